@@ -1,0 +1,41 @@
+# make test: lint, types and tests. make demo: a report and a short training run. Both make .venv first.
+# PYTHON is the interpreter (3.11 or later) that .venv is made with; PYTEST_FLAGS go to pytest.
+
+PYTHON ?= python3
+PYTEST_FLAGS ?= --quiet
+
+bin := .venv/bin
+installed := .venv/installed
+
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+.PHONY: .venv test lint types unit demo clean
+
+.venv: $(installed)
+
+# One pip command, so that torch and torchvision are resolved together. The stamp makes it run again only when
+# pyproject.toml changes.
+$(installed): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(bin)/python -m pip install --quiet --progress-bar off --disable-pip-version-check --no-input --editable '.[dev]'
+	touch $@
+
+test: lint types unit
+
+lint: $(installed)
+	$(bin)/ruff check .
+
+types: $(installed)
+	$(bin)/mypy
+
+unit: $(installed)
+	$(bin)/python -m pytest $(PYTEST_FLAGS)
+
+demo: $(installed)
+	$(bin)/lowmode-fx report resnet18
+	$(bin)/python -m lowmode_fx.demo --out runs/demo --overwrite
+
+# Runs other than the demo's are somebody's results, and .venv is slow to make: both stay.
+clean:
+	rm -rf build dist *.egg-info runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +

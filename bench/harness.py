@@ -1,0 +1,113 @@
+"""What every benchmark shares: paired and interleaved timing, a header that says on what, result files that resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def header(script: str, **settings: Any) -> dict[str, Any]:
+    """Hardware, versions, commit and settings: what a reader needs to trust or repeat the numbers."""
+    return {
+        "script": script,
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "device": _device(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in ("torch", "torchvision", "timm")},
+        "settings": settings,
+    }
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, so that a clock read afterwards has seen all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call: device events on a GPU, the wall clock elsewhere."""
+    if device.type == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        function()
+        end.record()
+        torch.cuda.synchronize(device)
+        return float(start.elapsed_time(end)) / 1000
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def paired_times(
+    functions: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, warmup: int = 2
+) -> dict[str, list[float]]:
+    """Seconds of each function, one call of each a round: what disturbs the machine disturbs all alike.
+
+    The first ``warmup`` calls of each pay for compilation and are not kept.
+    """
+    for function in functions.values():
+        for _ in range(warmup):
+            function()
+    synchronize(device)
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            times[name].append(timed(function, device))
+    return times
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Median and quartiles, with n."""
+    quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+    return {"median": quartiles[1], "q1": quartiles[0], "q3": quartiles[2], "n": len(values)}
+
+
+def paired_ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
+    """Summary of the ratios round by round."""
+    return summary([above / below for above, below in zip(numerator, denominator, strict=True)])
+
+
+def save(path: Path, head: dict[str, Any], rows: Mapping[str, Any]) -> None:
+    """Write a result file whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"header": head, "rows": rows}, indent=1) + "\n")
+    partial.replace(path)
+
+
+def load_rows(path: Path, resume: bool) -> dict[str, Any]:
+    """Rows of an earlier run to go on from, or none."""
+    rows: dict[str, Any] = json.loads(path.read_text())["rows"] if resume and path.exists() else {}
+    return rows
+
+
+def _commit() -> str:
+    run = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
+    return run.stdout.strip() or "unknown"
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

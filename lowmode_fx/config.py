@@ -1,0 +1,138 @@
+"""Everything that decides what a low graph is, in one frozen and validated record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from passes.drop_maxpools import NamedMaxPools
+from passes.kernel_math import Gain, KernelTransform, Rounding
+from passes.pool_weights import NamedConvs, NamedTransform
+
+BatchNormMode = Literal["isolate", "share"]
+InputMethod = Literal["gaussian", "bilinear", "area"]
+
+
+@dataclass(frozen=True)
+class LowModeConfig:
+    """How low-mode differs from full-mode.
+
+    ratio: images shrink to ⌈H/ratio⌉ × ⌈W/ratio⌉ (§2.2.1); an integer ≥ 2.
+    kernel_ratio: r of the kernels (§2.2.2); ``None`` takes ``ratio``, 1 keeps every kernel.
+    rounding: K' = ⌈K/r⌉ or ⌊K/r⌋, less one when even.
+    kernel_transform: ``"avg"`` (the paper's pooling), ``"adaptive"``, ``"center"``, or a function
+        ``(kernel (F, C, *K), K') → (F, C, *K')``.
+    gain: ``"mean"`` or ``"sum"``: what pooling preserves. No difference where a batch norm follows.
+    pool_convs: ``"dense"``, ``"all"``, or globs over module names; see ``passes.pool_weights``.
+    keep_convs: globs over module names that stay whole.
+    drop_maxpools: ``"none"``, ``"stem"``, ``"all"``, or globs over module names.
+    strides: ``{glob: stride}`` for low-mode; of several globs that match, the last one counts.
+    batchnorm: ``"isolate"`` leaves the running statistics to full-mode, ``"share"`` updates them in both.
+    input_method: ``"gaussian"`` (blur and decimation), ``"bilinear"``, ``"area"``; see ``downsample``.
+    downsample_input: ``False`` pools kernels for images of full size, where a model fixes its input size.
+    restore_output: interpolate maps that low-mode returns to their full-mode size, for dense prediction.
+    adapt_head: resize a map that is flattened to its full-mode size there, instead of refusing the model.
+
+    Raises ``ValueError`` or ``TypeError`` for anything else.
+    """
+
+    ratio: int = 2
+    kernel_ratio: int | None = None
+    rounding: Rounding = "ceil"
+    kernel_transform: NamedTransform | KernelTransform = "avg"
+    gain: Gain = "mean"
+    pool_convs: NamedConvs | Sequence[str] = "dense"
+    keep_convs: Sequence[str] = ()
+    drop_maxpools: NamedMaxPools | Sequence[str] = "none"
+    strides: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
+    batchnorm: BatchNormMode = "isolate"
+    input_method: InputMethod = "gaussian"
+    downsample_input: bool = True
+    restore_output: bool = False
+    adapt_head: bool = False
+
+    def __post_init__(self) -> None:
+        _check_integer("ratio", self.ratio, 2)
+        if self.kernel_ratio is not None:
+            _check_integer("kernel_ratio", self.kernel_ratio, 1)
+        _check_choice("rounding", self.rounding, get_args(Rounding))
+        if not callable(self.kernel_transform):
+            choices = get_args(NamedTransform)
+            _check_choice("kernel_transform", self.kernel_transform, choices, "a function (kernel, size) → kernel")
+        _check_choice("gain", self.gain, get_args(Gain))
+        _check_choice("batchnorm", self.batchnorm, get_args(BatchNormMode))
+        _check_choice("input_method", self.input_method, get_args(InputMethod))
+        for name in ("downsample_input", "restore_output", "adapt_head"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} is {getattr(self, name)!r}; it must be True or False")
+        self._set("pool_convs", _names("pool_convs", self.pool_convs, get_args(NamedConvs)))
+        self._set("keep_convs", _names("keep_convs", self.keep_convs, ()))
+        self._set("drop_maxpools", _names("drop_maxpools", self.drop_maxpools, get_args(NamedMaxPools)))
+        self._set("strides", _strides(self.strides))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    @classmethod
+    def paper(cls) -> LowModeConfig:
+        """The paper's setting (§4): r = 2, the blocks' 3×3 convs to 1×1, no max pool in the stem, shared norms."""
+        return cls(ratio=2, pool_convs="dense", drop_maxpools="stem", batchnorm="share", input_method="gaussian")
+
+    @property
+    def effective_kernel_ratio(self) -> int:
+        """r of the kernels: ``kernel_ratio``, or ``ratio`` where that is ``None``."""
+        return self.ratio if self.kernel_ratio is None else self.kernel_ratio
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON. Raises ``TypeError`` where ``kernel_transform`` is a function."""
+        if callable(self.kernel_transform):
+            raise TypeError("kernel_transform is a function, which can't be saved; use 'avg', 'adaptive' or 'center'")
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {**plain, "strides": {glob: _plain_stride(stride) for glob, stride in self.strides.items()}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LowModeConfig:
+        """The inverse of ``to_dict``. Raises ``ValueError`` for a key that is no option."""
+        known = [entry.name for entry in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"LowModeConfig has no option {unknown[0]!r}; options: {', '.join(known)}")
+        return cls(**values)
+
+
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be an integer ≥ {least}")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...], other: str = "") -> None:
+    if value not in choices:
+        allowed = ", ".join(map(repr, choices)) + (f" or {other}" if other else "")
+        raise ValueError(f"{name} is {value!r}; allowed: {allowed}")
+
+
+def _names(name: str, value: Any, named: tuple[str, ...]) -> Any:
+    if isinstance(value, str):
+        if value in named:
+            return value
+        allowed = f"{', '.join(map(repr, named))} or " if named else ""
+        raise ValueError(f"{name} is {value!r}; allowed: {allowed}a list of globs over module names, as in [{value!r}]")
+    if not isinstance(value, Sequence) or not all(isinstance(pattern, str) for pattern in value):
+        raise TypeError(f"{name} is {value!r}; it must be a list of globs over module names, as in ['layer4.*']")
+    return tuple(value)
+
+
+def _strides(strides: Mapping[str, Any]) -> dict[str, int | tuple[int, ...]]:
+    if not isinstance(strides, Mapping):
+        raise TypeError(f"strides is {strides!r}; it must map globs to strides, as in {{'conv1': 1}}")
+    for glob, stride in strides.items():
+        sides = (stride,) if isinstance(stride, int) else stride
+        if not isinstance(sides, list | tuple) or not sides or any(type(s) is not int or s < 1 for s in sides):
+            raise ValueError(f"strides[{glob!r}] is {stride!r}; it must be an integer ≥ 1 or one a side")
+    return {glob: stride if isinstance(stride, int) else tuple(stride) for glob, stride in strides.items()}
+
+
+def _plain_stride(stride: int | tuple[int, ...]) -> int | list[int]:
+    return stride if isinstance(stride, int) else list(stride)

@@ -1,0 +1,121 @@
+"""``lowmode-fx draw MODEL``: a picture of both graphs, node by node."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from passes.match import conv_sites
+from passes.patterns import matches, select_names
+
+from .config import LowModeConfig
+from .drawing import check_format, draw_pair, node_paths
+from .fitting import NoEffectWarning
+from .models import create_model, default_image_size
+from .options import image_sides, low_mode_config, names_or_set
+from .pair import ModePair, build_pair
+from .report_command import report
+
+#: Nodes: a whole model up to here is drawn; a block has at least so many; a picture can't hold more.
+_WHOLE, _BLOCK, _MOST = 40, 6, 400
+#: Options that take a named set or globs.
+_SETS = {"pool_convs": ("dense", "all"), "keep_convs": (), "drop_maxpools": ("none", "stem", "all")}
+
+
+def draw(
+    part: Annotated[
+        str | None, typer.Option(help="Globs of modules: a,b. (default: a block with a pooled conv)")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="A .svg, .png or .pdf file.")] = Path("pair.svg"),
+    **options: Any,
+) -> None:
+    """Draw the full and the low graph side by side, with the parameters they share and what pools them.
+
+    A model of up to 40 nodes is drawn whole.
+    """
+    check_format(out)
+    pair = _build(options)
+    label, shown = choose_part(pair, part)
+    rows = draw_pair(pair, shown, out, f"{options['model']}{label and f': {label}'}")
+    drawn = [row.low for row in rows if row.low]
+    pooled = sum(box.kernel is not None and box.kernel.pooled is not None for box in drawn)
+    dropped = sum(box.kind == "ghost" for box in drawn)
+    typer.echo(f"{out}: {len(shown)} nodes, {pooled} pooled kernels, {dropped} dropped max pools")
+
+
+def choose_part(pair: ModePair, part: str | None = None) -> tuple[str, frozenset[str]]:
+    """What to draw of a pair: a label, and the names of the full graph's nodes.
+
+    part: globs over module paths, ``"conv1,layer1.0"``; ``None`` for the whole model where that is small, else for the
+    first block that holds a pooled convolution.
+
+    Raises ``ValueError`` for a glob that matches nothing, with near matches, and for more nodes than a picture holds.
+    """
+    paths = node_paths(pair.full)
+    if part is not None:
+        globs = names_or_set(part, ())
+        modules = dict.fromkeys(module for path in paths.values() for module in (*_parents(path), path) if module)
+        select_names(list(modules), globs, "--part", "module")
+        shown = [name for name, path in paths.items() if any(matches(path, glob) for glob in globs)]
+    elif len(paths) <= _WHOLE:
+        part, shown = "", list(paths)
+    else:
+        part, shown = _first_block(pair, paths)
+    if len(shown) > _MOST:
+        raise ValueError(
+            f"--part: {len(shown)} nodes are too many for a picture (at most {_MOST}); give a block's name"
+        )
+    return part, frozenset(shown)
+
+
+def _first_block(pair: ModePair, paths: Mapping[str, str]) -> tuple[str, list[str]]:
+    """The smallest module around the first pooled convolution (any, where none is) that is neither tiny nor huge."""
+    changes = [change.node for change in pair.report.pooled] or [site.node.name for site in conv_sites(pair.full)]
+    names = list(paths)
+    anchor = next((name for name in changes if name in paths), names[0])
+    for block in reversed(list(_parents(paths[anchor]))):
+        inside = [name for name, path in paths.items() if matches(path, block)]
+        if _BLOCK <= len(inside) <= _WHOLE:
+            return block, inside
+    start = max(0, names.index(anchor) - 2)
+    return f"around {paths[anchor] or anchor}", names[start : start + _WHOLE // 2]
+
+
+def _parents(path: str) -> Iterator[str]:
+    """``a``, ``a.b`` for ``a.b.c``."""
+    return accumulate(path.split(".")[:-1], "{}.{}".format)
+
+
+def _build(options: Mapping[str, Any]) -> ModePair:
+    if options["preset"] not in ("", "paper"):
+        raise ValueError(f"--preset is {options['preset']!r}; allowed: paper")
+    known = {field.name for field in fields(LowModeConfig)}
+    given = {name: names_or_set(value, _SETS[name]) if name in _SETS else value for name, value in options.items()}
+    base = LowModeConfig.paper() if options["preset"] else LowModeConfig()
+    config = low_mode_config(base, **{name: value for name, value in given.items() if name in known})
+    name, channels = options["model"], options["in_chans"]
+    sides = image_sides(options["input_size"]) if options["input_size"] else None
+    side = sides[0] if sides else None
+    model = create_model(name, num_classes=options["num_classes"], in_chans=channels, image_size=side)
+    height, width = sides or default_image_size(model, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)  # the picture shows it
+        return build_pair(model, torch.zeros(2, channels, height, width), config)
+
+
+def _signature() -> inspect.Signature:
+    """``draw`` takes the options of ``report``, which are spelled there alone: all but its format."""
+    ours, shared = (inspect.signature(command, eval_str=True).parameters for command in (draw, report))
+    own = [parameter for parameter in ours.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    return inspect.Signature([*(shared[name] for name in shared if name != "format"), *own])
+
+
+draw.__signature__ = _signature()  # type: ignore[attr-defined]

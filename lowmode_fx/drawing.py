@@ -1,0 +1,513 @@
+"""A picture of a pair: both graphs side by side, node by node, with the kernels that they share in between.
+
+Graphs become boxes (``column``), boxes become rows with places (``align``, ``connect``, ``lay_out``: plain values in,
+plain values out), and those become a file (``draw_pair``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise, product
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import torch
+import torch.nn.functional as F
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.path import Path as Outline
+from torch import Tensor, fx
+
+from passes import propagate_shapes
+from passes.isolate_batchnorm import isolated_norm
+from passes.match import ConvSite, conv_sites, max_pool_sites, module_path
+
+from .downsampling import downsample
+from .flops import example_inputs
+from .pair import ModePair
+from .train.atomic import write_atomically
+
+FORMATS = (".svg", ".png", ".pdf")
+Kind = Literal["image", "conv", "call", "slim", "ghost", "gap"]
+_TITLES = {
+    **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "batch_norm"), "batch norm"),
+    **dict.fromkeys(("LayerNorm", "layer_norm"), "layer norm"),
+    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), "global average pool"),
+    **dict.fromkeys(("ReLU", "relu"), "ReLU"),
+    **{"Identity": "identity", "Linear": "linear", "cat": "concat", "mul": "multiply", "interpolate": "resize"},
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A convolution's kernel ``(F, C, *K)``: the parameter, and what low-mode makes of it where it is pooled."""
+
+    shape: tuple[int, ...]
+    pooled: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Box:
+    """One node in one mode; ``sources`` names the boxes that it reads."""
+
+    name: str
+    title: str
+    path: str = ""
+    shape: str = ""
+    sources: tuple[str, ...] = ()
+    kind: Kind = "call"
+    kernel: Kernel | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """The same node in both modes; ``None`` where a mode has none."""
+
+    full: Box | None
+    low: Box | None
+
+
+@dataclass(frozen=True)
+class Link:
+    """An arrow from row to row: lane 0 is straight down, the others pass beside the boxes in between."""
+
+    source: int
+    target: int
+    lane: int = 0
+
+
+# Graphs to boxes -----------------------------------------------------------------------------------------------------
+
+
+def column(graph_module: fx.GraphModule, shapes: Mapping[fx.Node, Any], known: AbstractSet[str]) -> dict[str, Box]:
+    """A box for every input and call, by node name. A kernel is pooled where full-mode has no node of its name."""
+    convs = {site.node: site for site in conv_sites(graph_module)}
+    pools = {site.node: site for site in max_pool_sites(graph_module)}
+    paths, weights = node_paths(graph_module), {site.weight for site in convs.values()}
+    pooled = {node for node in weights if node.op == "call_function" and node.name not in known}
+    boxes = {}
+    for node in graph_module.graph.nodes:
+        if node.op in ("get_attr", "output") or node in pooled:
+            continue
+        sources = tuple(dict.fromkeys(_sources(node, pooled)))
+        path = paths.get(node.name, "")
+        box = Box(node.name, _title(graph_module, node), path, _sides(shapes[node]), sources)
+        if node.op == "placeholder":
+            box = replace(box, kind="image")
+        elif site := convs.get(node):
+            small = site.weight_shape if site.weight in pooled else None
+            kernel = Kernel(shapes[site.weight.all_input_nodes[0]] if small else site.weight_shape, small)
+            box = replace(box, title=_conv_title(site), kind="conv", kernel=kernel)
+        elif pool := pools.get(node):
+            box = replace(box, title=f"max pool {_window(pool.kernel, pool.stride)}")
+        elif box.title == "identity":
+            box = replace(box, kind="slim")
+        boxes[node.name] = box
+    return boxes
+
+
+def node_paths(graph_module: fx.GraphModule) -> dict[str, str]:
+    """Path of the module that each call belongs to, by node name; a convolution's is its weight's."""
+    convs = {site.node: site.name for site in conv_sites(graph_module)}
+    return {
+        node.name: convs.get(node) or (str(node.target) if node.op == "call_module" else module_path(node) or "")
+        for node in graph_module.graph.nodes
+        if node.op.startswith("call_")
+    }
+
+
+def _sources(node: fx.Node, pooled: AbstractSet[fx.Node]) -> Iterator[str]:
+    for source in node.all_input_nodes:
+        if source in pooled:
+            yield from _sources(source, pooled)
+        elif source.op != "get_attr":
+            yield source.name
+
+
+def _title(graph_module: fx.GraphModule, node: fx.Node) -> str:
+    target: Any = node.target
+    if node.op == "call_module" or target is isolated_norm:
+        path = target if node.op == "call_module" else node.all_input_nodes[0].target
+        name = type(graph_module.get_submodule(str(path))).__name__
+        return _TITLES.get(name, name) + ", isolated" * (target is isolated_norm)
+    amounts = node.args[1] if target is F.pad and len(node.args) > 1 else None
+    if isinstance(amounts, list | tuple) and all(isinstance(amount, int) and amount <= 0 for amount in amounts):
+        return f"crop {', '.join(str(-amount) for amount in amounts)}"
+    packet = getattr(target, "overloadpacket", target)
+    name = (target if isinstance(target, str) else getattr(packet, "__name__", str(packet))).strip("_")
+    return _TITLES.get(name, name)
+
+
+def _conv_title(site: ConvSite) -> str:
+    title = f"{'transposed ' * site.transposed}conv {_window(site.kernel, site.stride)}"
+    if any(step > 1 for step in site.dilation):
+        title += f", dilation {site.dilation[0]}"
+    if site.groups > 1:
+        title += ", depthwise" if site.depthwise else f", {site.groups} groups"
+    return title
+
+
+def _window(kernel: Sequence[int], stride: Sequence[int]) -> str:
+    steps = f"{stride[0]}" if len(set(stride)) == 1 else "×".join(map(str, stride))
+    return "×".join(map(str, kernel)) + f", stride {steps}" * (steps != "1")
+
+
+def _sides(shape: Any) -> str:
+    """``(N, C, H, W)`` as C×H×W; nothing for what is no single tensor."""
+    is_shape = isinstance(shape, tuple) and all(type(size) is int for size in shape)
+    return "×".join(map(str, shape[1:])) if is_shape else ""
+
+
+# Boxes to rows and arrows --------------------------------------------------------------------------------------------
+
+
+def align(full: Mapping[str, Box], low: Mapping[str, Box], shown: AbstractSet[str]) -> tuple[Row, ...]:
+    """Rows in full-mode's order; dropped nodes are ghosts, and every run of nodes that are not ``shown`` is one gap.
+
+    A node that only low-mode has stands before the node it leads to. It is shown along with that one, or with a
+    convolution right before it. Inputs are always shown.
+    """
+    order = _merged(full, low)
+    visible = _visible(order, full, shown)
+    places: dict[str, str] = {}
+    place = ""
+    for name in order:
+        if name in visible:
+            place = name
+        elif not place.startswith("⋮"):
+            place = f"⋮{name}"
+        places[name] = place
+    rows = []
+    for place in dict.fromkeys(places.values()):
+        ours, theirs = _placed(place, full, places), _placed(place, low, places)
+        if ours and not theirs and ours.kind != "gap":
+            theirs = replace(ours, title=f"{ours.title.partition(',')[0]}, dropped", shape="", sources=(), kind="ghost")
+        rows.append(Row(ours, theirs))
+    return tuple(rows)
+
+
+def _merged(full: Mapping[str, Box], low: Mapping[str, Box]) -> list[str]:
+    before: dict[str, list[str]] = {}
+    waiting: list[str] = []
+    for name in low:
+        if name in full:
+            before[name], waiting = waiting, []
+        else:
+            waiting.append(name)
+    return [name for common in full for name in (*before.get(common, ()), common)] + waiting
+
+
+def _visible(order: Sequence[str], full: Mapping[str, Box], shown: AbstractSet[str]) -> set[str]:
+    visible = {name for name in order if name in shown or (name in full and full[name].kind == "image")}
+    for names, needs_conv in ((order, True), (order[::-1], False)):
+        neighbour = ""
+        for name in names:
+            if name in full:
+                neighbour = name
+            elif neighbour in shown and (full[neighbour].kind == "conv" or not needs_conv):
+                visible.add(name)
+    return visible
+
+
+def _placed(place: str, boxes: Mapping[str, Box], places: Mapping[str, str]) -> Box | None:
+    members = [box for name, box in boxes.items() if places[name] == place]
+    sources = dict.fromkeys(places[source] for box in members for source in box.sources)
+    if not place.startswith("⋮"):
+        return replace(members[0], sources=tuple(sources)) if members else None
+    # From gap to gap, arrows would only tell what the picture leaves out.
+    seen = tuple(source for source in sources if not source.startswith("⋮"))
+    return Box(place, f"⋮  {len(members)} more nodes", sources=seen, kind="gap")
+
+
+def connect(boxes: Sequence[Box | None]) -> tuple[Link, ...]:
+    """Arrows between the boxes of one mode; of those that pass a box and would overlap, longer ones move outwards."""
+    rows = {box.name: row for row, box in enumerate(boxes) if box and box.kind != "ghost"}
+    below = dict(pairwise(rows.values()))
+    spans = [(rows[name], rows[box.name]) for box in boxes if box for name in box.sources if name in rows]
+    links = [Link(top, bottom) for top, bottom in spans if below.get(top) == bottom]
+    lanes: list[list[tuple[int, int]]] = []
+    passing = [(top, bottom) for top, bottom in spans if below.get(top) != bottom]
+    for top, bottom in sorted(passing, key=lambda span: span[1] - span[0]):
+        fits = (all(bottom <= start or end <= top for start, end in lane) for lane in lanes)
+        lane = next((index for index, fit in enumerate(fits) if fit), len(lanes))
+        if lane == len(lanes):
+            lanes.append([])
+        lanes[lane].append((top, bottom))
+        links.append(Link(top, bottom, lane + 1))
+    return tuple(links)
+
+
+def shorten(path: str, limit: int) -> str:
+    """The end of a module path in at most ``limit`` characters, cut at a dot where one is."""
+    if len(path) <= limit:
+        return path
+    tail = path[len(path) - limit + 1 :]
+    return "…" + (tail.partition(".")[2] or tail)
+
+
+# Rows to places ------------------------------------------------------------------------------------------------------
+
+#: Pixels: a node, a kernel, its transform; the space for an arrow, the room between both modes' kernels, a lane.
+NODE, KERNEL, TRANSFORM, SPACE, MIDDLE, LANE = 198.0, 80.0, 50.0, 15.0, 36.0, 11.0
+_HEIGHTS: dict[Kind, float] = {"image": 58.0, "slim": 16.0, "gap": 16.0}
+_TOP, _BETWEEN, _BOTTOM = 44.0, 12.0, 68.0
+
+
+@dataclass(frozen=True)
+class Side:
+    """One mode: where its nodes and its kernels begin, and its arrows, which pass on the ``outward`` side (−1 or 1)."""
+
+    node: float
+    kernel: float
+    outward: int
+    links: tuple[Link, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything stands, in pixels from the top left corner; ``tops`` and ``heights`` are the rows'."""
+
+    tops: tuple[float, ...]
+    heights: tuple[float, ...]
+    full: Side
+    low: Side
+    width: float
+    height: float
+
+
+def lay_out(rows: Sequence[Row]) -> Layout:
+    """Places for ``rows``; left to right: lanes, full-mode's nodes and kernels, low-mode's kernels, nodes and lanes."""
+    heights = tuple(max(_HEIGHTS.get(box.kind, 35.0) for box in (row.full, row.low) if box) for row in rows)
+    tops = tuple(accumulate(heights[:-1], lambda top, height: top + height + _BETWEEN, initial=_TOP))
+    links = connect([row.full for row in rows]), connect([row.low for row in rows])
+    left, right = (12 + LANE * (1 + max((link.lane for link in side), default=0)) for side in links)
+    full = Side(left, left + NODE + SPACE + 6, -1, links[0])
+    kernel = full.kernel + KERNEL + MIDDLE
+    low = Side(kernel + 2 * KERNEL + TRANSFORM + 3 * SPACE + 6, kernel, 1, links[1])
+    return Layout(tops, heights, full, low, low.node + NODE + right, tops[-1] + heights[-1] + _BOTTOM)
+
+
+# Places to a file ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Style:
+    line: str
+    fill: str = "white"
+    radius: float = 5.0
+    dashed: bool = False
+
+
+_INK, _GREY, _FAINT = "#1f2937", "#667080", "#bcc3cd"
+#: Two hues that the colour-blind tell apart: parameters, and what low-mode makes of them.
+_BLUE, _ORANGE = "#0072b2", "#c2500a"
+_SHARED, _POOLED = _Style(_BLUE, "#e3f0f8", radius=3), _Style(_ORANGE, "#fdeadd", radius=3)
+_STYLES: dict[Kind, _Style] = {
+    "image": _Style(_INK),
+    "conv": _Style(_INK),
+    "call": _Style(_FAINT),
+    "slim": _Style(_FAINT),
+    "ghost": _Style(_GREY, dashed=True),
+    "gap": _Style("#f1f3f6", "#f1f3f6"),
+}
+
+
+def draw_pair(pair: ModePair, shown: AbstractSet[str], path: Path, title: str = "") -> tuple[Row, ...]:
+    """Write a picture of both graphs to ``path`` (.svg, .png or .pdf); returns its rows.
+
+    shown: names of the nodes to draw; what lies between them becomes a gap. The images are always drawn.
+
+    Raises ``ValueError`` for another ending, ``OSError`` where the file can't be written.
+    """
+    check_format(path)
+    rows = pair_rows(pair, shown)
+    # The same picture is the same file, whatever the user's settings of matplotlib are.
+    with matplotlib.rc_context({"font.family": "DejaVu Sans", "svg.hashsalt": "lowmode_fx", "svg.fonttype": "path"}):
+        figure = _Picture(rows, pair).figure(title)
+        metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
+        write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=144, metadata=metadata))
+    return rows
+
+
+def check_format(path: Path) -> None:
+    """Raises ``ValueError`` where the ending of ``path`` names no format that a picture can have."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"--out is {str(path)!r}; it must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+
+
+def pair_rows(pair: ModePair, shown: AbstractSet[str]) -> tuple[Row, ...]:
+    """The rows of the picture of ``pair``; shapes are those of the image sizes that it was built for."""
+    known = {node.name for node in pair.full.graph.nodes}
+    full, low = (
+        column(graph, propagate_shapes(graph, images), known)
+        for graph, images in zip((pair.full, pair.low), example_inputs(pair), strict=True)
+    )
+    return align(full, low, shown)
+
+
+class _Picture:
+    """The drawing itself: a pixel of the layout is a point of the page."""
+
+    def __init__(self, rows: Sequence[Row], pair: ModePair) -> None:
+        self.rows, self.config, self.place = rows, pair.config, lay_out(rows)
+        self.page = Figure(figsize=(self.place.width / 72, self.place.height / 72), facecolor="white")
+        FigureCanvasAgg(self.page)
+        self.axes = self.page.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, self.place.width), ylim=(self.place.height, 0))
+        self.axes.axis("off")
+
+    def figure(self, title: str) -> Figure:
+        place = self.place
+        for mode, side in (("full", place.full), ("low", place.low)):
+            self._text(side.node + NODE / 2, 22, f"{mode}-mode", 14, align="center", bold=True)
+            for link in side.links:
+                self._link(side, link)
+        between = (place.full.kernel + place.low.kernel + KERNEL) / 2
+        self._text(between, 22, "the same parameters", 11.5, _BLUE, "center", bold=True)
+        for row, top, height in zip(self.rows, place.tops, place.heights, strict=True):
+            middle = top + height / 2
+            if row.full:
+                self._node(row.full, f"full:{row.full.name}", place.full.node, top, height)
+            if row.low:
+                self._node(row.low, f"low:{row.low.name}", place.low.node, top, height)
+            if row.full and row.full.kind == "image":
+                self._arrow([(place.full.node + NODE, middle), (place.low.node, middle)], _GREY)
+                self._text((place.full.node + NODE + place.low.node) / 2, middle - 9, "downsample", 10, _GREY, "center")
+            if row.full and row.full.kernel:
+                self._full_kernel(row.full.kernel, f"full:{row.full.name}", middle)
+            if row.low and row.low.kernel:
+                self._low_kernel(row.low.kernel, f"low:{row.low.name}", middle)
+        self._footer(title)
+        return self.page
+
+    def _node(self, box: Box, name: str, x: float, top: float, height: float) -> None:
+        pooled = box.kernel is not None and box.kernel.pooled is not None
+        middle, right = top + height / 2, x + NODE - 8
+        self._box(x, top, NODE, height, name, replace(_POOLED, radius=5.0) if pooled else _STYLES[box.kind])
+        if box.kind == "image":
+            self._image(box, name.startswith("low"), x, middle)
+        elif box.kind == "gap":
+            self._text(x + NODE / 2, middle, box.title, 9, _GREY, "center")
+        elif box.kind == "slim":
+            self._text(x + 8, middle, box.title, 9, _GREY)
+            self._text(right, middle, shorten(box.path, 24), 9, _GREY, "right")
+        else:
+            ghost = box.kind == "ghost"
+            ink = _ORANGE if pooled else _GREY if ghost else _INK
+            self._text(x + 8, top + 11.5, box.title, min(10.5, 300 / max(len(box.title), 1)), ink, bold=not ghost)
+            self._text(x + 8, top + 25.5, shorten(box.path, 32 - len(box.shape)), 9, _GREY)
+            self._text(right, top + 25.5, box.shape, 9.5, _INK, "right")
+
+    def _image(self, box: Box, low: bool, x: float, middle: float) -> None:
+        icon = _landscape(24)
+        if low:
+            icon = downsample(icon, min(self.config.ratio, 8), self.config.input_method)
+        cells = icon.shape[-1]
+        steps = [44 * (step - cells / 2) / 24 for step in range(cells + 1)]
+        edges = [x + 30 + step for step in steps], [middle + step for step in steps]
+        self.axes.pcolormesh(*edges, icon[0, 0].tolist(), cmap="cividis", vmin=0, vmax=1, ec="face", lw=0.2, zorder=3)
+        how = f"({self.config.input_method}, r = {self.config.ratio})" if low else ""
+        self._text(x + 60, middle - 8 * bool(how), box.shape, 11.5, bold=True)
+        self._text(x + 60, middle + 8, how, 10, _GREY)
+
+    def _full_kernel(self, kernel: Kernel, name: str, y: float) -> None:
+        side = self.place.full
+        self._kernel(side.kernel, y, "W", kernel.shape, f"{name}:kernel", _SHARED)
+        self._arrow([(side.kernel, y), (side.node + NODE, y)], _BLUE)
+
+    def _low_kernel(self, kernel: Kernel, name: str, y: float) -> None:
+        side, end = self.place.low, self.place.low.kernel + KERNEL
+        self._kernel(side.kernel, y, "W", kernel.shape, f"{name}:kernel", _SHARED)
+        self._arrow([(self.place.full.kernel + KERNEL, y), (side.kernel, y)], _BLUE, dashed=True)
+        if kernel.pooled is None:
+            self._arrow([(end, y), (side.node, y)], _BLUE)
+            return
+        transform, pooled = end + SPACE, end + 2 * SPACE + TRANSFORM
+        for start, stop in ((end, transform), (transform + TRANSFORM, pooled), (pooled + KERNEL, side.node)):
+            self._arrow([(start, y), (stop, y)], _ORANGE)
+        self._box(transform, y - 10, TRANSFORM, 20, f"{name}:transform", _Style(_ORANGE, radius=9))
+        how = self.config.kernel_transform
+        label = "custom" if callable(how) else self.config.gain if how == "avg" else how
+        self._text(transform + TRANSFORM / 2, y, label, 9, _ORANGE, "center", bold=True)
+        self._kernel(pooled, y, "Ŵ", kernel.pooled, f"{name}:pooled", _POOLED)
+
+    def _kernel(self, x: float, y: float, label: str, shape: tuple[int, ...], name: str, style: _Style) -> None:
+        self._box(x, y - 17.5, KERNEL, 35, name, style)
+        self._text(x + 8, y - 7, label, 10.5, style.line, bold=True)
+        rows, columns = (1, *shape[2:])[-2:]
+        cell = min(4.5, 14 / max(rows, columns))
+        left, top = x + KERNEL - 8 - cell * columns, y - 8 - cell * rows / 2
+        for row, column in product(range(rows), range(columns)):
+            corner = (left + cell * column, top + cell * row)
+            self.axes.add_patch(Rectangle(corner, cell, cell, fc="white", ec=style.line, linewidth=0.6, zorder=3))
+        sides = "×".join(map(str, shape))
+        self._text(x + KERNEL / 2, y + 8.5, sides, min(9.5, 118 / len(sides)), _INK, "center")
+
+    def _footer(self, title: str) -> None:
+        y, right = self.place.height - 46, self.place.width - 14
+        boxes = [row.low for row in self.rows if row.low]
+        self._text(14, y, title, 10, bold=True)
+        self._text(14, y + 15, "Norms and linear layers share their parameters too.", 9, _GREY)
+        if any(box.title.endswith(", isolated") for box in boxes):
+            self._text(14, y + 30, "isolated: the running statistics are left to full-mode.", 9, _GREY)
+        self._text(right, y, "W: a kernel, one and the same parameter in both modes", 9, _BLUE, "right")
+        if any(box.kernel and box.kernel.pooled for box in boxes):
+            text = "Ŵ: W pooled in every low-mode step; gradients flow back into W"
+            self._text(right, y + 15, text, 9, _ORANGE, "right")
+
+    def _link(self, side: Side, link: Link) -> None:
+        tops, heights = self.place.tops, self.place.heights
+        start, end = tops[link.source] + heights[link.source], tops[link.target]
+        if link.lane == 0:
+            self._arrow([(side.node + NODE / 2, start), (side.node + NODE / 2, end)], _GREY)
+            return
+        edge = side.node + NODE * (side.outward > 0)
+        lane = edge + side.outward * LANE * (link.lane + 0.2)
+        start, end = start - 0.3 * heights[link.source], end + 0.3 * heights[link.target]
+        self._arrow([(edge, start), (lane, start), (lane, end), (edge, end)], _GREY)
+
+    def _box(self, x: float, y: float, width: float, height: float, name: str, style: _Style) -> None:
+        shape = f"round,pad=0,rounding_size={style.radius}"
+        patch = FancyBboxPatch((x, y), width, height, shape, fc=style.fill, ec=style.line, linewidth=1.1, zorder=2)
+        patch.set_linestyle((0, (4, 3)) if style.dashed else "solid")
+        patch.set_gid(name)
+        self.axes.add_patch(patch)
+
+    def _text(
+        self, x: float, y: float, text: str, size: float, colour: str = _INK, align: str = "left", bold: bool = False
+    ) -> None:
+        weight = "bold" if bold else "normal"
+        self.axes.text(x, y, text, size=size, color=colour, ha=align, va="center_baseline", weight=weight, zorder=4)
+
+    def _arrow(self, points: Sequence[tuple[float, float]], colour: str, dashed: bool = False) -> None:
+        head = "-" if dashed else "-|>,head_length=4.5,head_width=2.4"
+        patch = FancyArrowPatch(path=_rounded(points), arrowstyle=head, mutation_scale=1, color=colour, zorder=1)
+        patch.set(linewidth=1.2, linestyle=(0, (3, 2.5)) if dashed else "solid", capstyle="butt")
+        self.axes.add_patch(patch)
+
+
+def _rounded(points: Sequence[tuple[float, float]], radius: float = 6.0) -> Outline:
+    """A path along ``points`` whose corners are rounded."""
+    vertices, codes = [points[0]], [Outline.MOVETO]
+    for before, corner, after in zip(points, points[1:], points[2:], strict=False):
+        vertices += [_towards(corner, before, radius), corner, _towards(corner, after, radius)]
+        codes += [Outline.LINETO, Outline.CURVE3, Outline.CURVE3]
+    return Outline([*vertices, points[-1]], [*codes, Outline.LINETO])
+
+
+def _towards(start: tuple[float, float], end: tuple[float, float], step: float) -> tuple[float, float]:
+    share = min(step / max(math.dist(start, end), step), 0.5)
+    return start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])
+
+
+def _landscape(side: int) -> Tensor:
+    """A picture ``(1, 1, side, side)`` to downsample, in [0, 1]: sky, sun and mountains."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
+    image = torch.where((x - 0.72) ** 2 + (y - 0.26) ** 2 < 0.022, 1.0, 0.55 + 0.25 * y)
+    image = torch.where(y > 0.42 + 0.9 * (x - 0.35).abs(), 0.08, image)
+    return torch.where(y > 0.66 + 0.5 * (x - 0.8).abs(), 0.3, image)[None, None]

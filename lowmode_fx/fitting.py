@@ -1,0 +1,126 @@
+"""Does the low graph fit the model? Shapes worked out, heads resized where asked for, refusals with a way out."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, fx, nn
+
+from passes import Change, PassError, PassReport, ShapeError, propagate_shapes
+from passes.adapt_heads import find_flatten, resize_head
+from passes.match import conv_sites, module_path
+from passes.shapes import Shape, ShapeTree
+
+from .config import LowModeConfig
+
+
+class NoEffectWarning(UserWarning):
+    """Low-mode differs from full-mode in the resolution only."""
+
+
+def check_poolable(model: nn.Module, full: fx.GraphModule, config: LowModeConfig) -> None:
+    """Raises ``PassError`` where no convolution slides over its input: there is nothing that low-mode could pool."""
+    sites = conv_sites(full)
+    overlapping = any(k > s for site in sites for k, s in zip(site.kernel, site.stride, strict=True))
+    if config.effective_kernel_ratio > 1 and not overlapping:
+        found = (
+            f"none of its {len(sites)} convolutions has a kernel larger than its stride"
+            if sites
+            else "it has no convolution"
+        )
+        raise PassError(
+            f"{type(model).__name__} has nothing to pool: {found}; low-mode is for convolutional networks "
+            "(kernel_ratio=1 shrinks the images alone)"
+        )
+
+
+def fit(
+    low: fx.GraphModule,
+    full: fx.GraphModule,
+    low_example: Tensor,
+    reports: Sequence[PassReport],
+    full_shapes: Mapping[str, ShapeTree],
+    config: LowModeConfig,
+) -> tuple[dict[fx.Node, ShapeTree], tuple[Change, ...]]:
+    """Shapes of the low graph, with heads resized where that was asked for. Raises ``PassError`` where it can't run."""
+    resized: list[Change] = []
+    while True:
+        try:
+            shapes = propagate_shapes(low, low_example)
+            check_batch(shapes, full_shapes)
+            return shapes, tuple(resized)
+        except ShapeError as error:
+            changed = [change.site for report in reports[:2] for change in report.changes]
+            joined = sum(isinstance(shape, Shape) for shape in error.inputs) > 1
+            if joined and changed and find_flatten(error.node, full_shapes) is None:
+                raise PassError(
+                    f"branches no longer fit at {_place(error.node)}, {_shapes(error.inputs)}, once "
+                    f"{', '.join(changed)} changed; keep it (drop_maxpools, strides), or change every branch alike"
+                ) from error
+            if not config.adapt_head or len(resized) > 8:
+                raise PassError(_refusal(error, full, low_example, full_shapes)) from error
+            resized.append(resize_head(low, error, full_shapes))
+
+
+def check_batch(shapes: Mapping[fx.Node, ShapeTree], full_shapes: Mapping[str, ShapeTree]) -> None:
+    """No flattened map has leaked into the batch. Raises ``ShapeError`` at the node that let it."""
+    batch = next(shape[0] for node, shape in shapes.items() if node.op == "placeholder")
+    for node, shape in shapes.items():
+        full = full_shapes.get(node.name)
+        flat = isinstance(full, Shape) and len(full) == 2 and full[0] == batch and isinstance(shape, Shape)
+        if flat and node.op != "get_attr" and shape and shape[0] != batch:
+            inputs = [shapes[source] for source in node.all_input_nodes if source.op != "get_attr"]
+            raise ShapeError(node, inputs, f"its batch becomes {shape[0]}, for the map is flattened to a fixed length")
+
+
+def _refusal(error: ShapeError, full: fx.GraphModule, low_example: Tensor, full_shapes: Mapping[str, ShapeTree]) -> str:
+    flatten = find_flatten(error.node, full_shapes)
+    if flatten is not None:
+        wanted = "×".join(map(str, full_shapes[flatten.all_input_nodes[0].name][1:]))
+        return (
+            f"{_place(error.node)} takes a flattened map of fixed size ({wanted} in full-mode), but low-mode gives "
+            f"{_shapes(error.inputs)}; set adapt_head=True to resize the map to its full-mode size there"
+        )
+    cause = re.sub(r"\s*\(?Proxy\([^)]*\)(\*Proxy\([^)]*\))?\)?", "", error.cause)
+    try:
+        propagate_shapes(full, low_example)
+        what = "low-mode does not fit the model"
+    except ShapeError:
+        what = f"the model itself can't take {'×'.join(map(str, low_example.shape[2:]))} inputs"
+    return (
+        f"{what}: at {_place(error.node)}, given {_shapes(error.inputs)}: {cause}; try an input size that halves more "
+        "often, or pool kernels alone with downsample_input=False"
+    )
+
+
+def _place(node: fx.Node) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    path = module_path(node)
+    return f"{node.name} in {path}" if path else node.name
+
+
+def _shapes(shapes: Sequence[ShapeTree]) -> str:
+    shown = [shape for shape in shapes if isinstance(shape, Shape)]
+    return " and ".join("×".join(map(str, shape)) for shape in shown) or "no tensor"
+
+
+def notes(
+    sides: Sequence[int], low_sides: Sequence[int], config: LowModeConfig, reports: Sequence[PassReport]
+) -> tuple[str, ...]:
+    """What a reader of the report should know; warns where low-mode is the resolution alone."""
+    notes = []
+    if config.downsample_input and any(side % config.ratio for side in sides):
+        full, low = ("×".join(map(str, values)) for values in (sides, low_sides))
+        notes.append(f"{full} is not divisible by {config.ratio}: low-mode images are {low} (rounded up)")
+    by_name = {report.name: report for report in reports}
+    rewritten = any(by_name[name].changes for name in ("drop_maxpools", "set_strides", "pool_weights"))
+    if not rewritten and config.effective_kernel_ratio > 1:
+        reasons = sorted({skip.reason for skip in by_name["pool_weights"].skips})
+        notes.append(f"no kernel is pooled, only the resolution drops ({'; '.join(reasons)})")
+        warnings.warn(f"{notes[-1]}; see pool_convs", NoEffectWarning, stacklevel=4)
+    if config.drop_maxpools in ("stem", "all") and not by_name["drop_maxpools"].changes:
+        notes.append(f"drop_maxpools={config.drop_maxpools!r} found no max pool")
+    return tuple(notes)

@@ -1,0 +1,92 @@
+"""The symbolic front end: convolutions spelled out as functions of their weight, everything stateful left whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from timm.layers import get_notrace_functions, get_notrace_modules
+from timm.layers.padding import pad_same
+from torch import Tensor, fx, nn
+
+_CONVS = nn.modules.conv._ConvNd
+#: A batch norm's counter is a side effect; a max pool that pads by itself (timm's) stays one site.
+_WHOLE = (nn.modules.batchnorm._NormBase, nn.modules.pooling._MaxPoolNd)
+
+
+class ConvTracer(fx.Tracer):
+    """A symbolic tracer that spells every convolution out as a function of its weight.
+
+    Leaves: torch's own modules except convolutions, batch norms and max pools of any origin, what timm registers as not
+    traceable, and ``leaf_modules``. timm's "same"-padded convolutions are entered, with their size-dependent padding
+    as a leaf function. ``enter_untraceable`` also enters registered modules that hold convolutions, which often
+    trace all the same.
+    """
+
+    def __init__(self, leaf_modules: Sequence[type[nn.Module]] = (), enter_untraceable: bool = False) -> None:
+        super().__init__(autowrap_functions=(*get_notrace_functions(), pad_same), param_shapes_constant=True)
+        self._leaf_modules = tuple(leaf_modules)
+        self._untraceable = {cls for cls in get_notrace_modules() if not issubclass(cls, _CONVS)}
+        self._enter_untraceable = enter_untraceable
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, self._leaf_modules):
+            return True
+        if isinstance(m, _CONVS):
+            return False
+        if isinstance(m, _WHOLE):
+            return True
+        if type(m) in self._untraceable:
+            return not (self._enter_untraceable and holds_conv(m))
+        return super().is_leaf_module(m, module_qualified_name)
+
+
+def holds_conv(module: nn.Module) -> bool:
+    """Whether a convolution with more than one tap is inside."""
+    return any(isinstance(part, _CONVS) and max(part.kernel_size) > 1 for part in module.modules())
+
+
+def holds_untraceable_convs(model: nn.Module) -> bool:
+    """Whether entering what timm registers as not traceable could reach more convolutions."""
+    registered = {cls for cls in get_notrace_modules() if not issubclass(cls, (_CONVS, *_WHOLE))}
+    return any(type(module) in registered and holds_conv(module) for module in model.modules())
+
+
+def trace_symbolically(
+    model: nn.Module, leaf_modules: Sequence[type[nn.Module]] = (), enter_untraceable: bool = False
+) -> fx.Graph:
+    """The model's graph for any input size; the model keeps the attributes it had.
+
+    Raises whatever the model's own code raises on symbolic values.
+    """
+    own = set(model.__dict__)
+    try:
+        graph = ConvTracer(leaf_modules, enter_untraceable).trace(model)
+        inline_constants(graph, model)
+    finally:
+        for name in set(model.__dict__) - own:  # the tracer leaves the constants that it met on its root
+            del model.__dict__[name]
+    return graph
+
+
+def inline_constants(graph: fx.Graph, model: nn.Module) -> None:
+    """Constants that the root holds outside its registries become calls that return them."""
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and "." not in node.target:
+            value = model.__dict__.get(node.target)
+            if isinstance(value, Tensor):
+                replace_by_constant(graph, node, value)
+
+
+def replace_by_constant(graph: fx.Graph, node: fx.Node, value: Tensor) -> None:
+    """Put a call that returns ``value`` in the place of ``node``."""
+    with graph.inserting_before(node):
+        constant = graph.call_function(_returning(value))
+    node.replace_all_uses_with(constant)
+    graph.erase_node(node)
+
+
+def _returning(value: Tensor) -> Callable[[], Tensor]:
+    def constant() -> Tensor:
+        return value
+
+    return constant

@@ -1,0 +1,109 @@
+"""Models by name: timm's names, ``torchvision:NAME``, ``package.module:callable``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torchvision
+from torch import nn
+
+DEFAULT_IMAGE_SIZE = 224
+
+
+def create_model(
+    name: str, *, num_classes: int | None = None, in_chans: int = 3, image_size: int | None = None
+) -> nn.Module:
+    """An untrained model: a timm name, ``torchvision:NAME``, or ``package.module:callable`` (called without weights).
+
+    num_classes, in_chans: of the head and the stem; a callable gets those that its signature takes.
+    image_size: told to timm models that must know it.
+
+    Raises ``ValueError`` for a name that is not found (with near matches) or a model that can't be built so.
+    """
+    wanted: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    kind, _, rest = name.partition(":")
+    if kind == "torchvision" and rest:
+        return _torchvision_model(rest, wanted, in_chans)
+    if rest:
+        return _imported_model(kind, rest, {**wanted, "in_chans": in_chans})
+    if not timm.is_model(name):
+        raise ValueError(_unknown(name, timm.list_models(), "timm has no such model"))
+    return _timm_model(name, {**wanted, "in_chans": in_chans}, image_size)
+
+
+def default_image_size(model: nn.Module, name: str = "") -> tuple[int, int]:
+    """(H, W) that the model was made for, where it says so; 224×224 otherwise (299×299 for torchvision's Inception)."""
+    config = getattr(model, "default_cfg", None) or getattr(model, "pretrained_cfg", None)
+    if config and "input_size" in config:
+        _, height, width = config["input_size"]
+        return height, width
+    side = 299 if "inception" in name else DEFAULT_IMAGE_SIZE
+    return side, side
+
+
+def _timm_model(name: str, arguments: dict[str, Any], image_size: int | None) -> nn.Module:
+    try:
+        if image_size is not None:
+            try:
+                return timm.create_model(name, img_size=image_size, **arguments)
+            except TypeError:
+                pass  # most convolutional networks take any size and have no such argument
+        return timm.create_model(name, **arguments)
+    except (TypeError, AssertionError, RuntimeError) as error:
+        raise ValueError(f"model {name!r} can't be built with {arguments}: {error}") from error
+
+
+def _torchvision_model(name: str, arguments: dict[str, Any], in_chans: int) -> nn.Module:
+    if name not in torchvision.models.list_models():
+        raise ValueError(_unknown(name, torchvision.models.list_models(), "torchvision has no such model"))
+    if in_chans != 3:
+        raise ValueError(
+            f"torchvision:{name} takes 3 input channels, not {in_chans}; give RGB images or use a timm model"
+        )
+    builder = torchvision.models.get_model_builder(name)
+    weightless = {"weights_backbone": None} if "weights_backbone" in _parameters(builder) else {}
+    model: nn.Module = torchvision.models.get_model(name, weights=None, **weightless, **arguments)
+    return model
+
+
+def _imported_model(module_name: str, attribute: str, offered: dict[str, Any]) -> nn.Module:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        build: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            build = getattr(build, part)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"model {module_name}:{attribute} can't be imported ({error}); give package.module:callable"
+        ) from error
+    if isinstance(build, nn.Module):
+        return build
+    if not callable(build):
+        raise ValueError(
+            f"model {module_name}:{attribute} is a {type(build).__name__}; it must be a callable or a module"
+        )
+    accepted = _parameters(build)
+    model = build(**{name: value for name, value in offered.items() if name in accepted})
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model {module_name}:{attribute} returned a {type(model).__name__}; it must return an nn.Module"
+        )
+    return model
+
+
+def _parameters(function: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(function).parameters)
+
+
+def _unknown(name: str, known: Sequence[str], what: str) -> str:
+    near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    hint = f"near matches: {', '.join(near)}" if near else "see timm.list_models(), or give package.module:callable"
+    return f"model {name!r}: {what}; {hint}"

@@ -1,0 +1,131 @@
+"""``LowModeModel``: the two compiled graphs of a pair behind one ``nn.Module``, switched by a schedule (§3)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, fx, nn
+
+from passes import bind_graph
+from passes.binding import share_registries
+
+from .downsampling import downsample
+from .pair import ModePair
+from .schedule import Mode, Schedule
+
+
+class LowModeModel(nn.Module):
+    """A drop-in module that trains in the mode of the step and evaluates as the original model.
+
+    It holds the model's own parameters, buffers and submodules under their own names, so ``state_dict()`` has exactly
+    the original's keys. In train mode ``net(images)`` takes full-size images ``(N, C, *S)``, asks
+    ``schedule.mode(step, epoch)``, downsamples them for a low step, and runs that mode's graph. In eval mode the
+    original module runs, uncompiled.
+
+    compile: run both graphs through ``torch.compile(dynamic=False)``, each for the first input shape it sees; another
+        shape (a ragged last batch) runs the same graph uncompiled, so that nothing is ever compiled twice.
+    compile_options: more keywords for ``torch.compile``.
+    """
+
+    pair: ModePair
+    schedule: Schedule
+
+    def __init__(
+        self,
+        pair: ModePair,
+        schedule: Schedule,
+        *,
+        compile: bool = True,
+        compile_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        share_registries(self, pair.model)
+        self.pair = pair
+        self.schedule = schedule
+        self.training = pair.model.training
+        self.last_mode: Mode | None = None
+        self._step = 0
+        self._epoch = 0
+        self._attached = False
+        self._graphs = {Mode.FULL: pair.full, Mode.LOW: downsampling_graph(pair)}
+        self._compiled: dict[Mode, Callable[[Tensor], Any]] = {}
+        self._compiled_shapes: dict[Mode, torch.Size] = {}
+        if compile:
+            options = {"dynamic": False, **(compile_options or {})}
+            self._compiled = {mode: torch.compile(graph.forward, **options) for mode, graph in self._graphs.items()}
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps so far (training forwards, while no optimizer is attached)."""
+        return self._step
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that ``set_epoch`` told."""
+        return self._epoch
+
+    @property
+    def mode(self) -> Mode:
+        """The mode of the coming training forward."""
+        return self.schedule.mode(self._step, self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the epoch (from 0) before it begins, as with torch's ``DistributedSampler``."""
+        self._epoch = epoch
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count the steps that ``optimizer`` takes, so that the mode changes once per optimizer step.
+
+        Forwards that accumulate gradients share a mode, and steps that a gradient scaler skips don't count.
+        """
+        optimizer.register_step_post_hook(self._count_step)
+        self._attached = True
+
+    def forward(self, images: Tensor) -> Any:
+        """What the model returns for ``images`` ``(N, C, *S)``; in train mode by the graph of this step's mode."""
+        if not self.training:
+            return self.pair.model(images)
+        mode = self.mode
+        self.last_mode = mode
+        if not self._attached:
+            self._step += 1
+        return self.run(mode, images)
+
+    def run(self, mode: Mode, images: Tensor) -> Any:
+        """One forward of full-size ``images`` in ``mode``, whatever the schedule says; counts no step."""
+        compiled = self._compiled.get(mode)
+        if compiled is not None and images.shape == self._compiled_shapes.setdefault(mode, images.shape):
+            return compiled(images)
+        return self._graphs[mode](images)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in (self.pair.model, *self._graphs.values(), self.pair.low):
+            module.training = mode
+        return self
+
+    def schedule_state(self) -> dict[str, int]:
+        """Where the schedule stands: ``{"step": …, "epoch": …}``; apart from ``state_dict()``, which is the model's."""
+        return {"step": self._step, "epoch": self._epoch}
+
+    def load_schedule_state(self, state: Mapping[str, int]) -> None:
+        """Continue where ``schedule_state()`` was taken. Raises ``KeyError`` where a number is missing."""
+        self._step, self._epoch = int(state["step"]), int(state["epoch"])
+
+    def _count_step(self, *_: Any) -> None:
+        self._step += 1
+
+
+def downsampling_graph(pair: ModePair) -> fx.GraphModule:
+    """The low graph for full-size images ``(N, C, *S)``: downsampling is its first node, compiled with the rest."""
+    graph = copy.deepcopy(pair.low.graph)
+    if not pair.config.downsample_input:
+        return bind_graph(pair.model, graph, type(pair.low).__name__)
+    images = next(node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_after(images):
+        low_images = graph.call_function(downsample, (images, pair.config.ratio, pair.config.input_method))
+    images.replace_all_uses_with(low_images, delete_user_cb=lambda user: user is not low_images)
+    return bind_graph(pair.model, graph, type(pair.low).__name__)

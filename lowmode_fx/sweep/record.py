@@ -1,0 +1,68 @@
+"""What the sweep knows of one model; one JSON line each."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+#: right: a pair that passed every check. refused: one line says why there is none. wrong: a pair failed a check.
+#: nothing: no convolution that low-mode could pool. error: the model can't be built or run. timeout: it took too long.
+Status = Literal["right", "refused", "wrong", "nothing", "error", "timeout"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One model of the sweep.
+
+    ``full_macs``, ``low_macs``: per image at ``input_size``; ``seconds``: of all checks.
+
+    ``downsample_input=False``: the model takes one size only, and the pair pools kernels alone.
+    ``peak_mb``: growth of the process's peak memory while the pair was built.
+    """
+
+    name: str
+    family: str
+    status: Status
+    reason: str = ""
+    parameters: int = 0
+    input_size: tuple[int, ...] = ()
+    downsample_input: bool = True
+    front_end: str = ""
+    poolable_convs: int = 0
+    pooled_convs: int = 0
+    full_macs: int = 0
+    low_macs: int = 0
+    trace_seconds: float = 0.0
+    build_seconds: float = 0.0
+    peak_mb: float = 0.0
+    checked_at: tuple[int, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        """low_macs / full_macs; 1 where nothing was counted."""
+        return self.low_macs / self.full_macs if self.full_macs else 1.0
+
+    def to_line(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def read_records(path: Path) -> list[Record]:
+    """Records of a JSONL file; a last line that was cut off is left out. Raises ``ValueError`` for other content."""
+    names = {entry.name for entry in fields(Record)}
+    records = []
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            values: dict[str, Any] = json.loads(line)
+            records.append(Record(**{name: _plain(value) for name, value in values.items() if name in names}))
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            if number < len(lines):
+                raise ValueError(f"{path}: line {number} is no record of a sweep ({error})") from error
+    return records
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

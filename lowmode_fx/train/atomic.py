@@ -1,0 +1,52 @@
+"""Files that are there whole or not at all: written beside their place, synced to the disk, then renamed into it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file next to `path`, then put it in `path`'s place.
+
+    What was there stays if anything fails. Raises `OSError` (a full disk, no permission).
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the suffix tells matplotlib the format
+    try:
+        write(temporary)
+        sync_file(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda temporary: _write_utf8(temporary, text))
+
+
+def _write_utf8(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the renames in a folder last. Systems that cannot open a folder (Windows) do without."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems refuse to sync a folder
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,190 @@
+"""Checkpoints: `checkpoint/model.safetensors` (the model's own keys) and `checkpoint/state.pt` (all else).
+
+The two files change together or not at all. A new pair is written to `checkpoint.partial`; then the old one is renamed
+to `checkpoint.previous` and the new one into its place. A kill at any moment leaves at least one whole pair, and
+`load_checkpoint` takes the newest whole one; checksums tell which are whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import random
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from lowmode_fx.train.atomic import sync_file, sync_folder
+
+FORMAT = "lowmode_fx.checkpoint"
+VERSION = 1
+CURRENT, PREVIOUS, PARTIAL = "checkpoint", "checkpoint.previous", "checkpoint.partial"
+MODEL_FILE, STATE_FILE = "model.safetensors", "state.pt"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or that belongs to something else; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One whole checkpoint: the model's state dict, the rest, where it lay, and what was wrong with newer ones."""
+
+    weights: dict[str, torch.Tensor]
+    state: dict[str, Any]
+    folder: Path
+    damage: tuple[str, ...] = ()
+
+
+def save_checkpoint(run_folder: Path, weights: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint; the one before it stays as `checkpoint.previous`.
+
+    `weights` is a `state_dict()`; `state` holds what `torch.load(weights_only=True)` reads: numbers, strings, lists,
+    dicts and tensors. Raises `OSError` when the disk is full; the checkpoints that were there are then untouched.
+    """
+    partial, current, previous = (run_folder / name for name in (PARTIAL, CURRENT, PREVIOUS))
+    _remove(partial)
+    try:
+        partial.mkdir(parents=True)
+        model_file, state_file = partial / MODEL_FILE, partial / STATE_FILE
+        try:
+            digest = _write_weights(model_file, weights)
+            torch.save({"format": FORMAT, "version": VERSION, "model_sha256": digest, **state}, state_file)
+        except (RuntimeError, safetensors.SafetensorError) as error:  # what torch and safetensors make of a full disk
+            raise OSError(f"cannot write checkpoint {str(partial)!r}: {_line(error)}") from error
+        sync_file(model_file)
+        sync_file(state_file)
+        sync_folder(partial)
+    except BaseException:
+        _remove(partial)
+        raise
+    if current.exists():
+        _remove(previous)
+        current.rename(previous)
+    partial.rename(current)
+    sync_folder(run_folder)
+
+
+def _write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> str:
+    """Write safetensors and return their SHA-256. Tensors that share storage (tied weights) are written one by one."""
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    payload = safetensors.torch.save(copies, metadata={"format": "pt"})
+    path.write_bytes(payload)
+    return hashlib.sha256(payload).hexdigest()
+
+
+def has_checkpoint(run_folder: Path) -> bool:
+    return any((run_folder / name / STATE_FILE).exists() for name in (CURRENT, PREVIOUS))
+
+
+def load_checkpoint(run_folder: Path) -> Checkpoint:
+    """The newest whole checkpoint of a run folder. Raises `CheckpointError`, naming the file, if there is none."""
+    damage = []
+    # A whole `partial` comes from a kill between the two renames. One that isn't whole is the usual trace of a kill.
+    for name in (CURRENT, PARTIAL, PREVIOUS):
+        folder = run_folder / name
+        if not folder.is_dir():
+            continue
+        try:
+            weights, state = _read(folder)
+        except CheckpointError as error:
+            if name != PARTIAL:
+                damage.append(str(error))
+            continue
+        return Checkpoint(weights, state, folder, tuple(damage))
+    if damage:
+        raise CheckpointError(f"{'; '.join(damage)}; no whole checkpoint is left, start again with --overwrite")
+    raise CheckpointError(f"no checkpoint in {str(run_folder)!r}; leave out --resume to start from the beginning")
+
+
+def _read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    model_file, state_file = folder / MODEL_FILE, folder / STATE_FILE
+    for path in (model_file, state_file):
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint file {str(path)!r} is missing")
+    try:
+        with zipfile.ZipFile(state_file) as archive:
+            if damaged := archive.testzip():  # torch.load itself doesn't look at the checksums
+                raise CheckpointError(f"checkpoint file {str(state_file)!r} is damaged (in {damaged})")
+        state = torch.load(state_file, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"checkpoint file {str(state_file)!r} is truncated or damaged") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint file {str(state_file)!r} was written by another program")
+    if state.get("version") != VERSION:
+        version = state.get("version")
+        raise CheckpointError(f"checkpoint file {str(state_file)!r} has version {version}; readable is {VERSION}")
+    payload = model_file.read_bytes()
+    if hashlib.sha256(payload).hexdigest() != state["model_sha256"]:
+        raise CheckpointError(f"checkpoint file {str(model_file)!r} is truncated, damaged or from another checkpoint")
+    return safetensors.torch.load(payload), state
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load strictly. Raises `CheckpointError` that names a key or shape that doesn't fit."""
+    wanted = model.state_dict()
+    path = str(checkpoint.folder / MODEL_FILE)
+    if differing := sorted(set(wanted) ^ set(checkpoint.weights)):
+        side = "lacks" if differing[0] in wanted else "has an unknown"
+        raise CheckpointError(f"checkpoint {path!r} is of another model: it {side} {differing[0]!r}")
+    for name, tensor in wanted.items():
+        if tensor.shape != checkpoint.weights[name].shape:
+            shapes = f"{tuple(checkpoint.weights[name].shape)}, the model's is {tuple(tensor.shape)}"
+            raise CheckpointError(f"checkpoint {path!r} is of another model: shape of {name!r} is {shapes}")
+    model.load_state_dict(checkpoint.weights, strict=True)
+
+
+def demand_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], run_folder: Path, prefix: str = "") -> None:
+    """Raises `CheckpointError` naming the first value in which a checkpoint's run and the one wanted differ."""
+    for key in [*wanted, *(key for key in saved if key not in wanted)]:
+        before, now = saved.get(key), wanted.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            demand_same_run(before, now, run_folder, f"{prefix}{key}.")
+        elif before != now:
+            raise CheckpointError(
+                f"cannot resume {str(run_folder)!r}: {prefix}{key} is {now!r}, the run there has {before!r}; "
+                f"give the same again, or --overwrite or --out another path"
+            )
+
+
+def rng_state() -> dict[str, Any]:
+    """The states of all global generators, as values that a weights-only load reads."""
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    version, words, gauss = random.getstate()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "python": [version, list(words), gauss],
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """The inverse of `rng_state`. GPU generators are set for as many GPUs as there are now."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available():
+        for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(cuda_state, device)
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,216 @@
+"""`lowmode-fx train`: options to settings, then the loop."""
+
+from __future__ import annotations
+
+import re
+import signal
+import warnings
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from lowmode_fx.config import LowModeConfig
+from lowmode_fx.fitting import NoEffectWarning
+from lowmode_fx.models import create_model
+from lowmode_fx.options import low_mode_config, names_or_set
+from lowmode_fx.pair import build_pair
+from lowmode_fx.runner import LowModeModel
+from lowmode_fx.schedule import BernoulliSchedule, PeriodicSchedule, low_fraction
+from lowmode_fx.train.batches import steps_per_epoch
+from lowmode_fx.train.data import load_data
+from lowmode_fx.train.loop import train as train_model
+from lowmode_fx.train.run_folder import RunFolder
+from lowmode_fx.train.settings import TrainSettings
+
+# One panel of --help each.
+Data = partial(typer.Option, rich_help_panel="Data")
+Low = partial(typer.Option, rich_help_panel="Low-mode")
+Rate = partial(typer.Option, rich_help_panel="Optimisation")
+Run = partial(typer.Option, rich_help_panel="Run")
+
+
+def train(
+    model: Annotated[str, typer.Argument(help="A timm name, torchvision:NAME or package.module:callable.")],
+    data: Annotated[str, Data(help="digits, cifar10:PATH or folder:PATH.")],
+    preset: Annotated[str, typer.Option(help="paper: the setting of §4. Other options win over it.")] = "",
+    image_size: Annotated[int | None, Data(help="Side in pixels.")] = None,
+    in_chans: Annotated[int, Data(help="3 (RGB) or 1 (grey).")] = 3,
+    workers: Annotated[int | None, Data(help="Loaders, for sets above 4 GiB.")] = None,
+    ratio: Annotated[int | None, Low(help="Of the images' sides. (default 2)")] = None,
+    kernel_ratio: Annotated[int | None, Low(help="Of the kernels; 1 keeps them.")] = None,
+    pool_convs: Annotated[str | None, Low(help="dense, all, or globs: a,b.")] = None,
+    keep_convs: Annotated[str | None, Low(help="Globs of convs to keep.")] = None,
+    drop_maxpools: Annotated[str | None, Low(help="none, stem, all or globs.")] = None,
+    rounding: Annotated[str | None, Low(help="ceil or floor.")] = None,
+    kernel_transform: Annotated[str | None, Low(help="avg, adaptive or center.")] = None,
+    batchnorm: Annotated[str | None, Low(help="isolate or share.")] = None,
+    adapt_head: Annotated[bool | None, Low("--adapt-head", help="Resize a map that is flattened.")] = None,
+    schedule: Annotated[str, Low(help="bernoulli or periodic.")] = "bernoulli",
+    p: Annotated[
+        str | None,
+        Low(help="Share of low steps: a number, or one an epoch: 0.8,0.5,0 or 0.8x15,0x15."),
+    ] = None,
+    period: Annotated[int, Low(help="Of --schedule periodic; its last step is low.")] = 2,
+    hold_epochs: Annotated[int | None, Low(help="Full epochs after each change of rate. (default epochs/50)")] = None,
+    full_only: Annotated[bool, Low("--full-only", help="The baseline.")] = False,
+    epochs: Annotated[int | None, Rate(help="(default 30)")] = None,
+    batch_size: Annotated[int | None, Rate(help="(default 125)")] = None,
+    lr: Annotated[float | None, Rate(help="(default 0.1)")] = None,
+    lr_schedule: Annotated[str | None, Rate(help="milestones, cosine, onecycle.")] = None,
+    milestones: Annotated[
+        str | None, Rate(help="Epochs, from 0, at which the rate falls: 80,120. (default 40 %, 60 %)")
+    ] = None,
+    warmup_epochs: Annotated[int | None, Rate(help="(default 0)")] = None,
+    weight_decay: Annotated[float | None, Rate(help="(default 0.0005)")] = None,
+    momentum: Annotated[float | None, Rate(help="(default 0.9)")] = None,
+    nesterov: Annotated[bool | None, Rate("--nesterov")] = None,
+    label_smoothing: Annotated[float | None, Rate(help="(default 0)")] = None,
+    autocast: Annotated[str | None, Rate(help="none, bf16 or fp16.")] = None,
+    seed: Annotated[int | None, Run(help="Of weights, order, crops, modes. (default 0)")] = None,
+    device: Annotated[str | None, Run(help="auto, cpu, cuda, cuda:1, …")] = None,
+    compile: Annotated[bool | None, Run("--compile/--no-compile")] = None,
+    out: Annotated[Path | None, Run(help="Run folder. (default runs/MODEL-DATA)")] = None,
+    resume: Annotated[bool, Run("--resume", help="Go on in the run folder.")] = False,
+    overwrite: Annotated[bool, Run("--overwrite", help="Replace its run.")] = False,
+) -> None:
+    """Train a model by Algorithm 1: some steps on downsampled images with pooled kernels, the others in full.
+
+    Leaves metrics.csv, summary.json, curves.png and a checkpoint in the run folder. Interrupted (Ctrl-C, SIGTERM), it
+    saves a checkpoint; the same command with --resume goes on from there.
+    """
+    _demand("preset", preset, ("", "paper"))
+    _demand("schedule", schedule, ("bernoulli", "periodic"))
+    console = Console()
+    settings = _settings(
+        preset,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        lr_schedule=lr_schedule,
+        milestones=None if milestones is None else _integers("milestones", milestones),
+        warmup_epochs=warmup_epochs,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        nesterov=nesterov,
+        label_smoothing=label_smoothing,
+        autocast=autocast,
+        seed=seed,
+        device=device,
+        compile=compile,
+        workers=workers,
+    )
+    config = low_mode_config(
+        LowModeConfig.paper() if preset == "paper" else LowModeConfig(),
+        ratio=ratio,
+        kernel_ratio=kernel_ratio,
+        pool_convs=names_or_set(pool_convs, ("dense", "all")),
+        keep_convs=names_or_set(keep_convs, ()),
+        drop_maxpools=names_or_set(drop_maxpools, ("none", "stem", "all")),
+        rounding=rounding,
+        kernel_transform=kernel_transform,
+        batchnorm=batchnorm,
+        adapt_head=adapt_head,
+    )
+    modes = _schedule(schedule, settings, p, period, hold_epochs, paper=preset == "paper")
+    torch_device = settings.torch_device()
+    path = out or Path("runs") / re.sub(r"[^\w.-]+", "-", f"{model}-{data.partition(':')[0]}{'-full' * full_only}")
+    folder = RunFolder.open(path, resume=resume, overwrite=overwrite)
+
+    splits = load_data(data, image_size, in_chans)
+    steps = steps_per_epoch(splits.train, settings.batch_size)
+    channels, height, width = splits.image_shape
+    sizes = f"{len(splits.train)} + {len(splits.val)} images of {channels}×{height}×{width}"
+    _print(console, f"{data}: {sizes}, {splits.num_classes} classes; {model} on {torch_device}")
+    torch.manual_seed(settings.seed)
+    side = height if height == width else None
+    built = create_model(model, num_classes=splits.num_classes, in_chans=in_chans, image_size=side)
+    net: torch.nn.Module = built.to(torch_device)
+    if not full_only:
+        example = torch.randn(2, channels, height, width, device=torch_device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoEffectWarning)  # the notes say it
+            pair = build_pair(net, example, config)
+        net = LowModeModel(pair, modes, compile=settings.compile)
+        share = low_fraction(modes, settings.epochs, steps)
+        pooled = f"{len(pair.report.pooled)} convolutions with pooled kernels"
+        _print(console, f"low-mode: {pooled}; about {share:.0%} of {settings.epochs * steps} steps")
+        for note in pair.report.notes:
+            _print(console, f"note: {note}")
+        if not share:
+            _print(console, "warning: no step is in low-mode; give a larger --p, fewer --hold-epochs or more --epochs")
+    label = "full-mode" if full_only else "low-mode"
+    identity = {"model": model}
+    result = train_model(net, splits, settings, folder, label=label, resume=resume, identity=identity, console=console)
+    if result.interrupted:
+        name = signal.Signals(result.interrupted).name
+        _print(console, f"interrupted by {name}; the same command with --resume instead of --overwrite goes on")
+        raise typer.Exit(128 + result.interrupted)
+    _print(
+        console,
+        f"validation accuracy {result.final_accuracy:.2%} (best {result.best_accuracy:.2%}) after "
+        f"{result.train_seconds:.1f} s of training and {result.compile_seconds:.1f} s of compilation; see {path}",
+    )
+
+
+def _settings(preset: str, **given: Any) -> TrainSettings:
+    """The preset with the options given. Without either, the rate falls where the paper's does: at 40 and 60 %."""
+    explicit = {name: value for name, value in given.items() if value is not None}
+    if preset == "paper":
+        return TrainSettings.paper(**explicit)
+    settings = TrainSettings(**explicit)
+    if settings.lr_schedule != "milestones" or "milestones" in explicit:
+        return settings
+    falls = sorted({round(settings.epochs * share) for share in (0.4, 0.6)} - {0, settings.epochs})
+    return replace(settings, milestones=tuple(falls))
+
+
+def _schedule(
+    kind: str, settings: TrainSettings, p: str | None, period: int, hold_epochs: int | None, paper: bool
+) -> BernoulliSchedule | PeriodicSchedule:
+    changes = settings.milestones if settings.lr_schedule == "milestones" else ()
+    # 4 of 200 epochs in the paper; in a run of ten, holding four after each change would leave none.
+    hold = hold_epochs if hold_epochs is not None else 4 if paper else round(settings.epochs / 50)
+    if kind == "periodic":
+        if p is not None:
+            raise ValueError(f"--p {p} has no meaning for --schedule periodic; give --period instead")
+        return PeriodicSchedule(period=period, hold_epochs=hold, milestones=(0, *changes))
+    shares = _shares(p or "0.5", settings.epochs)
+    return BernoulliSchedule(p=shares, seed=settings.seed, hold_epochs=hold, milestones=(0, *changes))
+
+
+def _shares(text: str, epochs: int) -> float | list[float]:
+    """`0.5`, or a value an epoch; `0.8x15` stands for fifteen of them."""
+    values: list[float] = []
+    for part in text.split(","):
+        number, _, count = part.strip().partition("x")
+        try:
+            values += [float(number)] * int(count or 1)
+        except ValueError:
+            raise ValueError(f"--p {text!r} is no list of numbers; give 0.5, or one an epoch: 0.8,0.5,0") from None
+    if "," not in text and "x" not in text:
+        return values[0]
+    if len(values) != epochs:
+        raise ValueError(f"--p gives {len(values)} values for {epochs} epochs; give a single number, or {epochs}")
+    return values
+
+
+def _integers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"--{name} {text!r} is no list of epochs; give integers such as 80,120") from None
+
+
+def _demand(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        choices = ", ".join(choice for choice in allowed if choice)
+        raise ValueError(f"--{name} {value!r} is not allowed; give {choices}")
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False, highlight=False)

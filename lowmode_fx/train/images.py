@@ -1,0 +1,49 @@
+"""Where the images of a split live. The loop asks for positions and gets uint8 pixels, from memory or from files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import torch
+
+
+class ImageSource(Protocol):
+    """A fixed sequence of labelled uint8 images of one shape (C, H, W)."""
+
+    labels: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device) -> ImageSource: ...
+
+    def fetch(self, batches: Iterable[torch.Tensor], workers: int = 0) -> Iterator[torch.Tensor]:
+        """For each int64 tensor of positions (N,), in order, the uint8 images (N, C, H, W)."""
+        ...
+
+
+class MemoryImages:
+    """All images in one uint8 tensor (N, C, H, W), labels int64 (N,)."""
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        assert images.dtype == torch.uint8 and images.dim() == 4 and len(images) == len(labels)
+        self.images = images
+        self.labels = labels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> MemoryImages:
+        return MemoryImages(self.images.to(device), self.labels.to(device))
+
+    def fetch(self, batches: Iterable[torch.Tensor], workers: int = 0) -> Iterator[torch.Tensor]:
+        for indices in batches:
+            yield self.images[indices.to(self.images.device)]

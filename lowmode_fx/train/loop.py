@@ -1,0 +1,297 @@
+"""Algorithm 1 of the paper as a loop: for each step a mode, a forward and backward pass in it, one update."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import nn
+
+from lowmode_fx.runner import LowModeModel
+from lowmode_fx.schedule import BernoulliSchedule, Mode, PeriodicSchedule
+from lowmode_fx.train.batches import steps_per_epoch, train_batches
+from lowmode_fx.train.checkpoint import (
+    demand_same_run,
+    has_checkpoint,
+    load_checkpoint,
+    load_weights,
+    rng_state,
+    save_checkpoint,
+    set_rng_state,
+)
+from lowmode_fx.train.data import DataSplits
+from lowmode_fx.train.evaluate import check_outputs, evaluate, split_outputs
+from lowmode_fx.train.interrupts import Interrupts
+from lowmode_fx.train.progress import Reporter
+from lowmode_fx.train.records import EpochRecord, RunResult
+from lowmode_fx.train.run_folder import RunFolder, environment
+from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.train.warmup import modes_to_come, synchronise, warm_up
+
+
+class TrainingDivergedError(ValueError):
+    """The training loss is no number any more."""
+
+
+def train(
+    model: nn.Module,
+    splits: DataSplits,
+    settings: TrainSettings,
+    folder: RunFolder | None = None,
+    *,
+    label: str = "low-mode",
+    resume: bool = False,
+    identity: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+    quiet: bool = False,
+) -> RunResult:
+    """Train `model`, a `LowModeModel` or any module (which then trains in full-mode only), and measure each epoch.
+
+    With a `folder`, every epoch ends with a checkpoint and `metrics.csv`, and the run with `summary.json` and
+    `curves.png`; SIGINT and SIGTERM save a checkpoint and end the run. `resume` goes on from the folder's checkpoint,
+    on the CPU to the very bits of a run that never stopped. `identity` adds plain values, such as the model's name, to
+    what the summary tells and a checkpoint must agree in: config, schedule, data and settings.
+
+    Raises `ValueError` for a model without an output for each class, a batch size above the training set's size, a
+    checkpoint of another run, and a loss that is no number.
+    """
+    return _Run(model, splits, settings, folder, label, identity or {}, console, quiet).run(resume)
+
+
+class _Run:
+    """One run's state between its steps: all of it goes into a checkpoint."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        splits: DataSplits,
+        settings: TrainSettings,
+        folder: RunFolder | None,
+        label: str,
+        identity: Mapping[str, Any],
+        console: Console | None,
+        quiet: bool,
+    ) -> None:
+        self.device = settings.torch_device()
+        self.net = model.to(self.device)
+        self.splits = splits.to(self.device) if self.device.type == "cuda" else splits
+        self.settings = settings
+        self.folder = folder
+        self.label = label
+        self.steps = steps_per_epoch(splits.train, settings.batch_size)
+        self.reporter = Reporter(label, settings.epochs, self.steps, console, quiet)
+        self.low_mode = model if isinstance(model, LowModeModel) else None
+        # What torch.compile returns is called and never saved: the module itself keeps the model's own keys.
+        self.forward: Callable[[torch.Tensor], Any] = model
+        if self.low_mode is None and settings.compile:
+            self.forward = torch.compile(model, dynamic=False)
+        self.identity = self.describe(identity)
+        self.optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "fp16")
+        self.records: list[EpochRecord] = []
+        self.compile_seconds = 0.0
+        self.epoch = 0
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        self.step = 0
+        self.low_steps = 0
+        self.seconds = 0.0
+        # Summed on the device, in float64 where it has that: reading each loss would wait for each step.
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        self.loss_sum = torch.zeros((), dtype=dtype, device=self.device)
+
+    def run(self, resume: bool) -> RunResult:
+        check_outputs(self.net, self.splits, self.device)
+        if self.folder is not None:
+            self.folder.prepare()
+        torch.manual_seed(self.settings.seed)  # what the model draws (dropout) doesn't depend on how it was built
+        if resume and self.folder is not None and has_checkpoint(self.folder.path):
+            self.load(self.folder)
+        if self.low_mode is not None:
+            self.low_mode.attach(self.optimizer)
+        self.write_summary("running")
+        interrupted = 0
+        with Interrupts() as interrupts, self.reporter:
+            if self.epoch < self.settings.epochs:
+                self.warm_up()
+            while self.epoch < self.settings.epochs and not interrupts.received:
+                self.train_epoch(interrupts)
+                if self.step == self.steps:
+                    self.finish_epoch()
+                self.save()
+            if self.epoch < self.settings.epochs:
+                interrupted = interrupts.received
+        result = RunResult(self.label, tuple(self.records), self.compile_seconds, interrupted)
+        self.write_summary("interrupted" if interrupted else "complete", result)
+        if self.folder is not None:
+            self.folder.write_metrics({self.label: self.records})
+            title = f"{self.identity.get('model', type(self.net).__name__)} on {self.splits.name}"
+            self.folder.write_curves({self.label: self.records}, title=title)
+        return result
+
+    def warm_up(self) -> None:
+        """Pay for compilation, and whatever else only first steps cost, before the clock starts."""
+        if self.settings.compile:
+            self.reporter.say("compiling …")
+        images, labels = next(self.batches(self.epoch, 0))
+        forwards: list[Callable[[torch.Tensor], Any]] = [self.forward]
+        if self.low_mode is not None:
+            modes = modes_to_come(self.low_mode, self.settings.epochs, self.steps)
+            forwards = [partial(self.low_mode.run, mode) for mode in modes]
+        self.compile_seconds += warm_up(
+            self.net, self.device, [partial(self.backward, forward, images, labels) for forward in forwards]
+        )
+        if self.settings.compile:
+            self.reporter.say(f"compiled in {self.compile_seconds:.1f} s (not part of the training time)")
+
+    def batches(self, epoch: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return train_batches(
+            self.splits,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+            epoch=epoch,
+            device=self.device,
+            first=first,
+            workers=self.settings.workers,
+        )
+
+    def backward(
+        self, forward: Callable[[torch.Tensor], Any], images: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """The mean loss of a batch (a scalar), its gradients being in place."""
+        dtype = self.settings.autocast_dtype()
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+            logits, auxiliary = split_outputs(forward(images))
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+            for output in auxiliary:  # the auxiliary heads of GoogLeNet and Inception, with their papers' weight
+                loss = loss + 0.3 * F.cross_entropy(output, labels, label_smoothing=self.settings.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        return loss.detach()
+
+    def train_epoch(self, interrupts: Interrupts) -> None:
+        """The epoch's steps from `self.step` on, up to its end or a signal."""
+        self.net.train()
+        if self.low_mode is not None:
+            self.low_mode.set_epoch(self.epoch)
+        synchronise(self.device)
+        start = time.perf_counter()
+        for images, labels in self.batches(self.epoch, self.step):
+            rate = self.settings.learning_rate(self.epoch, self.step / self.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.loss_sum += self.backward(self.forward, images, labels)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.low_steps += self.low_mode is not None and self.low_mode.last_mode is Mode.LOW
+            self.reporter.step(self.epoch, self.step)
+            self.step += 1
+            if interrupts.received:
+                break
+        synchronise(self.device)
+        self.seconds += time.perf_counter() - start
+
+    def finish_epoch(self) -> None:
+        loss = self.loss_sum.item() / self.steps
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(
+                f"training loss is {loss} in epoch {self.epoch + 1}; give a smaller --lr (now {self.settings.lr}), or "
+                f"--warmup-epochs"
+            )
+        accuracy = evaluate(self.net, self.splits, self.settings, self.device)
+        total = self.seconds + (self.records[-1].total_seconds if self.records else 0.0)
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        full_steps = self.steps - self.low_steps
+        record = EpochRecord(self.epoch, self.seconds, total, loss, accuracy, self.low_steps, full_steps, rate)
+        self.records.append(record)
+        self.reporter.epoch(record)
+        self.epoch += 1
+        self.start_epoch()
+
+    def save(self) -> None:
+        if self.folder is None:
+            return
+        state = {
+            "identity": self.identity,
+            "epoch": self.epoch,
+            "step": self.step,
+            "low_steps": self.low_steps,
+            "seconds": self.seconds,
+            "loss_sum": self.loss_sum.cpu(),
+            "compile_seconds": self.compile_seconds,
+            "records": [vars(record) for record in self.records],
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "schedule": self.low_mode.schedule_state() if self.low_mode is not None else {},
+            "rng": rng_state(),
+        }
+        save_checkpoint(self.folder.path, self.net.state_dict(), state)
+        self.folder.write_metrics({self.label: self.records})
+
+    def load(self, folder: RunFolder) -> None:
+        saved = load_checkpoint(folder.path)
+        for problem in saved.damage:
+            self.reporter.say(f"{problem}; going on from {saved.folder.name} instead")
+        state = saved.state
+        demand_same_run(state["identity"], self.identity, folder.path)
+        load_weights(self.net, saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.low_mode is not None:
+            self.low_mode.load_schedule_state(state["schedule"])
+        self.epoch, self.step, self.low_steps = state["epoch"], state["step"], state["low_steps"]
+        self.seconds, self.compile_seconds = state["seconds"], state["compile_seconds"]
+        self.loss_sum = state["loss_sum"].to(self.loss_sum)
+        self.records = [EpochRecord(**record) for record in state["records"]]
+        set_rng_state(state["rng"])
+        self.reporter.say(f"going on from epoch {self.epoch + 1}, step {self.step} ({saved.folder})")
+
+    def describe(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides the run's course, in JSON's values; not where the data lies and what device it runs on."""
+        images = {
+            "classes": self.splits.classes,
+            "train_images": len(self.splits.train),
+            "val_images": len(self.splits.val),
+            "image_shape": self.splits.image_shape,
+            "mean": self.splits.mean,
+            "std": self.splits.std,
+        }
+        low_mode = None
+        if self.low_mode is not None:
+            schedule = self.low_mode.schedule
+            known = (BernoulliSchedule, PeriodicSchedule)
+            low_mode = {
+                "config": self.low_mode.pair.config.to_dict(),
+                "schedule": schedule.to_dict() if isinstance(schedule, known) else repr(schedule),
+            }
+        described = {**identity, "low_mode": low_mode, "data": images, "settings": self.settings.trajectory()}
+        return dict(json.loads(json.dumps(described)))
+
+    def write_summary(self, status: str, result: RunResult | None = None) -> None:
+        if self.folder is None:
+            return
+        self.folder.write_summary(
+            {
+                "status": status,
+                "label": self.label,
+                **self.identity,
+                "settings": self.settings.to_dict(),
+                "data": {"spec": self.splits.name, **self.identity["data"]},
+                **environment(self.device),
+                "results": result.summary() if result is not None else None,
+            }
+        )

@@ -1,0 +1,79 @@
+"""What a run says while it works: bars on a terminal, one plain line an epoch when the output is piped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from lowmode_fx.train.records import EpochRecord
+
+Item = TypeVar("Item")
+
+
+def track(items: Iterable[Item], *, total: int, what: str) -> Iterator[Item]:
+    """The items, with a bar on a terminal that goes away at the end."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield from items
+        return
+    with _bar(console, transient=True) as bar:
+        yield from bar.track(items, total=total, description=what)
+
+
+def _bar(console: Console, *, transient: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=transient)
+
+
+class Reporter:
+    """Prints a run's epochs. As a context manager it shows a bar over the steps when `console` is a terminal."""
+
+    def __init__(
+        self, label: str, epochs: int, steps: int, console: Console | None = None, quiet: bool = False
+    ) -> None:
+        self.label = label
+        self.epochs = epochs
+        self.steps = steps
+        self.console = console or Console()
+        self.quiet = quiet
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def __enter__(self) -> Reporter:
+        if self.console.is_terminal and not self.quiet:
+            self._bar = _bar(self.console, transient=True)
+            self._task = self._bar.add_task(self.label, total=self.epochs * self.steps)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            # Not wrapped, so that a line stays one line in a log, and no markup, for names in brackets.
+            self.console.print(f"{self.label}: {text}", soft_wrap=True, markup=False, highlight=False)
+
+    def step(self, epoch: int, step: int) -> None:
+        """After step `step` (from 0) of `epoch`; kept cheap, for it runs inside the timed part."""
+        if self._bar is not None:
+            done = epoch * self.steps + step + 1
+            description = f"{self.label}: epoch {epoch + 1}/{self.epochs}"
+            self._bar.update(self._task, completed=done, description=description)
+
+    def epoch(self, record: EpochRecord) -> None:
+        steps = record.low_steps + record.full_steps
+        self.say(
+            f"epoch {record.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}  loss {record.train_loss:.4f}  "
+            f"validation {record.val_accuracy:6.2%}  low steps {record.low_steps}/{steps}  lr {record.lr:.2g}  "
+            f"{record.seconds:.1f} s (training {record.total_seconds:.1f} s)"
+        )

@@ -1,0 +1,104 @@
+"""A run folder: `metrics.csv`, `summary.json`, `curves.png` and `checkpoint/`, and nothing else is touched in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowmode_fx.train import checkpoint
+from lowmode_fx.train.atomic import write_text
+from lowmode_fx.train.plots import plot_curves
+from lowmode_fx.train.records import EpochRecord, records_to_csv
+
+METRICS, SUMMARY, CURVES = "metrics.csv", "summary.json", "curves.png"
+OWN_NAMES = (METRICS, SUMMARY, CURVES, checkpoint.CURRENT, checkpoint.PREVIOUS, checkpoint.PARTIAL)
+PACKAGES = ("lowmode-fx", "torch", "torchvision", "timm", "numpy")
+
+
+class RunFolder:
+    """The place where one run leaves its files; each file is written atomically."""
+
+    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+        self.path = path
+        self._overwrite = overwrite
+
+    @classmethod
+    def open(cls, path: Path | str, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+        """A new folder, or an existing one as `resume` or `overwrite` says. Nothing is changed before `prepare`.
+
+        `overwrite` removes the files of the old run and nothing else. `resume` of a folder that isn't there yet starts
+        a new run, so that a job that is restarted needs no other command. Raises `ValueError` for a folder that holds
+        a run (give one of the two), or other things (give another folder).
+        """
+        path = Path(path).expanduser()
+        if resume and overwrite:
+            raise ValueError("--resume and --overwrite exclude each other; give one of them")
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"run folder {str(path)!r} is a file; give --out another path")
+        entries = {child.name for child in path.iterdir()} if path.exists() else set()
+        if entries and not entries & {SUMMARY, checkpoint.CURRENT, checkpoint.PREVIOUS}:
+            raise ValueError(f"folder {str(path)!r} is not empty and holds no run; give --out another path")
+        if entries and not (resume or overwrite):
+            raise ValueError(f"run folder {str(path)!r} exists; give --resume, --overwrite or --out another path")
+        return cls(path, overwrite=overwrite)
+
+    def prepare(self) -> None:
+        """Make the folder and clear it of a run that is to be overwritten: once all else is known to be right."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self._overwrite:
+            for name in OWN_NAMES:
+                target = self.path / name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                else:
+                    target.unlink(missing_ok=True)
+        self._overwrite = False
+
+    def write_metrics(self, runs: Mapping[str, Sequence[EpochRecord]]) -> None:
+        write_text(self.path / METRICS, records_to_csv(runs))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        write_text(self.path / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+    def write_curves(self, runs: Mapping[str, Sequence[EpochRecord]], title: str = "") -> None:
+        if any(runs.values()):
+            plot_curves(runs, self.path / CURVES, title=title)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """The hardware and the versions a run took place on, for JSON."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # run from a source tree that isn't installed
+    hardware = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "device": str(device),
+        "gpu": gpu,
+    }
+    return {"hardware": hardware, "versions": versions, "command": " ".join(sys.argv)}
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()

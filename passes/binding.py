@@ -1,0 +1,32 @@
+"""Graph modules that hold a model's own parameters, buffers and submodules: shared by structure, never copied."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+
+def bind_graph(model: nn.Module, graph: fx.Graph, class_name: str) -> fx.GraphModule:
+    """A ``GraphModule`` for ``graph`` over everything that ``model`` holds.
+
+    The three registries *are* the model's dictionaries, so names and ``state_dict`` keys are the model's own, and
+    whatever replaces a parameter, buffer or submodule later (``.to()``, sharding, ``load_state_dict(assign=True)``)
+    is seen by both. A pass may therefore never add a submodule or parameter: it would end up in the model.
+    """
+    graph_module = fx.GraphModule(nn.Module(), fx.Graph(), class_name=class_name)
+    share_registries(graph_module, model)
+    graph_module.training = model.training
+    graph_module.graph = graph
+    return graph_module
+
+
+def share_registries(module: nn.Module, model: nn.Module) -> None:
+    """Make ``module`` hold exactly what ``model`` holds, under the same names."""
+    for registry in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+        module.__dict__[registry] = model.__dict__[registry]
+
+
+def shares_registries(module: nn.Module, model: nn.Module) -> bool:
+    """True where ``module`` still holds the model's own registries."""
+    return all(
+        module.__dict__[registry] is model.__dict__[registry] for registry in ("_parameters", "_buffers", "_modules")
+    )

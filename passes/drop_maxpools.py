@@ -1,0 +1,74 @@
+"""Drop max pools, so that low-mode's maps shrink later: the other half of the paper's r(i) (§2.2.1, §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import fx, nn
+
+from .base import Change, PassReport, Skip
+from .errors import PassError
+from .match import MaxPoolSite, max_pool_sites
+from .patterns import select_names
+
+NamedMaxPools = Literal["none", "stem", "all"]
+_PADS = (nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd)
+
+
+def drop_maxpools(graph_module: fx.GraphModule, *, which: NamedMaxPools | Sequence[str]) -> PassReport:
+    """Replace the chosen max pools by their input.
+
+    ``which``: ``"none"``, ``"stem"`` (the first max pool on each path from the image; the paper's choice), ``"all"``,
+    or globs over module names.
+
+    Raises ``PassError`` where a glob matches nothing, where the pool's indices are used, or where the
+    pool's input was padded by hand just for it.
+    """
+    sites = max_pool_sites(graph_module)
+    chosen = _choose(graph_module, sites, which)
+    changes, skips = [], []
+    for site in reversed(sites):  # the last first: then no site's input is a node that is gone
+        if site.node not in chosen:
+            skips.append(Skip(site.name, site.node.name, "kept: not in drop_maxpools"))
+            continue
+        _check_droppable(graph_module, site)
+        site.node.replace_all_uses_with(site.input)
+        graph_module.graph.erase_node(site.node)
+        before = f"{'×'.join(map(str, site.kernel))} stride {'×'.join(map(str, site.stride))}"
+        changes.append(Change(site.name, site.node.name, before, "dropped"))
+    return PassReport("drop_maxpools", tuple(reversed(changes)), tuple(reversed(skips)))
+
+
+def _choose(
+    graph_module: fx.GraphModule, sites: Sequence[MaxPoolSite], which: NamedMaxPools | Sequence[str]
+) -> set[fx.Node]:
+    if which == "none":
+        return set()
+    if which == "all":
+        return {site.node for site in sites}
+    if which != "stem":
+        names = select_names([site.name for site in sites], which, "drop_maxpools", "max pool")
+        return {site.node for site in sites if site.name in names}
+    pools = {site.node for site in sites}
+    after_pool: set[fx.Node] = set()
+    first = set()
+    for node in graph_module.graph.nodes:
+        if any(source in after_pool for source in node.all_input_nodes):
+            after_pool.add(node)
+        elif node in pools:
+            first.add(node)
+            after_pool.add(node)
+    return first
+
+
+def _check_droppable(graph_module: fx.GraphModule, site: MaxPoolSite) -> None:
+    if site.with_indices:
+        raise PassError(f"drop_maxpools: {site.name} returns indices, which nothing else can give; keep this max pool")
+    source = site.input
+    padded = source.op == "call_module" and isinstance(graph_module.get_submodule(str(source.target)), _PADS)
+    if padded or source.target in (F.pad, "pad"):
+        raise PassError(
+            f"drop_maxpools: the input of {site.name} is padded by hand ({source.name}) for this max pool; keep it"
+        )

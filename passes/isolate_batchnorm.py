@@ -1,0 +1,66 @@
+"""Low-mode normalises with batch statistics and leaves the running statistics to full-mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+
+from .base import Change, PassReport
+from .match import NormSite, norm_sites
+
+_STATISTICS = ("running_mean", "running_var")
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def isolate_batchnorm(graph_module: fx.GraphModule) -> PassReport:
+    """Cut every norm of the graph off its running statistics and counters, in train mode; frozen norms stay frozen."""
+    changes = []
+    for site in norm_sites(graph_module):
+        if site.module is None:
+            _isolate_function(graph_module.graph, site)
+        else:
+            _isolate_module(graph_module.graph, site, site.module)
+        changes.append(Change(site.name, site.node.name, "updates running statistics", "batch statistics only"))
+    return PassReport("isolate_batchnorm", tuple(changes))
+
+
+def isolated_norm(norm: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Call ``norm`` (or any module with norms inside) so that no running statistic or counter in it changes."""
+    if type(norm) in _PLAIN and norm.training and norm.running_mean is not None and len(args) == 1 and not kwargs:
+        norm._check_input_dim(args[0])  # type: ignore[operator]
+        return F.batch_norm(args[0], None, None, norm.weight, norm.bias, True, 0.0, norm.eps)  # type: ignore[arg-type]
+    if torch._C._is_tracing():  # what fvcore counts with; it allows no functional call, and counts on a copy
+        return norm(*args, **kwargs)
+    return functional_call(norm, _copied_statistics(norm), args, kwargs)
+
+
+def _copied_statistics(module: nn.Module) -> dict[str, Tensor]:
+    copies: dict[str, Tensor] = {}
+    for path, part in module.named_modules():
+        if part.training and getattr(part, "running_mean", None) is not None:
+            prefix = f"{path}." if path else ""
+            copies |= {prefix + name: buffer.clone() for name, buffer in part.named_buffers(recurse=False)}
+    return copies
+
+
+def _isolate_module(graph: fx.Graph, site: NormSite, path: str) -> None:
+    with graph.inserting_before(site.node):
+        norm = graph.create_node("get_attr", path)
+    site.node.op, site.node.target = "call_function", isolated_norm
+    site.node.args = (norm, *site.node.args)
+
+
+def _isolate_function(graph: fx.Graph, site: NormSite) -> None:
+    # Without somewhere to write them, the norm keeps the batch's statistics to itself.
+    statistics = {node for node in site.node.all_input_nodes if str(node.target).endswith(_STATISTICS)}
+    site.node.args = tuple(None if arg in statistics else arg for arg in site.node.args)
+    site.node.kwargs = {name: None if arg in statistics else arg for name, arg in site.node.kwargs.items()}
+    for node in list(graph.nodes):
+        # torch.export spells the counter out, as an addition in place that nobody reads.
+        counted = node.op == "call_function" and not node.users and node.args and isinstance(node.args[0], fx.Node)
+        if counted and str(node.args[0].target) == f"{site.name}.num_batches_tracked":
+            graph.erase_node(node)

@@ -1,0 +1,136 @@
+"""The arithmetic of low-mode kernels: pooled sizes, kernel transforms, the padding rule. No graphs here.
+
+A kernel has shape ``(F, C, *K)`` with one to three spatial sizes ``K``; channels and filter counts never change.
+Source: Poulos, Nouri, Moshovos, "Training CNNs faster with Dynamic Input and Kernel Downsampling", §2.2.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor, stack
+
+Rounding = Literal["ceil", "floor"]
+Gain = Literal["mean", "sum"]
+#: ``(kernel (F, C, *K), pooled size K') -> (F, C, *K')``, differentiable.
+KernelTransform = Callable[[Tensor, tuple[int, ...]], Tensor]
+#: Half-open ranges of taps, one for each tap of the pooled kernel.
+Windows = tuple[tuple[int, int], ...]
+
+
+def pooled_size(size: int, ratio: int, rounding: Rounding = "ceil") -> int:
+    """K' of one kernel side: ⌈K/r⌉ or ⌊K/r⌋, at least 1, less one when even (§2.2.2: the result is odd)."""
+    if ratio == 1:
+        return size
+    pooled = math.ceil(size / ratio) if rounding == "ceil" else max(1, size // ratio)
+    return pooled - 1 if pooled % 2 == 0 else pooled
+
+
+def paper_windows(size: int, ratio: int) -> Windows:
+    """The paper's windows for one side: r taps, stride r, asymmetric padding whose taps are left out.
+
+    The padding that makes ⌈K/r⌉ whole windows is split before and after, the odd tap after: 5 → 3 with r = 2
+    pads one tap after, giving (0, 2), (2, 4), (4, 5).
+    """
+    count = math.ceil(size / ratio)
+    before = (ratio * count - size) // 2
+    starts = (index * ratio - before for index in range(count))
+    return tuple((max(start, 0), min(start + ratio, size)) for start in starts)
+
+
+def adaptive_windows(size: int, pooled: int) -> Windows:
+    """K' even-handed windows over K taps, as in adaptive average pooling: 7 → 3 gives (0, 3), (2, 5), (4, 7)."""
+    return tuple((index * size // pooled, -((-(index + 1) * size) // pooled)) for index in range(pooled))
+
+
+def choose_windows(size: int, pooled: int, ratio: int, adaptive: bool) -> Windows:
+    """The paper's windows where they give the pooled size K', adaptive ones where ⌈K/r⌉ was no odd number."""
+    if adaptive or math.ceil(size / ratio) != pooled:
+        return adaptive_windows(size, pooled)
+    return paper_windows(size, ratio)
+
+
+def tap_weights(windows: Windows, size: int, gain: Gain) -> tuple[tuple[float, ...], ...]:
+    """The matrix (K', K) that one side is multiplied with: its rows sum to 1 (mean) or its columns do (sum)."""
+    rows = [[1.0 if low <= tap < high else 0.0 for tap in range(size)] for low, high in windows]
+    if gain == "mean":
+        return tuple(tuple(value / sum(row) for value in row) for row in rows)
+    cover = [sum(row[tap] for row in rows) for tap in range(size)]
+    return tuple(tuple(value / cover[tap] for tap, value in enumerate(row)) for row in rows)
+
+
+def average_kernel(
+    weight: Tensor, pooled: tuple[int, ...], ratio: int, gain: Gain = "mean", adaptive: bool = False
+) -> Tensor:
+    """Average pooling of a kernel ``(F, C, *K) → (F, C, *K')``, side by side.
+
+    ``gain="mean"``: each tap is the mean of its window. ``gain="sum"``: each original tap is shared equally among
+    the windows that cover it, so the sum over the taps is kept exactly.
+    """
+    for dim, (size, target) in enumerate(zip(weight.shape[2:], pooled, strict=True), start=2):
+        if size != target:
+            windows = choose_windows(size, target, ratio, adaptive)
+            weight = _combine_taps(weight, dim, windows, tap_weights(windows, size, gain))
+    return weight
+
+
+def _combine_taps(weight: Tensor, dim: int, windows: Windows, rows: tuple[tuple[float, ...], ...]) -> Tensor:
+    # Slices and sums, no constant matrix: nothing to keep on a device, and compilers fuse it into one loop.
+    taps = []
+    for (low, high), row in zip(windows, rows, strict=True):
+        if len(set(row[low:high])) == 1:
+            taps.append(weight.narrow(dim, low, high - low).sum(dim) * row[low])
+        else:
+            products = [weight.select(dim, tap) * row[tap] for tap in range(low, high)]
+            taps.append(stack(products).sum(0))
+    return stack(taps, dim)
+
+
+def center_kernel(weight: Tensor, pooled: tuple[int, ...], gain: Gain = "mean") -> Tensor:
+    """The central K' taps of a kernel ``(F, C, *K) → (F, C, *K')``; ``gain="sum"`` multiplies by ∏K / ∏K'."""
+    scale = _tap_ratio(weight, pooled) if gain == "sum" else 1.0
+    for dim, (size, target) in enumerate(zip(weight.shape[2:], pooled, strict=True), start=2):
+        weight = weight.narrow(dim, (size - target) // 2, target)
+    return weight if scale == 1.0 else weight * scale
+
+
+def custom_kernel(weight: Tensor, pooled: tuple[int, ...], transform: KernelTransform, gain: Gain = "mean") -> Tensor:
+    """A user's transform ``(F, C, *K) → (F, C, *K')``; ``gain="sum"`` multiplies by ∏K / ∏K'.
+
+    Raises ``ValueError`` where the result has another shape.
+    """
+    result = transform(weight, pooled)
+    expected = (*weight.shape[:2], *pooled)
+    if tuple(result.shape) != expected:
+        raise ValueError(
+            f"kernel_transform {getattr(transform, '__name__', transform)!r} turned a kernel of shape "
+            f"{tuple(weight.shape)} into {tuple(result.shape)}; it must return {expected}"
+        )
+    return result * _tap_ratio(weight, pooled) if gain == "sum" else result
+
+
+def _tap_ratio(weight: Tensor, pooled: tuple[int, ...]) -> float:
+    return math.prod(weight.shape[2:]) / math.prod(pooled)
+
+
+def pooled_padding(before: int, after: int, size: int, pooled: int, dilation: int) -> tuple[int, int]:
+    """Padding of one side for the pooled kernel: P − d(K−1) + d(K'−1) in all, aligned on the kernel's centre.
+
+    Negative padding is a crop. The output of the pooled conv then has exactly the unpooled conv's size. Where
+    d(K−K') is odd the centre falls between two pixels and the odd one is taken off the end.
+    """
+    removed = dilation * (size - pooled)
+    return before - removed // 2, after - (removed - removed // 2)
+
+
+def conv_output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Output size of one side of a convolution with ``padding`` pixels in all."""
+    return (size + padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def same_padding(kernel: int, dilation: int) -> tuple[int, int]:
+    """What torch's ``padding="same"`` pads before and after one side (stride 1)."""
+    total = dilation * (kernel - 1)
+    return total // 2, total - total // 2

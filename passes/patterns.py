@@ -1,0 +1,37 @@
+"""Names that a user gives for sites: globs over module names, each of which must match something."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from .errors import PassError
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether the glob names this site or a module above it: ``layer4`` stands for all of ``layer4.*``."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+def select_names(names: Sequence[str], patterns: Iterable[str], argument: str, kind: str) -> set[str]:
+    """The ``names`` that any of ``patterns`` matches.
+
+    Raises ``PassError`` for a pattern that matches nothing, with the nearest names.
+    """
+    selected: set[str] = set()
+    for pattern in patterns:
+        found = {name for name in names if matches(name, pattern)}
+        if not found:
+            raise PassError(_no_match(names, pattern, argument, kind))
+        selected |= found
+    return selected
+
+
+def _no_match(names: Sequence[str], pattern: str, argument: str, kind: str) -> str:
+    unique = list(dict.fromkeys(names))
+    if not unique:
+        return f"{argument}: {pattern!r} matches nothing, for this model has no {kind}"
+    near = difflib.get_close_matches(pattern, unique, n=4, cutoff=0.3) or unique[:4]
+    more = f" (of {len(unique)})" if len(unique) > len(near) else ""
+    return f"{argument}: {pattern!r} matches no {kind}; near matches: {', '.join(near)}{more}"

@@ -1,0 +1,250 @@
+"""The invariants of a pair, over whole random CNNs.
+
+The expected low-mode comes from ``oracle.EagerLowMode``: the original module run eagerly, its conv calls replaced one
+by one as they happen, with kernels pooled by naive loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import strategies as st
+from oracle import EagerLowMode, RecordConvShapes, naive_kernel_gradient
+from strategies import CNNSpec, build_cnn, cnn_specs, convs_of, draw_images, low_mode_kwargs
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lowmode_fx import LowModeConfig, ModePair, build_pair
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+    pytest.mark.filterwarnings("error::lowmode_fx.NoEffectWarning"),
+]
+
+quick = settings(
+    max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+thorough = settings(parent=quick, derandomize=False)
+
+Kwargs = dict[str, Any]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Maps this small are faster on one thread, most of all where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A drawn model's pair, and a copy of the model from before it was made."""
+
+    spec: CNNSpec
+    kwargs: Kwargs
+    original: nn.Module
+    pair: ModePair
+
+    def images(self, ratio: int | None = None) -> Tensor:
+        """Low-mode images, or those of another ratio."""
+        return draw_images(self.spec, self.kwargs["ratio"] if ratio is None else ratio)
+
+
+def make_case(spec: CNNSpec, kwargs: Kwargs) -> Case:
+    model = build_cnn(spec)
+    original = deepcopy(model)
+    pair = build_pair(model, draw_images(spec), LowModeConfig(**kwargs))
+    assert pair.model is model and model.training
+    assert_same_state(model.state_dict(), original.state_dict())
+    return Case(spec, kwargs, original, pair)
+
+
+def gradients(module: nn.Module, output: Tensor) -> dict[str, Tensor | None]:
+    """The gradient of a fixed weighted sum of ``output`` for each parameter."""
+    module.zero_grad()
+    (output * torch.linspace(-1, 2, output.numel(), dtype=output.dtype).view_as(output)).sum().backward()
+    return {name: None if p.grad is None else p.grad.clone() for name, p in module.named_parameters()}
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def assert_same_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(state[name], value), name
+
+
+# The invariants, each as a check of one drawn pair -------------------------------------------------------------------
+
+
+def check_full_is_the_model(case: Case) -> None:
+    """Invariant 1: outputs, gradients and buffers of ``pair.full``, bit by bit."""
+    model, original, images = case.pair.model, deepcopy(case.original), case.images(1)
+    output, expected = case.pair.full(images), original(images)
+    assert torch.equal(output, expected)
+    ours, theirs = gradients(model, output), gradients(original, expected)
+    for name, gradient in theirs.items():
+        assert gradient is not None, f"{name} gets no gradient in the original, so nothing is compared"
+        assert torch.equal(ours[name], gradient), name  # type: ignore[arg-type]
+    assert_same_state(model.state_dict(), original.state_dict())
+
+
+def check_parameters_are_shared(case: Case) -> None:
+    """Invariant 2: the graphs hold the original's tensors themselves, under the original's names."""
+    for graph_module in (case.pair.full, case.pair.low):
+        parameters = dict(case.pair.model.named_parameters())
+        for name, parameter in graph_module.named_parameters():
+            assert parameter is parameters.pop(name), name
+        assert not parameters, f"without {list(parameters)}"
+        buffers = dict(case.pair.model.named_buffers())
+        for name, buffer in graph_module.named_buffers():
+            assert buffer is buffers[name], name
+        assert graph_module.training
+
+
+def check_geometry(case: Case) -> None:
+    """Invariant 3: on one input, every conv's output has the same shape in the model, the full and the low graph."""
+    for ratio in (1, case.kwargs["ratio"]):
+        shapes = []
+        for module in (case.pair.model, case.pair.full, case.pair.low):
+            with RecordConvShapes() as record, torch.no_grad():
+                output = module(case.images(ratio))
+            shapes.append([*record.shapes, tuple(output.shape)])
+        assert shapes[0] == shapes[1] == shapes[2]
+
+
+def check_low_is_the_eager_low_mode(case: Case) -> None:
+    """Values, gradients (invariant 4, Eq. 4) and running statistics (invariant 5) of ``pair.low``."""
+    kwargs, model = case.kwargs, case.pair.model
+    reference, before = deepcopy(model), snapshot(model)
+    output = case.pair.low(case.images())
+    ours = gradients(model, output)
+
+    ratio, transform = kwargs["kernel_ratio"] or kwargs["ratio"], kwargs["kernel_transform"]
+    how = {name: kwargs[name] for name in ("rounding", "gain")} | {"transform": transform}
+    where = {name: kwargs[name] for name in ("pool_convs", "drop_maxpools")}
+    with EagerLowMode(ratio, leaves=isinstance(transform, str), **how, **where) as mode:
+        expected = reference(case.images())
+    torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9)
+
+    theirs = gradients(reference, expected)
+    for name, parameter in reference.named_parameters():
+        pooled = mode.pooled_kernels.get(id(parameter))
+        if pooled is not None and isinstance(transform, str):
+            assert theirs[name] is None and pooled.grad is not None
+            theirs[name] = naive_kernel_gradient(pooled.grad, tuple(parameter.shape[2:]), ratio, **how)
+    scale = max(gradient.abs().max().item() for gradient in theirs.values() if gradient is not None)
+    for name, gradient in theirs.items():
+        found = ours[name]
+        assert gradient is not None and found is not None, f"{name} gets no gradient"
+        worst = (found - gradient).abs().max().item()
+        assert worst <= 1e-9 * max(scale, 1.0), f"the gradient of {name} is off by {worst:.1e}"
+
+    if kwargs["batchnorm"] == "isolate":
+        assert_same_state(model.state_dict(), before)
+    else:
+        for name, buffer in reference.named_buffers():
+            torch.testing.assert_close(model.get_buffer(name), buffer, rtol=1e-9, atol=1e-9, msg=name)
+    assert ratio == 1 or mode.pooled_kernels, "nothing was pooled, so nothing was compared"
+    event(f"{len(mode.pooled_kernels)} pooled kernels")
+
+
+def check_gradients_numerically(case: Case) -> None:
+    """Invariant 4: the gradients of the low graph against finite differences, for every weight of a conv."""
+    low = case.pair.low
+    names = [name for name, parameter in low.named_parameters() if parameter.dim() > 2]
+
+    def outputs(*weights: Tensor) -> Tensor:
+        return functional_call(low, dict(zip(names, weights, strict=True)), (case.images(),))
+
+    weights = [low.get_parameter(name).detach().clone().requires_grad_() for name in names]
+    assert torch.autograd.gradcheck(outputs, weights, fast_mode=True)
+
+
+def check_pair(spec: CNNSpec, kwargs: Kwargs) -> None:
+    case = make_case(spec, kwargs)
+    check_full_is_the_model(case)
+    check_parameters_are_shared(case)
+    # A transposed conv crops what it gives, and without its maxpools a model has other maps.
+    if kwargs["drop_maxpools"] == "none" and not any(conv.transposed for conv in convs_of(spec)):
+        check_geometry(case)
+    check_low_is_the_eager_low_mode(case)
+
+
+# The default suite ---------------------------------------------------------------------------------------------------
+
+
+@given(cnn_specs(), low_mode_kwargs())
+@quick
+def test_random_cnns(spec: CNNSpec, kwargs: Kwargs) -> None:
+    check_pair(spec, kwargs)
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+@given(data=st.data())
+@settings(parent=quick, max_examples=25)
+def test_models_of_other_dimensions(dims: int, data: st.DataObject) -> None:
+    check_pair(data.draw(cnn_specs(dims=dims)), data.draw(low_mode_kwargs()))
+
+
+@given(cnn_specs(transposed=True), low_mode_kwargs())
+@settings(parent=quick, max_examples=30)
+def test_models_with_transposed_convs(spec: CNNSpec, kwargs: Kwargs) -> None:
+    check_pair(spec, kwargs)
+
+
+@given(cnn_specs(cumulative=True), low_mode_kwargs())
+@settings(parent=quick, max_examples=20, phases=[Phase.generate])
+def test_models_with_cumulative_batchnorms(spec: CNNSpec, kwargs: Kwargs) -> None:
+    check_pair(spec, kwargs)
+
+
+@given(cnn_specs(max_size=12, smooth=True), low_mode_kwargs())
+@settings(parent=quick, max_examples=30)
+def test_the_gradients_of_the_low_graph_are_its_slopes(spec: CNNSpec, kwargs: Kwargs) -> None:
+    check_gradients_numerically(make_case(spec, kwargs))
+
+
+def test_a_cumulative_batchnorm_is_no_obstacle() -> None:
+    """``momentum=None`` divides by the number of batches so far, which a graph must leave to run time."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.ReLU(), nn.Conv2d(4, 4, 3)).train()
+    reference = deepcopy(model)
+    images = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    pair = build_pair(model, images)
+    for _ in range(2):
+        assert torch.equal(pair.full(images), reference(images))
+        pair.low(images)
+    assert_same_state(model.state_dict(), reference.state_dict())
+
+
+# And at length -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dims", "transposed", "examples"), [(2, False, 2000), (2, True, 500), (1, True, 500), (3, True, 250)]
+)
+def test_every_invariant_at_length(dims: int, transposed: bool, examples: int) -> None:
+    @given(cnn_specs(dims=dims, transposed=transposed, cumulative=True), low_mode_kwargs())
+    @settings(parent=thorough, max_examples=examples)
+    def check(spec: CNNSpec, kwargs: Kwargs) -> None:
+        check_pair(spec, kwargs)
+
+    check()
+
+
+@pytest.mark.slow
+@given(cnn_specs(max_size=12, smooth=True), low_mode_kwargs())
+@settings(parent=thorough, max_examples=500)
+def test_slopes_at_length(spec: CNNSpec, kwargs: Kwargs) -> None:
+    check_gradients_numerically(make_case(spec, kwargs))
