@@ -48,7 +48,7 @@ def draw(
     drawn = [row.low for row in rows if row.low]
     pooled = sum(box.kernel is not None and box.kernel.pooled is not None for box in drawn)
     dropped = sum(box.kind == "ghost" for box in drawn)
-    typer.echo(f"{out}: {len(shown)} nodes, {pooled} pooled kernels, {dropped} dropped max pools")
+    typer.echo(f"{out}: {len(shown)} nodes, {pooled} with a pooled kernel, {dropped} dropped in low-mode")
 
 
 def choose_part(pair: ModePair, part: str | None = None) -> tuple[str, frozenset[str]]:
@@ -60,7 +60,7 @@ def choose_part(pair: ModePair, part: str | None = None) -> tuple[str, frozenset
     Raises ``ValueError`` for a glob that matches nothing, with near matches, and for more nodes than a picture holds.
     """
     paths = node_paths(pair.full)
-    if part is not None:
+    if part:
         globs = names_or_set(part, ())
         modules = dict.fromkeys(module for path in paths.values() for module in (*_parents(path), path) if module)
         select_names(list(modules), globs, "--part", "module")

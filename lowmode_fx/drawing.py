@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Outline
 from torch import Tensor, fx
 
@@ -33,13 +33,20 @@ from .pair import ModePair
 from .train.atomic import write_atomically
 
 FORMATS = (".svg", ".png", ".pdf")
-Kind = Literal["image", "conv", "call", "slim", "ghost", "gap"]
+Kind = Literal["image", "conv", "call", "slim", "added", "ghost", "gap"]
 _TITLES = {
     **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "batch_norm"), "batch norm"),
     **dict.fromkeys(("LayerNorm", "layer_norm"), "layer norm"),
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), "global average pool"),
     **dict.fromkeys(("ReLU", "relu"), "ReLU"),
-    **{"Identity": "identity", "Linear": "linear", "cat": "concat", "mul": "multiply", "interpolate": "resize"},
+    **{
+        "Identity": "identity",
+        "Linear": "linear",
+        "cat": "concat",
+        "mul": "multiply",
+        "interpolate": "resize",
+        "Flatten": "flatten",
+    },
 }
 
 
@@ -85,18 +92,19 @@ class Link:
 
 
 def column(graph_module: fx.GraphModule, shapes: Mapping[fx.Node, Any], known: AbstractSet[str]) -> dict[str, Box]:
-    """A box for every input and call, by node name. A kernel is pooled where full-mode has no node of its name."""
+    """A box for every input and call, by node name; a kernel is pooled whose node is not ``known`` to full-mode."""
     convs = {site.node: site for site in conv_sites(graph_module)}
     pools = {site.node: site for site in max_pool_sites(graph_module)}
     paths, weights = node_paths(graph_module), {site.weight for site in convs.values()}
     pooled = {node for node in weights if node.op == "call_function" and node.name not in known}
+    batch = next(shapes[node][0] for node in graph_module.graph.nodes if node.op == "placeholder")
     boxes = {}
     for node in graph_module.graph.nodes:
         if node.op in ("get_attr", "output") or node in pooled:
             continue
         sources = tuple(dict.fromkeys(_sources(node, pooled)))
         path = paths.get(node.name, "")
-        box = Box(node.name, _title(graph_module, node), path, _sides(shapes[node]), sources)
+        box = Box(node.name, _title(graph_module, node), path, _sides(shapes[node], batch), sources)
         if node.op == "placeholder":
             box = replace(box, kind="image")
         elif site := convs.get(node):
@@ -145,29 +153,33 @@ def _title(graph_module: fx.GraphModule, node: fx.Node) -> str:
 
 def _conv_title(site: ConvSite) -> str:
     title = f"{'transposed ' * site.transposed}conv {_window(site.kernel, site.stride)}"
-    if any(step > 1 for step in site.dilation):
-        title += f", dilation {site.dilation[0]}"
+    if set(site.dilation) != {1}:
+        title += f", dilation {_each(site.dilation)}"
     if site.groups > 1:
         title += ", depthwise" if site.depthwise else f", {site.groups} groups"
     return title
 
 
 def _window(kernel: Sequence[int], stride: Sequence[int]) -> str:
-    steps = f"{stride[0]}" if len(set(stride)) == 1 else "×".join(map(str, stride))
-    return "×".join(map(str, kernel)) + f", stride {steps}" * (steps != "1")
+    return "×".join(map(str, kernel)) + ("" if set(stride) == {1} else f", stride {_each(stride)}")
 
 
-def _sides(shape: Any) -> str:
-    """``(N, C, H, W)`` as C×H×W; nothing for what is no single tensor."""
-    is_shape = isinstance(shape, tuple) and all(type(size) is int for size in shape)
-    return "×".join(map(str, shape[1:])) if is_shape else ""
+def _each(sides: Sequence[int]) -> str:
+    return str(sides[0]) if len(set(sides)) == 1 else "×".join(map(str, sides))
+
+
+def _sides(shape: Any, batch: int) -> str:
+    """``(N, C, H, W)`` as C×H×W, other shapes whole; nothing for what is no single tensor."""
+    if not isinstance(shape, tuple) or not all(type(size) is int for size in shape):
+        return ""
+    return "×".join(map(str, shape[1:] if shape[:1] == (batch,) else shape))
 
 
 # Boxes to rows and arrows --------------------------------------------------------------------------------------------
 
 
 def align(full: Mapping[str, Box], low: Mapping[str, Box], shown: AbstractSet[str]) -> tuple[Row, ...]:
-    """Rows in full-mode's order; dropped nodes are ghosts, and every run of nodes that are not ``shown`` is one gap.
+    """Rows in full-mode's order, dropped nodes as ghosts; every run of nodes that are not ``shown`` is one gap.
 
     A node that only low-mode has stands before the node it leads to. It is shown along with that one, or with a
     convolution right before it. Inputs are always shown.
@@ -187,6 +199,8 @@ def align(full: Mapping[str, Box], low: Mapping[str, Box], shown: AbstractSet[st
         ours, theirs = _placed(place, full, places), _placed(place, low, places)
         if ours and not theirs and ours.kind != "gap":
             theirs = replace(ours, title=f"{ours.title.partition(',')[0]}, dropped", shape="", sources=(), kind="ghost")
+        if theirs and not ours and theirs.kind != "gap":
+            theirs = replace(theirs, kind="added")
         rows.append(Row(ours, theirs))
     return tuple(rows)
 
@@ -312,6 +326,7 @@ _STYLES: dict[Kind, _Style] = {
     "conv": _Style(_INK),
     "call": _Style(_FAINT),
     "slim": _Style(_FAINT),
+    "added": _Style(_ORANGE),
     "ghost": _Style(_GREY, dashed=True),
     "gap": _Style("#f1f3f6", "#f1f3f6"),
 }
@@ -404,11 +419,11 @@ class _Picture:
             self._text(right, top + 25.5, box.shape, 9.5, _INK, "right")
 
     def _image(self, box: Box, low: bool, x: float, middle: float) -> None:
-        icon = _landscape(24)
+        icon = _landscape(16)
         if low:
             icon = downsample(icon, min(self.config.ratio, 8), self.config.input_method)
         cells = icon.shape[-1]
-        steps = [44 * (step - cells / 2) / 24 for step in range(cells + 1)]
+        steps = [44 * (step - cells / 2) / 16 for step in range(cells + 1)]
         edges = [x + 30 + step for step in steps], [middle + step for step in steps]
         self.axes.pcolormesh(*edges, icon[0, 0].tolist(), cmap="cividis", vmin=0, vmax=1, ec="face", lw=0.2, zorder=3)
         how = f"({self.config.input_method}, r = {self.config.ratio})" if low else ""
@@ -441,10 +456,8 @@ class _Picture:
         self._text(x + 8, y - 7, label, 10.5, style.line, bold=True)
         rows, columns = (1, *shape[2:])[-2:]
         cell = min(4.5, 14 / max(rows, columns))
-        left, top = x + KERNEL - 8 - cell * columns, y - 8 - cell * rows / 2
-        for row, column in product(range(rows), range(columns)):
-            corner = (left + cell * column, top + cell * row)
-            self.axes.add_patch(Rectangle(corner, cell, cell, fc="white", ec=style.line, linewidth=0.6, zorder=3))
+        grid = _grid(x + KERNEL - 8 - cell * columns, y - 8 - cell * rows / 2, rows, columns, cell)
+        self.axes.add_patch(PathPatch(grid, fc="white", ec=style.line, linewidth=0.6, zorder=3))
         sides = "×".join(map(str, shape))
         self._text(x + KERNEL / 2, y + 8.5, sides, min(9.5, 118 / len(sides)), _INK, "center")
 
@@ -489,6 +502,14 @@ class _Picture:
         patch = FancyArrowPatch(path=_rounded(points), arrowstyle=head, mutation_scale=1, color=colour, zorder=1)
         patch.set(linewidth=1.2, linestyle=(0, (3, 2.5)) if dashed else "solid", capstyle="butt")
         self.axes.add_patch(patch)
+
+
+def _grid(left: float, top: float, rows: int, columns: int, cell: float) -> Outline:
+    """The cells of a kernel, as one path."""
+    cells = [(left + cell * column, top + cell * row) for row, column in product(range(rows), range(columns))]
+    square = ((0, 0), (cell, 0), (cell, cell), (0, cell), (0, 0))
+    codes = [Outline.MOVETO, Outline.LINETO, Outline.LINETO, Outline.LINETO, Outline.CLOSEPOLY]
+    return Outline([(x + dx, y + dy) for x, y in cells for dx, dy in square], codes * len(cells))
 
 
 def _rounded(points: Sequence[tuple[float, float]], radius: float = 6.0) -> Outline:

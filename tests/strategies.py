@@ -330,6 +330,7 @@ class _Drawing:
     ) -> None:
         self.draw, self.channels, self.convs_left, self.max_kernel = draw, channels, convs, max_kernel
         self.smooth, self.cumulative = smooth, cumulative
+        self.kernels = st.sampled_from([size for size in (1, 2, 3, 4, 5, 6, 7, 3, 5, 7) if size <= max_kernel])
         self.dims = len(size)
         self.small = tuple(math.ceil(length / 3) for length in size)
 
@@ -392,7 +393,7 @@ class _Drawing:
     ) -> ConvSpec:
         """Draw a conv, count it and move ``small`` and ``channels`` behind it."""
         self.convs_left -= 1
-        kernel = self.per_dim(st.integers(1, self.max_kernel) if kernels is None else kernels, differ=4)
+        kernel = self.per_dim(self.kernels if kernels is None else kernels, differ=4)
         dilation = self.per_dim(st.sampled_from([1, 1, 2]), differ=6)
         if stride is None:
             stride = self.stride()

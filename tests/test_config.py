@@ -49,7 +49,9 @@ def test_it_is_frozen() -> None:
 
 
 def test_lists_become_tuples() -> None:
-    config = LowModeConfig(pool_convs=["a", "b.*"], keep_convs=["c"], drop_maxpools=["d"], strides={"e": [1, 2], "f": 2})
+    config = LowModeConfig(
+        pool_convs=["a", "b.*"], keep_convs=["c"], drop_maxpools=["d"], strides={"e": [1, 2], "f": 2}
+    )
     assert (config.pool_convs, config.keep_convs, config.drop_maxpools) == (("a", "b.*"), ("c",), ("d",))
     assert config.strides == {"e": (1, 2), "f": 2}
 
@@ -142,7 +144,9 @@ configs = st.builds(
     keep_convs=globs,
     drop_maxpools=st.sampled_from(["none", "stem", "all"]) | globs,
     strides=st.dictionaries(
-        st.text(min_size=1, max_size=8), st.integers(1, 4) | st.lists(st.integers(1, 4), min_size=1, max_size=3), max_size=3
+        st.text(min_size=1, max_size=8),
+        st.integers(1, 4) | st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        max_size=3,
     ),
     batchnorm=st.sampled_from(["isolate", "share"]),
     input_method=st.sampled_from(["gaussian", "bilinear", "area"]),
@@ -190,7 +194,7 @@ def test_an_unknown_option() -> None:
 
 
 def test_from_dict_validates() -> None:
-    with pytest.raises(ValueError, match="^ratio is 1;"):
+    with pytest.raises(ValueError, match=r"^ratio is 1;"):
         LowModeConfig.from_dict({"ratio": 1})
 
 

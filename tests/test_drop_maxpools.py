@@ -222,13 +222,14 @@ def test_a_join_that_no_longer_fits_is_named() -> None:
             return self.down(x) + self.pool(x)
 
     assert refusal(Join(), "all") == (
-        "branches no longer fit at add [(2, 4, 4, 4), (2, 4, 8, 8)] once pool changed; "
+        "branches no longer fit at add, 2×4×4×4 and 2×4×8×8, once pool changed; "
         "keep it (drop_maxpools, strides), or change every branch alike"
     )
     pair = build(Join(), "all", strides={"down": 1})
     images = torch.randn(2, 3, 8, 8)
     stem = pair.model.stem(images)
-    torch.testing.assert_close(pair.low(images), F.conv2d(stem, pair.model.down.weight, pair.model.down.bias, 1, 1) + stem)
+    down = F.conv2d(stem, pair.model.down.weight, pair.model.down.bias, 1, 1)
+    torch.testing.assert_close(pair.low(images), down + stem)
 
 
 def test_a_concatenation_that_no_longer_fits_is_named() -> None:
@@ -243,4 +244,4 @@ def test_a_concatenation_that_no_longer_fits_is_named() -> None:
             return torch.cat([self.down(x), self.pool(x)], dim=1)
 
     message = refusal(Concatenated(), ["pool"])
-    assert message.startswith("branches no longer fit at cat [(2, 4, 4, 4), (2, 4, 8, 8)] once pool changed; keep it")
+    assert message.startswith("branches no longer fit at cat, 2×4×4×4 and 2×4×8×8, once pool changed; keep it")

@@ -110,7 +110,9 @@ def test_convs_that_are_not_traced_have_a_row_of_their_own() -> None:
     class Opaque(nn.Sequential):
         pass
 
-    model = named(stem=nn.Conv2d(3, 4, 3, padding=1), inner=Opaque(nn.Conv2d(4, 4, 3, padding=1)), last=nn.Conv2d(4, 4, 5))
+    model = named(
+        stem=nn.Conv2d(3, 4, 3, padding=1), inner=Opaque(nn.Conv2d(4, 4, 3, padding=1)), last=nn.Conv2d(4, 4, 5)
+    )
     pair = build_pair(model, torch.zeros(2, 3, 16, 16), leaf_modules=[Opaque])
     report = count_flops(pair)
     assert rows(report)["convolutions inside untraced modules"] == ("", "", 16 * 16 * 4 * 4 * 9, 8 * 8 * 4 * 4 * 9)
@@ -134,7 +136,9 @@ def test_resnet18_is_what_fvcore_itself_counts() -> None:
     assert len(report.layers) == 20 + 3  # convolutions; the norms, the pool and the head
 
 
-@pytest.mark.xfail(strict=True, reason="the graphs are counted in the mode that the model is in: norms cost less in eval")
+@pytest.mark.xfail(
+    strict=True, reason="the graphs are counted in the mode that the model is in: norms cost less in eval"
+)
 def test_the_count_is_that_of_training_whatever_mode_the_model_is_in() -> None:
     model = named(stem=nn.Conv2d(3, 8, 3), norm=nn.BatchNorm2d(8), body=nn.Conv2d(8, 8, 3))
     training = count_flops(build(model))
@@ -162,7 +166,9 @@ def test_counting_changes_no_state() -> None:
 
 
 def test_what_is_free_is_listed_with_its_reason() -> None:
-    report = count_flops(build(named(stem=nn.Conv2d(3, 4, 3), act=nn.ReLU(), pool=nn.MaxPool2d(2), body=nn.Conv2d(4, 4, 3))))
+    report = count_flops(
+        build(named(stem=nn.Conv2d(3, 4, 3), act=nn.ReLU(), pool=nn.MaxPool2d(2), body=nn.Conv2d(4, 4, 3)))
+    )
     assert report.free["aten::max_pool2d"] == "pooling: additions and comparisons"
     assert all(report.free.values())
 
@@ -202,7 +208,9 @@ def test_a_handle_counts_it_and_none_declares_it_free() -> None:
 
 
 def test_the_report_as_plain_values() -> None:
-    report = FlopReport(10, 4, (LayerFlops("a", "3×3", "1×1", 10, 4), LayerFlops("b", "", "", 0, 0)), {"aten::relu": "why"})
+    report = FlopReport(
+        10, 4, (LayerFlops("a", "3×3", "1×1", 10, 4), LayerFlops("b", "", "", 0, 0)), {"aten::relu": "why"}
+    )
     assert report.to_dict() == {
         "full_macs": 10,
         "low_macs": 4,

@@ -187,9 +187,7 @@ def test_transforms_are_the_naive_loops(kernel: tuple[Tensor, int, Any], transfo
 @quick
 def test_gain_sum_keeps_the_sum_exactly(kernel: tuple[Tensor, int, Any], adaptive: bool) -> None:
     weight, ratio, rounding = kernel
-    weight = (
-        100 * weight
-    ).round()  # whole numbers: their shares are whole eighths, so nothing is rounded
+    weight = (100 * weight).round()  # whole numbers: their shares are whole eighths, so nothing is rounded
     pooled = tuple(pooled_size(size, ratio, rounding) for size in weight.shape[2:])
     spatial = tuple(range(2, weight.ndim))
     result = average_kernel(weight, pooled, ratio, "sum", adaptive)

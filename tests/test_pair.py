@@ -186,7 +186,10 @@ def test_a_deep_copy_is_a_pair_of_its_own() -> None:
     copied.full(images)
     assert torch.equal(pair.low(images), expected)
     assert not torch.equal(copied.low(images), expected)
-    assert (pair.model.blocks[0].num_batches_tracked.item(), copied.model.blocks[0].num_batches_tracked.item()) == (0, 1)
+    assert (pair.model.blocks[0].num_batches_tracked.item(), copied.model.blocks[0].num_batches_tracked.item()) == (
+        0,
+        1,
+    )
 
 
 def test_a_deep_copy_of_something_that_holds_a_pair_and_its_model() -> None:
@@ -236,6 +239,11 @@ def test_the_graphs_take_any_batch(batch: int) -> None:
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "(2, 3, 16, 16) of torch.uint8"),
         ([1.0], "list"),
         (None, "NoneType"),
+        pytest.param(
+            torch.zeros(0, 3, 16, 16),
+            "(0, 3, 16, 16) of torch.float32",
+            marks=pytest.mark.xfail(strict=True, raises=RuntimeError, reason="an empty batch can't be expanded to two"),
+        ),
     ],
 )
 def test_an_example_that_is_no_batch_of_images(example: Any, found: str) -> None:
@@ -315,7 +323,8 @@ def test_auto_falls_back_to_export_and_says_why() -> None:
     assert pair.report.front_end == "export"
     (failure,) = pair.report.front_end_failures
     assert re.fullmatch(
-        r"fx: symbolically traced variables cannot be used as inputs to control flow \(line \d+ of test_pair\.py\)", failure
+        r"fx: symbolically traced variables cannot be used as inputs to control flow \(line \d+ of test_pair\.py\)",
+        failure,
     )
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(pair.full(images), pair.model(images))
@@ -337,7 +346,7 @@ def test_a_model_that_nothing_can_trace(front_end: Any) -> None:
 
 
 def test_a_front_end_that_does_not_exist() -> None:
-    with pytest.raises(ValueError, match="^front_end is 'jit'; allowed: 'auto', 'fx', 'export'$"):
+    with pytest.raises(ValueError, match=r"^front_end is 'jit'; allowed: 'auto', 'fx', 'export'$"):
         build_pair(Tiny(), torch.zeros(IMAGES), front_end="jit")  # type: ignore[arg-type]
 
 
@@ -351,8 +360,16 @@ def test_a_submodule_is_paired_alone() -> None:
     assert_shared(pair)
 
 
+def test_kernels_alone_may_be_pooled_for_images_of_full_size() -> None:
+    pair = tiny_pair(downsample_input=False)
+    assert pair.report.low_input_shape == pair.report.input_shape
+    images = torch.randn(IMAGES)
+    assert pair.downsample(images) is images
+    assert pair.low(images).shape == (2, 5) and len(pair.report.pooled) == 1
+
+
 def test_a_submodule_that_is_not_there() -> None:
-    with pytest.raises(ValueError, match="^submodule: Tiny has no 'block'; near matches: blocks"):
+    with pytest.raises(ValueError, match=r"^submodule: Tiny has no 'block'; near matches: blocks"):
         build_pair(Tiny(), torch.zeros(IMAGES), submodule="block")
 
 
@@ -367,7 +384,9 @@ def test_a_pair_without_a_pooled_kernel_warns_where_it_was_built() -> None:
     assert [str(warning.message) for warning in warned] == [f"{note}; see pool_convs"]
 
 
-@pytest.mark.xfail(strict=True, reason="fitting.notes warns with stacklevel=4, one frame above the caller of build_pair")
+@pytest.mark.xfail(
+    strict=True, reason="fitting.notes warns with stacklevel=4, one frame above the caller of build_pair"
+)
 def test_the_warning_points_at_the_callers_line() -> None:
     with pytest.warns(NoEffectWarning) as warned:
         build_pair(Tiny(), torch.zeros(IMAGES), LowModeConfig(keep_convs=["blocks"]))
@@ -391,7 +410,9 @@ def test_a_model_with_nothing_to_pool() -> None:
 
 
 def test_a_model_without_a_convolution() -> None:
-    with pytest.raises(PassError, match="^Sequential has nothing to pool: it has no convolution; low-mode is for conv"):
+    with pytest.raises(
+        PassError, match=r"^Sequential has nothing to pool: it has no convolution; low-mode is for conv"
+    ):
         build_pair(named(flat=nn.Flatten(), fc=nn.Linear(768, 2)), torch.zeros(IMAGES))
 
 

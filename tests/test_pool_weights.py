@@ -170,6 +170,13 @@ def test_the_stem_is_every_conv_that_reads_the_image() -> None:
     assert (set(pooled(pair)), set(skipped(pair))) == ({"body"}, {"left", "right"})
 
 
+@pytest.mark.xfail(strict=True, raises=PassError, reason="a site is named after the module that its kernel is found in")
+def test_convs_with_one_kernel_between_them_keep_their_own_names() -> None:
+    model = named(stem=nn.Conv2d(3, 4, 1), first=nn.Conv2d(4, 4, 3, padding=1), second=nn.Conv2d(4, 4, 3, padding=1))
+    model.second.weight = model.first.weight
+    assert set(pooled(build(model, keep_convs=["second"]))) == {"first"}
+
+
 def test_kernel_ratio_and_rounding() -> None:
     def sizes(**options: Any) -> list[str]:
         return [change.after for change in build(every_kind(), **options).report.pooled if change.site in ("five",)]

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from oracle import EagerLowMode, RecordConvShapes, naive_kernel_gradient
-from strategies import CNNSpec, build_cnn, cnn_specs, convs_of, draw_images, low_mode_kwargs
+from strategies import CNNSpec, ConvSpec, UnitSpec, build_cnn, cnn_specs, convs_of, draw_images, low_mode_kwargs
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -156,7 +156,6 @@ def check_low_is_the_eager_low_mode(case: Case) -> None:
         for name, buffer in reference.named_buffers():
             torch.testing.assert_close(model.get_buffer(name), buffer, rtol=1e-9, atol=1e-9, msg=name)
     assert ratio == 1 or mode.pooled_kernels, "nothing was pooled, so nothing was compared"
-    event(f"{len(mode.pooled_kernels)} pooled kernels")
 
 
 def check_gradients_numerically(case: Case) -> None:
@@ -201,6 +200,22 @@ def test_models_of_other_dimensions(dims: int, data: st.DataObject) -> None:
 @settings(parent=quick, max_examples=30)
 def test_models_with_transposed_convs(spec: CNNSpec, kwargs: Kwargs) -> None:
     check_pair(spec, kwargs)
+
+
+@pytest.mark.parametrize("gain", ["mean", "sum"])
+@pytest.mark.parametrize("kernel_transform", ["avg", "adaptive", "center"])
+@pytest.mark.parametrize("rounding", ["ceil", "floor"])
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_every_kernel_from_1_to_9(ratio: int, rounding: str, kernel_transform: str, gain: str) -> None:
+    """One chain of convs with all the sizes, so that none is left to chance: the odd ones padded, the even ones not."""
+    units = [
+        UnitSpec(ConvSpec(2, 2, (size,), (1,), (1,), padding=size // 2 * (size % 2)), activation="silu")
+        for size in (1, *range(1, 10))
+    ]
+    spec = CNNSpec((tuple(units),), channels=2, features=2, classes=2, size=(96,), head="mean", seed=0)
+    kwargs = {"rounding": rounding, "kernel_transform": kernel_transform, "gain": gain, "ratio": ratio}
+    defaults = {"kernel_ratio": None, "batchnorm": "isolate", "pool_convs": "dense", "drop_maxpools": "none"}
+    check_pair(spec, kwargs | defaults)
 
 
 @given(cnn_specs(cumulative=True), low_mode_kwargs())

@@ -90,7 +90,9 @@ def test_the_epoch_that_was_told_counts(pair: ModePair, images: Tensor) -> None:
     assert modes == [FULL, FULL, LOW, LOW] and net.step == 4
 
 
-def test_an_attached_optimizer_counts_the_steps(pair: ModePair, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attached_optimizer_counts_the_steps(
+    pair: ModePair, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net = eager(pair, PeriodicSchedule(period=3, low_steps=2))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     net.attach(optimizer)
@@ -220,7 +222,9 @@ class WithExtraState(Tiny):
         self.state = state
 
 
-@pytest.mark.xfail(strict=True, reason="the registries are shared, get_extra_state and state-dict hooks of the root are not")
+@pytest.mark.xfail(
+    strict=True, reason="the registries are shared, get_extra_state and state-dict hooks of the root are not"
+)
 def test_extra_state_of_the_model_is_in_the_checkpoint() -> None:
     model = WithExtraState()
     net = eager(build_pair(model, torch.zeros(IMAGES)))

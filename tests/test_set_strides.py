@@ -70,9 +70,7 @@ def test_padding_by_name(padding: str) -> None:
     pair = build(model, {"stem": 1, "body": 2})
     images = torch.randn(2, 3, 16, 16)
     stem = F.conv2d(images, model.stem.weight, model.stem.bias, 1, 1)
-    expected = F.conv2d(stem,
-         model.body.weight, model.body.bias, 2, 2 if padding == "same" else 0, dilation=2
-    )
+    expected = F.conv2d(stem, model.body.weight, model.body.bias, 2, 2 if padding == "same" else 0, dilation=2)
     assert torch.equal(pair.low(images), expected)
 
 
@@ -118,6 +116,20 @@ def test_a_stride_that_breaks_a_join_names_it() -> None:
     with pytest.raises(PassError) as error:
         build(Residual(), {"body": 2})
     assert str(error.value) == (
-        "branches no longer fit at add [(2, 4, 8, 8), (2, 4, 4, 4)] once body changed; "
+        "branches no longer fit at add, 2×4×8×8 and 2×4×4×4, once body changed; "
         "keep it (drop_maxpools, strides), or change every branch alike"
     )
+
+
+def test_a_map_that_is_too_small_for_a_kernel_is_no_join() -> None:
+    model = model_of(nn.Conv2d(4, 5, 3))
+    with pytest.raises(PassError, match=r"^low-mode does not fit the model: at conv2d_1 in body, given 2×4×2×2: "):
+        build(model, {"stem": 4})
+
+
+@pytest.mark.xfail(strict=True, reason="fit() takes the computed kernel for a second branch")
+def test_a_map_that_is_too_small_for_a_pooled_kernel_is_no_join() -> None:
+    model = model_of(nn.Conv2d(4, 5, 3))
+    with pytest.raises(PassError) as error:
+        build(model, {"stem": 4}, kernel_ratio=None)
+    assert "branches no longer fit" not in str(error.value)

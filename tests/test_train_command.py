@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from training import write_images
 from lowmode_fx import cli
 from lowmode_fx.train import TrainSettings
 from lowmode_fx.train.command import _schedule, _settings, _shares
+from lowmode_fx.train.progress import Reporter
 
 QUICK = ("--data", "digits", "--image-size", "8", "--epochs", "2", "--no-compile", "--device", "cpu")
 MODEL = "training:tiny_model"
@@ -94,6 +96,16 @@ def test_resume_goes_on_and_overwrite_starts_again(run: Run, finished: Path, tmp
     overwritten = run("train", MODEL, *QUICK, "--out", str(folder), "--overwrite")
     assert overwritten.status == 0 and "going on" not in overwritten.out
     assert len((folder / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_an_interrupted_run_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "step", lambda self, epoch, step: step == 4 and signal.raise_signal(signal.SIGTERM))
+        outcome = run("train", MODEL, *QUICK, "--out", "run")
+    assert outcome.status == 128 + signal.SIGTERM
+    assert outcome.out.splitlines()[-1].startswith("interrupted by SIGTERM; the same command with --resume")
+    resumed = run("train", MODEL, *QUICK, "--out", "run", "--resume")
+    assert resumed.status == 0 and "going on from epoch 1, step 5 (run/checkpoint)" in resumed.out
 
 
 def test_the_baseline_is_the_plain_model(run: Run) -> None:

@@ -31,7 +31,7 @@ def summary_lines(records: Sequence[Record]) -> list[str]:
         f"{len(right)} of {len(models)} models with a poolable convolution give a right pair "
         f"({len(right) / max(1, len(models)):.1%}); {counts['wrong']} wrong, {counts['refused']} refused, "
         f"{counts['error']} errors, {counts['timeout']} timeouts; {len(records) - len(models)} have nothing to pool",
-        f"of the right ones {len(right) - whole} train on smaller images, {whole} take one size only and pool kernels alone",
+        f"of these {len(right) - whole} train on smaller images, {whole} take one size only and pool kernels alone",
     ]
     if right:
         fronts = Counter(record.front_end for record in right)
@@ -49,7 +49,7 @@ def to_markdown(records: Sequence[Record]) -> str:
     models = poolable(records)
     lines = [*(f"- {line}" for line in summary_lines(records)), ""]
     lines += [
-        "| family | models | right | low / full macs (median) | kernels pooled (median) |",
+        "| family | models | right | median low / full macs | median kernels pooled |",
         "| :-- | --: | --: | --: | --: |",
     ]
     for family in sorted({record.family for record in models}):
@@ -86,9 +86,8 @@ def plot(records: Sequence[Record], path: Path) -> None:
     largest = [name for name, _ in Counter(record.family for record in right).most_common(len(_COLOURS))]
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     for name, colour in [("other families", "#BBBBBB"), *zip(largest, _COLOURS, strict=False)]:
-        members = [
-            record for record in right if (record.family if record.family in largest else "other families") == name
-        ]
+        others = name not in largest
+        members = [record for record in right if (record.family not in largest if others else record.family == name)]
         for shrunk, marker in ((True, "o"), (False, "x")):
             dots = [record for record in members if record.downsample_input is shrunk]
             axes.scatter(
@@ -102,15 +101,8 @@ def plot(records: Sequence[Record], path: Path) -> None:
                 label=name if shrunk else None,
             )
     axes.axhline(0.25, color="#888888", linewidth=0.8, linestyle="--")
-    axes.text(
-        1,
-        0.255,
-        "half the resolution, kernels kept",
-        color="#666666",
-        ha="right",
-        va="bottom",
-        transform=axes.get_yaxis_transform(),
-    )
+    at = axes.get_yaxis_transform()
+    axes.text(1, 0.255, "half the resolution, kernels kept", color="#666666", ha="right", va="bottom", transform=at)
     axes.set(xscale="log", ylim=(0, 1.05), xlabel="Gmacs per image in full-mode", ylabel="low / full macs")
     axes.set_title("What low-mode costs, model by model (crosses: one image size only, kernels alone)")
     axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)

@@ -1,0 +1,37 @@
+"""``lowmode-fx``: the commands, and what a user's mistake looks like: one line, exit status 2."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+
+from .draw_command import draw
+from .report_command import report
+from .sweep.command import sweep
+from .train.command import train
+
+app = typer.Typer(
+    name="lowmode-fx",
+    help="Train CNNs for less: a second, cheaper graph over the same parameters, for part of the steps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (report, train, draw, sweep):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run a command. What the user got wrong is one line on standard error and exit status 2."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.|timm\.")
+    try:
+        status = app(standalone_mode=False)
+    except (ValueError, TypeError, OSError, typer.TyperException) as error:
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,45 @@
+"""The README is true: its example runs, its reports are what the tool prints, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from lowmode_fx import LowModeConfig, build_pair, count_flops
+from lowmode_fx.models import create_model
+from lowmode_fx.report import render_report
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_every_python_example_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_the_reports_are_what_the_tool_prints(name: str) -> None:
+    pair = build_pair(create_model(name), torch.zeros(2, 3, 224, 224))
+    assert render_report(name, pair, count_flops(pair)) in README
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("resnet18", "0.1341"), ("resnet50", "0.5812")])
+def test_what_dropping_the_stem_max_pool_costs(name: str, ratio: str) -> None:
+    pair = build_pair(create_model(name), torch.zeros(2, 3, 224, 224), LowModeConfig(drop_maxpools="stem"))
+    assert f"{count_flops(pair).ratio:.4f}" == ratio
+    assert f"{ratio} for ResNet-{name.removeprefix('resnet')}" in README
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)", README))
+def test_every_link_leads_to_a_file(target: str) -> None:
+    assert (ROOT / target).exists()
+
+
+def test_the_options_table_names_every_option() -> None:
+    documented = set(re.findall(r"^\| `(\w+)` \| `", README, re.MULTILINE))
+    assert documented == set(LowModeConfig().to_dict())
