@@ -97,9 +97,8 @@ def load_rows(path: Path, resume: bool) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
+    command, here = ["git", "describe", "--always", "--dirty"], Path(__file__).parent
+    run = subprocess.run(command, capture_output=True, text=True, cwd=here, check=False)
     return run.stdout.strip() or "unknown"
 
 

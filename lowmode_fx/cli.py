@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from .draw_command import draw
+from .drawing.command import draw
 from .report_command import report
 from .sweep.command import sweep
 from .train.command import train

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from lowmode_fx import LowModeConfig, ModePair, build_pair
-from lowmode_fx.draw_command import choose_part, draw
 from lowmode_fx.drawing import Box, Kernel, Link, Row, align, connect, draw_pair, lay_out, pair_rows, shorten
+from lowmode_fx.drawing.command import choose_part, draw
 from lowmode_fx.tracing import FrontEnd
 
 FRONT_ENDS: tuple[FrontEnd, ...] = ("fx", "export")
@@ -256,6 +256,24 @@ def test_convolutions_say_what_is_unusual_about_them() -> None:
         ("pad", "pad"),
         ("concat", "concat"),
     ]
+
+
+class Computed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 1)
+        self.weight = nn.Parameter(torch.ones(4, 3, 3, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.conv2d(self.first(images), self.weight * 2, padding=1)
+
+
+def test_a_computed_kernel_is_drawn_with_its_whole_shape() -> None:
+    pair = build(Computed())
+    rows = pair_rows(pair, whole(pair))
+    assert [row.low.shape for row in rows[1:] if row.low] == ["3×16×16", "4×3×3×3", "4×16×16"]
+    assert rows[-1].low and rows[-1].low.kernel == Kernel((4, 3, 3, 3), (4, 3, 1, 1))
+    assert rows[-1].low.sources == tuple(row.low.name for row in rows[1:3] if row.low)
 
 
 # Which part ----------------------------------------------------------------------------------------------------------

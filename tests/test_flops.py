@@ -148,10 +148,12 @@ def test_the_count_is_that_of_training_whatever_mode_the_model_is_in() -> None:
 # Nothing is counted silently, and nothing changes --------------------------------------------------------------------
 
 
-def test_counting_changes_no_state() -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("batchnorm", ["isolate", "share"])
+def test_counting_changes_no_state(frozen: bool, batchnorm: Any) -> None:
     model = named(stem=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), drop=nn.Dropout(), body=nn.Conv2d(4, 4, 3))
-    pair = build(model)
-    model.norm.eval()
+    pair = build(model, batchnorm=batchnorm)
+    model.norm.train(not frozen)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     versions = [tensor._version for tensor in model.state_dict(keep_vars=True).values()]
     modes = [module.training for module in (*model.modules(), pair.full, pair.low)]

@@ -263,6 +263,39 @@ def test_eager_low_mode_pools_all_but_the_stem(padding: int | str, expected: lis
     assert pooled.tolist() == [[[1.5, 3.5, 5.0]]]
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "groups"),
+    [
+        ((5, 5), (1, 1), (2, 2), (1, 1), 1),
+        ((5, 3), (2, 1), (0, 1), (1, 2), 2),
+        ((4, 7), (3, 2), (1, 0), (1, 1), 1),
+        ((2, 6), (1, 2), (0, 3), (2, 1), 4),
+    ],
+)
+def test_eager_low_mode_is_the_naive_conv_with_the_pooled_kernel(
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        stem = nn.Conv2d(1, 4, 1, dtype=torch.float64)
+        conv = nn.Conv2d(4, 4, kernel, stride, padding, dilation, groups, dtype=torch.float64)
+        images = torch.randn(1, 1, 9, 11, dtype=torch.float64)
+    with EagerLowMode(2):
+        result = conv(stem(images))
+    pooled = naive_pool_kernel(conv.weight, 2)
+    pairs = tuple((side, side) for side in padding)
+    pairs = pooled_padding(pairs, kernel, tuple(pooled.shape[2:]), dilation)
+    expected = naive_conv(
+        stem(images), pooled, conv.bias, stride=stride, padding=pairs, dilation=dilation, groups=groups
+    )
+    torch.testing.assert_close(result, expected)
+    assert result.shape == conv(stem(images)).shape
+
+
 def test_eager_low_mode_collects_the_gradient_of_the_pooled_kernel() -> None:
     model = TwoConvs(0)
     with EagerLowMode(2) as mode:

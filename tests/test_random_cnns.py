@@ -44,6 +44,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+DEFAULTS: Kwargs = {
+    "ratio": 2,
+    "kernel_ratio": None,
+    "rounding": "ceil",
+    "kernel_transform": "avg",
+    "gain": "mean",
+    "batchnorm": "isolate",
+    "pool_convs": "dense",
+    "drop_maxpools": "none",
+}
+
+
 @dataclass(frozen=True)
 class Case:
     """A drawn model's pair, and a copy of the model from before it was made."""
@@ -65,6 +77,12 @@ def make_case(spec: CNNSpec, kwargs: Kwargs) -> Case:
     assert pair.model is model and model.training
     assert_same_state(model.state_dict(), original.state_dict())
     return Case(spec, kwargs, original, pair)
+
+
+def chain_of(convs: list[ConvSpec]) -> CNNSpec:
+    """One conv after the other on signals of 96 samples, a SiLU behind each."""
+    units = tuple(UnitSpec(conv, activation="silu") for conv in convs)
+    return CNNSpec((units,), convs[0].inputs, convs[-1].outputs, classes=2, size=(96,), head="mean", seed=0)
 
 
 def gradients(module: nn.Module, output: Tensor) -> dict[str, Tensor | None]:
@@ -208,14 +226,21 @@ def test_models_with_transposed_convs(spec: CNNSpec, kwargs: Kwargs) -> None:
 @pytest.mark.parametrize("ratio", [2, 3])
 def test_every_kernel_from_1_to_9(ratio: int, rounding: str, kernel_transform: str, gain: str) -> None:
     """One chain of convs with all the sizes, so that none is left to chance: the odd ones padded, the even ones not."""
-    units = [
-        UnitSpec(ConvSpec(2, 2, (size,), (1,), (1,), padding=size // 2 * (size % 2)), activation="silu")
-        for size in (1, *range(1, 10))
-    ]
-    spec = CNNSpec((tuple(units),), channels=2, features=2, classes=2, size=(96,), head="mean", seed=0)
-    kwargs = {"rounding": rounding, "kernel_transform": kernel_transform, "gain": gain, "ratio": ratio}
-    defaults = {"kernel_ratio": None, "batchnorm": "isolate", "pool_convs": "dense", "drop_maxpools": "none"}
-    check_pair(spec, kwargs | defaults)
+    convs = [ConvSpec(2, 2, (k,), (1,), (1,), padding=k // 2 * (k % 2)) for k in (1, *range(1, 10))]
+    options = {"ratio": ratio, "rounding": rounding, "kernel_transform": kernel_transform, "gain": gain}
+    check_pair(chain_of(convs), DEFAULTS | options)
+
+
+@pytest.mark.parametrize("kernel_transform", ["avg", "adaptive", "center"])
+def test_every_transposed_kernel_from_1_to_6(kernel_transform: str) -> None:
+    """As above, each kernel with and without padding; at stride 2 those that stay large enough to be pooled."""
+    shapes = [(k, 1, padding, 0) for k in range(1, 7) for padding in (0, k // 2)]
+    shapes += [(k, 2, padding, extra) for k in (5, 6) for padding in (0, 2) for extra in (0, 1)]
+    for kernel, stride, padding, extra in shapes:
+        opening = ConvSpec(2, 3, (1,), (1,), (1,), padding=0)
+        transposed = ConvSpec(3, 2, (kernel,), (stride,), (1,), (padding,), transposed=True, output_padding=(extra,))
+        closing = ConvSpec(2, 2, (3,), (1,), (1,), padding=1)
+        check_pair(chain_of([opening, transposed, closing]), DEFAULTS | {"kernel_transform": kernel_transform})
 
 
 @given(cnn_specs(cumulative=True), low_mode_kwargs())

@@ -150,11 +150,9 @@ def train(
         name = signal.Signals(result.interrupted).name
         _print(console, f"interrupted by {name}; the same command with --resume instead of --overwrite goes on")
         raise typer.Exit(128 + result.interrupted)
-    _print(
-        console,
-        f"validation accuracy {result.final_accuracy:.2%} (best {result.best_accuracy:.2%}) after "
-        f"{result.train_seconds:.1f} s of training and {result.compile_seconds:.1f} s of compilation; see {path}",
-    )
+    accuracy = f"validation accuracy {result.final_accuracy:.2%} (best {result.best_accuracy:.2%})"
+    compiling = f" and {result.compile_seconds:.1f} s of compilation" if settings.compile else ""
+    _print(console, f"{accuracy} after {result.train_seconds:.1f} s of training{compiling}; see {path}")
 
 
 def _settings(preset: str, **given: Any) -> TrainSettings:

@@ -152,10 +152,10 @@ class _Run:
         if self.low_mode is not None:
             modes = modes_to_come(self.low_mode, self.settings.epochs, self.steps)
             forwards = [partial(self.low_mode.run, mode) for mode in modes]
-        self.compile_seconds += warm_up(
-            self.net, self.device, [partial(self.backward, forward, images, labels) for forward in forwards]
-        )
+        passes = [partial(self.backward, forward, images, labels) for forward in forwards]
+        seconds = warm_up(self.net, self.device, passes)
         if self.settings.compile:
+            self.compile_seconds += seconds
             self.reporter.say(f"compiled in {self.compile_seconds:.1f} s (not part of the training time)")
 
     def batches(self, epoch: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -1,312 +1,32 @@
-"""A picture of a pair: both graphs side by side, node by node, with the kernels that they share in between.
-
-Graphs become boxes (``column``), boxes become rows with places (``align``, ``connect``, ``lay_out``: plain values in,
-plain values out), and those become a file (``draw_pair``).
-"""
+"""Places to a file, by matplotlib."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise, product
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
 
 import matplotlib
 import torch
-import torch.nn.functional as F
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Outline
-from torch import Tensor, fx
+from torch import Tensor
 
+from lowmode_fx.downsampling import downsample
+from lowmode_fx.flops import example_inputs
+from lowmode_fx.pair import ModePair
+from lowmode_fx.train.atomic import write_atomically
 from passes import propagate_shapes
-from passes.isolate_batchnorm import isolated_norm
-from passes.match import ConvSite, conv_sites, max_pool_sites, module_path
 
-from .downsampling import downsample
-from .flops import example_inputs
-from .pair import ModePair
-from .train.atomic import write_atomically
+from .boxes import Box, Kernel, Kind, Link, Row, column
+from .layout import KERNEL, LANE, NODE, SPACE, TRANSFORM, Side, align, lay_out, shorten
 
 FORMATS = (".svg", ".png", ".pdf")
-Kind = Literal["image", "conv", "call", "slim", "added", "ghost", "gap"]
-_TITLES = {
-    **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "batch_norm"), "batch norm"),
-    **dict.fromkeys(("LayerNorm", "layer_norm"), "layer norm"),
-    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), "global average pool"),
-    **dict.fromkeys(("ReLU", "relu"), "ReLU"),
-    **{
-        "Identity": "identity",
-        "Linear": "linear",
-        "cat": "concat",
-        "mul": "multiply",
-        "interpolate": "resize",
-        "Flatten": "flatten",
-    },
-}
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A convolution's kernel ``(F, C, *K)``: the parameter, and what low-mode makes of it where it is pooled."""
-
-    shape: tuple[int, ...]
-    pooled: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Box:
-    """One node in one mode; ``sources`` names the boxes that it reads."""
-
-    name: str
-    title: str
-    path: str = ""
-    shape: str = ""
-    sources: tuple[str, ...] = ()
-    kind: Kind = "call"
-    kernel: Kernel | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """The same node in both modes; ``None`` where a mode has none."""
-
-    full: Box | None
-    low: Box | None
-
-
-@dataclass(frozen=True)
-class Link:
-    """An arrow from row to row: lane 0 is straight down, the others pass beside the boxes in between."""
-
-    source: int
-    target: int
-    lane: int = 0
-
-
-# Graphs to boxes -----------------------------------------------------------------------------------------------------
-
-
-def column(graph_module: fx.GraphModule, shapes: Mapping[fx.Node, Any], known: AbstractSet[str]) -> dict[str, Box]:
-    """A box for every input and call, by node name; a kernel is pooled whose node is not ``known`` to full-mode."""
-    convs = {site.node: site for site in conv_sites(graph_module)}
-    pools = {site.node: site for site in max_pool_sites(graph_module)}
-    paths, weights = node_paths(graph_module), {site.weight for site in convs.values()}
-    pooled = {node for node in weights if node.op == "call_function" and node.name not in known}
-    batch = next(shapes[node][0] for node in graph_module.graph.nodes if node.op == "placeholder")
-    boxes = {}
-    for node in graph_module.graph.nodes:
-        if node.op in ("get_attr", "output") or node in pooled:
-            continue
-        sources = tuple(dict.fromkeys(_sources(node, pooled)))
-        path = paths.get(node.name, "")
-        box = Box(node.name, _title(graph_module, node), path, _sides(shapes[node], batch), sources)
-        if node.op == "placeholder":
-            box = replace(box, kind="image")
-        elif site := convs.get(node):
-            small = site.weight_shape if site.weight in pooled else None
-            kernel = Kernel(shapes[site.weight.all_input_nodes[0]] if small else site.weight_shape, small)
-            box = replace(box, title=_conv_title(site), kind="conv", kernel=kernel)
-        elif pool := pools.get(node):
-            box = replace(box, title=f"max pool {_window(pool.kernel, pool.stride)}")
-        elif box.title == "identity":
-            box = replace(box, kind="slim")
-        boxes[node.name] = box
-    return boxes
-
-
-def node_paths(graph_module: fx.GraphModule) -> dict[str, str]:
-    """Path of the module that each call belongs to, by node name; a convolution's is its weight's."""
-    convs = {site.node: site.name for site in conv_sites(graph_module)}
-    return {
-        node.name: convs.get(node) or (str(node.target) if node.op == "call_module" else module_path(node) or "")
-        for node in graph_module.graph.nodes
-        if node.op.startswith("call_")
-    }
-
-
-def _sources(node: fx.Node, pooled: AbstractSet[fx.Node]) -> Iterator[str]:
-    for source in node.all_input_nodes:
-        if source in pooled:
-            yield from _sources(source, pooled)
-        elif source.op != "get_attr":
-            yield source.name
-
-
-def _title(graph_module: fx.GraphModule, node: fx.Node) -> str:
-    target: Any = node.target
-    if node.op == "call_module" or target is isolated_norm:
-        path = target if node.op == "call_module" else node.all_input_nodes[0].target
-        name = type(graph_module.get_submodule(str(path))).__name__
-        return _TITLES.get(name, name) + ", isolated" * (target is isolated_norm)
-    amounts = node.args[1] if target is F.pad and len(node.args) > 1 else None
-    if isinstance(amounts, list | tuple) and all(isinstance(amount, int) and amount <= 0 for amount in amounts):
-        return f"crop {', '.join(str(-amount) for amount in amounts)}"
-    packet = getattr(target, "overloadpacket", target)
-    name = (target if isinstance(target, str) else getattr(packet, "__name__", str(packet))).strip("_")
-    return _TITLES.get(name, name)
-
-
-def _conv_title(site: ConvSite) -> str:
-    title = f"{'transposed ' * site.transposed}conv {_window(site.kernel, site.stride)}"
-    if set(site.dilation) != {1}:
-        title += f", dilation {_each(site.dilation)}"
-    if site.groups > 1:
-        title += ", depthwise" if site.depthwise else f", {site.groups} groups"
-    return title
-
-
-def _window(kernel: Sequence[int], stride: Sequence[int]) -> str:
-    return "×".join(map(str, kernel)) + ("" if set(stride) == {1} else f", stride {_each(stride)}")
-
-
-def _each(sides: Sequence[int]) -> str:
-    return str(sides[0]) if len(set(sides)) == 1 else "×".join(map(str, sides))
-
-
-def _sides(shape: Any, batch: int) -> str:
-    """``(N, C, H, W)`` as C×H×W, other shapes whole; nothing for what is no single tensor."""
-    if not isinstance(shape, tuple) or not all(type(size) is int for size in shape):
-        return ""
-    return "×".join(map(str, shape[1:] if shape[:1] == (batch,) else shape))
-
-
-# Boxes to rows and arrows --------------------------------------------------------------------------------------------
-
-
-def align(full: Mapping[str, Box], low: Mapping[str, Box], shown: AbstractSet[str]) -> tuple[Row, ...]:
-    """Rows in full-mode's order, dropped nodes as ghosts; every run of nodes that are not ``shown`` is one gap.
-
-    A node that only low-mode has stands before the node it leads to. It is shown along with that one, or with a
-    convolution right before it. Inputs are always shown.
-    """
-    order = _merged(full, low)
-    visible = _visible(order, full, shown)
-    places: dict[str, str] = {}
-    place = ""
-    for name in order:
-        if name in visible:
-            place = name
-        elif not place.startswith("⋮"):
-            place = f"⋮{name}"
-        places[name] = place
-    rows = []
-    for place in dict.fromkeys(places.values()):
-        ours, theirs = _placed(place, full, places), _placed(place, low, places)
-        if ours and not theirs and ours.kind != "gap":
-            theirs = replace(ours, title=f"{ours.title.partition(',')[0]}, dropped", shape="", sources=(), kind="ghost")
-        if theirs and not ours and theirs.kind != "gap":
-            theirs = replace(theirs, kind="added")
-        rows.append(Row(ours, theirs))
-    return tuple(rows)
-
-
-def _merged(full: Mapping[str, Box], low: Mapping[str, Box]) -> list[str]:
-    before: dict[str, list[str]] = {}
-    waiting: list[str] = []
-    for name in low:
-        if name in full:
-            before[name], waiting = waiting, []
-        else:
-            waiting.append(name)
-    return [name for common in full for name in (*before.get(common, ()), common)] + waiting
-
-
-def _visible(order: Sequence[str], full: Mapping[str, Box], shown: AbstractSet[str]) -> set[str]:
-    visible = {name for name in order if name in shown or (name in full and full[name].kind == "image")}
-    for names, needs_conv in ((order, True), (order[::-1], False)):
-        neighbour = ""
-        for name in names:
-            if name in full:
-                neighbour = name
-            elif neighbour in shown and (full[neighbour].kind == "conv" or not needs_conv):
-                visible.add(name)
-    return visible
-
-
-def _placed(place: str, boxes: Mapping[str, Box], places: Mapping[str, str]) -> Box | None:
-    members = [box for name, box in boxes.items() if places[name] == place]
-    sources = dict.fromkeys(places[source] for box in members for source in box.sources)
-    if not place.startswith("⋮"):
-        return replace(members[0], sources=tuple(sources)) if members else None
-    # From gap to gap, arrows would only tell what the picture leaves out.
-    seen = tuple(source for source in sources if not source.startswith("⋮"))
-    return Box(place, f"⋮  {len(members)} more nodes", sources=seen, kind="gap")
-
-
-def connect(boxes: Sequence[Box | None]) -> tuple[Link, ...]:
-    """Arrows between the boxes of one mode; of those that pass a box and would overlap, longer ones move outwards."""
-    rows = {box.name: row for row, box in enumerate(boxes) if box and box.kind != "ghost"}
-    below = dict(pairwise(rows.values()))
-    spans = [(rows[name], rows[box.name]) for box in boxes if box for name in box.sources if name in rows]
-    links = [Link(top, bottom) for top, bottom in spans if below.get(top) == bottom]
-    lanes: list[list[tuple[int, int]]] = []
-    passing = [(top, bottom) for top, bottom in spans if below.get(top) != bottom]
-    for top, bottom in sorted(passing, key=lambda span: span[1] - span[0]):
-        fits = (all(bottom <= start or end <= top for start, end in lane) for lane in lanes)
-        lane = next((index for index, fit in enumerate(fits) if fit), len(lanes))
-        if lane == len(lanes):
-            lanes.append([])
-        lanes[lane].append((top, bottom))
-        links.append(Link(top, bottom, lane + 1))
-    return tuple(links)
-
-
-def shorten(path: str, limit: int) -> str:
-    """The end of a module path in at most ``limit`` characters, cut at a dot where one is."""
-    if len(path) <= limit:
-        return path
-    tail = path[len(path) - limit + 1 :]
-    return "…" + (tail.partition(".")[2] or tail)
-
-
-# Rows to places ------------------------------------------------------------------------------------------------------
-
-#: Pixels: a node, a kernel, its transform; the space for an arrow, the room between both modes' kernels, a lane.
-NODE, KERNEL, TRANSFORM, SPACE, MIDDLE, LANE = 198.0, 80.0, 50.0, 15.0, 36.0, 11.0
-_HEIGHTS: dict[Kind, float] = {"image": 58.0, "slim": 16.0, "gap": 16.0}
-_TOP, _BETWEEN, _BOTTOM = 44.0, 12.0, 68.0
-
-
-@dataclass(frozen=True)
-class Side:
-    """One mode: where its nodes and its kernels begin, and its arrows, which pass on the ``outward`` side (−1 or 1)."""
-
-    node: float
-    kernel: float
-    outward: int
-    links: tuple[Link, ...]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where everything stands, in pixels from the top left corner; ``tops`` and ``heights`` are the rows'."""
-
-    tops: tuple[float, ...]
-    heights: tuple[float, ...]
-    full: Side
-    low: Side
-    width: float
-    height: float
-
-
-def lay_out(rows: Sequence[Row]) -> Layout:
-    """Places for ``rows``; left to right: lanes, full-mode's nodes and kernels, low-mode's kernels, nodes and lanes."""
-    heights = tuple(max(_HEIGHTS.get(box.kind, 35.0) for box in (row.full, row.low) if box) for row in rows)
-    tops = tuple(accumulate(heights[:-1], lambda top, height: top + height + _BETWEEN, initial=_TOP))
-    links = connect([row.full for row in rows]), connect([row.low for row in rows])
-    left, right = (12 + LANE * (1 + max((link.lane for link in side), default=0)) for side in links)
-    full = Side(left, left + NODE + SPACE + 6, -1, links[0])
-    kernel = full.kernel + KERNEL + MIDDLE
-    low = Side(kernel + 2 * KERNEL + TRANSFORM + 3 * SPACE + 6, kernel, 1, links[1])
-    return Layout(tops, heights, full, low, low.node + NODE + right, tops[-1] + heights[-1] + _BOTTOM)
-
-
-# Places to a file ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

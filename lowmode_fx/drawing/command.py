@@ -13,16 +13,16 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from lowmode_fx.config import LowModeConfig
+from lowmode_fx.fitting import NoEffectWarning
+from lowmode_fx.models import create_model, default_image_size
+from lowmode_fx.options import image_sides, low_mode_config, names_or_set
+from lowmode_fx.pair import ModePair, build_pair
+from lowmode_fx.report_command import report
 from passes.match import conv_sites
 from passes.patterns import matches, select_names
 
-from .config import LowModeConfig
-from .drawing import check_format, draw_pair, node_paths
-from .fitting import NoEffectWarning
-from .models import create_model, default_image_size
-from .options import image_sides, low_mode_config, names_or_set
-from .pair import ModePair, build_pair
-from .report_command import report
+from . import check_format, draw_pair, node_paths
 
 #: Nodes: a whole model up to here is drawn; a block has at least so many; a picture can't hold more.
 _WHOLE, _BLOCK, _MOST = 40, 6, 400
