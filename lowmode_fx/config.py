@@ -128,6 +128,8 @@ def _strides(strides: Mapping[str, Any]) -> dict[str, int | tuple[int, ...]]:
     if not isinstance(strides, Mapping):
         raise TypeError(f"strides is {strides!r}; it must map globs to strides, as in {{'conv1': 1}}")
     for glob, stride in strides.items():
+        if not isinstance(glob, str):
+            raise TypeError(f"strides has the key {glob!r}; keys must be globs over module names, as in {{'conv1': 1}}")
         sides = (stride,) if isinstance(stride, int) else stride
         if not isinstance(sides, list | tuple) or not sides or any(type(s) is not int or s < 1 for s in sides):
             raise ValueError(f"strides[{glob!r}] is {stride!r}; it must be an integer ≥ 1 or one a side")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_unflatten
 
+from passes.binding import attributes_kept
 from passes.shapes import quiet_misfits
 
 from .fx_tracer import replace_by_constant
@@ -19,7 +20,7 @@ def trace_by_export(model: nn.Module, example_input: Tensor) -> fx.Graph:
 
     Raises whatever ``torch.export`` raises, and ``ValueError`` where it gave the model tensors that aren't its own.
     """
-    with warnings.catch_warnings(), quiet_misfits():
+    with warnings.catch_warnings(), quiet_misfits(), attributes_kept(model):
         warnings.simplefilter("ignore")
         program = torch.export.export(model, (example_input,), strict=False)
         exported: Any = program.module(check_guards=False)

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, fx, nn
 
 from passes import Change, PassError, PassReport, ShapeError, propagate_shapes
-from passes.adapt_heads import find_flatten, resize_head
+from passes.calls import CONVS
 from passes.match import conv_sites, module_path
+from passes.resize_head import find_flatten, resize_head
 from passes.shapes import Shape, ShapeTree
 
 from .config import LowModeConfig
@@ -22,18 +23,20 @@ class NoEffectWarning(UserWarning):
 
 def check_poolable(model: nn.Module, full: fx.GraphModule, config: LowModeConfig) -> None:
     """Raises ``PassError`` where no convolution slides over its input: there is nothing that low-mode could pool."""
+    if config.effective_kernel_ratio == 1 or not isinstance(config.pool_convs, str):
+        return  # kernels are kept, or named one by one
     sites = conv_sites(full)
-    overlapping = any(k > s for site in sites for k, s in zip(site.kernel, site.stride, strict=True))
-    if config.effective_kernel_ratio > 1 and not overlapping:
-        found = (
-            f"none of its {len(sites)} convolutions has a kernel larger than its stride"
-            if sites
-            else "it has no convolution"
-        )
-        raise PassError(
-            f"{type(model).__name__} has nothing to pool: {found}; low-mode is for convolutional networks "
-            "(kernel_ratio=1 shrinks the images alone)"
-        )
+    least = 1 if config.pool_convs == "all" else None
+    if any(k > (least or s) for site in sites for k, s in zip(site.kernel, site.stride, strict=True)):
+        return
+    size = "one tap" if least else "its stride"
+    found = (
+        f"none of its {len(sites)} convolutions has a kernel larger than {size}" if sites else "it has no convolution"
+    )
+    raise PassError(
+        f"{type(model).__name__} has nothing to pool: {found}; low-mode is for convolutional networks "
+        "(kernel_ratio=1 shrinks the images alone)"
+    )
 
 
 def fit(
@@ -53,7 +56,7 @@ def fit(
             return shapes, tuple(resized)
         except ShapeError as error:
             changed = [change.site for report in reports[:2] for change in report.changes]
-            joined = sum(isinstance(shape, Shape) for shape in error.inputs) > 1
+            joined = error.node.target not in CONVS and sum(isinstance(shape, Shape) for shape in error.inputs) > 1
             if joined and changed and find_flatten(error.node, full_shapes) is None:
                 raise PassError(
                     f"branches no longer fit at {_place(error.node)}, {_shapes(error.inputs)}, once "
@@ -120,7 +123,7 @@ def notes(
     if not rewritten and config.effective_kernel_ratio > 1:
         reasons = sorted({skip.reason for skip in by_name["pool_weights"].skips})
         notes.append(f"no kernel is pooled, only the resolution drops ({'; '.join(reasons)})")
-        warnings.warn(f"{notes[-1]}; see pool_convs", NoEffectWarning, stacklevel=4)
+        warnings.warn(f"{notes[-1]}; see pool_convs", NoEffectWarning, stacklevel=3)
     if config.drop_maxpools in ("stem", "all") and not by_name["drop_maxpools"].changes:
         notes.append(f"drop_maxpools={config.drop_maxpools!r} found no max pool")
     return tuple(notes)

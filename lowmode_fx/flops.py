@@ -21,6 +21,7 @@ from passes.match import ConvSite, conv_sites
 
 from .free_ops import COMPUTE_OPS, FREE_OPS
 from .pair import ModePair
+from .tracing import train_mode
 
 Handle = Callable[[list[Any], list[Any]], float]
 
@@ -73,8 +74,9 @@ def count_flops(pair: ModePair, *, handles: Mapping[str, Handle | None] | None =
     copied = _with_own_buffers(pair)
     full_input, low_input = example_inputs(pair)
     images = full_input.shape[0]
-    full, full_free = _count(copied.full, full_input, handles or {})
-    low, low_free = _count(copied.low, low_input, handles or {})
+    with train_mode(copied.model):
+        full, full_free = _count(copied.full, full_input, handles or {})
+        low, low_free = _count(copied.low, low_input, handles or {})
     layers = (*_conv_rows(pair, full, low), *_operator_rows(full, low, images))
     totals = (sum(layer.full_macs for layer in layers), sum(layer.low_macs for layer in layers))
     return FlopReport(*totals, layers, {**full_free, **low_free})
@@ -99,9 +101,10 @@ def _count(
     from fvcore.nn import FlopCountAnalysis
 
     analysis = FlopCountAnalysis(graph_module, images)
-    analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
-    for name, handle in handles.items():
+    for name, handle in _HANDLES.items():
         analysis.set_op_handle(name, handle)
+    for name, given in handles.items():
+        analysis.set_op_handle(name, given)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     with warnings.catch_warnings(), _quiet("fvcore"), torch.no_grad(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
@@ -153,6 +156,29 @@ def _attention_macs(inputs: list[Any], outputs: list[Any]) -> float:
     query, key, value = (get_shape(tensor) for tensor in inputs[:3])
     assert query is not None and key is not None and value is not None
     return float(math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
+
+
+def _vector_macs(inputs: list[Any], outputs: list[Any]) -> float:
+    """A matrix or a vector times a vector: ``(…, L) · (L)``."""
+    from fvcore.nn.jit_handles import get_shape
+
+    return float(math.prod(get_shape(inputs[0]) or []))
+
+
+def _batched_macs(inputs: list[Any], outputs: list[Any]) -> float:
+    """``baddbmm``: batches of matrix products ``(B, L, E) · (B, E, V)``, added to the first input."""
+    from fvcore.nn.jit_handles import bmm_flop_jit
+
+    return float(bmm_flop_jit(inputs[1:3], outputs))
+
+
+#: What fvcore does not count by itself.
+_HANDLES: dict[str, Handle] = {
+    "aten::scaled_dot_product_attention": _attention_macs,
+    "aten::mv": _vector_macs,
+    "aten::dot": _vector_macs,
+    "aten::baddbmm": _batched_macs,
+}
 
 
 def _sides(sizes: tuple[int, ...]) -> str:

@@ -31,6 +31,7 @@ _MOVEMENT = """
     randn_like randint linspace scalar_tensor zeros_like resize_ set_ detach_ real imag view_as_complex
     view_as_real complex polar outer
 """
+_ALGEBRA = "matrix_H mT mH adjoint"
 _RANDOM = (
     "bernoulli bernoulli_ dropout_ alpha_dropout feature_dropout feature_alpha_dropout uniform_ normal_ multinomial"
 )
@@ -40,6 +41,7 @@ _REASONS = {
     "reduction: additions and comparisons": _REDUCTION,
     "pooling: additions and comparisons": _POOLING,
     "moves or interpolates values": _MOVEMENT,
+    "a view of a matrix": _ALGEBRA,
     "random mask": _RANDOM,
 }
 #: operator → why it counts as zero

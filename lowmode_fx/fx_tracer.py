@@ -8,6 +8,8 @@ from timm.layers import get_notrace_functions, get_notrace_modules
 from timm.layers.padding import pad_same
 from torch import Tensor, fx, nn
 
+from passes.binding import attributes_kept
+
 _CONVS = nn.modules.conv._ConvNd
 #: A batch norm's counter is a side effect; a max pool that pads by itself (timm's) stays one site.
 _WHOLE = (nn.modules.batchnorm._NormBase, nn.modules.pooling._MaxPoolNd)
@@ -58,13 +60,9 @@ def trace_symbolically(
 
     Raises whatever the model's own code raises on symbolic values.
     """
-    own = set(model.__dict__)
-    try:
+    with attributes_kept(model):
         graph = ConvTracer(leaf_modules, enter_untraceable).trace(model)
         inline_constants(graph, model)
-    finally:
-        for name in set(model.__dict__) - own:  # the tracer leaves the constants that it met on its root
-            del model.__dict__[name]
     return graph
 
 

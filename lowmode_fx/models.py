@@ -76,26 +76,26 @@ def _torchvision_model(name: str, arguments: dict[str, Any], in_chans: int) -> n
 def _imported_model(module_name: str, attribute: str, offered: dict[str, Any]) -> nn.Module:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    place = f"model {module_name}:{attribute}"
     try:
         build: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             build = getattr(build, part)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"model {module_name}:{attribute} can't be imported ({error}); give package.module:callable"
-        ) from error
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ValueError(f"{place} can't be imported ({error}); give package.module:callable") from error
     if isinstance(build, nn.Module):
         return build
     if not callable(build):
-        raise ValueError(
-            f"model {module_name}:{attribute} is a {type(build).__name__}; it must be a callable or a module"
-        )
+        raise ValueError(f"{place} is a {type(build).__name__}; it must be a callable or a module")
     accepted = _parameters(build)
-    model = build(**{name: value for name, value in offered.items() if name in accepted})
-    if not isinstance(model, nn.Module):
+    try:
+        model = build(**{name: value for name, value in offered.items() if name in accepted})
+    except TypeError as error:
         raise ValueError(
-            f"model {module_name}:{attribute} returned a {type(model).__name__}; it must return an nn.Module"
-        )
+            f"{place} can't be built ({error}); it may take num_classes and in_chans, no others"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{place} returned a {type(model).__name__}; it must return an nn.Module")
     return model
 
 

@@ -12,7 +12,7 @@ from .config import LowModeConfig
 def image_sides(text: str) -> tuple[int, int]:
     """``"224"`` or ``"192x256"`` (height × width), in pixels. Raises ``ValueError`` for anything else."""
     parts = text.lower().replace("×", "x").split("x")
-    if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"input size {text!r} is no size; give pixels, as 224, or height and width, as 192x256")
     return int(parts[0]), int(parts[-1])
 

@@ -166,7 +166,11 @@ def default_passes(config: LowModeConfig, full_shapes: Mapping[str, ShapeTree]) 
 
 
 def _check_example(example: Any) -> Tensor:
-    if not isinstance(example, Tensor) or not example.is_floating_point() or not 3 <= example.ndim <= 5:
+    if (
+        not isinstance(example, Tensor)
+        or not example.is_floating_point()
+        or not (3 <= example.ndim <= 5 and len(example))
+    ):
         shape = f"{tuple(example.shape)} of {example.dtype}" if isinstance(example, Tensor) else type(example).__name__
         raise TypeError(
             f"example_input is {shape}; it must be a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224)"

@@ -77,8 +77,8 @@ def _table(name: str, pair: ModePair, flops: FlopReport) -> str:
         table.add_row(*row, style="green" if pooled else "")
     table.add_row(*total, style="bold")
     lines = [Text(line) for line in summary_lines(name, pair.report, flops)]
-    console = Console(file=io.StringIO(), width=120, force_terminal=None)
-    console.print(Group(*lines, Text(), table), soft_wrap=False)
+    console = Console(file=io.StringIO(), width=1000)  # wider than any row: nothing is cut
+    console.print(Group(*lines, Text(), table), soft_wrap=True)
     stream = console.file
     assert isinstance(stream, io.StringIO)
     return stream.getvalue().rstrip()

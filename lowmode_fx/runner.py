@@ -50,11 +50,12 @@ class LowModeModel(nn.Module):
         self._step = 0
         self._epoch = 0
         self._attached = False
+        self._compile_options = {"dynamic": False, **(compile_options or {})} if compile else None
         self._graphs = {Mode.FULL: pair.full, Mode.LOW: downsampling_graph(pair)}
         self._compiled: dict[Mode, Callable[[Tensor], Any]] = {}
         self._compiled_shapes: dict[Mode, torch.Size] = {}
-        if compile:
-            options = {"dynamic": False, **(compile_options or {})}
+        if self._compile_options is not None:
+            options = self._compile_options
             self._compiled = {mode: torch.compile(graph.forward, **options) for mode, graph in self._graphs.items()}
 
     @property
@@ -106,6 +107,23 @@ class LowModeModel(nn.Module):
         for module in (self.pair.model, *self._graphs.values(), self.pair.low):
             module.training = mode
         return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own state: its keys, its extra state, its hooks."""
+        return self.pair.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a state of the model, as the model itself does."""
+        return self.pair.model.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LowModeModel:
+        # Compiled functions hold the weights that they were compiled with: a copy compiles its own.
+        pair, options = copy.deepcopy(self.pair, memo), self._compile_options
+        copied = LowModeModel(pair, self.schedule, compile=options is not None, compile_options=options)
+        copied.load_schedule_state(self.schedule_state())
+        copied.last_mode = self.last_mode
+        memo[id(self)] = copied
+        return copied
 
     def schedule_state(self) -> dict[str, int]:
         """Where the schedule stands: ``{"step": …, "epoch": …}``; apart from ``state_dict()``, which is the model's."""

@@ -14,6 +14,7 @@ from passes import propagate_shapes
 
 from .flops import example_inputs
 from .pair import ModePair
+from .tracing import train_mode
 
 
 def count_step_flops(pair: ModePair) -> tuple[int, int]:
@@ -24,7 +25,7 @@ def count_step_flops(pair: ModePair) -> tuple[int, int]:
     meta = meta_pair(pair)
     counts = []
     for graph_module, images in zip((meta.full, meta.low), example_inputs(pair, "meta"), strict=True):
-        with FlopCounterMode(display=False, custom_mapping=_HANDLES) as counter:
+        with train_mode(meta.model), FlopCounterMode(display=False, custom_mapping=_HANDLES) as counter:
             outputs = [leaf for leaf in tree_leaves(graph_module(images)) if isinstance(leaf, Tensor)]
             torch.autograd.backward([output.sum() for output in outputs if output.requires_grad])
         counts.append(round(counter.get_total_flops() / images.shape[0]))
@@ -36,7 +37,8 @@ def count_forward_macs(pair: ModePair) -> tuple[int, int]:
     counts = []
     for graph_module, images in zip((pair.full, pair.low), example_inputs(pair), strict=True):
         counter = FlopCounterMode(display=False)
-        propagate_shapes(graph_module, images, watch=counter)
+        with train_mode(pair.model):
+            propagate_shapes(graph_module, images, watch=counter)
         counts.append(round(counter.get_total_flops() / 2 / images.shape[0]))
     return counts[0], counts[1]
 

@@ -1,103 +1,95 @@
-"""Heads that expect their full-mode map size: covering pools become global, flattened maps are resized or refused."""
+"""Fixed pools that cover their whole map in full-mode are global pools, and become that in low-mode."""
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from .base import Change, PassReport
 from .calls import aten, bound_arguments, spatial
-from .errors import PassError
-from .match import module_path
-from .shapes import Shape, ShapeError, ShapeTree
+from .match import max_pool_sites, module_path
+from .resize_head import is_map
+from .shapes import ShapeTree
 
 _AVG_POOL = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 _MODULES: tuple[tuple[type[nn.Module], int], ...] = ((nn.AvgPool1d, 1), (nn.AvgPool2d, 2), (nn.AvgPool3d, 3))
 _FUNCTIONS = {F.avg_pool1d: 1, F.avg_pool2d: 2, F.avg_pool3d: 3, aten.avg_pool2d.default: 2, aten.avg_pool3d.default: 3}
-_GLOBAL: dict[int, Callable[..., Tensor]] = {
+_GLOBAL_AVG: dict[int, Callable[..., Any]] = {
     1: F.adaptive_avg_pool1d,
     2: F.adaptive_avg_pool2d,
     3: F.adaptive_avg_pool3d,
 }
-_SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_GLOBAL_MAX: dict[int, Callable[..., Any]] = {
+    1: F.adaptive_max_pool1d,
+    2: F.adaptive_max_pool2d,
+    3: F.adaptive_max_pool3d,
+}
 
 
 def adapt_heads(graph_module: fx.GraphModule, *, full_shapes: Mapping[str, ShapeTree]) -> PassReport:
-    """Make every average pool global whose window covers its whole map in full-mode (``AvgPool2d(7)`` on 7×7).
+    """Make every fixed pool global whose window covers its whole map in full-mode (``AvgPool2d(7)`` on 7×7).
 
     ``full_shapes``: shape of each node of the full graph by node name, on the full-size input.
     """
     changes = []
-    for node in graph_module.graph.nodes:
-        kernel = _covering_kernel(graph_module, node, full_shapes)
-        if kernel:
-            name = str(node.target) if node.op == "call_module" else module_path(node) or node.name
-            source = node.args[0] if node.args else node.kwargs["input"]
-            node.op, node.target = "call_function", _GLOBAL[len(kernel)]
-            node.args, node.kwargs = (source, 1), {}
-            changes.append(Change(name, node.name, f"average pool {'×'.join(map(str, kernel))}", "global average pool"))
+    for site in max_pool_sites(graph_module):
+        if not site.with_indices and _covers(site.node, site.input, site.kernel, full_shapes):
+            _make_global(site.node, site.input, _GLOBAL_MAX[len(site.kernel)])
+            changes.append(_change(site.name, site.node, "max", site.kernel))
+    for node in list(graph_module.graph.nodes):
+        arguments = _avg_pool_arguments(graph_module, node)
+        kernel = arguments.get("kernel_size")
+        if kernel and not any(spatial(arguments["padding"], len(kernel))):
+            source = node.all_input_nodes[0]
+            if _covers(node, source, kernel, full_shapes):
+                name = str(node.target) if node.op == "call_module" else module_path(node) or node.name
+                _make_global(node, source, _GLOBAL_AVG[len(kernel)])
+                if arguments["divisor_override"]:
+                    _scale(graph_module.graph, node, math.prod(kernel) / arguments["divisor_override"])
+                changes.append(_change(name, node, "average", kernel))
     return PassReport("adapt_heads", tuple(changes))
 
 
-def resize_head(graph_module: fx.GraphModule, error: ShapeError, full_shapes: Mapping[str, ShapeTree]) -> Change:
-    """Resize the map that is flattened in front of ``error.node`` to its full-mode size; returns what was done.
-
-    Raises ``PassError`` where no flattened map leads to the node.
-    """
-    flatten = find_flatten(error.node, full_shapes)
-    if flatten is None:
-        raise PassError(f"adapt_head: no flattened map leads to {error.node.name}; {error}") from error
-    source = flatten.all_input_nodes[0]
-    size = full_shapes[source.name][2:]
-    with graph_module.graph.inserting_before(flatten):
-        resized = graph_module.graph.call_function(
-            F.interpolate, (source,), {"size": size, "mode": _SMOOTH[len(size)], "align_corners": False}
-        )
-    flatten.replace_input_with(source, resized)
-    graph_module.recompile()
-    shown = "×".join(map(str, size))
-    return Change(module_path(flatten) or flatten.name, flatten.name, "low-mode map", f"resized to {shown}")
+def _covers(node: fx.Node, source: fx.Node, kernel: tuple[int, ...], full_shapes: Mapping[str, ShapeTree]) -> bool:
+    dims = len(kernel)
+    before, after = full_shapes.get(source.name), full_shapes.get(node.name)
+    return is_map(before) and is_map(after) and before[-dims:] == kernel and set(after[-dims:]) == {1}
 
 
-def find_flatten(node: fx.Node, full_shapes: Mapping[str, ShapeTree]) -> fx.Node | None:
-    """The nearest node upstream of ``node`` (or itself) that turns a map with spatial sizes into a flat row."""
-    pending, seen = [node], set()
-    while pending:
-        current = pending.pop(0)
-        sources = [source for source in current.all_input_nodes if source.op != "get_attr"]
-        if current not in seen and sources:
-            seen.add(current)
-            before, after = (full_shapes.get(name) for name in (sources[0].name, current.name))
-            if is_map(before) and isinstance(after, Shape) and len(after) == 2 and after[0] == before[0]:
-                return current
-            pending.extend(sources)
-    return None
+def _make_global(node: fx.Node, source: fx.Node, function: Callable[..., Any]) -> None:
+    node.op, node.target = "call_function", function
+    node.args, node.kwargs = (source, 1), {}
 
 
-def is_map(shape: Any) -> TypeGuard[Shape]:
-    """Whether this is the shape of a map with spatial sizes, ``(N, C, *S)``."""
-    return isinstance(shape, Shape) and 3 <= len(shape) <= 5
+def _scale(graph: fx.Graph, node: fx.Node, factor: float) -> None:
+    with graph.inserting_after(node):
+        scaled = graph.call_function(operator.mul, (node, factor))
+    node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
 
 
-def _covering_kernel(
-    graph_module: fx.GraphModule, node: fx.Node, full_shapes: Mapping[str, ShapeTree]
-) -> tuple[int, ...] | None:
+def _change(name: str, node: fx.Node, kind: str, kernel: tuple[int, ...]) -> Change:
+    return Change(name, node.name, f"{kind} pool {'×'.join(map(str, kernel))}", f"global {kind} pool")
+
+
+def _avg_pool_arguments(graph_module: fx.GraphModule, node: fx.Node) -> dict[str, Any]:
+    """Arguments of an average pool with a constant window, the kernel as one integer a side; else nothing."""
     if node.op == "call_module":
         module = graph_module.get_submodule(str(node.target))
         dims = next((dims for cls, dims in _MODULES if type(module) is cls), None)
-        kernel, padding = getattr(module, "kernel_size", None), getattr(module, "padding", None)
+        arguments = {name: getattr(module, name, None) for name in _AVG_POOL[1:]}
     else:
         dims = _FUNCTIONS.get(node.target) if node.op == "call_function" else None
         arguments = bound_arguments(node, _AVG_POOL) if dims else {}
-        kernel, padding = arguments.get("kernel_size"), arguments.get("padding", 0)
-    if dims is None or not _is_constant(kernel) or not _is_constant(padding) or any(spatial(padding, dims)):
-        return None
-    sides = spatial(kernel, dims)
-    shape = full_shapes.get(node.all_input_nodes[0].name)
-    return sides if is_map(shape) and shape[-dims:] == sides else None
+    constant = _is_constant(arguments.get("kernel_size")) and _is_constant(arguments.get("padding", 0))
+    if dims is None or not constant:
+        return {}
+    defaults = {"padding": 0, "divisor_override": None}
+    return {**defaults, **arguments, "kernel_size": spatial(arguments["kernel_size"], dims)}
 
 
 def _is_constant(value: Any) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from torch import fx, nn
 
 
@@ -30,3 +33,21 @@ def shares_registries(module: nn.Module, model: nn.Module) -> bool:
     return all(
         module.__dict__[registry] is model.__dict__[registry] for registry in ("_parameters", "_buffers", "_modules")
     )
+
+
+@contextlib.contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Whatever a forward on symbolic or fake values leaves on the model's modules (caches, weight-norm kernels) goes.
+
+    Parameters, buffers and submodules live in registries, which stay the same dictionaries.
+    """
+    before = [(module, dict(module.__dict__)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            for name in module.__dict__.keys() - attributes.keys():
+                del module.__dict__[name]
+            for name, value in attributes.items():
+                if module.__dict__.get(name) is not value:
+                    module.__dict__[name] = value

@@ -10,9 +10,9 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from .base import Change, PassReport
+from .calls import FUNCTIONAL_NORMS, bound_arguments
 from .match import NormSite, norm_sites
 
-_STATISTICS = ("running_mean", "running_var")
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -56,9 +56,10 @@ def _isolate_module(graph: fx.Graph, site: NormSite, path: str) -> None:
 
 def _isolate_function(graph: fx.Graph, site: NormSite) -> None:
     # Without somewhere to write them, the norm keeps the batch's statistics to itself.
-    statistics = {node for node in site.node.all_input_nodes if str(node.target).endswith(_STATISTICS)}
-    site.node.args = tuple(None if arg in statistics else arg for arg in site.node.args)
-    site.node.kwargs = {name: None if arg in statistics else arg for name, arg in site.node.kwargs.items()}
+    names = FUNCTIONAL_NORMS[site.node.target]
+    arguments = bound_arguments(site.node, names) | {"running_mean": None, "running_var": None}
+    site.node.args = tuple(arguments[name] for name in names[: len(site.node.args)])
+    site.node.kwargs = {name: arguments[name] for name in site.node.kwargs}
     for node in list(graph.nodes):
         # torch.export spells the counter out, as an addition in place that nobody reads.
         counted = node.op == "call_function" and not node.users and node.args and isinstance(node.args[0], fx.Node)

@@ -152,7 +152,7 @@ def _match_conv(graph_module: fx.GraphModule, node: fx.Node) -> ConvSite | None:
         sides = tuple((side, side) for side in spatial(0 if padding == "valid" else padding, dims))
     return ConvSite(
         node=node,
-        name=_owner(weight) or module_path(node) or node.name,
+        name=_conv_name(graph_module, node, weight),
         function=function,
         transposed=transposed,
         input=arguments["input"],
@@ -207,6 +207,21 @@ def _match_norm(graph_module: fx.GraphModule, node: fx.Node) -> NormSite | None:
 
 def _keeps_statistics(module: nn.Module) -> bool:
     return getattr(module, "running_mean", None) is not None and getattr(module, "running_var", None) is not None
+
+
+def _conv_name(graph_module: fx.GraphModule, node: fx.Node, weight: fx.Node) -> str:
+    """Path of the module that convolves; of the weight's owner where a function was called with it."""
+    path = module_path(node)
+    if path and isinstance(_submodule(graph_module, path), nn.modules.conv._ConvNd):
+        return path
+    return _owner(weight) or path or node.name
+
+
+def _submodule(graph_module: fx.GraphModule, path: str) -> nn.Module | None:
+    try:
+        return graph_module.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def _owner(node: fx.Node) -> str | None:

@@ -1,4 +1,4 @@
-"""Give convolutions and max pools another stride in low-mode: where the maps shrink is a choice (§2.2.1, r(i))."""
+"""Give convolutions another stride in low-mode: where the maps shrink is a choice (§2.2.1, r(i))."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
+from .binding import attributes_kept
 from .errors import PassError
 
 
@@ -46,7 +47,7 @@ def propagate_shapes(
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     interpreter = _ShapeInterpreter(graph_module, mode)
-    with mode, torch.no_grad(), quiet_misfits(), watch or contextlib.nullcontext():
+    with mode, torch.no_grad(), quiet_misfits(), attributes_kept(graph_module), watch or contextlib.nullcontext():
         interpreter.run(*(mode.from_tensor(value) for value in inputs))
     return interpreter.shapes
 
@@ -88,7 +89,12 @@ class _ShapeInterpreter(fx.Interpreter):
         tensors = [*module.named_parameters(), *module.named_buffers()]
         if not tensors:
             return module(*args, **kwargs)
-        return functional_call(module, {name: self.mode.from_tensor(value) for name, value in tensors}, args, kwargs)
+        return functional_call(module, {name: self._stand_in(value) for name, value in tensors}, args, kwargs)
+
+    def _stand_in(self, value: Tensor) -> Tensor:
+        # A norm without momentum divides by its counter: made under the mode, a number stays known.
+        counter = value.ndim == 0 and not value.is_floating_point() and value.device.type != "meta"
+        return torch.tensor(1, dtype=value.dtype) if counter else self.mode.from_tensor(value)
 
 
 def _first_line(error: Exception) -> str:

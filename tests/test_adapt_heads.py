@@ -101,15 +101,13 @@ def test_a_covering_pool_with_padding_stays_what_it_is() -> None:
     assert pair.report.of("adapt_heads").changes == ()
 
 
-@pytest.mark.xfail(strict=True, reason="adapt_heads reads the kernel and the padding only, so the divisor is lost")
-def test_a_covering_pool_with_its_own_divisor_is_not_taken_for_a_mean() -> None:
+def test_a_covering_pool_with_its_own_divisor_keeps_full_modes_scale() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.AvgPool2d(7, divisor_override=1))
     pair = build(model, 14)
     images = torch.randn(2, 3, 7, 7)
-    torch.testing.assert_close(pair.low(images), model[0](images).sum((2, 3), keepdim=True))
+    torch.testing.assert_close(pair.low(images), model[0](images).mean((2, 3), keepdim=True) * 49)
 
 
-@pytest.mark.xfail(strict=True, raises=PassError, reason="adapt_heads knows average pools only")
 def test_a_max_pool_that_covers_its_map_becomes_global() -> None:
     model = Head(nn.Sequential(nn.MaxPool2d(7), nn.Flatten()), 4)
     images = torch.randn(2, 3, 7, 7)

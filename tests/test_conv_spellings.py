@@ -178,7 +178,6 @@ def test_an_old_style_weight_norm() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-@pytest.mark.xfail(strict=True, reason="the hook runs while tracing and leaves its Proxy as the module's weight")
 def test_an_old_style_weight_norm_is_left_as_it_was() -> None:
     model = named(conv=torch.nn.utils.weight_norm(nn.Conv2d(3, 4, 5, padding=2)))
     build_pair(model, torch.zeros(2, 3, 16, 16), LowModeConfig(pool_convs="all"))

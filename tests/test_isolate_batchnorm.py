@@ -12,12 +12,9 @@ import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from lowmode_fx import LowModeConfig, ModePair, TraceError, build_pair
+from lowmode_fx import LowModeConfig, ModePair, build_pair
 from passes.isolate_batchnorm import isolated_norm
 
-NO_MOMENTUM = pytest.mark.xfail(
-    strict=True, raises=TraceError, reason="float(num_batches_tracked) has no value while shapes are propagated"
-)
 KEEP = {"kernel_ratio": 1}  # the resolution alone, so that values are easy to write down
 
 
@@ -87,7 +84,7 @@ NORMS: dict[str, Callable[[], nn.Module]] = {
 
 
 every_norm = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=NO_MOMENTUM) if name == "momentum=None" else name for name in NORMS]
+    "name", [pytest.param(name) if name == "momentum=None" else name for name in NORMS]
 )
 
 
@@ -211,7 +208,6 @@ def test_a_frozen_functional_norm_keeps_its_statistics(images: Tensor) -> None:
 # Odd ones ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="_isolate_function knows the statistics by the name running_* of their buffers")
 def test_a_functional_norm_whose_buffers_have_other_names(images: Tensor) -> None:
     model = with_norm(FunctionalNorm(FUNCTIONS["positional"], ("mean", "variance")))
     pair = build(model)

@@ -109,11 +109,6 @@ def test_globs_are_taken_at_their_word() -> None:
     assert skipped(pair)["dense"] == "not in pool_convs"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=PassError,
-    reason="fitting.check_poolable never asks what pool_convs names",
-)
 def test_a_glob_that_names_only_a_patchifying_conv_is_taken_at_its_word() -> None:
     model = named(patch=nn.Conv2d(3, 4, 4, stride=4), act=nn.ReLU(), head=nn.Conv2d(4, 4, 1))
     assert pooled(build(model, pool_convs=["patch"])) == {"patch": ("4×4", "1×1")}
@@ -170,7 +165,6 @@ def test_the_stem_is_every_conv_that_reads_the_image() -> None:
     assert (set(pooled(pair)), set(skipped(pair))) == ({"body"}, {"left", "right"})
 
 
-@pytest.mark.xfail(strict=True, raises=PassError, reason="a site is named after the module that its kernel is found in")
 def test_convs_with_one_kernel_between_them_keep_their_own_names() -> None:
     model = named(stem=nn.Conv2d(3, 4, 1), first=nn.Conv2d(4, 4, 3, padding=1), second=nn.Conv2d(4, 4, 3, padding=1))
     model.second.weight = model.first.weight

@@ -222,9 +222,6 @@ class WithExtraState(Tiny):
         self.state = state
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the registries are shared, get_extra_state and state-dict hooks of the root are not"
-)
 def test_extra_state_of_the_model_is_in_the_checkpoint() -> None:
     model = WithExtraState()
     net = eager(build_pair(model, torch.zeros(IMAGES)))
@@ -255,9 +252,7 @@ def test_an_assigned_state_dict_is_seen_by_both_graphs(pair: ModePair, images: T
     "compile",
     [
         False,
-        pytest.param(
-            True, marks=pytest.mark.xfail(strict=True, reason="the copy keeps the compiled functions of the original")
-        ),
+        pytest.param(True),
     ],
 )
 def test_a_deep_copy_trains_its_own_parameters(pair: ModePair, images: Tensor, compile: bool) -> None:

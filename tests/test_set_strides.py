@@ -127,7 +127,6 @@ def test_a_map_that_is_too_small_for_a_kernel_is_no_join() -> None:
         build(model, {"stem": 4})
 
 
-@pytest.mark.xfail(strict=True, reason="fit() takes the computed kernel for a second branch")
 def test_a_map_that_is_too_small_for_a_pooled_kernel_is_no_join() -> None:
     model = model_of(nn.Conv2d(4, 5, 3))
     with pytest.raises(PassError) as error:
