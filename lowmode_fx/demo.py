@@ -101,6 +101,15 @@ def demo(
     folder.write_curves(runs, title="Handwritten digits, timm ResNet-10")
     folder.write_summary(_summary(results, splits, config, schedule, seed, cost))
     console.print(_table(results))
+    measured = low.train_seconds / full.train_seconds
+    if not 0.75 < measured / share < 1.33:
+        console.print(
+            f"Other work on this machine distorts the seconds: low-mode took {measured:.0%} of full-mode's, "
+            f"where its steps cost {share:.0%}.",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
     compiling = sum(result.compile_seconds for result in results)
     for line in (
         f"A low step costs {cost:.2f} of a full one, so low-mode's steps cost {share:.0%} of full-mode's.",
@@ -111,7 +120,7 @@ def demo(
 
 
 def low_step_cost(net: LowModeModel, splits: DataSplits, pairs: int = 15) -> float:
-    """A low step's time as a share of a full one's: the fastest of each, for other work on the machine only adds to it."""
+    """A low step's time as a share of a full one's: the fastest of each, for other work only adds to them."""
     images, labels = next(train_batches(splits, batch_size=BATCH_SIZE, seed=0, epoch=0, device=torch.device("cpu")))
     seconds: dict[Mode, list[float]] = {mode: [] for mode in Mode}
     with unchanged(net):

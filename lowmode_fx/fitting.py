@@ -120,7 +120,10 @@ def notes(
         notes.append(f"{full} is not divisible by {config.ratio}: low-mode images are {low} (rounded up)")
     by_name = {report.name: report for report in reports}
     rewritten = any(by_name[name].changes for name in ("drop_maxpools", "set_strides", "pool_weights"))
-    if not rewritten and config.effective_kernel_ratio > 1:
+    if not rewritten and not config.downsample_input:
+        notes.append("low-mode does what full-mode does: images stay whole, and no kernel is pooled")
+        warnings.warn(f"{notes[-1]}; see pool_convs", NoEffectWarning, stacklevel=3)
+    elif not rewritten and config.effective_kernel_ratio > 1:
         reasons = sorted({skip.reason for skip in by_name["pool_weights"].skips})
         notes.append(f"no kernel is pooled, only the resolution drops ({'; '.join(reasons)})")
         warnings.warn(f"{notes[-1]}; see pool_convs", NoEffectWarning, stacklevel=3)

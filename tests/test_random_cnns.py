@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import EagerLowMode, RecordConvShapes, naive_kernel_gradient
 from strategies import CNNSpec, ConvSpec, UnitSpec, build_cnn, cnn_specs, convs_of, draw_images, low_mode_kwargs
@@ -79,9 +79,9 @@ def make_case(spec: CNNSpec, kwargs: Kwargs) -> Case:
     return Case(spec, kwargs, original, pair)
 
 
-def chain_of(convs: list[ConvSpec]) -> CNNSpec:
-    """One conv after the other on signals of 96 samples, a SiLU behind each."""
-    units = tuple(UnitSpec(conv, activation="silu") for conv in convs)
+def chain_of(convs: list[ConvSpec], activation: str = "silu") -> CNNSpec:
+    """One conv after the other on signals of 96 samples."""
+    units = tuple(UnitSpec(conv, activation=activation) for conv in convs)
     return CNNSpec((units,), convs[0].inputs, convs[-1].outputs, classes=2, size=(96,), head="mean", seed=0)
 
 
@@ -231,20 +231,29 @@ def test_every_kernel_from_1_to_9(ratio: int, rounding: str, kernel_transform: s
     check_pair(chain_of(convs), DEFAULTS | options)
 
 
-@pytest.mark.parametrize("kernel_transform", ["avg", "adaptive", "center"])
-def test_every_transposed_kernel_from_1_to_6(kernel_transform: str) -> None:
-    """As above, each kernel with and without padding; at stride 2 those that stay large enough to be pooled."""
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", ["silu", "none"])
+@pytest.mark.parametrize("kernel_transform", ["avg", "center"])
+def test_every_transposed_kernel_from_1_to_6(kernel_transform: str, activation: str, bias: bool) -> None:
+    """As above, each kernel with and without padding; at stride 2 those that stay large enough to be pooled.
+
+    Without an activation the next pooled conv reads what the transposed one gives, its padding and bias included.
+    """
     shapes = [(k, 1, padding, 0) for k in range(1, 7) for padding in (0, k // 2)]
     shapes += [(k, 2, padding, extra) for k in (5, 6) for padding in (0, 2) for extra in (0, 1)]
     for kernel, stride, padding, extra in shapes:
         opening = ConvSpec(2, 3, (1,), (1,), (1,), padding=0)
-        transposed = ConvSpec(3, 2, (kernel,), (stride,), (1,), (padding,), transposed=True, output_padding=(extra,))
+        transposed = ConvSpec(
+            3, 2, (kernel,), (stride,), (1,), (padding,), bias=bias, transposed=True, output_padding=(extra,)
+        )
         closing = ConvSpec(2, 2, (3,), (1,), (1,), padding=1)
-        check_pair(chain_of([opening, transposed, closing]), DEFAULTS | {"kernel_transform": kernel_transform})
+        check_pair(
+            chain_of([opening, transposed, closing], activation), DEFAULTS | {"kernel_transform": kernel_transform}
+        )
 
 
 @given(cnn_specs(cumulative=True), low_mode_kwargs())
-@settings(parent=quick, max_examples=20, phases=[Phase.generate])
+@settings(parent=quick, max_examples=20)
 def test_models_with_cumulative_batchnorms(spec: CNNSpec, kwargs: Kwargs) -> None:
     check_pair(spec, kwargs)
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from training import write_images
 
 from lowmode_fx import cli
@@ -106,6 +112,38 @@ def test_an_interrupted_run_says_how_to_go_on(run: Run, monkeypatch: pytest.Monk
     assert outcome.out.splitlines()[-1].startswith("interrupted by SIGTERM; the same command with --resume")
     resumed = run("train", MODEL, *QUICK, "--out", "run", "--resume")
     assert resumed.status == 0 and "going on from epoch 1, step 5 (run/checkpoint)" in resumed.out
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """SIGKILL at random moments of a run of its own, writes of the checkpoint included."""
+    options = ["--data", "digits", "--image-size", "8", "--epochs", "40", "--no-compile", "--device", "cpu"]
+    command = [sys.executable, "-c", "from lowmode_fx.cli import main; main()", "train", MODEL, *options, "--resume"]
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*command, "--out", folder], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+
+    assert start("straight").wait() == 0
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(4):
+        process = start("killed")
+        state = tmp_path / "killed/summary.json"
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        while process.poll() is None and not (state.exists() and state.stat().st_mtime_ns > before):
+            time.sleep(0.01)  # until the run has begun
+        time.sleep(rng.uniform(0, 4))
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills >= 2 and start("killed").wait() == 0
+    weights = [load_file(tmp_path / name / "checkpoint/model.safetensors") for name in ("straight", "killed")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    rows = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("straight", "killed")]
+    losses = [[line.split(",")[4:] for line in lines] for lines in rows]
+    assert len(rows[0]) == 41 and losses[0] == losses[1]
 
 
 def test_the_baseline_is_the_plain_model(run: Run) -> None:

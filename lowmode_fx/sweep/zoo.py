@@ -36,7 +36,7 @@ def model_names(sources: Sequence[str], pattern: str = "*") -> list[str]:
 def family(name: str) -> str:
     """The module that defines the model: ``resnet``, ``convnext``, ``torchvision.segmentation`` …"""
     if not name.startswith("torchvision:"):
-        return str(timm.models._registry._model_to_module[name])
+        return str(timm.models._registry._model_to_module.get(name, "unknown"))
     module: str = torchvision.models.get_model_builder(name.partition(":")[2]).__module__
     return "torchvision" + module.removeprefix("torchvision.models")
 

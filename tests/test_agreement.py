@@ -1,0 +1,83 @@
+"""The agreement of full and low gradients: right numbers, and nothing of the model touched."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lowmode_fx import LowModeConfig, ModePair, build_pair, gradient_agreement
+
+
+def build(model: nn.Module, **options: object) -> ModePair:
+    return build_pair(model, torch.zeros(2, 3, 16, 16).double(), LowModeConfig(**options))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, padding=1),
+        nn.Dropout(0.2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    ).double()
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(8, 3, 16, 16, dtype=torch.float64), torch.randint(0, 4, (8,))
+
+
+def test_two_equal_graphs_agree_fully(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    with pytest.warns(UserWarning, match="low-mode does what full-mode does"):
+        pair = build(model, downsample_input=False, keep_convs=["3"])
+    agreement = gradient_agreement(pair, batch, F.cross_entropy)
+    assert agreement.cosine == pytest.approx(1, abs=1e-12)
+    assert agreement.norm_ratio == pytest.approx(1, abs=1e-12)
+    assert all(layer.cosine == pytest.approx(1) for name, layer in agreement.layers.items() if name != "3.bias")
+
+
+def test_the_numbers_are_those_of_both_backward_passes(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    model[4] = nn.Identity()
+    pair = build(model)
+    agreement = gradient_agreement(pair, batch, F.cross_entropy)
+    gradients = []
+    for graph, images in ((pair.full, batch[0]), (pair.low, pair.downsample(batch[0]))):
+        model.zero_grad()
+        F.cross_entropy(graph(images), batch[1]).backward()
+        gradients.append({name: value.grad.clone() for name, value in model.named_parameters()})
+    full, low = (torch.cat([value.flatten() for value in each.values()]) for each in gradients)
+    assert agreement.cosine == pytest.approx(float(F.cosine_similarity(full, low, dim=0)), abs=1e-9)
+    assert agreement.norm_ratio == pytest.approx(float(low.norm() / full.norm()), abs=1e-9)
+    ours, theirs = (each["3.weight"].flatten() for each in gradients)
+    assert agreement.layers["3.weight"].cosine == pytest.approx(float(F.cosine_similarity(ours, theirs, dim=0)))
+
+
+def test_nothing_of_the_model_is_touched(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    pair = build(model)
+    model.eval()
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    gradient_agreement(pair, batch, F.cross_entropy)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not model.training
+    assert torch.equal(model[0].weight.grad, torch.ones_like(model[0].weight))
+    assert all(value.grad is None for name, value in model.named_parameters() if name != "0.weight")
+
+
+def test_a_layer_without_gradient_has_no_cosine(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    model[7].bias.requires_grad_(False)
+    agreement = gradient_agreement(build(model), batch, lambda output, labels: output.sum() * 0)
+    assert math.isnan(agreement.cosine)
+    assert "7.bias" not in agreement.layers

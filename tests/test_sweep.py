@@ -1,0 +1,111 @@
+"""The sweep: real checks of tiny models, each in its process; files that go on where they stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from lowmode_fx import build_pair
+from lowmode_fx.cli import app
+from lowmode_fx.sweep import Record, sweep
+from lowmode_fx.sweep.check import WrongPairError, _compare, check_model
+from lowmode_fx.sweep.record import read_records
+from lowmode_fx.sweep.summary import summary_lines, to_csv, to_markdown
+from lowmode_fx.sweep.zoo import family, model_names, part
+
+RIGHT = Record(
+    "a", "resnet", "right", full_macs=100, low_macs=10, front_end="fx", trace_seconds=1, build_seconds=2, pooled_convs=3
+)
+WHOLE = Record("b", "levit", "right", downsample_input=False, full_macs=100, low_macs=90, front_end="fx")
+REFUSED = Record("c", "levit", "refused", "it | fixes its size")
+NOTHING = Record("d", "vit", "nothing", "no convolution")
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "front_end"),
+    [("test_resnet", "right", "fx"), ("test_convnext", "right", "fx"), ("test_vit", "nothing", "")],
+)
+def test_a_model_is_checked(name: str, status: str, front_end: str) -> None:
+    record = check_model(name)
+    assert (record.status, record.front_end) == (status, front_end), record.reason
+    if status == "right":
+        assert 0 < record.low_macs < record.full_macs
+        assert record.pooled_convs > 0
+        assert record.parameters == sum(p.numel() for p in __import__("timm").create_model(name).parameters())
+
+
+def test_a_model_that_takes_one_size_is_pooled_for_whole_images() -> None:
+    record = check_model("levit_128s")
+    assert (record.status, record.downsample_input) == ("right", False), record.reason
+    assert record.low_macs < record.full_macs
+
+
+def test_a_detection_model_is_pooled_in_its_backbone() -> None:
+    assert part("torchvision:fasterrcnn_resnet50_fpn") == "backbone"
+    assert part("torchvision:resnet18") == part("resnet18") == ""
+
+
+def test_a_wrong_pair_is_found_out() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    pair = build_pair(model, torch.zeros(2, 3, 16, 16))
+    _compare(pair, torch.randn(2, 3, 16, 16), gradients=True)
+    node = next(node for node in pair.full.graph.nodes if node.name == "conv2d_1")
+    node.args = (*node.args[:3], (1, 1), (1, 1), *node.args[5:])
+    pair.full.recompile()
+    with pytest.raises(WrongPairError, match="full-mode outputs differ"):
+        _compare(pair, torch.randn(2, 3, 16, 16), gradients=True)
+
+
+def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    out = tmp_path / "sweep.jsonl"
+    out.write_text(RIGHT.to_line() + "\n" + REFUSED.to_line()[:20])  # cut off in the middle of a line
+    seen: list[str] = []
+    records = sweep(["a", "test_resnet"], out, jobs=1, resume=True, on_record=lambda each: seen.append(each.name))
+    assert seen == ["test_resnet"]
+    assert [record.name for record in records] == [record.name for record in read_records(out)] == ["a", "test_resnet"]
+    assert records[1].status == "right", records[1].reason
+    with pytest.raises(ValueError, match="exists; give --resume"):
+        sweep(["a"], out)
+
+
+def test_a_model_that_takes_too_long_or_is_unknown_ends_nothing(tmp_path: Path) -> None:
+    records = sweep(["resnet18"], tmp_path / "late.jsonl", timeout=0.05)
+    assert records[0].status == "timeout"
+    records = sweep(["no_such_model", "test_resnet"], tmp_path / "unknown.jsonl", jobs=1)
+    assert [record.status for record in records] == ["error", "right"]
+    assert "timm has no such model" in records[0].reason
+
+
+def test_the_summary_counts_what_it_says() -> None:
+    lines = summary_lines([RIGHT, WHOLE, REFUSED, NOTHING])
+    assert lines[0].startswith(
+        "2 of 3 models with a poolable convolution give a right pair (66.7%); 0 wrong, 1 refused"
+    )
+    assert "1 train on smaller images, 1 take one size only" in lines[1]
+    markdown = to_markdown([RIGHT, WHOLE, REFUSED, NOTHING])
+    assert "| levit | 2 | 1 | 0.900 | 0 |" in markdown
+    assert "| c | refused | it ¦ fixes its size |" in markdown
+    assert to_csv([RIGHT]).splitlines()[1] == "a,resnet,right,fx,3,100,10,0.1,"
+
+
+def test_names_of_both_zoos() -> None:
+    assert model_names(["timm"], "test_resnet") == ["test_resnet"]
+    assert "torchvision:resnet18" in model_names(["torchvision"], "resnet*")
+    assert not [name for name in model_names(["torchvision"]) if "raft" in name]
+    assert family("torchvision:fcn_resnet50") == "torchvision.segmentation.fcn"
+    with pytest.raises(ValueError, match="matches none of"):
+        model_names(["timm"], "zzz*")
+    with pytest.raises(ValueError, match="allowed: 'timm', 'torchvision'"):
+        model_names(["tim"])
+
+
+def test_the_command_writes_every_file(tmp_path: Path) -> None:
+    out = tmp_path / "zoo.jsonl"
+    result = CliRunner().invoke(app, ["sweep", "--source", "timm", "--filter", "test_resnet", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "1 of 1 models with a poolable convolution give a right pair (100.0%)" in result.output
+    assert {path.suffix for path in tmp_path.iterdir()} == {".jsonl", ".md", ".csv", ".png"}
