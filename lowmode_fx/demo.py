@@ -56,6 +56,8 @@ def demo(
         raise ValueError(
             f"--epochs {epochs} is not allowed; give at least 2: early ones for low-mode, a last one in full"
         )
+    if not overwrite and out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"run folder {str(out)!r} exists; give --overwrite or --out another path")
     console = Console()
     folder = RunFolder.open(out, overwrite=overwrite)
     splits = load_data("digits", image_size=32)

@@ -89,7 +89,7 @@ class NormSite:
 
 def conv_sites(graph_module: fx.GraphModule) -> list[ConvSite]:
     """Every convolution that the graph spells out, in execution order."""
-    matched = (_match_conv(graph_module, node) for node in graph_module.graph.nodes)
+    matched = (match_conv(graph_module, node) for node in graph_module.graph.nodes)
     return [site for site in matched if site is not None]
 
 
@@ -135,7 +135,8 @@ def weight_shape(graph_module: fx.GraphModule, weight: fx.Node) -> tuple[int, ..
     return weight.meta.get("shape")
 
 
-def _match_conv(graph_module: fx.GraphModule, node: fx.Node) -> ConvSite | None:
+def match_conv(graph_module: fx.GraphModule, node: fx.Node) -> ConvSite | None:
+    """The convolution that ``node`` calls, as it stands now; ``None`` for other nodes."""
     if node.op != "call_function" or node.target not in CONVS:
         return None
     dims, transposed, function = CONVS[node.target]

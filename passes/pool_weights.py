@@ -20,7 +20,7 @@ from .kernel_math import (
     pooled_padding,
     pooled_size,
 )
-from .match import ConvSite, Padding, conv_sites, opaque_convs
+from .match import ConvSite, Padding, conv_sites, match_conv, opaque_convs
 from .patterns import select_names
 from .transposed import pool_conv_transpose
 
@@ -59,7 +59,9 @@ def pool_weights(
         if reason:
             skips.append(Skip(site.name, site.node.name, reason))
             continue
-        _rewire(graph_module, site, pooled, ratio, transform, gain)
+        current = match_conv(graph_module, site.node)  # its input may have been rewired since
+        assert current is not None
+        _rewire(graph_module, current, pooled, ratio, transform, gain)
         changes.append(Change(site.name, site.node.name, _sides(site.kernel), _sides(pooled)))
     skips.extend(Skip(path, path, "inside a module that is not traced") for path in opaque_convs(graph_module))
     return PassReport("pool_weights", tuple(changes), tuple(skips))

@@ -41,5 +41,6 @@ def test_every_link_leads_to_a_file(target: str) -> None:
 
 
 def test_the_options_table_names_every_option() -> None:
-    documented = set(re.findall(r"^\| `(\w+)` \| `", README, re.MULTILINE))
+    section = README.split("## Options")[1].split("## ")[0]
+    documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
     assert documented == set(LowModeConfig().to_dict())
