@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 quick = settings(
-    max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 thorough = settings(parent=quick, derandomize=False)
 
@@ -215,7 +215,7 @@ def test_models_of_other_dimensions(dims: int, data: st.DataObject) -> None:
 
 
 @given(cnn_specs(transposed=True), low_mode_kwargs())
-@settings(parent=quick, max_examples=30)
+@settings(parent=quick, max_examples=25)
 def test_models_with_transposed_convs(spec: CNNSpec, kwargs: Kwargs) -> None:
     check_pair(spec, kwargs)
 
@@ -259,7 +259,7 @@ def test_models_with_cumulative_batchnorms(spec: CNNSpec, kwargs: Kwargs) -> Non
 
 
 @given(cnn_specs(max_size=12, smooth=True), low_mode_kwargs())
-@settings(parent=quick, max_examples=30)
+@settings(parent=quick, max_examples=25)
 def test_the_gradients_of_the_low_graph_are_its_slopes(spec: CNNSpec, kwargs: Kwargs) -> None:
     check_gradients_numerically(make_case(spec, kwargs))
 
