@@ -24,6 +24,17 @@ def names_or_set(text: str | None, named: Sequence[str]) -> Any:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+#: Options that take a named set or globs, with the sets.
+_NAMED_SETS = {"pool_convs": ("dense", "all"), "keep_convs": (), "drop_maxpools": ("none", "stem", "all")}
+
+
 def low_mode_config(base: LowModeConfig, **options: Any) -> LowModeConfig:
-    """``base`` with every option that was given (is not ``None``). Raises ``ValueError`` for what is not allowed."""
-    return replace(base, **{name: value for name, value in options.items() if value is not None})
+    """``base`` with every option that was given (is not ``None``), globs as the command line spells them.
+
+    Raises ``ValueError`` for what is not allowed.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, named in _NAMED_SETS.items():
+        if isinstance(given.get(name), str):
+            given[name] = names_or_set(given[name], named)
+    return replace(base, **given)

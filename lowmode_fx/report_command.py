@@ -12,7 +12,7 @@ from .config import LowModeConfig
 from .fitting import NoEffectWarning
 from .flops import count_flops
 from .models import create_model, default_image_size
-from .options import image_sides, low_mode_config, names_or_set
+from .options import image_sides, low_mode_config
 from .pair import build_pair
 from .report import ReportFormat, render_report
 
@@ -45,9 +45,9 @@ def report(
         kernel_ratio=kernel_ratio,
         rounding=rounding,
         kernel_transform=kernel_transform,
-        pool_convs=names_or_set(pool_convs, ("dense", "all")),
-        keep_convs=names_or_set(keep_convs, ()),
-        drop_maxpools=names_or_set(drop_maxpools, ("none", "stem", "all")),
+        pool_convs=pool_convs,
+        keep_convs=keep_convs,
+        drop_maxpools=drop_maxpools,
         batchnorm=batchnorm,
         adapt_head=adapt_head,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from copy import deepcopy
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from lowmode_fx import LowModeConfig, build_pair
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # Low-mode ends on 2×2 maps at this size. On 1×1 (64) a norm over three values multiplies rounding by 1e5: by hand,
 # the gradients of ResNet-50 then move by 3e-10 when the images are scaled by 1 + 2e-16.
 IMAGENET_SIZE, CIFAR_SIZE = 96, 32
@@ -23,15 +25,6 @@ LIBRARIES: dict[str, Callable[..., nn.Module]] = {
     "torchvision": lambda name: getattr(torchvision.models, name)(num_classes=5),
     "timm": lambda name: timm.create_model(name, num_classes=5),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Images this small are no slower on one thread, most of all where cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_resnet(library: str, name: str, stem: str) -> nn.Module:

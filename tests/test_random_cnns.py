@@ -6,7 +6,6 @@ by one as they happen, with kernels pooled by naive loops.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from torch.func import functional_call
 from lowmode_fx import LowModeConfig, ModePair, build_pair
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
     pytest.mark.filterwarnings("error::lowmode_fx.NoEffectWarning"),
 ]
@@ -33,15 +33,6 @@ quick = settings(
 thorough = settings(parent=quick, derandomize=False)
 
 Kwargs = dict[str, Any]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Maps this small are faster on one thread, most of all where cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 DEFAULTS: Kwargs = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -62,13 +62,7 @@ UNPOOLED = ("torchvision mobilenet_v2", "torchvision shufflenet_v2_x0_5")
 #: The same blocks as another model here, over again.
 SLOW = ("torchvision resnet34", "torchvision vgg11_bn", "timm densenet121")
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tensors(output: Any) -> list[Tensor]:

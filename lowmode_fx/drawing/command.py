@@ -26,8 +26,6 @@ from . import check_format, draw_pair, node_paths
 
 #: Nodes: a whole model up to here is drawn; a block has at least so many; a picture can't hold more.
 _WHOLE, _BLOCK, _MOST = 40, 6, 400
-#: Options that take a named set or globs.
-_SETS = {"pool_convs": ("dense", "all"), "keep_convs": (), "drop_maxpools": ("none", "stem", "all")}
 
 
 def draw(
@@ -98,9 +96,8 @@ def _build(options: Mapping[str, Any]) -> ModePair:
     if options["preset"] not in ("", "paper"):
         raise ValueError(f"--preset is {options['preset']!r}; allowed: paper")
     known = {field.name for field in fields(LowModeConfig)}
-    given = {name: names_or_set(value, _SETS[name]) if name in _SETS else value for name, value in options.items()}
     base = LowModeConfig.paper() if options["preset"] else LowModeConfig()
-    config = low_mode_config(base, **{name: value for name, value in given.items() if name in known})
+    config = low_mode_config(base, **{name: value for name, value in options.items() if name in known})
     name, channels = options["model"], options["in_chans"]
     sides = image_sides(options["input_size"]) if options["input_size"] else None
     side = sides[0] if sides else None

@@ -17,7 +17,7 @@ from rich.console import Console
 from lowmode_fx.config import LowModeConfig
 from lowmode_fx.fitting import NoEffectWarning
 from lowmode_fx.models import create_model
-from lowmode_fx.options import low_mode_config, names_or_set
+from lowmode_fx.options import low_mode_config
 from lowmode_fx.pair import build_pair
 from lowmode_fx.runner import LowModeModel
 from lowmode_fx.schedule import BernoulliSchedule, PeriodicSchedule, low_fraction
@@ -108,9 +108,9 @@ def train(
         LowModeConfig.paper() if preset == "paper" else LowModeConfig(),
         ratio=ratio,
         kernel_ratio=kernel_ratio,
-        pool_convs=names_or_set(pool_convs, ("dense", "all")),
-        keep_convs=names_or_set(keep_convs, ()),
-        drop_maxpools=names_or_set(drop_maxpools, ("none", "stem", "all")),
+        pool_convs=pool_convs,
+        keep_convs=keep_convs,
+        drop_maxpools=drop_maxpools,
         rounding=rounding,
         kernel_transform=kernel_transform,
         batchnorm=batchnorm,
