@@ -30,6 +30,7 @@ def report(
     keep_convs: Annotated[str | None, typer.Option(help="Globs of convs to keep.")] = None,
     drop_maxpools: Annotated[str | None, typer.Option(help="none, stem, all or globs. (default none)")] = None,
     batchnorm: Annotated[str | None, typer.Option(help="isolate or share.")] = None,
+    submodule: Annotated[str | None, typer.Option(help="Only this part, as backbone; fed the images.")] = None,
     adapt_head: Annotated[bool | None, typer.Option("--adapt-head", help="Resize a map that is flattened.")] = None,
     preset: Annotated[str, typer.Option(help="paper: the setting of §4. Other options win over it.")] = "",
     format: Annotated[str, typer.Option(help="table, markdown, json or csv.")] = "table",
@@ -56,5 +57,5 @@ def report(
     height, width = sides or default_image_size(built, model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)  # the report's notes say it
-        pair = build_pair(built, torch.zeros(2, in_chans, height, width), config)
+        pair = build_pair(built, torch.zeros(2, in_chans, height, width), config, submodule=submodule)
     typer.echo(render_report(model, pair, count_flops(pair), format))  # type: ignore[arg-type]

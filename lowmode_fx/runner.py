@@ -28,6 +28,8 @@ class LowModeModel(nn.Module):
     compile: run both graphs through ``torch.compile(dynamic=False)``, each for the first input shape it sees; another
         shape (a ragged last batch) runs the same graph uncompiled, so that nothing is ever compiled twice.
     compile_options: more keywords for ``torch.compile``.
+
+    Raises ``TypeError`` where ``pair`` is no ``ModePair``.
     """
 
     pair: ModePair
@@ -42,6 +44,9 @@ class LowModeModel(nn.Module):
         compile_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(pair, ModePair):
+            kind = type(pair).__name__
+            raise TypeError(f"pair is a {kind}; it must be a ModePair, as build_pair(model, example_input) makes it")
         share_registries(self, pair.model)
         self.pair = pair
         self.schedule = schedule

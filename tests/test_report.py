@@ -15,8 +15,10 @@ import pytest
 import timm
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from lowmode_fx import FlopReport, LayerFlops, LowModeConfig, ModePair, build_pair, count_flops
+from lowmode_fx.cli import app
 from lowmode_fx.models import create_model, default_image_size
 from lowmode_fx.options import image_sides, low_mode_config, names_or_set
 from lowmode_fx.report import render_report, report_dict, summary_lines
@@ -329,3 +331,11 @@ def test_only_the_options_that_were_given_count() -> None:
     assert config == LowModeConfig(ratio=3, drop_maxpools="stem", kernel_ratio=1)
     with pytest.raises(ValueError, match=r"^rounding is 'up'; allowed: 'ceil', 'floor'$"):
         low_mode_config(base, rounding="up")
+
+
+def test_a_part_of_a_model_is_reported() -> None:
+    command = ["report", "test_resnet", "--input-size", "64", "--format", "json", "--submodule"]
+    stem = CliRunner().invoke(app, [*command, "layer9"])
+    assert "submodule: ResNet has no 'layer9'; near matches: layer" in str(stem.exception)
+    part = CliRunner().invoke(app, ["report", "torchvision:fcn_resnet50", *command[2:], "backbone"])
+    assert json.loads(part.output)["pair"]["model"] == "IntermediateLayerGetter"

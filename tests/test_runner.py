@@ -361,3 +361,8 @@ def test_a_compiled_low_step_leaves_running_statistics_alone(
     net(images)
     assert net.last_mode is LOW
     assert all(torch.equal(buffer, before[name]) for name, buffer in net.named_buffers())
+
+
+def test_a_model_without_a_pair_is_named() -> None:
+    with pytest.raises(TypeError, match=r"pair is a Linear; it must be a ModePair, as build_pair"):
+        LowModeModel(nn.Linear(2, 2), BernoulliSchedule(p=0.5))  # type: ignore[arg-type]

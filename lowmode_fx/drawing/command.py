@@ -105,7 +105,8 @@ def _build(options: Mapping[str, Any]) -> ModePair:
     height, width = sides or default_image_size(model, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)  # the picture shows it
-        return build_pair(model, torch.zeros(2, channels, height, width), config)
+        images = torch.zeros(2, channels, height, width)
+        return build_pair(model, images, config, submodule=options["submodule"])
 
 
 def _signature() -> inspect.Signature:
