@@ -17,7 +17,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 
 
 def poolable(records: Sequence[Record]) -> list[Record]:
-    """Models with at least one convolution that low-mode could pool, built without an error of their own."""
+    """All but the models that have no convolution which low-mode could pool."""
     return [record for record in records if record.status != "nothing"]
 
 
