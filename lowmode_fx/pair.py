@@ -120,7 +120,7 @@ def build_pair(
     with train_mode(model):
         _annotate(full, trace.shapes)
         check_poolable(model, full, config)
-        low = bind_graph(model, _low_graph(trace, model, low_example), f"{type(model).__name__}Low")
+        low = bind_graph(model, _low_graph(trace, model, low_example), "Draft", draft=True)
         _annotate(low, trace.shapes)
         reports = run_passes(low, default_passes(config, trace.shapes))
         low_shapes, resized = fit(low, full, low_example, reports, trace.shapes, config)
@@ -130,6 +130,7 @@ def build_pair(
         check_reachability(full, low)
         if config.restore_output:
             reports = (*reports, _restore(low, trace.shapes, low_shapes))
+        low = bind_graph(model, low.graph, f"{type(model).__name__}Low")
     if resized:
         reports = (*reports, PassReport("resize_head", resized))
     remarks = notes(example.shape[2:], sides, config, reports)

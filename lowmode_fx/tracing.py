@@ -88,7 +88,8 @@ def train_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, training in modes.items():
-            module.training = training
+            if module.training is not training:
+                module.training = training
 
 
 def _where(error: Exception) -> str:

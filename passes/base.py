@@ -50,14 +50,15 @@ GraphPass = Callable[[fx.GraphModule], PassReport]
 
 
 def run_passes(graph_module: fx.GraphModule, passes: Sequence[GraphPass]) -> tuple[PassReport, ...]:
-    """Apply ``passes`` in order to ``graph_module``, in place; lint after each, recompile once.
+    """Apply ``passes`` in order to ``graph_module``, in place; lint after each that changed it, recompile once.
 
     Raises ``PassError`` (a ``ValueError``) from a pass that refuses.
     """
     reports = []
     for graph_pass in passes:
         reports.append(graph_pass(graph_module))
-        check_graph(graph_module)
+        if reports[-1].changes:
+            check_graph(graph_module)
     graph_module.graph.eliminate_dead_code(is_impure_node=_keep)
     graph_module.recompile()
     return tuple(reports)

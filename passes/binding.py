@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from torch import fx, nn
 
 
-def bind_graph(model: nn.Module, graph: fx.Graph, class_name: str) -> fx.GraphModule:
-    """A ``GraphModule`` for ``graph`` over everything that ``model`` holds.
+class _Draft(fx.GraphModule):
+    """A graph that is still being rewired: nobody runs its code, which takes as long to generate as all passes do."""
+
+    def recompile(self) -> Any:
+        return None
+
+
+def bind_graph(model: nn.Module, graph: fx.Graph, class_name: str, *, draft: bool = False) -> fx.GraphModule:
+    """A ``GraphModule`` for ``graph`` over everything that ``model`` holds; a ``draft`` has no code to run yet.
 
     The three registries *are* the model's dictionaries, so names and ``state_dict`` keys are the model's own, and
     whatever replaces a parameter, buffer or submodule later (``.to()``, sharding, ``load_state_dict(assign=True)``)
     is seen by both. A pass may therefore never add a submodule or parameter: it would end up in the model.
     """
-    graph_module = fx.GraphModule(nn.Module(), fx.Graph(), class_name=class_name)
+    kind = _Draft if draft else fx.GraphModule
+    graph_module = kind(nn.Module(), fx.Graph(), class_name=class_name)
     share_registries(graph_module, model)
     graph_module.training = model.training
     graph_module.graph = graph

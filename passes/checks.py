@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from .binding import shares_registries
@@ -55,12 +55,15 @@ def unpooled_output_size(site: ConvSite, sizes: tuple[int, ...]) -> tuple[int, .
 
 def check_reachability(full: fx.GraphModule, low: fx.GraphModule) -> None:
     """Every parameter that the full graph's output depends on still reaches the low graph's output."""
-    lost = _reaching(full) - _reaching(low)
-    assert not lost, f"no gradient would reach {', '.join(sorted(lost))} in low-mode"
+    reached = _reaching(low)
+    gone = _reaching(full) - reached
+    if gone:
+        lost = _parameters_at(full, gone) - _parameters_at(low, reached)
+        assert not lost, f"no gradient would reach {', '.join(sorted(lost))} in low-mode"
 
 
 def _reaching(graph_module: fx.GraphModule) -> set[str]:
-    """Names of the parameters with a path to the output."""
+    """Paths of the parameters and modules with a path to the output."""
     live: set[fx.Node] = set()
     pending = [node for node in graph_module.graph.nodes if node.op == "output"]
     while pending:
@@ -68,20 +71,21 @@ def _reaching(graph_module: fx.GraphModule) -> set[str]:
         if node not in live:
             live.add(node)
             pending.extend(node.all_input_nodes)
+    return {str(node.target) for node in live if node.op in ("get_attr", "call_module")}
+
+
+def _parameters_at(graph_module: fx.GraphModule, targets: set[str]) -> set[str]:
+    """Names of the parameters at these paths: the parameter itself, or all that a module holds."""
     names: set[str] = set()
-    for node in live:
-        if node.op in ("get_attr", "call_module"):
-            names |= _parameters_at(graph_module, str(node.target))
+    for target in targets:
+        value: Any = graph_module
+        for atom in target.split("."):
+            value = getattr(value, atom)
+        if isinstance(value, nn.Module):
+            names |= {f"{target}.{name}" for name, _ in value.named_parameters()}
+        elif isinstance(value, nn.Parameter):
+            names.add(target)
     return names
-
-
-def _parameters_at(graph_module: fx.GraphModule, target: str) -> set[str]:
-    value: Any = graph_module
-    for atom in target.split("."):
-        value = getattr(value, atom)
-    if isinstance(value, nn.Module):
-        return {f"{target}.{name}" for name, _ in value.named_parameters()}
-    return {target} if isinstance(value, Tensor) and isinstance(value, nn.Parameter) else set()
 
 
 def check_outputs(full: Mapping[str, Any], low: Mapping[fx.Node, Any], low_graph: fx.GraphModule) -> None:

@@ -1,4 +1,4 @@
-"""Shapes of every node for a given input, worked out on fake tensors: no arithmetic, and no state is touched."""
+"""Shapes of every node for a given input, worked out on empty tensors: no arithmetic, and no state is touched."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_map
 
 from .binding import attributes_kept
 from .errors import PassError
+from .shape_rules import SHAPE_RULES
+from .stand_ins import StandIns
 
 
 class Shape(tuple[int, ...]):
@@ -41,13 +43,31 @@ def propagate_shapes(
 ) -> dict[fx.Node, ShapeTree]:
     """Shape of every node's result for ``inputs`` (only their shapes, dtypes and devices count).
 
-    ``watch``: entered around the run, to see its operators (a counter, say).
+    Runs on meta tensors, with rules for what is slow on them; where that fails for any reason, on torch's fake tensors,
+    whose word is final. ``watch``: entered around a run on fake tensors, to see its operators (a counter, say).
 
     Raises ``ShapeError`` at the first node that does not fit. Parameters, buffers and RNG stay as they are.
     """
+    if watch is None:
+        # Meta tensors give no device, and no value: whatever asks for one is left to fake tensors.
+        with contextlib.suppress(Exception):
+            return _on_meta_tensors(graph_module, inputs)
+    return _on_fake_tensors(graph_module, inputs, watch or contextlib.nullcontext())
+
+
+def _on_meta_tensors(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> dict[fx.Node, ShapeTree]:
+    interpreter = _MetaInterpreter(graph_module)
+    with StandIns() as stand_ins, torch.no_grad(), attributes_kept(graph_module):
+        interpreter.run(*map(stand_ins.of, inputs), enable_io_processing=False)
+    return interpreter.shapes
+
+
+def _on_fake_tensors(
+    graph_module: fx.GraphModule, inputs: tuple[Tensor, ...], watch: AbstractContextManager[object]
+) -> dict[fx.Node, ShapeTree]:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    interpreter = _ShapeInterpreter(graph_module, mode)
-    with mode, torch.no_grad(), quiet_misfits(), attributes_kept(graph_module), watch or contextlib.nullcontext():
+    interpreter = _FakeInterpreter(graph_module, mode)
+    with mode, torch.no_grad(), quiet_misfits(), attributes_kept(graph_module), watch:
         interpreter.run(*(mode.from_tensor(value) for value in inputs))
     return interpreter.shapes
 
@@ -63,7 +83,27 @@ def quiet_misfits() -> Iterator[None]:
         logger.disabled = before
 
 
-class _ShapeInterpreter(fx.Interpreter):
+class _MetaInterpreter(fx.Interpreter):
+    """Inside ``StandIns``: modules run as they are."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.extra_traceback = False
+        self.shapes: dict[fx.Node, ShapeTree] = {}
+
+    def run_node(self, node: fx.Node) -> Any:
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        rule = SHAPE_RULES.get(node.target) if node.op == "call_function" else None
+        result = rule(*args, **kwargs) if rule is not None else NotImplemented
+        if result is NotImplemented:
+            result = getattr(self, node.op)(node.target, args, kwargs)
+        self.shapes[node] = Shape(result.shape) if isinstance(result, Tensor) else tree_map(_shape, result)
+        return result
+
+
+class _FakeInterpreter(fx.Interpreter):
+    """Inside a ``FakeTensorMode``: modules run with stand-ins for what they hold."""
+
     def __init__(self, graph_module: fx.GraphModule, mode: FakeTensorMode) -> None:
         super().__init__(graph_module)
         self.extra_traceback = False
@@ -76,7 +116,7 @@ class _ShapeInterpreter(fx.Interpreter):
         except Exception as error:
             inputs = [self.shapes[source] for source in node.all_input_nodes if source.op != "get_attr"]
             raise ShapeError(node, inputs, _first_line(error)) from error
-        self.shapes[node] = tree_map(lambda value: Shape(value.shape) if isinstance(value, Tensor) else value, result)
+        self.shapes[node] = tree_map(_shape, result)
         return result
 
     def fetch_attr(self, target: str) -> Any:
@@ -95,6 +135,10 @@ class _ShapeInterpreter(fx.Interpreter):
         # A norm without momentum divides by its counter: made under the mode, a number stays known.
         counter = value.ndim == 0 and not value.is_floating_point() and value.device.type != "meta"
         return torch.tensor(1, dtype=value.dtype) if counter else self.mode.from_tensor(value)
+
+
+def _shape(value: Any) -> Any:
+    return Shape(value.shape) if isinstance(value, Tensor) else value
 
 
 def _first_line(error: Exception) -> str:

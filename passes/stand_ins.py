@@ -1,0 +1,57 @@
+"""Meta tensors that stand in for real ones, function by function: code runs, and nothing is computed or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
+
+from .shape_rules import SHAPE_RULES
+
+
+class StandIns(TorchFunctionMode):
+    """Inside, every function of torch gets meta tensors in place of real ones, and makes new ones on the meta device.
+
+    So a module runs with its own parameters, buffers and counters, and none of them is read or changed. What asks for
+    a value (``item()``) raises. ``SHAPE_RULES`` answer for functions that are slow on meta tensors.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._constructors = _device_constructors()
+        # The real tensor is kept beside its stand-in, so that its id stays its own.
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        rule = SHAPE_RULES.get(func)
+        if rule is not None:
+            result = rule(*args, **options)
+            if result is not NotImplemented:
+                return result
+        if func in self._constructors:
+            options = {**options, "device": "meta"}
+        return func(*self._swap(args), **{name: self._swap(value) for name, value in options.items()})
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The stand-in of ``tensor``: the same one each time; a meta tensor stands for itself."""
+        if tensor.is_meta:
+            return tensor
+        known = self._known.get(id(tensor))
+        if known is None:
+            stand_in = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            self._known[id(tensor)] = known = (tensor, stand_in)
+        return known[1]
+
+    def _swap(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.of(value)
+        if type(value) in (tuple, list):
+            return type(value)(self._swap(each) for each in value)
+        return value
