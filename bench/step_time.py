@@ -1,7 +1,7 @@
 """Time of a low step over a full one: forward, backward and optimizer, eager and compiled, paired and interleaved.
 
-    python -m bench.step_time --small      # two CPU cores: ResNet-18 with the CIFAR stem
-    python -m bench.step_time              # everything
+python -m bench.step_time --small      # two CPU cores: ResNet-18 with the CIFAR stem
+python -m bench.step_time              # everything
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from .base import Change, PassReport
 from .calls import FUNCTIONAL_NORMS, bound_arguments
 from .match import NormSite, norm_sites
+from .shape_rules import SHAPE_RULES
 
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -36,6 +37,13 @@ def isolated_norm(norm: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if torch._C._is_tracing():  # what fvcore counts with; it allows no functional call, and counts on a copy
         return norm(*args, **kwargs)
     return functional_call(norm, _copied_statistics(norm), args, kwargs)
+
+
+def _shape_rule(norm: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return norm(*args, **kwargs)  # among stand-ins nothing real is written, and no copy is needed
+
+
+SHAPE_RULES[isolated_norm] = _shape_rule
 
 
 def _copied_statistics(module: nn.Module) -> dict[str, Tensor]:

@@ -44,11 +44,15 @@ def _arithmetic(input: Any, other: Any, **options: Any) -> Any:
 
 
 def _broadcast(input: Tensor, other: Tensor) -> Any:
-    rank = max(input.ndim, other.ndim)
-    ours, theirs = ((1,) * (rank - value.ndim) + tuple(value.shape) for value in (input, other))
-    if any(a != b and 1 not in (a, b) for a, b in zip(ours, theirs, strict=True)):
-        return NotImplemented
-    return _empty([b if a == 1 else a for a, b in zip(ours, theirs, strict=True)], input.dtype)
+    shape = _broadcast_shape(input.shape, other.shape)
+    return NotImplemented if shape is None else _empty(shape, input.dtype)
+
+
+def _broadcast_shape(shape: Sequence[int], other: Sequence[int]) -> tuple[int, ...] | None:
+    rank = max(len(shape), len(other))
+    ours, theirs = ((1,) * (rank - len(each)) + tuple(each) for each in (shape, other))
+    sides = list(zip(ours, theirs, strict=True))
+    return None if any(a != b and 1 not in (a, b) for a, b in sides) else tuple(b if a == 1 else a for a, b in sides)
 
 
 def _batch_norm(input: Tensor, a: Any, b: Any, c: Any = None, d: Any = None, training: bool = False, *_: Any) -> Any:
@@ -90,7 +94,10 @@ def _linear(input: Tensor, weight: Tensor, bias: Any = None) -> Any:
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *_: Any, **options: Any) -> Any:
     same = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.shape[-1] == key.shape[-1]
-    if not same or key.shape[-2] != value.shape[-2] or attn_mask is not None or options.get("enable_gqa"):
+    if not same or key.shape[-2] != value.shape[-2] or options.get("enable_gqa"):
+        return NotImplemented
+    scores = (*query.shape[:-1], key.shape[-2])
+    if attn_mask is not None and _broadcast_shape(attn_mask.shape, scores) != scores:
         return NotImplemented
     return _empty((*query.shape[:-1], value.shape[-1]), query.dtype)
 

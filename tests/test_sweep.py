@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from typer.testing import CliRunner
 
-from lowmode_fx import build_pair
+from lowmode_fx import ModePair, build_pair
 from lowmode_fx.cli import app
 from lowmode_fx.sweep import Record, sweep
-from lowmode_fx.sweep.check import WrongPairError, _compare, check_model
+from lowmode_fx.sweep.check import check_model
+from lowmode_fx.sweep.compare import WrongPairError, compare
+from lowmode_fx.sweep.memory import PeakMemory
 from lowmode_fx.sweep.record import read_records
 from lowmode_fx.sweep.summary import summary_lines, to_csv, to_markdown
 from lowmode_fx.sweep.zoo import family, model_names, part
+from passes.isolate_batchnorm import isolated_norm
+from passes.kernel_math import center_kernel
 
 RIGHT = Record(
     "a", "resnet", "right", full_macs=100, low_macs=10, front_end="fx", trace_seconds=1, build_seconds=2, pooled_convs=3
@@ -49,15 +54,77 @@ def test_a_detection_model_is_pooled_in_its_backbone() -> None:
     assert part("torchvision:resnet18") == part("resnet18") == ""
 
 
-def test_a_wrong_pair_is_found_out() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
-    pair = build_pair(model, torch.zeros(2, 3, 16, 16))
-    _compare(pair, torch.randn(2, 3, 16, 16), gradients=True)
-    node = next(node for node in pair.full.graph.nodes if node.name == "conv2d_1")
-    node.args = (*node.args[:3], (1, 1), (1, 1), *node.args[5:])
-    pair.full.recompile()
-    with pytest.raises(WrongPairError, match="full-mode outputs differ"):
-        _compare(pair, torch.randn(2, 3, 16, 16), gradients=True)
+def small_pair() -> ModePair:
+    """Without a norm behind its last convolution, so that a bias or a scale shows."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.ConvTranspose2d(4, 4, 5, 2, 1),
+    )
+    return build_pair(model, torch.zeros(2, 3, 16, 16))
+
+
+def edit(graph_module: fx.GraphModule, name: str, index: int, value: Any) -> None:
+    node = next(node for node in graph_module.graph.nodes if node.name == name)
+    node.args = (*node.args[:index], value, *node.args[index + 1 :])
+    graph_module.recompile()
+
+
+IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_right_pair_passes_and_stays_as_it_was() -> None:
+    pair = small_pair()
+    before = {name: value.clone() for name, value in pair.model.state_dict().items()}
+    assert compare(pair, IMAGES, gradients=True)
+    assert compare(pair, IMAGES, gradients=False)
+    assert all(torch.equal(value, before[name]) for name, value in pair.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in pair.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("graph", "node", "index", "value", "words"),
+    [
+        ("full", "conv2d_1", 3, (2, 2), "full-mode outputs differ"),
+        ("low", "conv2d_1", 2, None, "no finite low-mode gradient at \\['3.bias'\\]"),
+        ("low", "average_kernel", 2, 1, "the low-mode output is off an eager low-mode's by"),
+        ("low", "average_kernel_1", 3, "sum", "the low-mode output is off an eager low-mode's by"),
+    ],
+)
+def test_a_wrong_pair_is_found_out(graph: str, node: str, index: int, value: Any, words: str) -> None:
+    pair = small_pair()
+    if node == "average_kernel":  # as if the kernel were cut out of the middle
+        chosen = next(each for each in pair.low.graph.nodes if each.name == node)
+        chosen.target, chosen.args = center_kernel, chosen.args[:2]
+        pair.low.recompile()
+    else:
+        edit(getattr(pair, graph), node, index, value)
+    with pytest.raises(WrongPairError, match=words):
+        compare(pair, IMAGES, gradients=True)
+
+
+def test_a_low_graph_that_moves_running_statistics_is_found_out() -> None:
+    pair = small_pair()
+    node = next(node for node in pair.low.graph.nodes if node.target is isolated_norm)
+    with pair.low.graph.inserting_before(node):
+        norm = pair.low.graph.call_module("1", node.args[1:])
+    node.replace_all_uses_with(norm)
+    pair.low.graph.erase_node(node)
+    pair.low.recompile()
+    with pytest.raises(WrongPairError, match="low-mode moved the running statistics"):
+        compare(pair, IMAGES, gradients=True)
+
+
+def test_peak_memory_counts_what_is_given_back_too() -> None:
+    with PeakMemory() as peak:
+        torch.ones(16, 1024, 1024)  # 64 MB, gone at once
+    assert 60 < peak.megabytes < 90
+    with PeakMemory() as peak:
+        pass
+    assert peak.megabytes < 8
 
 
 def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:

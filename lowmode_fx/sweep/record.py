@@ -14,12 +14,15 @@ Status = Literal["right", "refused", "wrong", "nothing", "error", "timeout"]
 
 @dataclass(frozen=True)
 class Record:
-    """One model of the sweep.
+    """One model of the sweep. ``reason``: why there is no pair, or why it is one for whole images.
 
     ``full_macs``, ``low_macs``: per image at ``input_size``; ``seconds``: of all checks.
 
     ``downsample_input=False``: the model takes one size only, and the pair pools kernels alone.
-    ``peak_mb``: growth of the process's peak memory while the pair was built.
+    ``peak_mb``: growth of the process's memory, at its highest, while the pair was built.
+
+    ``checked_at``: the size ``(C, *S)`` of the images of the checks. ``gradients_checked``: they ran backward too.
+    ``against_eager``: low-mode was compared with an eager low-mode.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Record:
     build_seconds: float = 0.0
     peak_mb: float = 0.0
     checked_at: tuple[int, ...] = ()
+    gradients_checked: bool = False
+    against_eager: bool = False
     seconds: float = 0.0
 
     @property
@@ -45,8 +50,15 @@ class Record:
         """low_macs / full_macs; 1 where nothing was counted."""
         return self.low_macs / self.full_macs if self.full_macs else 1.0
 
+    @property
+    def poolable(self) -> bool:
+        """Whether low-mode could pool a kernel of this model, or nobody could find out."""
+        return self.status != "nothing"
+
     def to_line(self) -> str:
-        return json.dumps(asdict(self))
+        """One line of JSON, without the fields that are at their defaults."""
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        return json.dumps({name: value for name, value in asdict(self).items() if value != defaults[name]})
 
 
 def read_records(path: Path) -> list[Record]:

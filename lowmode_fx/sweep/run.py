@@ -85,9 +85,10 @@ def _start(name: str, timeout: float) -> _Job:
 def _work(name: str, connection: Connection) -> None:
     import torch
 
-    from .check import check_model
+    from .check import check_model, warm_up
 
     torch.set_num_threads(1)
+    warm_up()
     connection.send(check_model(name))
 
 

@@ -49,7 +49,10 @@ def part(name: str) -> str:
 def image_shape(name: str, model: nn.Module) -> tuple[int, ...]:
     """``(C, *S)`` that the model was made for."""
     if ".video" in family(name):
-        return (3, 16, 112, 112) if "mvit" not in name and "swin" not in name else (3, 16, 224, 224)
+        side = 112 if family(name).endswith("resnet") else 224
+        return (3, 16, side, side)
+    if "ssd300" in name:
+        return (3, 300, 300)
     config = getattr(model, "default_cfg", None)
     if config:
         return tuple(config["input_size"])
