@@ -9,6 +9,7 @@ from timm.layers.padding import pad_same
 from torch import Tensor, fx, nn
 
 from passes.binding import attributes_kept
+from passes.match import is_convolution, module_kernel
 
 _CONVS = nn.modules.conv._ConvNd
 #: A batch norm's counter is a side effect; a max pool that pads by itself (timm's) stays one site.
@@ -44,7 +45,7 @@ class ConvTracer(fx.Tracer):
 
 def holds_conv(module: nn.Module) -> bool:
     """Whether a convolution with more than one tap is inside."""
-    return any(isinstance(part, _CONVS) and max(part.kernel_size) > 1 for part in module.modules())
+    return any(is_convolution(part) and max(module_kernel(part)) > 1 for part in module.modules())
 
 
 def holds_untraceable_convs(model: nn.Module) -> bool:

@@ -34,6 +34,8 @@ class ConvSite:
     """One convolution call: input ``(N, C, *S)``, kernel ``(F, C / groups, *K)`` (transposed: ``(C, F / groups, *K)``).
 
     ``padding`` is (before, after) for each spatial side. ``function`` is the functional form with the same dimensions.
+    ``groups`` is what a call passes on: a node where it is computed (one kernel an image), whose value on the example
+    is ``group_count``.
     """
 
     node: fx.Node
@@ -47,7 +49,8 @@ class ConvSite:
     stride: tuple[int, ...]
     padding: Padding
     dilation: tuple[int, ...]
-    groups: int
+    groups: int | fx.Node
+    group_count: int
     output_padding: tuple[int, ...]
 
     @property
@@ -56,11 +59,11 @@ class ConvSite:
 
     @property
     def in_channels(self) -> int:
-        return self.weight_shape[0] if self.transposed else self.weight_shape[1] * self.groups
+        return self.weight_shape[0] if self.transposed else self.weight_shape[1] * self.group_count
 
     @property
     def depthwise(self) -> bool:
-        return self.groups > 1 and self.groups == self.in_channels
+        return self.group_count > 1 and self.group_count == self.in_channels
 
 
 @dataclass(frozen=True)
@@ -105,15 +108,28 @@ def norm_sites(graph_module: fx.GraphModule) -> list[NormSite]:
     return [site for site in matched if site is not None]
 
 
-def opaque_convs(graph_module: fx.GraphModule) -> list[str]:
-    """Paths of convolutions inside leaf modules, where no pass can reach them."""
-    found = []
+def opaque_convs(graph_module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
+    """Kernel sizes of the convolutions inside leaf modules, where no pass can reach them, by their paths."""
+    found = {}
     for node in graph_module.graph.nodes:
         if node.op == "call_module":
             for path, module in graph_module.get_submodule(node.target).named_modules():
-                if isinstance(module, nn.modules.conv._ConvNd):
-                    found.append(f"{node.target}.{path}" if path else node.target)
-    return list(dict.fromkeys(found))
+                if is_convolution(module):
+                    found[f"{node.target}.{path}" if path else str(node.target)] = module_kernel(module)
+    return found
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Whether the module convolves: one of torch's, or one that holds a kernel and says its size (``CondConv2d``)."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return True
+    return hasattr(module, "kernel_size") and isinstance(module._parameters.get("weight"), nn.Parameter)
+
+
+def module_kernel(convolution: nn.Module) -> tuple[int, ...]:
+    """K of each spatial side, as the module tells it."""
+    size: Any = convolution.kernel_size
+    return (size,) if isinstance(size, int) else tuple(size)
 
 
 def module_path(node: fx.Node) -> str | None:
@@ -146,6 +162,7 @@ def match_conv(graph_module: fx.GraphModule, node: fx.Node) -> ConvSite | None:
     if shape is None:
         return None
     dilation = spatial(arguments.get("dilation", 1), dims)
+    groups = arguments.get("groups", 1)
     padding = arguments.get("padding", 0)
     if padding == "same":
         sides = tuple(same_padding(size, step) for size, step in zip(shape[2:], dilation, strict=True))
@@ -163,7 +180,8 @@ def match_conv(graph_module: fx.GraphModule, node: fx.Node) -> ConvSite | None:
         stride=spatial(arguments.get("stride", 1), dims),
         padding=sides,
         dilation=dilation,
-        groups=arguments.get("groups", 1),
+        groups=groups,
+        group_count=groups.meta["shape"] if isinstance(groups, fx.Node) else groups,
         output_padding=spatial(arguments.get("output_padding", 0), dims),
     )
 
@@ -213,7 +231,8 @@ def _keeps_statistics(module: nn.Module) -> bool:
 def _conv_name(graph_module: fx.GraphModule, node: fx.Node, weight: fx.Node) -> str:
     """Path of the module that convolves; of the weight's owner where a function was called with it."""
     path = module_path(node)
-    if path and isinstance(_submodule(graph_module, path), nn.modules.conv._ConvNd):
+    module = _submodule(graph_module, path) if path else None
+    if path and module is not None and is_convolution(module):
         return path
     return _owner(weight) or path or node.name
 

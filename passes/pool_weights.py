@@ -26,6 +26,7 @@ from .transposed import pool_conv_transpose
 
 NamedTransform = Literal["avg", "adaptive", "center"]
 NamedConvs = Literal["dense", "all"]
+NOT_TRACED = "inside a module that is not traced"
 
 
 def pool_weights(
@@ -63,7 +64,9 @@ def pool_weights(
         assert current is not None
         _rewire(graph_module, current, pooled, ratio, transform, gain)
         changes.append(Change(site.name, site.node.name, _sides(site.kernel), _sides(pooled)))
-    skips.extend(Skip(path, path, "inside a module that is not traced") for path in opaque_convs(graph_module))
+    for path, kernel in opaque_convs(graph_module).items():
+        reason = NOT_TRACED if max(kernel) > 1 else f"{_sides(kernel)} has nothing to pool"
+        skips.append(Skip(path, path, reason))
     return PassReport("pool_weights", tuple(changes), tuple(skips))
 
 

@@ -132,8 +132,8 @@ def _conv_title(site: ConvSite) -> str:
     title = f"{'transposed ' * site.transposed}conv {_window(site.kernel, site.stride)}"
     if set(site.dilation) != {1}:
         title += f", dilation {_each(site.dilation)}"
-    if site.groups > 1:
-        title += ", depthwise" if site.depthwise else f", {site.groups} groups"
+    if site.group_count > 1:
+        title += ", depthwise" if site.depthwise else f", {site.group_count} groups"
     return title
 
 

@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_leaves
 
 from lowmode_fx.downsampling import downsample
 from lowmode_fx.pair import ModePair
+from passes.pool_weights import NOT_TRACED
 
 from .eager import EagerLowMode
 
 #: How far an eager low-mode may be off: other kernels sum in another order where padding is spelled differently.
 TOLERANCE = 1e-3
-_OPAQUE = "inside a module that is not traced"
 
 Step = tuple[list[Tensor], dict[str, Tensor]]
 
@@ -101,7 +101,7 @@ def _loss(output: Tensor) -> Tensor:
 
 
 def _untraced_weights(pair: ModePair) -> frozenset[int]:
-    paths = [skip.site for skip in pair.report.of("pool_weights").skips if skip.reason == _OPAQUE]
+    paths = [skip.site for skip in pair.report.of("pool_weights").skips if skip.reason == NOT_TRACED]
     return frozenset(id(value) for path in paths for value in pair.model.get_submodule(path).parameters())
 
 
