@@ -6,15 +6,20 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, fx, nn
 
 from passes import Change, PassError, PassReport, ShapeError, propagate_shapes
-from passes.calls import CONVS
+from passes.calls import CONVS, aten
 from passes.match import conv_sites, module_path
-from passes.resize_head import find_flatten, resize_head
+from passes.resize_head import drop_needless, find_flatten, find_map, resize_head
 from passes.shapes import Shape, ShapeTree
 
 from .config import LowModeConfig
+
+#: More than any model needs: a stage of a hybrid network takes two or three.
+_MOST_RESIZES = 24
+_RESHAPES = ("view", "reshape", torch.reshape, aten.view.default, aten.reshape.default)
 
 
 class NoEffectWarning(UserWarning):
@@ -48,38 +53,48 @@ def fit(
     config: LowModeConfig,
 ) -> tuple[dict[fx.Node, ShapeTree], tuple[Change, ...]]:
     """Shapes of the low graph, with heads resized where that was asked for. Raises ``PassError`` where it can't run."""
-    resized: list[Change] = []
+    resized: list[fx.Node] = []
     while True:
         try:
             shapes = propagate_shapes(low, low_example)
             check_batch(shapes, full_shapes)
-            return shapes, tuple(resized)
+            return shapes, drop_needless(low, resized, shapes) if resized else ()
         except ShapeError as error:
             changed = [change.site for report in reports[:2] for change in report.changes]
             joined = error.node.target not in CONVS and sum(isinstance(shape, Shape) for shape in error.inputs) > 1
-            if joined and changed and find_flatten(error.node, full_shapes) is None:
+            if joined and changed and find_flatten(error, full_shapes) is None:
                 raise PassError(
                     f"branches no longer fit at {_place(error.node)}, {_shapes(error.inputs)}, once "
                     f"{', '.join(changed)} changed; keep it (drop_maxpools, strides), or change every branch alike"
                 ) from error
-            if not config.adapt_head or len(resized) > 8:
+            if not config.adapt_head or len(resized) > _MOST_RESIZES:
                 raise PassError(_refusal(error, full, low_example, full_shapes)) from error
             resized.append(resize_head(low, error, full_shapes))
 
 
 def check_batch(shapes: Mapping[fx.Node, ShapeTree], full_shapes: Mapping[str, ShapeTree]) -> None:
-    """No flattened map has leaked into the batch. Raises ``ShapeError`` at the node that let it."""
+    """No map has leaked into the batch. Raises ``ShapeError`` at the node that let it."""
     batch = next(shape[0] for node, shape in shapes.items() if node.op == "placeholder")
     for node, shape in shapes.items():
         full = full_shapes.get(node.name)
-        flat = isinstance(full, Shape) and len(full) == 2 and full[0] == batch and isinstance(shape, Shape)
-        if flat and node.op != "get_attr" and shape and shape[0] != batch:
-            inputs = [shapes[source] for source in node.all_input_nodes if source.op != "get_attr"]
-            raise ShapeError(node, inputs, f"its batch becomes {shape[0]}, for the map is flattened to a fixed length")
+        if node.op == "get_attr" or not (isinstance(full, Shape) and isinstance(shape, Shape) and full and shape):
+            continue
+        if full[0] == batch != shape[0] and (len(full) == 2 or _reshapes_images(node, shapes, full_shapes, batch)):
+            raise ShapeError(node, shapes, f"its batch becomes {shape[0]}, for the map is given a fixed length")
+
+
+def _reshapes_images(
+    node: fx.Node, shapes: Mapping[fx.Node, ShapeTree], full_shapes: Mapping[str, ShapeTree], batch: int
+) -> bool:
+    if node.target not in _RESHAPES or not node.all_input_nodes:
+        return False
+    source = node.all_input_nodes[0]
+    before = (shapes[source], full_shapes.get(source.name))
+    return all(isinstance(shape, Shape) and shape[:1] == (batch,) for shape in before)
 
 
 def _refusal(error: ShapeError, full: fx.GraphModule, low_example: Tensor, full_shapes: Mapping[str, ShapeTree]) -> str:
-    flatten = find_flatten(error.node, full_shapes)
+    flatten = find_flatten(error, full_shapes)
     if flatten is not None:
         wanted = "×".join(map(str, full_shapes[flatten.all_input_nodes[0].name][1:]))
         return (
@@ -92,9 +107,14 @@ def _refusal(error: ShapeError, full: fx.GraphModule, low_example: Tensor, full_
         what = "low-mode does not fit the model"
     except ShapeError:
         what = f"the model itself can't take {'×'.join(map(str, low_example.shape[2:]))} inputs"
+    source = find_map(error, full_shapes)
+    resize = ""
+    if source is not None:
+        size = "×".join(map(str, full_shapes[source.name][2:]))
+        resize = f", set adapt_head=True to resize the map behind {_place(source)} to its full-mode {size}"
     return (
         f"{what}: at {_place(error.node)}, given {_shapes(error.inputs)}: {cause}; try an input size that halves more "
-        "often, or pool kernels alone with downsample_input=False"
+        f"often{resize}, or pool kernels alone with downsample_input=False"
     )
 
 

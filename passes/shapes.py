@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -29,13 +30,14 @@ ShapeTree = Any
 
 
 class ShapeError(PassError):
-    """A node that can't run on these shapes."""
+    """A node that can't run on these shapes. ``shapes``: of the nodes before it."""
 
-    def __init__(self, node: fx.Node, inputs: list[ShapeTree], cause: str) -> None:
-        super().__init__(f"{node.name} can't take {', '.join(map(str, inputs))}: {cause}")
+    def __init__(self, node: fx.Node, shapes: Mapping[fx.Node, ShapeTree], cause: str) -> None:
         self.node = node
-        self.inputs = inputs
+        self.shapes = shapes
+        self.inputs = [shapes[source] for source in node.all_input_nodes if source.op != "get_attr"]
         self.cause = cause
+        super().__init__(f"{node.name} can't take {', '.join(map(str, self.inputs))}: {cause}")
 
 
 def propagate_shapes(
@@ -114,8 +116,7 @@ class _FakeInterpreter(fx.Interpreter):
         try:
             result = super().run_node(node)
         except Exception as error:
-            inputs = [self.shapes[source] for source in node.all_input_nodes if source.op != "get_attr"]
-            raise ShapeError(node, inputs, _first_line(error)) from error
+            raise ShapeError(node, self.shapes, _first_line(error)) from error
         self.shapes[node] = tree_map(_shape, result)
         return result
 
@@ -143,4 +144,9 @@ def _shape(value: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    if text:
+        return text.splitlines()[0]
+    # An assertion without words: the line that makes it is the next best thing.
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
+    line = frames[-1].line if frames else ""
+    return line if line and line.startswith("assert") else type(error).__name__

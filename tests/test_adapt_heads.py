@@ -181,20 +181,115 @@ def test_adapt_head_resizes_a_map_that_a_view_would_fold(batch: int) -> None:
     assert pair.low(torch.zeros(batch, 3, 8, 8)).shape == (batch, 5)
 
 
-def test_a_size_that_is_fixed_elsewhere_is_refused() -> None:
-    class Positions(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem, self.positions = nn.Conv2d(3, 4, 3, 2, 1), nn.Parameter(torch.zeros(4, 8, 8))
+# Tables of positions -------------------------------------------------------------------------------------------------
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.stem(x) + self.positions
 
+class Positions(nn.Module):
+    """A table that is added to the map: a convolution, a norm and an activation before it, a residual around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 1, 1)
+        self.norm, self.tail = nn.GroupNorm(2, 4), nn.Conv2d(4, 6, 3, 1, 1)
+        self.table = nn.Parameter(torch.randn(4, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.norm(self.body(x)).relu()
+        return self.tail(x + (y + self.table))
+
+
+class Tokens(nn.Module):
+    """A table for the tokens that a map is cut into, channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.table, self.fc = nn.Conv2d(3, 4, 3, 2, 1), nn.Parameter(torch.randn(1, 64, 4)), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        return self.fc(tokens + self.table).mean(1)
+
+
+class Window(nn.Module):
+    """A view that takes 64 pixels for granted, with the batch left to be worked out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 4, 3, 2, 1), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.stem(x).view(-1, 4, 64).transpose(1, 2)).mean(1)
+
+
+def enlarged(x: Tensor) -> Tensor:
+    return F.interpolate(x, size=(8, 8), mode="bilinear", align_corners=False)
+
+
+def test_a_table_of_positions_is_refused_with_both_ways_out() -> None:
     with pytest.raises(PassError, match=r"^the model itself can't take 8×8 inputs: at add, given 2×4×4×4: ") as error:
         build(Positions(), 16)
-    assert str(error.value).endswith("or pool kernels alone with downsample_input=False")
-    with pytest.raises(PassError, match=r"^adapt_head: no flattened map leads to add; add can't take"):
-        build(Positions(), 16, adapt_head=True)
+    assert str(error.value).endswith(
+        "try an input size that halves more often, set adapt_head=True to resize the map behind relu to its full-mode "
+        "8×8, or pool kernels alone with downsample_input=False"
+    )
+
+
+def test_adapt_head_resizes_the_map_that_a_table_is_added_to_and_all_that_meets_it() -> None:
+    model = Positions()
+    pair = build(model, 16, adapt_head=True)
+    changes = pair.report.of("resize_head").changes
+    assert [(change.site, change.after) for change in changes] == [("stem", "resized to 8×8")]
+    images = torch.randn(2, 3, 8, 8)
+    x = enlarged(model.stem(images))
+    y = model.norm(model.body(x)).relu()
+    torch.testing.assert_close(pair.low(images), model.tail(x + (y + model.table)))
+    pair.low(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    full = torch.randn(2, 3, 16, 16)
+    assert torch.equal(pair.full(full), model(full))
+
+
+def test_a_pooled_kernel_behind_a_resized_map_keeps_its_geometry() -> None:
+    pair = build(Positions(), 16, kernel_ratio=2, adapt_head=True)
+    assert [change.site for change in pair.report.pooled] == ["body", "tail"]
+    assert pair.low(torch.zeros(2, 3, 8, 8)).shape == (2, 6, 8, 8)
+
+
+def test_adapt_head_resizes_the_map_that_tokens_are_cut_from() -> None:
+    model = Tokens()
+    with pytest.raises(PassError, match="set adapt_head=True to resize the map behind conv2d in stem to its full-mode"):
+        build(model, 16)
+    pair = build(model, 16, adapt_head=True)
+    images = torch.randn(2, 3, 8, 8)
+    tokens = enlarged(model.stem(images)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(pair.low(images), model.fc(tokens + model.table).mean(1))
+
+
+def test_a_view_that_would_fold_pixels_into_the_batch_is_refused_or_resized() -> None:
+    """Four low-mode images would pass for one: nothing fails, and everything is wrong."""
+    model = Window()
+    with pytest.raises(PassError, match="its batch becomes 1, for the map is given a fixed length"):
+        build(model, 16, batch=4)
+    images = torch.randn(4, 3, 8, 8)
+    expected = model.fc(enlarged(model.stem(images)).view(-1, 4, 64).transpose(1, 2)).mean(1)
+    torch.testing.assert_close(build(model, 16, batch=4, adapt_head=True).low(images), expected)
+
+
+def test_a_size_that_is_fixed_before_any_convolution_stays_refused() -> None:
+    class Asserting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            torch._assert(x.shape[2] == 16, "this model takes 16 rows")
+            return self.stem(x)
+
+    with pytest.raises(PassError, match="this model takes 16 rows; try an input size that halves more often, or pool"):
+        build(Asserting(), 16)
+    with pytest.raises(PassError, match=r"^adapt_head: no map of convolutions leads to _assert; "):
+        build(Asserting(), 16, adapt_head=True)
 
 
 def test_a_refusal_is_one_clear_line(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:

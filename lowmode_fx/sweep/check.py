@@ -21,14 +21,14 @@ from lowmode_fx.tracing import TraceError
 from passes import PassError
 from passes.match import conv_sites
 
-from .compare import WrongPairError, compare
+from .compare import WrongPairError, compare, is_adapted
 from .memory import PeakMemory
 from .record import Record
 from .zoo import family, image_shape, part
 
 #: Largest model whose gradients are computed; above it, the pair is built and counted, and run without gradients.
 GRADIENT_LIMIT = 400_000_000
-SMALL_SIDE = 128
+SMALL_SIDE = 96
 
 
 def warm_up() -> None:
@@ -72,6 +72,7 @@ def _checked(record: Record, name: str) -> Record:
         reason=reason,
         input_size=shape,
         downsample_input=pair.config.downsample_input,
+        resized_maps=sum(len(each.changes) for each in pair.report.passes if each.name == "resize_head"),
         front_end=pair.report.front_end,
         poolable_convs=sum(any(k > s for k, s in zip(c.kernel, c.stride, strict=True)) for c in conv_sites(pair.full)),
         pooled_convs=pooled,
@@ -82,10 +83,7 @@ def _checked(record: Record, name: str) -> Record:
     full_macs, low_macs = count_forward_macs(pair)
     record = replace(record, full_macs=full_macs, low_macs=low_macs)
     gradients = record.parameters <= GRADIENT_LIMIT
-    checked_at, against_eager = _run(pair, shape, gradients)
-    return replace(
-        record, status="right", checked_at=checked_at, gradients_checked=gradients, against_eager=against_eager
-    )
+    return replace(record, status="right", checked_at=_run(pair, shape, gradients), gradients_checked=gradients)
 
 
 def _has_sliding_conv(name: str) -> bool:
@@ -103,16 +101,22 @@ def _slides(module: nn.Module) -> bool:
 
 
 def _build(model: nn.Module, shape: tuple[int, ...]) -> tuple[ModePair, tuple[int, ...], str]:
-    """The pair at the model's own size; else at one that halves more often; else with whole images, and why."""
+    """The pair at the model's own size; else at one that halves more often; else with the map resized where its size is
+    fixed; else with whole images. With the reason where it is one of the last two.
+    """
     rounded = (shape[0], *(-(-side // 64) * 64 for side in shape[1:]))
-    choices = [(shape, True), *([(rounded, True)] if rounded != shape else []), (shape, False)]
+    choices = [(shape, LowModeConfig()), (shape, LowModeConfig(adapt_head=True))]
+    if rounded != shape:
+        choices.insert(1, (rounded, LowModeConfig()))
     refusal: Exception | None = None
-    for size, halved in choices:
+    for size, config in [*choices, (shape, LowModeConfig(downsample_input=False))]:
         try:
-            pair = build_pair(model, torch.empty(2, *size), LowModeConfig(downsample_input=halved))
-            return pair, size, "" if halved else str(refusal)
+            pair = build_pair(model, torch.empty(2, *size), config)
         except (PassError, TraceError) as error:
             refusal = refusal or error
+            continue
+        fits = config.downsample_input and not config.adapt_head
+        return pair, size, "" if fits else str(refusal)
     assert refusal is not None
     raise refusal
 
@@ -131,15 +135,17 @@ def _measure(pair: ModePair, shape: tuple[int, ...]) -> tuple[float, float, floa
     return traced - began, time.perf_counter() - traced, peak.megabytes
 
 
-def _run(pair: ModePair, shape: tuple[int, ...], gradients: bool) -> tuple[tuple[int, ...], bool]:
-    """Compare on small images where the model takes them; returns the size that served, and ``compare``'s answer."""
+def _run(pair: ModePair, shape: tuple[int, ...], gradients: bool) -> tuple[int, ...]:
+    """Compare on small images where the model takes them; returns the size that served."""
     small = (shape[0], *(min(side, SMALL_SIDE) for side in shape[1:]))
-    if small != shape and pair.report.front_end == "fx" and pair.config.downsample_input:
+    if small != shape and pair.report.front_end == "fx" and not is_adapted(pair):
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # a graph that fails prints its code
-                return small, compare(pair, torch.randn(2, *small), gradients)
+                compare(pair, torch.randn(2, *small), gradients)
+            return small
         except WrongPairError:
             raise
         except Exception:
             pair.model.zero_grad(set_to_none=True)  # a size that the model itself does not take
-    return shape, compare(pair, torch.randn(2, *shape), gradients)
+    compare(pair, torch.randn(2, *shape), gradients)
+    return shape

@@ -18,11 +18,11 @@ class Record:
 
     ``full_macs``, ``low_macs``: per image at ``input_size``; ``seconds``: of all checks.
 
+    ``resized_maps``: places where a map is brought to its full-mode size (``adapt_head=True``).
     ``downsample_input=False``: the model takes one size only, and the pair pools kernels alone.
     ``peak_mb``: growth of the process's memory, at its highest, while the pair was built.
 
     ``checked_at``: the size ``(C, *S)`` of the images of the checks. ``gradients_checked``: they ran backward too.
-    ``against_eager``: low-mode was compared with an eager low-mode.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Record:
     parameters: int = 0
     input_size: tuple[int, ...] = ()
     downsample_input: bool = True
+    resized_maps: int = 0
     front_end: str = ""
     poolable_convs: int = 0
     pooled_convs: int = 0
@@ -42,7 +43,6 @@ class Record:
     peak_mb: float = 0.0
     checked_at: tuple[int, ...] = ()
     gradients_checked: bool = False
-    against_eager: bool = False
     seconds: float = 0.0
 
     @property
