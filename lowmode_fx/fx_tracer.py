@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from timm.layers import get_notrace_functions, get_notrace_modules
 from timm.layers.padding import pad_same
@@ -30,6 +32,11 @@ class ConvTracer(fx.Tracer):
         self._leaf_modules = tuple(leaf_modules)
         self._untraceable = {cls for cls in get_notrace_modules() if not issubclass(cls, _CONVS)}
         self._enter_untraceable = enter_untraceable
+
+    def create_arg(self, a: Any) -> fx.node.Argument:
+        if type(a) is OrderedDict:  # fx would return a plain dictionary
+            return self.create_proxy("call_function", OrderedDict, (list(a.items()),), {}).node
+        return super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, self._leaf_modules):
