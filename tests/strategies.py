@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -92,7 +92,14 @@ class TwiceSpec:
     unit: UnitSpec
 
 
-NodeSpec = UnitSpec | MaxPoolSpec | ResidualSpec | ConcatSpec | TwiceSpec
+@dataclass(frozen=True)
+class TiedSpec:
+    """Two units whose convs hold one and the same kernel."""
+
+    units: tuple[UnitSpec, UnitSpec]
+
+
+NodeSpec = UnitSpec | MaxPoolSpec | ResidualSpec | ConcatSpec | TwiceSpec | TiedSpec
 
 
 @dataclass(frozen=True)
@@ -236,6 +243,18 @@ def build_node(node: NodeSpec) -> nn.Module:
             return Concat([build_branch(branch) for branch in branches])
         case TwiceSpec(unit):
             return Twice(build_unit(unit))
+        case TiedSpec(units):
+            first, second = map(build_unit, units)
+            holders = [
+                next(m for m in unit if getattr(m, "weight", torch.empty(0)).dim() > 2) for unit in (first, second)
+            ]
+            holders[1].weight = holders[0].weight
+            return nn.Sequential(first, second)
+
+
+def conv_of(unit: nn.Sequential) -> nn.Module:
+    """The module of a unit that holds a kernel."""
+    return next(part for part in unit if getattr(part, "weight", torch.empty(0)).dim() > 2)
 
 
 def build_branch(units: tuple[UnitSpec, ...]) -> nn.Module:
@@ -345,6 +364,7 @@ class _Drawing:
 
     def node(self, *, first: bool, transposed: bool) -> NodeSpec:
         kinds = ["unit", "unit", "residual", "concat"]
+        kinds += ["tied"] if self.convs_left > 1 else []
         if not first:
             kinds += ["twice"]
             kinds += ["maxpool"] * 2 if min(self.small) >= 3 and not self.smooth else []
@@ -356,6 +376,8 @@ class _Drawing:
                 return self.concat()
             case "twice":
                 return TwiceSpec(self.unit(keep_size=True, outputs=self.channels, stride=(1,) * self.dims))
+            case "tied":
+                return self.tied()
             case "maxpool":
                 return self.maxpool()
             case "transposed":
@@ -511,6 +533,18 @@ class _Drawing:
         self.small = tuple((length + 2 * padding - kernel) // stride + 1 for length in self.small)
         return MaxPoolSpec((kernel,) * self.dims, stride, padding, self.draw(st.booleans()), self.draw(st.booleans()))
 
+    def tied(self) -> TiedSpec:
+        """Two convs of one kernel that may differ in all else: stride, padding, dilation, bias, norm."""
+        first = self.unit(keep_size=True, outputs=self.channels)
+        kernels, groups = first.conv.kernel, first.conv.groups
+        second = self.unit(keep_size=True, outputs=self.channels)
+        conv = replace(second.conv, kernel=kernels, groups=groups)
+        padding = tuple(
+            (span - span // 2, span // 2)
+            for span in (step * (taps - 1) for taps, step in zip(kernels, conv.dilation, strict=True))
+        )
+        return TiedSpec((first, replace(second, conv=replace(conv, padding=padding, padding_mode="zeros"))))
+
     def branch(self, stride: tuple[int, ...], outputs: int | None, *, final: bool) -> tuple[UnitSpec, ...]:
         """One or two size-keeping units, the stride on the first."""
         if self.convs_left > 1 and self.draw(st.booleans()):
@@ -572,6 +606,8 @@ def units_of(node: NodeSpec) -> list[UnitSpec]:
             return [unit for branch in branches for unit in branch]
         case TwiceSpec(unit):
             return [unit]
+        case TiedSpec(units):
+            return list(units)
     return []
 
 

@@ -7,7 +7,7 @@ by one as they happen, with kernels pooled by naive loops.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -15,7 +15,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import EagerLowMode, RecordConvShapes, naive_kernel_gradient
-from strategies import CNNSpec, ConvSpec, UnitSpec, build_cnn, cnn_specs, convs_of, draw_images, low_mode_kwargs
+from strategies import (
+    CNNSpec,
+    ConvSpec,
+    TiedSpec,
+    UnitSpec,
+    build_cnn,
+    cnn_specs,
+    convs_of,
+    draw_images,
+    low_mode_kwargs,
+)
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -132,6 +142,10 @@ def check_geometry(case: Case) -> None:
         assert shapes[0] == shapes[1] == shapes[2]
 
 
+def kernel_is_shared(model: nn.Module, parameter: nn.Parameter) -> bool:
+    return sum(own is parameter for module in model.modules() for own in module.parameters(recurse=False)) > 1
+
+
 def check_low_is_the_eager_low_mode(case: Case) -> None:
     """Values, gradients (invariant 4, Eq. 4) and running statistics (invariant 5) of ``pair.low``."""
     kwargs, model = case.kwargs, case.pair.model
@@ -150,8 +164,12 @@ def check_low_is_the_eager_low_mode(case: Case) -> None:
     for name, parameter in reference.named_parameters():
         pooled = mode.pooled_kernels.get(id(parameter))
         if pooled is not None and isinstance(transform, str):
-            assert theirs[name] is None and pooled.grad is not None
-            theirs[name] = naive_kernel_gradient(pooled.grad, tuple(parameter.shape[2:]), ratio, **how)
+            assert pooled.grad is not None
+            gradient = naive_kernel_gradient(pooled.grad, tuple(parameter.shape[2:]), ratio, **how)
+            # A kernel that two convolutions share may be pooled in one of them only: the stem's, a strided one's.
+            whole = theirs[name]
+            assert whole is None or kernel_is_shared(reference, parameter)
+            theirs[name] = gradient if whole is None else gradient + whole
     scale = max(gradient.abs().max().item() for gradient in theirs.values() if gradient is not None)
     for name, gradient in theirs.items():
         found = ours[name]
@@ -241,6 +259,18 @@ def test_every_transposed_kernel_from_1_to_6(kernel_transform: str, activation: 
         check_pair(
             chain_of([opening, transposed, closing], activation), DEFAULTS | {"kernel_transform": kernel_transform}
         )
+
+
+@pytest.mark.parametrize("functional", [True, False])
+def test_a_kernel_that_the_stem_shares_with_a_pooled_convolution(functional: bool) -> None:
+    """The one keeps it, the other pools it: its gradient is the sum of both ways."""
+    conv = ConvSpec(2, 2, (3,), (1,), (1,), padding=1, functional=functional)
+    tied = TiedSpec((UnitSpec(conv, "batch", "silu"), UnitSpec(replace(conv, dilation=(2,), padding=2, bias=False))))
+    spec = CNNSpec(((tied,),), 2, 2, classes=2, size=(24,), head="mean", seed=0)
+    case = make_case(spec, DEFAULTS)
+    assert len(case.pair.report.pooled) == 1
+    assert len(list(case.pair.model.parameters())) == len(list(case.original.parameters())) == 6
+    check_pair(spec, DEFAULTS)
 
 
 @given(cnn_specs(cumulative=True), low_mode_kwargs())

@@ -19,6 +19,7 @@ from strategies import (
     FunctionalReLU,
     MaxPoolSpec,
     ResidualSpec,
+    TiedSpec,
     TwiceSpec,
     UnitSpec,
     build_cnn,
@@ -102,7 +103,7 @@ def test_a_spec_always_builds_the_same_model(spec: CNNSpec) -> None:
     assert torch.equal(draw_images(spec, 2), draw_images(spec, 2))
 
 
-@pytest.mark.parametrize("kind", [UnitSpec, MaxPoolSpec, ResidualSpec, ConcatSpec, TwiceSpec])
+@pytest.mark.parametrize("kind", [UnitSpec, MaxPoolSpec, ResidualSpec, ConcatSpec, TwiceSpec, TiedSpec])
 def test_every_kind_of_node_is_drawn(kind: type) -> None:
     """Each turns up within a few hundred draws; ``find`` raises where one does not."""
     find_spec(lambda spec: any(isinstance(node, kind) for stage in spec.stages for node in stage))
