@@ -6,47 +6,102 @@ import csv
 import io
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .record import Record
 
-_COLUMNS = ("name", "family", "status", "front_end", "pooled_convs", "full_macs", "low_macs", "ratio", "reason")
+_COLUMNS = (
+    *("name", "family", "status", "front_end", "parameters", "pooled_convs", "full_macs", "low_macs", "ratio"),
+    *("downsample_input", "resized_maps", "trace_seconds", "build_seconds", "peak_mb", "reason"),
+)
 #: Okabe and Ito's colours, told apart by colour-blind readers too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-def poolable(records: Sequence[Record]) -> list[Record]:
-    """All but the models that have no convolution which low-mode could pool."""
-    return [record for record in records if record.status != "nothing"]
+@dataclass(frozen=True)
+class Summary:
+    """What a sweep shows, in numbers. Ratios are low / full macs; all but the counts are over the right pairs.
+
+    ``fitting``: pairs for smaller images as the model is; ``resized``: with maps resized where their size is fixed;
+    ``whole``: for whole images, kernels alone. ``build_over_trace``: seconds of ``build_pair`` over the front end's.
+    ``memory_over_parameters``: the most memory that building took, in sizes of the model's parameters (of those above
+    10 MB, for what Python itself takes hides the rest).
+    """
+
+    models: int
+    nothing: int
+    counts: Mapping[str, int]
+    fitting: int
+    resized: int
+    whole: int
+    without_gradients: int
+    front_ends: Mapping[str, int]
+    ratio_quartiles: tuple[float, ...]
+    build_over_trace: float
+    memory_over_parameters: float
+
+    @property
+    def share(self) -> float:
+        """Right pairs among the models with something to pool."""
+        return self.counts.get("right", 0) / max(1, self.models)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "share": self.share}
+
+
+def summarize(records: Sequence[Record]) -> Summary:
+    """Count and condense the records of a sweep."""
+    models = [record for record in records if record.poolable]
+    right = [record for record in models if record.status == "right"]
+    ratios = [record.ratio for record in right if record.downsample_input]
+    large = [record for record in right if record.parameters * 4 > 10e6]
+    return Summary(
+        models=len(models),
+        nothing=len(records) - len(models),
+        counts=Counter(record.status for record in models),
+        fitting=sum(record.downsample_input and not record.resized_maps for record in right),
+        resized=sum(record.resized_maps > 0 for record in right),
+        whole=sum(not record.downsample_input for record in right),
+        without_gradients=sum(not record.gradients_checked for record in right),
+        front_ends=dict(Counter(record.front_end for record in right).most_common()),
+        ratio_quartiles=tuple(statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3),
+        build_over_trace=statistics.median(
+            [each.build_seconds / max(each.trace_seconds, 1e-3) for each in right] or [0]
+        ),
+        memory_over_parameters=max((each.peak_mb * 2**20 / (each.parameters * 4) for each in large), default=0.0),
+    )
 
 
 def summary_lines(records: Sequence[Record]) -> list[str]:
     """What the sweep shows, a fact a line."""
-    models = poolable(records)
-    right = [record for record in models if record.status == "right"]
-    counts = Counter(record.status for record in models)
-    whole = sum(not record.downsample_input for record in right)
+    found = summarize(records)
+    right, counts = found.counts.get("right", 0), found.counts
     lines = [
-        f"{len(right)} of {len(models)} models with a poolable convolution give a right pair "
-        f"({len(right) / max(1, len(models)):.1%}); {counts['wrong']} wrong, {counts['refused']} refused, "
-        f"{counts['error']} errors, {counts['timeout']} timeouts; {len(records) - len(models)} have nothing to pool",
-        f"of these {len(right) - whole} train on smaller images, {whole} take one size only and pool kernels alone",
+        f"{right} of {found.models} models with a poolable convolution give a right pair ({found.share:.1%}); "
+        f"{counts.get('wrong', 0)} wrong, {counts.get('refused', 0)} refused, {counts.get('error', 0)} errors, "
+        f"{counts.get('timeout', 0)} timeouts; {found.nothing} have nothing to pool",
+        f"of these {found.fitting} train on smaller images as they are, {found.resized} with a map resized where its "
+        f"size is fixed, {found.whole} on whole images, kernels pooled alone",
     ]
     if right:
-        fronts = Counter(record.front_end for record in right)
-        lines.append("front ends: " + ", ".join(f"{name} {count}" for name, count in fronts.most_common()))
-        ratios = [record.ratio for record in right if record.downsample_input]
-        quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        lines.append("low / full macs on smaller images: quartiles " + ", ".join(f"{value:.3f}" for value in quartiles))
-        slower = statistics.median(record.build_seconds / max(record.trace_seconds, 1e-3) for record in right)
-        lines.append(f"build_pair takes {slower:.1f} × the time of tracing alone (median)")
+        lines.append("front ends: " + ", ".join(f"{name} {count}" for name, count in found.front_ends.items()))
+        quartiles = ", ".join(f"{value:.3f}" for value in found.ratio_quartiles)
+        lines.append(f"low / full macs on smaller images: quartiles {quartiles}")
+        lines.append(
+            f"build_pair takes {found.build_over_trace:.1f} × the time of tracing alone (median), and at most "
+            f"{found.memory_over_parameters:.2f} × the memory of the parameters"
+        )
+    if found.without_gradients:
+        lines.append(f"{found.without_gradients} were too large for a backward pass and were checked forward alone")
     return lines
 
 
 def to_markdown(records: Sequence[Record]) -> str:
-    """The summary, then a row a family, then each model without a right pair with its reason."""
-    models = poolable(records)
+    """The summary, then a row a family, then each model without a right pair, or for whole images, with its reason."""
+    models = [record for record in records if record.poolable]
     lines = [*(f"- {line}" for line in summary_lines(records)), ""]
     lines += [
         "| family | models | right | median low / full macs | median kernels pooled |",
@@ -62,6 +117,10 @@ def to_markdown(records: Sequence[Record]) -> str:
     if failed:
         lines += ["", "| no right pair | status | reason |", "| :-- | :-- | :-- |"]
         lines += [f"| {record.name} | {record.status} | {record.reason.replace('|', '¦')} |" for record in failed]
+    whole = [record for record in models if record.status == "right" and not record.downsample_input]
+    if whole:
+        lines += ["", "| whole images only | low / full macs | reason |", "| :-- | --: | :-- |"]
+        lines += [f"| {each.name} | {each.ratio:.3f} | {each.reason.replace('|', '¦')} |" for each in whole]
     return "\n".join(lines) + "\n"
 
 
@@ -71,7 +130,8 @@ def to_csv(records: Sequence[Record]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for record in records:
-        writer.writerow([getattr(record, name) for name in _COLUMNS])
+        values = {name: getattr(record, name) for name in _COLUMNS}
+        writer.writerow({**values, "ratio": round(record.ratio, 4)}.values())
     return stream.getvalue()
 
 
@@ -88,8 +148,8 @@ def plot(records: Sequence[Record], path: Path) -> None:
     for name, colour in [("other families", "#BBBBBB"), *zip(largest, _COLOURS, strict=False)]:
         others = name not in largest
         members = [record for record in right if (record.family not in largest if others else record.family == name)]
-        for shrunk, marker in ((True, "o"), (False, "x")):
-            dots = [record for record in members if record.downsample_input is shrunk]
+        for kind, marker in (("fitting", "o"), ("resized", "^"), ("whole", "x")):
+            dots = [record for record in members if _kind(record) == kind]
             axes.scatter(
                 [record.full_macs / 1e9 for record in dots],
                 [record.ratio for record in dots],
@@ -98,13 +158,19 @@ def plot(records: Sequence[Record], path: Path) -> None:
                 color=colour,
                 alpha=0.8,
                 linewidths=0.8,
-                label=name if shrunk else None,
+                label=name if kind == "fitting" else None,
             )
     axes.axhline(0.25, color="#888888", linewidth=0.8, linestyle="--")
     at = axes.get_yaxis_transform()
     axes.text(1, 0.255, "half the resolution, kernels kept", color="#666666", ha="right", va="bottom", transform=at)
     axes.set(xscale="log", ylim=(0, 1.05), xlabel="Gmacs per image in full-mode", ylabel="low / full macs")
-    axes.set_title("What low-mode costs, model by model (crosses: one image size only, kernels alone)")
+    axes.set_title("What low-mode costs, model by model (△ a map resized on the way, × whole images, kernels alone)")
     axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
     figure.savefig(path, dpi=140)
     plt.close(figure)
+
+
+def _kind(record: Record) -> str:
+    if not record.downsample_input:
+        return "whole"
+    return "resized" if record.resized_maps else "fitting"
