@@ -31,7 +31,8 @@ def compare(pair: ModePair, images: Tensor, gradients: bool) -> None:
 
     Full-mode must equal the eager model bit for bit: outputs, buffers, gradients. Low-mode must give finite outputs, a
     finite gradient wherever full-mode gives one, move no running statistic, and agree with an eager low-mode. Where the
-    low graph gives a map its full-mode size, that last comparison is on whole images, which leave maps as they are.
+    low graph gives a map its full-mode size, that last comparison is of outputs on whole images, which leave maps as
+    they are.
 
     Raises ``WrongPairError``; the model is left as it was, gradients aside.
     """
@@ -60,7 +61,7 @@ def compare(pair: ModePair, images: Tensor, gradients: bool) -> None:
     _demand(not missing, f"no finite low-mode gradient at {sorted(missing)[:3]}")
     _restore(model, buffers)
     if is_adapted(pair):
-        low_images = images
+        low_images, gradients = images, False  # the outputs tell; whole images are dear
         low_outputs, low = _step(model, pair.low, low_images, gradients)
         _restore(model, buffers)
     mode = EagerLowMode(pair.config.effective_kernel_ratio, _untraced_weights(pair))
