@@ -7,6 +7,8 @@ from .config import LowModeConfig
 from .downsampling import downsample
 from .fitting import NoEffectWarning
 from .flops import FlopReport, LayerFlops, count_flops
+from .loading import host_loader
+from .milestones import lr_milestones
 from .pair import ModePair, PairReport, build_pair
 from .runner import LowModeModel
 from .schedule import BernoulliSchedule, Mode, PeriodicSchedule, Schedule
@@ -33,4 +35,6 @@ __all__ = [
     "count_step_flops",
     "downsample",
     "gradient_agreement",
+    "host_loader",
+    "lr_milestones",
 ]

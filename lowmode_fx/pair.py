@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from passes import (
-    Change,
     GraphPass,
     PassError,
     PassReport,
@@ -29,65 +27,13 @@ from passes.checks import check_geometry, check_outputs, check_reachability, che
 from passes.shapes import ShapeTree
 
 from .config import LowModeConfig
-from .downsampling import downsample, downsampled_sides
+from .downsampling import downsampled_sides
 from .export_tracer import trace_by_export
 from .fitting import check_poolable, fit, notes
+from .mode_pair import ModePair, PairReport
 from .tracing import FrontEnd, Trace, trace_model, train_mode
 
-
-@dataclass(frozen=True)
-class PairReport:
-    """What was done to make the low graph, and what it was made for.
-
-    ``input_shape`` and ``low_input_shape`` are ``(N, C, *S)`` of the example in either mode.
-    """
-
-    model: str
-    front_end: str
-    front_end_failures: tuple[str, ...]
-    input_shape: tuple[int, ...]
-    low_input_shape: tuple[int, ...]
-    passes: tuple[PassReport, ...]
-    notes: tuple[str, ...]
-
-    def of(self, name: str) -> PassReport:
-        """The report of one pass. Raises ``KeyError`` where that pass did not run."""
-        for report in self.passes:
-            if report.name == name:
-                return report
-        raise KeyError(name)
-
-    @property
-    def pooled(self) -> tuple[Change, ...]:
-        """The convolutions whose kernels are pooled."""
-        return self.of("pool_weights").changes
-
-
-@dataclass(frozen=True)
-class ModePair:
-    """A model with its two graphs; all three hold the very same parameters, buffers and submodules.
-
-    ``full`` takes images ``(N, C, *S)``, ``low`` takes downsampled ones ``(N, C, *⌈S/r⌉)``. Both are for training;
-    inference is the model's own business.
-    """
-
-    model: nn.Module
-    full: fx.GraphModule
-    low: fx.GraphModule
-    config: LowModeConfig
-    report: PairReport
-
-    def downsample(self, images: Tensor) -> Tensor:
-        """Full-mode images ``(N, C, *S)`` as low-mode takes them: ``(N, C, *⌈S/r⌉)``, unless they stay whole."""
-        if not self.config.downsample_input:
-            return images
-        return downsample(images, self.config.ratio, self.config.input_method)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ModePair:
-        model = copy.deepcopy(self.model, memo)
-        graphs = (copy.deepcopy(graph_module.graph, memo) for graph_module in (self.full, self.low))
-        full, low = (bind_graph(model, graph, f"{type(model).__name__}Graph") for graph in graphs)
-        return ModePair(model, full, low, self.config, self.report)
+__all__ = ["ModePair", "PairReport", "build_pair", "default_passes"]
 
 
 def build_pair(
@@ -142,6 +88,8 @@ def build_pair(
         low_input_shape=tuple(low_example.shape),
         passes=reports,
         notes=remarks,
+        input_dtype=example.dtype,
+        leaf_modules=tuple(leaf_modules),
     )
     return ModePair(model, full, low, config, report)
 

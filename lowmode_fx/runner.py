@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, fx, nn
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.exc import CppCompileError, GPUTooOldForTriton, InvalidCxxCompiler, TritonMissing
 
 from passes import bind_graph
 from passes.binding import share_registries
@@ -15,6 +18,9 @@ from passes.binding import share_registries
 from .downsampling import downsample
 from .pair import ModePair
 from .schedule import Mode, Schedule
+
+#: What torch.compile raises where there is no compiler, or none that works.
+COMPILER_ERRORS = (BackendCompilerFailed, InvalidCxxCompiler, CppCompileError, TritonMissing, GPUTooOldForTriton)
 
 
 class LowModeModel(nn.Module):
@@ -25,11 +31,15 @@ class LowModeModel(nn.Module):
     ``schedule.mode(step, epoch)``, downsamples them for a low step, and runs that mode's graph. In eval mode the
     original module runs, uncompiled.
 
+    downsample_on: ``"device"``, inside a low step's graph, or ``"host"``: ``host_loader`` has done it in its workers,
+        and a batch's size tells its mode (``last_mode``).
     compile: run both graphs through ``torch.compile(dynamic=False)``, each for the first input shape it sees; another
         shape (a ragged last batch) runs the same graph uncompiled, so that nothing is ever compiled twice.
-    compile_options: more keywords for ``torch.compile``.
+    compile_options: more keywords for ``torch.compile``. Without a working compiler the graphs run uncompiled, with a
+        warning.
 
-    Raises ``TypeError`` where ``pair`` is no ``ModePair``.
+    Raises ``TypeError`` where ``pair`` is no ``ModePair``, ``ValueError`` where images are to come from a loader at one
+    size only.
     """
 
     pair: ModePair
@@ -40,6 +50,7 @@ class LowModeModel(nn.Module):
         pair: ModePair,
         schedule: Schedule,
         *,
+        downsample_on: Literal["device", "host"] = "device",
         compile: bool = True,
         compile_options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -47,16 +58,26 @@ class LowModeModel(nn.Module):
         if not isinstance(pair, ModePair):
             kind = type(pair).__name__
             raise TypeError(f"pair is a {kind}; it must be a ModePair, as build_pair(model, example_input) makes it")
+        if downsample_on not in ("device", "host"):
+            raise ValueError(f"downsample_on is {downsample_on!r}; allowed: 'device', 'host'")
+        if downsample_on == "host" and not pair.config.downsample_input:
+            raise ValueError(
+                "downsample_on='host' has nothing to do: the pair's images stay whole (downsample_input=False)"
+            )
         share_registries(self, pair.model)
         self.pair = pair
         self.schedule = schedule
         self.training = pair.model.training
+        self.downsample_on = downsample_on
         self.last_mode: Mode | None = None
         self._step = 0
         self._epoch = 0
         self._attached = False
         self._compile_options = {"dynamic": False, **(compile_options or {})} if compile else None
-        self._graphs = {Mode.FULL: pair.full, Mode.LOW: downsampling_graph(pair)}
+        self._graphs = {
+            Mode.FULL: pair.full,
+            Mode.LOW: downsampling_graph(pair) if downsample_on == "device" else pair.low,
+        }
         self._compiled: dict[Mode, Callable[[Tensor], Any]] = {}
         self._compiled_shapes: dict[Mode, torch.Size] = {}
         if self._compile_options is not None:
@@ -94,18 +115,44 @@ class LowModeModel(nn.Module):
         """What the model returns for ``images`` ``(N, C, *S)``; in train mode by the graph of this step's mode."""
         if not self.training:
             return self.pair.model(images)
-        mode = self.mode
+        mode = self.mode if self.downsample_on == "device" else self._mode_of(images)
         self.last_mode = mode
         if not self._attached:
             self._step += 1
         return self.run(mode, images)
 
     def run(self, mode: Mode, images: Tensor) -> Any:
-        """One forward of full-size ``images`` in ``mode``, whatever the schedule says; counts no step."""
+        """One forward in ``mode``, whatever the schedule says; counts no step.
+
+        ``images`` are of full size, or of the mode's where they are downsampled on the host.
+        """
         compiled = self._compiled.get(mode)
-        if compiled is not None and images.shape == self._compiled_shapes.setdefault(mode, images.shape):
+        if compiled is None or images.shape != self._compiled_shapes.setdefault(mode, images.shape):
+            return self._graphs[mode](images)
+        try:
             return compiled(images)
-        return self._graphs[mode](images)
+        except COMPILER_ERRORS as error:
+            self._compiled = {}
+            cause = str(error).strip().splitlines()[0]
+            warnings.warn(
+                f"torch.compile does not work here, so both graphs run uncompiled, slower and no less right: {cause}; "
+                "compile=False says so without a warning",
+                stacklevel=2,
+            )
+            return self._graphs[mode](images)
+
+    def _mode_of(self, images: Tensor) -> Mode:
+        """The mode of a batch that a loader has downsampled or left alone."""
+        sizes = {Mode.FULL: self.pair.report.input_shape[2:], Mode.LOW: self.pair.report.low_input_shape[2:]}
+        for mode, sides in sizes.items():
+            if tuple(images.shape[2:]) == sides:
+                return mode
+        full, low = ("×".join(map(str, sides)) for sides in sizes.values())
+        found = "×".join(map(str, images.shape[2:]))
+        raise ValueError(
+            f"images are {found}; with downsample_on='host' they are {full} for a full step or {low} for a low one, as "
+            "the pair was built for: build it with an example of your size"
+        )
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -124,11 +171,17 @@ class LowModeModel(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> LowModeModel:
         # Compiled functions hold the weights that they were compiled with: a copy compiles its own.
         pair, options = copy.deepcopy(self.pair, memo), self._compile_options
-        copied = LowModeModel(pair, self.schedule, compile=options is not None, compile_options=options)
+        copied = LowModeModel(
+            pair, self.schedule, downsample_on=self.downsample_on, compile=options is not None, compile_options=options
+        )
         copied.load_schedule_state(self.schedule_state())
         copied.last_mode = self.last_mode
         memo[id(self)] = copied
         return copied
+
+    def __reduce__(self) -> Any:
+        arguments = (self.pair, self.schedule, self.downsample_on, self._compile_options)
+        return _rebuild, (*arguments, self.schedule_state(), self.training)
 
     def schedule_state(self) -> dict[str, int]:
         """Where the schedule stands: ``{"step": …, "epoch": …}``; apart from ``state_dict()``, which is the model's."""
@@ -140,6 +193,26 @@ class LowModeModel(nn.Module):
 
     def _count_step(self, *_: Any) -> None:
         self._step += 1
+
+
+def _rebuild(
+    pair: ModePair,
+    schedule: Schedule,
+    downsample_on: Literal["device", "host"],
+    compile_options: Mapping[str, Any] | None,
+    state: Mapping[str, int],
+    training: bool,
+) -> LowModeModel:
+    net = LowModeModel(
+        pair,
+        schedule,
+        downsample_on=downsample_on,
+        compile=compile_options is not None,
+        compile_options=compile_options,
+    )
+    net.load_schedule_state(state)
+    net.training = training
+    return net
 
 
 def downsampling_graph(pair: ModePair) -> fx.GraphModule:

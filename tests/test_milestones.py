@@ -1,0 +1,72 @@
+"""Holds begin where a torch scheduler changes the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, lr_scheduler
+
+from lowmode_fx import BernoulliSchedule, Mode, lr_milestones
+
+SCHEDULERS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
+    "the paper's": (lambda o: lr_scheduler.MultiStepLR(o, [80, 120]), (0, 80, 120)),
+    "StepLR": (lambda o: lr_scheduler.StepLR(o, 60), (0, 60, 120, 180)),
+    "ConstantLR": (lambda o: lr_scheduler.ConstantLR(o, 0.1, 5), (0, 5)),
+    "LambdaLR": (lambda o: lr_scheduler.LambdaLR(o, lambda epoch: 1.0 if epoch < 7 else 0.5), (0, 7)),
+    "never": (lambda o: lr_scheduler.LambdaLR(o, lambda _: 1.0), (0,)),
+    "warm-up, then steps": (
+        lambda o: lr_scheduler.SequentialLR(
+            o, [lr_scheduler.LinearLR(o, 0.2, total_iters=3), lr_scheduler.MultiStepLR(o, [50])], [10]
+        ),
+        (0, 1, 2, 3, 60),
+    ),
+}
+
+
+def optimizer() -> SGD:
+    return SGD(nn.Linear(2, 2).parameters(), lr=0.1, momentum=0.9)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_epochs_in_which_the_rate_changes(name: str) -> None:
+    make, expected = SCHEDULERS[name]
+    assert lr_milestones(make(optimizer()), 200) == expected
+
+
+def test_the_scheduler_and_its_optimizer_stay_as_they_are() -> None:
+    sgd = optimizer()
+    sgd.param_groups[0]["params"][0].grad = torch.ones(2, 2)
+    sgd.step()
+    scheduler = lr_scheduler.MultiStepLR(sgd, [2, 4])
+    before, state = scheduler.state_dict(), sgd.state[sgd.param_groups[0]["params"][0]]["momentum_buffer"].clone()
+    assert lr_milestones(scheduler, 10) == (0, 2, 4)
+    assert scheduler.state_dict() == before
+    assert sgd.param_groups[0]["lr"] == 0.1
+    assert torch.equal(sgd.state[sgd.param_groups[0]["params"][0]]["momentum_buffer"], state)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_a_scheduler_that_has_taken_steps_tells_what_is_to_come() -> None:
+    scheduler = lr_scheduler.MultiStepLR(optimizer(), [2, 6])
+    for _ in range(4):
+        scheduler.step()
+    assert lr_milestones(scheduler, 10) == (0, 6)
+
+
+def test_a_rate_that_changes_all_the_time_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^CosineAnnealingLR changes the learning rate in 199 of 200 epochs"):
+        lr_milestones(lr_scheduler.CosineAnnealingLR(optimizer(), 200), 200)
+    with pytest.raises(ValueError, match=r"^ReduceLROnPlateau follows the loss"):
+        lr_milestones(lr_scheduler.ReduceLROnPlateau(optimizer()), 200)
+
+
+def test_a_schedule_holds_there() -> None:
+    milestones = lr_milestones(lr_scheduler.MultiStepLR(optimizer(), [5]), 10)
+    schedule = BernoulliSchedule(p=1.0, hold_epochs=2, milestones=milestones)
+    assert [schedule.mode(0, epoch) for epoch in range(10)] == [
+        *[Mode.FULL] * 2, *[Mode.LOW] * 3, *[Mode.FULL] * 2, *[Mode.LOW] * 3
+    ]  # fmt: skip
