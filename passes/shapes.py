@@ -59,7 +59,7 @@ def propagate_shapes(
 
 def _on_meta_tensors(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> dict[fx.Node, ShapeTree]:
     interpreter = _MetaInterpreter(graph_module)
-    with StandIns() as stand_ins, torch.no_grad(), attributes_kept(graph_module):
+    with StandIns() as stand_ins, torch.no_grad(), _state_kept(graph_module):
         interpreter.run(*map(stand_ins.of, inputs), enable_io_processing=False)
     return interpreter.shapes
 
@@ -69,9 +69,19 @@ def _on_fake_tensors(
 ) -> dict[fx.Node, ShapeTree]:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     interpreter = _FakeInterpreter(graph_module, mode)
-    with mode, torch.no_grad(), quiet_misfits(), attributes_kept(graph_module), watch:
+    with mode, torch.no_grad(), quiet_misfits(), _state_kept(graph_module), watch:
         interpreter.run(*(mode.from_tensor(value) for value in inputs))
     return interpreter.shapes
+
+
+@contextlib.contextmanager
+def _state_kept(graph_module: fx.GraphModule) -> Iterator[None]:
+    """Modules come back as they were; synchronised norms don't talk to other ranks meanwhile, who may not listen."""
+    with attributes_kept(graph_module):
+        for module in graph_module.modules():
+            if isinstance(module, nn.SyncBatchNorm):
+                module.training = False
+        yield
 
 
 @contextlib.contextmanager
