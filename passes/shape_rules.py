@@ -29,8 +29,15 @@ def _like(value: Tensor) -> Tensor:
     return value.detach() if value.is_meta else torch.empty_like(value, device="meta")
 
 
-def _elementwise(input: Any, *_: Any, **__: Any) -> Any:
-    return _like(input) if isinstance(input, Tensor) and input.is_floating_point() else NotImplemented
+def _elementwise(input: Any, *others: Any, **options: Any) -> Any:
+    # A second tensor may broadcast, and a dtype may change the result's.
+    unusual = any(isinstance(value, Tensor | torch.dtype) for value in (*others, *options.values()))
+    return _like(input) if isinstance(input, Tensor) and input.is_floating_point() and not unusual else NotImplemented
+
+
+def _prelu(input: Tensor, weight: Tensor) -> Any:
+    fits = weight.numel() == 1 or (input.ndim > 1 and weight.shape == input.shape[1:2])
+    return _like(input) if fits and weight.dtype == input.dtype else NotImplemented
 
 
 def _arithmetic(input: Any, other: Any, **options: Any) -> Any:
@@ -145,7 +152,7 @@ def _pooled_kernel(weight: Tensor, pooled: tuple[int, ...], *_: Any) -> Tensor:
 
 _ELEMENTWISE = (
     *(F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.hardtanh, F.softplus),
-    *(F.dropout, F.sigmoid, F.tanh, F.softmax, F.prelu),
+    *(F.dropout, F.sigmoid, F.tanh, F.softmax),
     *(torch.relu, torch.sigmoid, torch.tanh, torch.sqrt, torch.exp, torch.softmax),
     *(Tensor.relu, Tensor.sigmoid, Tensor.tanh, Tensor.sqrt, Tensor.softmax, Tensor.clamp),
 )
@@ -157,6 +164,7 @@ _ARITHMETIC = (
 SHAPE_RULES: dict[Any, Rule] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
     **dict.fromkeys(_ARITHMETIC, _arithmetic),
+    F.prelu: _prelu,
     F.batch_norm: _functional_batch_norm,
     torch.batch_norm: _batch_norm,
     F.layer_norm: _layer_norm,

@@ -17,7 +17,11 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_every_python_example_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_every_python_example_runs(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What torchrun tells each process, here the only one.
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
     torch.manual_seed(0)
     exec(compile(code, "README.md", "exec"), {})
 

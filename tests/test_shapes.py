@@ -89,6 +89,7 @@ MISFITS: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
     (F.layer_norm, (MAP, (5,))),
     (F.layer_norm, (MAP, (6,), torch.ones(5))),
     (F.group_norm, (MAP, 3)),
+    (F.prelu, (MAP, torch.ones(3))),
     (F.linear, (MAP, torch.ones(3, 5))),
     (F.scaled_dot_product_attention, (TOKENS, torch.ones(2, 3, 7, 9), TOKENS)),
     (F.scaled_dot_product_attention, (TOKENS, TOKENS, TOKENS, torch.ones(3, 7, 6))),
@@ -113,6 +114,7 @@ def test_what_is_out_of_the_ordinary_is_left_to_torch() -> None:
     for function, arguments in [
         (torch.sigmoid, (whole,)), (torch.add, (whole, 0.5)), (torch.mul, (torch.ones(2, 4), whole)),
         (torch.mean, (MAP,)), (torch.sum, (whole, 0)), (F.linear, (torch.ones(6), ROW)),
+        (Tensor.clamp, (torch.ones(6), MAP)), (torch.softmax, (MAP, 1, torch.float64)),
     ]:  # fmt: skip
         assert SHAPE_RULES[function](*arguments) is NotImplemented
         with StandIns():

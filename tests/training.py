@@ -77,3 +77,9 @@ def write_images(root: Path, classes: dict[str, int], side: int = 8, seed: int =
         for number in range(count):
             pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / name / f"{number:03d}.png")
+
+
+def run_to_the_end(folder: str, epochs: int) -> None:
+    """What a process of its own does, and does again after each kill: begin, or go on, up to the last epoch."""
+    torch.set_num_threads(1)
+    quick_run(quick_settings(epochs=epochs), Path(folder), resume=True)

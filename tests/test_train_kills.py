@@ -1,0 +1,64 @@
+"""A process that is killed twenty times ends with the weights of one that never was."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_train_checkpoint import assert_equal, final_state
+from training import quick_run, quick_settings, run_to_the_end
+
+from lowmode_fx.train.checkpoint import CURRENT, PARTIAL, STATE_FILE, has_checkpoint
+
+EPOCHS, KILLS = 120, 20
+
+
+def stamp(folder: Path) -> int:
+    """When the newest checkpoint was put in its place; 0 where there is none."""
+    try:
+        return (folder / CURRENT / STATE_FILE).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def wait_for(condition: Any, process: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not condition() and process.is_alive():
+        assert time.monotonic() < deadline, "nothing was written in a minute"
+        time.sleep(0.0005)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_twenty_kills_leave_the_weights_of_a_run_that_was_never_killed(tmp_path: Path) -> None:
+    """Each life makes at least one checkpoint; every third ends while the next one is being written."""
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training"])
+    moments, in_writing = random.Random(0), 0
+    for kill in range(KILLS):
+        process = context.Process(target=run_to_the_end, args=(str(killed), EPOCHS))
+        before = stamp(killed)
+        process.start()
+        wait_for(lambda before=before: stamp(killed) != before, process)
+        if kill % 3 == 0:
+            wait_for((killed / PARTIAL).exists, process)
+        else:
+            time.sleep(moments.uniform(0, 0.15))
+        assert process.is_alive(), f"the run ended before its kill number {kill + 1}"
+        process.kill()
+        process.join()
+        in_writing += (killed / PARTIAL).exists()
+        assert has_checkpoint(killed)
+    assert in_writing > 0, "no kill came while a checkpoint was written"
+    last = context.Process(target=run_to_the_end, args=(str(killed), EPOCHS))
+    last.start()
+    last.join()
+    assert last.exitcode == 0
+    quick_run(quick_settings(epochs=EPOCHS), straight)
+    assert_equal(final_state(straight), final_state(killed))
+    assert all(torch.isfinite(value).all() for value in final_state(killed).values() if isinstance(value, torch.Tensor))
