@@ -7,14 +7,16 @@ import gc
 import io
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
 
 from lowmode_fx.config import LowModeConfig
 from lowmode_fx.export_tracer import trace_by_export
-from lowmode_fx.fx_tracer import trace_symbolically
+from lowmode_fx.fx_tracer import holds_untraceable_convs, trace_symbolically
 from lowmode_fx.models import create_model
 from lowmode_fx.pair import ModePair, build_pair
 from lowmode_fx.step_flops import count_forward_macs
@@ -128,20 +130,30 @@ def _measure(pair: ModePair, shape: tuple[int, ...]) -> tuple[float, float, floa
     As in ``timeit``, no garbage is collected meanwhile: a collection falls on whichever comes next.
     """
     images = torch.empty(2, *shape)
+    front_end = _front_end(pair, images)
     gc.collect()
     gc.disable()
     try:
         began = time.perf_counter()
-        if pair.report.front_end == "fx":
-            trace_symbolically(pair.model)
-        else:
-            trace_by_export(pair.model, images)
+        front_end()
         traced = time.perf_counter()
         with PeakMemory() as peak:
             build_pair(pair.model, images, pair.config)
         return traced - began, time.perf_counter() - traced, peak.megabytes
     finally:
         gc.enable()
+
+
+def _front_end(pair: ModePair, images: torch.Tensor) -> Callable[[], object]:
+    """The very call that traced the pair's full graph."""
+    if pair.report.front_end == "export":
+        return partial(trace_by_export, pair.model, images)
+    if holds_untraceable_convs(pair.model):
+        entering = partial(trace_symbolically, pair.model, enter_untraceable=True)
+        with contextlib.suppress(Exception):
+            if len(entering().nodes) == len(pair.full.graph.nodes):
+                return entering
+    return partial(trace_symbolically, pair.model)
 
 
 def _run(pair: ModePair, shape: tuple[int, ...], gradients: bool) -> tuple[int, ...]:
