@@ -15,7 +15,7 @@ from lowmode_fx.cli import app
 from lowmode_fx.sweep import Record, sweep
 from lowmode_fx.sweep.check import check_model
 from lowmode_fx.sweep.compare import WrongPairError, compare
-from lowmode_fx.sweep.memory import PeakMemory
+from lowmode_fx.sweep.measure import PeakMemory
 from lowmode_fx.sweep.record import read_records
 from lowmode_fx.sweep.summary import summary_lines, to_csv, to_markdown
 from lowmode_fx.sweep.zoo import family, model_names, part

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import nn
 
 from lowmode_fx.config import LowModeConfig
-from lowmode_fx.export_tracer import trace_by_export
-from lowmode_fx.fx_tracer import holds_untraceable_convs, trace_symbolically
 from lowmode_fx.models import create_model
 from lowmode_fx.pair import ModePair, build_pair
 from lowmode_fx.step_flops import count_forward_macs
@@ -25,7 +20,7 @@ from passes import PassError
 from passes.match import conv_sites
 
 from .compare import WrongPairError, compare, is_adapted
-from .memory import PeakMemory
+from .measure import measure_build
 from .record import Record
 from .zoo import family, image_shape, part
 
@@ -69,7 +64,7 @@ def _checked(record: Record, name: str) -> Record:
     pooled = len(pair.report.pooled)
     if not pooled and not pair.config.downsample_input:
         return replace(record, status="nothing", reason="one image size only, and nothing to pool behind the stem")
-    trace_seconds, build_seconds, megabytes = _measure(pair, shape)
+    trace_seconds, build_seconds, megabytes = measure_build(pair, shape)
     record = replace(
         record,
         reason=reason,
@@ -122,38 +117,6 @@ def _build(model: nn.Module, shape: tuple[int, ...]) -> tuple[ModePair, tuple[in
         return pair, size, "" if fits else str(refusal)
     assert refusal is not None
     raise refusal
-
-
-def _measure(pair: ModePair, shape: tuple[int, ...]) -> tuple[float, float, float]:
-    """Seconds of the front end alone, seconds of ``build_pair``, and its peak memory in MB, all on a warm model.
-
-    As in ``timeit``, no garbage is collected meanwhile: a collection falls on whichever comes next.
-    """
-    images = torch.empty(2, *shape)
-    front_end = _front_end(pair, images)
-    gc.collect()
-    gc.disable()
-    try:
-        began = time.perf_counter()
-        front_end()
-        traced = time.perf_counter()
-        with PeakMemory() as peak:
-            build_pair(pair.model, images, pair.config)
-        return traced - began, time.perf_counter() - traced, peak.megabytes
-    finally:
-        gc.enable()
-
-
-def _front_end(pair: ModePair, images: torch.Tensor) -> Callable[[], object]:
-    """The very call that traced the pair's full graph."""
-    if pair.report.front_end == "export":
-        return partial(trace_by_export, pair.model, images)
-    if holds_untraceable_convs(pair.model):
-        entering = partial(trace_symbolically, pair.model, enter_untraceable=True)
-        with contextlib.suppress(Exception):
-            if len(entering().nodes) == len(pair.full.graph.nodes):
-                return entering
-    return partial(trace_symbolically, pair.model)
 
 
 def _run(pair: ModePair, shape: tuple[int, ...], gradients: bool) -> tuple[int, ...]:
