@@ -12,7 +12,8 @@ from pathlib import Path
 
 from bench.harness import RESULTS, header, save
 from lowmode_fx.sweep import Record, sweep
-from lowmode_fx.sweep.summary import plot, summarize, summary_lines, to_csv, to_markdown
+from lowmode_fx.sweep.plot import plot
+from lowmode_fx.sweep.summary import summarize, summary_lines, to_csv, to_markdown
 from lowmode_fx.sweep.zoo import model_names
 
 

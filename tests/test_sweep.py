@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import fx, nn
 from typer.testing import CliRunner
 
+from bench import zoo
 from lowmode_fx import ModePair, build_pair
 from lowmode_fx.cli import app
 from lowmode_fx.sweep import Record, sweep
@@ -17,15 +19,30 @@ from lowmode_fx.sweep.check import check_model
 from lowmode_fx.sweep.compare import WrongPairError, compare
 from lowmode_fx.sweep.measure import PeakMemory
 from lowmode_fx.sweep.record import read_records
-from lowmode_fx.sweep.summary import summary_lines, to_csv, to_markdown
+from lowmode_fx.sweep.summary import summarize, summary_lines, to_csv, to_markdown
 from lowmode_fx.sweep.zoo import family, model_names, part
 from passes.isolate_batchnorm import isolated_norm
 from passes.kernel_math import center_kernel
 
 RIGHT = Record(
-    "a", "resnet", "right", full_macs=100, low_macs=10, front_end="fx", trace_seconds=1, build_seconds=2, pooled_convs=3
+    "a", "resnet", "right", parameters=10**7, front_end="fx", pooled_convs=3, full_macs=100, low_macs=10,
+    trace_seconds=1, build_seconds=2, peak_mb=20e6 / 2**20, gradients_checked=True,
+)  # fmt: skip
+RESIZED = Record(
+    "e",
+    "maxxvit",
+    "right",
+    resized_maps=2,
+    full_macs=100,
+    low_macs=30,
+    front_end="fx",
+    trace_seconds=1,
+    build_seconds=3,
 )
-WHOLE = Record("b", "levit", "right", downsample_input=False, full_macs=100, low_macs=90, front_end="fx")
+WHOLE = Record(
+    "b", "levit", "right", "a table of positions", downsample_input=False, full_macs=100, low_macs=90, front_end="fx",
+    trace_seconds=1, build_seconds=2,
+)  # fmt: skip
 REFUSED = Record("c", "levit", "refused", "it | fixes its size")
 NOTHING = Record("d", "vit", "nothing", "no convolution")
 
@@ -155,15 +172,44 @@ def test_a_model_that_takes_too_long_or_is_unknown_ends_nothing(tmp_path: Path) 
 
 
 def test_the_summary_counts_what_it_says() -> None:
-    lines = summary_lines([RIGHT, WHOLE, REFUSED, NOTHING])
+    records = [RIGHT, RESIZED, WHOLE, REFUSED, NOTHING]
+    found = summarize(records)
+    assert (found.models, found.nothing, found.counts) == (4, 1, {"right": 3, "refused": 1})
+    assert (found.fitting, found.resized, found.whole, found.without_gradients) == (1, 1, 1, 2)
+    assert (found.share, found.build_over_trace, found.memory_over_parameters) == (0.75, 2.0, 0.5)
+    assert found.ratio_quartiles[1] == pytest.approx((0.1 + 0.3) / 2)
+    lines = summary_lines(records)
     assert lines[0].startswith(
-        "2 of 3 models with a poolable convolution give a right pair (66.7%); 0 wrong, 1 refused"
+        "3 of 4 models with a poolable convolution give a right pair (75.0%); 0 wrong, 1 refused"
     )
-    assert "1 train on smaller images, 1 take one size only" in lines[1]
-    markdown = to_markdown([RIGHT, WHOLE, REFUSED, NOTHING])
+    assert lines[1] == (
+        "of these 1 train on smaller images as they are, 1 with a map resized where its size is fixed, "
+        "1 on whole images, kernels pooled alone"
+    )
+    assert "build_pair takes 2.0 × the time of tracing alone (median), and at most 0.50 × the memory" in lines[4]
+    markdown = to_markdown(records)
     assert "| levit | 2 | 1 | 0.900 | 0 |" in markdown
     assert "| c | refused | it ¦ fixes its size |" in markdown
-    assert to_csv([RIGHT]).splitlines()[1] == "a,resnet,right,fx,3,100,10,0.1,"
+    assert "| b | 0.900 | a table of positions |" in markdown
+    header, row = to_csv([RIGHT]).splitlines()
+    assert dict(zip(header.split(","), row.split(","), strict=True))["ratio"] == "0.1"
+
+
+def test_a_record_survives_its_line() -> None:
+    records = [RIGHT, RESIZED, WHOLE, REFUSED, NOTHING]
+    assert "resized_maps" not in RIGHT.to_line() and '"resized_maps": 2' in RESIZED.to_line()
+    assert [Record(**json.loads(record.to_line())) for record in records] == records
+
+
+def test_the_benchmark_writes_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "zoo.jsonl"
+    monkeypatch.setattr(zoo, "model_names", lambda sources: ["test_vit", "test_resnet"])
+    monkeypatch.setattr("sys.argv", ["zoo", "--out", str(out), "--jobs", "1"])
+    zoo.main()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".jsonl", ".json", ".md", ".csv", ".png"}
+    result = json.loads(out.with_suffix(".json").read_text())
+    assert result["header"]["versions"].keys() == {"torch", "torchvision", "timm"}
+    assert (result["rows"]["timm"]["models"], result["rows"]["timm"]["share"]) == (1, 1.0)
 
 
 def test_names_of_both_zoos() -> None:

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .plot import plot
 from .record import Record
 from .run import sweep as run_sweep
-from .summary import plot, summary_lines, to_csv, to_markdown
+from .summary import summary_lines, to_csv, to_markdown
 from .zoo import model_names
 
 
