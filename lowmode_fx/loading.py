@@ -6,7 +6,8 @@ worker downsamples with the very function that the device path runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -89,14 +90,27 @@ class _DownsamplingCollate:
     def __call__(self, samples: list[Any]) -> Any:
         assert isinstance(samples, _ModeList), "the loader's data set hands the mode on"
         batch = self.collate(list(samples))
-        if samples.mode is Mode.FULL:
-            return batch
         if isinstance(batch, Tensor):
-            return self.downsample(batch)
-        low = self.downsample(batch[self.key])
-        if isinstance(batch, dict):
-            return {**batch, self.key: low}
-        return type(batch)(low if place == self.key else value for place, value in enumerate(batch))
+            return batch if samples.mode is Mode.FULL else self.downsample(batch)
+        try:
+            images = batch[self.key]
+        except (KeyError, IndexError, TypeError) as error:
+            kind = f"a {type(batch).__name__}" + (
+                f" of {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
+            )
+            raise ValueError(f"images={self.key!r} is no place in a batch, which is {kind}; say where it is") from error
+        return batch if samples.mode is Mode.FULL else _replaced(batch, self.key, self.downsample(images))
+
+
+def _replaced(batch: Any, key: int | str, images: Tensor) -> Any:
+    """The batch with other images, in the structure that it has."""
+    if isinstance(batch, Mapping):
+        changed: Any = copy.copy(batch)
+        changed[key] = images
+        return changed
+    values = list(batch)
+    values[key] = images  # type: ignore[index]
+    return batch._make(values) if hasattr(batch, "_make") else type(batch)(values)
 
 
 def host_loader(
@@ -130,7 +144,9 @@ def host_loader(
         )
     if batch_sampler is None:
         if sampler is None:
-            sampler = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)  # type: ignore[arg-type]
+            data: Any = dataset
+            order = options.get("generator")
+            sampler = RandomSampler(data, generator=order) if shuffle else SequentialSampler(data)
         batch_sampler = BatchSampler(sampler, batch_size, drop_last)
     return DataLoader(
         _ModeDataset(dataset),

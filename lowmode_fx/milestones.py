@@ -15,30 +15,36 @@ def lr_milestones(scheduler: LRScheduler, epochs: int) -> tuple[int, ...]:
     """The epochs, 0 first, that begin with another learning rate than the one before, for a schedule's ``milestones``.
 
     ``scheduler`` is stepped once an epoch, as torch's are; a copy of it is run ahead for ``epochs`` epochs, and the
-    scheduler and its optimizer stay as they are. It may already have taken steps.
+    scheduler and its optimizer stay as they are.
 
     Raises ``ValueError`` for a rate that changes in more than half of the epochs (cosine, linear): every epoch would be
-    held; and for one that follows the loss, which nobody knows ahead.
+    held; for one that follows the loss, which nobody knows ahead; and for a scheduler that has taken steps, whose past
+    changes are lost: a resumed run would hold other epochs than the first one did.
     """
     if isinstance(scheduler, ReduceLROnPlateau):
         raise ValueError("ReduceLROnPlateau follows the loss, and can't be run ahead; give milestones by hand, or none")
+    taken = getattr(scheduler, "last_epoch", 0)
+    if taken > 0:
+        raise ValueError(
+            f"the {type(scheduler).__name__} has taken {taken} steps, and can't tell the changes that are past; read "
+            "the milestones before it loads a state"
+        )
     optimizer = scheduler.optimizer
     shared = {id(parameter): parameter for group in optimizer.param_groups for parameter in group["params"]}
     ahead = copy.deepcopy(scheduler, {**shared, id(optimizer.state): {}})
     rates = [_rates(ahead)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the copy's optimizer takes no steps
-        for _ in range(epochs - 1 - ahead.last_epoch):
+        for _ in range(epochs - 1):
             ahead.step()
             rates.append(_rates(ahead))
-    first = scheduler.last_epoch
-    changed = [first + place for place in range(1, len(rates)) if not _alike(rates[place - 1], rates[place])]
-    if len(changed) > len(rates) / 2:
+    changed = [epoch for epoch in range(1, epochs) if not _alike(rates[epoch - 1], rates[epoch])]
+    if len(changed) > epochs / 2:
         raise ValueError(
-            f"{type(scheduler).__name__} changes the learning rate in {len(changed)} of {len(rates)} epochs, and each "
+            f"{type(scheduler).__name__} changes the learning rate in {len(changed)} of {epochs} epochs, and each "
             "change would be held; give milestones by hand, such as milestones=(0,)"
         )
-    return (0, *(epoch for epoch in changed if epoch > 0))
+    return (0, *changed)
 
 
 def _rates(scheduler: LRScheduler) -> list[float]:

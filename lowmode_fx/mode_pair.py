@@ -87,8 +87,10 @@ def rebuild_pair(model: nn.Module, config: LowModeConfig, report: PairReport, sp
     """
     from .pair import build_pair  # which makes what is defined here
 
-    like = next(model.parameters(), torch.empty(0))
-    example = torch.empty(report.input_shape, dtype=report.input_dtype, device=like.device)
+    # The model may have another type than when the pair was built, and so may the images that it takes.
+    like = next((value for value in model.parameters() if value.is_floating_point()), None)
+    dtype, device = (report.input_dtype, None) if like is None else (like.dtype, like.device)
+    example = torch.empty(report.input_shape, dtype=dtype, device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)  # it was given when the pair was built
         front_end: Any = report.front_end
@@ -102,10 +104,14 @@ def rebuild_pair(model: nn.Module, config: LowModeConfig, report: PairReport, sp
 
 
 def _spelled(pair: ModePair) -> str:
-    """A digest of both graphs: operations, targets and what they read."""
+    """A digest of both graphs: operations, targets and arguments."""
     lines = (
-        f"{node.name} {node.op} {getattr(node.target, '__name__', node.target)} {node.all_input_nodes}"
+        f"{node.name} {node.op} {_target(node)} {node.args} {node.kwargs}"
         for graph_module in (pair.full, pair.low)
         for node in graph_module.graph.nodes
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _target(node: fx.Node) -> str:
+    return f"{getattr(node.target, '__module__', '')}.{getattr(node.target, '__qualname__', node.target)}"

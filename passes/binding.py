@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterator
 from typing import Any
 
 from torch import fx, nn
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
 class _Draft(fx.GraphModule):
@@ -33,7 +36,7 @@ def bind_graph(model: nn.Module, graph: fx.Graph, class_name: str, *, draft: boo
 
 def share_registries(module: nn.Module, model: nn.Module) -> None:
     """Make ``module`` hold exactly what ``model`` holds, under the same names."""
-    for registry in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+    for registry in _REGISTRIES:
         module.__dict__[registry] = model.__dict__[registry]
 
 
@@ -46,17 +49,33 @@ def shares_registries(module: nn.Module, model: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Whatever a forward on symbolic or fake values leaves on the model's modules (caches, weight-norm kernels) goes.
-
-    Parameters, buffers and submodules live in registries, which stay the same dictionaries.
+    """Whatever a forward on symbolic or fake values leaves on the model's modules goes: caches, weight-norm kernels,
+    buffers that it assigned or registered. The registries stay the same dictionaries, with what they held.
     """
-    before = [(module, dict(module.__dict__)) for module in model.modules()]
+    before = [
+        (module, module.__dict__.copy(), [(each, each.copy()) for each in _registries(module)], transient.copy())
+        for module in model.modules()
+        for transient in (module._non_persistent_buffers_set,)
+    ]
     try:
         yield
     finally:
-        for module, attributes in before:
-            for name in module.__dict__.keys() - attributes.keys():
-                del module.__dict__[name]
-            for name, value in attributes.items():
-                if module.__dict__.get(name) is not value:
-                    module.__dict__[name] = value
+        for module, attributes, registries, transient in before:
+            module._non_persistent_buffers_set &= transient
+            now = module.__dict__
+            if _differs(now, attributes):
+                for name in now.keys() - attributes.keys():
+                    del now[name]
+                now.update(attributes)
+            for registry, held in registries:
+                if _differs(registry, held):
+                    registry.clear()
+                    registry.update(held)
+
+
+def _registries(module: nn.Module) -> list[dict[str, Any]]:
+    return [module._parameters, module._buffers, module._modules]
+
+
+def _differs(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    return now.keys() != before.keys() or any(map(operator.is_not, now.values(), before.values()))

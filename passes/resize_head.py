@@ -88,7 +88,7 @@ def find_map(error: ShapeError, full_shapes: Mapping[str, ShapeTree]) -> fx.Node
                 continue
             seen.add(source)
             full, low = full_shapes.get(source.name), error.shapes.get(source)
-            if source.target in CONVS and is_map(full) and is_map(low) and full[2:] != low[2:]:
+            if source.target in CONVS and _is_smaller_map(full, low, error):
                 return _last_alike(source, way, full_shapes)
             pending.append((source, (source, *way)))
     return None
@@ -105,8 +105,7 @@ def _last_alike(conv: fx.Node, way: Sequence[fx.Node], full_shapes: Mapping[str,
 
 
 def find_flatten(error: ShapeError, full_shapes: Mapping[str, ShapeTree]) -> fx.Node | None:
-    """The nearest node upstream of ``error.node`` (or itself) that lays a map out as a flat row of another length."""
-    batch = next(shape[0] for node, shape in error.shapes.items() if node.op == "placeholder")
+    """The nearest node upstream of ``error.node`` (or itself) that lays a smaller map out as a flat row."""
     pending, seen = [error.node], set()
     while pending:
         current = pending.pop(0)
@@ -114,11 +113,21 @@ def find_flatten(error: ShapeError, full_shapes: Mapping[str, ShapeTree]) -> fx.
         if current not in seen and sources:
             seen.add(current)
             before, after = (full_shapes.get(name) for name in (sources[0].name, current.name))
-            flattened = isinstance(after, Shape) and is_map(before) and after == (batch, math.prod(before[1:]))
-            if flattened and error.shapes[sources[0]] != before:
+            smaller = _is_smaller_map(before, error.shapes[sources[0]], error)
+            if smaller and is_map(before) and after == (before[0], math.prod(before[1:])):
                 return current
             pending.extend(sources)
     return None
+
+
+def _is_smaller_map(full: ShapeTree, low: ShapeTree, error: ShapeError) -> bool:
+    """Whether these are shapes of one map ``(N, C, *S)`` of the images' rank: sides differ, batch and channels don't.
+
+    A row of tokens ``(N, C, H·W)`` is no map, and neither is one whose channels come last.
+    """
+    images = next(shape for node, shape in error.shapes.items() if node.op == "placeholder")
+    alike = isinstance(full, Shape) and isinstance(low, Shape) and len(full) == len(low) == len(images)
+    return alike and full[:2] == low[:2] and full[0] == images[0] and full[2:] != low[2:]
 
 
 def is_map(shape: Any) -> TypeGuard[Shape]:

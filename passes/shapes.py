@@ -58,9 +58,12 @@ def propagate_shapes(
 
 
 def _on_meta_tensors(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> dict[fx.Node, ShapeTree]:
-    interpreter = _MetaInterpreter(graph_module)
-    with StandIns() as stand_ins, torch.no_grad(), _state_kept(graph_module):
-        interpreter.run(*map(stand_ins.of, inputs), enable_io_processing=False)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in graph_module.modules()):
+        raise TypeError("compiled code runs below torch's functions, where no stand-in takes a tensor's place")
+    interpreter, stand_ins = _MetaInterpreter(graph_module), StandIns()
+    images = [stand_ins.of(value) for value in inputs]
+    with stand_ins, torch.no_grad(), _state_kept(graph_module):
+        interpreter.run(*images, enable_io_processing=False)
     return interpreter.shapes
 
 

@@ -25,8 +25,8 @@ from passes.isolate_batchnorm import isolated_norm
 from passes.kernel_math import center_kernel
 
 RIGHT = Record(
-    "a", "resnet", "right", parameters=10**7, front_end="fx", pooled_convs=3, full_macs=100, low_macs=10,
-    trace_seconds=1, build_seconds=2, peak_mb=20e6 / 2**20, gradients_checked=True,
+    "a", "resnet", "right", parameters=10**8, front_end="fx", pooled_convs=3, full_macs=100, low_macs=10,
+    trace_seconds=1, build_seconds=2, peak_mb=200e6 / 2**20, gradients_checked=True,
 )  # fmt: skip
 RESIZED = Record(
     "e",
@@ -183,8 +183,8 @@ def test_the_summary_counts_what_it_says() -> None:
         "3 of 4 models with a poolable convolution give a right pair (75.0%); 0 wrong, 1 refused"
     )
     assert lines[1] == (
-        "of these 1 train on smaller images as they are, 1 with a map resized where its size is fixed, "
-        "1 on whole images, kernels pooled alone"
+        "of these 1 train on smaller images as they are, 0 at an image size that halves more often, "
+        "1 with a map resized where its size is fixed, 1 on whole images, kernels alone"
     )
     assert "build_pair takes 2.0 × the time of tracing alone (median), and at most 0.50 × the memory" in lines[4]
     markdown = to_markdown(records)

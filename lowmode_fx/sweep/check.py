@@ -18,8 +18,9 @@ from lowmode_fx.step_flops import count_forward_macs
 from lowmode_fx.tracing import TraceError
 from passes import PassError
 from passes.match import conv_sites
+from passes.pool_weights import NOT_TRACED, stem_nodes
 
-from .compare import WrongPairError, compare, is_adapted
+from .compare import WrongPairError, compare, is_adapted, open_gates
 from .measure import measure_build
 from .record import Record
 from .zoo import family, image_shape, part
@@ -61,9 +62,12 @@ def _checked(record: Record, name: str) -> Record:
     model.train()
     record = replace(record, parameters=sum(parameter.numel() for parameter in model.parameters()))
     pair, shape, reason = _build(model, image_shape(name, whole))
-    pooled = len(pair.report.pooled)
-    if not pooled and not pair.config.downsample_input:
-        return replace(record, status="nothing", reason="one image size only, and nothing to pool behind the stem")
+    stems = stem_nodes(pair.full, conv_sites(pair.full))
+    sliding = [
+        site for site in conv_sites(pair.full) if any(k > s for k, s in zip(site.kernel, site.stride, strict=True))
+    ]
+    if all(site.node in stems for site in sliding) and NOT_TRACED not in _skips(pair):
+        return replace(record, status="nothing", reason="no such convolution but the one that reads the image")
     trace_seconds, build_seconds, megabytes = measure_build(pair, shape)
     record = replace(
         record,
@@ -72,8 +76,8 @@ def _checked(record: Record, name: str) -> Record:
         downsample_input=pair.config.downsample_input,
         resized_maps=sum(len(each.changes) for each in pair.report.passes if each.name == "resize_head"),
         front_end=pair.report.front_end,
-        poolable_convs=sum(any(k > s for k, s in zip(c.kernel, c.stride, strict=True)) for c in conv_sites(pair.full)),
-        pooled_convs=pooled,
+        poolable_convs=len(sliding),
+        pooled_convs=len(pair.report.pooled),
         trace_seconds=round(trace_seconds, 4),
         build_seconds=round(build_seconds, 4),
         peak_mb=round(megabytes, 1),
@@ -81,7 +85,12 @@ def _checked(record: Record, name: str) -> Record:
     full_macs, low_macs = count_forward_macs(pair)
     record = replace(record, full_macs=full_macs, low_macs=low_macs)
     gradients = record.parameters <= GRADIENT_LIMIT
+    open_gates(model)
     return replace(record, status="right", checked_at=_run(pair, shape, gradients), gradients_checked=gradients)
+
+
+def _skips(pair: ModePair) -> set[str]:
+    return {skip.reason for skip in pair.report.of("pool_weights").skips}
 
 
 def _has_sliding_conv(name: str) -> bool:
@@ -100,7 +109,7 @@ def _slides(module: nn.Module) -> bool:
 
 def _build(model: nn.Module, shape: tuple[int, ...]) -> tuple[ModePair, tuple[int, ...], str]:
     """The pair at the model's own size; else at one that halves more often; else with the map resized where its size is
-    fixed; else with whole images. With the reason where it is one of the last two.
+    fixed; else with whole images. With the reason where it is not the first.
     """
     rounded = (shape[0], *(-(-side // 64) * 64 for side in shape[1:]))
     choices = [(shape, LowModeConfig()), (shape, LowModeConfig(adapt_head=True))]
@@ -113,8 +122,7 @@ def _build(model: nn.Module, shape: tuple[int, ...]) -> tuple[ModePair, tuple[in
         except (PassError, TraceError) as error:
             refusal = refusal or error
             continue
-        fits = config.downsample_input and not config.adapt_head
-        return pair, size, "" if fits else str(refusal)
+        return pair, size, "" if refusal is None else str(refusal)
     assert refusal is not None
     raise refusal
 

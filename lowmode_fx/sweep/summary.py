@@ -22,16 +22,18 @@ _COLUMNS = (
 class Summary:
     """What a sweep shows, in numbers. Ratios are low / full macs; all but the counts are over the right pairs.
 
-    ``fitting``: pairs for smaller images as the model is; ``resized``: with maps resized where their size is fixed;
+    ``fitting``: pairs for smaller images as the model is; ``rounded``: for images of another size, which halves more
+    often; ``resized``: with maps resized where their size is fixed;
     ``whole``: for whole images, kernels alone. ``build_over_trace``: seconds of ``build_pair`` over the front end's.
-    ``memory_over_parameters``: the most memory that building took, in sizes of the model's parameters (of those above
-    10 MB, for what Python itself takes hides the rest).
+    ``memory_over_parameters``: the most memory that building took, in sizes of the model's parameters; of models above
+    100 MB, for the graphs themselves take some MB, whatever the model holds.
     """
 
     models: int
     nothing: int
     counts: Mapping[str, int]
     fitting: int
+    rounded: int
     resized: int
     whole: int
     without_gradients: int
@@ -54,12 +56,13 @@ def summarize(records: Sequence[Record]) -> Summary:
     models = [record for record in records if record.poolable]
     right = [record for record in models if record.status == "right"]
     ratios = [record.ratio for record in right if record.downsample_input]
-    large = [record for record in right if record.parameters * 4 > 10e6]
+    large = [record for record in right if record.parameters * 4 > 100e6]
     return Summary(
         models=len(models),
         nothing=len(records) - len(models),
         counts=dict(Counter(record.status for record in models)),
-        fitting=sum(record.downsample_input and not record.resized_maps for record in right),
+        fitting=sum(record.downsample_input and not record.reason for record in right),
+        rounded=sum(record.downsample_input and bool(record.reason) and not record.resized_maps for record in right),
         resized=sum(record.resized_maps > 0 for record in right),
         whole=sum(not record.downsample_input for record in right),
         without_gradients=sum(not record.gradients_checked for record in right),
@@ -80,8 +83,9 @@ def summary_lines(records: Sequence[Record]) -> list[str]:
         f"{right} of {found.models} models with a poolable convolution give a right pair ({found.share:.1%}); "
         f"{counts.get('wrong', 0)} wrong, {counts.get('refused', 0)} refused, {counts.get('error', 0)} errors, "
         f"{counts.get('timeout', 0)} timeouts; {found.nothing} have nothing to pool",
-        f"of these {found.fitting} train on smaller images as they are, {found.resized} with a map resized where its "
-        f"size is fixed, {found.whole} on whole images, kernels pooled alone",
+        f"of these {found.fitting} train on smaller images as they are, {found.rounded} at an image size that halves "
+        f"more often, {found.resized} with a map resized where its size is fixed, "
+        f"{found.whole} on whole images, kernels alone",
     ]
     if right:
         lines.append("front ends: " + ", ".join(f"{name} {count}" for name, count in found.front_ends.items()))
@@ -89,7 +93,7 @@ def summary_lines(records: Sequence[Record]) -> list[str]:
         lines.append(f"low / full macs on smaller images: quartiles {quartiles}")
         lines.append(
             f"build_pair takes {found.build_over_trace:.1f} × the time of tracing alone (median), and at most "
-            f"{found.memory_over_parameters:.2f} × the memory of the parameters"
+            f"{found.memory_over_parameters:.2f} × the memory of the parameters (models above 100 MB)"
         )
     if found.without_gradients:
         lines.append(f"{found.without_gradients} were too large for a backward pass and were checked forward alone")
