@@ -95,10 +95,11 @@ class _DownsamplingCollate:
         try:
             images = batch[self.key]
         except (KeyError, IndexError, TypeError) as error:
-            kind = f"a {type(batch).__name__}" + (
-                f" of {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
-            )
-            raise ValueError(f"images={self.key!r} is no place in a batch, which is {kind}; say where it is") from error
+            known = f"with {', '.join(map(repr, batch))}" if isinstance(batch, Mapping) else f"of {len(batch)}"
+            kind = f"a {type(batch).__name__} {known}"
+            raise ValueError(
+                f"images={self.key!r} is no place in a batch, which is {kind}; say where they are"
+            ) from error
         return batch if samples.mode is Mode.FULL else _replaced(batch, self.key, self.downsample(images))
 
 

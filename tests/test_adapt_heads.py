@@ -266,6 +266,36 @@ def test_adapt_head_resizes_the_map_that_tokens_are_cut_from() -> None:
     torch.testing.assert_close(pair.low(images), model.fc(tokens + model.table).mean(1))
 
 
+class Centred(nn.Module):
+    """Tokens that are worked on before a head that wants so many of them: a row of pixels is no map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 4, 3, 2, 1), nn.Linear(256, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.stem(x).flatten(2)
+        return self.fc((tokens - tokens.mean(2, keepdim=True)).flatten(1))
+
+
+def test_a_row_of_tokens_is_never_resized_as_if_it_were_a_map() -> None:
+    model = Centred()
+    pair = build(model, 16, adapt_head=True)
+    (change,) = pair.report.of("resize_head").changes
+    assert (change.site, change.after) == ("stem", "resized to 8×8")
+    images = torch.randn(2, 3, 8, 8)
+    tokens = enlarged(model.stem(images)).flatten(2)
+    expected = model.fc((tokens - tokens.mean(2, keepdim=True)).flatten(1))
+    torch.testing.assert_close(pair.low(images), expected)
+
+
+def test_a_map_with_its_channels_last_is_resized_before_they_move() -> None:
+    model = Head(lambda x: x.permute(0, 2, 3, 1).flatten(1), 256)
+    images = torch.randn(2, 3, 8, 8)
+    expected = model.fc(enlarged(model.stem(images)).permute(0, 2, 3, 1).flatten(1))
+    torch.testing.assert_close(build(model, 16, adapt_head=True).low(images), expected)
+
+
 def test_a_view_that_would_fold_pixels_into_the_batch_is_refused_or_resized() -> None:
     """Four low-mode images would pass for one: nothing fails, and everything is wrong."""
     model = Window()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import OrderedDict, UserDict
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler, TensorDataset, default_collate
 
 from lowmode_fx import BernoulliSchedule, LowModeConfig, LowModeModel, Mode, build_pair, host_loader
 from lowmode_fx.loading import ModeBatchSampler
@@ -84,6 +85,53 @@ def test_a_batch_may_be_a_dictionary_or_the_images_alone() -> None:
         assert [batch.shape[-1] for batch in batches] == [sides[mode] for mode in expected]
     labels = [batch["label"] for batch in host_loader(Dictionaries(), net, 4, images="image")]
     assert torch.equal(torch.cat(labels), LABELS)
+
+
+class Sample(NamedTuple):
+    label: Tensor
+    image: Tensor
+
+
+SAMPLES = [Sample(label, image) for label, image in zip(LABELS, IMAGES, strict=True)]
+
+
+def mapping(samples: list[Sample]) -> UserDict[str, Tensor]:
+    return UserDict(image=torch.stack([each.image for each in samples]))
+
+
+def ordered(samples: list[Sample]) -> OrderedDict[str, Tensor]:
+    return OrderedDict(image=torch.stack([each.image for each in samples]))
+
+
+@pytest.mark.parametrize(
+    ("collate", "images", "kind"),
+    [
+        (default_collate, 1, Sample),
+        (default_collate, -1, Sample),
+        (mapping, "image", UserDict),
+        (ordered, "image", OrderedDict),
+    ],
+)
+def test_a_batch_keeps_its_structure_in_either_mode(collate: Any, images: Any, kind: type) -> None:
+    batches = list(host_loader(SAMPLES, make(), 4, images=images, collate_fn=collate))  # type: ignore[arg-type]
+    assert all(type(batch) is kind for batch in batches)
+    assert {batch[images].shape[-1] for batch in batches} == {16, 8}
+
+
+def test_a_place_that_is_not_there_is_named_at_once() -> None:
+    never = LowModeModel(make().pair, BernoulliSchedule(p=0.0), downsample_on="host", compile=False)
+    for images, words in [(2, "which is a Sample of 2; say where they are"), ("x", "which is a Sample of 2")]:
+        with pytest.raises(ValueError, match=words):
+            next(iter(host_loader(SAMPLES, never, 4, images=images)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="images='pixels' is no place in a batch, which is a dict with 'image'"):
+        next(iter(host_loader(Dictionaries(), never, 4, images="pixels")))
+
+
+def test_a_generator_orders_the_batches_as_it_does_in_torchs_loader() -> None:
+    data = TensorDataset(IMAGES, LABELS)
+    ours = host_loader(data, make(), 4, shuffle=True, generator=torch.Generator().manual_seed(5))
+    theirs = DataLoader(data, 4, shuffle=True, generator=torch.Generator().manual_seed(5))
+    assert [labels.tolist() for _, labels in ours] == [labels.tolist() for _, labels in theirs]
 
 
 def test_a_resumed_run_goes_on_with_the_modes_to_come() -> None:

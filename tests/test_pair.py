@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 import re
@@ -100,6 +101,44 @@ def test_the_model_is_left_as_it_was(front_end: Any, training: bool) -> None:
     assert state.keys() == model.state_dict().keys()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), generators[0]) and random.getstate() == generators[1]
+
+
+class AssigningNorm(nn.BatchNorm2d):
+    """Keeps its statistics by assignment, as hand-written norms do, and registers a buffer on its way."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.num_batches_tracked += 1
+        self.running_mean = 0.9 * self.running_mean + 0.1 * input.detach().mean((0, 2, 3))
+        self.register_buffer("seen", input.detach()[:1], persistent=False)
+        return super().forward(input)
+
+
+def test_buffers_that_a_forward_assigns_stay_the_models_own() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), AssigningNorm(4), nn.Conv2d(4, 4, 3))
+    before = {name: (value, value.clone()) for name, value in model.state_dict(keep_vars=True).items()}
+    build_pair(model, torch.zeros(IMAGES))
+    assert model.state_dict().keys() == before.keys() and not hasattr(model[1], "seen")
+    for name, value in model.state_dict(keep_vars=True).items():
+        assert value is before[name][0] and torch.equal(value, before[name][1]), name
+    model(torch.zeros(IMAGES))
+
+
+class Mixing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+def test_a_scripted_part_does_not_run_while_a_pair_is_built() -> None:
+    """It runs below torch's functions, where nothing can take the place of its real statistics."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), torch.jit.script(Mixing()), nn.Conv2d(4, 4, 3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with contextlib.suppress(ValueError):
+        build_pair(model, torch.zeros(IMAGES))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_refused_model_is_left_as_it_was() -> None:

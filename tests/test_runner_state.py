@@ -107,6 +107,30 @@ def test_a_pickle_whose_model_would_be_traced_otherwise_is_refused() -> None:
         pickle.loads(pickle.dumps(net))
 
 
+class Pooling(nn.Module):
+    """Its graph holds a constant that may change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.window = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(self.body(self.stem(x)), self.window)
+
+
+def test_a_pickle_whose_constants_would_be_others_is_refused() -> None:
+    pair = build_pair(Pooling(), torch.zeros(2, 3, 16, 16))
+    pair.model.window = 4
+    with pytest.raises(ValueError, match="the pickled pair of Pooling had other graphs"):
+        pickle.loads(pickle.dumps(pair))
+
+
+def test_a_net_of_another_type_than_it_was_built_with_pickles_too() -> None:
+    net = make().bfloat16()
+    ours = pickle.loads(pickle.dumps(net))
+    assert ours.run(Mode.LOW, IMAGES.bfloat16()).dtype == torch.bfloat16
+
+
 # Averages ------------------------------------------------------------------------------------------------------------
 
 

@@ -16,13 +16,13 @@ from lowmode_fx import ModePair, build_pair
 from lowmode_fx.cli import app
 from lowmode_fx.sweep import Record, sweep
 from lowmode_fx.sweep.check import check_model
-from lowmode_fx.sweep.compare import WrongPairError, compare
+from lowmode_fx.sweep.compare import WrongPairError, compare, open_gates
 from lowmode_fx.sweep.measure import PeakMemory
 from lowmode_fx.sweep.record import read_records
 from lowmode_fx.sweep.summary import summarize, summary_lines, to_csv, to_markdown
 from lowmode_fx.sweep.zoo import family, model_names, part
 from passes.isolate_batchnorm import isolated_norm
-from passes.kernel_math import center_kernel
+from passes.kernel_math import average_kernel, center_kernel
 
 RIGHT = Record(
     "a", "resnet", "right", parameters=10**8, front_end="fx", pooled_convs=3, full_macs=100, low_macs=10,
@@ -128,6 +128,32 @@ def test_a_wrong_pair_is_found_out(graph: str, node: str, index: int, value: Any
         edit(getattr(pair, graph), node, index, value)
     with pytest.raises(WrongPairError, match=words):
         compare(pair, IMAGES, gradients=True)
+
+
+def negated_gradient(weight: torch.Tensor, pooled: tuple[int, ...], ratio: int, *more: Any) -> torch.Tensor:
+    right = average_kernel(weight, pooled, ratio)
+    return 2 * right.detach() - right
+
+
+def test_a_wrong_gradient_behind_a_gate_that_is_shut_at_first_is_found_out() -> None:
+    """A zero gamma hides it until the gate is opened; and then a tiny gradient counts as much as a large one."""
+    pair = small_pair()
+    nn.init.zeros_(pair.model[1].weight)
+    node = next(each for each in pair.low.graph.nodes if each.target is average_kernel)
+    node.target = negated_gradient
+    pair.low.recompile()
+    open_gates(pair.model)
+    with pytest.raises(WrongPairError, match=r"the low-mode gradient of 3\.weight is off an eager low-mode's by 2e"):
+        compare(pair, IMAGES, gradients=True)
+
+
+def test_only_gates_are_opened() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.PReLU(init=1e-6))
+    nn.init.zeros_(model[2].weight)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    open_gates(model)
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == {"2.weight", "3.weight"}
 
 
 def test_a_low_graph_that_moves_running_statistics_is_found_out() -> None:
