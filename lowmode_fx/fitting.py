@@ -73,12 +73,14 @@ def fit(
 
 
 def check_batch(shapes: Mapping[fx.Node, ShapeTree], full_shapes: Mapping[str, ShapeTree]) -> None:
-    """No map has leaked into the batch. Raises ``ShapeError`` at the node that let it."""
+    """No map has leaked into the batch, and none is empty. Raises ``ShapeError`` at the node that let it."""
     batch = next(shape[0] for node, shape in shapes.items() if node.op == "placeholder")
     for node, shape in shapes.items():
         full = full_shapes.get(node.name)
         if node.op == "get_attr" or not (isinstance(full, Shape) and isinstance(shape, Shape) and full and shape):
             continue
+        if 0 in shape and 0 not in full:
+            raise ShapeError(node, shapes, "nothing is left of its map")
         if full[0] == batch != shape[0] and (len(full) == 2 or _reshapes_images(node, shapes, full_shapes, batch)):
             raise ShapeError(node, shapes, f"its batch becomes {shape[0]}, for the map is given a fixed length")
 

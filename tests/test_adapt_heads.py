@@ -322,6 +322,12 @@ def test_a_size_that_is_fixed_before_any_convolution_stays_refused() -> None:
         build(Asserting(), 16, adapt_head=True)
 
 
+def test_a_map_of_which_nothing_is_left_is_refused() -> None:
+    """The shapes fit, and adaptive pooling of an empty map fails only when it runs."""
+    with pytest.raises(PassError, match="nothing is left of its map; try an input size"):
+        build(Head(lambda x: F.adaptive_avg_pool2d(x[:, :, 4:, 4:], 2).flatten(1), 16), 16)
+
+
 def test_a_refusal_is_one_clear_line(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(PassError):
         build(Head(nn.Flatten(), 256), 16)
