@@ -1,7 +1,7 @@
 """One model of each family that timm and torchvision know, checked as the sweep checks them all.
 
-Bitwise against the eager model, a finite gradient wherever full-mode gives one, and low-mode against an eager low-mode that
-knows no graphs. How many kernels are pooled, and on what images the pair trains, are literal here.
+Bitwise against the eager model, a finite gradient wherever full-mode gives one, and low-mode against an eager low-mode
+that knows no graphs. How many kernels are pooled, and on what images the pair trains, are literal here.
 """
 
 from __future__ import annotations
