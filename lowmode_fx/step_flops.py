@@ -34,6 +34,23 @@ def count_step_flops(pair: ModePair) -> tuple[int, int]:
 
 def count_forward_macs(pair: ModePair) -> tuple[int, int]:
     """macs per image of one forward, as (full, low), counted as ``count_step_flops`` does; takes a second or so."""
+    try:
+        return _forward_macs_on_meta(pair)
+    except (RuntimeError, NotImplementedError):
+        return _forward_macs_on_fakes(pair)  # a forward that asks for a value, as a norm without momentum does
+
+
+def _forward_macs_on_meta(pair: ModePair) -> tuple[int, int]:
+    meta, counts = meta_pair(pair), []
+    for graph_module, images in zip((meta.full, meta.low), example_inputs(pair, "meta"), strict=True):
+        counter = FlopCounterMode(display=False)
+        with train_mode(meta.model), torch.no_grad(), counter:
+            graph_module(images)
+        counts.append(round(counter.get_total_flops() / 2 / images.shape[0]))
+    return counts[0], counts[1]
+
+
+def _forward_macs_on_fakes(pair: ModePair) -> tuple[int, int]:
     counts = []
     for graph_module, images in zip((pair.full, pair.low), example_inputs(pair), strict=True):
         counter = FlopCounterMode(display=False)

@@ -15,6 +15,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
 from lowmode_fx import FlopReport, LayerFlops, LowModeConfig, ModePair, build_pair, count_flops, count_step_flops
+from lowmode_fx.step_flops import _forward_macs_on_fakes, count_forward_macs
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
@@ -274,3 +275,14 @@ def test_products_that_fvcore_leaves_out_are_counted(op: Any, macs: int) -> None
     plain, with_op = (count_flops(build(Spectrum(each), kernel_ratio=1)).full_macs for each in (torch.clone, op))
     batch = 1 if macs == 12**3 else 2  # what has no batch is counted once for two images
     assert with_op - plain == round(macs / batch)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_forward_macs_are_the_same_on_meta_and_on_fake_tensors(momentum: float | None) -> None:
+    """A norm without momentum reads its counter, which meta tensors don't have."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4, momentum=momentum), nn.Conv2d(4, 6, 3, padding=1)
+    )
+    pair = build_pair(model, torch.zeros(2, 3, 16, 16))
+    counts = count_forward_macs(pair)
+    assert counts == _forward_macs_on_fakes(pair) == (256 * 9 * (3 * 4 + 4 * 6), 64 * (9 * 3 * 4 + 4 * 6))
