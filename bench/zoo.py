@@ -38,21 +38,30 @@ def main() -> None:
 
 def write_results(records: list[Record], out: Path, options: argparse.Namespace) -> None:
     """The summaries, the tables and the plot beside the records."""
-    zoos = {
-        "timm": [record for record in records if not record.name.startswith("torchvision:")],
-        "torchvision": [record for record in records if record.name.startswith("torchvision:")],
-        "both": records,
-    }
     head = header("zoo", small=options.small, jobs=options.jobs, timeout=options.timeout)
-    save(out.with_suffix(".json"), head, {zoo: summarize(members).to_dict() for zoo, members in zoos.items()})
-    lines = []
-    for zoo, members in zoos.items():
-        if members:
-            lines += [f"{zoo}: {line}" for line in summary_lines(members)[: 1 if zoo != "both" else None]]
+    save(out.with_suffix(".json"), head, {zoo: summarize(each).to_dict() for zoo, each in by_zoo(records).items()})
     out.with_suffix(".md").write_text(to_markdown(records))
     out.with_suffix(".csv").write_text(to_csv(records))
     plot(records, out.with_suffix(".png"))
-    print("\n".join(lines))
+    print(zoo_lines(records))
+
+
+def by_zoo(records: list[Record]) -> dict[str, list[Record]]:
+    """The records of each zoo, and of both."""
+    ours = {
+        "timm": [record for record in records if not record.name.startswith("torchvision:")],
+        "torchvision": [record for record in records if record.name.startswith("torchvision:")],
+    }
+    return {**ours, "both": records}
+
+
+def zoo_lines(records: list[Record]) -> str:
+    """How many models of each zoo are right; the rest of the summary over both."""
+    lines = []
+    for zoo, members in by_zoo(records).items():
+        first, *more = summary_lines(members)
+        lines += [f"{zoo}: {line}" for line in ([first] if zoo != "both" else more)]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench.zoo import zoo_lines
 from lowmode_fx import LowModeConfig, build_pair, count_flops
 from lowmode_fx.models import create_model
 from lowmode_fx.report import render_report
+from lowmode_fx.sweep.record import read_records
+from lowmode_fx.sweep.summary import summarize
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -48,3 +52,11 @@ def test_the_options_table_names_every_option() -> None:
     section = README.split("## Options")[1].split("## ")[0]
     documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
     assert documented == set(LowModeConfig().to_dict())
+
+
+def test_the_zoo_is_what_its_records_say() -> None:
+    records = read_records(ROOT / "bench/results/zoo.jsonl")
+    assert zoo_lines(records) in README
+    assert json.loads((ROOT / "bench/results/zoo.json").read_text())["rows"]["both"] == json.loads(
+        json.dumps(summarize(records).to_dict())
+    )
