@@ -39,7 +39,9 @@ def render_report(name: str, pair: ModePair, flops: FlopReport, style: ReportFor
 
 def report_dict(name: str, pair: ModePair, flops: FlopReport) -> dict[str, Any]:
     """Everything that is known of the pair, as plain values; macs are per image."""
-    return {"name": name, "pair": asdict(pair.report), "flops": flops.to_dict()}
+    report = pair.report
+    plain = {"input_dtype": str(report.input_dtype), "leaf_modules": [each.__name__ for each in report.leaf_modules]}
+    return {"name": name, "pair": {**asdict(report), **plain}, "flops": flops.to_dict()}
 
 
 def summary_lines(name: str, report: PairReport, flops: FlopReport) -> list[str]:

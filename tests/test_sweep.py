@@ -29,16 +29,9 @@ RIGHT = Record(
     trace_seconds=1, build_seconds=2, peak_mb=200e6 / 2**20, gradients_checked=True,
 )  # fmt: skip
 RESIZED = Record(
-    "e",
-    "maxxvit",
-    "right",
-    resized_maps=2,
-    full_macs=100,
-    low_macs=30,
-    front_end="fx",
-    trace_seconds=1,
-    build_seconds=3,
-)
+    "e", "maxxvit", "right", "a bias", resized_maps=2, full_macs=100, low_macs=30, front_end="fx",
+    trace_seconds=1, build_seconds=3,
+)  # fmt: skip
 WHOLE = Record(
     "b", "levit", "right", "a table of positions", downsample_input=False, full_macs=100, low_macs=90, front_end="fx",
     trace_seconds=1, build_seconds=2,
