@@ -170,11 +170,8 @@ class LowModeModel(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LowModeModel:
         # Compiled functions hold the weights that they were compiled with: a copy compiles its own.
-        pair, options = copy.deepcopy(self.pair, memo), self._compile_options
-        copied = LowModeModel(
-            pair, self.schedule, downsample_on=self.downsample_on, compile=options is not None, compile_options=options
-        )
-        copied.load_schedule_state(self.schedule_state())
+        rebuild, (pair, *arguments) = self.__reduce__()
+        copied: LowModeModel = rebuild(copy.deepcopy(pair, memo), *arguments)
         copied.last_mode = self.last_mode
         memo[id(self)] = copied
         return copied

@@ -46,7 +46,7 @@ def _forward_macs_on_meta(pair: ModePair) -> tuple[int, int]:
         counter = FlopCounterMode(display=False)
         with train_mode(meta.model), torch.no_grad(), counter:
             graph_module(images)
-        counts.append(round(counter.get_total_flops() / 2 / images.shape[0]))
+        counts.append(_macs_per_image(counter, images))
     return counts[0], counts[1]
 
 
@@ -56,8 +56,12 @@ def _forward_macs_on_fakes(pair: ModePair) -> tuple[int, int]:
         counter = FlopCounterMode(display=False)
         with train_mode(pair.model):
             propagate_shapes(graph_module, images, watch=counter)
-        counts.append(round(counter.get_total_flops() / 2 / images.shape[0]))
+        counts.append(_macs_per_image(counter, images))
     return counts[0], counts[1]
+
+
+def _macs_per_image(counter: FlopCounterMode, images: Tensor) -> int:
+    return round(counter.get_total_flops() / 2 / images.shape[0])
 
 
 def meta_pair(pair: ModePair) -> ModePair:

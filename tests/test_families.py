@@ -9,7 +9,6 @@ from __future__ import annotations
 import pytest
 
 from lowmode_fx.sweep.check import check_model
-from lowmode_fx.sweep.record import Record
 
 #: name → (pooled kernels, how it takes low-mode: as it is; at an image size that halves more often; with a map resized
 #: where its size is fixed; on whole images, kernels alone)
@@ -124,20 +123,12 @@ SLOW = {
 }
 
 
-def kind(record: Record) -> str:
-    if not record.downsample_input:
-        return "whole"
-    if record.resized_maps:
-        return "resized"
-    return "rounded" if record.reason else "fits"
-
-
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_a_model_of_the_family_gives_a_right_pair(name: str) -> None:
     record = check_model(name)
     assert record.status == "right", record.reason
-    assert (record.pooled_convs, kind(record)) == {**QUICK, **SLOW}[name]
+    assert (record.pooled_convs, record.kind) == {**QUICK, **SLOW}[name]
     assert record.gradients_checked and 0 < record.low_macs < record.full_macs
     assert record.poolable_convs >= record.pooled_convs
 

@@ -62,10 +62,9 @@ def _checked(record: Record, name: str) -> Record:
     model.train()
     record = replace(record, parameters=sum(parameter.numel() for parameter in model.parameters()))
     pair, shape, reason = _build(model, image_shape(name, whole))
-    stems = stem_nodes(pair.full, conv_sites(pair.full))
-    sliding = [
-        site for site in conv_sites(pair.full) if any(k > s for k, s in zip(site.kernel, site.stride, strict=True))
-    ]
+    sites = conv_sites(pair.full)
+    stems = stem_nodes(pair.full, sites)
+    sliding = [site for site in sites if any(k > s for k, s in zip(site.kernel, site.stride, strict=True))]
     if all(site.node in stems for site in sliding) and NOT_TRACED not in _skips(pair):
         return replace(record, status="nothing", reason="no such convolution but the one that reads the image")
     trace_seconds, build_seconds, megabytes = measure_build(pair, shape)

@@ -62,9 +62,8 @@ class PeakMemory:
     megabytes: float = 0.0
 
     def __enter__(self) -> PeakMemory:
-        with contextlib.suppress(
-            OSError, AttributeError
-        ):  # what earlier work has freed, and C keeps, would hide growth
+        # What earlier work has freed, and the C library keeps, would hide growth.
+        with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
         try:
             _RESET.write_text("5")

@@ -25,8 +25,8 @@ def plot(records: Sequence[Record], path: Path) -> None:
     for name, colour in [("other families", "#BBBBBB"), *zip(largest, _COLOURS, strict=False)]:
         others = name not in largest
         members = [record for record in right if (record.family not in largest if others else record.family == name)]
-        for kind, marker in (("fitting", "o"), ("resized", "^"), ("whole", "x")):
-            dots = [record for record in members if _kind(record) == kind]
+        for kinds, marker in ((("fits", "rounded"), "o"), (("resized",), "^"), (("whole",), "x")):
+            dots = [record for record in members if record.kind in kinds]
             axes.scatter(
                 [record.full_macs / 1e9 for record in dots],
                 [record.ratio for record in dots],
@@ -35,7 +35,7 @@ def plot(records: Sequence[Record], path: Path) -> None:
                 color=colour,
                 alpha=0.8,
                 linewidths=0.8,
-                label=name if kind == "fitting" else None,
+                label=name if "fits" in kinds else None,
             )
     axes.axhline(0.25, color="#888888", linewidth=0.8, linestyle="--")
     at = axes.get_yaxis_transform()
@@ -45,9 +45,3 @@ def plot(records: Sequence[Record], path: Path) -> None:
     axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
     figure.savefig(path, dpi=140)
     plt.close(figure)
-
-
-def _kind(record: Record) -> str:
-    if not record.downsample_input:
-        return "whole"
-    return "resized" if record.resized_maps else "fitting"

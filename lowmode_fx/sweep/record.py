@@ -51,6 +51,17 @@ class Record:
         return self.low_macs / self.full_macs if self.full_macs else 1.0
 
     @property
+    def kind(self) -> Literal["fits", "rounded", "resized", "whole"]:
+        """What a right pair trains on: smaller images, as the model is or at a size that halves more often; smaller
+        images with a map resized where its size is fixed; or whole images.
+        """
+        if not self.downsample_input:
+            return "whole"
+        if self.resized_maps:
+            return "resized"
+        return "rounded" if self.reason else "fits"
+
+    @property
     def poolable(self) -> bool:
         """Whether low-mode could pool a kernel of this model, or nobody could find out."""
         return self.status != "nothing"

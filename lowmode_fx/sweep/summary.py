@@ -55,16 +55,17 @@ def summarize(records: Sequence[Record]) -> Summary:
     """Count and condense the records of a sweep."""
     models = [record for record in records if record.poolable]
     right = [record for record in models if record.status == "right"]
-    ratios = [record.ratio for record in right if record.downsample_input]
+    kinds = Counter(record.kind for record in right)
+    ratios = [record.ratio for record in right if record.kind != "whole"]
     large = [record for record in right if record.parameters * 4 > 100e6]
     return Summary(
         models=len(models),
         nothing=len(records) - len(models),
         counts=dict(Counter(record.status for record in models)),
-        fitting=sum(record.downsample_input and not record.reason for record in right),
-        rounded=sum(record.downsample_input and bool(record.reason) and not record.resized_maps for record in right),
-        resized=sum(record.resized_maps > 0 for record in right),
-        whole=sum(not record.downsample_input for record in right),
+        fitting=kinds["fits"],
+        rounded=kinds["rounded"],
+        resized=kinds["resized"],
+        whole=kinds["whole"],
         without_gradients=sum(not record.gradients_checked for record in right),
         front_ends=dict(Counter(record.front_end for record in right).most_common()),
         ratio_quartiles=tuple(statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3),
@@ -118,7 +119,7 @@ def to_markdown(records: Sequence[Record]) -> str:
     if failed:
         lines += ["", "| no right pair | status | reason |", "| :-- | :-- | :-- |"]
         lines += [f"| {record.name} | {record.status} | {record.reason.replace('|', '¦')} |" for record in failed]
-    whole = [record for record in models if record.status == "right" and not record.downsample_input]
+    whole = [record for record in models if record.status == "right" and record.kind == "whole"]
     if whole:
         lines += ["", "| whole images only | low / full macs | reason |", "| :-- | --: | :-- |"]
         lines += [f"| {each.name} | {each.ratio:.3f} | {each.reason.replace('|', '¦')} |" for each in whole]
