@@ -20,10 +20,12 @@ class LowModeConfig:
 
     ratio: images shrink to ⌈H/ratio⌉ × ⌈W/ratio⌉ (§2.2.1); an integer ≥ 2.
     kernel_ratio: r of the kernels (§2.2.2); ``None`` takes ``ratio``, 1 keeps every kernel.
-    rounding: K' = ⌈K/r⌉ or ⌊K/r⌋, less one when even.
-    kernel_transform: ``"avg"`` (the paper's pooling), ``"adaptive"``, ``"center"``, or a function
-        ``(kernel (F, C, *K), K') → (F, C, *K')``.
-    gain: ``"mean"`` or ``"sum"``: what pooling preserves. No difference where a batch norm follows.
+    rounding: K' = ⌈K/r⌉ or ⌊K/r⌋, less one when even; ``"cover"``: the smallest odd K' that reaches as far as K does
+        (r = 2: 3 → 3, 5 → 3, 7 → 5).
+    kernel_transform: ``"avg"`` (the paper's pooling), ``"adaptive"``, ``"center"``, ``"linear"`` (what the kernel does
+        to a map of full size, done to a downsampled one), or a function ``(kernel (F, C, *K), K') → (F, C, *K')``.
+    gain: ``"mean"`` or ``"sum"``: what pooling preserves; ``"linear"`` keeps the sum always. No difference where a
+        batch norm follows.
     pool_convs: ``"dense"``, ``"all"``, or globs over module names; see ``passes.pool_weights``.
     keep_convs: globs over module names that stay whole.
     drop_maxpools: ``"none"``, ``"stem"``, ``"all"``, or globs over module names.
@@ -87,7 +89,8 @@ class LowModeConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON. Raises ``TypeError`` where ``kernel_transform`` is a function."""
         if callable(self.kernel_transform):
-            raise TypeError("kernel_transform is a function, which can't be saved; use 'avg', 'adaptive' or 'center'")
+            named = "'avg', 'adaptive', 'center' or 'linear'"
+            raise TypeError(f"kernel_transform is a function, which can't be saved; use {named}")
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         return {**plain, "strides": {glob: _plain_stride(stride) for glob, stride in self.strides.items()}}

@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor, stack
 
-Rounding = Literal["ceil", "floor"]
+Rounding = Literal["ceil", "floor", "cover"]
 Gain = Literal["mean", "sum"]
 #: ``(kernel (F, C, *K), pooled size K') -> (F, C, *K')``, differentiable.
 KernelTransform = Callable[[Tensor, tuple[int, ...]], Tensor]
@@ -21,9 +21,15 @@ Windows = tuple[tuple[int, int], ...]
 
 
 def pooled_size(size: int, ratio: int, rounding: Rounding = "ceil") -> int:
-    """K' of one kernel side: ⌈K/r⌉ or ⌊K/r⌋, at least 1, less one when even (§2.2.2: the result is odd)."""
+    """K' of one kernel side: ⌈K/r⌉ or ⌊K/r⌋, at least 1, less one when even (§2.2.2: the result is odd).
+
+    ``"cover"``: the smallest odd K' whose taps, r pixels apart, reach as far as the K taps do, and no more than K:
+    with r = 2, 3 → 3, 5 → 3, 7 → 5.
+    """
     if ratio == 1:
         return size
+    if rounding == "cover":
+        return min(size, 2 * math.ceil((size - 1) / (2 * ratio)) + 1)
     pooled = math.ceil(size / ratio) if rounding == "ceil" else max(1, size // ratio)
     return pooled - 1 if pooled % 2 == 0 else pooled
 
@@ -94,6 +100,36 @@ def center_kernel(weight: Tensor, pooled: tuple[int, ...], gain: Gain = "mean") 
     for dim, (size, target) in enumerate(zip(weight.shape[2:], pooled, strict=True), start=2):
         weight = weight.narrow(dim, (size - target) // 2, target)
     return weight if scale == 1.0 else weight * scale
+
+
+def linear_kernel(weight: Tensor, pooled: tuple[int, ...], ratio: int) -> Tensor:
+    """The kernel that does on a downsampled map what ``weight`` does on the map itself: ``(F, C, *K) → (F, C, *K')``.
+
+    A tap that lies between two taps of the pooled kernel, which are r pixels apart, is shared between them by its
+    distance, as linear interpolation does; one beyond the last goes to the last. So where K' covers K (``"cover"``),
+    convolving a map with Ŵ gives every r-th pixel of convolving its linear interpolation with W. With dilation d pooled
+    taps lie d pixels of the map apart, and that holds where the map is straight between them. The sum of the taps is
+    kept.
+    """
+    for dim, (size, target) in enumerate(zip(weight.shape[2:], pooled, strict=True), start=2):
+        if size > 1:
+            rows = linear_rows(size, target, ratio)
+            windows = tuple((_first(row), size - _first(row[::-1])) for row in rows)
+            weight = _combine_taps(weight, dim, windows, rows)
+    return weight
+
+
+def linear_rows(size: int, pooled: int, ratio: int) -> tuple[tuple[float, ...], ...]:
+    """The matrix (K', K) of ``linear_kernel`` for one side: its columns sum to 1."""
+    columns = []
+    for tap in range(size):
+        place = min(max((tap - (size - 1) / 2) / ratio + (pooled - 1) / 2, 0.0), pooled - 1.0)
+        columns.append([max(0.0, 1 - abs(place - index)) for index in range(pooled)])
+    return tuple(zip(*columns, strict=True))
+
+
+def _first(row: tuple[float, ...]) -> int:
+    return next(index for index, value in enumerate(row) if value)
 
 
 def custom_kernel(weight: Tensor, pooled: tuple[int, ...], transform: KernelTransform, gain: Gain = "mean") -> Tensor:

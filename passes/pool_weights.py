@@ -17,6 +17,7 @@ from .kernel_math import (
     average_kernel,
     center_kernel,
     custom_kernel,
+    linear_kernel,
     pooled_padding,
     pooled_size,
 )
@@ -24,7 +25,7 @@ from .match import ConvSite, Padding, conv_sites, match_conv, opaque_convs
 from .patterns import select_names
 from .transposed import pool_conv_transpose
 
-NamedTransform = Literal["avg", "adaptive", "center"]
+NamedTransform = Literal["avg", "adaptive", "center", "linear"]
 NamedConvs = Literal["dense", "all"]
 NOT_TRACED = "inside a module that is not traced"
 
@@ -56,7 +57,8 @@ def pool_weights(
     changes, skips = [], []
     for site in sites:
         pooled = tuple(pooled_size(size, ratio, rounding) for size in site.kernel)
-        reason = _why_not(site, pooled, named, site.node in stems, site.name in chosen, site.name in kept)
+        same = pooled == site.kernel and not (transform == "linear" and ratio > 1 and max(site.kernel) > 1)
+        reason = _why_not(site, pooled, same, named, site.node in stems, site.name in chosen, site.name in kept)
         if reason:
             skips.append(Skip(site.name, site.node.name, reason))
             continue
@@ -88,10 +90,10 @@ def stem_nodes(graph_module: fx.GraphModule, sites: Sequence[ConvSite]) -> set[f
 
 
 def _why_not(
-    site: ConvSite, pooled: tuple[int, ...], named: str | None, stem: bool, chosen: bool, kept: bool
+    site: ConvSite, pooled: tuple[int, ...], same: bool, named: str | None, stem: bool, chosen: bool, kept: bool
 ) -> str | None:
     taps = math.prod(pooled)
-    if pooled == site.kernel:
+    if same:
         return f"{_sides(site.kernel)} has nothing to pool"
     if kept:
         return "kept by keep_convs"
@@ -151,6 +153,8 @@ def _pooling_node(
 ) -> fx.Node:
     if transform == "center":
         return graph.call_function(center_kernel, (weight, pooled, gain))
+    if transform == "linear":
+        return graph.call_function(linear_kernel, (weight, pooled, ratio))
     if callable(transform):
         return graph.call_function(_bind_transform(transform, gain), (weight, pooled))
     return graph.call_function(average_kernel, (weight, pooled, ratio, gain, transform == "adaptive"))

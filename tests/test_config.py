@@ -70,14 +70,14 @@ GLOBS = "a list of globs over module names"
         ({"ratio": None}, "ratio is None; it must be an integer ≥ 2"),
         ({"kernel_ratio": 0}, "kernel_ratio is 0; it must be an integer ≥ 1"),
         ({"kernel_ratio": 1.5}, "kernel_ratio is 1.5; it must be an integer ≥ 1"),
-        ({"rounding": "up"}, "rounding is 'up'; allowed: 'ceil', 'floor'"),
+        ({"rounding": "up"}, "rounding is 'up'; allowed: 'ceil', 'floor', 'cover'"),
         (
             {"kernel_transform": "max"},
-            "kernel_transform is 'max'; allowed: 'avg', 'adaptive', 'center' or a function (kernel, size) → kernel",
+            "kernel_transform is 'max'; allowed: 'avg', 'adaptive', 'center', 'linear' or a function (kernel, size) → kernel",
         ),
         (
             {"kernel_transform": None},
-            "kernel_transform is None; allowed: 'avg', 'adaptive', 'center' or a function (kernel, size) → kernel",
+            "kernel_transform is None; allowed: 'avg', 'adaptive', 'center', 'linear' or a function (kernel, size) → kernel",
         ),
         ({"gain": "max"}, "gain is 'max'; allowed: 'mean', 'sum'"),
         ({"batchnorm": "frozen"}, "batchnorm is 'frozen'; allowed: 'isolate', 'share'"),
@@ -136,8 +136,8 @@ configs = st.builds(
     LowModeConfig,
     ratio=st.integers(2, 9),
     kernel_ratio=st.none() | st.integers(1, 9),
-    rounding=st.sampled_from(["ceil", "floor"]),
-    kernel_transform=st.sampled_from(["avg", "adaptive", "center"]),
+    rounding=st.sampled_from(["ceil", "floor", "cover"]),
+    kernel_transform=st.sampled_from(["avg", "adaptive", "center", "linear"]),
     gain=st.sampled_from(["mean", "sum"]),
     pool_convs=st.sampled_from(["dense", "all"]) | globs,
     keep_convs=globs,
@@ -202,5 +202,5 @@ def test_a_function_is_allowed_but_cannot_be_saved() -> None:
     with pytest.raises(TypeError) as error:
         config.to_dict()
     assert str(error.value) == (
-        "kernel_transform is a function, which can't be saved; use 'avg', 'adaptive' or 'center'"
+        "kernel_transform is a function, which can't be saved; use 'avg', 'adaptive', 'center' or 'linear'"
     )
