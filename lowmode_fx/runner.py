@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
@@ -16,8 +17,9 @@ from passes import bind_graph
 from passes.binding import share_registries
 
 from .downsampling import downsample
+from .gradient_scale import scale_gradient
 from .pair import ModePair
-from .schedule import Mode, Schedule
+from .schedule import Decides, Mode, Schedule
 
 #: What torch.compile raises where there is no compiler, or none that works.
 COMPILER_ERRORS = (BackendCompilerFailed, InvalidCxxCompiler, CppCompileError, TritonMissing, GPUTooOldForTriton)
@@ -31,6 +33,7 @@ class LowModeModel(nn.Module):
     ``schedule.mode(step, epoch)``, downsamples them for a low step, and runs that mode's graph. In eval mode the
     original module runs, uncompiled.
 
+    low_weight: what the gradients of low steps are multiplied with (the tuner tells; 1 leaves them alone).
     downsample_on: ``"device"``, inside a low step's graph, or ``"host"``: ``host_loader`` has done it in its workers,
         and a batch's size tells its mode (``last_mode``).
     compile: run both graphs through ``torch.compile(dynamic=False)``, each for the first input shape it sees; another
@@ -39,7 +42,7 @@ class LowModeModel(nn.Module):
         warning.
 
     Raises ``TypeError`` where ``pair`` is no ``ModePair``, ``ValueError`` where images are to come from a loader at one
-    size only.
+    size only, or where ``low_weight`` is no positive number.
     """
 
     pair: ModePair
@@ -50,11 +53,14 @@ class LowModeModel(nn.Module):
         pair: ModePair,
         schedule: Schedule,
         *,
+        low_weight: float = 1.0,
         downsample_on: Literal["device", "host"] = "device",
         compile: bool = True,
         compile_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if not (math.isfinite(low_weight) and low_weight > 0):
+            raise ValueError(f"low_weight is {low_weight!r}; it must be a number above 0")
         if not isinstance(pair, ModePair):
             kind = type(pair).__name__
             raise TypeError(f"pair is a {kind}; it must be a ModePair, as build_pair(model, example_input) makes it")
@@ -68,6 +74,7 @@ class LowModeModel(nn.Module):
         self.pair = pair
         self.schedule = schedule
         self.training = pair.model.training
+        self.low_weight = low_weight
         self.downsample_on = downsample_on
         self.last_mode: Mode | None = None
         self._step = 0
@@ -119,7 +126,8 @@ class LowModeModel(nn.Module):
         self.last_mode = mode
         if not self._attached:
             self._step += 1
-        return self.run(mode, images)
+        outputs = self.run(mode, images)
+        return scale_gradient(outputs, self.low_weight) if mode is Mode.LOW else outputs
 
     def run(self, mode: Mode, images: Tensor) -> Any:
         """One forward in ``mode``, whatever the schedule says; counts no step.
@@ -171,22 +179,28 @@ class LowModeModel(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> LowModeModel:
         # Compiled functions hold the weights that they were compiled with: a copy compiles its own.
         rebuild, (pair, *arguments) = self.__reduce__()
-        copied: LowModeModel = rebuild(copy.deepcopy(pair, memo), *arguments)
+        copied: LowModeModel = rebuild(copy.deepcopy(pair, memo), *copy.deepcopy(arguments, memo))
         copied.last_mode = self.last_mode
         memo[id(self)] = copied
         return copied
 
     def __reduce__(self) -> Any:
-        arguments = (self.pair, self.schedule, self.downsample_on, self._compile_options)
+        arguments = (self.pair, self.schedule, self.low_weight, self.downsample_on, self._compile_options)
         return _rebuild, (*arguments, self.schedule_state(), self.training)
 
-    def schedule_state(self) -> dict[str, int]:
-        """Where the schedule stands: ``{"step": …, "epoch": …}``; apart from ``state_dict()``, which is the model's."""
-        return {"step": self._step, "epoch": self._epoch}
+    def schedule_state(self) -> dict[str, Any]:
+        """Where the schedule stands, apart from ``state_dict()``, which is the model's.
 
-    def load_schedule_state(self, state: Mapping[str, int]) -> None:
-        """Continue where ``schedule_state()`` was taken. Raises ``KeyError`` where a number is missing."""
+        ``{"step": …, "epoch": …}``, and under ``"schedule"`` the decisions of one that decides.
+        """
+        state = {"step": self._step, "epoch": self._epoch}
+        return state | {"schedule": self.schedule.state_dict()} if isinstance(self.schedule, Decides) else state
+
+    def load_schedule_state(self, state: Mapping[str, Any]) -> None:
+        """Continue where ``schedule_state()`` was taken. Raises ``KeyError`` where something is missing."""
         self._step, self._epoch = int(state["step"]), int(state["epoch"])
+        if isinstance(self.schedule, Decides):
+            self.schedule.load_state_dict(state["schedule"])
 
     def _count_step(self, *_: Any) -> None:
         self._step += 1
@@ -195,14 +209,16 @@ class LowModeModel(nn.Module):
 def _rebuild(
     pair: ModePair,
     schedule: Schedule,
+    low_weight: float,
     downsample_on: Literal["device", "host"],
     compile_options: Mapping[str, Any] | None,
-    state: Mapping[str, int],
+    state: Mapping[str, Any],
     training: bool,
 ) -> LowModeModel:
     net = LowModeModel(
         pair,
         schedule,
+        low_weight=low_weight,
         downsample_on=downsample_on,
         compile=compile_options is not None,
         compile_options=compile_options,

@@ -15,6 +15,7 @@ from typing import Any, Protocol, SupportsIndex, TypeVar, runtime_checkable
 
 __all__ = [
     "BernoulliSchedule",
+    "Decides",
     "Mode",
     "PeriodicSchedule",
     "Schedule",
@@ -42,6 +43,19 @@ class Schedule(Protocol):
 
     def mode(self, step: int, epoch: int) -> Mode:
         """The mode of optimizer step ``step`` (counted from 0 over the whole run) in epoch ``epoch`` (from 0)."""
+        ...
+
+
+@runtime_checkable
+class Decides(Protocol):
+    """A schedule whose decisions are state: they are saved with a run and loaded with it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The decisions so far, in plain values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict()``."""
         ...
 
 

@@ -1,0 +1,80 @@
+"""The configurations that the tuner tries: families over the whole model, then parts of the best one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from lowmode_fx.config import LowModeConfig
+from lowmode_fx.fitting import NoEffectWarning
+from lowmode_fx.mode_pair import ModePair
+from lowmode_fx.pair import build_pair
+from passes import PassError, propagate_shapes
+from passes.match import conv_sites
+from passes.shapes import Shape
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A configuration under a name that a report can show."""
+
+    name: str
+    config: LowModeConfig
+
+
+def families(base: LowModeConfig, ratios: Sequence[int], stem_maxpool: bool) -> Iterator[Choice]:
+    """Every ratio with the kernels kept, resampled and averaged; with a max pool in the stem, without it too.
+
+    base: whatever it says of norms, heads and outputs holds for all. Ratio 1 pools kernels on whole images; there is
+    nothing to resample them to there, so that they are averaged.
+    """
+    drops = ("none", "stem") if stem_maxpool else ("none",)
+    for ratio in ratios:
+        for drop in drops:
+            note = ", no stem max pool" if drop == "stem" else ""
+            common = replace(base, drop_maxpools=drop, kernel_ratio=None, pool_convs="dense", keep_convs=())
+            if ratio == 1:
+                whole = replace(common, downsample_input=False, ratio=2)
+                yield Choice(f"whole images, kernels averaged{note}", whole)
+                continue
+            at = replace(common, ratio=ratio)
+            yield Choice(f"r = {ratio}, kernels kept{note}", replace(at, kernel_ratio=1))
+            resampled = replace(at, kernel_transform="linear")
+            yield Choice(f"r = {ratio}, kernels resampled (cover){note}", replace(resampled, rounding="cover"))
+            yield Choice(f"r = {ratio}, kernels resampled{note}", replace(resampled, rounding="ceil"))
+            yield Choice(f"r = {ratio}, kernels averaged{note}", at)
+
+
+def try_pair(model: nn.Module, example: Tensor, config: LowModeConfig) -> tuple[ModePair | None, str]:
+    """The pair, or ``None`` and the reason for its refusal."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoEffectWarning)
+            return build_pair(model, example, config), ""
+    except (PassError, ValueError) as error:
+        return None, " ".join(str(error).split())
+
+
+def footprint(pair: ModePair) -> tuple[object, ...]:
+    """What a low graph is, apart from its name: equal for configurations that come to the same."""
+    changes = tuple((report.name, report.changes) for report in pair.report.passes)
+    pools = bool(pair.report.pooled)
+    return (pair.report.low_input_shape, changes, pair.config.kernel_transform if pools else "")
+
+
+def stages(pair: ModePair) -> dict[str, tuple[str, ...]]:
+    """The pooled sites by the size of the full-mode map that they give: ``{"32×32": ("layer1.0.conv1", …)}``."""
+    example = next(iter(pair.model.parameters())).new_empty(pair.report.input_shape)
+    shapes = propagate_shapes(pair.full, example)
+    pooled = {change.site for change in pair.report.pooled}
+    found: dict[str, list[str]] = {}
+    for site in conv_sites(pair.full):
+        shape = shapes.get(site.node)
+        if site.name in pooled and isinstance(shape, Shape):
+            names = found.setdefault("×".join(map(str, shape[2:])), [])
+            if site.name not in names:
+                names.append(site.name)
+    return {size: tuple(names) for size, names in found.items()}

@@ -1,0 +1,51 @@
+"""What a low step costs, in full steps: by the clock, or by multiply-adds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Literal
+
+import torch
+from torch import nn
+
+from lowmode_fx.agreement import Batch, Criterion, mode_gradient, untouched
+from lowmode_fx.mode_pair import ModePair
+from lowmode_fx.step_flops import count_step_flops
+
+CostMeasure = Literal["time", "macs"]
+
+
+def step_cost(
+    pair: ModePair, batch: Batch, criterion: Criterion, measure: CostMeasure = "time", rounds: int = 5
+) -> float:
+    """A low step over a full one, forward and backward.
+
+    ``"time"``: the median over paired, interleaved rounds on ``batch`` of full-size images ``(N, C, *S)``, uncompiled.
+    ``"macs"``: the ratio of multiply-adds, forward and backward.
+    """
+    if measure == "macs":
+        full, low = count_step_flops(pair)
+        return low / full
+    images, targets = batch
+    ratios = []
+    with untouched(pair.model):
+        for round_number in range(rounds + 1):
+            seconds = [_seconds(pair, graph, images, targets, criterion) for graph in (pair.full, pair.low)]
+            if round_number:  # the first pays for what only first calls cost
+                ratios.append(seconds[1] / seconds[0])
+    return statistics.median(ratios)
+
+
+def _seconds(pair: ModePair, graph: nn.Module, images: torch.Tensor, targets: object, criterion: Criterion) -> float:
+    _wait(images.device)
+    start = time.perf_counter()
+    seen = pair.downsample(images) if graph is pair.low else images
+    mode_gradient(graph, seen, targets, criterion, pair.model)
+    _wait(images.device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

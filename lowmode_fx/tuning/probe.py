@@ -1,0 +1,192 @@
+"""Where low-mode is measured: a short full-mode run, gradients at a few points of it, and rehearsals against it."""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import itertools
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowmode_fx.agreement import Batch, Criterion, mode_gradient, untouched
+from lowmode_fx.mode_pair import ModePair
+from lowmode_fx.tracing import train_mode
+from lowmode_fx.tuning.progress import StepProgress, gradient_products, step_progress
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+#: Of a rehearsal's steps, the share that is full, so that what is compared has settled in full-mode.
+FULL_SHARE = 1 / 3
+
+
+@dataclass
+class Point:
+    """The weights after ``step`` full steps, and the flat full gradients ``(P,)`` of the probe's batches there."""
+
+    step: int
+    state: dict[str, Tensor]
+    full: list[Tensor] = field(repr=False)
+
+
+class Probe:
+    """What low steps of any pair over ``model`` are worth, at points of a short full-mode run.
+
+    model: is trained; give a copy. batches: trained on in this order, from the start again where they end; the first
+    ``kept`` of them are what gradients and losses are measured on, at least two.
+    Memory: a copy of the weights and ``kept`` gradients for each point, on the model's device.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Batch],
+        criterion: Criterion,
+        optimizer: OptimizerFactory,
+        kept: int = 4,
+    ) -> None:
+        self.model, self.criterion, self.optimizer = model, criterion, optimizer
+        self._source = batches
+        self.batches = list(itertools.islice(_endless(batches), kept))
+        self.momentum = momentum_of(optimizer(model.parameters()))
+        self.points: list[Point] = []
+        #: The loss of the kept batches after so many full steps.
+        self.losses: dict[int, float] = {}
+        self._start = self._state()
+
+    def run(self, steps: Sequence[int], on_step: Callable[[int], bool] = lambda step: True) -> int:
+        """Train in full-mode; a point after each of ``steps`` (rising), the loss at eight times as many places.
+
+        ``on_step(step)`` is told every step and ends the run by ``False``, with a last point. Returns the last step.
+        """
+        last = max(steps)
+        places = {round(last * (index + 1) / (8 * len(steps))) for index in range(8 * len(steps))}
+        self.losses = {0: self.loss()}
+        step = 0
+        for step in self._train(itertools.repeat(None, last)):
+            go_on = on_step(step)
+            if step in steps or not go_on:
+                self._add_point(step)
+            if step in places or not go_on:
+                self.losses[step] = self.loss()
+            if not go_on:
+                break
+        return step
+
+    def rehearse(self, pair: ModePair, steps: int, weight: float = 1.0) -> float:
+        """What a low step is worth, in full steps, by training: low steps from the start, then a third full ones.
+
+        The loss that they reach is looked up in the full run's, which needed so many steps for it: 1 where it is as
+        low as that run's after ``steps`` steps; negative where the low steps did harm. weight: of the low gradients.
+        """
+        self.model.load_state_dict(self._start)
+        full_steps = max(1, round(steps * FULL_SHARE))
+        low_steps = steps - full_steps
+        for _ in self._train([pair] * low_steps + [None] * full_steps, weight):
+            pass
+        return (self._steps_to(self.loss()) - full_steps) / low_steps
+
+    def progress(self, pair: ModePair) -> tuple[StepProgress, ...]:
+        """What a low step of ``pair``, which is over the probe's model, is worth at each point, by its gradients."""
+        found = []
+        for point in self.points:
+            self.model.load_state_dict(point.state)
+            found.append(step_progress(gradient_products(point.full, self._low(pair)), self.momentum))
+        return tuple(found)
+
+    def loss(self) -> float:
+        """The mean full-mode loss of the kept batches, by batch statistics."""
+        with untouched(self.model), torch.no_grad():
+            return statistics.fmean(
+                float(self.criterion(self.model(images), targets)) for images, targets in self.batches
+            )
+
+    def _train(self, pairs: Iterable[ModePair | None], weight: float = 1.0) -> Iterator[int]:
+        """One optimizer step for each item, low where it is a pair; yields the number of steps so far."""
+        stepper = self.optimizer(self.model.parameters())
+        source = itertools.islice(_endless(self._source), len(self.batches), None)
+        with train_mode(self.model), torch.random.fork_rng(devices=cuda_devices(self.model)):
+            torch.manual_seed(0)
+            for step, (pair, (images, targets)) in enumerate(zip(pairs, source, strict=False), start=1):
+                if pair is None:
+                    loss = self.criterion(self.model(images), targets)
+                else:
+                    loss = weight * self.criterion(pair.low(pair.downsample(images)), targets)
+                loss.backward()
+                stepper.step()
+                stepper.zero_grad()
+                yield step
+
+    def _steps_to(self, loss: float) -> float:
+        """After how many full steps the loss was this, by interpolation of the falling envelope of the full run's."""
+        steps = sorted(self.losses)
+        falling = list(itertools.accumulate((self.losses[step] for step in steps), min))
+        if loss >= falling[0]:
+            return 0.0
+        place = bisect.bisect_left([-value for value in falling], -loss)
+        if place == len(falling):
+            return float(steps[-1])
+        above, below = falling[place - 1], falling[place]
+        return steps[place - 1] + (steps[place] - steps[place - 1]) * (above - loss) / (above - below)
+
+    def _add_point(self, step: int) -> None:
+        with untouched(self.model):
+            full = [flat_gradient(self.model, batch, self.criterion, self.model) for batch in self.batches]
+        self.points.append(Point(step, self._state(), full))
+
+    def _low(self, pair: ModePair) -> list[Tensor]:
+        with untouched(self.model):
+            return [low_gradient(pair, batch, self.criterion) for batch in self.batches]
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+
+def probe_copy(
+    model: nn.Module, batches: Iterable[Batch], criterion: Criterion, optimizer: OptimizerFactory, kept: int = 4
+) -> Probe:
+    """A probe of a copy of ``model``, which is left as it was."""
+    return Probe(copy.deepcopy(model), batches, criterion, optimizer, kept)
+
+
+def progress_now(pair: ModePair, batches: Sequence[Batch], criterion: Criterion, momentum: float) -> StepProgress:
+    """What a low step is worth at the weights as they are, by its gradients; the model is left as it was."""
+    with untouched(pair.model):
+        full = [flat_gradient(pair.full, batch, criterion, pair.model) for batch in batches]
+        low = [low_gradient(pair, batch, criterion) for batch in batches]
+    return step_progress(gradient_products(full, low), momentum)
+
+
+def flat_gradient(network: nn.Module, batch: Batch, criterion: Criterion, model: nn.Module) -> Tensor:
+    """All of a gradient as one vector ``(P,)``."""
+    return torch.cat([gradient.flatten() for gradient in mode_gradient(network, *batch, criterion, model)])
+
+
+def low_gradient(pair: ModePair, batch: Batch, criterion: Criterion) -> Tensor:
+    """The low gradient of a full-size batch as one vector ``(P,)``."""
+    images, targets = batch
+    return flat_gradient(pair.low, (pair.downsample(images), targets), criterion, pair.model)
+
+
+def momentum_of(optimizer: torch.optim.Optimizer) -> float:
+    """β of the optimizer's average of gradients; 0 where it keeps none."""
+    group = optimizer.param_groups[0]
+    return float(group.get("momentum", group.get("betas", (0.0,))[0]))
+
+
+def cuda_devices(model: nn.Module) -> list[Any]:
+    """The GPUs that the model lies on, for ``fork_rng``."""
+    return list({value.device for value in model.parameters() if value.device.type == "cuda"})
+
+
+def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
+    while True:
+        count = 0
+        for images, targets in batches:
+            count += 1
+            yield images, targets
+        if count < 2:
+            raise ValueError(f"the loader gave {count} batches; give two at least, of the size you train with")

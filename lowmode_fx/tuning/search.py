@@ -1,0 +1,142 @@
+"""The search: every family first, then which stages and which sites of the best one are worth pooling."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from lowmode_fx.agreement import Batch
+from lowmode_fx.config import LowModeConfig
+from lowmode_fx.mode_pair import ModePair
+from lowmode_fx.tuning.candidates import Choice, footprint, stages, try_pair
+from lowmode_fx.tuning.costs import CostMeasure, step_cost
+from lowmode_fx.tuning.plan import Plan, gain_curve, make_plan
+from lowmode_fx.tuning.probe import Probe
+from lowmode_fx.tuning.progress import StepProgress
+
+#: A change of the set of sites has to save this share of the predicted time, or it is noise.
+LEAST_SAVING = 0.005
+#: Of the weight of low gradients.
+LEAST_WEIGHT = 0.1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration that was measured: its price in full steps, its worth at each point, and the best plan with it.
+
+    ``weight``: of its gradients. ``rehearsed``: its worth by training, in a short and a longer run, where that was
+    tried; the plan then stands on it.
+    """
+
+    name: str
+    config: LowModeConfig
+    cost: float
+    progress: tuple[StepProgress, ...]
+    plan: Plan
+    weight: float
+    rehearsed: tuple[float, ...] = ()
+
+
+@dataclass
+class Search:
+    """What has been tried. ``refused`` holds the reasons of configurations that give no pair."""
+
+    probe: Probe
+    example: Tensor
+    batch: Batch
+    measure: CostMeasure
+    total_steps: int
+    epochs: int
+    tail: float
+    deadline: float
+    on_candidate: Callable[[Candidate], None] = lambda candidate: None
+    candidates: list[Candidate] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    stopped: bool = False
+    _seen: set[tuple[object, ...]] = field(default_factory=set)
+
+    def best(self) -> Candidate | None:
+        """The candidate with the least predicted time."""
+        return min(self.candidates, key=lambda candidate: candidate.plan.time, default=None)
+
+    def try_choice(self, choice: Choice) -> Candidate | None:
+        """Measure one, unless time is up, it gives no pair, or it comes to one that was tried."""
+        if self.candidates and time.monotonic() > self.deadline:
+            self.stopped = True
+            return None
+        pair, reason = try_pair(self.probe.model, self.example, choice.config)
+        if pair is None:
+            self.refused[choice.name] = reason
+            return None
+        print_of = footprint(pair)
+        if print_of in self._seen:
+            return None
+        self._seen.add(print_of)
+        candidate = self._measured(choice, pair)
+        self.candidates.append(candidate)
+        self.on_candidate(candidate)
+        return candidate
+
+    def _measured(self, choice: Choice, pair: ModePair) -> Candidate:
+        cost = step_cost(pair, self.batch, self.probe.criterion, self.measure)
+        progress = self.probe.progress(pair)
+        plan = make_plan(gain_curve(self._points(progress)), cost, self.epochs, self.tail)
+        # At the last point, for that is where the run goes on from; within reason, for gradients are few and noisy.
+        weight = min(max(progress[-1].weight, LEAST_WEIGHT), 1.0)
+        return Candidate(choice.name, choice.config, cost, progress, plan, round(weight, 3))
+
+    def _points(self, progress: Sequence[StepProgress]) -> list[tuple[float, float]]:
+        places = [min(1.0, point.step / self.total_steps) for point in self.probe.points]
+        return [(x, each.gain) for x, each in zip(places, progress, strict=True)]
+
+    def rehearse(self, candidate: Candidate, steps: int, weight: float) -> Candidate:
+        """The candidate with a plan that stands on training: runs of ``steps / 2`` and ``steps`` steps, mostly low."""
+        pair, _ = try_pair(self.probe.model, self.example, candidate.config)
+        assert pair is not None, "it was built before"
+        lengths = (max(2, steps // 2), steps)
+        worth = tuple(self.probe.rehearse(pair, length, weight) for length in lengths)
+        places = (min(1.0, length / self.total_steps) for length in lengths)
+        curve = gain_curve(list(zip(places, worth, strict=True)))
+        plan = make_plan(curve, candidate.cost, self.epochs, self.tail)
+        rehearsed = replace(candidate, plan=plan, rehearsed=worth, weight=weight)
+        self.candidates.append(rehearsed)
+        return rehearsed
+
+    def refine(self, family: Candidate) -> None:
+        """Which stages of a pooled family to pool, then which sites, greedily by predicted time lost and saved."""
+        pair, _ = try_pair(self.probe.model, self.example, family.config)
+        assert pair is not None, "it was built before"
+        by_size = stages(pair)
+        alone = {}
+        for size, names in by_size.items():
+            tried = self.try_choice(_with_sites(family, names, f"{family.name}: only maps of {size}"))
+            if tried is not None:
+                alone[size] = tried
+        order = sorted(alone, key=lambda size: alone[size].plan.time)
+        for count in range(2, len(order)):
+            names = tuple(name for size in order[:count] for name in by_size[size])
+            self.try_choice(_with_sites(family, names, f"{family.name}: maps of {', '.join(order[:count])}"))
+        self._refine_sites(family, [name for names in by_size.values() for name in names])
+
+    def _refine_sites(self, family: Candidate, every: Sequence[str]) -> None:
+        """Leave out one site after the other, the last stage's last, and keep it out where that saves time."""
+        best = self.best()
+        if best is None or not best.name.startswith(family.name):
+            return  # no part of this family is what the tuner would choose
+        chosen = list(every) if best.config.pool_convs == "dense" else list(best.config.pool_convs)
+        for name in list(chosen):
+            rest = tuple(other for other in chosen if other != name)
+            if not rest:
+                break
+            tried = self.try_choice(_with_sites(family, rest, f"{family.name}: {len(rest)} sites, without {name}"))
+            if self.stopped:
+                break
+            if tried is not None and tried.plan.time < best.plan.time * (1 - LEAST_SAVING):
+                best, chosen = tried, list(rest)
+
+
+def _with_sites(family: Candidate, names: Sequence[str], title: str) -> Choice:
+    return Choice(title, replace(family.config, pool_convs=tuple(names)))

@@ -1,0 +1,233 @@
+"""``tune``: measure what low steps are worth on a user's model and data, and plan a run from it."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lowmode_fx.agreement import Batch, Criterion
+from lowmode_fx.config import LowModeConfig
+from lowmode_fx.pair import build_pair
+from lowmode_fx.schedule import BernoulliSchedule, schedule_from_dict
+from lowmode_fx.tuning.candidates import families, try_pair
+from lowmode_fx.tuning.costs import CostMeasure
+from lowmode_fx.tuning.probe import OptimizerFactory, probe_copy
+from lowmode_fx.tuning.search import Candidate, Search
+
+#: Shares of the time: the short full run, then the search; rehearsals take the rest.
+_RUN_SHARE, _SEARCH_SHARE = 0.35, 0.6
+#: Low steps are no use below this saving of time: noise is larger.
+_LEAST_SAVING = 0.05
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the tuner chose: a config, a schedule over ``epochs`` epochs, a weight for low gradients; and why.
+
+    ``time``: predicted, as a share of the time of the full run that it is to match. ``candidates``: all that was
+    measured, best first. ``refused``: configurations that give no pair, with the reason.
+    """
+
+    config: LowModeConfig
+    schedule: BernoulliSchedule
+    low_weight: float
+    epochs: int
+    time: float
+    candidates: tuple[Candidate, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+    reasons: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a run needs, in JSON's values; not the candidates."""
+        return {
+            "config": self.config.to_dict(),
+            "schedule": self.schedule.to_dict(),
+            "low_weight": self.low_weight,
+            "epochs": self.epochs,
+            "time": self.time,
+            "reasons": list(self.reasons),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Tuning:
+        """The inverse of ``to_dict``. Raises ``ValueError`` for what ``tune`` did not write."""
+        try:
+            config, schedule = LowModeConfig.from_dict(values["config"]), schedule_from_dict(values["schedule"])
+            weight, epochs, predicted = values["low_weight"], values["epochs"], values["time"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no result of `lowmode-fx tune`: {error} is missing or of another kind") from error
+        assert isinstance(schedule, BernoulliSchedule)
+        return cls(config, schedule, weight, epochs, predicted, reasons=tuple(values.get("reasons", ())))
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2)
+
+
+def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of the tuner's short runs unless another is given: SGD, rate 0.05, momentum 0.9, decay 5e-4."""
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
+
+
+def tune(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    *,
+    epochs: int,
+    criterion: Criterion = F.cross_entropy,
+    optimizer: OptimizerFactory = sgd,
+    config: LowModeConfig | None = None,
+    ratios: Sequence[int] = (2, 3, 4, 1),
+    measure: CostMeasure = "time",
+    tail: float = 0.5,
+    seconds: float = 600.0,
+    run_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    seed: int = 0,
+    on_progress: Callable[[str, float], None] = lambda what, share: None,
+) -> Tuning:
+    """Choose a low-mode for ``model`` on the data of ``loader``, for a run that is to match ``epochs`` full epochs.
+
+    A copy of the model trains in full-mode for a part of the time; at two points of that run the gradients of every
+    candidate are compared with full-mode's (``tuning.progress``), and its step is timed. The best are then rehearsed:
+    trained from the same start, mostly in low-mode, and compared by the full-mode loss that they reach. From the
+    worth of a low step and its price comes the plan (``tuning.plan``).
+
+    loader: gives ``(images (N, C, *S), targets)`` on the model's device, of the batch size that will be trained with;
+        gone through as often as needed. Without a length, say ``steps_per_epoch``.
+    optimizer: makes the optimizer of the short runs from parameters, at about the run's rate.
+    config: what it says of norms, heads and outputs holds for all candidates.
+    ratios: of the images, tried in this order; 1 pools kernels on whole images.
+    measure: a step's price by ``"time"`` or by ``"macs"``. tail: share of the progress that stays full, in [0, 1].
+    seconds: a cap; what was not reached is said in ``reasons``. run_steps: of the short run, instead of what fits.
+    on_progress: told what is done and how much of the time is spent, in [0, 1].
+
+    The model is left as it was. Raises ``ValueError`` where the arguments are out of range, ``PassError`` (a
+    ``ValueError``) where no candidate gives a pair.
+    """
+    steps_per_epoch = _length(loader) if steps_per_epoch is None else steps_per_epoch
+    _check(epochs, tail, seconds, ratios)
+    base = LowModeConfig() if config is None else config
+    start = time.monotonic()
+
+    def tell(what: str) -> None:
+        on_progress(what, min(1.0, (time.monotonic() - start) / seconds))
+
+    tell("reading batches")
+    probe = probe_copy(model, loader, criterion, optimizer)
+    total = epochs * steps_per_epoch
+    wanted = max(8, run_steps or min(round(0.2 * total), 600))
+
+    def in_time(step: int) -> bool:
+        tell(f"short full run, step {step} of {wanted}")
+        return run_steps is not None or time.monotonic() - start < _RUN_SHARE * seconds
+
+    last = probe.run((wanted // 4, wanted), in_time)
+    images, _ = probe.batches[0]
+    search = Search(
+        probe=probe,
+        example=images[:2],
+        batch=probe.batches[0],
+        measure=measure,
+        total_steps=total,
+        epochs=epochs,
+        tail=tail,
+        deadline=start + (_RUN_SHARE + _SEARCH_SHARE) / 2 * seconds,
+        on_candidate=lambda candidate: tell(candidate.name),
+    )
+    plain, _ = try_pair(probe.model, images[:2], replace(base, kernel_ratio=1))
+    has_maxpool = plain is not None and bool(plain.report.of("drop_maxpools").skips)
+    for choice in families(base, ratios, has_maxpool):
+        search.try_choice(choice)
+    if not search.candidates:
+        build_pair(model, images[:2], base)  # which says why
+        raise ValueError(f"no candidate could be measured in {seconds:.0f} s; give more")
+    search.deadline = start + _SEARCH_SHARE * seconds
+    pooled = [each for each in search.candidates if each.config.effective_kernel_ratio > 1]
+    if pooled:
+        search.refine(min(pooled, key=lambda each: each.plan.time))
+    reasons = _rehearse(search, last, start + seconds, tell)
+    return _decide(search, epochs, seed, reasons, last / total)
+
+
+def _rehearse(search: Search, steps: int, deadline: float, tell: Callable[[str], None]) -> list[str]:
+    """Rehearse the smallest ratio with its kernels kept, the best of each other kind, then the winner unweighted."""
+    order = sorted(search.candidates, key=lambda each: each.plan.time)
+    kinds: dict[tuple[object, ...], Candidate] = {}
+    for each in order:
+        kind = (each.config.ratio, each.config.downsample_input, each.config.effective_kernel_ratio > 1)
+        kinds.setdefault(kind, each)
+    kept = [each for each in kinds.values() if each.config.effective_kernel_ratio == 1]
+    control = min(kept, key=lambda each: each.config.ratio, default=None)
+    chosen = sorted(kinds.values(), key=lambda each: each is not control)
+    lasted = 0.0
+    done: list[Candidate] = []
+    for candidate in chosen:
+        began = time.monotonic()
+        if done and began + lasted > deadline:
+            return [f"time allowed for {len(done)} of {len(chosen)} rehearsals"]
+        tell(f"rehearsing {candidate.name}")
+        done.append(search.rehearse(candidate, steps, candidate.weight))
+        lasted = time.monotonic() - began
+    best = min(done, key=lambda each: each.plan.time)
+    if time.monotonic() + lasted > deadline:
+        return ["no time was left to rehearse the winner with low gradients at their full length"]
+    if best.weight != 1:
+        search.rehearse(best, steps, 1.0)
+    return []
+
+
+def _decide(search: Search, epochs: int, seed: int, reasons: list[str], seen: float) -> Tuning:
+    rehearsed = [each for each in search.candidates if each.rehearsed]
+    best = min(rehearsed, key=lambda each: each.plan.time)
+    order = sorted(search.candidates, key=lambda each: (not each.rehearsed, each.plan.time))
+    plan = best.plan
+    if search.stopped:
+        reasons.append("time was up before every configuration was tried")
+    reasons.append(
+        f"{best.name}: a low step costs {best.cost:.2f} of a full one and was worth {best.rehearsed[-1]:.2f} of one in "
+        f"a rehearsal over {seen:.0%} of the run, its gradients multiplied by {best.weight:g}"
+    )
+    if plan.time > 1 - _LEAST_SAVING:
+        reasons.append(
+            f"low steps would save {1 - plan.time:.0%} of the time at most, which is noise: train in full-mode (p = 0)"
+        )
+        never = BernoulliSchedule(0.0, seed)
+        return Tuning(best.config, never, 1.0, epochs, 1.0, tuple(order), _refused(search), tuple(reasons))
+    low, full = math.ceil(plan.low_epochs), math.ceil(plan.full_epochs)
+    reasons.append(
+        f"{low} low epochs come as far as {epochs * plan.share:.1f} full ones, {full} full epochs follow: "
+        f"about {plan.time:.0%} of the time of {epochs} full epochs"
+    )
+    schedule = BernoulliSchedule([1.0] * low + [0.0] * full, seed)
+    return Tuning(
+        best.config, schedule, best.weight, low + full, plan.time, tuple(order), _refused(search), tuple(reasons)
+    )
+
+
+def _refused(search: Search) -> tuple[tuple[str, str], ...]:
+    return tuple(search.refused.items())
+
+
+def _length(loader: Iterable[Batch]) -> int:
+    if not isinstance(loader, Sized):
+        raise ValueError("the loader has no length; give steps_per_epoch, the optimizer steps of one epoch")
+    return len(loader)
+
+
+def _check(epochs: int, tail: float, seconds: float, ratios: Sequence[int]) -> None:
+    if epochs < 1:
+        raise ValueError(f"epochs={epochs} is too small; give the epochs of the full run that is to be matched")
+    if not 0 <= tail <= 1:
+        raise ValueError(f"tail={tail!r} is no share; give a number from 0 to 1")
+    if seconds <= 0:
+        raise ValueError(f"seconds={seconds!r} leaves no time; give a number above 0")
+    if not ratios or any(ratio not in (1, 2, 3, 4) for ratio in ratios):
+        raise ValueError(f"ratios={tuple(ratios)!r} are not allowed; give some of 1, 2, 3, 4")
