@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,42 @@ def cifar_stem(model: nn.Module) -> nn.Module:
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
     return model
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions of ``kernel`` × ``kernel``, each with a norm, beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, kernel: int) -> None:
+        super().__init__()
+        half = kernel // 2
+        self.conv1 = nn.Conv2d(inputs, outputs, kernel, stride, half, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, kernel, 1, half, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU()
+        same = stride == 1 and inputs == outputs
+        self.downsample = (
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(residual + self.downsample(x))
+
+
+def small_resnet(blocks: int = 1, kernel: int = 3, width: int = 16, classes: int = 10) -> nn.Module:
+    """The CIFAR ResNet of He et al. (2016, §4.2), 6 × ``blocks`` + 2 layers deep, with blocks of any odd kernel."""
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    inputs = width
+    for stage in range(3):
+        outputs, members = width << stage, []
+        for index in range(blocks):
+            members.append(BasicBlock(inputs, outputs, 2 if stage and not index else 1, kernel))
+            inputs = outputs
+        layers.append(nn.Sequential(*members))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
 
 
 def resnet(depth: int, stem: str, classes: int) -> nn.Module:

@@ -1,0 +1,262 @@
+"""Accuracy against time: which low-mode pays, beside the controls that could embarrass it, on CIFAR-10.
+
+python -m bench.ablation --small --data folder:PATH    # two CPU cores: small ResNets with 3×3 and 5×5 kernels, a subset
+python -m bench.ablation --data folder:PATH            # one GPU: ResNet-18, all of CIFAR-10
+
+Time is counted in full epochs: full steps plus low steps times the price of one, measured paired and interleaved before
+any training. So runs may share the machine (``--jobs``), and a figure does not depend on what else it does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing as mp
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from bench.ablation_arms import Arm, arms, full_lengths
+from bench.ablation_report import report
+from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_times, save
+from bench.networks import resnet, small_resnet
+from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, build_pair
+from lowmode_fx.train import DataSplits, TrainSettings, load_data, train
+from lowmode_fx.train.batches import train_batches
+from lowmode_fx.train.evaluate import evaluate
+from lowmode_fx.train.images import MemoryImages
+from lowmode_fx.tuning.tune import Tuning, tune
+
+NETWORKS = {
+    "resnet8": lambda: small_resnet(blocks=1, kernel=3),
+    "resnet8-5x5": lambda: small_resnet(blocks=1, kernel=5),
+    "resnet18": lambda: resnet(18, "cifar", 10),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One network on one part of CIFAR-10; ``epochs``: of the full run that all else is held against.
+
+    ``variations``: with the arms that vary norms and weights of the tuner's and the paper's.
+    """
+
+    network: str
+    epochs: int
+    images: int
+    curve_images: int
+    lr: float
+    last_stage: str
+    variations: bool = True
+
+
+SMALL = (
+    Study("resnet8", 16, 12_000, 2_000, 0.1, "5"),
+    Study("resnet8-5x5", 12, 8_000, 2_000, 0.1, "5", variations=False),
+)
+LARGE = (Study("resnet18", 30, 50_000, 10_000, 0.1, "layer4"),)
+
+
+def load(study: Study, data: str) -> tuple[DataSplits, DataSplits]:
+    """The training subset with a part of the test set for the curves, and with all of the test set."""
+    whole = load_data(data)
+    assert isinstance(whole.train, MemoryImages) and isinstance(whole.val, MemoryImages)
+    chosen = torch.randperm(len(whole.train), generator=torch.Generator().manual_seed(0))[: study.images]
+    shown = torch.randperm(len(whole.val), generator=torch.Generator().manual_seed(0))[: study.curve_images]
+    final = replace(whole, train=MemoryImages(whole.train.images[chosen], whole.train.labels[chosen]))
+    return replace(final, val=MemoryImages(whole.val.images[shown], whole.val.labels[shown])), final
+
+
+def settings(study: Study, epochs: int, seed: int) -> TrainSettings:
+    """The one recipe of all arms."""
+    return TrainSettings(
+        epochs=epochs,
+        batch_size=125,
+        lr=study.lr,
+        lr_schedule="cosine",
+        warmup_epochs=1,
+        nesterov=True,
+        autocast="bf16",
+        seed=seed,
+        compile=torch.cuda.is_available(),
+    )
+
+
+def network(study: Study, seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return NETWORKS[study.network]().to(device, memory_format=torch.channels_last)
+
+
+def all_arms(study: Study, choice: Tuning) -> list[Arm]:
+    """What is held against what: the arms, and full-mode of several lengths."""
+    found = arms(study.epochs, choice, study.last_stage, study.variations)
+    return [*found, *full_lengths(study.epochs)]
+
+
+class Loader:
+    """The training batches as a tuner reads them, an epoch each time."""
+
+    def __init__(self, splits: DataSplits, batch_size: int) -> None:
+        self.splits, self.batch_size = splits, batch_size
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def __len__(self) -> int:
+        return len(self.splits.train) // self.batch_size
+
+    def __iter__(self) -> Any:
+        return train_batches(self.splits, batch_size=self.batch_size, seed=0, epoch=0, device=self.device)
+
+
+def tuned(study: Study, splits: DataSplits, seconds: float) -> Tuning:
+    """The tuner's choice, by its defaults."""
+
+    def optimizer(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=study.lr / 2, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+    return tune(
+        network(study, seed=1000),
+        Loader(splits, 125),
+        epochs=study.epochs,
+        optimizer=optimizer,
+        seconds=seconds,
+        on_progress=lambda what, share: None if "step" in what else print(f"  tuner {share:4.0%}: {what}", flush=True),
+    )
+
+
+def prices(study: Study, splits: DataSplits, chosen: list[Arm], rounds: int) -> dict[str, dict[str, float]]:
+    """A low step of each arm over a full one: forward, backward, optimizer, with the recipe's precision."""
+    images, labels = next(iter(Loader(splits, 125)))
+    found: dict[str, dict[str, float]] = {}
+    known: list[tuple[Any, dict[str, float]]] = []
+    for arm in chosen:
+        if arm.config is None:
+            continue
+        same = next((price for config, price in known if config == arm.config), None)
+        if same is not None:
+            found[arm.name] = same
+            continue
+        model = network(study, 0)
+        recipe = settings(study, 1, 0)
+        net = LowModeModel(build_pair(model, images[:2], arm.config), BernoulliSchedule(0.5), compile=recipe.compile)
+        net.train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+        def step(mode: Mode, net: LowModeModel = net, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            with torch.autocast(images.device.type, torch.bfloat16):
+                loss = F.cross_entropy(net.run(mode, images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        functions = {mode.value: lambda mode=mode: step(mode) for mode in Mode}
+        times = paired_times(functions, images.device, rounds)
+        found[arm.name] = paired_ratio(times["low"], times["full"])
+        known.append((arm.config, found[arm.name]))
+    return found
+
+
+_DATA: dict[str, tuple[DataSplits, DataSplits]] = {}
+
+
+def run_one(task: tuple[Study, Arm, int, str, int]) -> tuple[str, dict[str, Any]]:
+    """One training run in a process of its own kind; its key and its record."""
+    study, arm, seed, data, threads = task
+    torch.set_num_threads(threads)
+    if study.network not in _DATA:
+        _DATA[study.network] = load(study, data)
+    curves, final = _DATA[study.network]
+    model: torch.nn.Module = network(study, seed)
+    recipe = settings(study, len(arm.p), seed)
+    if arm.config is not None:
+        example = torch.zeros(2, *curves.image_shape, device=next(model.parameters()).device)
+        pair = build_pair(model, example, arm.config)
+        schedule = BernoulliSchedule(arm.p, seed)
+        model = LowModeModel(pair, schedule, low_weight=arm.weight, compile=recipe.compile)
+    result = train(model, curves, recipe, label=arm.name, quiet=True)
+    accuracy = evaluate(model, final, recipe, next(model.parameters()).device)
+    record = {
+        "accuracy": accuracy,
+        "seed": seed,
+        "arm": arm.name,
+        "network": study.network,
+        "seconds": result.train_seconds,
+        "curve": [(each.full_steps, each.low_steps, each.val_accuracy) for each in result.records],
+    }
+    return f"{study.network} / {arm.name} / {seed}", record
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder:PATH or cifar10:PATH")
+    parser.add_argument("--small", action="store_true", help="small networks and subsets, for two CPU cores")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side (CPU only)")
+    parser.add_argument("--tune-seconds", type=float, default=240.0)
+    parser.add_argument("--rounds", type=int, default=15, help="of timing a step")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after so many")
+    parser.add_argument("--networks", nargs="*", help="of the studies, only these")
+    parser.add_argument("--resume", action="store_true", help="keep the runs that the result file has")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    began = time.monotonic()
+    gpu = torch.cuda.is_available()
+    path = options.out or RESULTS / f"ablation_{'cuda' if gpu else 'cpu'}.json"
+    head, rows = header("ablation", small=options.small, seeds=options.seeds), load_rows(path, options.resume)
+    if not gpu:
+        torch.set_num_threads(1)  # as the runs have it
+    tasks = []
+    for study in SMALL if options.small else LARGE:
+        if options.networks and study.network not in options.networks:
+            continue
+        key = f"{study.network} / study"
+        if key not in rows:
+            splits, _ = load(study, options.data)
+            print(f"{study.network}: tuning", flush=True)
+            choice = tuned(study, splits, options.tune_seconds)
+            print("\n".join(f"  {reason}" for reason in choice.reasons), flush=True)
+            chosen = all_arms(study, choice)
+            costs = prices(study, splits, chosen, options.rounds)
+            rows[key] = {"study": asdict(study), "tuning": choice.to_dict(), "prices": costs}
+            save(path, head, rows)
+        choice = Tuning.from_dict(rows[key]["tuning"])
+        for seed in range(options.seeds):
+            for arm in all_arms(study, choice):
+                if f"{study.network} / {arm.name} / {seed}" not in rows:
+                    tasks.append((study, arm, seed, options.data, 1 if not gpu else torch.get_num_threads()))
+    # Every arm's first seed before any second one: a run that is cut short compares all arms.
+    tasks.sort(key=lambda task: task[2])
+    for key, record in _results(tasks, 1 if gpu else options.jobs, began + options.seconds):
+        rows[key] = record
+        save(path, head, rows)
+        print(f"{time.monotonic() - began:6.0f} s  {key}: {record['accuracy']:.2%}", flush=True)
+    report(rows, path)
+
+
+def _results(tasks: list[Any], jobs: int, deadline: float) -> Any:
+    if jobs == 1:
+        for task in tasks:
+            if time.monotonic() > deadline:
+                return
+            yield run_one(task)
+        return
+    with mp.get_context("spawn").Pool(jobs) as pool:
+        waiting = iter(tasks)
+        running = [pool.apply_async(run_one, (task,)) for _, task in zip(range(jobs), waiting, strict=False)]
+        while running:
+            done = next((each for each in running if each.ready()), None)
+            if done is None:
+                time.sleep(0.5)
+                continue
+            running.remove(done)
+            yield done.get()
+            following = next(waiting, None)
+            if following is not None and time.monotonic() < deadline:
+                running.append(pool.apply_async(run_one, (following,)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The arms of the ablation: what low-mode is, and when, in each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lowmode_fx import LowModeConfig
+from lowmode_fx.tuning.tune import Tuning
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One configuration with its low probability for each epoch; no config is plain full-mode."""
+
+    name: str
+    config: LowModeConfig | None
+    p: tuple[float, ...]
+    weight: float = 1.0
+
+
+def full_lengths(epochs: int) -> list[Arm]:
+    """Plain full-mode, whole and cut to shares of its length: what time alone buys."""
+    shares = (1.0, 0.75, 0.625, 0.5)
+    return [Arm(f"full-mode, {round(epochs * share)} epochs", None, (0.0,) * round(epochs * share)) for share in shares]
+
+
+def arms(epochs: int, tuning: Tuning, last_stage: str, variations: bool) -> list[Arm]:
+    """All that is held against full-mode of ``epochs`` epochs. Progressive: low for one half of them, then full."""
+    half = (1.0,) * (epochs // 2) + (0.0,) * (epochs - epochs // 2)
+    mixed = (0.5,) * epochs
+    paper, resolution = LowModeConfig.paper(), LowModeConfig(kernel_ratio=1)
+    resampled = LowModeConfig(kernel_transform="linear")
+    chosen = [tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs)]
+    tuned = Arm("tuner's choice", tuning.config, tuple(chosen), tuning.low_weight)
+    found = [
+        tuned,
+        Arm("resolution only, progressive", resolution, half),
+        Arm("resolution only, p = 0.5", resolution, mixed),
+        Arm("the paper's setting", paper, mixed),
+        Arm("resolution only, progressive, low gradients × 0.5", resolution, half, 0.5),
+        Arm("last stage pooled, progressive", LowModeConfig(pool_convs=(last_stage,)), half),
+        Arm("all resampled, progressive", resampled, half),
+        Arm("all averaged, progressive", LowModeConfig(), half),
+    ]
+    varied = [
+        replace(tuned, name="tuner's choice, shared norms", config=replace(tuning.config, batchnorm="share")),
+        replace(tuned, name="tuner's choice, low gradients × 1", weight=1.0),
+        Arm("the paper's setting, isolated norms", replace(paper, batchnorm="isolate"), mixed),
+    ]
+    same = tuning.low_weight == 1
+    return [*found, *(arm for arm in varied if variations and not (same and arm.name.endswith("× 1")))]

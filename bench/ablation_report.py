@@ -1,0 +1,154 @@
+"""What the ablation says: a table with the time that full-mode needs for the same, and accuracy over time as a plot."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lowmode_fx.train.plots import COLOURS
+
+
+@dataclass(frozen=True)
+class Line:
+    """One arm over its seeds. Times in full epochs; accuracies in [0, 1]; ``error``: standard error of the mean."""
+
+    arm: str
+    time: float
+    accuracy: float
+    error: float
+    seeds: int
+    curve: tuple[tuple[float, float], ...]
+
+    @property
+    def full(self) -> bool:
+        return self.arm.startswith("full-mode")
+
+
+def lines(rows: Mapping[str, Any], network: str) -> list[Line]:
+    """The arms of one network, the most accurate first."""
+    prices = rows[f"{network} / study"]["prices"]
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    for record in rows.values():
+        if record.get("network") == network:
+            by_arm.setdefault(record["arm"], []).append(record)
+    found = []
+    for arm, records in by_arm.items():
+        price = prices.get(arm, {"median": 0.0})["median"]
+        curves = [_times(record["curve"], price) for record in records]
+        values = [record["accuracy"] for record in records]
+        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        mean_curve = tuple((at[0][0], statistics.fmean(value for _, value in at)) for at in zip(*curves, strict=True))
+        time = statistics.fmean(curve[-1][0] for curve in curves)
+        found.append(Line(arm, time, statistics.fmean(values), error, len(values), mean_curve))
+    return sorted(found, key=lambda line: -line.accuracy)
+
+
+def _times(curve: Sequence[Sequence[float]], price: float) -> list[tuple[float, float]]:
+    time, found = 0.0, []
+    for full, low, accuracy in curve:
+        time += (full + price * low) / (full + low)
+        found.append((time, accuracy))
+    return found
+
+
+def full_accuracy(found: Sequence[Line], time: float) -> float:
+    """What full-mode reaches in that time: between its runs of several lengths, by straight lines; ``nan`` outside."""
+    runs = sorted((line.time, line.accuracy) for line in found if line.full)
+    return _between(runs, time)
+
+
+def full_time(found: Sequence[Line], accuracy: float) -> float:
+    """The time that full-mode needs for that accuracy; ``nan`` outside of what its runs reach."""
+    return _between(sorted((line.accuracy, line.time) for line in found if line.full), accuracy)
+
+
+def _between(points: Sequence[tuple[float, float]], x: float) -> float:
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        if x0 <= x <= x1:
+            return y0 + (y1 - y0) * (x - x0) / (x1 - x0) if x1 > x0 else y0
+    return math.nan
+
+
+def table(rows: Mapping[str, Any], network: str) -> str:
+    """Markdown: one line an arm."""
+    found = lines(rows, network)
+    head = (
+        "| configuration | low step / full | time, full epochs | test accuracy, % | full-mode in the same time, % | "
+        "full-mode needs, epochs |\n|:--|--:|--:|--:|--:|--:|"
+    )
+    prices = rows[f"{network} / study"]["prices"]
+    body = []
+    for line in found:
+        price = prices.get(line.arm, {}).get("median")
+        body.append(
+            f"| {line.arm} | {'' if price is None else f'{price:.2f}'} | {line.time:.2f} | "
+            f"{100 * line.accuracy:.2f} ± {100 * line.error:.2f} (n = {line.seeds}) | "
+            f"{_percent(full_accuracy(found, line.time))} | {_number(full_time(found, line.accuracy))} |"
+        )
+    return "\n".join([head, *body])
+
+
+def _percent(value: float) -> str:
+    return "" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.1f}"
+
+
+def networks(rows: Mapping[str, Any]) -> list[str]:
+    return [key.removesuffix(" / study") for key in rows if key.endswith(" / study")]
+
+
+def report(rows: Mapping[str, Any], path: Path) -> None:
+    """``.md`` and a plot for each network beside the result file; the tables on standard output too."""
+    parts = []
+    for network in networks(rows):
+        study = rows[f"{network} / study"]["study"]
+        title = f"{network}, {study['images']:,} images of CIFAR-10, {study['epochs']} epochs in full-mode"
+        parts.append(f"## {title}\n\n{table(rows, network)}")
+        plot(lines(rows, network), path.with_name(f"{path.stem}_{network}.png"), title)
+    text = "\n\n".join(parts) + "\n"
+    path.with_suffix(".md").write_text(text)
+    print(text)
+
+
+def plot(found: Sequence[Line], path: Path, title: str) -> None:
+    """Accuracy over time: full-mode's runs of several lengths joined in grey, one curve for every other arm."""
+    figure = Figure(figsize=(9.5, 6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    runs = sorted((line for line in found if line.full), key=lambda line: line.time)
+    if runs:
+        ends = [(line.time, 100 * line.accuracy) for line in runs]
+        label = "full-mode, cut to several lengths"
+        axes.plot(*zip(*ends, strict=True), "o-", color="#111827", linewidth=2, label=label)
+    others = [line for line in found if not line.full]
+    for colour, style, line in zip(cycle(COLOURS[1:]), _styles(), others, strict=False):
+        times, values = zip(*line.curve, strict=True)
+        axes.plot(times, [100 * value for value in values], style, color=colour, linewidth=1.1, alpha=0.75)
+        bar = 0 if math.isnan(line.error) else 100 * line.error
+        label = f"{100 * line.accuracy:.1f} % in {line.time:.1f}: {line.arm}"
+        axes.errorbar(line.time, 100 * line.accuracy, bar, fmt="o", color=colour, capsize=3, label=label, zorder=4)
+    every = [100 * line.accuracy for line in found]
+    if every:
+        axes.set_ylim(min(every) - 0.8 * (max(every) - min(every)) - 1, max(every) + 1)
+    axes.set(xlabel="training time in full epochs", ylabel="test accuracy in %", xlim=(0, None))
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.grid(color="#e5e7eb", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=2, fontsize=8, frameon=False)
+    figure.savefig(path)
+
+
+def _styles() -> Any:
+    return (style for style in ["-"] * (len(COLOURS) - 1) + ["--"] * (len(COLOURS) - 1) + [":"] * 20)
