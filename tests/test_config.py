@@ -57,6 +57,7 @@ def test_lists_become_tuples() -> None:
 
 
 GLOBS = "a list of globs over module names"
+TRANSFORMS = "'avg', 'adaptive', 'center', 'linear' or a function (kernel, size) → kernel"
 
 
 @pytest.mark.parametrize(
@@ -73,11 +74,11 @@ GLOBS = "a list of globs over module names"
         ({"rounding": "up"}, "rounding is 'up'; allowed: 'ceil', 'floor', 'cover'"),
         (
             {"kernel_transform": "max"},
-            "kernel_transform is 'max'; allowed: 'avg', 'adaptive', 'center', 'linear' or a function (kernel, size) → kernel",
+            f"kernel_transform is 'max'; allowed: {TRANSFORMS}",
         ),
         (
             {"kernel_transform": None},
-            "kernel_transform is None; allowed: 'avg', 'adaptive', 'center', 'linear' or a function (kernel, size) → kernel",
+            f"kernel_transform is None; allowed: {TRANSFORMS}",
         ),
         ({"gain": "max"}, "gain is 'max'; allowed: 'mean', 'sum'"),
         ({"batchnorm": "frozen"}, "batchnorm is 'frozen'; allowed: 'isolate', 'share'"),

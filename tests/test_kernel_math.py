@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import naive_kernel_gradient, naive_pool_kernel, pooled_lengths
+from oracle_kernels import naive_kernel_gradient, naive_pool_kernel, pooled_lengths
 from torch import Tensor
 
 from passes.kernel_math import (
@@ -19,6 +19,7 @@ from passes.kernel_math import (
     choose_windows,
     conv_output_size,
     custom_kernel,
+    linear_kernel,
     paper_windows,
     pooled_padding,
     pooled_size,
@@ -44,12 +45,16 @@ def row(*values: float) -> Tensor:
     [
         (1, "ceil", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
         (1, "floor", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+        (1, "cover", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
         (2, "ceil", [1, 1, 1, 1, 3, 3, 3, 3, 5, 5, 5]),
         (2, "floor", [1, 1, 1, 1, 1, 3, 3, 3, 3, 5, 5]),
+        (2, "cover", [1, 2, 3, 3, 3, 5, 5, 5, 5, 7, 7]),
         (3, "ceil", [1, 1, 1, 1, 1, 1, 3, 3, 3, 3, 3]),
         (3, "floor", [1, 1, 1, 1, 1, 1, 1, 1, 3, 3, 3]),
+        (3, "cover", [1, 2, 3, 3, 3, 3, 3, 5, 5, 5, 5]),
         (4, "ceil", [1, 1, 1, 1, 1, 1, 1, 1, 3, 3, 3]),
         (4, "floor", [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        (4, "cover", [1, 2, 3, 3, 3, 3, 3, 3, 3, 5, 5]),
     ],
 )
 def test_pooled_size_of_kernels_1_to_11(ratio: int, rounding: Any, pooled: list[int]) -> None:
@@ -158,17 +163,19 @@ def kernels(draw: st.DrawFn) -> tuple[Tensor, int, str]:
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 3)), *sides)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     weight = torch.randn(shape, dtype=torch.float64, generator=generator)
-    return weight, draw(st.integers(1, 4)), draw(st.sampled_from(["ceil", "floor"]))
+    return weight, draw(st.integers(1, 4)), draw(st.sampled_from(["ceil", "floor", "cover"]))
 
 
-@given(kernels(), st.sampled_from(["avg", "adaptive", "center"]), st.sampled_from(["mean", "sum"]))
-@quick
+@given(kernels(), st.sampled_from(["avg", "adaptive", "center", "linear"]), st.sampled_from(["mean", "sum"]))
+@settings(parent=quick, max_examples=150)
 def test_transforms_are_the_naive_loops(kernel: tuple[Tensor, int, Any], transform: str, gain: Any) -> None:
     weight, ratio, rounding = kernel
     weight.requires_grad_()
     pooled = tuple(pooled_size(size, ratio, rounding) for size in weight.shape[2:])
     if transform == "center":
         result = center_kernel(weight, pooled, gain)
+    elif transform == "linear":
+        result = linear_kernel(weight, pooled, ratio)
     else:
         result = average_kernel(weight, pooled, ratio, gain, transform == "adaptive")
     assert tuple(result.shape) == (*weight.shape[:2], *pooled_lengths(tuple(weight.shape[2:]), ratio, rounding))
@@ -208,9 +215,12 @@ def test_gain_mean_keeps_a_constant(kernel: tuple[Tensor, int, Any], adaptive: b
 def test_gradients_numerically(shape: tuple[int, ...], gain: Any) -> None:
     weight = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     pooled = tuple(pooled_size(size, 2) for size in shape[2:])
+    covering = tuple(pooled_size(size, 2, "cover") for size in shape[2:])
     for adaptive in (False, True):
         assert torch.autograd.gradcheck(lambda w, a=adaptive: average_kernel(w, pooled, 2, gain, a), weight)
     assert torch.autograd.gradcheck(lambda w: center_kernel(w, pooled, gain), weight)
+    for target in (pooled, covering):
+        assert torch.autograd.gradcheck(lambda w, to=target: linear_kernel(w, to, 2), weight)
     assert torch.autograd.gradcheck(lambda w: custom_kernel(w, pooled, squared_centre, gain), weight)
 
 

@@ -1,4 +1,7 @@
-"""The low graph of real ResNets against the same network written out by hand, in float64 to 1e-12."""
+"""The low graph of real ResNets against the same network written out by hand, in float64 to 1e-12.
+
+The network by hand is itself held to numbers, at the end.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
-from oracle import buffers_restored, low_resnet_forward, resnet_block_convs
+from oracle import buffers_restored
+from oracle_kernels import naive_pool_kernel
+from oracle_resnet import low_resnet_forward, resnet_block_convs
 from torch import Tensor, nn
 
 from lowmode_fx import LowModeConfig, build_pair
@@ -147,3 +153,73 @@ def test_the_comparison_can_fail(wrong: dict[str, Any]) -> None:
     right: dict[str, Any] = {"pooled": resnet_block_convs(model), "drop_stem_maxpool": False}
     with pytest.raises(AssertionError):
         assert_low_is_by_hand(model, LowModeConfig(), size=IMAGENET_SIZE, **(right | wrong))
+
+
+# The ResNet by hand, held to numbers --------------------------------------------------------------------------------
+
+
+class OneBlock(nn.Module):
+    """The smallest thing with a ResNet's names: a stem and one basic block, the other layers empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def conv(kernel: int, value: float) -> nn.Conv2d:
+            module = nn.Conv2d(1, 1, kernel, padding=kernel // 2, bias=False)
+            nn.init.constant_(module.weight, value)
+            return module
+
+        self.conv1, self.bn1, self.maxpool = conv(1, 1.0), nn.BatchNorm2d(1, eps=1e-20), nn.MaxPool2d(3, 2, 1)
+        block: Any = nn.Module()
+        block.conv1, block.bn1 = conv(3, 1.0), nn.BatchNorm2d(1, eps=1e-20)
+        block.conv2, block.bn2 = conv(3, -1.0), nn.BatchNorm2d(1, eps=1e-20)
+        block.downsample = None
+        self.layer1 = nn.ModuleList([block])
+        self.layer2, self.layer3, self.layer4 = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.fc = nn.Linear(1, 1)
+        nn.init.constant_(self.fc.weight, 2.0)
+        nn.init.constant_(self.fc.bias, 1.0)
+
+
+def test_low_resnet_forward_of_two_pixels() -> None:
+    """(4, 8) → normalised (−1, 1) → relu (0, 1) → ·1, norm (−1, 1) → relu (0, 1) → ·(−1), norm (1, −1) → + (0, 1)."""
+    model = OneBlock().double()
+    images = torch.tensor([[[[4.0, 8.0]]]], dtype=torch.float64)
+    convs = resnet_block_convs(model)
+    assert convs == {"layer1.0.conv1", "layer1.0.conv2"}
+    low = low_resnet_forward(model, images, pooled=convs, drop_stem_maxpool=True)
+    assert low.item() == pytest.approx(2.0, abs=1e-12)  # relu (1, 0), mean 0.5, 2 · 0.5 + 1
+    assert model.bn1.num_batches_tracked == 0
+    low_resnet_forward(model, images, pooled=convs, drop_stem_maxpool=True, isolate=False)
+    assert model.bn1.num_batches_tracked == 1
+    assert model.bn1.running_mean is not None and model.bn1.running_mean.item() == pytest.approx(0.6)
+
+
+def test_low_resnet_forward_tells_pooled_convs_and_maxpool_apart() -> None:
+    model = OneBlock().double()
+    images = torch.randn(1, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    results = {
+        low_resnet_forward(model, images, pooled=pooled, drop_stem_maxpool=drop).item()
+        for pooled in ((), ("layer1.0.conv1",), resnet_block_convs(model))
+        for drop in (True, False)
+    }
+    assert len(results) == 6
+    with pytest.raises(AssertionError, match="no such modules"):
+        low_resnet_forward(model, images, pooled=["layer9.conv1"])
+
+
+def test_low_resnet_forward_without_pooling_is_the_resnet() -> None:
+    model = torchvision.models.resnet50(num_classes=3).double()
+    images = torch.randn(2, 3, 33, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with buffers_restored(model):
+        expected = model(images)
+    torch.testing.assert_close(low_resnet_forward(model, images, pooled=()), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_low_resnet_forward_pools_a_7x7_stem() -> None:
+    model = torchvision.models.resnet18(num_classes=3).double()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pooled = naive_pool_kernel(model.conv1.weight, 2)
+    low = low_resnet_forward(model, images, pooled=["conv1"])
+    model.conv1.weight = nn.Parameter(F.pad(pooled, [2, 2, 2, 2]))
+    torch.testing.assert_close(low, low_resnet_forward(model, images, pooled=()), rtol=1e-12, atol=1e-12)

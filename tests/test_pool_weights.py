@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import naive_pool_kernel
+from oracle_kernels import naive_pool_kernel
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -181,6 +181,44 @@ def test_kernel_ratio_and_rounding() -> None:
     assert sizes(kernel_ratio=1) == []
 
 
+def test_linear_rewrites_kernels_whose_size_stays() -> None:
+    """Three taps that cover three stay three, but the outer ones move inwards by the ratio."""
+    pair = build(every_kind(), rounding="cover", kernel_transform="linear")
+    assert pooled(pair) == {
+        "dense": ("3×3", "3×3"),
+        "strided": ("3×3", "3×3"),
+        "wide": ("1×7", "1×5"),
+        "five": ("5×5", "3×3"),
+        "depthwise3": ("3×3", "3×3"),
+        "depthwise7": ("7×7", "5×5"),
+        "grouped": ("3×3", "3×3"),
+        "up": ("4×4", "3×3"),
+        "up_wide": ("5×5", "3×3"),
+    }
+    assert skipped(pair) == {
+        "stem": "stem: it reads the image",
+        "pointwise": "1×1 has nothing to pool",
+        "patchify": "windows do not overlap (2×2 at stride 2×2)",
+    }
+
+
+@pytest.mark.parametrize("transform", ["avg", "adaptive", "center"])
+def test_other_transforms_leave_kernels_whose_size_stays(transform: Any) -> None:
+    pair = build(every_kind(), rounding="cover", kernel_transform=transform)
+    assert set(pooled(pair)) == {"wide", "five", "depthwise7", "up", "up_wide"}
+    for site in ("dense", "strided", "depthwise3", "grouped"):
+        assert skipped(pair)[site] == "3×3 has nothing to pool"
+
+
+def test_kernel_ratio_1_leaves_every_kernel_alone() -> None:
+    pair = build(every_kind(), rounding="cover", kernel_transform="linear", kernel_ratio=1)
+    assert not pooled(pair)
+    assert set(skipped(pair)) == {name for name, _ in every_kind().named_children()}
+    assert skipped(pair)["dense"] == "3×3 has nothing to pool"
+    images = torch.randn(2, 3, 16, 16)
+    assert_equal(pair.low(images), pair.model(images))
+
+
 def test_convs_in_a_module_that_is_not_traced_are_reported() -> None:
     class Opaque(nn.Sequential):
         pass
@@ -243,7 +281,7 @@ def test_the_full_graph_keeps_the_whole_kernels() -> None:
 # Transforms ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("transform", ["avg", "adaptive", "center"])
+@pytest.mark.parametrize("transform", ["avg", "adaptive", "center", "linear"])
 @pytest.mark.parametrize("gain", ["mean", "sum"])
 def test_the_transform_and_gain_that_the_config_names(transform: Any, gain: Any) -> None:
     model = nn.Conv2d(3, 4, 5, padding=2)
@@ -251,6 +289,19 @@ def test_the_transform_and_gain_that_the_config_names(transform: Any, gain: Any)
     images = torch.randn(2, 3, 8, 8)
     kernel = naive_pool_kernel(model.weight, 2, transform=transform, gain=gain)
     assert_equal(pair.low(images), F.conv2d(images, kernel, model.bias, padding=1))
+
+
+def test_a_kernel_that_keeps_its_size_reaches_the_low_graph_moved_and_the_weight_gets_its_gradient() -> None:
+    model = named(stem=nn.Conv2d(3, 4, 1), body=nn.Conv2d(4, 5, 3, stride=2, padding=1))
+    pair = build(model, rounding="cover", kernel_transform="linear")
+    images = torch.randn(2, 3, 8, 8)
+    kernel = naive_pool_kernel(model.body.weight, 2, rounding="cover", transform="linear")
+    assert kernel.shape == model.body.weight.shape
+    found, expected = pair.low(images), F.conv2d(model.stem(images), kernel, model.body.bias, stride=2, padding=1)
+    assert_equal(found, expected)
+    (ours,) = torch.autograd.grad(found.square().sum(), model.body.weight)
+    (theirs,) = torch.autograd.grad(expected.square().sum(), model.body.weight)
+    assert_equal(ours, theirs)
 
 
 def test_a_users_transform() -> None:

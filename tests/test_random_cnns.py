@@ -14,18 +14,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle import EagerLowMode, RecordConvShapes, naive_kernel_gradient
-from strategies import (
-    CNNSpec,
-    ConvSpec,
-    TiedSpec,
-    UnitSpec,
-    build_cnn,
-    cnn_specs,
-    convs_of,
-    draw_images,
-    low_mode_kwargs,
-)
+from oracle import EagerLowMode, RecordConvShapes
+from oracle_kernels import naive_kernel_gradient
+from spec_modules import build_cnn, draw_images
+from specs import CNNSpec, ConvSpec, TiedSpec, UnitSpec, convs_of
+from strategies import cnn_specs, low_mode_kwargs
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -230,8 +223,8 @@ def test_models_with_transposed_convs(spec: CNNSpec, kwargs: Kwargs) -> None:
 
 
 @pytest.mark.parametrize("gain", ["mean", "sum"])
-@pytest.mark.parametrize("kernel_transform", ["avg", "adaptive", "center"])
-@pytest.mark.parametrize("rounding", ["ceil", "floor"])
+@pytest.mark.parametrize("kernel_transform", ["avg", "adaptive", "center", "linear"])
+@pytest.mark.parametrize("rounding", ["ceil", "floor", "cover"])
 @pytest.mark.parametrize("ratio", [2, 3])
 def test_every_kernel_from_1_to_9(ratio: int, rounding: str, kernel_transform: str, gain: str) -> None:
     """One chain of convs with all the sizes, so that none is left to chance: the odd ones padded, the even ones not."""
@@ -242,8 +235,10 @@ def test_every_kernel_from_1_to_9(ratio: int, rounding: str, kernel_transform: s
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("activation", ["silu", "none"])
-@pytest.mark.parametrize("kernel_transform", ["avg", "center"])
-def test_every_transposed_kernel_from_1_to_6(kernel_transform: str, activation: str, bias: bool) -> None:
+@pytest.mark.parametrize(
+    ("rounding", "kernel_transform"), [("ceil", "avg"), ("ceil", "center"), ("cover", "avg"), ("cover", "linear")]
+)
+def test_every_transposed_kernel_from_1_to_6(rounding: str, kernel_transform: str, activation: str, bias: bool) -> None:
     """As above, each kernel with and without padding; at stride 2 those that stay large enough to be pooled.
 
     Without an activation the next pooled conv reads what the transposed one gives, its padding and bias included.
@@ -255,10 +250,9 @@ def test_every_transposed_kernel_from_1_to_6(kernel_transform: str, activation: 
         transposed = ConvSpec(
             3, 2, (kernel,), (stride,), (1,), (padding,), bias=bias, transposed=True, output_padding=(extra,)
         )
-        closing = ConvSpec(2, 2, (3,), (1,), (1,), padding=1)
-        check_pair(
-            chain_of([opening, transposed, closing], activation), DEFAULTS | {"kernel_transform": kernel_transform}
-        )
+        closing = ConvSpec(2, 2, (5,), (1,), (1,), padding=2)
+        options = {"rounding": rounding, "kernel_transform": kernel_transform}
+        check_pair(chain_of([opening, transposed, closing], activation), DEFAULTS | options)
 
 
 @pytest.mark.parametrize("functional", [True, False])

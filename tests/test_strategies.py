@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
-from oracle import RecordConvShapes
-from strategies import (
-    MAXPOOLS,
+from oracle import EagerLowMode, RecordConvShapes
+from spec_modules import MAXPOOLS, FunctionalMaxPool, FunctionalReLU, build_cnn, draw_images
+from specs import (
     CNNSpec,
     ConcatSpec,
     ConvSpec,
-    FunctionalMaxPool,
-    FunctionalReLU,
     MaxPoolSpec,
     ResidualSpec,
     TiedSpec,
     TwiceSpec,
     UnitSpec,
-    build_cnn,
-    cnn_specs,
     convs_of,
-    draw_images,
-    low_mode_kwargs,
 )
+from strategies import cnn_specs, low_mode_kwargs
 from torch import fx, nn
 
 pytestmark = [
@@ -141,6 +137,22 @@ def find_spec(condition: Callable[[CNNSpec], bool]) -> CNNSpec:
 @settings(parent=unhurried)
 def test_pooling_arguments_keep_no_kernel(kwargs: dict[str, object]) -> None:
     assert kwargs["ratio"] in (2, 3) and kwargs["kernel_ratio"] in (None, 2, 3)
+
+
+@given(cnn_specs())
+@settings(parent=unhurried, max_examples=25)
+def test_every_model_has_a_kernel_behind_the_stem_that_shrinks(spec: CNNSpec) -> None:
+    """By any rounding, so that whatever arguments are drawn with it, something is compared."""
+    images = draw_images(spec)
+    for ratio, rounding in product((2, 3), ("ceil", "floor", "cover")):
+        with EagerLowMode(ratio, rounding=rounding) as mode:
+            build_cnn(spec)(images)
+        assert mode.pooled_kernels
+
+
+@pytest.mark.parametrize(("name", "value"), [("rounding", "cover"), ("kernel_transform", "linear")])
+def test_every_way_to_pool_is_drawn(name: str, value: str) -> None:
+    assert find(low_mode_kwargs(pooling=True), lambda kwargs: kwargs[name] == value)
 
 
 def test_arguments_that_keep_kernels_are_drawn_too() -> None:
