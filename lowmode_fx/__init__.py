@@ -3,6 +3,7 @@
 from passes import PassError
 
 from .agreement import GradientAgreement, gradient_agreement
+from .agreement_schedule import AgreementSchedule
 from .config import LowModeConfig
 from .downsampling import downsample
 from .fitting import NoEffectWarning
@@ -14,8 +15,10 @@ from .runner import LowModeModel
 from .schedule import BernoulliSchedule, Mode, PeriodicSchedule, Schedule
 from .step_flops import count_step_flops
 from .tracing import TraceError
+from .tuning.tune import Tuning, tune
 
 __all__ = [
+    "AgreementSchedule",
     "BernoulliSchedule",
     "FlopReport",
     "GradientAgreement",
@@ -30,6 +33,7 @@ __all__ = [
     "PeriodicSchedule",
     "Schedule",
     "TraceError",
+    "Tuning",
     "build_pair",
     "count_flops",
     "count_step_flops",
@@ -37,4 +41,5 @@ __all__ = [
     "gradient_agreement",
     "host_loader",
     "lr_milestones",
+    "tune",
 ]

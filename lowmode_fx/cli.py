@@ -11,6 +11,7 @@ from .drawing.command import draw
 from .report_command import report
 from .sweep.command import sweep
 from .train.command import train
+from .tuning.command import probe, tune
 
 app = typer.Typer(
     name="lowmode-fx",
@@ -19,13 +20,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (report, train, draw, sweep):
+for command in (report, probe, tune, train, draw, sweep):
     app.command()(command)
 
 
 def main() -> None:
     """Run a command. What the user got wrong is one line on standard error and exit status 2."""
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.|timm\.")
+    for category in (UserWarning, FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"torch\.|timm\.")
     try:
         status = app(standalone_mode=False)
     except (ValueError, TypeError, OSError, typer.TyperException) as error:

@@ -19,6 +19,7 @@ __all__ = [
     "Mode",
     "PeriodicSchedule",
     "Schedule",
+    "annealed_shares",
     "low_fraction",
     "schedule_from_dict",
     "uniform_draw",
@@ -104,6 +105,17 @@ class BernoulliSchedule:
         object.__setattr__(self, "seed", seed)
         _set_hold(self)
 
+    @classmethod
+    def annealed(
+        cls, p: float = 0.9, *, epochs: int, tail: float = 0.5, shape: str = "step", seed: int = 0
+    ) -> "BernoulliSchedule":
+        """p high early, and zero in the tail: the last ``tail`` (a share in [0, 1]) of ``epochs`` epochs, rounded up.
+
+        shape: ``"step"`` holds ``p`` up to the tail; ``"linear"`` and ``"cosine"`` let it fall from ``p`` to 0 there.
+        Raises ``ValueError`` for values out of range.
+        """
+        return cls(annealed_shares(p, epochs, tail, shape), seed)
+
     def low_probability(self, epoch: int) -> float:
         """The probability with which a step of ``epoch`` is low; 0 in a held epoch.
 
@@ -177,6 +189,25 @@ class PeriodicSchedule:
 _KINDS: dict[str, type[BernoulliSchedule] | type[PeriodicSchedule]] = {
     "bernoulli": BernoulliSchedule,
     "periodic": PeriodicSchedule,
+}
+
+
+def annealed_shares(p: float, epochs: int, tail: float, shape: str = "step") -> list[float]:
+    """One low probability an epoch, as ``BernoulliSchedule.annealed`` has them."""
+    p, epochs = _probability("p", p), _count("epochs", epochs, 1)
+    if not 0 <= tail <= 1:
+        raise ValueError(f"tail={tail!r} is no share; give a number from 0 to 1")
+    if shape not in _ANNEALING:
+        raise ValueError(f"shape={shape!r} is unknown; give one of {', '.join(map(repr, _ANNEALING))}")
+    early = epochs - math.ceil(tail * epochs)
+    return [p * _ANNEALING[shape](epoch / early) for epoch in range(early)] + [0.0] * (epochs - early)
+
+
+#: What is left of p after a share in [0, 1) of the epochs before the tail.
+_ANNEALING: dict[str, Callable[[float], float]] = {
+    "step": lambda share: 1.0,
+    "linear": lambda share: 1.0 - share,
+    "cosine": lambda share: (1.0 + math.cos(math.pi * share)) / 2,
 }
 
 

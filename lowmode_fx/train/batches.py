@@ -91,3 +91,16 @@ def val_batches(
     normalise = Normalise(splits, device)
     for number, images in zip(indices, splits.val.fetch(indices, workers), strict=True):
         yield normalise(images), splits.val.labels[number.to(splits.val.labels.device)].to(device)
+
+
+class EpochBatches:
+    """The training batches of one epoch as a loader: it has a length, and each iteration gives the same batches."""
+
+    def __init__(self, splits: DataSplits, batch_size: int, device: torch.device, seed: int = 0) -> None:
+        self.splits, self.batch_size, self.device, self.seed = splits, batch_size, device, seed
+
+    def __len__(self) -> int:
+        return steps_per_epoch(self.splits.train, self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return train_batches(self.splits, batch_size=self.batch_size, seed=self.seed, epoch=0, device=self.device)

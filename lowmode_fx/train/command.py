@@ -14,17 +14,19 @@ import torch
 import typer
 from rich.console import Console
 
+from lowmode_fx.agreement_schedule import AgreementSchedule
 from lowmode_fx.config import LowModeConfig
 from lowmode_fx.fitting import NoEffectWarning
 from lowmode_fx.models import create_model
 from lowmode_fx.options import low_mode_config
 from lowmode_fx.pair import build_pair
 from lowmode_fx.runner import LowModeModel
-from lowmode_fx.schedule import BernoulliSchedule, PeriodicSchedule, low_fraction
+from lowmode_fx.schedule import low_fraction
 from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.data import load_data
 from lowmode_fx.train.loop import train as train_model
 from lowmode_fx.train.run_folder import RunFolder
+from lowmode_fx.train.schedule_options import make_schedule, read_tuning
 from lowmode_fx.train.settings import TrainSettings
 
 # One panel of --help each.
@@ -50,12 +52,16 @@ def train(
     kernel_transform: Annotated[str | None, Low(help="avg, adaptive, center or linear.")] = None,
     batchnorm: Annotated[str | None, Low(help="isolate or share.")] = None,
     adapt_head: Annotated[bool | None, Low("--adapt-head", help="Resize a map that is flattened.")] = None,
-    schedule: Annotated[str, Low(help="bernoulli or periodic.")] = "bernoulli",
+    tuned: Annotated[Path | None, Low(help="What `lowmode-fx tune` wrote. Other options win over it.")] = None,
+    low_weight: Annotated[float | None, Low(help="Factor on the gradients of low steps. (default 1)")] = None,
+    schedule: Annotated[str, Low(help="bernoulli, periodic or agreement.")] = "bernoulli",
     p: Annotated[
         str | None,
         Low(help="Share of low steps: a number, or one an epoch: 0.8,0.5,0 or 0.8x15,0x15."),
     ] = None,
+    tail: Annotated[float | None, Low(help="Share of the epochs, at the end, that are full.")] = None,
     period: Annotated[int, Low(help="Of --schedule periodic; its last step is low.")] = 2,
+    measure_every: Annotated[int, Low(help="Steps between the measurements of --schedule agreement.")] = 500,
     hold_epochs: Annotated[int | None, Low(help="Full epochs after each change of rate. (default epochs/50)")] = None,
     full_only: Annotated[bool, Low("--full-only", help="The baseline.")] = False,
     epochs: Annotated[int | None, Rate(help="(default 30)")] = None,
@@ -70,6 +76,7 @@ def train(
     momentum: Annotated[float | None, Rate(help="(default 0.9)")] = None,
     nesterov: Annotated[bool | None, Rate("--nesterov")] = None,
     label_smoothing: Annotated[float | None, Rate(help="(default 0)")] = None,
+    precise_bn: Annotated[int | None, Rate(help="Batches for running statistics at the end. (default 0)")] = None,
     autocast: Annotated[str | None, Rate(help="none, bf16 or fp16.")] = None,
     seed: Annotated[int | None, Run(help="Of weights, order, crops, modes. (default 0)")] = None,
     device: Annotated[str | None, Run(help="auto, cpu, cuda, cuda:1, …")] = None,
@@ -84,11 +91,12 @@ def train(
     saves a checkpoint; the same command with --resume goes on from there.
     """
     _demand("preset", preset, ("", "paper"))
-    _demand("schedule", schedule, ("bernoulli", "periodic"))
+    _demand("schedule", schedule, ("bernoulli", "periodic", "agreement"))
     console = Console()
+    choice = None if tuned is None else read_tuning(tuned)
     settings = _settings(
         preset,
-        epochs=epochs,
+        epochs=epochs if choice is None or epochs is not None else choice.epochs,
         batch_size=batch_size,
         lr=lr,
         lr_schedule=lr_schedule,
@@ -98,6 +106,7 @@ def train(
         momentum=momentum,
         nesterov=nesterov,
         label_smoothing=label_smoothing,
+        precise_bn=precise_bn,
         autocast=autocast,
         seed=seed,
         device=device,
@@ -105,7 +114,7 @@ def train(
         workers=workers,
     )
     config = low_mode_config(
-        LowModeConfig.paper() if preset == "paper" else LowModeConfig(),
+        choice.config if choice else LowModeConfig.paper() if preset == "paper" else LowModeConfig(),
         ratio=ratio,
         kernel_ratio=kernel_ratio,
         pool_convs=pool_convs,
@@ -116,7 +125,18 @@ def train(
         batchnorm=batchnorm,
         adapt_head=adapt_head,
     )
-    modes = _schedule(schedule, settings, p, period, hold_epochs, paper=preset == "paper")
+    modes = make_schedule(
+        schedule,
+        settings,
+        choice,
+        p=p,
+        tail=tail,
+        period=period,
+        hold_epochs=hold_epochs,
+        every=measure_every,
+        paper=preset == "paper",
+    )
+    weight = low_weight if low_weight is not None else choice.low_weight if choice else 1.0
     torch_device = settings.torch_device()
     path = out or Path("runs") / re.sub(r"[^\w.-]+", "-", f"{model}-{data.partition(':')[0]}{'-full' * full_only}")
     folder = RunFolder.open(path, resume=resume, overwrite=overwrite)
@@ -135,10 +155,13 @@ def train(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NoEffectWarning)  # the notes say it
             pair = build_pair(net, example, config)
-        net = LowModeModel(pair, modes, compile=settings.compile)
-        share = low_fraction(modes, settings.epochs, steps)
+        net = LowModeModel(pair, modes, low_weight=weight, compile=settings.compile)
         pooled = f"{len(pair.report.pooled)} convolutions with pooled kernels"
-        _print(console, f"low-mode: {pooled}; about {share:.0%} of {settings.epochs * steps} steps")
+        measured = isinstance(modes, AgreementSchedule)
+        share = 1.0 if isinstance(modes, AgreementSchedule) else low_fraction(modes, settings.epochs, steps)
+        total = settings.epochs * steps
+        how_many = "as many steps as measuring says" if measured else f"about {share:.0%} of {total} steps"
+        _print(console, f"low-mode: {pooled}; {how_many}")
         for note in pair.report.notes:
             _print(console, f"note: {note}")
         if not share:
@@ -165,36 +188,6 @@ def _settings(preset: str, **given: Any) -> TrainSettings:
         return settings
     falls = sorted({round(settings.epochs * share) for share in (0.4, 0.6)} - {0, settings.epochs})
     return replace(settings, milestones=tuple(falls))
-
-
-def _schedule(
-    kind: str, settings: TrainSettings, p: str | None, period: int, hold_epochs: int | None, paper: bool
-) -> BernoulliSchedule | PeriodicSchedule:
-    changes = settings.milestones if settings.lr_schedule == "milestones" else ()
-    # 4 of 200 epochs in the paper; in a run of ten, holding four after each change would leave none.
-    hold = hold_epochs if hold_epochs is not None else 4 if paper else round(settings.epochs / 50)
-    if kind == "periodic":
-        if p is not None:
-            raise ValueError(f"--p {p} has no meaning for --schedule periodic; give --period instead")
-        return PeriodicSchedule(period=period, hold_epochs=hold, milestones=(0, *changes))
-    shares = _shares(p or "0.5", settings.epochs)
-    return BernoulliSchedule(p=shares, seed=settings.seed, hold_epochs=hold, milestones=(0, *changes))
-
-
-def _shares(text: str, epochs: int) -> float | list[float]:
-    """`0.5`, or a value an epoch; `0.8x15` stands for fifteen of them."""
-    values: list[float] = []
-    for part in text.split(","):
-        number, _, count = part.strip().partition("x")
-        try:
-            values += [float(number)] * int(count or 1)
-        except ValueError:
-            raise ValueError(f"--p {text!r} is no list of numbers; give 0.5, or one an epoch: 0.8,0.5,0") from None
-    if "," not in text and "x" not in text:
-        return values[0]
-    if len(values) != epochs:
-        raise ValueError(f"--p gives {len(values)} values for {epochs} epochs; give a single number, or {epochs}")
-    return values
 
 
 def _integers(name: str, text: str) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from torch import nn
 
+from lowmode_fx.agreement_schedule import AgreementSchedule
 from lowmode_fx.runner import LowModeModel
-from lowmode_fx.schedule import BernoulliSchedule, Mode, PeriodicSchedule
+from lowmode_fx.schedule import Mode
 from lowmode_fx.train.batches import steps_per_epoch, train_batches
 from lowmode_fx.train.checkpoint import (
     demand_same_run,
@@ -27,8 +27,11 @@ from lowmode_fx.train.checkpoint import (
     set_rng_state,
 )
 from lowmode_fx.train.data import DataSplits
-from lowmode_fx.train.evaluate import check_outputs, evaluate, split_outputs
+from lowmode_fx.train.evaluate import check_outputs, evaluate
+from lowmode_fx.train.identity import run_identity
 from lowmode_fx.train.interrupts import Interrupts
+from lowmode_fx.train.loss import classification_loss
+from lowmode_fx.train.precise_bn import recompute_statistics
 from lowmode_fx.train.progress import Reporter
 from lowmode_fx.train.records import EpochRecord, RunResult
 from lowmode_fx.train.run_folder import RunFolder, environment
@@ -92,7 +95,7 @@ class _Run:
         self.forward: Callable[[torch.Tensor], Any] = model
         if self.low_mode is None and settings.compile:
             self.forward = torch.compile(model, dynamic=False)
-        self.identity = self.describe(identity)
+        self.identity = run_identity(identity, self.low_mode, splits, settings)
         self.optimizer = torch.optim.SGD(
             model.parameters(),
             lr=settings.lr,
@@ -100,6 +103,7 @@ class _Run:
             weight_decay=settings.weight_decay,
             nesterov=settings.nesterov,
         )
+        self.criterion = partial(classification_loss, label_smoothing=settings.label_smoothing)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "fp16")
         self.records: list[EpochRecord] = []
         self.compile_seconds = 0.0
@@ -175,10 +179,7 @@ class _Run:
         """The mean loss of a batch (a scalar), its gradients being in place."""
         dtype = self.settings.autocast_dtype()
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            logits, auxiliary = split_outputs(forward(images))
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
-            for output in auxiliary:  # the auxiliary heads of GoogLeNet and Inception, with their papers' weight
-                loss = loss + 0.3 * F.cross_entropy(output, labels, label_smoothing=self.settings.label_smoothing)
+            loss = self.criterion(forward(images), labels)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         return loss.detach()
@@ -191,6 +192,7 @@ class _Run:
         synchronise(self.device)
         start = time.perf_counter()
         for images, labels in self.batches(self.epoch, self.step):
+            self.measure_agreement()
             rate = self.settings.learning_rate(self.epoch, self.step / self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -205,6 +207,16 @@ class _Run:
         synchronise(self.device)
         self.seconds += time.perf_counter() - start
 
+    def measure_agreement(self) -> None:
+        """Where the schedule asks for it, compare both modes' gradients on the coming batches: part of the time."""
+        schedule = self.low_mode.schedule if self.low_mode is not None else None
+        if self.low_mode is None or not isinstance(schedule, AgreementSchedule):
+            return
+        if schedule.due(self.low_mode.step, self.epoch):
+            coming = itertools.islice(self.batches(self.epoch, self.step), schedule.batches)
+            gain = schedule.measure(self.low_mode.pair, coming, self.criterion, self.low_mode.step)
+            self.reporter.say(f"step {self.low_mode.step}: a low step is worth {gain:.2f} full ones")
+
     def finish_epoch(self) -> None:
         loss = self.loss_sum.item() / self.steps
         if not math.isfinite(loss):
@@ -212,6 +224,10 @@ class _Run:
                 f"training loss is {loss} in epoch {self.epoch + 1}; give a smaller --lr (now {self.settings.lr}), or "
                 f"--warmup-epochs"
             )
+        if self.settings.precise_bn and self.epoch == self.settings.epochs - 1:
+            count = min(self.settings.precise_bn, self.steps)
+            images = (images for images, _ in self.batches(self.epoch, 0))
+            recompute_statistics(self.low_mode.pair.model if self.low_mode else self.net, images, count)
         accuracy = evaluate(self.net, self.splits, self.settings, self.device)
         total = self.seconds + (self.records[-1].total_seconds if self.records else 0.0)
         rate = float(self.optimizer.param_groups[0]["lr"])
@@ -259,27 +275,6 @@ class _Run:
         self.records = [EpochRecord(**record) for record in state["records"]]
         set_rng_state(state["rng"])
         self.reporter.say(f"going on from epoch {self.epoch + 1}, step {self.step} ({saved.folder})")
-
-    def describe(self, identity: Mapping[str, Any]) -> dict[str, Any]:
-        """What decides the run's course, in JSON's values; not where the data lies and what device it runs on."""
-        images = {
-            "classes": self.splits.classes,
-            "train_images": len(self.splits.train),
-            "val_images": len(self.splits.val),
-            "image_shape": self.splits.image_shape,
-            "mean": self.splits.mean,
-            "std": self.splits.std,
-        }
-        low_mode = None
-        if self.low_mode is not None:
-            schedule = self.low_mode.schedule
-            known = (BernoulliSchedule, PeriodicSchedule)
-            low_mode = {
-                "config": self.low_mode.pair.config.to_dict(),
-                "schedule": schedule.to_dict() if isinstance(schedule, known) else repr(schedule),
-            }
-        described = {**identity, "low_mode": low_mode, "data": images, "settings": self.settings.trajectory()}
-        return dict(json.loads(json.dumps(described)))
 
     def write_summary(self, status: str, result: RunResult | None = None) -> None:
         if self.folder is None:

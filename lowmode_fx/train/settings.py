@@ -20,6 +20,8 @@ ONECYCLE_RISE, ONECYCLE_START, ONECYCLE_END = 0.3, 1 / 25, 1e-4  # shares of the
 class TrainSettings:
     """SGD settings. At the start of each epoch in `milestones` (counted from 0) the rate is multiplied by `lr_gamma`.
 
+    `precise_bn`: at the end of the run, running statistics are made anew from so many training batches (0: they stay).
+
     Raises `ValueError` (a value out of range) or `TypeError` (a value of another kind), naming what is allowed.
     """
 
@@ -34,6 +36,7 @@ class TrainSettings:
     lr_gamma: float = 0.1
     warmup_epochs: int = 0
     label_smoothing: float = 0.0
+    precise_bn: int = 0
     autocast: Literal["none", "bf16", "fp16"] = "none"
     seed: int = 0
     device: str = "auto"
@@ -45,7 +48,7 @@ class TrainSettings:
         object.__setattr__(self, "milestones", tuple(self.milestones))
         for name in ("epochs", "batch_size", "eval_batch_size"):
             self._demand_int(name, 1)
-        for name in ("warmup_epochs", "seed", "workers"):
+        for name in ("warmup_epochs", "seed", "workers", "precise_bn"):
             self._demand_int(name, 0)
         self._demand_number("lr", self.lr, lambda v: v > 0, "a number above 0")
         self._demand_number("lr_gamma", self.lr_gamma, lambda v: 0 < v <= 1, "a number above 0, at most 1")
@@ -84,6 +87,7 @@ class TrainSettings:
     def trajectory(self) -> dict[str, Any]:
         """What a run and its continuation must share. More epochs are allowed where no rate depends on their number."""
         dropped = PLACE_ONLY | ({"epochs"} if self.lr_schedule == "milestones" else set())
+        dropped |= set() if self.precise_bn else {"precise_bn"}  # which earlier checkpoints don't have
         return {name: value for name, value in self.to_dict().items() if name not in dropped}
 
     def learning_rate(self, epoch: int, share: float = 0.0) -> float:

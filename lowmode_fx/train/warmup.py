@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lowmode_fx.runner import LowModeModel
-from lowmode_fx.schedule import Mode
+from lowmode_fx.schedule import Decides, Mode
 from lowmode_fx.train.checkpoint import rng_state, set_rng_state
 
 
@@ -53,6 +53,8 @@ def synchronise(device: torch.device) -> None:
 
 def modes_to_come(net: LowModeModel, epochs: int, steps_per_epoch: int) -> list[Mode]:
     """The modes that the rest of a run uses: a graph that never runs needn't be compiled."""
+    if isinstance(net.schedule, Decides):
+        return list(Mode)  # what it will decide is not known yet
     found: set[Mode] = set()
     for step in range(net.step, epochs * steps_per_epoch):
         found.add(net.schedule.mode(step, step // steps_per_epoch))

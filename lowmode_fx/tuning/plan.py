@@ -1,9 +1,9 @@
 """From what a low step is worth and costs to a plan: how many low epochs, then how many full ones, and what is saved.
 
 Let x in [0, 1] be how far training has come, in full steps of a whole run. A low step of worth ``gain(x)`` at price
-``cost`` moves it along at the price ``cost / gain(x)``, a full step at 1. So low steps pay while gain(x) > cost. The gain
-falls as training goes on: as a power of x, it is taken, through the places where it was measured. The run's last part,
-``tail``, is full whatever the gain: the rate is low there, and the network settles on what it answers in full-mode.
+``cost`` moves it along at the price ``cost / gain(x)``, a full step at 1. So low steps pay while gain(x) > cost. The
+gain falls as training goes on: as a power of x, it is taken, through the places where it was measured. The run's last
+part, ``tail``, is full whatever the gain: the network settles there on what it answers in full-mode.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ def make_plan(gain: Callable[[float], float], cost: float, epochs: int, tail: fl
     for index in range(_GRID):
         x = (index + 0.5) / _GRID
         worth = gain(x)
-        if x > 1 - tail or worth <= cost:
+        until = (index + 1) / _GRID
+        if until > 1 - tail + 1e-9 or worth <= cost:
             break
-        share = (index + 1) / _GRID
+        share = until
         low_epochs += epochs / worth / _GRID
         spent += cost / worth / _GRID
     return Plan(low_epochs, epochs * (1 - share), spent + 1 - share, share)

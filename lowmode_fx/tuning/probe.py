@@ -46,7 +46,7 @@ class Probe:
         batches: Iterable[Batch],
         criterion: Criterion,
         optimizer: OptimizerFactory,
-        kept: int = 4,
+        kept: int = 6,
     ) -> None:
         self.model, self.criterion, self.optimizer = model, criterion, optimizer
         self._source = batches
@@ -94,7 +94,7 @@ class Probe:
         found = []
         for point in self.points:
             self.model.load_state_dict(point.state)
-            found.append(step_progress(gradient_products(point.full, self._low(pair)), self.momentum))
+            found.append(step_progress(gradient_products(point.full, self.low_gradients(pair)), self.momentum))
         return tuple(found)
 
     def loss(self) -> float:
@@ -137,7 +137,8 @@ class Probe:
             full = [flat_gradient(self.model, batch, self.criterion, self.model) for batch in self.batches]
         self.points.append(Point(step, self._state(), full))
 
-    def _low(self, pair: ModePair) -> list[Tensor]:
+    def low_gradients(self, pair: ModePair) -> list[Tensor]:
+        """The flat low gradients ``(P,)`` of the kept batches, at the weights as they are."""
         with untouched(self.model):
             return [low_gradient(pair, batch, self.criterion) for batch in self.batches]
 
@@ -146,7 +147,7 @@ class Probe:
 
 
 def probe_copy(
-    model: nn.Module, batches: Iterable[Batch], criterion: Criterion, optimizer: OptimizerFactory, kept: int = 4
+    model: nn.Module, batches: Iterable[Batch], criterion: Criterion, optimizer: OptimizerFactory, kept: int = 6
 ) -> Probe:
     """A probe of a copy of ``model``, which is left as it was."""
     return Probe(copy.deepcopy(model), batches, criterion, optimizer, kept)

@@ -158,7 +158,7 @@ def tune(
 
 
 def _rehearse(search: Search, steps: int, deadline: float, tell: Callable[[str], None]) -> list[str]:
-    """Rehearse the smallest ratio with its kernels kept, the best of each other kind, then the winner unweighted."""
+    """Rehearse the smallest ratio with its kernels kept, the best of each other kind, then the winner weighted."""
     order = sorted(search.candidates, key=lambda each: each.plan.time)
     kinds: dict[tuple[object, ...], Candidate] = {}
     for each in order:
@@ -174,13 +174,14 @@ def _rehearse(search: Search, steps: int, deadline: float, tell: Callable[[str],
         if done and began + lasted > deadline:
             return [f"time allowed for {len(done)} of {len(chosen)} rehearsals"]
         tell(f"rehearsing {candidate.name}")
-        done.append(search.rehearse(candidate, steps, candidate.weight))
+        done.append(search.rehearse(candidate, steps, 1.0))
         lasted = time.monotonic() - began
     best = min(done, key=lambda each: each.plan.time)
     if time.monotonic() + lasted > deadline:
-        return ["no time was left to rehearse the winner with low gradients at their full length"]
-    if best.weight != 1:
-        search.rehearse(best, steps, 1.0)
+        return ["no time was left to rehearse the winner with shorter low gradients"]
+    weight = next(each.weight for each in chosen if each.config == best.config)
+    if weight != 1:
+        search.rehearse(best, steps, weight)
     return []
 
 

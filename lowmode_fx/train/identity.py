@@ -1,0 +1,35 @@
+"""What decides a run's course, in JSON's values: a checkpoint and the run that goes on from it must agree in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lowmode_fx.runner import LowModeModel
+from lowmode_fx.train.data import DataSplits
+from lowmode_fx.train.settings import TrainSettings
+
+
+def run_identity(
+    identity: Mapping[str, Any], net: LowModeModel | None, splits: DataSplits, settings: TrainSettings
+) -> dict[str, Any]:
+    """``identity`` with low-mode, data and settings; not where the data lies and what device it runs on."""
+    images = {
+        "classes": splits.classes,
+        "train_images": len(splits.train),
+        "val_images": len(splits.val),
+        "image_shape": splits.image_shape,
+        "mean": splits.mean,
+        "std": splits.std,
+    }
+    low_mode = None if net is None else _low_mode(net)
+    described = {**identity, "low_mode": low_mode, "data": images, "settings": settings.trajectory()}
+    return dict(json.loads(json.dumps(described)))
+
+
+def _low_mode(net: LowModeModel) -> dict[str, Any]:
+    schedule = net.schedule
+    described = schedule.to_dict() if hasattr(schedule, "to_dict") else repr(schedule)
+    weight = {"low_weight": net.low_weight} if net.low_weight != 1 else {}
+    return {"config": net.pair.config.to_dict(), "schedule": described, **weight}

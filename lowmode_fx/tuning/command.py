@@ -1,0 +1,192 @@
+"""``lowmode-fx probe`` and ``lowmode-fx tune``: what low steps teach on a user's model and data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from torch import nn
+
+from lowmode_fx.config import LowModeConfig
+from lowmode_fx.models import create_model
+from lowmode_fx.options import low_mode_config
+from lowmode_fx.train.atomic import write_text
+from lowmode_fx.train.batches import EpochBatches
+from lowmode_fx.train.data import DataSplits, load_data
+from lowmode_fx.train.loss import classification_loss
+from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.tuning.probe import OptimizerFactory, probe_copy
+from lowmode_fx.tuning.render import plot_probe, probe_text, tuning_table
+from lowmode_fx.tuning.sites import probe_sites
+from lowmode_fx.tuning.tune import tune as tune_model
+
+Data = partial(typer.Option, rich_help_panel="Data")
+Rate = partial(typer.Option, rich_help_panel="Optimisation of the short runs")
+Low = partial(typer.Option, rich_help_panel="Low-mode")
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """A model with its data and how it is trained, as both commands take them."""
+
+    model: nn.Module
+    splits: DataSplits
+    loader: EpochBatches
+    optimizer: OptimizerFactory
+
+
+def probe(
+    model: Annotated[str, typer.Argument(help="A timm name, torchvision:NAME or package.module:callable.")],
+    data: Annotated[str, Data(help="digits, cifar10:PATH or folder:PATH.")],
+    image_size: Annotated[int | None, Data(help="Side in pixels.")] = None,
+    in_chans: Annotated[int, Data(help="3 (RGB) or 1 (grey).")] = 3,
+    ratio: Annotated[int | None, Low(help="Of the images' sides. (default 2)")] = None,
+    pool_convs: Annotated[str | None, Low(help="dense, all, or globs: a,b.")] = None,
+    rounding: Annotated[str | None, Low(help="ceil, floor or cover.")] = None,
+    kernel_transform: Annotated[str | None, Low(help="avg, adaptive, center or linear.")] = None,
+    adapt_head: Annotated[bool | None, Low("--adapt-head", help="Resize a map that is flattened.")] = None,
+    steps: Annotated[int, typer.Option(help="Full steps before measuring: gradients at the start say little.")] = 200,
+    batches: Annotated[int, typer.Option(help="That gradients are compared on.")] = 4,
+    batch_size: Annotated[int, Rate()] = 125,
+    lr: Annotated[float, Rate()] = 0.05,
+    momentum: Annotated[float, Rate()] = 0.9,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    format: Annotated[str, typer.Option(help="table, json or csv.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="PNG with a bar chart.")] = None,
+) -> None:
+    """Print, for each kernel that low-mode would pool, the macs saved and the agreement lost if it alone is pooled."""
+    if format not in ("table", "json", "csv"):
+        raise ValueError(f"--format is {format!r}; allowed: table, json, csv")
+    if batches < 2 or steps < 1:
+        raise ValueError("--batches must be at least 2 and --steps at least 1")
+    config = low_mode_config(
+        LowModeConfig(),
+        ratio=ratio,
+        pool_convs=pool_convs,
+        rounding=rounding,
+        kernel_transform=kernel_transform,
+        adapt_head=adapt_head,
+    )
+    setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
+    with _bar() as tell:
+        measured = probe_copy(setting.model, setting.loader, classification_loss, setting.optimizer, batches)
+
+        def on_step(step: int) -> bool:
+            tell(f"full step {step} of {steps}", 0.5 * step / steps)
+            return True
+
+        measured.run((steps,), on_step)
+        done = 0
+
+        def on_site(name: str, total: int) -> None:
+            nonlocal done
+            tell(name, 0.5 + 0.5 * done / total)
+            done += 1
+
+        found = probe_sites(measured, config, on_site)
+    typer.echo(probe_text(model, found, format))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        plot_probe(model, found, out)
+
+
+def tune(
+    model: Annotated[str, typer.Argument(help="A timm name, torchvision:NAME or package.module:callable.")],
+    data: Annotated[str, Data(help="digits, cifar10:PATH or folder:PATH.")],
+    epochs: Annotated[int, typer.Option(help="Of the full run that low-mode is to match.")] = 30,
+    image_size: Annotated[int | None, Data(help="Side in pixels.")] = None,
+    in_chans: Annotated[int, Data(help="3 (RGB) or 1 (grey).")] = 3,
+    ratios: Annotated[str, Low(help="Of the images' sides, of 1 to 4; 1 pools kernels on whole images.")] = "2,3,4,1",
+    batchnorm: Annotated[str | None, Low(help="isolate or share.")] = None,
+    adapt_head: Annotated[bool | None, Low("--adapt-head", help="Resize a map that is flattened.")] = None,
+    measure: Annotated[str, typer.Option(help="A step's price: time or macs.")] = "time",
+    tail: Annotated[float, typer.Option(help="Share of the progress that stays full.")] = 0.5,
+    seconds: Annotated[float, typer.Option(help="A cap on the time.")] = 600.0,
+    batch_size: Annotated[int, Rate()] = 125,
+    lr: Annotated[float, Rate()] = 0.05,
+    momentum: Annotated[float, Rate()] = 0.9,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="JSON for train --tuned. (default tuned.json)")] = None,
+) -> None:
+    """Choose a low-mode for a model and its data: ratio, kernels, how many epochs, with what weight; and say why."""
+    if measure not in ("time", "macs"):
+        raise ValueError(f"--measure is {measure!r}; allowed: time, macs")
+    config = low_mode_config(LowModeConfig(), batchnorm=batchnorm, adapt_head=adapt_head)
+    setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
+    with _bar() as tell:
+        tuning = tune_model(
+            setting.model,
+            setting.loader,
+            epochs=epochs,
+            criterion=classification_loss,
+            optimizer=setting.optimizer,
+            config=config,
+            ratios=[_ratio(part) for part in ratios.split(",")],
+            measure=measure,  # type: ignore[arg-type]
+            tail=tail,
+            seconds=seconds,
+            seed=seed,
+            on_progress=tell,
+        )
+    path = out or Path("tuned.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, tuning.to_json() + "\n")
+    typer.echo(tuning_table(tuning))
+    typer.echo(f"train with it: lowmode-fx train {model} --data {data} --tuned {path}")
+
+
+def _setting(
+    model: str,
+    data: str,
+    image_size: int | None,
+    in_chans: int,
+    batch_size: int,
+    lr: float,
+    momentum: float,
+    seed: int,
+    device: str,
+) -> _Setting:
+    place = TrainSettings(device=device, batch_size=batch_size, lr=lr, momentum=momentum, seed=seed).torch_device()
+    splits = load_data(data, image_size, in_chans).to(place)
+    _, height, width = splits.image_shape
+    torch.manual_seed(seed)
+    side = height if height == width else None
+    built = create_model(model, num_classes=splits.num_classes, in_chans=in_chans, image_size=side).to(place)
+
+    def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=5e-4)
+
+    return _Setting(built, splits, EpochBatches(splits, batch_size, place, seed), optimizer)
+
+
+@contextmanager
+def _bar() -> Any:
+    """A function ``(what, share of the work)`` that moves a bar on a terminal, and does nothing elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what, share: None
+        return
+    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+        move: Callable[[str, float], None] = lambda what, share: progress.update(  # noqa: E731
+            task, completed=share, description=what
+        )
+        yield move
+
+
+def _ratio(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"--ratios has {text!r}, which is no integer; give some of 1, 2, 3, 4, as in 2,3") from None

@@ -1,0 +1,132 @@
+"""``AgreementSchedule``: decides by what is measured, pure given its decisions, which travel with the run."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lowmode_fx import AgreementSchedule, LowModeConfig, LowModeModel, Mode, ModePair, build_pair
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    )
+
+
+def pair(**options: Any) -> ModePair:
+    return build_pair(model(), torch.zeros(2, 3, 16, 16), LowModeConfig(**options))
+
+
+def batches(count: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.randn(16, 3, 16, 16, generator=generator) for _ in range(count)]
+    return [(each, torch.randint(0, 4, (16,), generator=generator)) for each in images]
+
+
+def modes(schedule: AgreementSchedule, steps: range, epoch: int = 0) -> list[Mode]:
+    return [schedule.mode(step, epoch) for step in steps]
+
+
+def test_steps_are_full_before_anything_is_measured() -> None:
+    assert set(modes(AgreementSchedule(), range(300))) == {Mode.FULL}
+
+
+def test_low_steps_while_they_pay() -> None:
+    schedule = AgreementSchedule(every=100, p=0.75)
+    schedule.decide(0, gain=0.5, cost=0.2)
+    schedule.decide(1000, gain=0.1, cost=0.2)
+    early = modes(schedule, range(1000))
+    assert early.count(Mode.LOW) == pytest.approx(750, abs=45)
+    assert set(modes(schedule, range(1000, 1500))) == {Mode.FULL}
+    assert schedule.decisions == ((0, 0.5, 0.75), (1000, 0.1, 0.0))
+    # Later decisions change nothing of what was.
+    schedule.decide(1500, gain=0.9, cost=0.2)
+    assert modes(schedule, range(1000)) == early
+
+
+def test_the_tail_is_full_whatever_was_measured() -> None:
+    schedule = AgreementSchedule(every=100, p=1.0, full_from=3)
+    schedule.decide(0, gain=0.9, cost=0.2)
+    assert schedule.mode(5, 2) is Mode.LOW and schedule.mode(5, 3) is Mode.FULL
+    assert not schedule.due(500, epoch=3)
+
+
+def test_a_measurement_is_due_every_so_many_steps() -> None:
+    schedule = AgreementSchedule(every=100)
+    assert schedule.due(0)
+    schedule.decide(0, 0.5, 0.2)
+    assert [step for step in range(300) if schedule.due(step)][0] == 100
+    with pytest.raises(ValueError, match="step 50 comes before the last decision, at 60"):
+        schedule.decide(60, 0.5, 0.2)
+        schedule.decide(50, 0.5, 0.2)
+
+
+def test_equal_modes_are_worth_one_and_the_model_stays_as_it_was() -> None:
+    with pytest.warns(UserWarning, match="does what full-mode does"):
+        same = pair(downsample_input=False, keep_convs=["3"])
+    state = {name: value.clone() for name, value in same.model.state_dict().items()}
+    generator = torch.get_rng_state()
+    schedule = AgreementSchedule(every=100, p=1.0, cost=0.5)
+    gain = schedule.measure(same, batches(), F.cross_entropy, step=0)
+    assert gain == pytest.approx(1, abs=1e-5)
+    assert schedule.mode(3, 0) is Mode.LOW
+    assert all(torch.equal(value, state[name]) for name, value in same.model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(value.grad is None for value in same.model.parameters())
+
+
+def test_the_price_is_the_ratio_of_multiply_adds_unless_told() -> None:
+    schedule = AgreementSchedule(every=100)
+    schedule.measure(pair(), batches(), F.cross_entropy, step=7)
+    (price,) = schedule.state_dict()["costs"]
+    assert 0.02 < price < 0.25
+    assert schedule.state_dict()["steps"] == [7]
+
+
+def test_decisions_travel_with_the_net() -> None:
+    schedule = AgreementSchedule(every=100, p=0.6)
+    schedule.decide(0, 0.5, 0.2)
+    net = LowModeModel(pair(), schedule, compile=False)
+    copied = copy.deepcopy(net)
+    schedule.decide(200, 0.1, 0.2)
+    assert isinstance(copied.schedule, AgreementSchedule)
+    assert len(copied.schedule.decisions) == 1  # a copy decides for itself
+
+    other = LowModeModel(pair(), AgreementSchedule(every=100, p=0.6), compile=False)
+    other.load_schedule_state(net.schedule_state())
+    assert isinstance(other.schedule, AgreementSchedule)
+    assert modes(other.schedule, range(400)) == modes(schedule, range(400))
+    with pytest.raises(KeyError):
+        other.load_schedule_state({"step": 0, "epoch": 0})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batches": 1}, "batches=1 is too small; give at least 2, for noise shows between batches only"),
+        ({"p": 1.5}, "p=1.5 is no probability; give a number from 0 to 1"),
+        ({"cost": 0.0}, "cost=0.0 is no price; give a low step's share of a full step, above 0"),
+        (
+            {"every": 50, "batches": 4},
+            "every=50 would spend more than 10% of the steps on measuring 4 batches; give at least 80",
+        ),
+    ],
+)
+def test_what_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        AgreementSchedule(**options)
+    assert str(error.value) == message
