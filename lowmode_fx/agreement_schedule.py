@@ -121,7 +121,7 @@ class AgreementSchedule:
         self._steps, self._gains, self._costs = (list(state[name]) for name in ("steps", "gains", "costs"))
 
     def to_dict(self) -> dict[str, Any]:
-        """The arguments, for ``schedule_from_dict``; decisions are state, and in ``state_dict()``."""
+        """The arguments, in plain values; decisions are state, and in ``state_dict()``."""
         names = ("every", "p", "batches", "cost", "full_from", "momentum", "seed")
         return {"kind": "agreement"} | {name: getattr(self, name) for name in names}
 

@@ -69,7 +69,7 @@ def test_a_measurement_is_due_every_so_many_steps() -> None:
     schedule = AgreementSchedule(every=100)
     assert schedule.due(0)
     schedule.decide(0, 0.5, 0.2)
-    assert [step for step in range(300) if schedule.due(step)][0] == 100
+    assert next(step for step in range(300) if schedule.due(step)) == 100
     with pytest.raises(ValueError, match="step 50 comes before the last decision, at 60"):
         schedule.decide(60, 0.5, 0.2)
         schedule.decide(50, 0.5, 0.2)

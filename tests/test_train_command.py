@@ -13,16 +13,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from training import write_images
 
-from lowmode_fx import cli
+from lowmode_fx import BernoulliSchedule, cli
 from lowmode_fx.train import TrainSettings
-from lowmode_fx.train.command import _schedule, _settings, _shares
+from lowmode_fx.train.command import _settings
 from lowmode_fx.train.progress import Reporter
+from lowmode_fx.train.schedule_options import make_schedule, shares
 
 QUICK = ("--data", "digits", "--image-size", "8", "--epochs", "2", "--no-compile", "--device", "cpu")
 MODEL = "training:tiny_model"
@@ -248,9 +250,12 @@ def test_options_win_over_the_preset() -> None:
     assert _settings("paper") == TrainSettings.paper()
     changed = _settings("paper", epochs=10, milestones=(5,), lr=None)
     assert (changed.epochs, changed.milestones, changed.lr) == (10, (5,), 0.1)
-    schedule = _schedule("bernoulli", TrainSettings.paper(), None, 2, None, paper=True)
+    rest: dict[str, Any] = {"tail": None, "period": 2, "every": 500, "paper": True}
+    schedule = make_schedule("bernoulli", TrainSettings.paper(), None, p=None, hold_epochs=None, **rest)
+    assert isinstance(schedule, BernoulliSchedule)
     assert schedule.hold_epochs == 4 and tuple(schedule.milestones) == (0, 80, 120)
-    assert _schedule("bernoulli", changed, "0.25", 2, 1, paper=True).hold_epochs == 1
+    held = make_schedule("bernoulli", changed, None, p="0.25", hold_epochs=1, **rest)
+    assert isinstance(held, BernoulliSchedule) and held.hold_epochs == 1
 
 
 def test_without_a_preset_the_rate_falls_where_the_papers_does() -> None:
@@ -260,6 +265,6 @@ def test_without_a_preset_the_rate_falls_where_the_papers_does() -> None:
 
 
 def test_shares_of_low_steps() -> None:
-    assert _shares("0.5", 3) == 0.5
-    assert _shares("0.8, 0.5,0", 3) == [0.8, 0.5, 0.0]
-    assert _shares("0.8x2,0x3", 5) == [0.8, 0.8, 0.0, 0.0, 0.0]
+    assert shares("0.5", 3) == 0.5
+    assert shares("0.8, 0.5,0", 3) == [0.8, 0.5, 0.0]
+    assert shares("0.8x2,0x3", 5) == [0.8, 0.8, 0.0, 0.0, 0.0]

@@ -1,0 +1,88 @@
+"""``lowmode-fx probe``, ``tune`` and ``train --tuned`` as their user meets them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lowmode_fx import cli
+
+DATA = ("--data", "digits", "--image-size", "8", "--device", "cpu")
+MODEL = "training:tiny_model"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """The command, in an empty folder: its exit status, what it printed, and its errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lowmode-fx", *arguments])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else 1
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return invoke
+
+
+def test_tune_writes_what_train_takes(run: Run, tmp_path: Path) -> None:
+    status, out, _ = run("tune", MODEL, *DATA, "--epochs", "4", "--ratios", "2", "--measure", "macs")
+    assert status == 0
+    assert "r = 2, kernels kept" in out and "was worth" in out
+    tuned = json.loads((tmp_path / "tuned.json").read_text())
+    assert f"lowmode-fx train {MODEL} --data digits --tuned tuned.json" in out
+    status, out, _ = run("train", MODEL, *DATA, "--tuned", "tuned.json", "--no-compile", "--out", "run")
+    assert status == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["settings"]["epochs"] == tuned["epochs"]
+    assert summary["low_mode"]["config"] == tuned["config"]
+    assert summary["low_mode"]["schedule"]["p"] == tuned["schedule"]["p"]
+    assert summary["low_mode"].get("low_weight", 1.0) == tuned["low_weight"]
+
+
+def test_probe_prints_every_site_and_draws(run: Run, tmp_path: Path) -> None:
+    arguments = ("probe", MODEL, *DATA, "--steps", "4", "--batches", "2", "--pool-convs", "all")
+    status, out, _ = run(*arguments, "--out", "plots/probe.png")
+    assert status == 0
+    assert "after 4 full steps" in out and "agreement lost" in out
+    assert [line.split()[0] for line in out.splitlines() if "1×1" in line] == ["0", "3"]
+    assert (tmp_path / "plots" / "probe.png").read_bytes().startswith(b"\x89PNG")
+    status, out, _ = run(*arguments, "--format", "csv")
+    assert out.splitlines()[0] == "site,kernel,pooled,macs_saved,agreement_lost" and len(out.splitlines()) == 3
+
+
+def test_train_with_a_schedule_that_measures(run: Run, tmp_path: Path) -> None:
+    settings = ("--epochs", "2", "--no-compile", "--out", "run", "--schedule", "agreement", "--measure-every", "100")
+    status, out, _ = run("train", MODEL, *DATA, *settings, "--precise-bn", "3", "--low-weight", "0.5")
+    assert status == 0
+    assert "as many steps as measuring says" in out and "a low step is worth" in out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["low_mode"]["schedule"]["kind"] == "agreement" and summary["low_mode"]["low_weight"] == 0.5
+    assert summary["settings"]["precise_bn"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("probe", MODEL, *DATA, "--format", "xml"), "--format is 'xml'; allowed: table, json, csv"),
+        (("probe", MODEL, *DATA, "--batches", "1"), "--batches must be at least 2 and --steps at least 1"),
+        (("tune", MODEL, *DATA, "--ratios", "2,x"), "--ratios has 'x', which is no integer; give some of 1, 2, 3, 4"),
+        (("tune", MODEL, *DATA, "--ratios", "9"), "ratios=(9,) are not allowed; give some of 1, 2, 3, 4"),
+        (("tune", MODEL, *DATA, "--measure", "joules"), "--measure is 'joules'; allowed: time, macs"),
+        (("train", MODEL, *DATA, "--tuned", "no.json"), "--tuned 'no.json' can't be read"),
+    ],
+)
+def test_a_mistake_is_one_line(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    status, _, error = run(*arguments)
+    assert status == 2
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
