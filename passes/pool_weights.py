@@ -45,6 +45,7 @@ def pool_weights(
     ``pool_convs``: ``"dense"`` (windows overlap, K > stride; not the stem; no depthwise conv to a single tap),
     ``"all"`` (the stem and patchifying convs too; still no depthwise conv to a single tap), or globs over module names,
     which are taken at their word. ``keep_convs`` are globs that are left alone whatever ``pool_convs`` says.
+    ``"linear"`` rewrites a kernel that keeps its size too: its taps move closer.
 
     Raises ``PassError`` where a glob matches nothing, ``ValueError`` where a custom transform returns a wrong shape.
     """
@@ -57,8 +58,11 @@ def pool_weights(
     changes, skips = [], []
     for site in sites:
         pooled = tuple(pooled_size(size, ratio, rounding) for size in site.kernel)
-        same = pooled == site.kernel and not (transform == "linear" and ratio > 1 and max(site.kernel) > 1)
+        resampled = transform == "linear" and ratio > 1 and max(site.kernel) > 1
+        same = pooled == site.kernel and not resampled
         reason = _why_not(site, pooled, same, named, site.node in stems, site.name in chosen, site.name in kept)
+        if reason is None and named and resampled and site.transposed and max(site.stride) > 1:
+            reason = "transposed with a stride: its taps answer to output phases, which resampling would mix"
         if reason:
             skips.append(Skip(site.name, site.node.name, reason))
             continue

@@ -17,7 +17,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, build_pair
+from lowmode_fx import AgreementSchedule, BernoulliSchedule, LowModeModel, Mode, build_pair
+from lowmode_fx.tuning.probe import progress_now
 
 STEPS, BATCH = 8, 8
 SCHEDULE = BernoulliSchedule(p=0.5, seed=1)
@@ -156,6 +157,20 @@ def check_resume(folder: Path) -> None:
     assert modes == [SCHEDULE.mode(step, 0).value for step in range(STEPS)]
     if dist.get_rank() == 0:
         (folder / "modes.json").write_text(json.dumps(modes))
+
+
+def check_agreement(folder: Path) -> None:
+    """What rank 0 measures decides for all: the others' batches, here of noise alone, don't count."""
+    runner = make()
+    schedule = AgreementSchedule(every=100, batches=2, p=0.5)
+    runner.schedule = schedule
+    images, labels = batch(dist.get_rank())
+    seen = [(images[:4], labels[:4]), (images[4:], labels[4:])]
+    gain = schedule.measure(runner.pair, seen, F.cross_entropy, step=0)
+    agreed((gain, schedule.decisions))
+    if dist.get_rank() == 0:
+        assert gain == progress_now(runner.pair, seen, F.cross_entropy, schedule.momentum).gain
+    agreed(train(DistributedDataParallel(runner), runner))
 
 
 def check_death(folder: Path) -> None:

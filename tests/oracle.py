@@ -119,8 +119,9 @@ class EagerLowMode(TorchFunctionMode):
         dilation: Any = 1,
     ) -> Tensor:
         kernel, jump, step = tuple(weight.shape[2:]), _per_dim(stride, dims), _per_dim(dilation, dims)
+        mixes_phases = self.transform == "linear" and max(jump) > 1
         with_holes = any(length < gap for length, gap in zip(self._pooled_lengths(kernel), jump, strict=True))
-        if with_holes or not self._is_chosen(fed, kernel, jump, groups, input.shape[1]):
+        if mixes_phases or with_holes or not self._is_chosen(fed, kernel, jump, groups, input.shape[1]):
             return func(input, weight, bias, stride, padding, output_padding, groups, dilation)
         pooled = self._pooled_lengths(kernel)
         # A transposed conv crops its output: what is (before, after) for a conv's input is that for its output.

@@ -35,7 +35,7 @@ def succeed(ranks: int, checks: str, folder: Path) -> None:
 
 
 def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
-    succeed(2, "ddp,gradients,fsdp,norms", tmp_path)
+    succeed(2, "ddp,gradients,fsdp,norms,agreement", tmp_path)
 
 
 def test_four_ranks_go_on_where_two_stopped(tmp_path: Path) -> None:
