@@ -81,3 +81,59 @@ def test_a_layer_without_gradient_has_no_cosine(model: nn.Module, batch: tuple[T
     agreement = gradient_agreement(build(model), batch, lambda output, labels: output.sum() * 0)
     assert math.isnan(agreement.cosine)
     assert "7.bias" not in agreement.layers
+
+
+# Several batches, and the ceiling of noise ---------------------------------------------------------------------------
+
+
+def batches(count: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(2)
+    images = [torch.randn(8, 3, 16, 16, dtype=torch.float64, generator=generator) for _ in range(count)]
+    return [(each, torch.randint(0, 4, (8,), generator=generator)) for each in images]
+
+
+def test_several_batches_give_the_mean_and_its_standard_error(model: nn.Module) -> None:
+    pair = build(model)
+    alone = [gradient_agreement(pair, each, F.cross_entropy) for each in batches(5)]
+    together = gradient_agreement(pair, batches(5), F.cross_entropy)
+    for name in ("cosine", "norm_ratio", "ceiling"):
+        values = torch.tensor([getattr(each, name) for each in alone], dtype=torch.float64)
+        assert getattr(together, name) == pytest.approx(float(values.mean()), rel=1e-9)
+        assert getattr(together, f"{name}_error") == pytest.approx(float(values.std() / 5**0.5), rel=1e-9)
+    assert together.batches == 5 and alone[0].batches == 1
+    assert math.isnan(alone[0].cosine_error)
+    layer = [each.layers["3.weight"].cosine for each in alone]
+    assert together.layers["3.weight"].cosine == pytest.approx(sum(layer) / 5, rel=1e-9)
+    assert together.layers["3.weight"].batches == 5
+
+
+def test_any_iterable_of_batches_and_a_batch_in_a_list(model: nn.Module) -> None:
+    pair = build(model)
+    expected = gradient_agreement(pair, batches(2), F.cross_entropy)
+    assert gradient_agreement(pair, iter(batches(2)), F.cross_entropy).cosine == expected.cosine
+    # What torch's default collation makes of a batch: a list of two tensors is one batch, and not two.
+    (one,) = batches(1)
+    assert gradient_agreement(pair, list(one), F.cross_entropy).batches == 1  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"there is no batch; give \(images, targets\), or several of them"):
+        gradient_agreement(pair, [], F.cross_entropy)
+
+
+def test_the_ceiling_is_the_cosine_of_the_halves_of_a_batch(model: nn.Module) -> None:
+    model[4] = nn.Identity()
+    pair = build(model)
+    (images, labels), *_ = batches(1)
+    gradients = []
+    for part in (slice(4), slice(4, 8)):
+        model.zero_grad()
+        F.cross_entropy(pair.full(images[part]), labels[part]).backward()
+        gradients.append(torch.cat([value.grad.flatten() for value in model.parameters()]))
+    found = gradient_agreement(pair, (images, labels), F.cross_entropy)
+    assert found.ceiling == pytest.approx(float(F.cosine_similarity(*gradients, dim=0)), abs=1e-9)
+    # Twice the same half is no noise at all.
+    twice = (images[:4].repeat(2, 1, 1, 1), labels[:4].repeat(2))
+    assert gradient_agreement(pair, twice, F.cross_entropy).ceiling == pytest.approx(1, abs=1e-9)
+
+
+def test_a_batch_too_small_to_halve_has_no_ceiling(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    found = gradient_agreement(build(model), (batch[0][:3], batch[1][:3]), F.cross_entropy)
+    assert math.isnan(found.ceiling) and not math.isnan(found.cosine)

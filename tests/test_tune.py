@@ -210,6 +210,8 @@ def test_families_and_footprints() -> None:
     choices = list(families(LowModeConfig(batchnorm="share"), (2, 1), stem_maxpool=True))
     assert len({choice.name for choice in choices}) == len(choices) == 10
     assert all(choice.config.batchnorm == "share" for choice in choices)
+    by_two = [choice for choice in families(LowModeConfig(), (4,), stem_maxpool=False) if "by 2" in choice.name]
+    assert [(choice.config.ratio, choice.config.kernel_ratio) for choice in by_two] == [(4, 2)]
     model = small_model()
     pairs = [try_pair(model, torch.zeros(2, 3, 16, 16), choice.config)[0] for choice in choices[:4]]
     kept, cover, ceil, averaged = (footprint(pair) for pair in pairs if pair)

@@ -46,6 +46,8 @@ def families(base: LowModeConfig, ratios: Sequence[int], stem_maxpool: bool) -> 
             yield Choice(f"r = {ratio}, kernels resampled (cover){note}", replace(resampled, rounding="cover"))
             yield Choice(f"r = {ratio}, kernels resampled{note}", replace(resampled, rounding="ceil"))
             yield Choice(f"r = {ratio}, kernels averaged{note}", at)
+            if ratio > 2:
+                yield Choice(f"r = {ratio}, kernels averaged by 2{note}", replace(at, kernel_ratio=2))
 
 
 def try_pair(model: nn.Module, example: Tensor, config: LowModeConfig) -> tuple[ModePair | None, str]:
