@@ -88,6 +88,7 @@ def test_an_image_of_one_colour_needs_no_resolution(tuning: Tuning) -> None:
     assert tuning.schedule.low_probability(0) == 1 and tuning.schedule.low_probability(tuning.epochs - 1) == 0
     rehearsed = [candidate for candidate in tuning.candidates if candidate.rehearsed]
     assert rehearsed[0].config == tuning.config
+    assert len({(each.name, each.weight) for each in tuning.candidates}) == len(tuning.candidates)
     assert all(candidate.rehearsed[-1] <= 1 for candidate in rehearsed)
     assert any("was worth" in reason for reason in tuning.reasons)
 

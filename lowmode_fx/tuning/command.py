@@ -142,7 +142,8 @@ def tune(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, tuning.to_json() + "\n")
     typer.echo(tuning_table(tuning))
-    typer.echo(f"train with it: lowmode-fx train {model} --data {data} --tuned {path}")
+    if tuning.time < 1:
+        typer.echo(f"train with it: lowmode-fx train {model} --data {data} --tuned {path}")
 
 
 def _setting(

@@ -102,6 +102,9 @@ class Search:
         curve = gain_curve(list(zip(places, worth, strict=True)))
         plan = make_plan(curve, candidate.cost, self.epochs, self.tail)
         rehearsed = replace(candidate, plan=plan, rehearsed=worth, weight=weight)
+        # Training says more than gradients do: it takes their place, not that of a rehearsal with another weight.
+        if not candidate.rehearsed:
+            self.candidates.remove(candidate)
         self.candidates.append(rehearsed)
         return rehearsed
 
