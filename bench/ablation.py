@@ -13,6 +13,7 @@ import argparse
 import multiprocessing as mp
 import time
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_times
 from bench.networks import resnet, small_resnet
 from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, build_pair
 from lowmode_fx.train import DataSplits, TrainSettings, load_data, train
-from lowmode_fx.train.batches import train_batches
+from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.evaluate import evaluate
 from lowmode_fx.train.images import MemoryImages
 from lowmode_fx.tuning.tune import Tuning, tune
@@ -97,18 +98,8 @@ def all_arms(study: Study, choice: Tuning) -> list[Arm]:
     return [*found, *full_lengths(study.epochs)]
 
 
-class Loader:
-    """The training batches as a tuner reads them, an epoch each time."""
-
-    def __init__(self, splits: DataSplits, batch_size: int) -> None:
-        self.splits, self.batch_size = splits, batch_size
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    def __len__(self) -> int:
-        return len(self.splits.train) // self.batch_size
-
-    def __iter__(self) -> Any:
-        return train_batches(self.splits, batch_size=self.batch_size, seed=0, epoch=0, device=self.device)
+def loader(splits: DataSplits) -> EpochBatches:
+    return EpochBatches(splits, 125, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def tuned(study: Study, splits: DataSplits, seconds: float) -> Tuning:
@@ -119,7 +110,7 @@ def tuned(study: Study, splits: DataSplits, seconds: float) -> Tuning:
 
     return tune(
         network(study, seed=1000),
-        Loader(splits, 125),
+        loader(splits),
         epochs=study.epochs,
         optimizer=optimizer,
         seconds=seconds,
@@ -129,7 +120,7 @@ def tuned(study: Study, splits: DataSplits, seconds: float) -> Tuning:
 
 def prices(study: Study, splits: DataSplits, chosen: list[Arm], rounds: int) -> dict[str, dict[str, float]]:
     """A low step of each arm over a full one: forward, backward, optimizer, with the recipe's precision."""
-    images, labels = next(iter(Loader(splits, 125)))
+    images, labels = next(iter(loader(splits)))
     found: dict[str, dict[str, float]] = {}
     known: list[tuple[Any, dict[str, float]]] = []
     for arm in chosen:
@@ -157,6 +148,26 @@ def prices(study: Study, splits: DataSplits, chosen: list[Arm], rounds: int) -> 
         found[arm.name] = paired_ratio(times["low"], times["full"])
         known.append((arm.config, found[arm.name]))
     return found
+
+
+def prepare(study: Study, data: str, tune_seconds: float, rounds: int) -> dict[str, Any]:
+    """What comes before any training: the tuner's choice, what it stands on, and the price of every arm's low step."""
+    splits, _ = load(study, data)
+    print(f"{study.network}: tuning", flush=True)
+    choice = tuned(study, splits, tune_seconds)
+    print("\n".join(f"  {reason}" for reason in choice.reasons), flush=True)
+    rehearsed = {
+        f"{each.name}, low gradients × {each.weight:g}": {
+            "price": each.cost,
+            "worth by gradients": [progress.gain for progress in each.progress],
+            "worth in rehearsal": each.rehearsed,
+            "predicted time": each.plan.time,
+        }
+        for each in choice.candidates
+        if each.rehearsed
+    }
+    costs = prices(study, splits, all_arms(study, choice), rounds)
+    return {"study": asdict(study), "tuning": choice.to_dict(), "rehearsed": rehearsed, "prices": costs}
 
 
 _DATA: dict[str, tuple[DataSplits, DataSplits]] = {}
@@ -195,10 +206,11 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="small networks and subsets, for two CPU cores")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side (CPU only)")
-    parser.add_argument("--tune-seconds", type=float, default=240.0)
+    parser.add_argument("--tune-seconds", type=float, default=420.0)
     parser.add_argument("--rounds", type=int, default=15, help="of timing a step")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after so many")
     parser.add_argument("--networks", nargs="*", help="of the studies, only these")
+    parser.add_argument("--arms", nargs="*", default=["*"], help="only those whose names match one of these globs")
     parser.add_argument("--resume", action="store_true", help="keep the runs that the result file has")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -214,18 +226,13 @@ def main() -> None:
             continue
         key = f"{study.network} / study"
         if key not in rows:
-            splits, _ = load(study, options.data)
-            print(f"{study.network}: tuning", flush=True)
-            choice = tuned(study, splits, options.tune_seconds)
-            print("\n".join(f"  {reason}" for reason in choice.reasons), flush=True)
-            chosen = all_arms(study, choice)
-            costs = prices(study, splits, chosen, options.rounds)
-            rows[key] = {"study": asdict(study), "tuning": choice.to_dict(), "prices": costs}
+            rows[key] = prepare(study, options.data, options.tune_seconds, options.rounds)
             save(path, head, rows)
         choice = Tuning.from_dict(rows[key]["tuning"])
         for seed in range(options.seeds):
             for arm in all_arms(study, choice):
-                if f"{study.network} / {arm.name} / {seed}" not in rows:
+                wanted = any(fnmatchcase(arm.name, glob) for glob in options.arms)
+                if wanted and f"{study.network} / {arm.name} / {seed}" not in rows:
                     tasks.append((study, arm, seed, options.data, 1 if not gpu else torch.get_num_threads()))
     # Every arm's first seed before any second one: a run that is cut short compares all arms.
     tasks.sort(key=lambda task: task[2])
