@@ -66,6 +66,19 @@ def measure(probe: Probe, config: LowModeConfig, steps: int) -> dict[str, Any]:
     }
 
 
+def table(rows: dict[str, Any]) -> str:
+    """Markdown: a low-mode a line; arrows go from half of the steps to all of them."""
+    lines = [
+        "| low-mode | low / full macs | cosine | worth by gradients | worth in rehearsal |",
+        "|:--|--:|--:|--:|--:|",
+    ]
+    for key, row in rows.items():
+        worth = (" → ".join(f"{each:.2f}" for each in row[kind]) for kind in KINDS)
+        cells = (key.partition(" / ")[2], f"{row['low / full macs']:.2f}", f"{row['cosine']:.2f}", *worth)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder:PATH or cifar10:PATH")
@@ -96,6 +109,7 @@ def main() -> None:
             f"in rehearsal {rehearsed}",
             flush=True,
         )
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import rehearsal
 from bench.zoo import zoo_lines
 from lowmode_fx import LowModeConfig, build_pair, count_flops
 from lowmode_fx.models import create_model
@@ -52,6 +53,10 @@ def test_the_options_table_names_every_option() -> None:
     section = README.split("## Options")[1].split("## ")[0]
     documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
     assert documented == set(LowModeConfig().to_dict())
+
+
+def test_what_low_steps_are_worth_is_what_was_measured() -> None:
+    assert rehearsal.table(json.loads((ROOT / "bench/results/rehearsal_cpu.json").read_text())["rows"]) in README
 
 
 def test_the_zoo_is_what_its_records_say() -> None:
