@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+import timm
 import torchvision
 from torch import Tensor, nn
 
@@ -67,9 +69,13 @@ def resnet(depth: int, stem: str, classes: int) -> nn.Module:
     return cifar_stem(model) if stem == "cifar" else model
 
 
+#: Other families, by timm's names.
+TIMM = ("efficientnet_b0", "convnext_tiny", "regnety_008", "mobilenetv3_large_100", "vgg16", "densenet121")
+
 CASES: dict[str, Case] = {
     "resnet18-cifar": Case(lambda: resnet(18, "cifar", 10), 32, 125),
     "resnet50-cifar": Case(lambda: resnet(50, "cifar", 10), 32, 125),
     "resnet18-imagenet": Case(lambda: resnet(18, "imagenet", 1000), 224, 64),
     "resnet50-imagenet": Case(lambda: resnet(50, "imagenet", 1000), 224, 64),
+    **{name: Case(partial(timm.create_model, name), 224, 64) for name in TIMM},
 }

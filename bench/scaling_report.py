@@ -1,0 +1,92 @@
+"""How cost grows, as tables and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lowmode_fx.train.plots import COLOURS
+
+
+def of_part(rows: Mapping[str, Any], part: str) -> dict[str, dict[str, Any]]:
+    """The rows of ``build``, ``step`` or ``ddp``, without its name in their keys."""
+    return {key.removeprefix(f"{part} / "): row for key, row in rows.items() if key.startswith(f"{part} / ")}
+
+
+def build_table(rows: Mapping[str, Any]) -> str:
+    lines = ["| network | parameters, M | nodes | build, s | front end, s | memory, MB |\n|:--|--:|--:|--:|--:|--:|"]
+    lines += [
+        f"| {name} | {row['parameters'] / 1e6:.1f} | {row['nodes']} | {row['build seconds']['median']:.2f} | "
+        f"{row['front end seconds']['median']:.2f} | {row['build MB']['median']:.1f} |"
+        for name, row in of_part(rows, "build").items()
+    ]
+    return "\n".join(lines)
+
+
+def step_table(rows: Mapping[str, Any]) -> str:
+    lines = ["| side | batch | low / full | quartiles | macs |\n|--:|--:|--:|--:|--:|"]
+    for row in of_part(rows, "step").values():
+        ratio = row["low / full"]
+        quartiles = f"{ratio['q1']:.3f} to {ratio['q3']:.3f}"
+        lines.append(
+            f"| {row['side']} | {row['batch']} | {ratio['median']:.3f} | {quartiles} | {row['mac_ratio']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def ddp_table(rows: Mapping[str, Any]) -> str:
+    lines = ["| processes | threads each | lost to the runner, % | quartiles, % |\n|--:|--:|--:|--:|"]
+    for row in of_part(rows, "ddp").values():
+        low, high = (100 * (row["net / graph"][quartile] - 1) for quartile in ("q1", "q3"))
+        lost = 100 * row["lost to the runner"]
+        lines.append(f"| {row['ranks']} | {row['threads a rank']} | {lost:.1f} | {low:.1f} to {high:.1f} |")
+    return "\n".join(lines)
+
+
+def report(rows: Mapping[str, Any], path: Path) -> None:
+    """``.md`` and ``.png`` beside the result file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".md").write_text(
+        f"# How cost grows\n\n## Building a pair\n\n{build_table(rows)}\n\n"
+        f"## A low step of ResNet-18 over a full one\n\n{step_table(rows)}\n\n"
+        f"## The runner under DDP\n\n{ddp_table(rows)}\n"
+    )
+    figure = Figure(figsize=(15, 3.8), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 4)
+    builds, steps = list(of_part(rows, "build").values()), list(of_part(rows, "step").values())
+    for each, (size, label) in zip(axes, (("parameters", "parameters"), ("nodes", "nodes of the graph")), strict=False):
+        chosen = sorted(builds, key=lambda row, size=size: row[size])
+        for name, what in (("build seconds", "build_pair"), ("front end seconds", "the front end alone")):
+            _line(each, [row[size] for row in chosen], [row[name]["median"] for row in chosen], what)
+        each.set(xlabel=label, ylabel="seconds")
+    for each, (varied, fixed, label) in zip(
+        axes[2:], (("side", "batch", "image side"), ("batch", "side", "batch")), strict=True
+    ):
+        kept = _most_common([row[fixed] for row in steps])
+        chosen = sorted((row for row in steps if row[fixed] == kept), key=lambda row, varied=varied: row[varied])
+        _line(each, [row[varied] for row in chosen], [row["low / full"]["median"] for row in chosen], "time")
+        _line(each, [row[varied] for row in chosen], [row["mac_ratio"] for row in chosen], "macs")
+        each.set(xlabel=f"{label} ({fixed} {kept})", ylabel="low step / full step", xscale="log")
+        each.set_xticks([row[varied] for row in chosen], [str(row[varied]) for row in chosen], minor=False)
+        each.minorticks_off()
+    axes[0].set_xscale("log")
+    for each in axes:
+        each.set_ylim(0, None)
+        each.grid(color="#e5e7eb", linewidth=0.8)
+        each.spines[["top", "right"]].set_visible(False)
+        each.legend(frameon=False)
+    figure.savefig(path.with_suffix(".png"))
+
+
+def _line(axes: Axes, x: Sequence[float], y: Sequence[float], label: str) -> None:
+    axes.plot(x, y, "o-", color=COLOURS[len(axes.lines) + 1], label=label)
+
+
+def _most_common(values: Sequence[int]) -> int | None:
+    return max(values, key=values.count, default=None)

@@ -1,0 +1,162 @@
+"""Where the time of a training step goes: groups of operators and kernels, by their names, from ``torch.profiler``."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import fx
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, record_function
+
+CONVOLUTION, NORM, ELEMENTWISE = "convolution+matmul", "norm", "elementwise"
+POOLING, OPTIMIZER, OTHER = "weight pooling", "optimizer", "other"
+#: A compiler may put the pooling of a kernel and the norm of a map into one loop: no name tells them apart then.
+MIXED = "norm fused with weight pooling"
+GROUPS = (CONVOLUTION, NORM, MIXED, ELEMENTWISE, POOLING, OPTIMIZER, OTHER)
+
+#: Between the names of the operators that an operator ran in, outermost first.
+WITHIN = " | "
+
+_GENERATED = re.compile(r"cpp_fused_|triton_(poi|red|per|for|tem|mix|unk)_fused_")
+_NORM = re.compile(r"(batch|layer|group|instance)_?norm|bn_(fw|bw)|bnorm", re.IGNORECASE)
+_POOLING = re.compile(r"stack|(slice|select)_(backward|scatter)")
+_CONVOLUTION = re.compile(
+    r"conv|cudnn|gemm|cutlass|wgrad|dgrad|fprop|nchwtonhwc|nhwctonchw|mkldnn|splitk"
+    r"|(^|::)(add|b|badd)?mm($|_)|matmul|(^|::)linear|(Addmm|Mm|Bmm|Linear)Backward",
+    re.IGNORECASE,
+)
+_OPTIMIZER = re.compile(r"Optimizer\.|multi_tensor_apply|_foreach_|_fused_sgd")
+#: Autograd's, the compiler's and Python's own time, copies between memories, and operators that make no values.
+_OTHER = re.compile(
+    r"^training step$|^TorchDynamo|^Torch-Compiled|^Pregraph|^AOTDispatcher|^CompiledFunction|^## Call"
+    r"|^autograd::engine|AccumulateGrad|^detach|^cuda[A-Z]|^cu[A-Z]|Memcpy|Memset|^Activity Buffer|^Lazy Function"
+    r"|^aten::(empty|as_strided|view|t|transpose|detach|reshape|expand|resize_|slice|select|narrow|unsqueeze|squeeze)"
+)
+
+
+def group_of(name: str) -> str:
+    """The group of an operator or a kernel: of the outermost operator in ``name`` that tells one (see ``WITHIN``)."""
+    parts = name.split(WITHIN)
+    if any(_OPTIMIZER.search(part) for part in parts):
+        return OPTIMIZER
+    if POOLING in parts:
+        return POOLING
+    return next((group for group in map(_group, parts) if group != OTHER), OTHER)
+
+
+def _group(part: str) -> str:
+    if _GENERATED.search(part):
+        # Named after all that was fused: a "convolution" among it is only what was done to its output.
+        norm, pooling = _NORM.search(part), _POOLING.search(part)
+        if "triton_tem" in part:
+            return CONVOLUTION
+        return (MIXED if pooling else NORM) if norm else (POOLING if pooling else ELEMENTWISE)
+    if _NORM.search(part):
+        return NORM
+    if _CONVOLUTION.search(part):
+        return CONVOLUTION
+    return OTHER if _OTHER.search(part) else ELEMENTWISE
+
+
+def shares(times: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The share of each of ``GROUPS`` in the sum of (name, self time) pairs; all 0 where the sum is."""
+    sums = dict.fromkeys(GROUPS, 0.0)
+    for name, time in times:
+        sums[group_of(name)] += time
+    total = sum(sums.values())
+    return {group: time / total if total else 0.0 for group, time in sums.items()}
+
+
+def mark_pooling(graph_module: fx.GraphModule) -> None:
+    """Let a profiler see which operators of an uncompiled low graph pool a kernel. Without one, nothing changes."""
+    for node in graph_module.graph.nodes:
+        if node.op == "call_function" and getattr(node.target, "__module__", "") == "passes.kernel_math":
+            node.target = _marked(node.target)
+    graph_module.recompile()
+
+
+@functools.cache
+def _marked(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def marked(*args: Any) -> Any:
+        if not torch.autograd._profiler_enabled():
+            return function(*args)
+        with record_function(POOLING):
+            return function(*args)
+
+    return marked
+
+
+def profile_step(step: Callable[[], object], device: torch.device, wall: float, steps: int = 3) -> dict[str, Any]:
+    """``{"busy seconds": …, "shares": {group: share}}`` of one step, of ``steps`` in a row.
+
+    Busy: the sum of all operators on a CPU, of all kernels on a GPU; there ``"gaps"`` is the share of a step's ``wall``
+    seconds, measured without a profiler, in which no kernel ran.
+    """
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as profiler:
+        for _ in range(steps):
+            with record_function("training step"):
+                step()
+        if cuda:
+            torch.cuda.synchronize(device)
+    events = profiler.events()
+    pairs = list(_kernel_times(events) if cuda else _operator_times(events))
+    if not pairs:
+        raise RuntimeError("the profiler saw no kernel")
+    busy = sum(time for _, time in pairs) / steps * 1e-6
+    found: dict[str, Any] = {"busy seconds": busy, "shares": shares(pairs)}
+    return found | {"gaps": max(0.0, 1 - busy / wall)} if cuda else found
+
+
+def _operator_times(events: Any) -> Iterator[tuple[str, float]]:
+    """(name, microseconds) of each operator on the CPU, without the operators that it called."""
+    within = _Paths(events)
+    for event in events:
+        if event.device_type == DeviceType.CPU:
+            yield within(event), event.self_cpu_time_total
+
+
+def _kernel_times(events: Any) -> Iterator[tuple[str, float]]:
+    """(name, microseconds) of each kernel on the GPU, named with the operators that launched it where that is known."""
+    within, annotations, left = _Paths(events), set(), {}
+    for event in events:
+        if event.device_type == DeviceType.CUDA:
+            if event.is_user_annotation:  # a range over kernels, which are counted by themselves
+                annotations.add(event.name)
+            else:
+                left[event.name] = left.get(event.name, 0.0) + event.time_range.elapsed_us()
+    for event in events:
+        for kernel in event.kernels:
+            if kernel.name in left and kernel.name not in annotations:
+                left[kernel.name] -= kernel.duration
+                yield within(event) + WITHIN + kernel.name, kernel.duration
+    yield from ((name, time) for name, time in left.items() if name not in annotations and time > 0)
+
+
+class _Paths:
+    """An event's name with those of the operators around it; weight pooling's backward is found by its number."""
+
+    def __init__(self, events: Any) -> None:
+        forward = (event for event in events if event.sequence_nr >= 0 and POOLING in self._names(event))
+        self.pooling = {event.sequence_nr for event in forward}
+
+    def __call__(self, event: Any) -> str:
+        names = self._names(event)
+        while event is not None:
+            if event.name.startswith("autograd::engine") and event.sequence_nr in self.pooling:
+                return POOLING + WITHIN + names[-1]
+            event = event.cpu_parent
+        return WITHIN.join(names)
+
+    def _names(self, event: Any) -> list[str]:
+        names: list[str] = []
+        while event is not None:
+            names.append(event.name)
+            event = event.cpu_parent
+        return names[::-1]

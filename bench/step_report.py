@@ -1,0 +1,63 @@
+"""The step times as tables: ratios beside those of multiply-adds and the targets, and what the time goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.step_profile import GROUPS
+
+#: What is aimed at for low / full, and on what; the paper's own: 0.37 and 0.39.
+TARGETS = {
+    ("cpu", "compiled", "resnet18-cifar"): 0.06,
+    ("cpu", "compiled", "resnet50-cifar"): 0.11,
+    ("cuda", "cuda graphs", "resnet18-cifar"): 0.15,
+    ("cuda", "cuda graphs", "resnet50-cifar"): 0.20,
+}
+PAPER = {"resnet18-cifar": 0.37, "resnet50-cifar": 0.39}
+KINDS = ("eager", "compiled", "cuda graphs")
+
+
+def ratio_table(rows: Mapping[str, Any], device: str) -> str:
+    """Markdown: one line a network and kind. Absolute times from a GPU only."""
+    gpu = device == "cuda"
+    head = ["network", "step", "low / full", "quartiles", "macs", "time / macs", "resolution only", "plain compiled"]
+    head += ["target", "paper", "memory low / full", *(["full, ms", "low, ms"] if gpu else [])]
+    lines = [head, [":--", ":--", *["--:"] * (len(head) - 2)]]
+    for name, row in rows.items():
+        for kind in (kind for kind in KINDS if kind in row):
+            found, ratio = row[kind], row[kind]["low / full"]
+            plain, memory = found.get("plain compiled full / full"), found.get("peak memory, bytes")
+            target, paper = TARGETS.get((device, kind, name)), PAPER.get(name)
+            cells = [name, kind, f"{ratio['median']:.3f}", f"{ratio['q1']:.3f} to {ratio['q3']:.3f}"]
+            cells += [f"{row['mac_ratio']:.3f}", f"{found['time / macs']:.2f}" if "time / macs" in found else ""]
+            cells += [f"{found['resolution only / full']['median']:.3f}", f"{plain['median']:.3f}" if plain else ""]
+            cells += [f"≤ {target:.2f}" if target else "", f"{paper:.2f}" if paper else ""]
+            cells += [f"{memory['low'] / memory['full']:.2f}" if memory else ""]
+            seconds = [found.get(f"{mode} seconds", {}).get("median") for mode in ("full", "low")] if gpu else []
+            lines.append(cells + ["" if value is None else f"{1000 * value:.2f}" for value in seconds])
+    return _markdown(lines)
+
+
+def profile_table(rows: Mapping[str, Any]) -> str:
+    """Markdown: the shares of each group in a step's busy time, in %; gaps are a share of its whole time."""
+    head = ["network", "step", "mode", *GROUPS, "gaps"]
+    lines = [head, [":--", ":--", ":--", *["--:"] * (len(head) - 3)]]
+    for name, row in rows.items():
+        for kind in (kind for kind in KINDS if kind in row):
+            for mode, found in row[kind].get("profile", {}).items():
+                gaps = f"{100 * found['gaps']:.0f}" if "gaps" in found else ""
+                lines.append([name, kind, mode, *(f"{100 * found['shares'][group]:.0f}" for group in GROUPS), gaps])
+    return _markdown(lines)
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def report(rows: Mapping[str, Any], path: Path, device: str) -> None:
+    """``.md`` beside the result file."""
+    ratios = f"# A low step over a full one\n\n{ratio_table(rows, device)}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".md").write_text(f"{ratios}\n\n## Where the time goes, in %\n\n{profile_table(rows)}\n")
