@@ -56,3 +56,16 @@ def gain_curve(points: Sequence[tuple[float, float]]) -> Callable[[float], float
     spread = sum((x - centre[0]) ** 2 for x, _ in logs)
     slope = min(0.0, sum((x - centre[0]) * (y - centre[1]) for x, y in logs) / spread) if spread else 0.0
     return lambda x: min(1.0, math.exp(centre[1] + slope * (math.log(x) - centre[0])))
+
+
+def local_gains(lengths: tuple[int, int], worth: tuple[float, ...], total_steps: int) -> list[tuple[float, float]]:
+    """(x, gain) in the middle of a short rehearsal, and of what a longer one adds to it.
+
+    lengths: steps of both. worth: of a low step on average over each, in full steps. total_steps: of the whole run. What
+    the longer one adds is worth less than its average where the gain falls; it is never taken to be worth more than
+    what came before.
+    """
+    (short, long), (early, average) = lengths, worth
+    added = (average * long - early * short) / (long - short)
+    places = (short / 2, (short + long) / 2)
+    return [(min(1.0, x / total_steps), gain) for x, gain in zip(places, (early, min(early, added)), strict=True)]
