@@ -217,9 +217,9 @@ def main() -> None:
     began = time.monotonic()
     gpu = torch.cuda.is_available()
     path = options.out or RESULTS / f"ablation_{'cuda' if gpu else 'cpu'}.json"
-    head, rows = header("ablation", small=options.small, seeds=options.seeds), load_rows(path, options.resume)
     if not gpu:
         torch.set_num_threads(1)  # as the runs have it
+    head, rows = header("ablation", small=options.small, seeds=options.seeds), load_rows(path, options.resume)
     tasks = []
     for study in SMALL if options.small else LARGE:
         if options.networks and study.network not in options.networks:

@@ -42,7 +42,7 @@ def lines(rows: Mapping[str, Any], network: str) -> list[Line]:
             by_arm.setdefault(record["arm"], []).append(record)
     found = []
     for arm, records in by_arm.items():
-        price = prices.get(arm, {"median": 0.0})["median"]
+        price = 0.0 if arm.startswith("full-mode") else prices[arm]["median"]
         curves = [_times(record["curve"], price) for record in records]
         values = [record["accuracy"] for record in records]
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan

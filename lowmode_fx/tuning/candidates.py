@@ -35,7 +35,9 @@ def families(base: LowModeConfig, ratios: Sequence[int], stem_maxpool: bool) -> 
     for ratio in ratios:
         for drop in drops:
             note = ", no stem max pool" if drop == "stem" else ""
-            common = replace(base, drop_maxpools=drop, kernel_ratio=None, pool_convs="dense", keep_convs=())
+            common = replace(
+                base, drop_maxpools=drop, kernel_ratio=None, pool_convs="dense", kernel_transform="avg", rounding="ceil"
+            )
             if ratio == 1:
                 whole = replace(common, downsample_input=False, ratio=2)
                 yield Choice(f"whole images, kernels averaged{note}", whole)
@@ -64,7 +66,8 @@ def footprint(pair: ModePair) -> tuple[object, ...]:
     """What a low graph is, apart from its name: equal for configurations that come to the same."""
     changes = tuple((report.name, report.changes) for report in pair.report.passes)
     pools = bool(pair.report.pooled)
-    return (pair.report.low_input_shape, changes, pair.config.kernel_transform if pools else "")
+    how = (pair.config.kernel_transform, pair.config.effective_kernel_ratio) if pools else ()
+    return (pair.report.low_input_shape, changes, how)
 
 
 def stages(pair: ModePair) -> dict[str, tuple[str, ...]]:

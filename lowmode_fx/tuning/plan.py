@@ -49,7 +49,7 @@ def make_plan(gain: Callable[[float], float], cost: float, epochs: int, tail: fl
 
 def gain_curve(points: Sequence[tuple[float, float]]) -> Callable[[float], float]:
     """gain(x): a falling power of x through the points by least squares, at most 1; 0 where any point has no gain."""
-    if not points or any(worth <= 0 for _, worth in points):
+    if not points or any(not worth > 0 for _, worth in points):  # also where a low step diverged, and is no number
         return lambda x: 0.0
     logs = [(math.log(x), math.log(worth)) for x, worth in points]
     centre = sum(x for x, _ in logs) / len(logs), sum(y for _, y in logs) / len(logs)
@@ -61,9 +61,9 @@ def gain_curve(points: Sequence[tuple[float, float]]) -> Callable[[float], float
 def local_gains(lengths: tuple[int, int], worth: tuple[float, ...], total_steps: int) -> list[tuple[float, float]]:
     """(x, gain) in the middle of a short rehearsal, and of what a longer one adds to it.
 
-    lengths: steps of both. worth: of a low step on average over each, in full steps. total_steps: of the whole run. What
-    the longer one adds is worth less than its average where the gain falls; it is never taken to be worth more than
-    what came before.
+    lengths: steps of both. worth: of a low step on average over each, in full steps. total_steps: of the whole run.
+    What the longer one adds is worth less than its average where the gain falls; it is never taken to be worth more
+    than what came before.
     """
     (short, long), (early, average) = lengths, worth
     added = (average * long - early * short) / (long - short)

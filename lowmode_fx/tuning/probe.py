@@ -35,8 +35,9 @@ class Point:
 class Probe:
     """What low steps of any pair over ``model`` are worth, at points of a short full-mode run.
 
-    model: is trained; give a copy. batches: trained on in this order, from the start again where they end; the first
-    ``kept`` of them are what gradients and losses are measured on, at least two.
+    model: is trained; give a copy. batches: the first ``kept`` of them, at least two, are what gradients and losses are
+    measured on; the others are trained on, from the start again where they end. Where a loader shuffles, later passes
+    train on the measured images too.
     Memory: a copy of the weights and ``kept`` gradients for each point, on the model's device.
     """
 
@@ -50,7 +51,7 @@ class Probe:
     ) -> None:
         self.model, self.criterion, self.optimizer = model, criterion, optimizer
         self._source = batches
-        self.batches = list(itertools.islice(_endless(batches), kept))
+        self.batches = _first(batches, kept)
         self.momentum = momentum_of(optimizer(model.parameters()))
         self.points: list[Point] = []
         #: The loss of the kept batches after so many full steps.
@@ -100,6 +101,7 @@ class Probe:
     def loss(self) -> float:
         """The mean full-mode loss of the kept batches, by batch statistics."""
         with untouched(self.model), torch.no_grad():
+            torch.manual_seed(0)  # the same dropout in every run that is compared
             return statistics.fmean(
                 float(self.criterion(self.model(images), targets)) for images, targets in self.batches
             )
@@ -107,7 +109,7 @@ class Probe:
     def _train(self, pairs: Iterable[ModePair | None], weight: float = 1.0) -> Iterator[int]:
         """One optimizer step for each item, low where it is a pair; yields the number of steps so far."""
         stepper = self.optimizer(self.model.parameters())
-        source = itertools.islice(_endless(self._source), len(self.batches), None)
+        source = _endless(self._source, len(self.batches))
         with train_mode(self.model), torch.random.fork_rng(devices=cuda_devices(self.model)):
             torch.manual_seed(0)
             for step, (pair, (images, targets)) in enumerate(zip(pairs, source, strict=False), start=1):
@@ -124,7 +126,7 @@ class Probe:
         """After how many full steps the loss was this, by interpolation of the falling envelope of the full run's."""
         steps = sorted(self.losses)
         falling = list(itertools.accumulate((self.losses[step] for step in steps), min))
-        if loss >= falling[0]:
+        if not loss < falling[0]:  # also where it is no number any more
             return 0.0
         place = bisect.bisect_left([-value for value in falling], -loss)
         if place == len(falling):
@@ -183,11 +185,17 @@ def cuda_devices(model: nn.Module) -> list[Any]:
     return list({value.device for value in model.parameters() if value.device.type == "cuda"})
 
 
-def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
+def _first(batches: Iterable[Batch], count: int) -> list[Batch]:
+    if iter(batches) is batches:
+        raise ValueError("the batches can be gone through once only; give a list or a DataLoader")
+    first = [(images, targets) for images, targets in itertools.islice(batches, count)]
+    if len(first) < 2:
+        raise ValueError(f"the loader gave {len(first)} batches; give two at least, of the size you train with")
+    return first
+
+
+def _endless(batches: Iterable[Batch], skipped: int) -> Iterator[Batch]:
+    """Pass after pass, each without its first ``skipped`` batches, unless these are all there are."""
+    count = sum(1 for _ in itertools.islice(batches, skipped + 1))
     while True:
-        count = 0
-        for images, targets in batches:
-            count += 1
-            yield images, targets
-        if count < 2:
-            raise ValueError(f"the loader gave {count} batches; give two at least, of the size you train with")
+        yield from itertools.islice(batches, skipped if count > skipped else 0, None)

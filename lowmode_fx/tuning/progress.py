@@ -75,8 +75,8 @@ def _gain_and_weight(products: GradientProducts, momentum: float) -> tuple[float
     true_square, along = _off_diagonal(products.full_full), _off_diagonal(products.full_low)
     full_square = _step_square(products.full_full, momentum)
     low_square = _step_square(products.low_low, momentum)
-    if true_square <= 0 or along <= 0 or low_square <= 0:
-        return 0.0, 0.0  # the full gradient is lost in noise, or the low one leads the wrong way
+    if not (true_square > 0 and along > 0 and low_square > 0):
+        return 0.0, 0.0  # the full gradient is lost in noise, or the low one leads the wrong way or is no number
     return along**2 / low_square / (true_square**2 / full_square), along / low_square / (true_square / full_square)
 
 

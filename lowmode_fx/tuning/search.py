@@ -134,7 +134,7 @@ class Search:
             if not rest:
                 break
             tried = self.try_choice(_with_sites(family, rest, f"{family.name}: {len(rest)} sites, without {name}"))
-            if self.stopped:
+            if time.monotonic() > self.deadline:
                 break
             if tried is not None and tried.plan.time < best.plan.time * (1 - LEAST_SAVING):
                 best, chosen = tried, list(rest)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,6 @@ from torch import nn
 
 from lowmode_fx.agreement import Batch, Criterion
 from lowmode_fx.config import LowModeConfig
-from lowmode_fx.pair import build_pair
 from lowmode_fx.schedule import BernoulliSchedule, schedule_from_dict
 from lowmode_fx.tuning.candidates import families, try_pair
 from lowmode_fx.tuning.costs import CostMeasure
@@ -24,6 +23,8 @@ from lowmode_fx.tuning.search import Candidate, Search
 
 #: Shares of the time: the short full run, then the search; rehearsals take the rest.
 _RUN_SHARE, _SEARCH_SHARE = 0.35, 0.6
+#: Of the short run: below it a rehearsal has hardly a low step.
+_LEAST_STEPS = 8
 #: Low steps are no use below this saving of time: noise is larger.
 _LEAST_SAVING = 0.05
 
@@ -109,11 +110,11 @@ def tune(
     seconds: a cap; what was not reached is said in ``reasons``. run_steps: of the short run, instead of what fits.
     on_progress: told what is done and how much of the time is spent, in [0, 1].
 
-    The model is left as it was. Raises ``ValueError`` where the arguments are out of range, ``PassError`` (a
-    ``ValueError``) where no candidate gives a pair.
+    The model is left as it was. Raises ``ValueError`` where the arguments are out of range, or where no candidate
+    gives a pair.
     """
     steps_per_epoch = _length(loader) if steps_per_epoch is None else steps_per_epoch
-    _check(epochs, tail, seconds, ratios)
+    _check(epochs, tail, seconds, ratios, measure, steps_per_epoch)
     base = LowModeConfig() if config is None else config
     start = time.monotonic()
 
@@ -123,11 +124,11 @@ def tune(
     tell("reading batches")
     probe = probe_copy(model, loader, criterion, optimizer)
     total = epochs * steps_per_epoch
-    wanted = max(8, run_steps or min(round(0.2 * total), 600))
+    wanted = max(_LEAST_STEPS, run_steps or min(round(0.2 * total), 600))
 
     def in_time(step: int) -> bool:
         tell(f"short full run, step {step} of {wanted}")
-        return run_steps is not None or time.monotonic() - start < _RUN_SHARE * seconds
+        return run_steps is not None or step < _LEAST_STEPS or time.monotonic() - start < _RUN_SHARE * seconds
 
     last = probe.run((wanted // 4, wanted), in_time)
     images, _ = probe.batches[0]
@@ -147,8 +148,8 @@ def tune(
     for choice in families(base, ratios, has_maxpool):
         search.try_choice(choice)
     if not search.candidates:
-        build_pair(model, images[:2], base)  # which says why
-        raise ValueError(f"no candidate could be measured in {seconds:.0f} s; give more")
+        name, reason = next(iter(search.refused.items()))
+        raise ValueError(f"no candidate gives a pair; {name}: {reason}")
     search.deadline = start + _SEARCH_SHARE * seconds
     pooled = [each for each in search.candidates if each.config.effective_kernel_ratio > 1]
     if pooled:
@@ -202,14 +203,15 @@ def _decide(search: Search, epochs: int, seed: int, reasons: list[str], seen: fl
         )
         never = BernoulliSchedule(0.0, seed)
         return Tuning(best.config, never, 1.0, epochs, 1.0, tuple(order), _refused(search), tuple(reasons))
-    low, full = math.ceil(plan.low_epochs), math.ceil(plan.full_epochs)
+    low, full = (math.ceil(number - 1e-9) for number in (plan.low_epochs, plan.full_epochs))
+    predicted = (low * best.cost + full) / epochs
     reasons.append(
         f"{low} low epochs come as far as {epochs * plan.share:.1f} full ones, {full} full epochs follow: "
-        f"about {plan.time:.0%} of the time of {epochs} full epochs"
+        f"about {predicted:.0%} of the time of {epochs} full epochs"
     )
     schedule = BernoulliSchedule([1.0] * low + [0.0] * full, seed)
     return Tuning(
-        best.config, schedule, best.weight, low + full, plan.time, tuple(order), _refused(search), tuple(reasons)
+        best.config, schedule, best.weight, low + full, predicted, tuple(order), _refused(search), tuple(reasons)
     )
 
 
@@ -223,7 +225,13 @@ def _length(loader: Iterable[Batch]) -> int:
     return len(loader)
 
 
-def _check(epochs: int, tail: float, seconds: float, ratios: Sequence[int]) -> None:
+def _check(
+    epochs: int, tail: float, seconds: float, ratios: Sequence[int], measure: str, steps_per_epoch: int
+) -> None:
+    if measure not in get_args(CostMeasure):
+        raise ValueError(f"measure={measure!r} is unknown; give 'time' or 'macs'")
+    if steps_per_epoch < 1:
+        raise ValueError(f"steps_per_epoch={steps_per_epoch} is too small; give the optimizer steps of one epoch")
     if epochs < 1:
         raise ValueError(f"epochs={epochs} is too small; give the epochs of the full run that is to be matched")
     if not 0 <= tail <= 1:
