@@ -85,14 +85,18 @@ def mode_gradient(
 def untouched(model: nn.Module) -> Iterator[None]:
     """Train mode inside; buffers, modes and RNG come out as they went in."""
     saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = {buffer.device for buffer, _ in saved if buffer.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)), train_mode(model):
+    with torch.random.fork_rng(devices=gpus()), train_mode(model):
         try:
             yield
         finally:
             with torch.no_grad():
                 for buffer, value in saved:
                     buffer.copy_(value)
+
+
+def gpus() -> list[int]:
+    """Every GPU in use, for ``fork_rng``: ``torch.manual_seed`` reaches them all, whatever the model lies on."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
 
 
 def _compare_modes(

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from .agreement import Batch, Criterion, as_batches
 from .mode_pair import ModePair
 from .schedule import Mode, uniform_draw
-from .step_flops import count_step_flops
+from .tuning.costs import mac_cost
 from .tuning.probe import progress_now
 
 #: Measuring may take no more than this share of the steps between two measurements.
@@ -58,6 +58,7 @@ class AgreementSchedule:
             )
         self.every, self.p, self.batches, self.cost = every, p, batches, cost
         self.full_from, self.momentum, self.seed = full_from, momentum, seed
+        self._counted: float | None = None
         self._steps: list[int] = []
         self._gains: list[float] = []
         self._costs: list[float] = []
@@ -87,19 +88,32 @@ class AgreementSchedule:
 
         The model is left as it was. In a process group every rank has to call it; rank 0's batches count.
         """
-        cost = self.cost
-        if cost is None:
-            full, low = count_step_flops(pair)
-            cost = low / full
-        gain = 0.0
-        if not _in_group() or dist.get_rank() == 0:
-            gain = progress_now(pair, as_batches(batches), criterion, self.momentum).gain
-        if _in_group():
-            told = [gain]
-            dist.broadcast_object_list(told, src=0)
-            gain = told[0]
+        if self.cost is not None:
+            cost = self.cost
+        else:
+            cost = self._counted = mac_cost(pair) if self._counted is None else self._counted
+        gain = self._shared(pair, batches, criterion) if _in_group() else self._measured(pair, batches, criterion)
         self.decide(step, gain, cost)
         return gain
+
+    def _measured(self, pair: ModePair, batches: Iterable[Batch], criterion: Criterion) -> float:
+        # At most 1: where full gradients are all but lost in noise, the estimate has no upper bound.
+        return min(1.0, progress_now(pair, as_batches(batches), criterion, self.momentum).gain)
+
+    def _shared(self, pair: ModePair, batches: Iterable[Batch], criterion: Criterion) -> float:
+        """What rank 0 measures, or the error that it met, on every rank: none may wait for one that has failed."""
+        if any(isinstance(module, torch.nn.SyncBatchNorm) for module in pair.model.modules()):
+            raise ValueError("rank 0 measures alone, and a SyncBatchNorm would wait for the others; use other norms")
+        told: list[Any] = [0.0, ""]
+        if dist.get_rank() == 0:
+            try:
+                told[0] = self._measured(pair, batches, criterion)
+            except Exception as error:
+                told[1] = f"{type(error).__name__}: {error}"
+        dist.broadcast_object_list(told, src=0)
+        if told[1]:
+            raise ValueError(f"measuring failed on rank 0: {told[1]}")
+        return float(told[0])
 
     def decide(self, step: int, gain: float, cost: float) -> None:
         """Note a measurement: a low step is worth ``gain`` full steps and costs ``cost``, from ``step`` on.

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_map_only
 def scale_gradient(outputs: Any, weight: float) -> Any:
     """The same tensors, in the same structure; gradients that come back through them are multiplied by ``weight``.
 
-    So every gradient of a step is, whatever the loss: it is linear in what comes back through the outputs.
+    So every gradient of the loss on the outputs is; a penalty on the weights themselves is not. Tensors in containers
+    that ``torch.utils._pytree`` doesn't know are left alone.
     """
     if weight == 1:
         return outputs
@@ -27,7 +28,7 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, weight: float) -> Tensor:
         ctx.weight = weight
-        return tensor.view_as(tensor)
+        return tensor.clone()  # no view, so that a loss may work in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

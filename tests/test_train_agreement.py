@@ -53,6 +53,11 @@ def test_a_resumed_run_decides_the_same(tmp_path: Path) -> None:
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+def test_a_measurement_on_an_epochs_last_step_has_its_batches() -> None:
+    net, _ = quick_run(quick_settings(epochs=5), net=tiny_net(AgreementSchedule(every=43, batches=2, cost=1e-9)))
+    assert [step for step, _, _ in net.schedule.decisions] == [0, 43]  # type: ignore[union-attr]
+
+
 def test_both_graphs_are_warmed_up_for_a_schedule_that_is_yet_to_decide() -> None:
     assert modes_to_come(tiny_net(agreement()), epochs=3, steps_per_epoch=11) == list(Mode)
 
@@ -99,8 +104,20 @@ def test_a_run_ends_with_precise_statistics() -> None:
 
 def test_a_norm_that_runs_twice_is_refused() -> None:
     norm = nn.BatchNorm2d(3)
+    model = nn.Sequential(norm, norm)
     with pytest.raises(ValueError, match=r"precise_bn can't serve this model: .*reused.*; leave it at 0"):
-        recompute_statistics(nn.Sequential(norm, norm), [torch.randn(4, 3, 5, 5)], 1)
+        recompute_statistics(model, [torch.randn(4, 3, 5, 5)], 1)
+    # and is as it was
+    assert norm.momentum == 0.1 and not norm._forward_pre_hooks
+    assert norm.running_mean is not None and norm.running_mean.tolist() == [0, 0, 0]
+    assert model(torch.randn(4, 3, 5, 5)).shape == (4, 3, 5, 5)
+
+
+def test_too_few_batches_and_norms_without_statistics() -> None:
+    with pytest.raises(ValueError, match="precise_bn asks for 3 batches, and there are 1"):
+        recompute_statistics(nn.BatchNorm2d(3), [torch.randn(4, 3, 5, 5)], 3)
+    with pytest.raises(ValueError, match="a norm keeps no running statistics; leave it at 0"):
+        recompute_statistics(nn.BatchNorm2d(3, track_running_stats=False), [torch.randn(4, 3, 5, 5)], 1)
 
 
 # Schedules from options ----------------------------------------------------------------------------------------------

@@ -154,6 +154,7 @@ def test_progress_is_told() -> None:
         ({"epochs": 0}, "epochs=0 is too small; give the epochs of the full run that is to be matched"),
         ({"tail": 2}, "tail=2 is no share; give a number from 0 to 1"),
         ({"seconds": 0}, "seconds=0 leaves no time; give a number above 0"),
+        ({"measure": "joules"}, "measure='joules' is unknown; give 'time' or 'macs'"),
         ({"ratios": (5,)}, r"ratios=\(5,\) are not allowed; give some of 1, 2, 3, 4"),
     ],
 )
@@ -165,6 +166,10 @@ def test_what_is_refused(options: dict[str, Any], message: str) -> None:
 def test_a_loader_without_a_length_and_one_that_is_too_short() -> None:
     with pytest.raises(ValueError, match="the loader has no length; give steps_per_epoch"):
         tune(small_model(), iter(Coloured()), epochs=3)
+    with pytest.raises(ValueError, match="can be gone through once only; give a list or a DataLoader"):
+        tune(small_model(), iter(Coloured()), epochs=3, steps_per_epoch=8)
+    with pytest.raises(ValueError, match=r"the loader gave a dict; wrap it to give \(images, targets\)"):
+        tune(small_model(), [{"image": torch.zeros(4, 3, 16, 16)}] * 4, epochs=3)  # type: ignore[list-item]
     with pytest.raises(ValueError, match="the loader gave 1 batches; give two at least"):
         tune(small_model(), Coloured(1), epochs=3)
 
@@ -253,3 +258,25 @@ def test_a_pooled_site_that_changes_nothing_loses_nothing() -> None:
     found = probe_sites(probe, LowModeConfig(kernel_transform="linear"))
     again = probe_sites(probe, LowModeConfig(kernel_transform="linear"))
     assert found == again  # measuring moves nothing
+
+
+def test_a_low_mode_that_diverges_is_worth_nothing() -> None:
+    probe = probe_copy(small_model(), Coloured(), F.cross_entropy, sgd)
+    probe.run((16,))
+    pair, _ = try_pair(probe.model, probe.batches[0][0][:2], LowModeConfig(kernel_ratio=1))
+    assert pair is not None
+    assert probe.rehearse(pair, 12, weight=float("nan")) <= 0
+    assert probe.rehearse(pair, 12) > 0
+
+
+def test_measured_batches_are_not_trained_on() -> None:
+    data = Coloured(batches=10)
+    probe = probe_copy(small_model(), data, F.cross_entropy, sgd, kept=4)
+    seen: list[int] = []
+    handle = probe.model.register_forward_pre_hook(
+        lambda module, inputs: seen.append(next(i for i, (x, _) in enumerate(data.batches) if x is inputs[0]))
+    )
+    for _ in probe._train([None] * 14):
+        pass
+    handle.remove()
+    assert seen == [4, 5, 6, 7, 8, 9] * 2 + [4, 5]

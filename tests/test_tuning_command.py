@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,8 +41,10 @@ def test_tune_writes_what_train_takes(run: Run, tmp_path: Path) -> None:
     assert status == 0
     assert "r = 2, kernels kept" in out and "was worth" in out
     tuned = json.loads((tmp_path / "tuned.json").read_text())
-    assert f"lowmode-fx train {MODEL} --data digits --tuned tuned.json" in out
-    status, out, _ = run("train", MODEL, *DATA, "--tuned", "tuned.json", "--no-compile", "--out", "run")
+    command = next(line for line in out.splitlines() if line.startswith("train with it: lowmode-fx "))
+    assert "--image-size 8" in command and command.endswith("--tuned tuned.json")
+    arguments = shlex.split(command.removeprefix("train with it: lowmode-fx "))
+    status, out, _ = run(*arguments, "--device", "cpu", "--no-compile", "--out", "run")
     assert status == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["settings"]["epochs"] == tuned["epochs"]

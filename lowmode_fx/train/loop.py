@@ -31,7 +31,7 @@ from lowmode_fx.train.evaluate import check_outputs, evaluate
 from lowmode_fx.train.identity import run_identity
 from lowmode_fx.train.interrupts import Interrupts
 from lowmode_fx.train.loss import classification_loss
-from lowmode_fx.train.precise_bn import recompute_statistics
+from lowmode_fx.train.precise_bn import demand_fvcore, recompute_statistics
 from lowmode_fx.train.progress import Reporter
 from lowmode_fx.train.records import EpochRecord, RunResult
 from lowmode_fx.train.run_folder import RunFolder, environment
@@ -120,6 +120,8 @@ class _Run:
 
     def run(self, resume: bool) -> RunResult:
         check_outputs(self.net, self.splits, self.device)
+        if self.settings.precise_bn:
+            demand_fvcore()
         if self.folder is not None:
             self.folder.prepare()
         torch.manual_seed(self.settings.seed)  # what the model draws (dropout) doesn't depend on how it was built
@@ -213,7 +215,9 @@ class _Run:
         if self.low_mode is None or not isinstance(schedule, AgreementSchedule):
             return
         if schedule.due(self.low_mode.step, self.epoch):
-            coming = itertools.islice(self.batches(self.epoch, self.step), schedule.batches)
+            # At an epoch's end its last batches: a resumed run can name them too.
+            first = max(0, min(self.step, self.steps - schedule.batches))
+            coming = itertools.islice(self.batches(self.epoch, first), schedule.batches)
             gain = schedule.measure(self.low_mode.pair, coming, self.criterion, self.low_mode.step)
             self.reporter.say(f"step {self.low_mode.step}: a low step is worth {gain:.2f} full ones")
 

@@ -3,36 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lowmode_fx.tracing import train_mode
+from lowmode_fx.agreement import untouched
 
 
 def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: int) -> None:
     """The running statistics of every BatchNorm of ``model`` from ``batches`` batches ``(N, C, *S)``, at fixed weights.
 
-    By ``fvcore.nn.precise_bn``. Values change in place; counters, modes and RNG are left as they were. Raises
-    ``ValueError`` where fvcore is missing, or where a norm runs twice in a forward.
+    By ``fvcore.nn.precise_bn``. Values change in place; counters, modes and RNG are left as they were, and all else too
+    where it fails. Raises ``ValueError`` where fvcore is missing, where a norm runs twice in a forward or keeps no
+    statistics, and where there are fewer batches.
     """
-    try:
-        from fvcore.nn.precise_bn import update_bn_stats
-    except ImportError as error:
-        raise ValueError("precise_bn needs fvcore: pip install fvcore, or leave precise_bn at 0") from error
+    from_fvcore = demand_fvcore()
+    norms = [module for module in model.modules() if isinstance(module, from_fvcore.BN_MODULE_TYPES)]
+    if any(norm.running_mean is None for norm in norms):
+        raise ValueError("precise_bn can't serve this model: a norm keeps no running statistics; leave it at 0")
+    found = [images for images, _ in zip(images, range(batches), strict=False)]
+    if len(found) < batches:
+        raise ValueError(f"precise_bn asks for {batches} batches, and there are {len(found)}; give that many at most")
     places = [(module, name, value) for module in model.modules() for name, value in module._buffers.items()]
-    kept = {id(value): value.clone() for _, _, value in places if value is not None}
-    devices = list({value.device for _, _, value in places if value is not None and value.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), train_mode(model):
+    hooks = [(norm, norm.momentum, list(norm._forward_pre_hooks)) for norm in norms]
+    new: list[tuple[Tensor, Tensor]] = []
+    with untouched(model):  # which puts the values of the old buffers back
         try:
-            update_bn_stats(model, images, batches)
+            from_fvcore.update_bn_stats(model, found, batches)
+            for norm in norms:
+                for name in ("running_mean", "running_var"):
+                    old = next(value for module, key, value in places if module is norm and key == name)
+                    assert old is not None
+                    new.append((old, norm._buffers[name]))
         except AssertionError as error:
             raise ValueError(f"precise_bn can't serve this model: {error}; leave it at 0") from error
+        finally:
+            # fvcore puts new tensors in the buffers' places, which compiled graphs would not see, and cleans up
+            # only where nothing fails.
+            for module, name, value in places:
+                module._buffers[name] = value
+            for norm, momentum, keys in hooks:
+                norm.momentum = momentum
+                for key in [key for key in norm._forward_pre_hooks if key not in keys]:
+                    del norm._forward_pre_hooks[key]
     with torch.no_grad():
-        for module, name, buffer in places:
-            new = module._buffers[name]
-            if buffer is None or new is None:
-                continue
-            # fvcore puts new tensors in their places; compiled graphs hold on to the old ones.
-            buffer.copy_(new if name in ("running_mean", "running_var") else kept[id(buffer)])
-            module._buffers[name] = buffer
+        for old, value in new:
+            old.copy_(value)
+
+
+def demand_fvcore() -> Any:
+    """fvcore's module, for a run to know before it starts. Raises ``ValueError`` where it is missing."""
+    try:
+        from fvcore.nn import precise_bn
+    except ImportError as error:
+        raise ValueError("precise_bn needs fvcore: pip install fvcore, or leave precise_bn at 0") from error
+    return precise_bn

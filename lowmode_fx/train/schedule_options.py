@@ -35,6 +35,8 @@ def make_schedule(
             raise ValueError(f"{option} has no meaning for --schedule periodic; give --period instead")
         return PeriodicSchedule(period=period, hold_epochs=hold, milestones=milestones)
     if kind == "agreement":
+        if tail is not None and not 0 <= tail <= 1:
+            raise ValueError(f"--tail {tail:g} is no share; give a number from 0 to 1")
         full_from = None if tail is None else settings.epochs - math.ceil(tail * settings.epochs)
         try:
             most = float(p or 0.9)
@@ -42,7 +44,7 @@ def make_schedule(
             raise ValueError(f"--p {p!r} is no number; --schedule agreement takes one, for steps that pay") from None
         return AgreementSchedule(every, p=most, full_from=full_from, momentum=settings.momentum, seed=settings.seed)
     if tuning is not None and p is None and tail is None:
-        return _tuned(tuning, settings, hold_epochs)
+        return _tuned(tuning, settings, hold_epochs, milestones)
     values = shares(p or "0.5", settings.epochs)
     if tail is not None:
         if isinstance(values, list):
@@ -51,13 +53,15 @@ def make_schedule(
     return BernoulliSchedule(p=values, seed=settings.seed, hold_epochs=hold, milestones=milestones)
 
 
-def _tuned(tuning: Tuning, settings: TrainSettings, hold_epochs: int | None) -> BernoulliSchedule:
+def _tuned(
+    tuning: Tuning, settings: TrainSettings, hold_epochs: int | None, milestones: tuple[int, ...]
+) -> BernoulliSchedule:
     if settings.epochs != tuning.epochs:
         raise ValueError(
             f"--epochs {settings.epochs} is not what was tuned, {tuning.epochs}; leave it out, give --p, or tune anew"
         )
     chosen = [tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs)]
-    return BernoulliSchedule(chosen, settings.seed, hold_epochs or 0, settings.milestones if hold_epochs else ())
+    return BernoulliSchedule(chosen, settings.seed, hold_epochs or 0, milestones if hold_epochs else ())
 
 
 def read_tuning(path: Path) -> Tuning:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,8 +143,11 @@ def tune(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, tuning.to_json() + "\n")
     typer.echo(tuning_table(tuning))
-    if tuning.time < 1:
-        typer.echo(f"train with it: lowmode-fx train {model} --data {data} --tuned {path}")
+    given: dict[str, Any] = {"--image-size": image_size, "--in-chans": in_chans if in_chans != 3 else None}
+    given |= {"--batch-size": batch_size, "--lr": lr, "--momentum": momentum}
+    options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
+    command = ["lowmode-fx", "train", model, "--data", data, *options, "--tuned", str(path)]
+    typer.echo(f"train with it: {shlex.join(command)}")
 
 
 def _setting(

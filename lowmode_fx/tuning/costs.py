@@ -11,7 +11,7 @@ from torch import nn
 
 from lowmode_fx.agreement import Batch, Criterion, mode_gradient, untouched
 from lowmode_fx.mode_pair import ModePair
-from lowmode_fx.step_flops import count_step_flops
+from lowmode_fx.step_flops import count_forward_macs, count_step_flops
 
 CostMeasure = Literal["time", "macs"]
 
@@ -25,8 +25,7 @@ def step_cost(
     ``"macs"``: the ratio of multiply-adds, forward and backward.
     """
     if measure == "macs":
-        full, low = count_step_flops(pair)
-        return low / full
+        return mac_cost(pair)
     images, targets = batch
     ratios = []
     with untouched(pair.model):
@@ -35,6 +34,15 @@ def step_cost(
             if round_number:  # the first pays for what only first calls cost
                 ratios.append(seconds[1] / seconds[0])
     return statistics.median(ratios)
+
+
+def mac_cost(pair: ModePair) -> float:
+    """Multiply-adds of a low step over those of a full one; of the forwards alone where a step can't be counted."""
+    try:
+        full, low = count_step_flops(pair)
+    except (RuntimeError, NotImplementedError):  # a forward that asks for a value, as a norm without momentum does
+        full, low = count_forward_macs(pair)
+    return low / full
 
 
 def _seconds(pair: ModePair, graph: nn.Module, images: torch.Tensor, targets: object, criterion: Criterion) -> float:

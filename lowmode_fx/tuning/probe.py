@@ -8,12 +8,11 @@ import itertools
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lowmode_fx.agreement import Batch, Criterion, mode_gradient, untouched
+from lowmode_fx.agreement import Batch, Criterion, gpus, mode_gradient, untouched
 from lowmode_fx.mode_pair import ModePair
 from lowmode_fx.tracing import train_mode
 from lowmode_fx.tuning.progress import StepProgress, gradient_products, step_progress
@@ -110,7 +109,7 @@ class Probe:
         """One optimizer step for each item, low where it is a pair; yields the number of steps so far."""
         stepper = self.optimizer(self.model.parameters())
         source = _endless(self._source, len(self.batches))
-        with train_mode(self.model), torch.random.fork_rng(devices=cuda_devices(self.model)):
+        with train_mode(self.model), torch.random.fork_rng(devices=gpus()):
             torch.manual_seed(0)
             for step, (pair, (images, targets)) in enumerate(zip(pairs, source, strict=False), start=1):
                 if pair is None:
@@ -180,15 +179,13 @@ def momentum_of(optimizer: torch.optim.Optimizer) -> float:
     return float(group.get("momentum", group.get("betas", (0.0,))[0]))
 
 
-def cuda_devices(model: nn.Module) -> list[Any]:
-    """The GPUs that the model lies on, for ``fork_rng``."""
-    return list({value.device for value in model.parameters() if value.device.type == "cuda"})
-
-
 def _first(batches: Iterable[Batch], count: int) -> list[Batch]:
     if iter(batches) is batches:
         raise ValueError("the batches can be gone through once only; give a list or a DataLoader")
-    first = [(images, targets) for images, targets in itertools.islice(batches, count)]
+    first = list(itertools.islice(batches, count))
+    for batch in first:
+        if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[0], Tensor):
+            raise ValueError(f"the loader gave a {type(batch).__name__}; wrap it to give (images, targets)")
     if len(first) < 2:
         raise ValueError(f"the loader gave {len(first)} batches; give two at least, of the size you train with")
     return first

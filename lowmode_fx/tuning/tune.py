@@ -65,7 +65,8 @@ class Tuning:
             weight, epochs, predicted = values["low_weight"], values["epochs"], values["time"]
         except (KeyError, TypeError) as error:
             raise ValueError(f"no result of `lowmode-fx tune`: {error} is missing or of another kind") from error
-        assert isinstance(schedule, BernoulliSchedule)
+        if not isinstance(schedule, BernoulliSchedule):
+            raise ValueError("no result of `lowmode-fx tune`: its schedule is not Bernoulli's")
         return cls(config, schedule, weight, epochs, predicted, reasons=tuple(values.get("reasons", ())))
 
     def to_json(self) -> str:
@@ -104,9 +105,12 @@ def tune(
     loader: gives ``(images (N, C, *S), targets)`` on the model's device, of the batch size that will be trained with;
         gone through as often as needed. Without a length, say ``steps_per_epoch``.
     optimizer: makes the optimizer of the short runs from parameters, at about the run's rate.
-    config: what it says of norms, heads and outputs holds for all candidates.
+    config: what it says of norms, heads and outputs holds for all candidates, as does ``keep_convs``; give
+        ``restore_output=True`` for dense prediction, whose targets are of full size.
     ratios: of the images, tried in this order; 1 pools kernels on whole images.
-    measure: a step's price by ``"time"`` or by ``"macs"``. tail: share of the progress that stays full, in [0, 1].
+    measure: a step's price by ``"time"`` (forward and backward, uncompiled, in the model's own precision) or by
+        ``"macs"``; where a GPU runs small maps, which wait for launches, macs say more of compiled steps.
+    tail: share of the progress that stays full, in [0, 1].
     seconds: a cap; what was not reached is said in ``reasons``. run_steps: of the short run, instead of what fits.
     on_progress: told what is done and how much of the time is spent, in [0, 1].
 
