@@ -20,6 +20,8 @@ from lowmode_fx.tuning.progress import StepProgress, gradient_products, step_pro
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 #: Of a rehearsal's steps, the share that is full, so that what is compared has settled in full-mode.
 FULL_SHARE = 1 / 3
+#: Places, an eighth of a rehearsal's full steps apart, where its loss is looked up.
+_LOOKS = 5
 
 
 @dataclass
@@ -79,15 +81,19 @@ class Probe:
     def rehearse(self, pair: ModePair, steps: int, weight: float = 1.0) -> float:
         """What a low step is worth, in full steps, by training: low steps from the start, then a third full ones.
 
-        The loss that they reach is looked up in the full run's, which needed so many steps for it: 1 where it is as
-        low as that run's after ``steps`` steps; negative where the low steps did harm. weight: of the low gradients.
+        The loss that they reach is looked up in the full run's, which needed so many steps for it: about 1 where it is
+        as low as that run's after ``steps`` steps; negative where the low steps did harm. Losses are noisy from step to
+        step, so that the mean is taken over several places of the last full steps. weight: of the low gradients.
         """
         self.model.load_state_dict(self._start)
         full_steps = max(1, round(steps * FULL_SHARE))
         low_steps = steps - full_steps
-        for _ in self._train([pair] * low_steps + [None] * full_steps, weight):
-            pass
-        return (self._steps_to(self.loss()) - full_steps) / low_steps
+        places = {steps - round(full_steps * part / 8) for part in range(_LOOKS)}
+        worth = []
+        for step in self._train([pair] * low_steps + [None] * full_steps, weight):
+            if step in places:
+                worth.append((self._steps_to(self.loss()) - (step - low_steps)) / low_steps)
+        return min(1.0, statistics.fmean(worth))
 
     def progress(self, pair: ModePair) -> tuple[StepProgress, ...]:
         """What a low step of ``pair``, which is over the probe's model, is worth at each point, by its gradients."""
@@ -124,7 +130,10 @@ class Probe:
     def _steps_to(self, loss: float) -> float:
         """After how many full steps the loss was this, by interpolation of the falling envelope of the full run's."""
         steps = sorted(self.losses)
-        falling = list(itertools.accumulate((self.losses[step] for step in steps), min))
+        values = [self.losses[step] for step in steps]
+        # Each with its neighbours, but for the start: what one batch does to the loss is noise.
+        smooth = [statistics.fmean(values[max(1, index - 1) : index + 2]) for index in range(1, len(values))]
+        falling = list(itertools.accumulate([values[0], *smooth], min))
         if not loss < falling[0]:  # also where it is no number any more
             return 0.0
         place = bisect.bisect_left([-value for value in falling], -loss)
