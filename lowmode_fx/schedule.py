@@ -1,6 +1,6 @@
 """Which step runs in which mode: pure functions of (seed, step, epoch) (§3.1 of arXiv 1910.06548).
 
-A schedule keeps no state and asks no generator, so every rank, every loader worker and every resumed run
+The schedules here keep no state and ask no generator (one that decides as it goes is in ``agreement_schedule``), so every rank, every loader worker and every resumed run
 gets the same answer for the same step without talking to the others.
 """
 
@@ -40,7 +40,7 @@ class Mode(enum.Enum):
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What picks a step's mode. Implementations are pure: equal arguments always give equal answers."""
+    """What picks a step's mode. Pure, given the decisions of one that decides: equal arguments, equal answers."""
 
     def mode(self, step: int, epoch: int) -> Mode:
         """The mode of optimizer step ``step`` (counted from 0 over the whole run) in epoch ``epoch`` (from 0)."""
