@@ -1,7 +1,7 @@
 """Which step runs in which mode: pure functions of (seed, step, epoch) (§3.1 of arXiv 1910.06548).
 
-The schedules here keep no state and ask no generator (one that decides as it goes is in ``agreement_schedule``), so every rank, every loader worker and every resumed run
-gets the same answer for the same step without talking to the others.
+The schedules here keep no state and ask no generator, so every rank, every loader worker and every resumed run gets the
+same answer for the same step without talking to the others. One that decides as it goes is in ``agreement_schedule``.
 """
 
 import enum
