@@ -89,9 +89,10 @@ def table(rows: Mapping[str, Any], network: str) -> str:
     body = []
     for line in found:
         price = prices.get(line.arm, {}).get("median")
+        spread = "" if math.isnan(line.error) else f" ± {100 * line.error:.2f}"
         body.append(
             f"| {line.arm} | {'' if price is None else f'{price:.2f}'} | {line.time:.2f} | "
-            f"{100 * line.accuracy:.2f} ± {100 * line.error:.2f} (n = {line.seeds}) | "
+            f"{100 * line.accuracy:.2f}{spread} (n = {line.seeds}) | "
             f"{_percent(full_accuracy(found, line.time))} | {_number(full_time(found, line.accuracy))} |"
         )
     return "\n".join([head, *body])
@@ -139,9 +140,11 @@ def plot(found: Sequence[Line], path: Path, title: str) -> None:
         bar = 0 if math.isnan(line.error) else 100 * line.error
         label = f"{100 * line.accuracy:.1f} % in {line.time:.1f}: {line.arm}"
         axes.errorbar(line.time, 100 * line.accuracy, bar, fmt="o", color=colour, capsize=3, label=label, zorder=4)
-    every = [100 * line.accuracy for line in found]
+    every = sorted(100 * line.accuracy for line in found)
     if every:
-        axes.set_ylim(min(every) - 0.8 * (max(every) - min(every)) - 1, max(every) + 1)
+        # The part where arms differ: what ends far below the others may fall out, and stands in the legend.
+        low = every[len(every) // 5]
+        axes.set_ylim(max(0.0, low - 1.5 * (every[-1] - low) - 2), every[-1] + 1)
     axes.set(xlabel="training time in full epochs", ylabel="test accuracy in %", xlim=(0, None))
     axes.set_title(title, loc="left", fontsize=11)
     axes.grid(color="#e5e7eb", linewidth=0.8)
