@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import rehearsal
+from bench import ablation_report, rehearsal
 from bench.zoo import zoo_lines
 from lowmode_fx import LowModeConfig, build_pair, count_flops
 from lowmode_fx.models import create_model
@@ -57,6 +57,12 @@ def test_the_options_table_names_every_option() -> None:
 
 def test_what_low_steps_are_worth_is_what_was_measured() -> None:
     assert rehearsal.table(json.loads((ROOT / "bench/results/rehearsal_cpu.json").read_text())["rows"]) in README
+
+
+@pytest.mark.parametrize("network", ["resnet8", "resnet8-5x5"])
+def test_accuracy_in_time_is_what_was_measured(network: str) -> None:
+    rows = json.loads((ROOT / "bench/results/ablation_cpu.json").read_text())["rows"]
+    assert ablation_report.table(rows, network) in README
 
 
 def test_the_zoo_is_what_its_records_say() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lowmode_fx.tuning.plan import gain_curve, local_gains, make_plan
+from lowmode_fx.tuning.plan import gain_curve, make_plan
 from lowmode_fx.tuning.progress import StepProgress, gradient_products, step_progress
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -125,11 +125,10 @@ def test_the_curve_never_rises_nor_passes_one() -> None:
     assert gain_curve([(0.5, 3.0)])(0.1) == 1
 
 
-def test_what_a_longer_rehearsal_adds_is_worth_less_than_its_average() -> None:
-    # 100 steps at 0.8 and 100 more at 0.4 make 200 at 0.6.
-    assert local_gains((100, 200), (0.8, 0.6), 1000) == [(0.05, 0.8), (0.15, pytest.approx(0.4))]
-    assert local_gains((100, 200), (0.5, 0.9), 1000)[1] == (0.15, 0.5)  # a rise is noise
-    assert local_gains((100, 200), (0.4, 0.1), 100) == [(0.5, 0.4), (1.0, pytest.approx(-0.2))]
+def test_never_more_low_epochs_than_the_full_run_has() -> None:
+    plan = make_plan(lambda x: 0.2, cost=0.05, epochs=16, tail=0.5)
+    assert plan.low_epochs == pytest.approx(16) and plan.share == pytest.approx(0.2, abs=0.005)
+    assert plan.full_epochs == pytest.approx(16 * 0.8, abs=0.1)
 
 
 def test_no_gain_anywhere_is_no_gain() -> None:

@@ -106,7 +106,7 @@ def tune(
     epochs: Annotated[int, typer.Option(help="Of the full run that low-mode is to match.")] = 30,
     image_size: Annotated[int | None, Data(help="Side in pixels.")] = None,
     in_chans: Annotated[int, Data(help="3 (RGB) or 1 (grey).")] = 3,
-    ratios: Annotated[str, Low(help="Of the images' sides, of 1 to 4; 1 pools kernels on whole images.")] = "2,3,4,1",
+    ratios: Annotated[str, Low(help="Of the images' sides, of 1 to 4; 1 pools kernels on whole images.")] = "2,1",
     batchnorm: Annotated[str | None, Low(help="isolate or share.")] = None,
     adapt_head: Annotated[bool | None, Low("--adapt-head", help="Resize a map that is flattened.")] = None,
     measure: Annotated[str, typer.Option(help="A step's price: time or macs.")] = "time",

@@ -3,7 +3,8 @@
 Let x in [0, 1] be how far training has come, in full steps of a whole run. A low step of worth ``gain(x)`` at price
 ``cost`` moves it along at the price ``cost / gain(x)``, a full step at 1. So low steps pay while gain(x) > cost. The
 gain falls as training goes on: as a power of x, it is taken, through the places where it was measured. The run's last
-part, ``tail``, is full whatever the gain: the network settles there on what it answers in full-mode.
+part, ``tail``, is full whatever the gain: the network settles there on what it answers in full-mode. And there are
+never more low epochs than the full run has: what they would be worth is beyond anything that was measured.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def make_plan(gain: Callable[[float], float], cost: float, epochs: int, tail: fl
         x = (index + 0.5) / _GRID
         worth = gain(x)
         until = (index + 1) / _GRID
-        if until > 1 - tail + 1e-9 or worth <= cost:
+        if until > 1 - tail + 1e-9 or worth <= cost or low_epochs + epochs / worth / _GRID > epochs + 1e-9:
             break
         share = until
         low_epochs += epochs / worth / _GRID
@@ -56,16 +57,3 @@ def gain_curve(points: Sequence[tuple[float, float]]) -> Callable[[float], float
     spread = sum((x - centre[0]) ** 2 for x, _ in logs)
     slope = min(0.0, sum((x - centre[0]) * (y - centre[1]) for x, y in logs) / spread) if spread else 0.0
     return lambda x: min(1.0, math.exp(centre[1] + slope * (math.log(x) - centre[0])))
-
-
-def local_gains(lengths: tuple[int, int], worth: tuple[float, ...], total_steps: int) -> list[tuple[float, float]]:
-    """(x, gain) in the middle of a short rehearsal, and of what a longer one adds to it.
-
-    lengths: steps of both. worth: of a low step on average over each, in full steps. total_steps: of the whole run.
-    What the longer one adds is worth less than its average where the gain falls; it is never taken to be worth more
-    than what came before.
-    """
-    (short, long), (early, average) = lengths, worth
-    added = (average * long - early * short) / (long - short)
-    places = (short / 2, (short + long) / 2)
-    return [(min(1.0, x / total_steps), gain) for x, gain in zip(places, (early, min(early, added)), strict=True)]

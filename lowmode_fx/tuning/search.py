@@ -13,7 +13,7 @@ from lowmode_fx.config import LowModeConfig
 from lowmode_fx.mode_pair import ModePair
 from lowmode_fx.tuning.candidates import Choice, footprint, stages, try_pair
 from lowmode_fx.tuning.costs import CostMeasure, step_cost
-from lowmode_fx.tuning.plan import Plan, gain_curve, local_gains, make_plan
+from lowmode_fx.tuning.plan import Plan, gain_curve, make_plan
 from lowmode_fx.tuning.probe import Probe
 from lowmode_fx.tuning.progress import StepProgress
 
@@ -98,7 +98,10 @@ class Search:
         assert pair is not None, "it was built before"
         lengths = (max(2, steps // 2), steps)
         worth = tuple(self.probe.rehearse(pair, length, weight) for length in lengths)
-        curve = gain_curve(local_gains(lengths, worth, self.total_steps))
+        # The mean worth over a rehearsal stands for what is worth less later; the full tail makes up for that. What the
+        # longer one adds to the shorter would be the local worth, but as a difference of two noisy means it misleads.
+        places = (min(1.0, length / self.total_steps) for length in lengths)
+        curve = gain_curve(list(zip(places, worth, strict=True)))
         plan = make_plan(curve, candidate.cost, self.epochs, self.tail)
         rehearsed = replace(candidate, plan=plan, rehearsed=worth, weight=weight)
         # Training says more than gradients do: it takes their place, not that of a rehearsal with another weight.

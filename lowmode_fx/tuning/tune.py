@@ -86,7 +86,7 @@ def tune(
     criterion: Criterion = F.cross_entropy,
     optimizer: OptimizerFactory = sgd,
     config: LowModeConfig | None = None,
-    ratios: Sequence[int] = (2, 3, 4, 1),
+    ratios: Sequence[int] = (2, 1),
     measure: CostMeasure = "time",
     tail: float = 0.5,
     seconds: float = 600.0,
@@ -107,7 +107,8 @@ def tune(
     optimizer: makes the optimizer of the short runs from parameters, at about the run's rate.
     config: what it says of norms, heads and outputs holds for all candidates, as does ``keep_convs``; give
         ``restore_output=True`` for dense prediction, whose targets are of full size.
-    ratios: of the images, tried in this order; 1 pools kernels on whole images.
+    ratios: of the images, tried in this order; 1 pools kernels on whole images. 3 and 4 are left out unless asked for:
+        short rehearsals overrate them (bench/README.md).
     measure: a step's price by ``"time"`` (forward and backward, uncompiled, in the model's own precision) or by
         ``"macs"``; where a GPU runs small maps, which wait for launches, macs say more of compiled steps.
     tail: share of the progress that stays full, in [0, 1].
