@@ -125,7 +125,7 @@ def report(rows: Mapping[str, Any], path: Path) -> None:
 
 def plot(found: Sequence[Line], path: Path, title: str) -> None:
     """Accuracy over time: full-mode's runs of several lengths joined in grey, one curve for every other arm."""
-    figure = Figure(figsize=(9.5, 6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(9.5, 5 + 0.2 * len(found)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     runs = sorted((line for line in found if line.full), key=lambda line: line.time)
@@ -149,7 +149,7 @@ def plot(found: Sequence[Line], path: Path, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=11)
     axes.grid(color="#e5e7eb", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=2, fontsize=8, frameon=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.1), fontsize=8, frameon=False)
     figure.savefig(path)
 
 
