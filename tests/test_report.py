@@ -329,7 +329,7 @@ def test_only_the_options_that_were_given_count() -> None:
     base = LowModeConfig(ratio=3, drop_maxpools="stem")
     config = low_mode_config(base, ratio=None, kernel_ratio=1, drop_maxpools=None, keep_convs=(), adapt_head=False)
     assert config == LowModeConfig(ratio=3, drop_maxpools="stem", kernel_ratio=1)
-    with pytest.raises(ValueError, match=r"^rounding is 'up'; allowed: 'ceil', 'floor'$"):
+    with pytest.raises(ValueError, match=r"^rounding is 'up'; allowed: 'ceil', 'floor', 'cover'$"):
         low_mode_config(base, rounding="up")
 
 
