@@ -8,27 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from training import tiny_model
 
 from lowmode_fx import AgreementSchedule, LowModeConfig, LowModeModel, Mode, ModePair, build_pair
 
 
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.Conv2d(6, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(6, 4),
-    )
-
-
 def pair(**options: Any) -> ModePair:
-    return build_pair(model(), torch.zeros(2, 3, 16, 16), LowModeConfig(**options))
+    return build_pair(tiny_model(4, dropout=0.0), torch.zeros(2, 3, 16, 16), LowModeConfig(**options))
 
 
 def batches(count: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:

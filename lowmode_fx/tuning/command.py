@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -184,9 +184,10 @@ def _bar() -> Any:
     columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=1.0)
-        move: Callable[[str, float], None] = lambda what, share: progress.update(  # noqa: E731
-            task, completed=share, description=what
-        )
+
+        def move(what: str, share: float) -> None:
+            progress.update(task, completed=share, description=what)
+
         yield move
 
 

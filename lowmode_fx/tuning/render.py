@@ -30,8 +30,7 @@ def tuning_table(tuning: Tuning, most: int = 16) -> str:
     for title in ("low step / full", "worth by gradients", "in rehearsal", "weight", "low + full epochs", "time"):
         table.add_column(title, justify="right", no_wrap=True)
     for candidate in tuning.candidates[:most]:
-        chosen = candidate.config == tuning.config and candidate.weight == tuning.low_weight and candidate.rehearsed
-        table.add_row(*_cells(candidate), style="bold green" if chosen else "")
+        table.add_row(*_cells(candidate))
     lines = [_text(table)]
     if len(tuning.candidates) > most:
         lines.append(f"… and {len(tuning.candidates) - most} that would take longer")

@@ -6,9 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor
-
-from lowmode_fx.agreement import Batch
 from lowmode_fx.config import LowModeConfig
 from lowmode_fx.mode_pair import ModePair
 from lowmode_fx.tuning.candidates import Choice, footprint, stages, try_pair
@@ -45,8 +42,6 @@ class Search:
     """What has been tried. ``refused`` holds the reasons of configurations that give no pair."""
 
     probe: Probe
-    example: Tensor
-    batch: Batch
     measure: CostMeasure
     total_steps: int
     epochs: int
@@ -67,7 +62,7 @@ class Search:
         if self.candidates and time.monotonic() > self.deadline:
             self.stopped = True
             return None
-        pair, reason = try_pair(self.probe.model, self.example, choice.config)
+        pair, reason = self._try_pair(choice.config)
         if pair is None:
             self.refused[choice.name] = reason
             return None
@@ -81,12 +76,21 @@ class Search:
         return candidate
 
     def _measured(self, choice: Choice, pair: ModePair) -> Candidate:
-        cost = step_cost(pair, self.batch, self.probe.criterion, self.measure)
+        cost = step_cost(pair, self.probe.batches[0], self.probe.criterion, self.measure)
         progress = self.probe.progress(pair)
         plan = make_plan(gain_curve(self._points(progress)), cost, self.epochs, self.tail)
         # At the last point, for that is where the run goes on from; within reason, for gradients are few and noisy.
         weight = min(max(progress[-1].weight, LEAST_WEIGHT), 1.0)
         return Candidate(choice.name, choice.config, cost, progress, plan, round(weight, 3))
+
+    def _try_pair(self, config: LowModeConfig) -> tuple[ModePair | None, str]:
+        images, _ = self.probe.batches[0]
+        return try_pair(self.probe.model, images[:2], config)
+
+    def _pair_of(self, candidate: Candidate) -> ModePair:
+        pair, _ = self._try_pair(candidate.config)
+        assert pair is not None, "it was built before"
+        return pair
 
     def _points(self, progress: Sequence[StepProgress]) -> list[tuple[float, float]]:
         places = [min(1.0, point.step / self.total_steps) for point in self.probe.points]
@@ -94,8 +98,7 @@ class Search:
 
     def rehearse(self, candidate: Candidate, steps: int, weight: float) -> Candidate:
         """The candidate with a plan that stands on training: runs of ``steps / 2`` and ``steps`` steps, mostly low."""
-        pair, _ = try_pair(self.probe.model, self.example, candidate.config)
-        assert pair is not None, "it was built before"
+        pair = self._pair_of(candidate)
         lengths = (max(2, steps // 2), steps)
         worth = tuple(self.probe.rehearse(pair, length, weight) for length in lengths)
         # The mean worth over a rehearsal stands for what is worth less later; the full tail makes up for that. What the
@@ -112,9 +115,7 @@ class Search:
 
     def refine(self, family: Candidate) -> None:
         """Which stages of a pooled family to pool, then which sites, greedily by predicted time lost and saved."""
-        pair, _ = try_pair(self.probe.model, self.example, family.config)
-        assert pair is not None, "it was built before"
-        by_size = stages(pair)
+        by_size = stages(self._pair_of(family))
         alone = {}
         for size, names in by_size.items():
             tried = self.try_choice(_with_sites(family, names, f"{family.name}: only maps of {size}"))

@@ -108,7 +108,7 @@ def tune(
     config: what it says of norms, heads and outputs holds for all candidates, as does ``keep_convs``; give
         ``restore_output=True`` for dense prediction, whose targets are of full size.
     ratios: of the images, tried in this order; 1 pools kernels on whole images. 3 and 4 are left out unless asked for:
-        short rehearsals overrate them (bench/README.md).
+        short rehearsals overrate them (README.md, Accuracy in time).
     measure: a step's price by ``"time"`` (forward and backward, uncompiled, in the model's own precision) or by
         ``"macs"``; where a GPU runs small maps, which wait for launches, macs say more of compiled steps.
     tail: share of the progress that stays full, in [0, 1].
@@ -139,8 +139,6 @@ def tune(
     images, _ = probe.batches[0]
     search = Search(
         probe=probe,
-        example=images[:2],
-        batch=probe.batches[0],
         measure=measure,
         total_steps=total,
         epochs=epochs,
