@@ -19,6 +19,7 @@ from torch import nn
 from lowmode_fx.config import LowModeConfig
 from lowmode_fx.models import create_model
 from lowmode_fx.options import low_mode_config
+from lowmode_fx.pair import build_pair
 from lowmode_fx.train.atomic import write_text
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.data import DataSplits, load_data
@@ -80,6 +81,7 @@ def probe(
     setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
     with _bar() as tell:
         measured = probe_copy(setting.model, setting.loader, classification_loss, setting.optimizer, batches)
+        build_pair(measured.model, measured.batches[0][0][:2], config)  # what it refuses is told before any training
 
         def on_step(step: int) -> bool:
             tell(f"full step {step} of {steps}", 0.5 * step / steps)
