@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from lowmode_fx.train.allocator import keep_freed_memory
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -59,8 +61,10 @@ def paired_times(
 ) -> dict[str, list[float]]:
     """Seconds of each function, one call of each a round: what disturbs the machine disturbs all alike.
 
-    The first ``warmup`` calls of each pay for compilation and are not kept.
+    The first ``warmup`` calls of each pay for compilation and are not kept. Freed memory is, as
+    ``lowmode-fx train`` has it: on a CPU a step would wait for its pages otherwise.
     """
+    keep_freed_memory()
     for function in functions.values():
         for _ in range(warmup):
             function()

@@ -23,7 +23,10 @@ WITHIN = " | "
 
 _GENERATED = re.compile(r"cpp_fused_|triton_(poi|red|per|for|tem|mix|unk)_fused_")
 _NORM = re.compile(r"(batch|layer|group|instance)_?norm|bn_(fw|bw)|bnorm", re.IGNORECASE)
-_POOLING = re.compile(r"stack|(slice|select)_(backward|scatter)")
+#: A mean of feature maps is a "mean", and "div_expand" backward; that of a kernel's taps is spelled as a product.
+_POOLING = re.compile(
+    r"stack|(slice|select)_(backward|scatter)|fused_mul_sum_\d|legit\w*_mul_\w*sum|(?<!div_)expand_mul"
+)
 _CONVOLUTION = re.compile(
     r"conv|cudnn|gemm|cutlass|wgrad|dgrad|fprop|nchwtonhwc|nhwctonchw|mkldnn|splitk"
     r"|(^|::)(add|b|badd)?mm($|_)|matmul|(^|::)linear|(Addmm|Mm|Bmm|Linear)Backward",

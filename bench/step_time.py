@@ -44,9 +44,11 @@ def steps(case: Case, device: torch.device, kind: str, batch: int) -> tuple[Step
     images = torch.randn(batch, 3, case.side, case.side, device=device)
     targets = torch.randint(0, 10, (batch,), device=device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    # On a CPU the weights stay as they are: gradients of pooled kernels would be copied into theirs.
+    images = images.to(memory_format=torch.channels_last)
     if device.type == "cuda":
-        model, images = (value.to(memory_format=torch.channels_last) for value in (model, images))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
     pair = build_pair(model, images[:2])
     resolution = build_pair(model, images[:2], LowModeConfig(kernel_ratio=1))
     if kind == EAGER:
@@ -149,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     rounds = options.rounds or (31 if device.type == "cuda" else 9)
     torch.backends.cudnn.benchmark = True  # as training loops with images of one size have it
     path = options.out or RESULTS / f"step_time_{device.type}.json"
-    precision = "bf16, channels_last" if device.type == "cuda" else "float32"
+    precision = "bf16, channels_last" if device.type == "cuda" else "float32, channels_last images"
     head = header("step_time", rounds=rounds, small=options.small, precision=precision)
     rows = load_rows(path, options.resume)
     failed = False

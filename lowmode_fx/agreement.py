@@ -133,9 +133,7 @@ def _sums(products: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
 
 def _agreement(products: Sequence[float], ceiling: Sequence[float]) -> GradientAgreement:
     _, full, low = products
-    return GradientAgreement(
-        _cosine(products), math.sqrt(low / full) if full else math.nan, ceiling=_cosine(ceiling)
-    )
+    return GradientAgreement(_cosine(products), math.sqrt(low / full) if full else math.nan, ceiling=_cosine(ceiling))
 
 
 def _cosine(products: Sequence[float]) -> float:

@@ -75,8 +75,14 @@ def average_kernel(
     ``gain="mean"``: each tap is the mean of its window. ``gain="sum"``: each original tap is shared equally among
     the windows that cover it, so the sum over the taps is kept exactly.
     """
-    for dim, (size, target) in enumerate(zip(weight.shape[2:], pooled, strict=True), start=2):
-        if size != target:
+    sides = tuple(enumerate(zip(weight.shape[2:], pooled, strict=True), start=2))
+    # Sides of which one tap is left: one sum over all of them, whose gradient is a single fill.
+    whole = [dim for dim, (size, target) in sides if target == 1 != size]
+    if whole:
+        taps = math.prod([weight.shape[dim] for dim in whole])
+        weight = weight.sum(whole, keepdim=True) * (1 / taps if gain == "mean" else 1.0)
+    for dim, (size, target) in sides:
+        if target not in (1, size):
             windows = choose_windows(size, target, ratio, adaptive)
             weight = _combine_taps(weight, dim, windows, tap_weights(windows, size, gain))
     return weight

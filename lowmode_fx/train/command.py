@@ -22,6 +22,7 @@ from lowmode_fx.options import low_mode_config
 from lowmode_fx.pair import build_pair
 from lowmode_fx.runner import LowModeModel
 from lowmode_fx.schedule import low_fraction
+from lowmode_fx.train.allocator import keep_freed_memory
 from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.data import load_data
 from lowmode_fx.train.loop import train as train_model
@@ -138,6 +139,8 @@ def train(
     )
     weight = low_weight if low_weight is not None else choice.low_weight if choice else 1.0
     torch_device = settings.torch_device()
+    if torch_device.type == "cpu":
+        keep_freed_memory()
     path = out or Path("runs") / re.sub(r"[^\w.-]+", "-", f"{model}-{data.partition(':')[0]}{'-full' * full_only}")
     folder = RunFolder.open(path, resume=resume, overwrite=overwrite)
 

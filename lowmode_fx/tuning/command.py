@@ -20,6 +20,7 @@ from lowmode_fx.config import LowModeConfig
 from lowmode_fx.models import create_model
 from lowmode_fx.options import low_mode_config
 from lowmode_fx.pair import build_pair
+from lowmode_fx.train.allocator import keep_freed_memory
 from lowmode_fx.train.atomic import write_text
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.data import DataSplits, load_data
@@ -164,6 +165,8 @@ def _setting(
     device: str,
 ) -> _Setting:
     place = TrainSettings(device=device, batch_size=batch_size, lr=lr, momentum=momentum, seed=seed).torch_device()
+    if place.type == "cpu":
+        keep_freed_memory()
     splits = load_data(data, image_size, in_chans).to(place)
     _, height, width = splits.image_shape
     torch.manual_seed(seed)

@@ -228,9 +228,7 @@ def _length(loader: Iterable[Batch]) -> int:
     return len(loader)
 
 
-def _check(
-    epochs: int, tail: float, seconds: float, ratios: Sequence[int], measure: str, steps_per_epoch: int
-) -> None:
+def _check(epochs: int, tail: float, seconds: float, ratios: Sequence[int], measure: str, steps_per_epoch: int) -> None:
     if measure not in get_args(CostMeasure):
         raise ValueError(f"measure={measure!r} is unknown; give 'time' or 'macs'")
     if steps_per_epoch < 1:
