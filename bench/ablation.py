@@ -14,13 +14,14 @@ import multiprocessing as mp
 import time
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from bench.ablation_arms import Arm, arms, full_lengths
+from bench.ablation_arms import Arm, arms, full_lengths, longer_low
 from bench.ablation_report import report
 from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_times, save
 from bench.networks import resnet, small_resnet
@@ -95,7 +96,7 @@ def network(study: Study, seed: int) -> torch.nn.Module:
 def all_arms(study: Study, choice: Tuning) -> list[Arm]:
     """What is held against what: the arms, and full-mode of several lengths."""
     found = arms(study.epochs, choice, study.last_stage, study.variations)
-    return [*found, *full_lengths(study.epochs)]
+    return [*found, *longer_low(study.network), *full_lengths(study.epochs)]
 
 
 def loader(splits: DataSplits) -> EpochBatches:
@@ -113,16 +114,17 @@ def tuned(study: Study, splits: DataSplits, seconds: float) -> Tuning:
         loader(splits),
         epochs=study.epochs,
         optimizer=optimizer,
+        autocast=torch.bfloat16,
         seconds=seconds,
         on_progress=lambda what, share: None if "step" in what else print(f"  tuner {share:4.0%}: {what}", flush=True),
     )
 
 
-def prices(study: Study, splits: DataSplits, chosen: list[Arm], rounds: int) -> dict[str, dict[str, float]]:
-    """A low step of each arm over a full one: forward, backward, optimizer, with the recipe's precision."""
+def prices(study: Study, splits: DataSplits, chosen: list[Arm], rounds: int) -> dict[str, dict[str, Any]]:
+    """A low step of each arm over a full one: forward, backward, optimizer; in bf16, as runs have it, and float32."""
     images, labels = next(iter(loader(splits)))
-    found: dict[str, dict[str, float]] = {}
-    known: list[tuple[Any, dict[str, float]]] = []
+    found: dict[str, dict[str, Any]] = {}
+    known: list[tuple[Any, dict[str, Any]]] = []
     for arm in chosen:
         if arm.config is None:
             continue
@@ -136,16 +138,21 @@ def prices(study: Study, splits: DataSplits, chosen: list[Arm], rounds: int) -> 
         net.train()
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
-        def step(mode: Mode, net: LowModeModel = net, optimizer: torch.optim.Optimizer = optimizer) -> None:
-            with torch.autocast(images.device.type, torch.bfloat16):
+        def step(
+            mode: Mode, rounded: bool, net: LowModeModel = net, optimizer: torch.optim.Optimizer = optimizer
+        ) -> None:
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=rounded):
                 loss = F.cross_entropy(net.run(mode, images), labels)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 
-        functions = {mode.value: lambda mode=mode: step(mode) for mode in Mode}
-        times = paired_times(functions, images.device, rounds)
-        found[arm.name] = paired_ratio(times["low"], times["full"])
+        ratios = []
+        for rounded in (True, False):
+            functions = {mode.value: partial(step, mode, rounded) for mode in Mode}
+            times = paired_times(functions, images.device, rounds)
+            ratios.append(paired_ratio(times["low"], times["full"]))
+        found[arm.name] = {**ratios[0], "float32": ratios[1]}
         known.append((arm.config, found[arm.name]))
     return found
 

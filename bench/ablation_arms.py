@@ -24,6 +24,26 @@ def full_lengths(epochs: int) -> list[Arm]:
     return [Arm(f"full-mode, {round(epochs * share)} epochs", None, (0.0,) * round(epochs * share)) for share in shares]
 
 
+def longer_low(network: str) -> list[Arm]:
+    """More low epochs than full-mode has in all, and pooled kernels beside kept ones in about the same time."""
+    resampled = LowModeConfig(kernel_transform="linear", rounding="cover")
+    found = {
+        "resnet8": [
+            ("r = 2, kernels kept", LowModeConfig(kernel_ratio=1), 11, 8),
+            ("r = 3, kernels kept", LowModeConfig(ratio=3, kernel_ratio=1), 39, 8),
+        ],
+        "resnet8-5x5": [
+            ("5×5 → 3×3 resampled", resampled, 19, 6),
+            ("r = 2, kernels kept", LowModeConfig(kernel_ratio=1), 14, 6),
+            ("r = 4, kernels kept", LowModeConfig(ratio=4, kernel_ratio=1), 10, 6),
+        ],
+    }
+    return [
+        Arm(f"{name}, {low} low + {full} full epochs", config, (1.0,) * low + (0.0,) * full)
+        for name, config, low, full in found.get(network, [])
+    ]
+
+
 def arms(epochs: int, tuning: Tuning, last_stage: str, variations: bool) -> list[Arm]:
     """All that is held against full-mode of ``epochs`` epochs. Progressive: low for one half of them, then full."""
     half = (1.0,) * (epochs // 2) + (0.0,) * (epochs - epochs // 2)

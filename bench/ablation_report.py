@@ -19,7 +19,10 @@ from lowmode_fx.train.plots import COLOURS
 
 @dataclass(frozen=True)
 class Line:
-    """One arm over its seeds. Times in full epochs; accuracies in [0, 1]; ``error``: standard error of the mean."""
+    """One arm over its seeds. Times in full epochs; accuracies in [0, 1]; ``error``: standard error of the mean.
+
+    ``exact_time``: at the price of a low step in float32; ``nan`` where it wasn't measured.
+    """
 
     arm: str
     time: float
@@ -27,6 +30,7 @@ class Line:
     error: float
     seeds: int
     curve: tuple[tuple[float, float], ...]
+    exact_time: float = math.nan
 
     @property
     def full(self) -> bool:
@@ -42,13 +46,16 @@ def lines(rows: Mapping[str, Any], network: str) -> list[Line]:
             by_arm.setdefault(record["arm"], []).append(record)
     found = []
     for arm, records in by_arm.items():
-        price = 0.0 if arm.startswith("full-mode") else prices[arm]["median"]
+        full = arm.startswith("full-mode")
+        price = 0.0 if full else prices[arm]["median"]
+        exact = 0.0 if full else prices[arm].get("float32", {}).get("median", math.nan)
         curves = [_times(record["curve"], price) for record in records]
         values = [record["accuracy"] for record in records]
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
         mean_curve = tuple((at[0][0], statistics.fmean(value for _, value in at)) for at in zip(*curves, strict=True))
         time = statistics.fmean(curve[-1][0] for curve in curves)
-        found.append(Line(arm, time, statistics.fmean(values), error, len(values), mean_curve))
+        exact_time = statistics.fmean(_times(record["curve"], exact)[-1][0] for record in records)
+        found.append(Line(arm, time, statistics.fmean(values), error, len(values), mean_curve, exact_time))
     return sorted(found, key=lambda line: -line.accuracy)
 
 
@@ -82,8 +89,8 @@ def table(rows: Mapping[str, Any], network: str) -> str:
     """Markdown: one line an arm."""
     found = lines(rows, network)
     head = (
-        "| configuration | low step / full | time, full epochs | test accuracy, % | full-mode in the same time, % | "
-        "full-mode needs, epochs |\n|:--|--:|--:|--:|--:|--:|"
+        "| configuration | low step / full | time, full epochs | at float32's price | test accuracy, % | "
+        "full-mode in the same time, % | full-mode needs, epochs |\n|:--|--:|--:|--:|--:|--:|--:|"
     )
     prices = rows[f"{network} / study"]["prices"]
     body = []
@@ -92,6 +99,7 @@ def table(rows: Mapping[str, Any], network: str) -> str:
         spread = "" if math.isnan(line.error) else f" ± {100 * line.error:.2f}"
         body.append(
             f"| {line.arm} | {'' if price is None else f'{price:.2f}'} | {line.time:.2f} | "
+            f"{'' if math.isnan(line.exact_time) else f'{line.exact_time:.2f}'} | "
             f"{100 * line.accuracy:.2f}{spread} (n = {line.seeds}) | "
             f"{_percent(full_accuracy(found, line.time))} | {_number(full_time(found, line.accuracy))} |"
         )

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lowmode_fx.devices import synchronize
 from lowmode_fx.train.allocator import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,12 +35,6 @@ def header(script: str, **settings: Any) -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in ("torch", "torchvision", "timm")},
         "settings": settings,
     }
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a clock read afterwards has seen all its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:

@@ -24,11 +24,12 @@ import torch._inductor.config as inductor
 import torch.nn.functional as F
 from torch._dynamo.utils import counters
 
-from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save, summary, synchronize
+from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save, summary
 from bench.networks import CASES, Case
 from bench.step_profile import mark_pooling, profile_step
 from bench.step_report import report
 from lowmode_fx import BernoulliSchedule, LowModeConfig, LowModeModel, Mode, build_pair, count_step_flops
+from lowmode_fx.devices import synchronize
 from lowmode_fx.sweep.measure import PeakMemory
 
 SMALL = ("resnet18-cifar", "resnet50-cifar")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from .devices import gpus
 from .pair import ModePair
 from .tracing import train_mode
 
@@ -66,8 +67,21 @@ def as_batches(batch: Any) -> list[Batch]:
     return batches
 
 
+def batch_loss(
+    network: nn.Module, images: Tensor, targets: Any, criterion: Criterion, autocast: torch.dtype | None = None
+) -> Tensor:
+    """``criterion(network(images), targets)``, computed under autocast to that type, or in the network's own."""
+    with torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
+        return criterion(network(images), targets)
+
+
 def mode_gradient(
-    graph_module: fx.GraphModule | nn.Module, images: Tensor, targets: Any, criterion: Criterion, model: nn.Module
+    network: nn.Module,
+    images: Tensor,
+    targets: Any,
+    criterion: Criterion,
+    model: nn.Module,
+    autocast: torch.dtype | None = None,
 ) -> list[Tensor]:
     """The gradient of ``criterion(output, targets)`` for each trainable parameter of ``model``, in their order.
 
@@ -76,7 +90,8 @@ def mode_gradient(
     # One seed for both modes: dropout must not pass for disagreement where its masks have the same shape.
     torch.manual_seed(0)
     parameters = [value for value in model.parameters() if value.requires_grad]
-    gradients = torch.autograd.grad(criterion(graph_module(images), targets), parameters, allow_unused=True)
+    loss = batch_loss(network, images, targets, criterion, autocast)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     pairs = zip(gradients, parameters, strict=True)
     return [torch.zeros_like(value) if gradient is None else gradient for gradient, value in pairs]
 
@@ -92,11 +107,6 @@ def untouched(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, value in saved:
                     buffer.copy_(value)
-
-
-def gpus() -> list[int]:
-    """Every GPU in use, for ``fork_rng``: ``torch.manual_seed`` reaches them all, whatever the model lies on."""
-    return list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
 
 
 def _compare_modes(

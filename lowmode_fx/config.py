@@ -55,6 +55,10 @@ class LowModeConfig:
     adapt_head: bool = False
 
     def __post_init__(self) -> None:
+        if self.ratio == 1 and not isinstance(self.ratio, bool):
+            raise ValueError(
+                "ratio is 1; it must be an integer ≥ 2; for pooled kernels on whole images, downsample_input=False"
+            )
         _check_integer("ratio", self.ratio, 2)
         if self.kernel_ratio is not None:
             _check_integer("kernel_ratio", self.kernel_ratio, 1)

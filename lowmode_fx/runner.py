@@ -42,7 +42,7 @@ class LowModeModel(nn.Module):
         warning.
 
     Raises ``TypeError`` where ``pair`` is no ``ModePair``, ``ValueError`` where images are to come from a loader at one
-    size only, or where ``low_weight`` is no positive number.
+    size only or for a schedule that decides as it goes, or where ``low_weight`` is no positive number.
     """
 
     pair: ModePair
@@ -69,6 +69,11 @@ class LowModeModel(nn.Module):
         if downsample_on == "host" and not pair.config.downsample_input:
             raise ValueError(
                 "downsample_on='host' has nothing to do: the pair's images stay whole (downsample_input=False)"
+            )
+        if downsample_on == "host" and isinstance(schedule, Decides):
+            raise ValueError(
+                "a loader draws the modes of batches ahead of what the schedule decides, and hands on no full-size "
+                f"batches to measure; with {type(schedule).__name__} use downsample_on='device'"
             )
         share_registries(self, pair.model)
         self.pair = pair

@@ -63,7 +63,10 @@ TRANSFORMS = "'avg', 'adaptive', 'center', 'linear' or a function (kernel, size)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ratio": 1}, "ratio is 1; it must be an integer ≥ 2"),
+        (
+            {"ratio": 1},
+            "ratio is 1; it must be an integer ≥ 2; for pooled kernels on whole images, downsample_input=False",
+        ),
         ({"ratio": -2}, "ratio is -2; it must be an integer ≥ 2"),
         ({"ratio": 2.0}, "ratio is 2.0; it must be an integer ≥ 2"),
         ({"ratio": "2"}, "ratio is '2'; it must be an integer ≥ 2"),

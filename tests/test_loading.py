@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler, TensorDataset, default_collate
 
-from lowmode_fx import BernoulliSchedule, LowModeConfig, LowModeModel, Mode, build_pair, host_loader
+from lowmode_fx import AgreementSchedule, BernoulliSchedule, LowModeConfig, LowModeModel, Mode, build_pair, host_loader
 from lowmode_fx.loading import ModeBatchSampler
 
 SCHEDULE = BernoulliSchedule(p=0.5, seed=1)
@@ -164,6 +164,8 @@ def test_what_does_not_go_together_is_named() -> None:
         host_loader(data, make(), accumulation=0)
     with pytest.raises(ValueError, match="images stay whole"):
         make(downsample_input=False)
+    with pytest.raises(ValueError, match=r"with AgreementSchedule use downsample_on='device'"):
+        LowModeModel(make("device").pair, AgreementSchedule(every=500), downsample_on="host")
     with pytest.raises(ValueError, match="downsample_on is 'gpu'; allowed: 'device', 'host'"):
         make("gpu")
     with pytest.raises(ValueError, match=r"images are 12×12; .* they are 16×16 for a full step or 8×8 for a low one"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -155,6 +155,7 @@ def test_progress_is_told() -> None:
         ({"tail": 2}, "tail=2 is no share; give a number from 0 to 1"),
         ({"seconds": 0}, "seconds=0 leaves no time; give a number above 0"),
         ({"measure": "joules"}, "measure='joules' is unknown; give 'time' or 'macs'"),
+        ({"autocast": torch.float16}, "autocast=torch.float16 would need a gradient scaler; give torch.bfloat16"),
         ({"ratios": (5,)}, r"ratios=\(5,\) are not allowed; give some of 1, 2, 3, 4"),
     ],
 )
@@ -205,6 +206,48 @@ def test_gains_by_gradients_are_the_same_now_and_at_a_point() -> None:
     pair = build_pair(probe.model, probe.batches[0][0][:2], LowModeConfig())
     (at_point,) = probe.progress(pair)
     assert progress_now(pair, probe.batches, F.cross_entropy, 0.9).gain == pytest.approx(at_point.gain, rel=1e-4)
+
+
+class Witness(nn.Module):
+    """Notes the type that autocast has at each forward; ``None`` where it is off."""
+
+    seen: ClassVar[set[torch.dtype | None]] = set()
+
+    def forward(self, images: Tensor) -> Tensor:
+        autocast = torch.is_autocast_enabled("cpu")
+        self.seen.add(torch.get_autocast_dtype("cpu") if autocast else None)
+        return images
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_everything_is_measured_under_the_autocast_of_the_run(
+    autocast: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Witness, "seen", set())
+    criteria: set[torch.dtype | None] = set()
+
+    def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
+        criteria.add(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        return F.cross_entropy(outputs, targets)
+
+    model = nn.Sequential(Witness(), *small_model())
+    options = {"measure": "time", "criterion": criterion, "autocast": autocast, "ratios": (2,), "run_steps": 8}
+    tuned = quick_tune(model, **options)
+    assert tuned.candidates and any(each.rehearsed for each in tuned.candidates)
+    assert criteria == {autocast}
+    assert autocast in Witness.seen and Witness.seen <= {autocast, None}  # tracing itself runs without
+
+
+def test_autocast_rounds_gradients_and_no_more() -> None:
+    gradients = []
+    for autocast in (None, torch.bfloat16):
+        probe = probe_copy(small_model(), Coloured(), F.cross_entropy, sgd, kept=2, autocast=autocast)
+        pair = build_pair(probe.model, probe.batches[0][0][:2], LowModeConfig())
+        gradients.append(probe.low_gradients(pair)[0])
+    exact, rounded = gradients
+    assert exact.dtype == rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    assert F.cosine_similarity(exact, rounded, dim=0) > 0.99
 
 
 def test_stages_by_the_size_of_their_maps() -> None:

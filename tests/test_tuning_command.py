@@ -82,6 +82,7 @@ def test_train_with_a_schedule_that_measures(run: Run, tmp_path: Path) -> None:
         (("probe", MODEL, *DATA, "--steps", "10000000", "--pool-convs", "x"), "pool_convs: 'x' matches no convolution"),
         (("tune", MODEL, *DATA, "--ratios", "2,x"), "--ratios has 'x', which is no integer; give some of 1, 2, 3, 4"),
         (("tune", MODEL, *DATA, "--ratios", "9"), "ratios=(9,) are not allowed; give some of 1, 2, 3, 4"),
+        (("tune", MODEL, *DATA, "--autocast", "fp16"), "--autocast is 'fp16'; allowed: none, bf16"),
         (("tune", MODEL, *DATA, "--measure", "joules"), "--measure is 'joules'; allowed: time, macs"),
         (("train", MODEL, *DATA, "--tuned", "no.json"), "--tuned 'no.json' can't be read"),
     ],

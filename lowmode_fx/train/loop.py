@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from lowmode_fx.agreement_schedule import AgreementSchedule
+from lowmode_fx.devices import synchronize
 from lowmode_fx.runner import LowModeModel
 from lowmode_fx.schedule import Mode
 from lowmode_fx.train.batches import steps_per_epoch, train_batches
@@ -36,7 +37,7 @@ from lowmode_fx.train.progress import Reporter
 from lowmode_fx.train.records import EpochRecord, RunResult
 from lowmode_fx.train.run_folder import RunFolder, environment
 from lowmode_fx.train.settings import TrainSettings
-from lowmode_fx.train.warmup import modes_to_come, synchronise, warm_up
+from lowmode_fx.train.warmup import modes_to_come, warm_up
 
 
 class TrainingDivergedError(ValueError):
@@ -191,7 +192,7 @@ class _Run:
         self.net.train()
         if self.low_mode is not None:
             self.low_mode.set_epoch(self.epoch)
-        synchronise(self.device)
+        synchronize(self.device)
         start = time.perf_counter()
         for images, labels in self.batches(self.epoch, self.step):
             self.measure_agreement()
@@ -206,7 +207,7 @@ class _Run:
             self.step += 1
             if interrupts.received:
                 break
-        synchronise(self.device)
+        synchronize(self.device)
         self.seconds += time.perf_counter() - start
 
     def measure_agreement(self) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from lowmode_fx.devices import synchronize
 from lowmode_fx.runner import LowModeModel
 from lowmode_fx.schedule import Decides, Mode
 from lowmode_fx.train.checkpoint import rng_state, set_rng_state
@@ -43,14 +44,6 @@ def unchanged(module: nn.Module) -> Iterator[None]:
         set_rng_state(generators)
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait for queued work, so that a clock that is read next means something."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 def modes_to_come(net: LowModeModel, epochs: int, steps_per_epoch: int) -> list[Mode]:
     """The modes that the rest of a run uses: a graph that never runs needn't be compiled."""
     if isinstance(net.schedule, Decides):
@@ -65,11 +58,11 @@ def modes_to_come(net: LowModeModel, epochs: int, steps_per_epoch: int) -> list[
 
 def warm_up(module: nn.Module, device: torch.device, passes: Sequence[Callable[[], object]]) -> float:
     """Run forward-and-backward `passes` in train mode, trace by trace undone; returns the seconds that they took."""
-    synchronise(device)
+    synchronize(device)
     start = time.perf_counter()
     with unchanged(module):
         module.train()
         for forward_and_backward in passes:
             forward_and_backward()
-    synchronise(device)
+    synchronize(device)
     return time.perf_counter() - start

@@ -113,6 +113,7 @@ def tune(
     batchnorm: Annotated[str | None, Low(help="isolate or share.")] = None,
     adapt_head: Annotated[bool | None, Low("--adapt-head", help="Resize a map that is flattened.")] = None,
     measure: Annotated[str, typer.Option(help="A step's price: time or macs.")] = "time",
+    autocast: Annotated[str, typer.Option(help="none or bf16, as in train: prices depend on it.")] = "none",
     tail: Annotated[float, typer.Option(help="Share of the progress that stays full.")] = 0.5,
     seconds: Annotated[float, typer.Option(help="A cap on the time.")] = 600.0,
     batch_size: Annotated[int, Rate()] = 125,
@@ -125,6 +126,8 @@ def tune(
     """Choose a low-mode for a model and its data: ratio, kernels, how many epochs, with what weight; and say why."""
     if measure not in ("time", "macs"):
         raise ValueError(f"--measure is {measure!r}; allowed: time, macs")
+    if autocast not in ("none", "bf16"):
+        raise ValueError(f"--autocast is {autocast!r}; allowed: none, bf16 (whose prices hold for fp16 too)")
     config = low_mode_config(LowModeConfig(), batchnorm=batchnorm, adapt_head=adapt_head)
     setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
     with _bar() as tell:
@@ -137,6 +140,7 @@ def tune(
             config=config,
             ratios=[_ratio(part) for part in ratios.split(",")],
             measure=measure,  # type: ignore[arg-type]
+            autocast=torch.bfloat16 if autocast == "bf16" else None,
             tail=tail,
             seconds=seconds,
             seed=seed,
@@ -148,6 +152,7 @@ def tune(
     typer.echo(tuning_table(tuning))
     given: dict[str, Any] = {"--image-size": image_size, "--in-chans": in_chans if in_chans != 3 else None}
     given |= {"--batch-size": batch_size, "--lr": lr, "--momentum": momentum}
+    given |= {"--autocast": autocast} if autocast != "none" else {}
     options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     command = ["lowmode-fx", "train", model, "--data", data, *options, "--tuned", str(path)]
     typer.echo(f"train with it: {shlex.join(command)}")

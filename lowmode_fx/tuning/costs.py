@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lowmode_fx.agreement import Batch, Criterion, mode_gradient, untouched
+from lowmode_fx.devices import synchronize
 from lowmode_fx.mode_pair import ModePair
 from lowmode_fx.step_flops import count_forward_macs, count_step_flops
 
@@ -17,20 +18,25 @@ CostMeasure = Literal["time", "macs"]
 
 
 def step_cost(
-    pair: ModePair, batch: Batch, criterion: Criterion, measure: CostMeasure = "time", rounds: int = 5
+    pair: ModePair,
+    batch: Batch,
+    criterion: Criterion,
+    measure: CostMeasure = "time",
+    rounds: int = 5,
+    autocast: torch.dtype | None = None,
 ) -> float:
     """A low step over a full one, forward and backward.
 
-    ``"time"``: the median over paired, interleaved rounds on ``batch`` of full-size images ``(N, C, *S)``, uncompiled.
+    ``"time"``: the median over paired, interleaved rounds on ``batch`` of full-size images ``(N, C, *S)``, uncompiled,
+    under autocast to that type.
     ``"macs"``: the ratio of multiply-adds, forward and backward.
     """
     if measure == "macs":
         return mac_cost(pair)
-    images, targets = batch
     ratios = []
     with untouched(pair.model):
         for round_number in range(rounds + 1):
-            seconds = [_seconds(pair, graph, images, targets, criterion) for graph in (pair.full, pair.low)]
+            seconds = [_seconds(pair, graph, batch, criterion, autocast) for graph in (pair.full, pair.low)]
             if round_number:  # the first pays for what only first calls cost
                 ratios.append(seconds[1] / seconds[0])
     return statistics.median(ratios)
@@ -45,15 +51,13 @@ def mac_cost(pair: ModePair) -> float:
     return low / full
 
 
-def _seconds(pair: ModePair, graph: nn.Module, images: torch.Tensor, targets: object, criterion: Criterion) -> float:
-    _wait(images.device)
+def _seconds(
+    pair: ModePair, graph: nn.Module, batch: Batch, criterion: Criterion, autocast: torch.dtype | None
+) -> float:
+    images, targets = batch
+    synchronize(images.device)
     start = time.perf_counter()
     seen = pair.downsample(images) if graph is pair.low else images
-    mode_gradient(graph, seen, targets, criterion, pair.model)
-    _wait(images.device)
+    mode_gradient(graph, seen, targets, criterion, pair.model, autocast)
+    synchronize(images.device)
     return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lowmode_fx.agreement import Batch, Criterion, gpus, mode_gradient, untouched
+from lowmode_fx.agreement import Batch, Criterion, batch_loss, mode_gradient, untouched
+from lowmode_fx.devices import gpus
 from lowmode_fx.mode_pair import ModePair
 from lowmode_fx.tracing import train_mode
 from lowmode_fx.tuning.progress import StepProgress, gradient_products, step_progress
@@ -38,7 +39,7 @@ class Probe:
 
     model: is trained; give a copy. batches: the first ``kept`` of them, at least two, are what gradients and losses are
     measured on; the others are trained on, from the start again where they end. Where a loader shuffles, later passes
-    train on the measured images too.
+    train on the measured images too. autocast: the type that forwards are computed in, as the run will have them.
     Memory: a copy of the weights and ``kept`` gradients for each point, on the model's device.
     """
 
@@ -49,8 +50,9 @@ class Probe:
         criterion: Criterion,
         optimizer: OptimizerFactory,
         kept: int = 6,
+        autocast: torch.dtype | None = None,
     ) -> None:
-        self.model, self.criterion, self.optimizer = model, criterion, optimizer
+        self.model, self.criterion, self.optimizer, self.autocast = model, criterion, optimizer, autocast
         self._source = batches
         self.batches = _first(batches, kept)
         self.momentum = momentum_of(optimizer(model.parameters()))
@@ -108,7 +110,7 @@ class Probe:
         with untouched(self.model), torch.no_grad():
             torch.manual_seed(0)  # the same dropout in every run that is compared
             return statistics.fmean(
-                float(self.criterion(self.model(images), targets)) for images, targets in self.batches
+                float(batch_loss(self.model, *batch, self.criterion, self.autocast)) for batch in self.batches
             )
 
     def _train(self, pairs: Iterable[ModePair | None], weight: float = 1.0) -> Iterator[int]:
@@ -119,9 +121,10 @@ class Probe:
             torch.manual_seed(0)
             for step, (pair, (images, targets)) in enumerate(zip(pairs, source, strict=False), start=1):
                 if pair is None:
-                    loss = self.criterion(self.model(images), targets)
+                    loss = batch_loss(self.model, images, targets, self.criterion, self.autocast)
                 else:
-                    loss = weight * self.criterion(pair.low(pair.downsample(images)), targets)
+                    low_images = pair.downsample(images)
+                    loss = weight * batch_loss(pair.low, low_images, targets, self.criterion, self.autocast)
                 loss.backward()
                 stepper.step()
                 stepper.zero_grad()
@@ -144,23 +147,30 @@ class Probe:
 
     def _add_point(self, step: int) -> None:
         with untouched(self.model):
-            full = [flat_gradient(self.model, batch, self.criterion, self.model) for batch in self.batches]
+            full = [
+                flat_gradient(self.model, batch, self.criterion, self.model, self.autocast) for batch in self.batches
+            ]
         self.points.append(Point(step, self._state(), full))
 
     def low_gradients(self, pair: ModePair) -> list[Tensor]:
         """The flat low gradients ``(P,)`` of the kept batches, at the weights as they are."""
         with untouched(self.model):
-            return [low_gradient(pair, batch, self.criterion) for batch in self.batches]
+            return [low_gradient(pair, batch, self.criterion, self.autocast) for batch in self.batches]
 
     def _state(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
 
 def probe_copy(
-    model: nn.Module, batches: Iterable[Batch], criterion: Criterion, optimizer: OptimizerFactory, kept: int = 6
+    model: nn.Module,
+    batches: Iterable[Batch],
+    criterion: Criterion,
+    optimizer: OptimizerFactory,
+    kept: int = 6,
+    autocast: torch.dtype | None = None,
 ) -> Probe:
     """A probe of a copy of ``model``, which is left as it was."""
-    return Probe(copy.deepcopy(model), batches, criterion, optimizer, kept)
+    return Probe(copy.deepcopy(model), batches, criterion, optimizer, kept, autocast)
 
 
 def progress_now(pair: ModePair, batches: Sequence[Batch], criterion: Criterion, momentum: float) -> StepProgress:
@@ -171,15 +181,17 @@ def progress_now(pair: ModePair, batches: Sequence[Batch], criterion: Criterion,
     return step_progress(gradient_products(full, low), momentum)
 
 
-def flat_gradient(network: nn.Module, batch: Batch, criterion: Criterion, model: nn.Module) -> Tensor:
+def flat_gradient(
+    network: nn.Module, batch: Batch, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None = None
+) -> Tensor:
     """All of a gradient as one vector ``(P,)``."""
-    return torch.cat([gradient.flatten() for gradient in mode_gradient(network, *batch, criterion, model)])
+    return torch.cat([gradient.flatten() for gradient in mode_gradient(network, *batch, criterion, model, autocast)])
 
 
-def low_gradient(pair: ModePair, batch: Batch, criterion: Criterion) -> Tensor:
+def low_gradient(pair: ModePair, batch: Batch, criterion: Criterion, autocast: torch.dtype | None = None) -> Tensor:
     """The low gradient of a full-size batch as one vector ``(P,)``."""
     images, targets = batch
-    return flat_gradient(pair.low, (pair.downsample(images), targets), criterion, pair.model)
+    return flat_gradient(pair.low, (pair.downsample(images), targets), criterion, pair.model, autocast)
 
 
 def momentum_of(optimizer: torch.optim.Optimizer) -> float:

@@ -76,7 +76,8 @@ class Search:
         return candidate
 
     def _measured(self, choice: Choice, pair: ModePair) -> Candidate:
-        cost = step_cost(pair, self.probe.batches[0], self.probe.criterion, self.measure)
+        probe = self.probe
+        cost = step_cost(pair, probe.batches[0], probe.criterion, self.measure, autocast=probe.autocast)
         progress = self.probe.progress(pair)
         plan = make_plan(gain_curve(self._points(progress)), cost, self.epochs, self.tail)
         # At the last point, for that is where the run goes on from; within reason, for gradients are few and noisy.

@@ -88,6 +88,7 @@ def tune(
     config: LowModeConfig | None = None,
     ratios: Sequence[int] = (2, 1),
     measure: CostMeasure = "time",
+    autocast: torch.dtype | None = None,
     tail: float = 0.5,
     seconds: float = 600.0,
     run_steps: int | None = None,
@@ -109,8 +110,9 @@ def tune(
         ``restore_output=True`` for dense prediction, whose targets are of full size.
     ratios: of the images, tried in this order; 1 pools kernels on whole images. 3 and 4 are left out unless asked for:
         short rehearsals overrate them (README.md, Accuracy in time).
-    measure: a step's price by ``"time"`` (forward and backward, uncompiled, in the model's own precision) or by
-        ``"macs"``; where a GPU runs small maps, which wait for launches, macs say more of compiled steps.
+    measure: a step's price by ``"time"`` (forward and backward, uncompiled) or by ``"macs"``; where a GPU runs small
+        maps, which wait for launches, macs say more of compiled steps.
+    autocast: ``torch.bfloat16`` where the run will be under autocast to it: prices depend on it.
     tail: share of the progress that stays full, in [0, 1].
     seconds: a cap; what was not reached is said in ``reasons``. run_steps: of the short run, instead of what fits.
     on_progress: told what is done and how much of the time is spent, in [0, 1].
@@ -119,7 +121,7 @@ def tune(
     gives a pair.
     """
     steps_per_epoch = _length(loader) if steps_per_epoch is None else steps_per_epoch
-    _check(epochs, tail, seconds, ratios, measure, steps_per_epoch)
+    _check(epochs, tail, seconds, ratios, measure, steps_per_epoch, autocast)
     base = LowModeConfig() if config is None else config
     start = time.monotonic()
 
@@ -127,7 +129,7 @@ def tune(
         on_progress(what, min(1.0, (time.monotonic() - start) / seconds))
 
     tell("reading batches")
-    probe = probe_copy(model, loader, criterion, optimizer)
+    probe = probe_copy(model, loader, criterion, optimizer, autocast=autocast)
     total = epochs * steps_per_epoch
     wanted = max(_LEAST_STEPS, run_steps or min(round(0.2 * total), 600))
 
@@ -228,7 +230,19 @@ def _length(loader: Iterable[Batch]) -> int:
     return len(loader)
 
 
-def _check(epochs: int, tail: float, seconds: float, ratios: Sequence[int], measure: str, steps_per_epoch: int) -> None:
+def _check(
+    epochs: int,
+    tail: float,
+    seconds: float,
+    ratios: Sequence[int],
+    measure: str,
+    steps_per_epoch: int,
+    autocast: torch.dtype | None,
+) -> None:
+    if autocast is torch.float16:
+        raise ValueError(
+            "autocast=torch.float16 would need a gradient scaler; give torch.bfloat16, whose price is alike"
+        )
     if measure not in get_args(CostMeasure):
         raise ValueError(f"measure={measure!r} is unknown; give 'time' or 'macs'")
     if steps_per_epoch < 1:
