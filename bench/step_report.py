@@ -40,6 +40,23 @@ def ratio_table(rows: Mapping[str, Any], device: str) -> str:
     return _markdown(lines)
 
 
+def short_table(rows: Mapping[str, Any], device: str) -> str:
+    """Markdown, as the README has it: ours, the paper's, the peer of the same run, and the limit that macs set."""
+    head = ["network", "step", "low / full", "the paper (its GPU)", "images halved, kernels kept", "macs alone"]
+    head += ["aimed at", "peak memory"]
+    lines = [head, [":--", ":--", *["--:"] * (len(head) - 2)]]
+    for name, row in rows.items():
+        for kind in (kind for kind in KINDS if kind in row):
+            found, ratio = row[kind], row[kind]["low / full"]
+            target, paper, memory = TARGETS.get((device, kind, name)), PAPER.get(name), found.get("peak memory, bytes")
+            spread = f"({ratio['q1']:.3f} to {ratio['q3']:.3f}, n = {ratio['n']})"
+            cells = [name, kind, f"**{ratio['median']:.3f}** {spread}", f"{paper:.2f}" if paper else ""]
+            cells += [f"{found['resolution only / full']['median']:.3f}", f"{row['mac_ratio']:.3f}"]
+            cells += [f"≤ {target:.2f}" if target else "", f"{memory['low'] / memory['full']:.2f}" if memory else ""]
+            lines.append(cells)
+    return _markdown(lines)
+
+
 def profile_table(rows: Mapping[str, Any]) -> str:
     """Markdown: the shares of each group in a step's busy time, in %; gaps are a share of its whole time."""
     head = ["network", "step", "mode", *GROUPS, "gaps"]

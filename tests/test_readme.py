@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import ablation_report, rehearsal
+from bench import ablation_report, rehearsal, step_report
 from bench.zoo import zoo_lines
 from lowmode_fx import LowModeConfig, build_pair, count_flops
 from lowmode_fx.models import create_model
@@ -63,6 +63,11 @@ def test_what_low_steps_are_worth_is_what_was_measured() -> None:
 def test_accuracy_in_time_is_what_was_measured(network: str) -> None:
     rows = json.loads((ROOT / "bench/results/ablation_cpu.json").read_text())["rows"]
     assert ablation_report.table(rows, network) in README
+
+
+def test_step_times_are_what_was_measured() -> None:
+    rows = json.loads((ROOT / "bench/results/step_time_cpu.json").read_text())["rows"]
+    assert step_report.short_table(rows, "cpu") in README
 
 
 def test_the_zoo_is_what_its_records_say() -> None:
