@@ -3,6 +3,7 @@
 python -m bench.step_time --small                      # two CPU cores: ResNet-18 and ResNet-50 with the CIFAR stem
 python -m bench.step_time                              # everything; on a GPU in bf16 and channels_last
 python -m bench.step_time --compile-mode cuda-graphs   # the same on a GPU, replayed as CUDA graphs, beside it
+python -m bench.step_time --compile-mode off --batch 8 --cases vgg16 densenet121    # uncompiled, smaller batches
 
 Beside every low step, in the same rounds: images halved and kernels kept (progressive resizing), and the plain compiled
 model. Beside every ratio of times that of multiply-adds, the peak memory, and where the time goes.
@@ -34,7 +35,7 @@ from lowmode_fx.sweep.measure import PeakMemory
 
 SMALL = ("resnet18-cifar", "resnet50-cifar")
 EAGER, COMPILED, GRAPHS = "eager", "compiled", "cuda graphs"
-KINDS = {"default": (EAGER, COMPILED), "cuda-graphs": (GRAPHS,)}
+KINDS = {"default": (EAGER, COMPILED), "off": (EAGER,), "cuda-graphs": (GRAPHS,)}
 Steps = dict[str, Callable[[], None]]
 
 
@@ -139,7 +140,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help=f"only {', '.join(SMALL)}")
     parser.add_argument("--cases", nargs="*", choices=CASES, help="instead of all")
-    parser.add_argument("--compile-mode", choices=KINDS, default="default", help="cuda-graphs: on a GPU only")
+    parser.add_argument(
+        "--compile-mode", choices=KINDS, default="default", help="off: eager alone; cuda-graphs: on a GPU only"
+    )
     parser.add_argument("--rounds", type=int, help="9 on a CPU, 31 of ten steps each on a GPU")
     parser.add_argument("--batch", type=int, help="instead of each case's own")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no measurement after so many")

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from lowmode_fx.config import LowModeConfig
 from lowmode_fx.mode_pair import ModePair
 from lowmode_fx.tuning.candidates import Choice, footprint, stages, try_pair
@@ -77,8 +79,17 @@ class Search:
 
     def _measured(self, choice: Choice, pair: ModePair) -> Candidate:
         probe = self.probe
-        cost = step_cost(pair, probe.batches[0], probe.criterion, self.measure, autocast=probe.autocast)
-        progress = self.probe.progress(pair)
+        try:
+            cost = step_cost(pair, probe.batches[0], probe.criterion, self.measure, autocast=probe.autocast)
+            progress = probe.progress(pair)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            cause = " ".join(str(error).split())
+            raise ValueError(
+                f"{choice.name}: the criterion and low-mode's outputs don't go together: {cause}; where targets are of "
+                "full size, as in dense prediction, give config=LowModeConfig(restore_output=True)"
+            ) from error
         plan = make_plan(gain_curve(self._points(progress)), cost, self.epochs, self.tail)
         # At the last point, for that is where the run goes on from; within reason, for gradients are few and noisy.
         weight = min(max(progress[-1].weight, LEAST_WEIGHT), 1.0)
