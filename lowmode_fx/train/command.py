@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,12 @@ from rich.console import Console
 from lowmode_fx.agreement_schedule import AgreementSchedule
 from lowmode_fx.config import LowModeConfig
 from lowmode_fx.fitting import NoEffectWarning
+from lowmode_fx.mode_pair import ModePair
 from lowmode_fx.models import create_model
 from lowmode_fx.options import low_mode_config
 from lowmode_fx.pair import build_pair
 from lowmode_fx.runner import LowModeModel
-from lowmode_fx.schedule import low_fraction
+from lowmode_fx.schedule import Schedule, low_fraction
 from lowmode_fx.train.allocator import keep_freed_memory
 from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.data import load_data
@@ -159,16 +161,8 @@ def train(
             warnings.simplefilter("ignore", NoEffectWarning)  # the notes say it
             pair = build_pair(net, example, config)
         net = LowModeModel(pair, modes, low_weight=weight, compile=settings.compile)
-        pooled = f"{len(pair.report.pooled)} convolutions with pooled kernels"
-        measured = isinstance(modes, AgreementSchedule)
-        share = 1.0 if isinstance(modes, AgreementSchedule) else low_fraction(modes, settings.epochs, steps)
-        total = settings.epochs * steps
-        how_many = "as many steps as measuring says" if measured else f"about {share:.0%} of {total} steps"
-        _print(console, f"low-mode: {pooled}; {how_many}")
-        for note in pair.report.notes:
-            _print(console, f"note: {note}")
-        if not share:
-            _print(console, "warning: no step is in low-mode; give a larger --p, fewer --hold-epochs or more --epochs")
+        for line in _about_low_mode(pair, modes, settings.epochs, steps):
+            _print(console, line)
     label = "full-mode" if full_only else "low-mode"
     identity = {"model": model}
     result = train_model(net, splits, settings, folder, label=label, resume=resume, identity=identity, console=console)
@@ -179,6 +173,16 @@ def train(
     accuracy = f"validation accuracy {result.final_accuracy:.2%} (best {result.best_accuracy:.2%})"
     compiling = f" and {result.compile_seconds:.1f} s of compilation" if settings.compile else ""
     _print(console, f"{accuracy} after {result.train_seconds:.1f} s of training{compiling}; see {path}")
+
+
+def _about_low_mode(pair: ModePair, modes: Schedule, epochs: int, steps: int) -> Iterator[str]:
+    """What a user should know of the low-mode that is about to run, a line each."""
+    share = None if isinstance(modes, AgreementSchedule) else low_fraction(modes, epochs, steps)
+    how_many = "as many steps as measuring says" if share is None else f"about {share:.0%} of {epochs * steps} steps"
+    yield f"low-mode: {len(pair.report.pooled)} convolutions with pooled kernels; {how_many}"
+    yield from (f"note: {note}" for note in pair.report.notes)
+    if share == 0:
+        yield "warning: no step is in low-mode; give a larger --p, fewer --hold-epochs or more --epochs"
 
 
 def _settings(preset: str, **given: Any) -> TrainSettings:

@@ -19,10 +19,11 @@ from passes.shapes import Shape
 
 @dataclass(frozen=True)
 class Choice:
-    """A configuration under a name that a report can show."""
+    """A configuration under a name that a report can show; ``family``: the name of what it is a part of, if any."""
 
     name: str
     config: LowModeConfig
+    family: str = ""
 
 
 def families(base: LowModeConfig, ratios: Sequence[int], stem_maxpool: bool) -> Iterator[Choice]:

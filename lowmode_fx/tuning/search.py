@@ -27,7 +27,7 @@ class Candidate:
     """A configuration that was measured: its price in full steps, its worth at each point, and the best plan with it.
 
     ``weight``: of its gradients. ``rehearsed``: its worth by training, in a short and a longer run, where that was
-    tried; the plan then stands on it.
+    tried; the plan then stands on it. ``family``: the name of what it is a part of, its own for a whole family.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Candidate:
     plan: Plan
     weight: float
     rehearsed: tuple[float, ...] = ()
+    family: str = ""
 
 
 @dataclass
@@ -93,7 +94,8 @@ class Search:
         plan = make_plan(gain_curve(self._points(progress)), cost, self.epochs, self.tail)
         # At the last point, for that is where the run goes on from; within reason, for gradients are few and noisy.
         weight = min(max(progress[-1].weight, LEAST_WEIGHT), 1.0)
-        return Candidate(choice.name, choice.config, cost, progress, plan, round(weight, 3))
+        family = choice.family or choice.name
+        return Candidate(choice.name, choice.config, cost, progress, plan, round(weight, 3), family=family)
 
     def _try_pair(self, config: LowModeConfig) -> tuple[ModePair | None, str]:
         images, _ = self.probe.batches[0]
@@ -142,7 +144,7 @@ class Search:
     def _refine_sites(self, family: Candidate, every: Sequence[str]) -> None:
         """Leave out one site after the other, the last stage's last, and keep it out where that saves time."""
         best = self.best()
-        if best is None or not best.name.startswith(family.name):
+        if best is None or best.family != family.name:
             return  # no part of this family is what the tuner would choose
         chosen = list(every) if best.config.pool_convs == "dense" else list(best.config.pool_convs)
         for name in list(chosen):
@@ -157,4 +159,4 @@ class Search:
 
 
 def _with_sites(family: Candidate, names: Sequence[str], title: str) -> Choice:
-    return Choice(title, replace(family.config, pool_convs=tuple(names)))
+    return Choice(title, replace(family.config, pool_convs=tuple(names)), family.name)
