@@ -218,6 +218,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after so many")
     parser.add_argument("--networks", nargs="*", help="of the studies, only these")
     parser.add_argument("--arms", nargs="*", default=["*"], help="only those whose names match one of these globs")
+    parser.add_argument("--reprice", action="store_true", help="time the steps again: nothing else should run beside")
     parser.add_argument("--resume", action="store_true", help="keep the runs that the result file has")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -236,6 +237,10 @@ def main() -> None:
             rows[key] = prepare(study, options.data, options.tune_seconds, options.rounds)
             save(path, head, rows)
         choice = Tuning.from_dict(rows[key]["tuning"])
+        if options.reprice:
+            splits, _ = load(study, options.data)
+            rows[key]["prices"] = prices(study, splits, all_arms(study, choice), options.rounds)
+            save(path, head, rows)
         for seed in range(options.seeds):
             for arm in all_arms(study, choice):
                 wanted = any(fnmatchcase(arm.name, glob) for glob in options.arms)

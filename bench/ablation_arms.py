@@ -30,6 +30,8 @@ def longer_low(network: str) -> list[Arm]:
     found = {
         "resnet8": [
             ("r = 2, kernels kept", LowModeConfig(kernel_ratio=1), 11, 8),
+            ("r = 2, kernels kept", LowModeConfig(kernel_ratio=1), 14, 6),
+            ("r = 2, kernels kept", LowModeConfig(kernel_ratio=1), 18, 6),
             ("r = 3, kernels kept", LowModeConfig(ratio=3, kernel_ratio=1), 39, 8),
         ],
         "resnet8-5x5": [
