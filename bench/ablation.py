@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing as mp
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 
 from bench.ablation_arms import Arm, arms, full_lengths, longer_low
 from bench.ablation_report import report
-from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_times, save
+from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save
 from bench.networks import resnet, small_resnet
 from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, build_pair
 from lowmode_fx.train import DataSplits, TrainSettings, load_data, train
@@ -120,46 +121,50 @@ def tuned(study: Study, splits: DataSplits, seconds: float) -> Tuning:
     )
 
 
-def prices(study: Study, splits: DataSplits, chosen: list[Arm], rounds: int) -> dict[str, dict[str, Any]]:
-    """A low step of each arm over a full one: forward, backward, optimizer; in bf16, as runs have it, and float32."""
+def price(study: Study, splits: DataSplits, arm: Arm, rounds: int) -> dict[str, Any]:
+    """A low step of an arm over a full one: forward, backward, optimizer; in bf16, as runs have it.
+
+    On a CPU in float32 too, under ``"float32"``: small convolutions follow their multiply-adds better there.
+    """
+    assert arm.config is not None, "full-mode has no low step"
     images, labels = next(iter(loader(splits)))
-    found: dict[str, dict[str, Any]] = {}
-    known: list[tuple[Any, dict[str, Any]]] = []
+    model = network(study, 0)
+    recipe = settings(study, 1, 0)
+    net = LowModeModel(build_pair(model, images[:2], arm.config), BernoulliSchedule(0.5), compile=recipe.compile)
+    net.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+    def step(mode: Mode, rounded: bool) -> None:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=rounded):
+            loss = F.cross_entropy(net.run(mode, images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    ratios = []
+    for rounded in (True, False) if images.device.type == "cpu" else (True,):
+        functions = {mode.value: partial(step, mode, rounded) for mode in Mode}
+        times = paired_steps(functions, images.device, rounds)
+        ratios.append(paired_ratio(times["low"], times["full"]))
+    return ratios[0] | ({"float32": ratios[1]} if len(ratios) > 1 else {})
+
+
+def add_prices(
+    found: dict[str, Any], study: Study, splits: DataSplits, chosen: list[Arm], rounds: int, saved: Callable[[], None]
+) -> None:
+    """The price of every arm that ``found`` hasn't got, each ``saved`` as it comes; one for equal configurations."""
+    known = [(arm.config, found[arm.name]) for arm in chosen if arm.name in found]
     for arm in chosen:
-        if arm.config is None:
+        if arm.config is None or arm.name in found:
             continue
-        same = next((price for config, price in known if config == arm.config), None)
-        if same is not None:
-            found[arm.name] = same
-            continue
-        model = network(study, 0)
-        recipe = settings(study, 1, 0)
-        net = LowModeModel(build_pair(model, images[:2], arm.config), BernoulliSchedule(0.5), compile=recipe.compile)
-        net.train()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, nesterov=True)
-
-        def step(
-            mode: Mode, rounded: bool, net: LowModeModel = net, optimizer: torch.optim.Optimizer = optimizer
-        ) -> None:
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=rounded):
-                loss = F.cross_entropy(net.run(mode, images), labels)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        ratios = []
-        for rounded in (True, False):
-            functions = {mode.value: partial(step, mode, rounded) for mode in Mode}
-            times = paired_times(functions, images.device, rounds)
-            ratios.append(paired_ratio(times["low"], times["full"]))
-        found[arm.name] = {**ratios[0], "float32": ratios[1]}
+        same = next((cost for config, cost in known if config == arm.config), None)
+        found[arm.name] = price(study, splits, arm, rounds) if same is None else same
         known.append((arm.config, found[arm.name]))
-    return found
+        saved()
 
 
-def prepare(study: Study, data: str, tune_seconds: float, rounds: int) -> dict[str, Any]:
-    """What comes before any training: the tuner's choice, what it stands on, and the price of every arm's low step."""
-    splits, _ = load(study, data)
+def prepare(study: Study, splits: DataSplits, tune_seconds: float) -> dict[str, Any]:
+    """The tuner's choice and what it stands on; prices are yet to come."""
     print(f"{study.network}: tuning", flush=True)
     choice = tuned(study, splits, tune_seconds)
     print("\n".join(f"  {reason}" for reason in choice.reasons), flush=True)
@@ -173,8 +178,7 @@ def prepare(study: Study, data: str, tune_seconds: float, rounds: int) -> dict[s
         for each in choice.candidates
         if each.rehearsed
     }
-    costs = prices(study, splits, all_arms(study, choice), rounds)
-    return {"study": asdict(study), "tuning": choice.to_dict(), "rehearsed": rehearsed, "prices": costs}
+    return {"study": asdict(study), "tuning": choice.to_dict(), "rehearsed": rehearsed, "prices": {}}
 
 
 _DATA: dict[str, tuple[DataSplits, DataSplits]] = {}
@@ -195,6 +199,8 @@ def run_one(task: tuple[Study, Arm, int, str, int]) -> tuple[str, dict[str, Any]
         schedule = BernoulliSchedule(arm.p, seed)
         model = LowModeModel(pair, schedule, low_weight=arm.weight, compile=recipe.compile)
     result = train(model, curves, recipe, label=arm.name, quiet=True)
+    if result.interrupted:  # half a run is no run
+        raise RuntimeError(f"signal {result.interrupted} ended {arm.name}; --resume goes on")
     accuracy = evaluate(model, final, recipe, next(model.parameters()).device)
     record = {
         "accuracy": accuracy,
@@ -233,14 +239,15 @@ def main() -> None:
         if options.networks and study.network not in options.networks:
             continue
         key = f"{study.network} / study"
+        splits, _ = load(study, options.data)
+        saved = partial(save, path, head, rows)
         if key not in rows:
-            rows[key] = prepare(study, options.data, options.tune_seconds, options.rounds)
-            save(path, head, rows)
+            rows[key] = prepare(study, splits, options.tune_seconds)
+            saved()
         choice = Tuning.from_dict(rows[key]["tuning"])
         if options.reprice:
-            splits, _ = load(study, options.data)
-            rows[key]["prices"] = prices(study, splits, all_arms(study, choice), options.rounds)
-            save(path, head, rows)
+            rows[key]["prices"] = {}
+        add_prices(rows[key]["prices"], study, splits, all_arms(study, choice), options.rounds, saved)
         for seed in range(options.seeds):
             for arm in all_arms(study, choice):
                 wanted = any(fnmatchcase(arm.name, glob) for glob in options.arms)

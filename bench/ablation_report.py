@@ -47,6 +47,8 @@ def lines(rows: Mapping[str, Any], network: str) -> list[Line]:
     found = []
     for arm, records in by_arm.items():
         full = arm.startswith("full-mode")
+        if not full and arm not in prices:
+            continue  # an arm of another state of the script
         price = 0.0 if full else prices[arm]["median"]
         exact = 0.0 if full else prices[arm].get("float32", {}).get("median", math.nan)
         curves = [_times(record["curve"], price) for record in records]

@@ -14,19 +14,13 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 CONVOLUTION, NORM, ELEMENTWISE = "convolution+matmul", "norm", "elementwise"
 POOLING, OPTIMIZER, OTHER = "weight pooling", "optimizer", "other"
-#: A compiler may put the pooling of a kernel and the norm of a map into one loop: no name tells them apart then.
-MIXED = "norm fused with weight pooling"
-GROUPS = (CONVOLUTION, NORM, MIXED, ELEMENTWISE, POOLING, OPTIMIZER, OTHER)
+GROUPS = (CONVOLUTION, NORM, ELEMENTWISE, POOLING, OPTIMIZER, OTHER)
 
 #: Between the names of the operators that an operator ran in, outermost first.
 WITHIN = " | "
 
 _GENERATED = re.compile(r"cpp_fused_|triton_(poi|red|per|for|tem|mix|unk)_fused_")
 _NORM = re.compile(r"(batch|layer|group|instance)_?norm|bn_(fw|bw)|bnorm", re.IGNORECASE)
-#: A mean of feature maps is a "mean", and "div_expand" backward; that of a kernel's taps is spelled as a product.
-_POOLING = re.compile(
-    r"stack|(slice|select)_(backward|scatter)|fused_mul_sum_\d|legit\w*_mul_\w*sum|(?<!div_)expand_mul"
-)
 _CONVOLUTION = re.compile(
     r"conv|cudnn|gemm|cutlass|wgrad|dgrad|fprop|nchwtonhwc|nhwctonchw|mkldnn|splitk"
     r"|(^|::)(add|b|badd)?mm($|_)|matmul|(^|::)linear|(Addmm|Mm|Bmm|Linear)Backward",
@@ -53,11 +47,9 @@ def group_of(name: str) -> str:
 
 def _group(part: str) -> str:
     if _GENERATED.search(part):
-        # Named after all that was fused: a "convolution" among it is only what was done to its output.
-        norm, pooling = _NORM.search(part), _POOLING.search(part)
-        if "triton_tem" in part:
-            return CONVOLUTION
-        return (MIXED if pooling else NORM) if norm else (POOLING if pooling else ELEMENTWISE)
+        # Named after all that was fused: a "convolution" among it is only what was done to its output. The pooling of
+        # kernels is fused with norms and with anything else, and no name tells it apart.
+        return CONVOLUTION if "triton_tem" in part else NORM if _NORM.search(part) else ELEMENTWISE
     if _NORM.search(part):
         return NORM
     if _CONVOLUTION.search(part):

@@ -3,7 +3,7 @@
 python -m bench.step_time --small                      # two CPU cores: ResNet-18 and ResNet-50 with the CIFAR stem
 python -m bench.step_time                              # everything; on a GPU in bf16 and channels_last
 python -m bench.step_time --compile-mode cuda-graphs   # the same on a GPU, replayed as CUDA graphs, beside it
-python -m bench.step_time --compile-mode off --batch 8 --cases vgg16 densenet121    # uncompiled, smaller batches
+python -m bench.step_time --compile-mode off --batch 8 --cases vgg16 --out FILE    # uncompiled, smaller batches
 
 Beside every low step, in the same rounds: images halved and kernels kept (progressive resizing), and the plain compiled
 model. Beside every ratio of times that of multiply-adds, the peak memory, and where the time goes.
@@ -158,6 +158,9 @@ def main(argv: list[str] | None = None) -> None:
     precision = "bf16, channels_last" if device.type == "cuda" else "float32, channels_last images"
     head = header("step_time", rounds=rounds, small=options.small, precision=precision)
     rows = load_rows(path, options.resume)
+    others = {name: row["batch"] for name, row in rows.items() if row["batch"] != (options.batch or CASES[name].batch)}
+    if others:
+        parser.error(f"{path} was measured with other batches, {others}; give another --out")
     failed = False
     for name in options.cases or (SMALL if options.small else CASES):
         case = CASES[name]

@@ -70,8 +70,8 @@ def as_batches(batch: Any) -> list[Batch]:
 def batch_loss(
     network: nn.Module, images: Tensor, targets: Any, criterion: Criterion, autocast: torch.dtype | None = None
 ) -> Tensor:
-    """``criterion(network(images), targets)``, computed under autocast to that type, or in the network's own."""
-    with torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
+    """``criterion(network(images), targets)``, under autocast to that type; ``None``: as the caller has it."""
+    with contextlib.nullcontext() if autocast is None else torch.autocast(images.device.type, dtype=autocast):
         return criterion(network(images), targets)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,37 +84,33 @@ class AgreementSchedule:
             return False
         return not self._steps or step >= self._steps[-1] + self.every
 
-    def measure(self, pair: ModePair, batches: Iterable[Batch], criterion: Criterion, step: int) -> float:
+    def measure(
+        self,
+        pair: ModePair,
+        batches: Iterable[Batch],
+        criterion: Criterion,
+        step: int,
+        autocast: torch.dtype | None = None,
+    ) -> float:
         """Measure on full-size batches, decide for the steps from ``step`` on, and return the gain.
 
-        The model is left as it was. In a process group every rank has to call it; rank 0's batches count.
+        autocast: the type that the run computes forwards in, if any. The model is left as it was. In a process group
+        every rank has to call it; rank 0's batches count.
         """
         if self.cost is not None:
             cost = self.cost
         else:
             cost = self._counted = mac_cost(pair) if self._counted is None else self._counted
-        gain = self._shared(pair, batches, criterion) if _in_group() else self._measured(pair, batches, criterion)
+        measured = partial(self._measured, pair, batches, criterion, autocast)
+        gain = _from_rank_0(pair, measured) if _in_group() else measured()
         self.decide(step, gain, cost)
         return gain
 
-    def _measured(self, pair: ModePair, batches: Iterable[Batch], criterion: Criterion) -> float:
+    def _measured(
+        self, pair: ModePair, batches: Iterable[Batch], criterion: Criterion, autocast: torch.dtype | None
+    ) -> float:
         # At most 1: where full gradients are all but lost in noise, the estimate has no upper bound.
-        return min(1.0, progress_now(pair, as_batches(batches), criterion, self.momentum).gain)
-
-    def _shared(self, pair: ModePair, batches: Iterable[Batch], criterion: Criterion) -> float:
-        """What rank 0 measures, or the error that it met, on every rank: none may wait for one that has failed."""
-        if any(isinstance(module, torch.nn.SyncBatchNorm) for module in pair.model.modules()):
-            raise ValueError("rank 0 measures alone, and a SyncBatchNorm would wait for the others; use other norms")
-        told: list[Any] = [0.0, ""]
-        if dist.get_rank() == 0:
-            try:
-                told[0] = self._measured(pair, batches, criterion)
-            except Exception as error:
-                told[1] = f"{type(error).__name__}: {error}"
-        dist.broadcast_object_list(told, src=0)
-        if told[1]:
-            raise ValueError(f"measuring failed on rank 0: {told[1]}")
-        return float(told[0])
+        return min(1.0, progress_now(pair, as_batches(batches), criterion, self.momentum, autocast).gain)
 
     def decide(self, step: int, gain: float, cost: float) -> None:
         """Note a measurement: a low step is worth ``gain`` full steps and costs ``cost``, from ``step`` on.
@@ -138,6 +135,22 @@ class AgreementSchedule:
         """The arguments, in plain values; decisions are state, and in ``state_dict()``."""
         names = ("every", "p", "batches", "cost", "full_from", "momentum", "seed")
         return {"kind": "agreement"} | {name: getattr(self, name) for name in names}
+
+
+def _from_rank_0(pair: ModePair, measured: Callable[[], float]) -> float:
+    """What rank 0 measures, or the error that it met, on every rank: none may wait for one that has failed."""
+    if any(isinstance(module, torch.nn.SyncBatchNorm) for module in pair.model.modules()):
+        raise ValueError("rank 0 measures alone, and a SyncBatchNorm would wait for the others; use other norms")
+    told: list[Any] = [0.0, ""]
+    if dist.get_rank() == 0:
+        try:
+            told[0] = measured()
+        except Exception as error:
+            told[1] = f"{type(error).__name__}: {error}"
+    dist.broadcast_object_list(told, src=0)
+    if told[1]:
+        raise ValueError(f"measuring failed on rank 0: {told[1]}")
+    return float(told[0])
 
 
 def _in_group() -> bool:

@@ -75,6 +75,22 @@ def test_equal_modes_are_worth_one_and_the_model_stays_as_it_was() -> None:
     assert all(value.grad is None for value in same.model.parameters())
 
 
+def test_gradients_are_measured_in_the_type_of_the_run() -> None:
+    seen = []
+
+    def criterion(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        return F.cross_entropy(outputs, targets)
+
+    schedule = AgreementSchedule(every=100, cost=0.5)
+    schedule.measure(pair(), batches(), criterion, step=0, autocast=torch.bfloat16)
+    assert set(seen) == {torch.bfloat16}
+    seen.clear()
+    with torch.autocast("cpu", torch.bfloat16):  # a caller's own is kept
+        schedule.measure(pair(), batches(), criterion, step=100)
+    assert set(seen) == {torch.bfloat16}
+
+
 def test_the_price_is_the_ratio_of_multiply_adds_unless_told() -> None:
     schedule = AgreementSchedule(every=100)
     schedule.measure(pair(), batches(), F.cross_entropy, step=7)

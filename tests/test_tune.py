@@ -208,12 +208,20 @@ def test_gains_by_gradients_are_the_same_now_and_at_a_point() -> None:
     assert progress_now(pair, probe.batches, F.cross_entropy, 0.9).gain == pytest.approx(at_point.gain, rel=1e-4)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 10])
+def test_a_plan_of_whole_epochs_saves_time_or_stays_full(epochs: int) -> None:
+    tuned = quick_tune(small_model(), epochs=epochs)
+    shares = [tuned.schedule.low_probability(epoch) for epoch in range(tuned.epochs)]
+    assert tuned.time <= 0.95 or (tuned.time == 1 and tuned.epochs == epochs and not any(shares))
+
+
 def test_dense_prediction_needs_outputs_of_full_size_and_is_told_so() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(block(3, 8, 3), block(8, 8, 5), nn.Conv2d(8, 3, 1))
     pixels = [(images, labels[:, None, None].expand(-1, 16, 16).contiguous()) for images, labels in Coloured()]
     options: dict[str, Any] = {"epochs": 4, "optimizer": sgd, "measure": "time", "run_steps": 8, "ratios": (2,)}
-    with pytest.raises(ValueError, match=r"r = 2, kernels kept: .* give config=LowModeConfig\(restore_output=True\)"):
+    way_out = r"give config=LowModeConfig\(restore_output=True\)"
+    with pytest.raises(ValueError, match=f"r = 2, kernels kept: its low-mode can't be measured: .* {way_out}"):
         tune(model, pixels, **options)
     assert tune(model, pixels, config=LowModeConfig(restore_output=True), **options).candidates
 

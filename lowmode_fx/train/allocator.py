@@ -16,7 +16,8 @@ def keep_freed_memory() -> bool:
     out and clear every page again: a tenth of a full step on a CPU, and a third of a low one, which has little else to
     do. GPU memory has an allocator of its own. The process stays as large as it has ever been.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):  # no library to ask, or another one
         return False
     return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, _UNLIMITED))

@@ -219,7 +219,9 @@ class _Run:
             # At an epoch's end its last batches: a resumed run can name them too.
             first = max(0, min(self.step, self.steps - schedule.batches))
             coming = itertools.islice(self.batches(self.epoch, first), schedule.batches)
-            gain = schedule.measure(self.low_mode.pair, coming, self.criterion, self.low_mode.step)
+            # float16 would need a scaler for these gradients too.
+            autocast = torch.bfloat16 if self.settings.autocast == "bf16" else None
+            gain = schedule.measure(self.low_mode.pair, coming, self.criterion, self.low_mode.step, autocast)
             self.reporter.say(f"step {self.low_mode.step}: a low step is worth {gain:.2f} full ones")
 
     def finish_epoch(self) -> None:

@@ -173,11 +173,17 @@ def probe_copy(
     return Probe(copy.deepcopy(model), batches, criterion, optimizer, kept, autocast)
 
 
-def progress_now(pair: ModePair, batches: Sequence[Batch], criterion: Criterion, momentum: float) -> StepProgress:
+def progress_now(
+    pair: ModePair,
+    batches: Sequence[Batch],
+    criterion: Criterion,
+    momentum: float,
+    autocast: torch.dtype | None = None,
+) -> StepProgress:
     """What a low step is worth at the weights as they are, by its gradients; the model is left as it was."""
     with untouched(pair.model):
-        full = [flat_gradient(pair.full, batch, criterion, pair.model) for batch in batches]
-        low = [low_gradient(pair, batch, criterion) for batch in batches]
+        full = [flat_gradient(pair.full, batch, criterion, pair.model, autocast) for batch in batches]
+        low = [low_gradient(pair, batch, criterion, autocast) for batch in batches]
     return step_progress(gradient_products(full, low), momentum)
 
 

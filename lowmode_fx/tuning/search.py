@@ -85,11 +85,11 @@ class Search:
             progress = probe.progress(pair)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             cause = " ".join(str(error).split())
             raise ValueError(
-                f"{choice.name}: the criterion and low-mode's outputs don't go together: {cause}; where targets are of "
-                "full size, as in dense prediction, give config=LowModeConfig(restore_output=True)"
+                f"{choice.name}: its low-mode can't be measured: {cause}; where targets are of full size, as in dense "
+                "prediction, give config=LowModeConfig(restore_output=True)"
             ) from error
         plan = make_plan(gain_curve(self._points(progress)), cost, self.epochs, self.tail)
         # At the last point, for that is where the run goes on from; within reason, for gradients are few and noisy.

@@ -202,14 +202,15 @@ def _decide(search: Search, epochs: int, seed: int, reasons: list[str], seen: fl
         f"{best.name}: a low step costs {best.cost:.2f} of a full one and was worth {best.rehearsed[-1]:.2f} of one in "
         f"a rehearsal over {seen:.0%} of the run, its gradients multiplied by {best.weight:g}"
     )
-    if plan.time > 1 - _LEAST_SAVING:
+    low, full = (math.ceil(number - 1e-9) for number in (plan.low_epochs, plan.full_epochs))
+    predicted = (low * best.cost + full) / epochs
+    if predicted > 1 - _LEAST_SAVING:
         reasons.append(
-            f"low steps would save {1 - plan.time:.0%} of the time at most, which is noise: train in full-mode (p = 0)"
+            f"low steps would save {max(0.0, 1 - predicted):.0%} of the time in whole epochs, which is noise: train in "
+            "full-mode (p = 0)"
         )
         never = BernoulliSchedule(0.0, seed)
         return Tuning(best.config, never, 1.0, epochs, 1.0, tuple(order), _refused(search), tuple(reasons))
-    low, full = (math.ceil(number - 1e-9) for number in (plan.low_epochs, plan.full_epochs))
-    predicted = (low * best.cost + full) / epochs
     reasons.append(
         f"{low} low epochs come as far as {epochs * plan.share:.1f} full ones, {full} full epochs follow: "
         f"about {predicted:.0%} of the time of {epochs} full epochs"
