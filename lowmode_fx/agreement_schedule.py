@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -60,6 +61,7 @@ class AgreementSchedule:
         self.every, self.p, self.batches, self.cost = every, p, batches, cost
         self.full_from, self.momentum, self.seed = full_from, momentum, seed
         self._counted: float | None = None
+        self._warned = False
         self._steps: list[int] = []
         self._gains: list[float] = []
         self._costs: list[float] = []
@@ -73,6 +75,13 @@ class AgreementSchedule:
     def mode(self, step: int, epoch: int) -> Mode:
         """The mode of global optimizer step ``step`` in ``epoch``, by the last measurement at or before it."""
         place = bisect.bisect_right(self._steps, step) - 1
+        if not self._steps and step >= self.every and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"AgreementSchedule has not measured in {step} steps, and every one was full; call "
+                "schedule.measure(...) where schedule.due(net.step, net.epoch)",
+                stacklevel=2,
+            )
         if place < 0 or (self.full_from is not None and epoch >= self.full_from):
             return Mode.FULL
         pays = self._gains[place] > self._costs[place]

@@ -132,6 +132,22 @@ def _shapes(shapes: Sequence[ShapeTree]) -> str:
     return " and ".join("×".join(map(str, shape)) for shape in shown) or "no tensor"
 
 
+def smaller_outputs(
+    full_shapes: Mapping[str, ShapeTree],
+    low: fx.GraphModule,
+    low_shapes: Mapping[fx.Node, ShapeTree],
+    config: LowModeConfig,
+) -> tuple[str, ...]:
+    """A note where low-mode returns smaller maps than full-mode, as a segmenter's does."""
+    output = next(node for node in low.graph.nodes if node.op == "output")
+    ours, theirs = full_shapes.get(output.name), low_shapes.get(output)
+    maps = [shape for shape in (ours, theirs) if isinstance(shape, Shape) and len(shape) > 2]
+    if config.restore_output or len(maps) < 2 or maps[0] == maps[1]:
+        return ()
+    full, small = ("×".join(map(str, shape[2:])) for shape in maps)
+    return (f"low-mode returns maps of {small} where full-mode returns {full}; restore_output=True brings them back",)
+
+
 def notes(
     sides: Sequence[int], low_sides: Sequence[int], config: LowModeConfig, reports: Sequence[PassReport]
 ) -> tuple[str, ...]:

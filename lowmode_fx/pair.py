@@ -29,7 +29,7 @@ from passes.shapes import ShapeTree
 from .config import LowModeConfig
 from .downsampling import downsampled_sides
 from .export_tracer import trace_by_export
-from .fitting import check_poolable, fit, notes
+from .fitting import check_poolable, fit, notes, smaller_outputs
 from .mode_pair import ModePair, PairReport
 from .tracing import FrontEnd, Trace, trace_model, train_mode
 
@@ -55,7 +55,7 @@ def build_pair(
     The model is left as it was: no weight, buffer, mode or RNG changes. Warns (``NoEffectWarning``) where no kernel is
     pooled and no max pool dropped. Raises ``PassError`` or ``TraceError`` (``ValueError``) where no pair can be right.
     """
-    config = LowModeConfig() if config is None else config
+    config = _check_arguments(model, config)
     model = model if submodule is None else _find_submodule(model, submodule)
     example = _check_example(example_input)
     ratio = config.ratio if config.downsample_input else 1
@@ -79,7 +79,7 @@ def build_pair(
         low = bind_graph(model, low.graph, f"{type(model).__name__}Low")
     if resized:
         reports = (*reports, PassReport("resize_head", resized))
-    remarks = notes(example.shape[2:], sides, config, reports)
+    remarks = notes(example.shape[2:], sides, config, reports) + smaller_outputs(trace.shapes, low, low_shapes, config)
     report = PairReport(
         model=type(model).__name__,
         front_end=trace.front_end,
@@ -112,6 +112,16 @@ def default_passes(config: LowModeConfig, full_shapes: Mapping[str, ShapeTree]) 
         *isolate,
         partial(adapt_heads, full_shapes=full_shapes),
     )
+
+
+def _check_arguments(model: Any, config: Any) -> LowModeConfig:
+    if isinstance(getattr(model, "pair", None), ModePair):
+        raise TypeError("the model is a LowModeModel already, with a pair of its own; give net.pair.model")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; it must be an nn.Module, as timm.create_model makes it")
+    if config is not None and not isinstance(config, LowModeConfig):
+        raise TypeError(f"config is a {type(config).__name__}; it must be a LowModeConfig, as LowModeConfig(ratio=2)")
+    return LowModeConfig() if config is None else config
 
 
 def _check_example(example: Any) -> Tensor:

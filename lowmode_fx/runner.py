@@ -16,6 +16,7 @@ from torch._inductor.exc import CppCompileError, GPUTooOldForTriton, InvalidCxxC
 from passes import bind_graph
 from passes.binding import share_registries
 
+from .cautions import Cautions
 from .downsampling import downsample
 from .gradient_scale import scale_gradient
 from .pair import ModePair
@@ -41,8 +42,9 @@ class LowModeModel(nn.Module):
     compile_options: more keywords for ``torch.compile``. Without a working compiler the graphs run uncompiled, with a
         warning.
 
-    Raises ``TypeError`` where ``pair`` is no ``ModePair``, ``ValueError`` where images are to come from a loader at one
-    size only or for a schedule that decides as it goes, or where ``low_weight`` is no positive number.
+    Raises ``TypeError`` where ``pair`` is no ``ModePair`` or ``schedule`` has no modes, ``ValueError`` where images are
+    to come from a loader at one size only or for a schedule that decides as it goes, or where ``low_weight`` is no
+    positive number.
     """
 
     pair: ModePair
@@ -64,6 +66,9 @@ class LowModeModel(nn.Module):
         if not isinstance(pair, ModePair):
             kind = type(pair).__name__
             raise TypeError(f"pair is a {kind}; it must be a ModePair, as build_pair(model, example_input) makes it")
+        if not callable(getattr(schedule, "mode", None)):
+            kind = type(schedule).__name__
+            raise TypeError(f"schedule is a {kind}; it must have a method mode(step, epoch), as BernoulliSchedule(0.5)")
         if downsample_on not in ("device", "host"):
             raise ValueError(f"downsample_on is {downsample_on!r}; allowed: 'device', 'host'")
         if downsample_on == "host" and not pair.config.downsample_input:
@@ -92,6 +97,7 @@ class LowModeModel(nn.Module):
         }
         self._compiled: dict[Mode, Callable[[Tensor], Any]] = {}
         self._compiled_shapes: dict[Mode, torch.Size] = {}
+        self._cautions = Cautions(pair.report)
         if self._compile_options is not None:
             options = self._compile_options
             self._compiled = {mode: torch.compile(graph.forward, **options) for mode, graph in self._graphs.items()}
@@ -118,8 +124,11 @@ class LowModeModel(nn.Module):
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Count the steps that ``optimizer`` takes, so that the mode changes once per optimizer step.
 
-        Forwards that accumulate gradients share a mode, and steps that a gradient scaler skips don't count.
+        Forwards that accumulate gradients share a mode, and steps that a gradient scaler skips don't count. Of several
+        optimizers that step together, attach one. Raises ``ValueError`` where one is attached already.
         """
+        if self._attached:
+            raise ValueError("an optimizer is attached already, and a second one would count every step twice")
         optimizer.register_step_post_hook(self._count_step)
         self._attached = True
 
@@ -127,7 +136,10 @@ class LowModeModel(nn.Module):
         """What the model returns for ``images`` ``(N, C, *S)``; in train mode by the graph of this step's mode."""
         if not self.training:
             return self.pair.model(images)
-        mode = self.mode if self.downsample_on == "device" else self._mode_of(images)
+        mode = due = self.mode
+        if self.downsample_on == "host":
+            mode = self._mode_of(images)
+            self._cautions.note_mode(mode, due, self._step)
         self.last_mode = mode
         if not self._attached:
             self._step += 1
@@ -139,8 +151,13 @@ class LowModeModel(nn.Module):
 
         ``images`` are of full size, or of the mode's where they are downsampled on the host.
         """
+        self._cautions.check_size(images, low=mode is Mode.LOW and self.downsample_on == "host")
         compiled = self._compiled.get(mode)
-        if compiled is None or images.shape != self._compiled_shapes.setdefault(mode, images.shape):
+        if compiled is None:
+            return self._graphs[mode](images)
+        shape = self._compiled_shapes.setdefault(mode, images.shape)
+        self._cautions.note_shape(mode, images.shape, shape)
+        if images.shape != shape:
             return self._graphs[mode](images)
         try:
             return compiled(images)

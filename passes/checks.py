@@ -54,12 +54,19 @@ def unpooled_output_size(site: ConvSite, sizes: tuple[int, ...]) -> tuple[int, .
 
 
 def check_reachability(full: fx.GraphModule, low: fx.GraphModule) -> None:
-    """Every parameter that the full graph's output depends on still reaches the low graph's output."""
+    """Every parameter that the full graph's output depends on still reaches the low graph's output.
+
+    Raises ``PassError`` where one doesn't: a model may leave a layer out on small images.
+    """
     reached = _reaching(low)
     gone = _reaching(full) - reached
     if gone:
         lost = _parameters_at(full, gone) - _parameters_at(low, reached)
-        assert not lost, f"no gradient would reach {', '.join(sorted(lost))} in low-mode"
+        if lost:
+            raise PassError(
+                f"no gradient would reach {', '.join(sorted(lost))} in low-mode: the model leaves it out on smaller images; "
+                "try a larger input size, or pool kernels alone with downsample_input=False"
+            )
 
 
 def _reaching(graph_module: fx.GraphModule) -> set[str]:

@@ -268,3 +268,11 @@ def test_shares_of_low_steps() -> None:
     assert shares("0.5", 3) == 0.5
     assert shares("0.8, 0.5,0", 3) == [0.8, 0.5, 0.0]
     assert shares("0.8x2,0x3", 5) == [0.8, 0.8, 0.0, 0.0, 0.0]
+
+
+def test_what_a_run_can_not_do_well_is_told(run: Run) -> None:
+    said = run("train", MODEL, *QUICK, "--milestones", "1,80", "--p", "1", "--hold-epochs", "0").out
+    assert "warning: the rate's falls at 80 lie beyond the run's 2 epochs" in said
+    assert "note: running statistics lag behind the last epoch's low steps; give --tail 0.2 or --precise-bn 100" in said
+    quiet = run("train", MODEL, *QUICK, "--tail", "0.5", "--out", "quiet").out
+    assert "warning" not in quiet and "lag behind" not in quiet

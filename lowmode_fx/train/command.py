@@ -23,7 +23,7 @@ from lowmode_fx.models import create_model
 from lowmode_fx.options import low_mode_config
 from lowmode_fx.pair import build_pair
 from lowmode_fx.runner import LowModeModel
-from lowmode_fx.schedule import Schedule, low_fraction
+from lowmode_fx.schedule import Mode, Schedule, low_fraction
 from lowmode_fx.train.allocator import keep_freed_memory
 from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.data import load_data
@@ -139,6 +139,10 @@ def train(
         every=measure_every,
         paper=preset == "paper",
     )
+    late = [milestone for milestone in settings.milestones if milestone >= settings.epochs]
+    if settings.lr_schedule == "milestones" and late:
+        falls = ", ".join(map(str, late))
+        _print(console, f"warning: the rate's falls at {falls} lie beyond the run's {settings.epochs} epochs")
     weight = low_weight if low_weight is not None else choice.low_weight if choice else 1.0
     torch_device = settings.torch_device()
     if torch_device.type == "cpu":
@@ -161,7 +165,7 @@ def train(
             warnings.simplefilter("ignore", NoEffectWarning)  # the notes say it
             pair = build_pair(net, example, config)
         net = LowModeModel(pair, modes, low_weight=weight, compile=settings.compile)
-        for line in _about_low_mode(pair, modes, settings.epochs, steps):
+        for line in _about_low_mode(pair, modes, settings, steps):
             _print(console, line)
     label = "full-mode" if full_only else "low-mode"
     identity = {"model": model}
@@ -175,12 +179,17 @@ def train(
     _print(console, f"{accuracy} after {result.train_seconds:.1f} s of training{compiling}; see {path}")
 
 
-def _about_low_mode(pair: ModePair, modes: Schedule, epochs: int, steps: int) -> Iterator[str]:
+def _about_low_mode(pair: ModePair, modes: Schedule, settings: TrainSettings, steps: int) -> Iterator[str]:
     """What a user should know of the low-mode that is about to run, a line each."""
+    epochs = settings.epochs
     share = None if isinstance(modes, AgreementSchedule) else low_fraction(modes, epochs, steps)
     how_many = "as many steps as measuring says" if share is None else f"about {share:.0%} of {epochs * steps} steps"
     yield f"low-mode: {len(pair.report.pooled)} convolutions with pooled kernels; {how_many}"
     yield from (f"note: {note}" for note in pair.report.notes)
+    last = range((epochs - 1) * steps, epochs * steps)
+    mixed = share is not None and any(modes.mode(step, epochs - 1) is Mode.LOW for step in last)
+    if mixed and pair.config.batchnorm == "isolate" and not settings.precise_bn:
+        yield "note: running statistics lag behind the last epoch's low steps; give --tail 0.2 or --precise-bn 100"
     if share == 0:
         yield "warning: no step is in low-mode; give a larger --p, fewer --hold-epochs or more --epochs"
 

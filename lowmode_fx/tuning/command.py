@@ -154,8 +154,10 @@ def tune(
     given |= {"--batch-size": batch_size, "--lr": lr, "--momentum": momentum}
     given |= {"--autocast": autocast} if autocast != "none" else {}
     options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
-    command = ["lowmode-fx", "train", model, "--data", data, *options, "--tuned", str(path)]
-    typer.echo(f"train with it: {shlex.join(command)}")
+    never = not any(tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs))
+    choice = ["--full-only", "--epochs", str(epochs)] if never else ["--tuned", str(path)]
+    command = ["lowmode-fx", "train", model, "--data", data, *options, *choice]
+    typer.echo(f"train {'without low-mode' if never else 'with it'}: {shlex.join(command)}")
 
 
 def _setting(

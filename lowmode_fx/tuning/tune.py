@@ -199,8 +199,9 @@ def _decide(search: Search, epochs: int, seed: int, reasons: list[str], seen: fl
     if search.stopped:
         reasons.append("time was up before every configuration was tried")
     reasons.append(
-        f"{best.name}: a low step costs {best.cost:.2f} of a full one and was worth {best.rehearsed[-1]:.2f} of one in "
-        f"a rehearsal over {seen:.0%} of the run, its gradients multiplied by {best.weight:g}"
+        f"{best.name}: a low step costs {best.cost:.2f} of a full one, and in rehearsals was worth "
+        f"{best.rehearsed[0]:.2f} of one over {seen / 2:.0%} of the run and {best.rehearsed[-1]:.2f} over {seen:.0%}, "
+        f"its gradients multiplied by {best.weight:g}"
     )
     low, full = (math.ceil(number - 1e-9) for number in (plan.low_epochs, plan.full_epochs))
     predicted = (low * best.cost + full) / epochs

@@ -1,0 +1,140 @@
+"""What a net in use is refused or warned of: sizes, shapes, modes, arguments that are something else."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lowmode_fx import (
+    AgreementSchedule,
+    BernoulliSchedule,
+    LowModeConfig,
+    LowModeModel,
+    Mode,
+    ModePair,
+    PeriodicSchedule,
+    build_pair,
+)
+from passes import PassError
+
+
+class BySize(nn.Module):
+    """Does more on large maps, which torch.fx can't trace and torch.export decides once."""
+
+    def __init__(self, least: int = 4) -> None:
+        super().__init__()
+        self.least = least
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return (self.second(x) if x.shape[2] > self.least else x).mean((2, 3))
+
+
+def net_of(model: nn.Module, schedule: Any = None, **options: Any) -> LowModeModel:
+    pair = build_pair(model, torch.zeros(4, 3, 16, 16), LowModeConfig(pool_convs="all"))
+    return LowModeModel(pair, schedule or PeriodicSchedule(2), **{"compile": False} | options).train()
+
+
+def plain() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.Flatten(2))
+
+
+@pytest.fixture
+def pair() -> ModePair:
+    return build_pair(plain(), torch.zeros(4, 3, 16, 16))
+
+
+def test_an_exported_graph_takes_the_size_it_was_made_for_alone() -> None:
+    net = net_of(BySize(), PeriodicSchedule(1))
+    assert net.pair.report.front_end == "export"
+    for mode in Mode:
+        net.run(mode, torch.zeros(3, 3, 16, 16))  # another batch is fine
+        with pytest.raises(ValueError, match=r"traced by torch\.export, for 16×16 images alone, and these are 12×12"):
+            net.run(mode, torch.zeros(4, 3, 12, 12))
+
+
+def test_a_layer_that_small_images_leave_out_is_refused() -> None:
+    with pytest.raises(
+        PassError, match=r"no gradient would reach second.bias, second.weight in low-mode: .* larger input"
+    ):
+        net_of(BySize(least=10))
+
+
+def test_a_traced_graph_takes_any_size() -> None:
+    net = net_of(plain())
+    for mode in Mode:
+        assert net.run(mode, torch.zeros(4, 3, 24, 24)).shape == (4, 4, (24 * 24) // (4 if mode is Mode.LOW else 1))
+
+
+def test_a_second_stranger_in_a_row_is_told_that_it_runs_uncompiled() -> None:
+    net = net_of(plain(), compile=True, compile_options={"backend": "eager"})
+    usual, other = torch.zeros(4, 3, 16, 16), torch.zeros(2, 3, 16, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for images in (usual, other, usual, other):  # a ragged last batch, epoch after epoch
+            net.run(Mode.FULL, images)
+    with pytest.warns(UserWarning, match=r"full-mode was compiled for images 4×3×16×16, .* slower, on 2×3×16×16"):
+        net.run(Mode.FULL, other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net.run(Mode.FULL, other)
+
+
+def test_a_batch_that_the_loader_drew_for_another_mode_is_told(pair: ModePair) -> None:
+    net = LowModeModel(pair, BernoulliSchedule(0.0), downsample_on="host", compile=False).train()
+    with pytest.warns(UserWarning, match=r"the loader drew low-mode for step 0, where the schedule says full-mode"):
+        net(torch.zeros(4, 3, 8, 8))
+    assert net.last_mode is Mode.LOW
+
+
+def test_one_optimizer_counts(pair: ModePair) -> None:
+    net = LowModeModel(pair, BernoulliSchedule(0.5), compile=False)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net.attach(optimizer)
+    with pytest.raises(ValueError, match="an optimizer is attached already"):
+        net.attach(optimizer)
+
+
+def test_a_schedule_that_never_measures_says_so_once() -> None:
+    schedule = AgreementSchedule(every=100)
+    assert schedule.mode(99, 0) is Mode.FULL
+    with pytest.warns(
+        UserWarning, match=r"has not measured in 100 steps, and every one was full; call schedule.measure"
+    ):
+        schedule.mode(100, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        schedule.mode(101, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resnet18", torch.zeros(2, 3, 16, 16)), "model is a str; it must be an nn.Module"),
+        ((plain(), torch.zeros(2, 3, 16, 16), {"ratio": 2}), "config is a dict; it must be a LowModeConfig"),
+        ((net_of(plain()), torch.zeros(2, 3, 16, 16)), "the model is a LowModeModel already, with a pair of its own"),
+    ],
+)
+def test_what_is_no_model_or_config(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        build_pair(*arguments)
+
+
+def test_what_is_no_schedule(pair: ModePair) -> None:
+    with pytest.raises(TypeError, match=r"schedule is a float; .* as BernoulliSchedule\(0.5\)"):
+        LowModeModel(pair, 0.5)  # type: ignore[arg-type]
+
+
+def test_smaller_maps_are_noted() -> None:
+    segmenter = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1))
+    note = "low-mode returns maps of 8×8 where full-mode returns 16×16; restore_output=True brings them back"
+    assert note in build_pair(segmenter, torch.zeros(2, 3, 16, 16)).report.notes
+    restored = build_pair(segmenter, torch.zeros(2, 3, 16, 16), LowModeConfig(restore_output=True))
+    assert not restored.report.notes
