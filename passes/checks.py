@@ -64,8 +64,8 @@ def check_reachability(full: fx.GraphModule, low: fx.GraphModule) -> None:
         lost = _parameters_at(full, gone) - _parameters_at(low, reached)
         if lost:
             raise PassError(
-                f"no gradient would reach {', '.join(sorted(lost))} in low-mode: the model leaves it out on smaller images; "
-                "try a larger input size, or pool kernels alone with downsample_input=False"
+                f"no gradient would reach {', '.join(sorted(lost))} in low-mode: the model leaves it out on smaller "
+                "images; try a larger input size, or pool kernels alone with downsample_input=False"
             )
 
 

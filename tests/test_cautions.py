@@ -61,9 +61,7 @@ def test_an_exported_graph_takes_the_size_it_was_made_for_alone() -> None:
 
 
 def test_a_layer_that_small_images_leave_out_is_refused() -> None:
-    with pytest.raises(
-        PassError, match=r"no gradient would reach second.bias, second.weight in low-mode: .* larger input"
-    ):
+    with pytest.raises(PassError, match=r"no gradient would reach second.bias, second.weight in low-mode: "):
         net_of(BySize(least=10))
 
 
