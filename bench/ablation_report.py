@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from lowmode_fx.train.plots import COLOURS
 
@@ -134,7 +134,10 @@ def report(rows: Mapping[str, Any], path: Path) -> None:
 
 
 def plot(found: Sequence[Line], path: Path, title: str) -> None:
-    """Accuracy over time: full-mode's runs of several lengths joined in grey, one curve for every other arm."""
+    """Accuracy over time: full-mode's runs of several lengths joined in black, one curve for every other arm.
+
+    Curves are of the images that are looked at after each epoch, the points at their ends of all test images.
+    """
     figure = Figure(figsize=(9.5, 5 + 0.2 * len(found)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -143,25 +146,32 @@ def plot(found: Sequence[Line], path: Path, title: str) -> None:
         ends = [(line.time, 100 * line.accuracy) for line in runs]
         label = "full-mode, cut to several lengths"
         axes.plot(*zip(*ends, strict=True), "o-", color="#111827", linewidth=2, label=label)
-    others = [line for line in found if not line.full]
-    for colour, style, line in zip(cycle(COLOURS[1:]), _styles(), others, strict=False):
-        times, values = zip(*line.curve, strict=True)
-        axes.plot(times, [100 * value for value in values], style, color=colour, linewidth=1.1, alpha=0.75)
-        bar = 0 if math.isnan(line.error) else 100 * line.error
-        label = f"{100 * line.accuracy:.1f} % in {line.time:.1f}: {line.arm}"
-        axes.errorbar(line.time, 100 * line.accuracy, bar, fmt="o", color=colour, capsize=3, label=label, zorder=4)
     every = sorted(100 * line.accuracy for line in found)
+    bottom = 0.0
     if every:
         # The part where arms differ: what ends far below the others may fall out, and stands in the legend.
         low = every[len(every) // 5]
-        axes.set_ylim(max(0.0, low - 1.5 * (every[-1] - low) - 2), every[-1] + 1)
+        bottom = max(0.0, low - 1.5 * (every[-1] - low) - 2)
+        axes.set_ylim(bottom, every[-1] + 1)
+    handles = axes.get_legend_handles_labels()[0]
+    for line, (colour, style, marker) in zip((each for each in found if not each.full), _looks(), strict=False):
+        times, values = zip(*line.curve, strict=True)
+        axes.plot(times, [100 * value for value in values], style, color=colour, linewidth=1.1, alpha=0.75)
+        bar = 0 if math.isnan(line.error) else 100 * line.error
+        axes.errorbar(line.time, 100 * line.accuracy, bar, fmt=marker, color=colour, capsize=3, zorder=4)
+        below = " (below the picture)" if 100 * line.accuracy < bottom else ""
+        label = f"{100 * line.accuracy:.1f} % in {line.time:.1f}: {line.arm}{below}"
+        handles.append(Line2D([], [], color=colour, linestyle=style, marker=marker, label=label))
     axes.set(xlabel="training time in full epochs", ylabel="test accuracy in %", xlim=(0, None))
     axes.set_title(title, loc="left", fontsize=11)
     axes.grid(color="#e5e7eb", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.1), fontsize=8, frameon=False)
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.1), fontsize=8, frameon=False)
     figure.savefig(path)
 
 
-def _styles() -> Any:
-    return (style for style in ["-"] * (len(COLOURS) - 1) + ["--"] * (len(COLOURS) - 1) + [":"] * 20)
+def _looks() -> Iterator[tuple[str, str, str]]:
+    """(colour, line style, marker) for one arm after the other, no two alike."""
+    for style, marker in (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D")):
+        for colour in COLOURS[1:]:
+            yield colour, style, marker
