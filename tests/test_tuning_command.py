@@ -37,7 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 
 def test_tune_writes_what_train_takes(run: Run, tmp_path: Path) -> None:
-    status, out, _ = run("tune", MODEL, *DATA, "--epochs", "4", "--ratios", "2", "--measure", "macs")
+    status, out, _ = run("tune", MODEL, *DATA, "--epochs", "10", "--ratios", "2", "--measure", "macs")
     assert status == 0
     assert "r = 2, kernels kept" in out and "was worth" in out
     tuned = json.loads((tmp_path / "tuned.json").read_text())
@@ -51,6 +51,13 @@ def test_tune_writes_what_train_takes(run: Run, tmp_path: Path) -> None:
     assert summary["low_mode"]["config"] == tuned["config"]
     assert summary["low_mode"]["schedule"]["p"] == tuned["schedule"]["p"]
     assert summary["low_mode"].get("low_weight", 1.0) == tuned["low_weight"]
+
+
+def test_tune_says_where_low_mode_does_not_pay(run: Run, tmp_path: Path) -> None:
+    status, out, _ = run("tune", MODEL, *DATA, "--epochs", "1", "--ratios", "2", "--measure", "macs")
+    assert status == 0 and json.loads((tmp_path / "tuned.json").read_text())["schedule"]["p"] == 0.0
+    assert out.splitlines()[-1].startswith("train without low-mode: lowmode-fx train ")
+    assert out.splitlines()[-1].endswith("--full-only --epochs 1")
 
 
 def test_probe_prints_every_site_and_draws(run: Run, tmp_path: Path) -> None:
@@ -82,6 +89,7 @@ def test_train_with_a_schedule_that_measures(run: Run, tmp_path: Path) -> None:
         (("probe", MODEL, *DATA, "--steps", "10000000", "--pool-convs", "x"), "pool_convs: 'x' matches no convolution"),
         (("tune", MODEL, *DATA, "--ratios", "2,x"), "--ratios has 'x', which is no integer; give some of 1, 2, 3, 4"),
         (("tune", MODEL, *DATA, "--ratios", "9"), "ratios=(9,) are not allowed; give some of 1, 2, 3, 4"),
+        (("probe", MODEL, *DATA, "--out", "p.jpg"), "--out 'p.jpg' is no PNG; give a name that ends in .png"),
         (("tune", MODEL, *DATA, "--autocast", "fp16"), "--autocast is 'fp16'; allowed: none, bf16"),
         (("tune", MODEL, *DATA, "--measure", "joules"), "--measure is 'joules'; allowed: time, macs"),
         (("train", MODEL, *DATA, "--tuned", "no.json"), "--tuned 'no.json' can't be read"),

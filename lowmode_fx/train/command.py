@@ -172,7 +172,10 @@ def train(
     result = train_model(net, splits, settings, folder, label=label, resume=resume, identity=identity, console=console)
     if result.interrupted:
         name = signal.Signals(result.interrupted).name
-        _print(console, f"interrupted by {name}; the same command with --resume instead of --overwrite goes on")
+        _print(
+            console,
+            f"interrupted by {name}; the same command with --resume{' instead of --overwrite' * overwrite} goes on",
+        )
         raise typer.Exit(128 + result.interrupted)
     accuracy = f"validation accuracy {result.final_accuracy:.2%} (best {result.best_accuracy:.2%})"
     compiling = f" and {result.compile_seconds:.1f} s of compilation" if settings.compile else ""

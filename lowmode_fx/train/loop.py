@@ -281,7 +281,11 @@ class _Run:
         self.loss_sum = state["loss_sum"].to(self.loss_sum)
         self.records = [EpochRecord(**record) for record in state["records"]]
         set_rng_state(state["rng"])
-        self.reporter.say(f"going on from epoch {self.epoch + 1}, step {self.step} ({saved.folder})")
+        done = self.epoch >= self.settings.epochs
+        where = (
+            f"all {self.epoch} epochs are done" if done else f"going on from epoch {self.epoch + 1}, step {self.step}"
+        )
+        self.reporter.say(f"{where} ({saved.folder})")
 
     def write_summary(self, status: str, result: RunResult | None = None) -> None:
         if self.folder is None:

@@ -71,6 +71,8 @@ def probe(
         raise ValueError(f"--format is {format!r}; allowed: table, json, csv")
     if batches < 2 or steps < 1:
         raise ValueError("--batches must be at least 2 and --steps at least 1")
+    if out is not None and out.suffix.lower() != ".png":
+        raise ValueError(f"--out {str(out)!r} is no PNG; give a name that ends in .png")
     config = low_mode_config(
         LowModeConfig(),
         ratio=ratio,
