@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import ablation_report, rehearsal, step_report
+from bench import ablation_report, rehearsal, step_report, table1_report
 from bench.zoo import zoo_lines
 from lowmode_fx import LowModeConfig, build_pair, count_flops
 from lowmode_fx.models import create_model
@@ -68,6 +68,11 @@ def test_accuracy_in_time_is_what_was_measured(network: str) -> None:
 def test_step_times_are_what_was_measured() -> None:
     rows = json.loads((ROOT / "bench/results/step_time_cpu.json").read_text())["rows"]
     assert step_report.short_table(rows, "cpu") in README
+
+
+def test_the_papers_table_is_what_was_measured() -> None:
+    rows = json.loads((ROOT / "bench/results/table1_cpu.json").read_text())["rows"]
+    assert table1_report.table(rows, gpu=False) in README
 
 
 def test_the_zoo_is_what_its_records_say() -> None:
