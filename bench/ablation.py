@@ -217,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder:PATH or cifar10:PATH")
     parser.add_argument("--small", action="store_true", help="small networks and subsets, for two CPU cores")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, help="2 in the small form, else 3")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side (CPU only)")
     parser.add_argument("--tune-seconds", type=float, default=420.0)
     parser.add_argument("--rounds", type=int, default=15, help="of timing a step")
@@ -228,12 +228,13 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="keep the runs that the result file has")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    seeds = options.seeds or (2 if options.small else 3)
     began = time.monotonic()
     gpu = torch.cuda.is_available()
     path = options.out or RESULTS / f"ablation_{'cuda' if gpu else 'cpu'}.json"
     if not gpu:
         torch.set_num_threads(1)  # as the runs have it
-    head, rows = header("ablation", small=options.small, seeds=options.seeds), load_rows(path, options.resume)
+    head, rows = header("ablation", small=options.small, seeds=seeds), load_rows(path, options.resume)
     tasks = []
     for study in SMALL if options.small else LARGE:
         if options.networks and study.network not in options.networks:
@@ -248,7 +249,7 @@ def main() -> None:
         if options.reprice:
             rows[key]["prices"] = {}
         add_prices(rows[key]["prices"], study, splits, all_arms(study, choice), options.rounds, saved)
-        for seed in range(options.seeds):
+        for seed in range(seeds):
             for arm in all_arms(study, choice):
                 wanted = any(fnmatchcase(arm.name, glob) for glob in options.arms)
                 if wanted and f"{study.network} / {arm.name} / {seed}" not in rows:
