@@ -145,7 +145,9 @@ def smaller_outputs(
     if config.restore_output or len(maps) < 2 or maps[0] == maps[1]:
         return ()
     full, small = ("×".join(map(str, shape[2:])) for shape in maps)
-    return (f"low-mode returns maps of {small} where full-mode returns {full}; restore_output=True brings them back",)
+    return (
+        f"low-mode returns maps of {small} where full-mode returns {full}; restore_output=True brings them to full size",
+    )
 
 
 def notes(

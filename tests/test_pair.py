@@ -244,7 +244,7 @@ def test_a_side_that_the_ratio_does_not_divide_is_rounded_up_and_noted() -> None
     model = named(stem=nn.Conv2d(3, 2, 3, stride=2), body=nn.Conv2d(2, 2, 3))
     report = build_pair(model, torch.zeros(2, 3, 299, 299)).report
     assert report.low_input_shape == (2, 3, 150, 150)
-    assert report.notes == ("299×299 is not divisible by 2: low-mode images are 150×150 (rounded up)",)
+    assert report.notes[0] == "299×299 is not divisible by 2: low-mode images are 150×150 (rounded up)"
 
 
 def test_a_side_that_the_ratio_divides_is_not_noted() -> None:

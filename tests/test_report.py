@@ -57,13 +57,14 @@ def test_the_summary_says_what_was_done(pair: ModePair) -> None:
         "pool_weights: 2 × 3×3 → 1×1",
         "pool_weights: 1 left alone (stem: it reads the image)",
         "note: 33×32 is not divisible by 2: low-mode images are 17×16 (rounded up)",
+        "note: low-mode returns maps of 13×12 where full-mode returns 12×12; restore_output=True brings them to full size",
     ]
 
 
 def test_the_table(pair: ModePair) -> None:
     lines = render_report("tiny", pair, FLOPS).splitlines()
-    assert lines[:6] == summary_lines("tiny", pair.report, FLOPS)
-    cells = [re.split(r"\s{2,}", line.strip()) for line in lines[7:]]
+    assert lines[:7] == summary_lines("tiny", pair.report, FLOPS)
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines[8:]]
     assert cells == [
         ["layer", "full kernel", "low kernel", "full Mmacs", "low Mmacs", "low / full"],
         ["stem", "7×7", "7×7", "1,000.00", "250.00", "0.2500"],
@@ -90,8 +91,8 @@ def test_the_table_keeps_whole_names(pair: ModePair, length: int) -> None:
 
 def test_markdown(pair: ModePair) -> None:
     lines = render_report("tiny", pair, FLOPS, "markdown").splitlines()
-    assert lines[:6] == [f"- {line}" for line in summary_lines("tiny", pair.report, FLOPS)]
-    assert lines[6:] == [
+    assert lines[:7] == [f"- {line}" for line in summary_lines("tiny", pair.report, FLOPS)]
+    assert lines[7:] == [
         "",
         "| layer | full kernel | low kernel | full Mmacs | low Mmacs | low / full |",
         "| :-- | --: | --: | --: | --: | --: |",
@@ -207,7 +208,10 @@ def test_the_papers_preset_yields_to_options(nets: str, capsys: pytest.CaptureFi
     [
         ({"format": "yaml"}, "--format is 'yaml'; allowed: table, markdown, json, csv"),
         ({"preset": "article"}, "--preset is 'article'; allowed: paper"),
-        ({"ratio": 1}, "ratio is 1; it must be an integer ≥ 2"),
+        (
+            {"ratio": 1},
+            "ratio is 1; it must be an integer ≥ 2; for pooled kernels on whole images, downsample_input=False",
+        ),
         (
             {"input_size": "16x"},
             "input size '16x' is no size; give pixels, as 224, or height and width, as 192x256",
