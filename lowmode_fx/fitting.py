@@ -145,9 +145,7 @@ def smaller_outputs(
     if config.restore_output or len(maps) < 2 or maps[0] == maps[1]:
         return ()
     full, small = ("×".join(map(str, shape[2:])) for shape in maps)
-    return (
-        f"low-mode returns maps of {small} where full-mode returns {full}; restore_output=True brings them to full size",
-    )
+    return (f"low-mode returns maps of {small} where full-mode returns {full}; restore_output=True resizes them",)
 
 
 def notes(

@@ -132,7 +132,7 @@ def test_what_is_no_schedule(pair: ModePair) -> None:
 
 def test_smaller_maps_are_noted() -> None:
     segmenter = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1))
-    note = "low-mode returns maps of 8×8 where full-mode returns 16×16; restore_output=True brings them to full size"
+    note = "low-mode returns maps of 8×8 where full-mode returns 16×16; restore_output=True resizes them"
     assert note in build_pair(segmenter, torch.zeros(2, 3, 16, 16)).report.notes
     restored = build_pair(segmenter, torch.zeros(2, 3, 16, 16), LowModeConfig(restore_output=True))
     assert not restored.report.notes

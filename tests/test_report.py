@@ -57,7 +57,7 @@ def test_the_summary_says_what_was_done(pair: ModePair) -> None:
         "pool_weights: 2 × 3×3 → 1×1",
         "pool_weights: 1 left alone (stem: it reads the image)",
         "note: 33×32 is not divisible by 2: low-mode images are 17×16 (rounded up)",
-        "note: low-mode returns maps of 13×12 where full-mode returns 12×12; restore_output=True brings them to full size",
+        "note: low-mode returns maps of 13×12 where full-mode returns 12×12; restore_output=True resizes them",
     ]
 
 
