@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor.exc import CppCompileError, GPUTooOldForTriton, InvalidCxxCompiler, TritonMissing
+from torch.utils.hooks import RemovableHandle
 
 from passes import bind_graph
 from passes.binding import share_registries
@@ -90,6 +91,7 @@ class LowModeModel(nn.Module):
         self._step = 0
         self._epoch = 0
         self._attached = False
+        self._counting: RemovableHandle | None = None
         self._compile_options = {"dynamic": False, **(compile_options or {})} if compile else None
         self._graphs = {
             Mode.FULL: pair.full,
@@ -124,12 +126,12 @@ class LowModeModel(nn.Module):
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Count the steps that ``optimizer`` takes, so that the mode changes once per optimizer step.
 
-        Forwards that accumulate gradients share a mode, and steps that a gradient scaler skips don't count. Of several
-        optimizers that step together, attach one. Raises ``ValueError`` where one is attached already.
+        Forwards that accumulate gradients share a mode, and steps that a gradient scaler skips don't count. Only the
+        last optimizer that is attached counts: of several that step together, attach any.
         """
-        if self._attached:
-            raise ValueError("an optimizer is attached already, and a second one would count every step twice")
-        optimizer.register_step_post_hook(self._count_step)
+        if self._counting is not None:
+            self._counting.remove()
+        self._counting = optimizer.register_step_post_hook(self._count_step)
         self._attached = True
 
     def forward(self, images: Tensor) -> Any:

@@ -92,12 +92,15 @@ def test_a_batch_that_the_loader_drew_for_another_mode_is_told(pair: ModePair) -
     assert net.last_mode is Mode.LOW
 
 
-def test_one_optimizer_counts(pair: ModePair) -> None:
+def test_of_several_optimizers_one_counts(pair: ModePair) -> None:
     net = LowModeModel(pair, BernoulliSchedule(0.5), compile=False)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    net.attach(optimizer)
-    with pytest.raises(ValueError, match="an optimizer is attached already"):
+    first, second = (torch.optim.SGD(net.parameters(), lr=0.1) for _ in range(2))
+    for optimizer in (first, second, second):
         net.attach(optimizer)
+    for _ in range(3):  # both step together
+        first.step()
+        second.step()
+    assert net.step == 3
 
 
 def test_a_schedule_that_never_measures_says_so_once() -> None:
