@@ -21,7 +21,7 @@ from bench.ablation import LARGE, SMALL, Study, load, network
 from bench.harness import RESULTS, header, load_rows, save
 from lowmode_fx import LowModeConfig, build_pair, count_step_flops
 from lowmode_fx.train.batches import EpochBatches
-from lowmode_fx.tuning.probe import Probe, probe_copy
+from lowmode_fx.tuning.probe import Probe
 from lowmode_fx.tuning.sites import cosines
 
 #: The two measurements, as rows name them.
@@ -47,7 +47,7 @@ def full_run(study: Study, data: str, steps: int, seed: int) -> Probe:
     splits, _ = load(study, data)
     model = network(study, seed)
     device = next(model.parameters()).device
-    probe = probe_copy(model, EpochBatches(splits.to(device), 125, device, seed), F.cross_entropy, optimizer, kept=8)
+    probe = Probe(model, EpochBatches(splits.to(device), 125, device, seed), F.cross_entropy, optimizer, kept=8)
     probe.run((steps // 2, steps))
     return probe
 

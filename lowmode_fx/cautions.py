@@ -25,8 +25,10 @@ class Cautions:
         ``low``: whether ``images`` are downsampled already. Raises ``ValueError`` for another size.
         """
         report = self.report
+        if report.front_end != "export":
+            return
         expected = (report.low_input_shape if low else report.input_shape)[2:]
-        if report.front_end == "export" and tuple(images.shape[2:]) != tuple(expected):
+        if tuple(images.shape[2:]) != tuple(expected):
             raise ValueError(
                 f"{report.model} was traced by torch.export, for {_sides(expected)} images alone, and these are "
                 f"{_sides(images.shape[2:])}; build a pair with an example of their size"
@@ -40,20 +42,21 @@ class Cautions:
         self._strangers[mode] += 1
         if self._strangers[mode] > 1:  # one alone is a ragged last batch
             self._warn_once(
+                f"{mode.value} shape",
                 f"{mode.value}-mode was compiled for images {_sides(compiled)}, the first that it saw, and runs "
-                f"uncompiled, slower, on {_sides(images)}; make the first training forward with your own batch size"
+                f"uncompiled, slower, on {_sides(images)}; make the first training forward with your own batch size",
             )
 
     def note_mode(self, drawn: Mode, due: Mode, step: int) -> None:
         """Warn where a loader's batch is of another mode than the schedule's."""
         if drawn is not due:
             self._warn_once(
+                "mode",
                 f"the loader drew {drawn.value}-mode for step {step}, where the schedule says {due.value}-mode: tell "
-                "host_loader the batches of each optimizer step (accumulation), and the net each epoch (set_epoch)"
+                "host_loader the batches of each optimizer step (accumulation), and the net each epoch (set_epoch)",
             )
 
-    def _warn_once(self, message: str) -> None:
-        kind = message.partition(" ")[0]
+    def _warn_once(self, kind: str, message: str) -> None:
         if kind not in self._told:
             self._told.add(kind)
             warnings.warn(message, stacklevel=4)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lowmode_fx import LowModeConfig, build_pair
 from lowmode_fx.tuning.candidates import families, footprint, stages, try_pair
-from lowmode_fx.tuning.probe import momentum_of, probe_copy, progress_now
+from lowmode_fx.tuning.probe import Probe, momentum_of, progress_now
 from lowmode_fx.tuning.render import plot_probe, probe_text, tuning_table
 from lowmode_fx.tuning.sites import probe_sites
 from lowmode_fx.tuning.tune import Tuning, tune
@@ -186,7 +186,7 @@ def test_a_model_with_nothing_to_pool_is_still_served_by_resolution() -> None:
 
 
 def test_rehearsing_full_mode_itself_is_worth_one() -> None:
-    probe = probe_copy(small_model(), Coloured(), F.cross_entropy, sgd)
+    probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
     probe.run((24,))
     same, _ = try_pair(probe.model, probe.batches[0][0][:2], LowModeConfig(downsample_input=False, kernel_ratio=1))
     assert same is not None
@@ -195,13 +195,13 @@ def test_rehearsing_full_mode_itself_is_worth_one() -> None:
 
 
 def test_the_full_run_ends_when_told() -> None:
-    probe = probe_copy(small_model(), Coloured(), F.cross_entropy, sgd)
+    probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
     assert probe.run((4, 16), on_step=lambda step: step < 7) == 7
     assert [point.step for point in probe.points] == [4, 7]
 
 
 def test_gains_by_gradients_are_the_same_now_and_at_a_point() -> None:
-    probe = probe_copy(small_model(), Coloured(), F.cross_entropy, sgd)
+    probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
     probe.run((8,))
     pair = build_pair(probe.model, probe.batches[0][0][:2], LowModeConfig())
     (at_point,) = probe.progress(pair)
@@ -259,7 +259,7 @@ def test_everything_is_measured_under_the_autocast_of_the_run(
 def test_autocast_rounds_gradients_and_no_more() -> None:
     gradients = []
     for autocast in (None, torch.bfloat16):
-        probe = probe_copy(small_model(), Coloured(), F.cross_entropy, sgd, kept=2, autocast=autocast)
+        probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd, kept=2, autocast=autocast)
         pair = build_pair(probe.model, probe.batches[0][0][:2], LowModeConfig())
         gradients.append(probe.low_gradients(pair)[0])
     exact, rounded = gradients
@@ -293,7 +293,7 @@ def test_momentum_of_optimizers() -> None:
 
 
 def test_the_probe_of_sites(tmp_path: Any) -> None:
-    probe = probe_copy(small_model(), Coloured(), F.cross_entropy, sgd, kept=3)
+    probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd, kept=3)
     probe.run((8,))
     seen: list[str] = []
     found = probe_sites(probe, LowModeConfig(), lambda name, total: seen.append(name))
@@ -314,7 +314,7 @@ def test_the_probe_of_sites(tmp_path: Any) -> None:
 
 def test_a_pooled_site_that_changes_nothing_loses_nothing() -> None:
     """Kernels with the same value in every tap of a window: averaging and convolving a constant map agree."""
-    probe = probe_copy(small_model(), Coloured(), F.cross_entropy, sgd, kept=2)
+    probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd, kept=2)
     probe.run((1,))
     found = probe_sites(probe, LowModeConfig(kernel_transform="linear"))
     again = probe_sites(probe, LowModeConfig(kernel_transform="linear"))
@@ -322,7 +322,7 @@ def test_a_pooled_site_that_changes_nothing_loses_nothing() -> None:
 
 
 def test_a_low_mode_that_diverges_is_worth_nothing() -> None:
-    probe = probe_copy(small_model(), Coloured(), F.cross_entropy, sgd)
+    probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
     probe.run((16,))
     pair, _ = try_pair(probe.model, probe.batches[0][0][:2], LowModeConfig(kernel_ratio=1))
     assert pair is not None
@@ -332,7 +332,7 @@ def test_a_low_mode_that_diverges_is_worth_nothing() -> None:
 
 def test_measured_batches_are_not_trained_on() -> None:
     data = Coloured(batches=10)
-    probe = probe_copy(small_model(), data, F.cross_entropy, sgd, kept=4)
+    probe = Probe(small_model(), data, F.cross_entropy, sgd, kept=4)
     seen: list[int] = []
     handle = probe.model.register_forward_pre_hook(
         lambda module, inputs: seen.append(next(i for i, (x, _) in enumerate(data.batches) if x is inputs[0]))

@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Tell glibc's malloc to keep what is freed, for the rest of the process. False where there is no such malloc.
 
     Left alone it gives the memory of large tensors back after each step, and the next one waits for the kernel to hand
-    out and clear every page again: a tenth of a full step on a CPU, and a third of a low one, which has little else to
-    do. GPU memory has an allocator of its own. The process stays as large as it has ever been.
+    out and clear every page again, which a low step, with little else to do, feels most. GPU memory has an allocator of
+    its own. The process stays as large as it has ever been.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

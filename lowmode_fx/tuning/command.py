@@ -26,7 +26,7 @@ from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.data import DataSplits, load_data
 from lowmode_fx.train.loss import classification_loss
 from lowmode_fx.train.settings import TrainSettings
-from lowmode_fx.tuning.probe import OptimizerFactory, probe_copy
+from lowmode_fx.tuning.probe import OptimizerFactory, Probe
 from lowmode_fx.tuning.render import plot_probe, probe_text, tuning_table
 from lowmode_fx.tuning.sites import probe_sites
 from lowmode_fx.tuning.tune import tune as tune_model
@@ -83,7 +83,7 @@ def probe(
     )
     setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
     with _bar() as tell:
-        measured = probe_copy(setting.model, setting.loader, classification_loss, setting.optimizer, batches)
+        measured = Probe(setting.model, setting.loader, classification_loss, setting.optimizer, batches)
         build_pair(measured.model, measured.batches[0][0][:2], config)  # what it refuses is told before any training
 
         def on_step(step: int) -> bool:

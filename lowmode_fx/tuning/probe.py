@@ -37,7 +37,7 @@ class Point:
 class Probe:
     """What low steps of any pair over ``model`` are worth, at points of a short full-mode run.
 
-    model: is trained; give a copy. batches: the first ``kept`` of them, at least two, are what gradients and losses are
+    model: a copy of it is trained. batches: the first ``kept`` of them, at least two, are what gradients and losses are
     measured on; the others are trained on, from the start again where they end. Where a loader shuffles, later passes
     train on the measured images too. autocast: the type that forwards are computed in, as the run will have them.
     Memory: a copy of the weights and ``kept`` gradients for each point, on the model's device.
@@ -52,10 +52,10 @@ class Probe:
         kept: int = 6,
         autocast: torch.dtype | None = None,
     ) -> None:
-        self.model, self.criterion, self.optimizer, self.autocast = model, criterion, optimizer, autocast
+        self.model, self.criterion, self.optimizer, self.autocast = copy.deepcopy(model), criterion, optimizer, autocast
         self._source = batches
         self.batches = _first(batches, kept)
-        self.momentum = momentum_of(optimizer(model.parameters()))
+        self.momentum = momentum_of(optimizer(self.model.parameters()))
         self.points: list[Point] = []
         #: The loss of the kept batches after so many full steps.
         self.losses: dict[int, float] = {}
@@ -159,18 +159,6 @@ class Probe:
 
     def _state(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-
-
-def probe_copy(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    criterion: Criterion,
-    optimizer: OptimizerFactory,
-    kept: int = 6,
-    autocast: torch.dtype | None = None,
-) -> Probe:
-    """A probe of a copy of ``model``, which is left as it was."""
-    return Probe(copy.deepcopy(model), batches, criterion, optimizer, kept, autocast)
 
 
 def progress_now(

@@ -18,7 +18,7 @@ from lowmode_fx.config import LowModeConfig
 from lowmode_fx.schedule import BernoulliSchedule, schedule_from_dict
 from lowmode_fx.tuning.candidates import families, try_pair
 from lowmode_fx.tuning.costs import CostMeasure
-from lowmode_fx.tuning.probe import OptimizerFactory, probe_copy
+from lowmode_fx.tuning.probe import OptimizerFactory, Probe
 from lowmode_fx.tuning.search import Candidate, Search
 
 #: Shares of the time: the short full run, then the search; rehearsals take the rest.
@@ -129,7 +129,7 @@ def tune(
         on_progress(what, min(1.0, (time.monotonic() - start) / seconds))
 
     tell("reading batches")
-    probe = probe_copy(model, loader, criterion, optimizer, autocast=autocast)
+    probe = Probe(model, loader, criterion, optimizer, autocast=autocast)
     total = epochs * steps_per_epoch
     wanted = max(_LEAST_STEPS, run_steps or min(round(0.2 * total), 600))
 
