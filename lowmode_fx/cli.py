@@ -31,7 +31,10 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
     except (ValueError, TypeError, OSError, typer.TyperException) as error:
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        # What typer itself refuses doesn't say what to do.
+        message = str(error)
+        if isinstance(error, typer.TyperException):
+            message = f"{error.format_message().rstrip('.')}; see --help"
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
     except typer.Abort:

@@ -276,3 +276,8 @@ def test_what_a_run_can_not_do_well_is_told(run: Run) -> None:
     assert "note: running statistics lag behind the last epoch's low steps; give --tail 0.2 or --precise-bn 100" in said
     quiet = run("train", MODEL, *QUICK, "--tail", "0.5", "--out", "quiet").out
     assert "warning" not in quiet and "lag behind" not in quiet
+
+
+def test_a_missing_option_is_one_line_with_the_way_out(run: Run) -> None:
+    outcome = run("train", MODEL)
+    assert (outcome.status, outcome.error) == (2, "error: Missing option '--data'; see --help\n")
