@@ -8,6 +8,7 @@ import warnings
 import typer
 
 from .drawing.command import draw
+from .options import spelled_as_options
 from .report_command import report
 from .sweep.command import sweep
 from .train.command import train
@@ -35,7 +36,7 @@ def main() -> None:
         message = str(error)
         if isinstance(error, typer.TyperException):
             message = f"{error.format_message().rstrip('.')}; see --help"
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"error: {spelled_as_options(' '.join(message.split()))}", file=sys.stderr)
         sys.exit(2)
     except typer.Abort:
         sys.exit(130)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Annotated, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args
 
 import torch
 import typer
@@ -12,50 +13,54 @@ from .config import LowModeConfig
 from .fitting import NoEffectWarning
 from .flops import count_flops
 from .models import create_model, default_image_size
-from .options import image_sides, low_mode_config
-from .pair import build_pair
+from .options import (
+    Channels,
+    Classes,
+    InputSize,
+    ModelName,
+    Preset,
+    Submodule,
+    image_sides,
+    low_mode_config,
+    low_mode_options,
+)
+from .pair import ModePair, build_pair
 from .report import ReportFormat, render_report
 
 
+@low_mode_options()
 def report(
-    model: Annotated[str, typer.Argument(help="A timm name, torchvision:NAME or package.module:callable.")],
-    input_size: Annotated[str | None, typer.Option(help="Pixels: 224, or 192x256 (height × width).")] = None,
-    in_chans: Annotated[int, typer.Option(help="Channels of the images.")] = 3,
-    num_classes: Annotated[int | None, typer.Option(help="Of the head.")] = None,
-    ratio: Annotated[int | None, typer.Option(help="Of the images' sides, an integer ≥ 2. (default 2)")] = None,
-    kernel_ratio: Annotated[int | None, typer.Option(help="Of the kernels; 1 keeps them. (default: ratio)")] = None,
-    rounding: Annotated[str | None, typer.Option(help="ceil, floor or cover.")] = None,
-    kernel_transform: Annotated[str | None, typer.Option(help="avg, adaptive, center or linear.")] = None,
-    pool_convs: Annotated[str | None, typer.Option(help="dense, all, or globs: a,b. (default dense)")] = None,
-    keep_convs: Annotated[str | None, typer.Option(help="Globs of convs to keep.")] = None,
-    drop_maxpools: Annotated[str | None, typer.Option(help="none, stem, all or globs. (default none)")] = None,
-    batchnorm: Annotated[str | None, typer.Option(help="isolate or share.")] = None,
-    submodule: Annotated[str | None, typer.Option(help="Only this part, as backbone; fed the images.")] = None,
-    adapt_head: Annotated[bool | None, typer.Option("--adapt-head", help="Resize a map that is flattened.")] = None,
-    preset: Annotated[str, typer.Option(help="paper: the setting of §4. Other options win over it.")] = "",
+    model: ModelName,
+    low: Mapping[str, Any],
+    input_size: InputSize = None,
+    in_chans: Channels = 3,
+    num_classes: Classes = None,
+    submodule: Submodule = None,
+    preset: Preset = "",
     format: Annotated[str, typer.Option(help="table, markdown, json or csv.")] = "table",
 ) -> None:
     """Print the macs of the full and the low graph, layer by layer, with what was pooled, dropped and skipped."""
     if format not in get_args(ReportFormat):
         raise ValueError(f"--format is {format!r}; allowed: {', '.join(get_args(ReportFormat))}")
-    if preset not in ("", "paper"):
-        raise ValueError(f"--preset is {preset!r}; allowed: paper")
-    config = low_mode_config(
-        LowModeConfig.paper() if preset else LowModeConfig(),
-        ratio=ratio,
-        kernel_ratio=kernel_ratio,
-        rounding=rounding,
-        kernel_transform=kernel_transform,
-        pool_convs=pool_convs,
-        keep_convs=keep_convs,
-        drop_maxpools=drop_maxpools,
-        batchnorm=batchnorm,
-        adapt_head=adapt_head,
-    )
+    pair = model_pair(model, low_mode_config(preset, **low), input_size, in_chans, num_classes, submodule)
+    typer.echo(render_report(model, pair, count_flops(pair), format))  # type: ignore[arg-type]
+
+
+def model_pair(
+    model: str,
+    config: LowModeConfig,
+    input_size: str | None = None,
+    in_chans: int = 3,
+    num_classes: int | None = None,
+    submodule: str | None = None,
+) -> ModePair:
+    """The pair of a model that is named on the command line, for images of ``input_size`` or of its own size.
+
+    What its report notes is not warned of, too.
+    """
     sides = image_sides(input_size) if input_size else None
     built = create_model(model, num_classes=num_classes, in_chans=in_chans, image_size=sides[0] if sides else None)
     height, width = sides or default_image_size(built, model)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NoEffectWarning)  # the report's notes say it
-        pair = build_pair(built, torch.zeros(2, in_chans, height, width), config, submodule=submodule)
-    typer.echo(render_report(model, pair, count_flops(pair), format))  # type: ignore[arg-type]
+        warnings.simplefilter("ignore", NoEffectWarning)
+        return build_pair(built, torch.zeros(2, in_chans, height, width), config, submodule=submodule)

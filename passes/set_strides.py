@@ -27,7 +27,9 @@ def set_strides(graph_module: fx.GraphModule, *, strides: Mapping[str, int | tup
     for site in sites:
         wanted = [stride for pattern, stride in strides.items() if matches(site.name, pattern)]
         if wanted:
-            changes.append(_set_stride(site, wanted[-1]))
+            change = _set_stride(site, wanted[-1])
+            if change.before != change.after:
+                changes.append(change)
     return PassReport("set_strides", tuple(changes))
 
 

@@ -1,4 +1,4 @@
-"""The report in its four formats, models by name, and the options that commands share."""
+"""The report in its four formats, and models by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 from lowmode_fx import FlopReport, LayerFlops, LowModeConfig, ModePair, build_pair, count_flops
 from lowmode_fx.cli import app
 from lowmode_fx.models import create_model, default_image_size
-from lowmode_fx.options import image_sides, low_mode_config, names_or_set
 from lowmode_fx.report import render_report, report_dict, summary_lines
 from lowmode_fx.report_command import report
 
@@ -294,47 +293,6 @@ def test_the_size_that_a_model_was_made_for() -> None:
     assert default_image_size(create_model("tf_efficientnetv2_b0")) == (192, 192)
     assert default_image_size(nn.Identity(), "torchvision:inception_v3") == (299, 299)
     assert default_image_size(nn.Identity(), "torchvision:resnet18") == (224, 224)
-
-
-# Options -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "sides"),
-    [("224", (224, 224)), ("192x256", (192, 256)), ("192X256", (192, 256)), ("192×256", (192, 256)), ("1", (1, 1))],
-)
-def test_image_sides(text: str, sides: tuple[int, int]) -> None:
-    assert image_sides(text) == sides
-
-
-@pytest.mark.parametrize("text", ["", "x", "0", "224x", "-224", "2.5", "1x2x3", "224 px", "192x0"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ValueError) as error:
-        image_sides(text)
-    assert str(error.value) == (f"input size {text!r} is no size; give pixels, as 224, or height and width, as 192x256")
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        (None, None),
-        ("dense", "dense"),
-        ("layer4", ("layer4",)),
-        ("layer3.*, layer4.*.conv2", ("layer3.*", "layer4.*.conv2")),
-        ("dense,layer4", ("dense", "layer4")),
-        (" , ", ()),
-    ],
-)
-def test_names_or_set(text: str | None, value: Any) -> None:
-    assert names_or_set(text, ("dense", "all")) == value
-
-
-def test_only_the_options_that_were_given_count() -> None:
-    base = LowModeConfig(ratio=3, drop_maxpools="stem")
-    config = low_mode_config(base, ratio=None, kernel_ratio=1, drop_maxpools=None, keep_convs=(), adapt_head=False)
-    assert config == LowModeConfig(ratio=3, drop_maxpools="stem", kernel_ratio=1)
-    with pytest.raises(ValueError, match=r"^rounding is 'up'; allowed: 'ceil', 'floor', 'cover'$"):
-        low_mode_config(base, rounding="up")
 
 
 def test_a_part_of_a_model_is_reported() -> None:

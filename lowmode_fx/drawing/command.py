@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
-from lowmode_fx.config import LowModeConfig
-from lowmode_fx.fitting import NoEffectWarning
-from lowmode_fx.models import create_model, default_image_size
-from lowmode_fx.options import image_sides, low_mode_config, names_or_set
-from lowmode_fx.pair import ModePair, build_pair
-from lowmode_fx.report_command import report
+from lowmode_fx.options import (
+    Channels,
+    Classes,
+    InputSize,
+    ModelName,
+    Preset,
+    Submodule,
+    low_mode_config,
+    low_mode_options,
+    names_or_set,
+)
+from lowmode_fx.pair import ModePair
+from lowmode_fx.report_command import model_pair
 from passes.match import conv_sites
 from passes.patterns import matches, select_names
 
@@ -28,21 +31,28 @@ from . import check_format, draw_pair, node_paths
 _WHOLE, _BLOCK, _MOST = 40, 6, 400
 
 
+@low_mode_options()
 def draw(
+    model: ModelName,
+    low: Mapping[str, Any],
+    input_size: InputSize = None,
+    in_chans: Channels = 3,
+    num_classes: Classes = None,
+    submodule: Submodule = None,
+    preset: Preset = "",
     part: Annotated[
         str | None, typer.Option(help="Globs of modules: a,b. (default: a block with a pooled conv)")
     ] = None,
     out: Annotated[Path, typer.Option(help="A .svg, .png or .pdf file.")] = Path("pair.svg"),
-    **options: Any,
 ) -> None:
     """Draw the full and the low graph side by side, with the parameters they share and what pools them.
 
     A model of up to 40 nodes is drawn whole.
     """
     check_format(out)
-    pair = _build(options)
+    pair = model_pair(model, low_mode_config(preset, **low), input_size, in_chans, num_classes, submodule)
     label, shown = choose_part(pair, part)
-    rows = draw_pair(pair, shown, out, f"{options['model']}{label and f': {label}'}")
+    rows = draw_pair(pair, shown, out, f"{model}{label and f': {label}'}")
     drawn = [row.low for row in rows if row.low]
     pooled = sum(box.kernel is not None and box.kernel.pooled is not None for box in drawn)
     dropped = sum(box.kind == "ghost" for box in drawn)
@@ -90,30 +100,3 @@ def _first_block(pair: ModePair, paths: Mapping[str, str]) -> tuple[str, list[st
 def _parents(path: str) -> Iterator[str]:
     """``a``, ``a.b`` for ``a.b.c``."""
     return accumulate(path.split(".")[:-1], "{}.{}".format)
-
-
-def _build(options: Mapping[str, Any]) -> ModePair:
-    if options["preset"] not in ("", "paper"):
-        raise ValueError(f"--preset is {options['preset']!r}; allowed: paper")
-    known = {field.name for field in fields(LowModeConfig)}
-    base = LowModeConfig.paper() if options["preset"] else LowModeConfig()
-    config = low_mode_config(base, **{name: value for name, value in options.items() if name in known})
-    name, channels = options["model"], options["in_chans"]
-    sides = image_sides(options["input_size"]) if options["input_size"] else None
-    side = sides[0] if sides else None
-    model = create_model(name, num_classes=options["num_classes"], in_chans=channels, image_size=side)
-    height, width = sides or default_image_size(model, name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NoEffectWarning)  # the picture shows it
-        images = torch.zeros(2, channels, height, width)
-        return build_pair(model, images, config, submodule=options["submodule"])
-
-
-def _signature() -> inspect.Signature:
-    """``draw`` takes the options of ``report``, which are spelled there alone: all but its format."""
-    ours, shared = (inspect.signature(command, eval_str=True).parameters for command in (draw, report))
-    own = [parameter for parameter in ours.values() if parameter.kind is not parameter.VAR_KEYWORD]
-    return inspect.Signature([*(shared[name] for name in shared if name != "format"), *own])
-
-
-draw.__signature__ = _signature()  # type: ignore[attr-defined]

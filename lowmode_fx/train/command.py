@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,21 @@ import typer
 from rich.console import Console
 
 from lowmode_fx.agreement_schedule import AgreementSchedule
-from lowmode_fx.config import LowModeConfig
 from lowmode_fx.fitting import NoEffectWarning
 from lowmode_fx.mode_pair import ModePair
 from lowmode_fx.models import create_model
-from lowmode_fx.options import low_mode_config
+from lowmode_fx.options import (
+    LOW_MODE,
+    Data,
+    DataName,
+    ImageChannels,
+    ImageSize,
+    Low,
+    ModelName,
+    Preset,
+    low_mode_config,
+    low_mode_options,
+)
 from lowmode_fx.pair import build_pair
 from lowmode_fx.runner import LowModeModel
 from lowmode_fx.schedule import Mode, Schedule, low_fraction
@@ -33,28 +43,20 @@ from lowmode_fx.train.schedule_options import make_schedule, read_tuning
 from lowmode_fx.train.settings import TrainSettings
 
 # One panel of --help each.
-Data = partial(typer.Option, rich_help_panel="Data")
-Low = partial(typer.Option, rich_help_panel="Low-mode")
 Rate = partial(typer.Option, rich_help_panel="Optimisation")
 Run = partial(typer.Option, rich_help_panel="Run")
 
 
+# A classifier returns no maps that could be restored.
+@low_mode_options(*(name for name in LOW_MODE if name != "restore_output"))
 def train(
-    model: Annotated[str, typer.Argument(help="A timm name, torchvision:NAME or package.module:callable.")],
-    data: Annotated[str, Data(help="digits, cifar10:PATH or folder:PATH.")],
-    preset: Annotated[str, typer.Option(help="paper: the setting of §4. Other options win over it.")] = "",
-    image_size: Annotated[int | None, Data(help="Side in pixels.")] = None,
-    in_chans: Annotated[int, Data(help="3 (RGB) or 1 (grey).")] = 3,
+    model: ModelName,
+    data: DataName,
+    low: Mapping[str, Any],
+    preset: Preset = "",
+    image_size: ImageSize = None,
+    in_chans: ImageChannels = 3,
     workers: Annotated[int | None, Data(help="Loaders, for sets above 4 GiB.")] = None,
-    ratio: Annotated[int | None, Low(help="Of the images' sides. (default 2)")] = None,
-    kernel_ratio: Annotated[int | None, Low(help="Of the kernels; 1 keeps them.")] = None,
-    pool_convs: Annotated[str | None, Low(help="dense, all, or globs: a,b.")] = None,
-    keep_convs: Annotated[str | None, Low(help="Globs of convs to keep.")] = None,
-    drop_maxpools: Annotated[str | None, Low(help="none, stem, all or globs.")] = None,
-    rounding: Annotated[str | None, Low(help="ceil, floor or cover.")] = None,
-    kernel_transform: Annotated[str | None, Low(help="avg, adaptive, center or linear.")] = None,
-    batchnorm: Annotated[str | None, Low(help="isolate or share.")] = None,
-    adapt_head: Annotated[bool | None, Low("--adapt-head", help="Resize a map that is flattened.")] = None,
     tuned: Annotated[Path | None, Low(help="What `lowmode-fx tune` wrote. Other options win over it.")] = None,
     low_weight: Annotated[float | None, Low(help="Factor on the gradients of low steps. (default 1)")] = None,
     schedule: Annotated[str, Low(help="bernoulli, periodic or agreement.")] = "bernoulli",
@@ -116,18 +118,7 @@ def train(
         compile=compile,
         workers=workers,
     )
-    config = low_mode_config(
-        choice.config if choice else LowModeConfig.paper() if preset == "paper" else LowModeConfig(),
-        ratio=ratio,
-        kernel_ratio=kernel_ratio,
-        pool_convs=pool_convs,
-        keep_convs=keep_convs,
-        drop_maxpools=drop_maxpools,
-        rounding=rounding,
-        kernel_transform=kernel_transform,
-        batchnorm=batchnorm,
-        adapt_head=adapt_head,
-    )
+    config = low_mode_config(preset if choice is None else choice.config, **low)
     modes = make_schedule(
         schedule,
         settings,
@@ -143,6 +134,8 @@ def train(
     if settings.lr_schedule == "milestones" and late:
         falls = ", ".join(map(str, late))
         _print(console, f"warning: the rate's falls at {falls} lie beyond the run's {settings.epochs} epochs")
+    if settings.autocast == "fp16" and settings.torch_device().type == "cpu":
+        _print(console, "warning: fp16 is slow on a CPU; give --autocast bf16")
     weight = low_weight if low_weight is not None else choice.low_weight if choice else 1.0
     torch_device = settings.torch_device()
     if torch_device.type == "cpu":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +16,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import nn
 
-from lowmode_fx.config import LowModeConfig
 from lowmode_fx.models import create_model
-from lowmode_fx.options import low_mode_config
+from lowmode_fx.options import (
+    LOW_MODE,
+    DataName,
+    ImageChannels,
+    ImageSize,
+    Low,
+    ModelName,
+    low_mode_config,
+    low_mode_options,
+)
 from lowmode_fx.pair import build_pair
 from lowmode_fx.train.allocator import keep_freed_memory
 from lowmode_fx.train.atomic import write_text
@@ -31,9 +39,12 @@ from lowmode_fx.tuning.render import plot_probe, probe_text, tuning_table
 from lowmode_fx.tuning.sites import probe_sites
 from lowmode_fx.tuning.tune import tune as tune_model
 
-Data = partial(typer.Option, rich_help_panel="Data")
 Rate = partial(typer.Option, rich_help_panel="Optimisation of the short runs")
-Low = partial(typer.Option, rich_help_panel="Low-mode")
+BatchSize = Annotated[int, Rate()]
+LearningRate = Annotated[float, Rate()]
+Momentum = Annotated[float, Rate()]
+Seed = Annotated[int, typer.Option()]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
 
 
 @dataclass(frozen=True)
@@ -46,23 +57,20 @@ class _Setting:
     optimizer: OptimizerFactory
 
 
+@low_mode_options(*(name for name in LOW_MODE if name not in ("kernel_ratio", "restore_output")))
 def probe(
-    model: Annotated[str, typer.Argument(help="A timm name, torchvision:NAME or package.module:callable.")],
-    data: Annotated[str, Data(help="digits, cifar10:PATH or folder:PATH.")],
-    image_size: Annotated[int | None, Data(help="Side in pixels.")] = None,
-    in_chans: Annotated[int, Data(help="3 (RGB) or 1 (grey).")] = 3,
-    ratio: Annotated[int | None, Low(help="Of the images' sides. (default 2)")] = None,
-    pool_convs: Annotated[str | None, Low(help="dense, all, or globs: a,b.")] = None,
-    rounding: Annotated[str | None, Low(help="ceil, floor or cover.")] = None,
-    kernel_transform: Annotated[str | None, Low(help="avg, adaptive, center or linear.")] = None,
-    adapt_head: Annotated[bool | None, Low("--adapt-head", help="Resize a map that is flattened.")] = None,
+    model: ModelName,
+    data: DataName,
+    low: Mapping[str, Any],
+    image_size: ImageSize = None,
+    in_chans: ImageChannels = 3,
     steps: Annotated[int, typer.Option(help="Full steps before measuring: gradients at the start say little.")] = 200,
     batches: Annotated[int, typer.Option(help="That gradients are compared on.")] = 4,
-    batch_size: Annotated[int, Rate()] = 125,
-    lr: Annotated[float, Rate()] = 0.05,
-    momentum: Annotated[float, Rate()] = 0.9,
-    seed: Annotated[int, typer.Option()] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    batch_size: BatchSize = 125,
+    lr: LearningRate = 0.05,
+    momentum: Momentum = 0.9,
+    seed: Seed = 0,
+    device: Device = "auto",
     format: Annotated[str, typer.Option(help="table, json or csv.")] = "table",
     out: Annotated[Path | None, typer.Option(help="PNG with a bar chart.")] = None,
 ) -> None:
@@ -73,14 +81,7 @@ def probe(
         raise ValueError("--batches must be at least 2 and --steps at least 1")
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out {str(out)!r} is no PNG; give a name that ends in .png")
-    config = low_mode_config(
-        LowModeConfig(),
-        ratio=ratio,
-        pool_convs=pool_convs,
-        rounding=rounding,
-        kernel_transform=kernel_transform,
-        adapt_head=adapt_head,
-    )
+    config = low_mode_config("", **low)
     setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
     with _bar() as tell:
         measured = Probe(setting.model, setting.loader, classification_loss, setting.optimizer, batches)
@@ -105,24 +106,24 @@ def probe(
         plot_probe(model, found, out)
 
 
+@low_mode_options("batchnorm", "input_method", "keep_convs", "adapt_head")
 def tune(
-    model: Annotated[str, typer.Argument(help="A timm name, torchvision:NAME or package.module:callable.")],
-    data: Annotated[str, Data(help="digits, cifar10:PATH or folder:PATH.")],
+    model: ModelName,
+    data: DataName,
+    low: Mapping[str, Any],
     epochs: Annotated[int, typer.Option(help="Of the full run that low-mode is to match.")] = 30,
-    image_size: Annotated[int | None, Data(help="Side in pixels.")] = None,
-    in_chans: Annotated[int, Data(help="3 (RGB) or 1 (grey).")] = 3,
+    image_size: ImageSize = None,
+    in_chans: ImageChannels = 3,
     ratios: Annotated[str, Low(help="Of the images' sides, of 1 to 4; 1 pools kernels on whole images.")] = "2,1",
-    batchnorm: Annotated[str | None, Low(help="isolate or share.")] = None,
-    adapt_head: Annotated[bool | None, Low("--adapt-head", help="Resize a map that is flattened.")] = None,
     measure: Annotated[str, typer.Option(help="A step's price: time or macs.")] = "time",
     autocast: Annotated[str, typer.Option(help="none or bf16, as in train: prices depend on it.")] = "none",
     tail: Annotated[float, typer.Option(help="Share of the progress that stays full.")] = 0.5,
     seconds: Annotated[float, typer.Option(help="A cap on the time.")] = 600.0,
-    batch_size: Annotated[int, Rate()] = 125,
-    lr: Annotated[float, Rate()] = 0.05,
-    momentum: Annotated[float, Rate()] = 0.9,
-    seed: Annotated[int, typer.Option()] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    batch_size: BatchSize = 125,
+    lr: LearningRate = 0.05,
+    momentum: Momentum = 0.9,
+    seed: Seed = 0,
+    device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON for train --tuned. (default tuned.json)")] = None,
 ) -> None:
     """Choose a low-mode for a model and its data: ratio, kernels, how many epochs, with what weight; and say why."""
@@ -130,7 +131,7 @@ def tune(
         raise ValueError(f"--measure is {measure!r}; allowed: time, macs")
     if autocast not in ("none", "bf16"):
         raise ValueError(f"--autocast is {autocast!r}; allowed: none, bf16 (whose prices hold for fp16 too)")
-    config = low_mode_config(LowModeConfig(), batchnorm=batchnorm, adapt_head=adapt_head)
+    config = low_mode_config("", **low)
     setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
     with _bar() as tell:
         tuning = tune_model(
