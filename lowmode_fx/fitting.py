@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from passes import Change, PassError, PassReport, ShapeError, propagate_shapes
 from passes.calls import CONVS, aten
 from passes.match import conv_sites, module_path
+from passes.pool_weights import is_custom_transform
 from passes.resize_head import drop_needless, find_flatten, find_map, resize_head
 from passes.shapes import Shape, ShapeTree
 
@@ -60,6 +61,8 @@ def fit(
             check_batch(shapes, full_shapes)
             return shapes, drop_needless(low, resized, shapes) if resized else ()
         except ShapeError as error:
+            if is_custom_transform(error.node):
+                raise PassError(_transform_refusal(error, config)) from error
             changed = [change.site for report in reports[:2] for change in report.changes]
             joined = error.node.target not in CONVS and sum(isinstance(shape, Shape) for shape in error.inputs) > 1
             if joined and changed and find_flatten(error, full_shapes) is None:
@@ -118,6 +121,13 @@ def _refusal(error: ShapeError, full: fx.GraphModule, low_example: Tensor, full_
         f"{what}: at {_place(error.node)}, given {_shapes(error.inputs)}: {cause}; try an input size that halves more "
         f"often{resize}, or pool kernels alone with downsample_input=False"
     )
+
+
+def _transform_refusal(error: ShapeError, config: LowModeConfig) -> str:
+    if error.cause.startswith("kernel_transform "):
+        return error.cause
+    name = getattr(config.kernel_transform, "__name__", repr(config.kernel_transform))
+    return f"kernel_transform {name!r} failed: {error.cause}; it must be a function (kernel (F, C, *K), K') → kernel"
 
 
 def _place(node: fx.Node) -> str:

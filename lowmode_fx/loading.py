@@ -16,6 +16,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
+    IterableDataset,
     RandomSampler,
     Sampler,
     SequentialSampler,
@@ -135,8 +136,14 @@ def host_loader(
     ``(N, C, *⌈S/r⌉)`` there, what ``pair.downsample`` gives: bit for bit the device path's where that runs uncompiled
     on a CPU, and to within rounding elsewhere. Call ``net.set_epoch`` before each iteration.
 
-    Raises ``ValueError`` where the net downsamples on the device, or both a sampler and a batch sampler are given.
+    Raises ``ValueError`` where the net downsamples on the device, or both a sampler and a batch sampler are given;
+    ``TypeError`` for an iterable dataset, whose batches nobody can number.
     """
+    if isinstance(dataset, IterableDataset):
+        raise TypeError(
+            f"{type(dataset).__name__} is an iterable dataset, whose workers can't know a batch's step; give "
+            "one with __getitem__ and __len__, or let the net downsample (downsample_on='device')"
+        )
     if net.downsample_on != "host":
         raise ValueError("the net downsamples on the device, and would do it twice; make it with downsample_on='host'")
     if batch_sampler is not None and (sampler is not None or shuffle or drop_last or batch_size != 1):

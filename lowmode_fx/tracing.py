@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,10 +46,12 @@ def trace_model(
 ) -> Trace:
     """Trace ``model`` in train mode on ``example_input`` ``(N, C, *S)``; the model is left as it was.
 
-    Raises ``TraceError`` (a ``ValueError``) where no front end gives a graph that runs.
+    Raises ``TraceError`` (a ``ValueError``) where the model takes more than one input, or no front end gives a graph
+    that runs.
     """
     if front_end not in get_args(FrontEnd):
         raise ValueError(f"front_end is {front_end!r}; allowed: {', '.join(map(repr, get_args(FrontEnd)))}")
+    _check_inputs(model)
     failures: list[str] = []
     with train_mode(model):
         for name, trace in _attempts(model, example_input, leaf_modules):
@@ -62,11 +65,33 @@ def trace_model(
                 continue
             by_name = {node.name: shape for node, shape in shapes.items()}
             return Trace(graph_module, by_name, name, static=name == "export", failures=tuple(dict.fromkeys(failures)))
+    first, last = failures[0].partition(": ")[2], failures[-1].partition(": ")[2]
+    if len(failures) > 1 and first.endswith(last.partition(" (line ")[0]):
+        # Two front ends, one complaint: it is the input that doesn't fit.
+        raise TraceError(
+            f"{type(model).__name__} can't take {tuple(example_input.shape)} of {example_input.dtype}: {last}; give an "
+            "example_input that it takes in train mode"
+        )
     raise TraceError(
         f"{type(model).__name__} can't be traced on {tuple(example_input.shape)}; "
         f"{'; '.join(dict.fromkeys(failures))}. Check that the model takes this input; "
         "then mark the module at fault with leaf_modules=, or give submodule="
     )
+
+
+def _check_inputs(model: nn.Module) -> None:
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return  # compiled code, which the front ends judge
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    required = [each.name for each in parameters if each.kind in kinds and each.default is inspect.Parameter.empty]
+    if len(required) > 1:
+        raise TraceError(
+            f"{type(model).__name__}.forward takes {len(required)} inputs ({', '.join(required)}), and low-mode makes "
+            "one smaller, a batch of images; wrap the model in a module whose forward takes the images alone, or give "
+            "the part that does as submodule="
+        )
 
 
 def _attempts(

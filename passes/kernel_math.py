@@ -145,10 +145,11 @@ def custom_kernel(weight: Tensor, pooled: tuple[int, ...], transform: KernelTran
     """
     result = transform(weight, pooled)
     expected = (*weight.shape[:2], *pooled)
-    if tuple(result.shape) != expected:
+    if not isinstance(result, Tensor) or tuple(result.shape) != expected:
+        found = tuple(result.shape) if isinstance(result, Tensor) else f"a {type(result).__name__}"
         raise ValueError(
             f"kernel_transform {getattr(transform, '__name__', transform)!r} turned a kernel of shape "
-            f"{tuple(weight.shape)} into {tuple(result.shape)}; it must return {expected}"
+            f"{tuple(weight.shape)} into {found}; it must return {expected}"
         )
     return result * _tap_ratio(weight, pooled) if gain == "sum" else result
 

@@ -169,7 +169,13 @@ def _bind_transform(transform: KernelTransform, gain: Gain) -> KernelTransform:
     def custom_transform(weight: Tensor, pooled: tuple[int, ...]) -> Tensor:
         return custom_kernel(weight, pooled, transform, gain)
 
+    custom_transform.users_own = True  # type: ignore[attr-defined]
     return custom_transform
+
+
+def is_custom_transform(node: fx.Node) -> bool:
+    """Does the node run a user's own kernel transform?"""
+    return getattr(node.target, "users_own", False)
 
 
 def _pad_node(graph: fx.Graph, source: fx.Node, padding: Padding) -> tuple[fx.Node, tuple[int, ...]]:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict, UserDict
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler, TensorDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 
 from lowmode_fx import AgreementSchedule, BernoulliSchedule, LowModeConfig, LowModeModel, Mode, build_pair, host_loader
 from lowmode_fx.loading import ModeBatchSampler
@@ -170,3 +179,14 @@ def test_what_does_not_go_together_is_named() -> None:
         make("gpu")
     with pytest.raises(ValueError, match=r"images are 12×12; .* they are 16×16 for a full step or 8×8 for a low one"):
         make()(torch.zeros(2, 3, 12, 12))
+
+
+def test_an_iterable_dataset_is_refused() -> None:
+    class Stream(IterableDataset[Tensor]):
+        def __iter__(self) -> Iterator[Tensor]:
+            return iter(IMAGES)
+
+    with pytest.raises(
+        TypeError, match=r"^Stream is an iterable dataset, whose workers can't know a batch's step; give"
+    ):
+        host_loader(Stream(), make())

@@ -5,53 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-import re
 from collections import OrderedDict
 from typing import Any
 
 import pytest
 import timm
 import torch
+from tiny import IMAGES, Tiny, assert_shared, tensors, tiny_pair
 from torch import Tensor, nn
 
-from lowmode_fx import LowModeConfig, ModePair, NoEffectWarning, PassError, TraceError, build_pair
-
-
-class Tiny(nn.Module):
-    """Convs, norms, a buffer of the root's own, dropout and a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 4, 3, padding=1)
-        self.blocks = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
-        self.drop, self.fc = nn.Dropout(0.5), nn.Linear(4, 5)
-        self.scale = nn.Parameter(torch.ones(4, 1, 1))
-        self.register_buffer("offset", torch.full((4, 1, 1), 0.1))
-        self.register_buffer("scratch", torch.zeros(1), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(self.stem(x)) * self.scale + self.offset
-        return self.fc(self.drop(x.mean((2, 3))))
-
-
-IMAGES = (2, 3, 16, 16)
-
-
-def tiny_pair(**options: Any) -> ModePair:
-    return build_pair(Tiny(), torch.zeros(IMAGES), LowModeConfig(**options))
-
-
-def tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def assert_shared(pair: ModePair) -> None:
-    expected = tensors(pair.model)
-    for graph_module in (pair.full, pair.low):
-        found = tensors(graph_module)
-        assert found.keys() == expected.keys()
-        for name, tensor in found.items():
-            assert tensor is expected[name], name
+from lowmode_fx import LowModeConfig, NoEffectWarning, PassError, build_pair
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
@@ -294,11 +257,6 @@ def test_a_ratio_that_leaves_no_pixels() -> None:
         tiny_pair(ratio=17)
 
 
-def test_an_example_that_the_model_does_not_take() -> None:
-    with pytest.raises(ValueError, match=r"on \(2, 5, 16, 16\); .*expected input\[2, 5, 16, 16\] to have 3 channels"):
-        build_pair(Tiny(), torch.zeros(2, 5, 16, 16))
-
-
 # Modes ---------------------------------------------------------------------------------------------------------------
 
 
@@ -320,76 +278,11 @@ def test_a_pair_of_a_model_in_eval_mode_is_for_training() -> None:
     assert model.norm.num_batches_tracked.item() == 1
 
 
-# Front ends ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("asked", "served"), [("auto", "fx"), ("fx", "fx"), ("export", "export")])
-def test_the_front_end_that_is_asked_for_serves(asked: Any, served: str) -> None:
-    pair = build_pair(Tiny(), torch.zeros(IMAGES), front_end=asked)
-    assert (pair.report.front_end, pair.report.front_end_failures) == (served, ())
-    assert [(change.site, change.after) for change in pair.report.pooled] == [("blocks.2", "1×1")]
-
-
-def test_both_front_ends_compute_the_same() -> None:
-    model, images = Tiny(), torch.randn(2, 3, 8, 8)
-    model.drop.p = 0.0
-    first, second = (build_pair(model, torch.zeros(IMAGES), front_end=name).low(images) for name in ("fx", "export"))
-    torch.testing.assert_close(first, second)
-
-
-class Branching(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.body = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.sum() > 0:
-            x = -x
-        return self.body(self.stem(x))
-
-
-class BranchingOnSize(Branching):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(self.stem(x if x.shape[-1] > 4 else -x))
-
-
-def test_auto_falls_back_to_export_and_says_why() -> None:
-    pair = build_pair(BranchingOnSize(), torch.zeros(IMAGES))
-    assert pair.report.front_end == "export"
-    (failure,) = pair.report.front_end_failures
-    assert re.fullmatch(
-        r"fx: symbolically traced variables cannot be used as inputs to control flow \(line \d+ of test_pair\.py\)",
-        failure,
-    )
-    images = torch.randn(2, 3, 16, 16)
-    assert torch.equal(pair.full(images), pair.model(images))
-
-
-@pytest.mark.parametrize("front_end", ["auto", "fx", "export"])
-def test_a_model_that_nothing_can_trace(front_end: Any) -> None:
-    with pytest.raises(TraceError) as error:
-        build_pair(Branching(), torch.zeros(IMAGES), front_end=front_end)
-    message = str(error.value)
-    assert message.startswith("Branching can't be traced on (2, 3, 16, 16); ")
-    fx = "fx: symbolically traced variables cannot be used as inputs to control flow (line"
-    assert (fx in message, "export: Could not guard on data-dependent" in message) == {
-        "auto": (True, True),
-        "fx": (True, False),
-        "export": (False, True),
-    }[front_end]
-    assert "of test_pair.py)" in message and "leaf_modules=" in message and "\n" not in message
-
-
-def test_a_front_end_that_does_not_exist() -> None:
-    with pytest.raises(ValueError, match=r"^front_end is 'jit'; allowed: 'auto', 'fx', 'export'$"):
-        build_pair(Tiny(), torch.zeros(IMAGES), front_end="jit")  # type: ignore[arg-type]
-
-
 # A part of a model ---------------------------------------------------------------------------------------------------
 
 
 def test_a_submodule_is_paired_alone() -> None:
-    model = nn.ModuleDict({"backbone": Tiny(), "unused": Branching()})
+    model = nn.ModuleDict({"backbone": Tiny(), "unused": nn.LSTM(3, 3)})
     pair = build_pair(model, torch.zeros(IMAGES), submodule="backbone")
     assert pair.model is model["backbone"]
     assert_shared(pair)

@@ -317,11 +317,21 @@ def test_a_users_transform() -> None:
     assert_equal(low(images), F.conv2d(images, model.weight[..., :3, :3] * 25 / 9, model.bias, padding=1))
 
 
-def test_a_users_transform_of_the_wrong_shape_is_refused_when_the_pair_is_built() -> None:
-    def lazy(weight: Tensor, size: tuple[int, ...]) -> Tensor:
-        return weight
-
+@pytest.mark.parametrize(
+    ("transform", "refusal"),
+    [
+        (
+            lambda weight, size: weight,
+            "turned a kernel of shape (4, 3, 5, 5) into (4, 3, 5, 5); it must return (4, 3, 3, 3)",
+        ),
+        (
+            lambda weight, size: [weight],
+            "turned a kernel of shape (4, 3, 5, 5) into a list; it must return (4, 3, 3, 3)",
+        ),
+        (lambda weight, size: weight.where(), "failed: "),
+    ],
+)
+def test_a_users_transform_that_is_none_is_refused_when_the_pair_is_built(transform: Any, refusal: str) -> None:
     with pytest.raises(ValueError) as error:
-        build(nn.Conv2d(3, 4, 5, padding=2), pool_convs="all", kernel_transform=lazy)
-    assert "kernel_transform 'lazy' turned a kernel of shape (4, 3, 5, 5) into (4, 3, 5, 5)" in str(error.value)
-    assert "it must return (4, 3, 3, 3)" in str(error.value)
+        build(nn.Conv2d(3, 4, 5, padding=2), pool_convs="all", kernel_transform=transform)
+    assert str(error.value).startswith(f"kernel_transform '<lambda>' {refusal}")

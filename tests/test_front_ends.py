@@ -1,0 +1,111 @@
+"""Tracing: the front ends, and what is said of a model or an input that none of them can follow."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from tiny import IMAGES, Tiny
+from torch import Tensor, nn
+
+from lowmode_fx import TraceError, build_pair
+
+
+@pytest.mark.parametrize(("asked", "served"), [("auto", "fx"), ("fx", "fx"), ("export", "export")])
+def test_the_front_end_that_is_asked_for_serves(asked: Any, served: str) -> None:
+    pair = build_pair(Tiny(), torch.zeros(IMAGES), front_end=asked)
+    assert (pair.report.front_end, pair.report.front_end_failures) == (served, ())
+    assert [(change.site, change.after) for change in pair.report.pooled] == [("blocks.2", "1×1")]
+
+
+def test_both_front_ends_compute_the_same() -> None:
+    model, images = Tiny(), torch.randn(2, 3, 8, 8)
+    model.drop.p = 0.0
+    first, second = (build_pair(model, torch.zeros(IMAGES), front_end=name).low(images) for name in ("fx", "export"))
+    torch.testing.assert_close(first, second)
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            x = -x
+        return self.body(self.stem(x))
+
+
+class BranchingOnSize(Branching):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self.stem(x if x.shape[-1] > 4 else -x))
+
+
+def test_auto_falls_back_to_export_and_says_why() -> None:
+    pair = build_pair(BranchingOnSize(), torch.zeros(IMAGES))
+    assert pair.report.front_end == "export"
+    (failure,) = pair.report.front_end_failures
+    assert re.fullmatch(
+        r"fx: symbolically traced variables cannot be used as inputs to control flow "
+        r"\(line \d+ of test_front_ends\.py\)",
+        failure,
+    )
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(pair.full(images), pair.model(images))
+
+
+@pytest.mark.parametrize("front_end", ["auto", "fx", "export"])
+def test_a_model_that_nothing_can_trace(front_end: Any) -> None:
+    with pytest.raises(TraceError) as error:
+        build_pair(Branching(), torch.zeros(IMAGES), front_end=front_end)
+    message = str(error.value)
+    assert message.startswith("Branching can't be traced on (2, 3, 16, 16); ")
+    fx = "fx: symbolically traced variables cannot be used as inputs to control flow (line"
+    assert (fx in message, "export: Could not guard on data-dependent" in message) == {
+        "auto": (True, True),
+        "fx": (True, False),
+        "export": (False, True),
+    }[front_end]
+    assert "of test_front_ends.py)" in message and "leaf_modules=" in message and "\n" not in message
+
+
+def test_a_front_end_that_does_not_exist() -> None:
+    with pytest.raises(ValueError, match=r"^front_end is 'jit'; allowed: 'auto', 'fx', 'export'$"):
+        build_pair(Tiny(), torch.zeros(IMAGES), front_end="jit")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("example", "complaint"),
+    [
+        (
+            torch.zeros(2, 5, 16, 16),
+            "Given groups=1, weight of size [4, 3, 3, 3], expected input[2, 5, 16, 16] to have 3",
+        ),
+        (
+            torch.zeros(2, 3, 16, 16, dtype=torch.float64),
+            "Input type (double) and bias type (float) should be the same",
+        ),
+    ],
+)
+def test_an_example_that_the_model_does_not_take(example: Tensor, complaint: str) -> None:
+    with pytest.raises(TraceError) as error:
+        build_pair(Tiny(), example)
+    message = str(error.value)
+    assert message.startswith(f"Tiny can't take {tuple(example.shape)} of {example.dtype}: {complaint}")
+    assert message.count(complaint) == 1 and message.endswith("give an example_input that it takes in train mode")
+
+
+def test_a_model_of_several_inputs() -> None:
+    class Pairwise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = Tiny()
+
+        def forward(self, images: Tensor, others: Tensor, *, scale: float, bias: float = 0.0) -> Tensor:
+            return self.body(images) * scale + self.body(others) + bias
+
+    with pytest.raises(TraceError, match=r"^Pairwise\.forward takes 3 inputs \(images, others, scale\), and low-mode"):
+        build_pair(Pairwise(), torch.zeros(IMAGES))
+    assert build_pair(Pairwise(), torch.zeros(IMAGES), submodule="body").report.model == "Tiny"
