@@ -15,18 +15,18 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from bench.ablation_arms import Arm, arms, full_lengths, longer_low
 from bench.ablation_report import report
-from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save
+from bench.harness import RESULTS, header, load_rows, paired_ratio, save
 from bench.networks import resnet, small_resnet
-from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, build_pair
+from bench.training_step import mode_times
+from lowmode_fx import BernoulliSchedule, LowModeModel, build_pair
 from lowmode_fx.train import DataSplits, TrainSettings, load_data, train
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.evaluate import evaluate
@@ -63,6 +63,7 @@ SMALL = (
 LARGE = (Study("resnet18", 30, 50_000, 10_000, 0.1, "layer4"),)
 
 
+@cache
 def load(study: Study, data: str) -> tuple[DataSplits, DataSplits]:
     """The training subset with a part of the test set for the curves, and with all of the test set."""
     whole = load_data(data)
@@ -134,23 +135,15 @@ def price(study: Study, splits: DataSplits, arm: Arm, rounds: int) -> dict[str, 
     net.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
-    def step(mode: Mode, rounded: bool) -> None:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=rounded):
-            loss = F.cross_entropy(net.run(mode, images), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
     ratios = []
-    for rounded in (True, False) if images.device.type == "cpu" else (True,):
-        functions = {mode.value: partial(step, mode, rounded) for mode in Mode}
-        times = paired_steps(functions, images.device, rounds)
+    for dtype in (torch.bfloat16, None) if images.device.type == "cpu" else (torch.bfloat16,):
+        times = mode_times(net, lambda: (images, labels), optimizer, rounds, dtype)
         ratios.append(paired_ratio(times["low"], times["full"]))
     return ratios[0] | ({"float32": ratios[1]} if len(ratios) > 1 else {})
 
 
 def add_prices(
-    found: dict[str, Any], study: Study, splits: DataSplits, chosen: list[Arm], rounds: int, saved: Callable[[], None]
+    found: dict[str, Any], study: Study, data: str, chosen: list[Arm], rounds: int, saved: Callable[[], None]
 ) -> None:
     """The price of every arm that ``found`` hasn't got, each ``saved`` as it comes; one for equal configurations."""
     known = [(arm.config, found[arm.name]) for arm in chosen if arm.name in found]
@@ -158,7 +151,7 @@ def add_prices(
         if arm.config is None or arm.name in found:
             continue
         same = next((cost for config, cost in known if config == arm.config), None)
-        found[arm.name] = price(study, splits, arm, rounds) if same is None else same
+        found[arm.name] = price(study, load(study, data)[0], arm, rounds) if same is None else same
         known.append((arm.config, found[arm.name]))
         saved()
 
@@ -181,16 +174,11 @@ def prepare(study: Study, splits: DataSplits, tune_seconds: float) -> dict[str, 
     return {"study": asdict(study), "tuning": choice.to_dict(), "rehearsed": rehearsed, "prices": {}}
 
 
-_DATA: dict[str, tuple[DataSplits, DataSplits]] = {}
-
-
 def run_one(task: tuple[Study, Arm, int, str, int]) -> tuple[str, dict[str, Any]]:
     """One training run in a process of its own kind; its key and its record."""
     study, arm, seed, data, threads = task
     torch.set_num_threads(threads)
-    if study.network not in _DATA:
-        _DATA[study.network] = load(study, data)
-    curves, final = _DATA[study.network]
+    curves, final = load(study, data)
     model: torch.nn.Module = network(study, seed)
     recipe = settings(study, len(arm.p), seed)
     if arm.config is not None:
@@ -240,15 +228,14 @@ def main() -> None:
         if options.networks and study.network not in options.networks:
             continue
         key = f"{study.network} / study"
-        splits, _ = load(study, options.data)
         saved = partial(save, path, head, rows)
         if key not in rows:
-            rows[key] = prepare(study, splits, options.tune_seconds)
+            rows[key] = prepare(study, load(study, options.data)[0], options.tune_seconds)
             saved()
         choice = Tuning.from_dict(rows[key]["tuning"])
         if options.reprice:
             rows[key]["prices"] = {}
-        add_prices(rows[key]["prices"], study, splits, all_arms(study, choice), options.rounds, saved)
+        add_prices(rows[key]["prices"], study, options.data, all_arms(study, choice), options.rounds, saved)
         for seed in range(seeds):
             for arm in all_arms(study, choice):
                 wanted = any(fnmatchcase(arm.name, glob) for glob in options.arms)

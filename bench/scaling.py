@@ -20,13 +20,13 @@ from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 
-from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save, summary
+from bench.harness import RESULTS, header, load_rows, paired_ratio, save, summary
 from bench.networks import resnet
 from bench.scaling_ddp import overhead_of_runner
 from bench.scaling_report import report
-from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, build_pair, count_step_flops
+from bench.training_step import mode_times
+from lowmode_fx import BernoulliSchedule, LowModeModel, build_pair, count_step_flops
 from lowmode_fx.sweep.measure import measure_build
 
 #: timm's names with changes: the smallest RegNetY made smaller still.
@@ -71,14 +71,7 @@ def step_costs(side: int, batch: int, device: torch.device, rounds: int) -> dict
     net = LowModeModel(pair, BernoulliSchedule(0.5), compile=gpu)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
-    def step(mode: Mode) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
-            loss = F.cross_entropy(net.run(mode, images), targets)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    times = paired_steps({mode.value: partial(step, mode) for mode in Mode}, device, rounds)
+    times = mode_times(net, lambda: (images, targets), optimizer, rounds, torch.bfloat16 if gpu else None)
     full, low = count_step_flops(pair)
     return {
         "side": side,

@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 import torch._inductor.config as inductor
-import torch.nn.functional as F
 from torch._dynamo.utils import counters
 
 from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save, summary
 from bench.networks import CASES, Case
 from bench.step_profile import mark_pooling, profile_step
 from bench.step_report import report
+from bench.training_step import training_step
 from lowmode_fx import BernoulliSchedule, LowModeConfig, LowModeModel, Mode, build_pair, count_step_flops
 from lowmode_fx.devices import synchronize
 from lowmode_fx.sweep.measure import PeakMemory
@@ -45,7 +45,7 @@ def steps(case: Case, device: torch.device, kind: str, batch: int) -> tuple[Step
     model = case.build().to(device).train()
     images = torch.randn(batch, 3, case.side, case.side, device=device)
     targets = torch.randint(0, 10, (batch,), device=device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    autocast = torch.bfloat16 if device.type == "cuda" else None
     # On a CPU the weights stay as they are: gradients of pooled kernels would be copied into theirs.
     images = images.to(memory_format=torch.channels_last)
     if device.type == "cuda":
@@ -64,11 +64,7 @@ def steps(case: Case, device: torch.device, kind: str, batch: int) -> tuple[Step
     def step(forward: Callable[[torch.Tensor], Any]) -> None:
         if kind == GRAPHS:
             torch.compiler.cudagraph_mark_step_begin()
-        with autocast:
-            loss = F.cross_entropy(forward(images), targets)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        training_step(forward, lambda: (images, targets), optimizer, autocast)
 
     functions = {
         "full": partial(step, partial(net.run, Mode.FULL)),

@@ -19,13 +19,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save, summary
+from bench.harness import RESULTS, header, load_rows, paired_ratio, save, summary
 from bench.table1_recipe import (
     ARMS,
     CONFIGS,
@@ -42,7 +42,8 @@ from bench.table1_recipe import (
     schedule,
 )
 from bench.table1_report import report
-from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, build_pair
+from bench.training_step import mode_times
+from lowmode_fx import BernoulliSchedule, LowModeModel, build_pair
 from lowmode_fx.train import DataSplits, RunFolder, TrainSettings, train
 from lowmode_fx.train.batches import steps_per_epoch, train_batches
 from lowmode_fx.train.interrupts import Interrupts
@@ -61,15 +62,7 @@ def price(name: str, arm: str, splits: DataSplits, rounds: int, batch_size: int)
     epochs = (train_batches(local, batch_size=batch_size, seed=0, epoch=e, device=device) for e in itertools.count())
     batches = itertools.chain.from_iterable(epochs)
 
-    def step(mode: Mode) -> None:
-        images, labels = next(batches)
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = F.cross_entropy(net.run(mode, images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    times = paired_steps({mode.value: lambda mode=mode: step(mode) for mode in Mode}, device, rounds)
+    times = mode_times(net, partial(next, batches), optimizer, rounds, torch.bfloat16)
     ratio = paired_ratio(times["low"], times["full"])
     return {"low / full": ratio, "full seconds": summary(times["full"]), "low seconds": summary(times["low"])}
 

@@ -30,10 +30,11 @@ def test_only_what_is_missing_is_priced_and_saved_as_it_comes(monkeypatch: pytes
         return ratio(0.25)
 
     monkeypatch.setattr(ablation, "price", price)
+    monkeypatch.setattr(ablation, "load", lambda study, data: (data, data))
     found: dict[str, Any] = {"a": ratio(0.5)}
     saved: list[list[str]] = []
     arms = [*ARMS, Arm("as a", KEPT, (0.5, 0.5))]
-    add_prices(found, STUDY, None, arms, 3, lambda: saved.append(list(found)))  # type: ignore[arg-type]
+    add_prices(found, STUDY, "folder:x", arms, 3, lambda: saved.append(list(found)))
     assert priced == ["b"]
     assert found["a"]["median"] == found["as a"]["median"] == 0.5
     assert saved == [["a", "b"], ["a", "b", "as a"]]
@@ -42,7 +43,7 @@ def test_only_what_is_missing_is_priced_and_saved_as_it_comes(monkeypatch: pytes
 @pytest.mark.usefixtures("one_thread")
 def test_half_a_run_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     splits = SimpleNamespace(image_shape=(3, 32, 32))
-    monkeypatch.setitem(ablation._DATA, "resnet8", (splits, splits))
+    monkeypatch.setattr(ablation, "load", lambda study, data: (splits, splits))
     monkeypatch.setattr(ablation, "train", lambda *_, **__: SimpleNamespace(interrupted=15, records=[]))
     with pytest.raises(RuntimeError, match="signal 15 ended full-mode, 2 epochs; --resume goes on"):
         run_one((STUDY, ARMS[2], 0, "folder:x", torch.get_num_threads()))

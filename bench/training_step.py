@@ -1,0 +1,42 @@
+"""One training step of a classifier, and what a net's steps in both modes take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.harness import paired_steps
+from lowmode_fx import LowModeModel, Mode
+
+
+def training_step(
+    forward: Callable[[Tensor], Tensor],
+    next_batch: Callable[[], tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    autocast: torch.dtype | None = None,
+) -> None:
+    """Batch, forward, cross entropy, backward, optimizer; under ``autocast``, if any."""
+    images, labels = next_batch()
+    with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+        loss = F.cross_entropy(forward(images), labels)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def mode_times(
+    net: LowModeModel,
+    next_batch: Callable[[], tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    rounds: int,
+    autocast: torch.dtype | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of a full and of a low step, paired and interleaved, by the name of the mode."""
+    steps = {
+        mode.value: partial(training_step, partial(net.run, mode), next_batch, optimizer, autocast) for mode in Mode
+    }
+    return paired_steps(steps, next(net.parameters()).device, rounds)
