@@ -34,8 +34,8 @@ def isolated_norm(norm: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if type(norm) in _PLAIN and norm.training and norm.running_mean is not None and len(args) == 1 and not kwargs:
         norm._check_input_dim(args[0])  # type: ignore[operator]
         return F.batch_norm(args[0], None, None, norm.weight, norm.bias, True, 0.0, norm.eps)  # type: ignore[arg-type]
-    if torch._C._is_tracing():  # what fvcore counts with; it allows no functional call, and counts on a copy
-        return norm(*args, **kwargs)
+    if not torch.compiler.is_compiling() and torch._C._is_tracing():
+        return norm(*args, **kwargs)  # fvcore counts with a trace: it allows no functional call, and counts on a copy
     return functional_call(norm, _copied_statistics(norm), args, kwargs)
 
 
