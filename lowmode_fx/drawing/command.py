@@ -52,6 +52,7 @@ def draw(
     check_format(out)
     pair = model_pair(model, low_mode_config(preset, **low), input_size, in_chans, num_classes, submodule)
     label, shown = choose_part(pair, part)
+    out.parent.mkdir(parents=True, exist_ok=True)
     rows = draw_pair(pair, shown, out, f"{model}{label and f': {label}'}")
     drawn = [row.low for row in rows if row.low]
     pooled = sum(box.kernel is not None and box.kernel.pooled is not None for box in drawn)

@@ -37,11 +37,9 @@ def plot(records: Sequence[Record], path: Path) -> None:
                 linewidths=0.8,
                 label=name if "fits" in kinds else None,
             )
-    axes.axhline(0.25, color="#888888", linewidth=0.8, linestyle="--")
-    at = axes.get_yaxis_transform()
-    axes.text(1, 0.255, "half the resolution, kernels kept", color="#666666", ha="right", va="bottom", transform=at)
+    axes.axhline(0.25, color="#888888", linewidth=0.8, linestyle="--", label="half the resolution, kernels kept")
     axes.set(xscale="log", ylim=(0, 1.05), xlabel="Gmacs per image in full-mode", ylabel="low / full macs")
     axes.set_title("What low-mode costs, model by model (△ a map resized on the way, × whole images, kernels alone)")
-    axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=5)
     figure.savefig(path, dpi=140)
     plt.close(figure)
