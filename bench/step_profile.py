@@ -66,6 +66,15 @@ def shares(times: Iterable[tuple[str, float]]) -> dict[str, float]:
     return {group: time / total if total else 0.0 for group, time in sums.items()}
 
 
+def largest(times: Iterable[tuple[str, float]], count: int = 6) -> dict[str, float]:
+    """The ``count`` names that took most, and their shares in the sum of (name, self time) pairs."""
+    sums: dict[str, float] = {}
+    for name, time in times:
+        sums[name] = sums.get(name, 0.0) + time
+    total = sum(sums.values())
+    return {name: sums[name] / total for name in sorted(sums, key=sums.__getitem__, reverse=True)[:count] if total}
+
+
 def mark_pooling(graph_module: fx.GraphModule) -> None:
     """Let a profiler see which operators of an uncompiled low graph pool a kernel. Without one, nothing changes."""
     for node in graph_module.graph.nodes:
@@ -87,14 +96,15 @@ def _marked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def profile_step(step: Callable[[], object], device: torch.device, wall: float, steps: int = 3) -> dict[str, Any]:
-    """``{"busy seconds": …, "shares": {group: share}}`` of one step, of ``steps`` in a row.
+    """``{"busy seconds": …, "shares": {group: share}, "largest": {operator: share}}`` of a step, of ``steps`` in a row.
 
     Busy: the sum of all operators on a CPU, of all kernels on a GPU; there ``"gaps"`` is the share of a step's ``wall``
-    seconds, measured without a profiler, in which no kernel ran.
+    seconds, measured without a profiler, in which no kernel ran. Operators on a CPU are told apart by their inputs'
+    shapes.
     """
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities) as profiler:
+    with profile(activities=activities, record_shapes=not cuda) as profiler:
         for _ in range(steps):
             with record_function("training step"):
                 step()
@@ -105,7 +115,8 @@ def profile_step(step: Callable[[], object], device: torch.device, wall: float, 
     if not pairs:
         raise RuntimeError("the profiler saw no kernel")
     busy = sum(time for _, time in pairs) / steps * 1e-6
-    found: dict[str, Any] = {"busy seconds": busy, "shares": shares(pairs)}
+    named = ((name.split(WITHIN)[-1], time) for name, time in pairs) if cuda else _by_shape(events)
+    found: dict[str, Any] = {"busy seconds": busy, "shares": shares(pairs), "largest": largest(named)}
     return found | {"gaps": max(0.0, 1 - busy / wall)} if cuda else found
 
 
@@ -115,6 +126,14 @@ def _operator_times(events: Any) -> Iterator[tuple[str, float]]:
     for event in events:
         if event.device_type == DeviceType.CPU:
             yield within(event), event.self_cpu_time_total
+
+
+def _by_shape(events: Any) -> Iterator[tuple[str, float]]:
+    """(name and shapes of the inputs, microseconds) of each operator on the CPU."""
+    for event in events:
+        if event.device_type == DeviceType.CPU:
+            shapes = ("×".join(map(str, shape)) for shape in event.input_shapes or () if shape)
+            yield " ".join((event.name, *shapes)), event.self_cpu_time_total
 
 
 def _kernel_times(events: Any) -> Iterator[tuple[str, float]]:

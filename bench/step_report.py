@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from bench.step_profile import GROUPS, POOLING
+from bench.step_profile import CONVOLUTION, ELEMENTWISE, GROUPS, NORM, POOLING
 
 #: What is aimed at for low / full, and on what; the paper's own: 0.37 and 0.39.
 TARGETS = {
@@ -17,13 +18,26 @@ TARGETS = {
 }
 PAPER = {"resnet18-cifar": 0.37, "resnet50-cifar": 0.39}
 KINDS = ("eager", "compiled", "cuda graphs")
+#: Of a low-mode map over those of a full one: r = 2 everywhere here.
+PIXELS = 1 / 4
+
+
+def expected(row: Mapping[str, Any], kind: str) -> float | None:
+    """Low / full if convolutions took what their macs say, norms and elementwise operators what their pixels do, and
+    all else what it takes in a full step. None where that has no profile.
+    """
+    shares = row[kind].get("profile", {}).get("full", {}).get("shares")
+    if shares is None:
+        return None
+    follow = {CONVOLUTION: float(row["mac_ratio"]), NORM: PIXELS, ELEMENTWISE: PIXELS}
+    return sum(share * follow.get(group, 1.0) for group, share in shares.items())
 
 
 def ratio_table(rows: Mapping[str, Any], device: str) -> str:
     """Markdown: one line a network and kind. Absolute times from a GPU only."""
     gpu = device == "cuda"
-    head = ["network", "step", "low / full", "quartiles", "macs", "time / macs", "resolution only", "plain compiled"]
-    head += ["target", "paper", "memory low / full", *(["full, ms", "low, ms"] if gpu else [])]
+    head = ["network", "step", "low / full", "quartiles", "macs", "macs and pixels", "time / macs", "resolution only"]
+    head += ["plain compiled", "target", "paper", "memory low / full", *(["full, ms", "low, ms"] if gpu else [])]
     lines = [head, [":--", ":--", *["--:"] * (len(head) - 2)]]
     for name, row in rows.items():
         for kind in (kind for kind in KINDS if kind in row):
@@ -31,7 +45,8 @@ def ratio_table(rows: Mapping[str, Any], device: str) -> str:
             plain, memory = found.get("plain compiled full / full"), found.get("peak memory, bytes")
             target, paper = TARGETS.get((device, kind, name)), PAPER.get(name)
             cells = [name, kind, f"{ratio['median']:.3f}", f"{ratio['q1']:.3f} to {ratio['q3']:.3f}"]
-            cells += [f"{row['mac_ratio']:.3f}", f"{found['time / macs']:.2f}" if "time / macs" in found else ""]
+            cells += [f"{row['mac_ratio']:.3f}", _decimals(expected(row, kind))]
+            cells += [f"{found['time / macs']:.2f}" if "time / macs" in found else ""]
             cells += [f"{found['resolution only / full']['median']:.3f}", f"{plain['median']:.3f}" if plain else ""]
             cells += [f"≤ {target:.2f}" if target else "", f"{paper:.2f}" if paper else ""]
             cells += [f"{memory['low'] / memory['full']:.2f}" if memory else ""]
@@ -41,9 +56,12 @@ def ratio_table(rows: Mapping[str, Any], device: str) -> str:
 
 
 def short_table(rows: Mapping[str, Any], device: str) -> str:
-    """Markdown, as the README has it: ours, the paper's, the peer of the same run, and the limit that macs set."""
+    """Markdown, as the README has it: ours, the paper's, the peer of the same run, and the limit that macs set.
+
+    Columns that say nothing of these networks are left out.
+    """
     head = ["network", "step", "low / full", "the paper (its GPU)", "images halved, kernels kept", "macs alone"]
-    head += ["aimed at", "peak memory"]
+    head += ["macs and pixels", "aimed at", "peak memory"]
     lines = [head, [":--", ":--", *["--:"] * (len(head) - 2)]]
     for name, row in rows.items():
         for kind in (kind for kind in KINDS if kind in row):
@@ -52,9 +70,11 @@ def short_table(rows: Mapping[str, Any], device: str) -> str:
             spread = f"({ratio['q1']:.3f} to {ratio['q3']:.3f}, n = {ratio['n']})"
             cells = [name, kind, f"**{ratio['median']:.3f}** {spread}", f"{paper:.2f}" if paper else ""]
             cells += [f"{found['resolution only / full']['median']:.3f}", f"{row['mac_ratio']:.3f}"]
-            cells += [f"≤ {target:.2f}" if target else "", f"{memory['low'] / memory['full']:.2f}" if memory else ""]
+            cells += [_decimals(expected(row, kind)), f"≤ {target:.2f}" if target else ""]
+            cells += [f"{memory['low'] / memory['full']:.2f}" if memory else ""]
             lines.append(cells)
-    return _markdown(lines)
+    filled = [any(column) for column in zip(*lines[2:], strict=True)] if len(lines) > 2 else [True] * len(head)
+    return _markdown([list(compress(line, filled)) for line in lines])
 
 
 def profile_table(rows: Mapping[str, Any]) -> str:
@@ -73,6 +93,20 @@ def profile_table(rows: Mapping[str, Any]) -> str:
     return _markdown(lines)
 
 
+def largest_table(rows: Mapping[str, Any]) -> str:
+    """Markdown: the operators of a low step that take most, with their shares in its busy time in %."""
+    lines = [["network", "step", "operator of a low step", "%"], [":--", ":--", ":--", "--:"]]
+    for name, row in rows.items():
+        for kind in (kind for kind in KINDS if kind in row):
+            found = row[kind].get("profile", {}).get("low", {}).get("largest", {})
+            lines += [[name, kind, f"`{operator:.90}`", f"{100 * share:.0f}"] for operator, share in found.items()]
+    return _markdown(lines)
+
+
+def _decimals(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.3f}"
+
+
 def _whole(found: Mapping[str, Any], group: str) -> str:
     return f"{100 * found['shares'][group]:.0f}"
 
@@ -85,4 +119,6 @@ def report(rows: Mapping[str, Any], path: Path, device: str) -> None:
     """``.md`` beside the result file."""
     ratios = f"# A low step over a full one\n\n{ratio_table(rows, device)}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".md").write_text(f"{ratios}\n\n## Where the time goes, in %\n\n{profile_table(rows)}\n")
+    shares = f"## Where the time goes, in %\n\n{profile_table(rows)}"
+    operators = f"## What takes most\n\n{largest_table(rows)}"
+    path.with_suffix(".md").write_text(f"{ratios}\n\n{shares}\n\n{operators}\n")

@@ -15,8 +15,8 @@ from torch.autograd import DeviceType
 
 from bench import harness, networks, step_time
 from bench.networks import Case, small_resnet
-from bench.step_profile import GROUPS, WITHIN, _kernel_times, group_of, mark_pooling, profile_step, shares
-from bench.step_report import profile_table, ratio_table
+from bench.step_profile import GROUPS, WITHIN, _kernel_times, group_of, largest, mark_pooling, profile_step, shares
+from bench.step_report import expected, largest_table, profile_table, ratio_table, short_table
 from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, build_pair
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,6 +87,7 @@ def test_a_profile_sees_weight_pooling_in_low_mode_alone() -> None:
         assert math.isclose(sum(profile["shares"].values()), 1)
         assert profile["busy seconds"] > 0
         assert profile["shares"]["convolution+matmul"] > 0 < profile["shares"]["norm"]
+        assert all(0 < share < 1 for share in profile["largest"].values()) and len(profile["largest"]) == 6
     assert found[Mode.FULL]["shares"]["weight pooling"] == 0
     assert found[Mode.LOW]["shares"]["weight pooling"] > 0.02
 
@@ -209,8 +210,27 @@ def step_row() -> dict[str, Any]:
 def test_the_tables_of_step_times() -> None:
     rows = {"resnet18-cifar": step_row()}
     last = ratio_table(rows, "cuda").splitlines()[-1]
-    ratios = "0.125 | 0.115 to 0.135 | 0.100 | 1.25 | 0.250 | 1.010"
+    ratios = "0.125 | 0.115 to 0.135 | 0.100 | 0.438 | 1.25 | 0.250 | 1.010"
     assert last == f"| resnet18-cifar | cuda graphs | {ratios} | ≤ 0.15 | 0.37 | 0.25 | 80.00 | 10.00 |"
     assert "80.00" not in ratio_table(rows, "cpu"), "absolute times are a GPU's only"
+    assert "aimed at" not in short_table({"tiny": step_row()}, "cuda"), "nothing is aimed at for it"
     shown = profile_table(rows).splitlines()[-1]
     assert shown == "| resnet18-cifar | cuda graphs | full | 0 | 75 | 0 |  | 0 | 25 | 50 |"
+
+
+def test_the_largest_operators() -> None:
+    times = [("a 2×3", 1.0), ("b", 5.0), ("a 2×3", 3.0), ("c", 1.0)]
+    assert largest(times, 2) == {"b": 0.5, "a 2×3": 0.4}
+    assert largest([]) == {}
+    row = step_row()
+    row["eager"] = {"profile": {"low": {"largest": {"aten::mm 2×3 3×4": 0.25}}}}
+    assert largest_table({"tiny": row}).splitlines()[-1] == "| tiny | eager | `aten::mm 2×3 3×4` | 25 |"
+
+
+def test_what_a_low_step_could_cost() -> None:
+    row = step_row()
+    assert expected(row, "eager") == 0.75 / 4 + 0.25
+    shares = {**dict.fromkeys(GROUPS, 0.0), "convolution+matmul": 0.5, "elementwise": 0.25, "optimizer": 0.25}
+    row["eager"] = {"profile": {"full": {"shares": shares}}}
+    assert expected(row, "eager") == pytest.approx(0.5 * 0.1 + 0.25 / 4 + 0.25)
+    assert expected({"mac_ratio": 0.1, "compiled": {}}, "compiled") is None
