@@ -129,9 +129,9 @@ def _operator_times(events: Any) -> Iterator[tuple[str, float]]:
 
 
 def _by_shape(events: Any) -> Iterator[tuple[str, float]]:
-    """(name and shapes of the inputs, microseconds) of each operator on the CPU."""
+    """(name and shapes of the inputs, microseconds) of each operator on the CPU that makes values."""
     for event in events:
-        if event.device_type == DeviceType.CPU:
+        if event.device_type == DeviceType.CPU and not _OTHER.search(event.name):
             shapes = ("×".join(map(str, shape)) for shape in event.input_shapes or () if shape)
             yield " ".join((event.name, *shapes)), event.self_cpu_time_total
 

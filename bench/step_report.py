@@ -95,7 +95,7 @@ def profile_table(rows: Mapping[str, Any]) -> str:
 
 def largest_table(rows: Mapping[str, Any]) -> str:
     """Markdown: the operators of a low step that take most, with their shares in its busy time in %."""
-    lines = [["network", "step", "operator of a low step", "%"], [":--", ":--", ":--", "--:"]]
+    lines = [["network", "step", "operator, with its inputs", "%"], [":--", ":--", ":--", "--:"]]
     for name, row in rows.items():
         for kind in (kind for kind in KINDS if kind in row):
             found = row[kind].get("profile", {}).get("low", {}).get("largest", {})
@@ -120,5 +120,5 @@ def report(rows: Mapping[str, Any], path: Path, device: str) -> None:
     ratios = f"# A low step over a full one\n\n{ratio_table(rows, device)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     shares = f"## Where the time goes, in %\n\n{profile_table(rows)}"
-    operators = f"## What takes most\n\n{largest_table(rows)}"
+    operators = f"## What takes most of a low step\n\n{largest_table(rows)}"
     path.with_suffix(".md").write_text(f"{ratios}\n\n{shares}\n\n{operators}\n")

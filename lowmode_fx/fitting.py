@@ -124,10 +124,13 @@ def _refusal(error: ShapeError, full: fx.GraphModule, low_example: Tensor, full_
 
 
 def _transform_refusal(error: ShapeError, config: LowModeConfig) -> str:
+    user = next(iter(error.node.users), error.node)
+    place = module_path(user) or user.name
     if error.cause.startswith("kernel_transform "):
-        return error.cause
+        return f"{place}: {error.cause}"
     name = getattr(config.kernel_transform, "__name__", repr(config.kernel_transform))
-    return f"kernel_transform {name!r} failed: {error.cause}; it must be a function (kernel (F, C, *K), K') → kernel"
+    expected = "it must be a function (kernel (F, C, *K), K') → kernel"
+    return f"{place}: kernel_transform {name!r} failed: {error.cause}; {expected}"
 
 
 def _place(node: fx.Node) -> str:

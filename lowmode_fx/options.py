@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial, wraps
@@ -49,13 +50,15 @@ LOW_MODE: dict[str, Any] = {
     "adapt_head": Annotated[bool | None, Low("--adapt-head", help="Resize a map that is flattened.")],
 }
 
-#: Python's spelling of options that messages name, as the command line has them.
-_SPELLED = {
+#: Switches, as messages name them to a user of Python.
+_SWITCHES = {
     "downsample_input=False": "--whole-images",
     "restore_output=True": "--restore-output",
     "adapt_head=True": "--adapt-head",
-    "kernel_ratio=1": "--kernel-ratio 1",
+    "submodule=": "--submodule",
 }
+_VALUE = re.compile(rf"\b({'|'.join(LOW_MODE)})=(?=\S)")
+_SUBJECT = re.compile(rf"^({'|'.join(LOW_MODE)})(?=: | is )")
 
 #: Options that take a named set or globs, with the sets.
 _NAMED_SETS = {"pool_convs": ("dense", "all"), "keep_convs": (), "drop_maxpools": ("none", "stem", "all")}
@@ -64,23 +67,29 @@ _NAMED_SETS = {"pool_convs": ("dense", "all"), "keep_convs": (), "drop_maxpools"
 def low_mode_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command that takes ``low``, a mapping: it holds ``LOW_MODE``'s options, None where one isn't given.
 
-    names: which of them the command has; none for all. They stand in ``--help`` where ``low`` stands.
+    names: which of them the command has; none for all. They stand in ``--help`` where ``low`` stands; what comes after
+    them can be given by name alone.
     """
     offered = names or tuple(LOW_MODE)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @wraps(command)
-        def with_options(*arguments: Any, **values: Any) -> None:
-            command(*arguments, low={name: values.pop(name, None) for name in offered}, **values)
-
         kind = inspect.Parameter.KEYWORD_ONLY
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
             if parameter.name == "low":
                 parameters += [inspect.Parameter(n, kind, default=None, annotation=LOW_MODE[n]) for n in offered]
-            else:
+            elif parameters and parameters[-1].kind is kind:
                 parameters.append(parameter.replace(kind=kind))
-        with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+            else:
+                parameters.append(parameter)
+        signature = inspect.Signature(parameters)
+
+        @wraps(command)
+        def with_options(*arguments: Any, **options: Any) -> None:
+            values = signature.bind(*arguments, **options).arguments
+            command(low={name: values.pop(name, None) for name in offered}, **values)
+
+        with_options.__signature__ = signature  # type: ignore[attr-defined]
         return with_options
 
     return decorate
@@ -108,9 +117,14 @@ def low_mode_config(preset: str | LowModeConfig, **given: Any) -> LowModeConfig:
 
 def spelled_as_options(message: str) -> str:
     """A message that names arguments of Python, with the options that stand for them."""
-    for argument, option in _SPELLED.items():
+    for argument, option in _SWITCHES.items():
         message = message.replace(f"set {argument}", f"give {option}").replace(argument, option)
-    return message
+    message = _VALUE.sub(lambda found: f"{_option(found[1])} ", message)
+    return _SUBJECT.sub(lambda found: _option(found[1]), message)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def image_sides(text: str) -> tuple[int, int]:

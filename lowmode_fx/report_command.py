@@ -23,6 +23,7 @@ from .options import (
     image_sides,
     low_mode_config,
     low_mode_options,
+    spelled_as_options,
 )
 from .pair import ModePair, build_pair
 from .report import ReportFormat, render_report
@@ -43,7 +44,8 @@ def report(
     if format not in get_args(ReportFormat):
         raise ValueError(f"--format is {format!r}; allowed: {', '.join(get_args(ReportFormat))}")
     pair = model_pair(model, low_mode_config(preset, **low), input_size, in_chans, num_classes, submodule)
-    typer.echo(render_report(model, pair, count_flops(pair), format))  # type: ignore[arg-type]
+    text = render_report(model, pair, count_flops(pair), format)  # type: ignore[arg-type]
+    typer.echo(spelled_as_options(text) if format == "table" else text)
 
 
 def model_pair(

@@ -65,18 +65,24 @@ def trace_model(
                 continue
             by_name = {node.name: shape for node, shape in shapes.items()}
             return Trace(graph_module, by_name, name, static=name == "export", failures=tuple(dict.fromkeys(failures)))
-    first, last = failures[0].partition(": ")[2], failures[-1].partition(": ")[2]
-    if len(failures) > 1 and first.endswith(last.partition(" (line ")[0]):
-        # Two front ends, one complaint: it is the input that doesn't fit.
-        raise TraceError(
-            f"{type(model).__name__} can't take {tuple(example_input.shape)} of {example_input.dtype}: {last}; give an "
-            "example_input that it takes in train mode"
-        )
     raise TraceError(
-        f"{type(model).__name__} can't be traced on {tuple(example_input.shape)}; "
-        f"{'; '.join(dict.fromkeys(failures))}. Check that the model takes this input; "
+        f"{type(model).__name__} can't be traced on {tuple(example_input.shape)} of {example_input.dtype}; "
+        f"{'; '.join(_once(failures))}. Check that the model takes this input; "
         "then mark the module at fault with leaf_modules=, or give submodule="
     )
+
+
+def _once(failures: Sequence[str]) -> list[str]:
+    """Each failure once; what both front ends complain of in the same words, in one line."""
+    found = list(dict.fromkeys(failures))
+    (one, first), (other, last) = (found[at].split(": ", 1) for at in (0, -1))
+    if one != other and _without_place(first).endswith(_without_place(last)):
+        return [*found[1:-1], f"{one} and {other}: {last}"]
+    return found
+
+
+def _without_place(complaint: str) -> str:
+    return complaint.partition(" (line ")[0]
 
 
 def _check_inputs(model: nn.Module) -> None:

@@ -141,7 +141,7 @@ def _first(row: tuple[float, ...]) -> int:
 def custom_kernel(weight: Tensor, pooled: tuple[int, ...], transform: KernelTransform, gain: Gain = "mean") -> Tensor:
     """A user's transform ``(F, C, *K) → (F, C, *K')``; ``gain="sum"`` multiplies by ∏K / ∏K'.
 
-    Raises ``ValueError`` where the result has another shape.
+    Raises ``ValueError`` where the result is no tensor, or has another shape.
     """
     result = transform(weight, pooled)
     expected = (*weight.shape[:2], *pooled)

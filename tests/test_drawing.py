@@ -398,7 +398,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 
 def test_the_command_takes_reports_options_and_says_what_it_drew(run: Callable[..., Any], tmp_path: Path) -> None:
-    out = tmp_path / "net.svg"
+    out = tmp_path / "new" / "net.svg"
     model = ("test_drawing:small_net", "--input-size", "32")
     result = run(*model, "--drop-maxpools", "stem", "--kernel-transform", "center", "--out", str(out))
     assert result.exit_code == 0, result.exception

@@ -61,7 +61,7 @@ def test_a_model_that_nothing_can_trace(front_end: Any) -> None:
     with pytest.raises(TraceError) as error:
         build_pair(Branching(), torch.zeros(IMAGES), front_end=front_end)
     message = str(error.value)
-    assert message.startswith("Branching can't be traced on (2, 3, 16, 16); ")
+    assert message.startswith("Branching can't be traced on (2, 3, 16, 16) of torch.float32; ")
     fx = "fx: symbolically traced variables cannot be used as inputs to control flow (line"
     assert (fx in message, "export: Could not guard on data-dependent" in message) == {
         "auto": (True, True),
@@ -93,8 +93,24 @@ def test_an_example_that_the_model_does_not_take(example: Tensor, complaint: str
     with pytest.raises(TraceError) as error:
         build_pair(Tiny(), example)
     message = str(error.value)
-    assert message.startswith(f"Tiny can't take {tuple(example.shape)} of {example.dtype}: {complaint}")
-    assert message.count(complaint) == 1 and message.endswith("give an example_input that it takes in train mode")
+    assert message.startswith(
+        f"Tiny can't be traced on {tuple(example.shape)} of {example.dtype}; fx and export: {complaint}"
+    )
+    assert message.count(complaint) == 1 and "Check that the model takes this input" in message
+
+
+def test_the_models_own_complaint_is_told_once() -> None:
+    class Grey(Tiny):
+        def forward(self, x: Tensor) -> Tensor:
+            assert self.scale.shape[0] == 1, "for grey images"
+            return super().forward(x)
+
+    with pytest.raises(
+        TraceError, match=r"; fx and export: for grey images \(line \d+ of test_front_ends\.py\)\. Check"
+    ):
+        build_pair(Grey(), torch.zeros(IMAGES))
+    with pytest.raises(TraceError, match=r"; fx: for grey images \(line \d+ of test_front_ends\.py\)\. Check"):
+        build_pair(Grey(), torch.zeros(IMAGES), front_end="fx")
 
 
 def test_a_model_of_several_inputs() -> None:

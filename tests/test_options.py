@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -11,7 +12,14 @@ from typer.testing import CliRunner
 
 from lowmode_fx import LowModeConfig
 from lowmode_fx.cli import app, main
-from lowmode_fx.options import LOW_MODE, image_sides, low_mode_config, names_or_set, spelled_as_options
+from lowmode_fx.options import (
+    LOW_MODE,
+    image_sides,
+    low_mode_config,
+    low_mode_options,
+    names_or_set,
+    spelled_as_options,
+)
 
 FIXED = "test_options:fixed_size"
 
@@ -74,7 +82,7 @@ def test_commands_offer_the_options_that_mean_something_to_them(command: str) ->
             "report": set(LOW_MODE),
             "draw": set(LOW_MODE),
             "train": set(LOW_MODE) - {"restore_output"},
-            "probe": set(LOW_MODE) - {"restore_output", "kernel_ratio"},
+            "probe": set(LOW_MODE) - {"restore_output"},
             "tune": {"batchnorm", "input_method", "keep_convs", "adapt_head"},
         }[command]
     )
@@ -112,5 +120,22 @@ def test_the_command_line_names_its_own_options(
 
 
 def test_arguments_become_options() -> None:
-    text = "set adapt_head=True to resize it, or use kernel_ratio=1, restore_output=True"
-    assert spelled_as_options(text) == "give --adapt-head to resize it, or use --kernel-ratio 1, --restore-output"
+    text = "set adapt_head=True to resize it, or use kernel_ratio=1, restore_output=True, submodule="
+    spelled = "give --adapt-head to resize it, or use --kernel-ratio 1, --restore-output, --submodule"
+    assert spelled_as_options(text) == spelled
+    assert spelled_as_options("drop_maxpools: 'a' matches no max pool") == "--drop-maxpools: 'a' matches no max pool"
+    assert spelled_as_options("kernel_ratio is 0; it is no ratio") == "--kernel-ratio is 0; it is no ratio"
+    assert spelled_as_options("drop_maxpools='stem' found none") == "--drop-maxpools 'stem' found none"
+
+
+def test_commands_take_their_arguments_in_order() -> None:
+    def command(model: str, low: Mapping[str, Any], size: int = 1) -> None:
+        seen.append((model, dict(low), size))
+
+    seen: list[Any] = []
+    decorated = low_mode_options("ratio")(command)
+    decorated("net", ratio=3, size=2)
+    decorated("net")
+    assert seen == [("net", {"ratio": 3}, 2), ("net", {"ratio": None}, 1)]
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        decorated("net", 2)

@@ -132,3 +132,8 @@ def test_a_map_that_is_too_small_for_a_pooled_kernel_is_no_join() -> None:
     with pytest.raises(PassError) as error:
         build(model, {"stem": 4}, kernel_ratio=None)
     assert "branches no longer fit" not in str(error.value)
+
+
+def test_a_stride_that_stays_is_no_change() -> None:
+    pair = build(model_of(nn.Conv2d(4, 5, 3)), {"*": 2})
+    assert changed(pair) == {"body": ("stride 1×1", "stride 2×2")}

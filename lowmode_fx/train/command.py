@@ -30,6 +30,7 @@ from lowmode_fx.options import (
     Preset,
     low_mode_config,
     low_mode_options,
+    spelled_as_options,
 )
 from lowmode_fx.pair import build_pair
 from lowmode_fx.runner import LowModeModel
@@ -181,7 +182,7 @@ def _about_low_mode(pair: ModePair, modes: Schedule, settings: TrainSettings, st
     share = None if isinstance(modes, AgreementSchedule) else low_fraction(modes, epochs, steps)
     how_many = "as many steps as measuring says" if share is None else f"about {share:.0%} of {epochs * steps} steps"
     yield f"low-mode: {len(pair.report.pooled)} convolutions with pooled kernels; {how_many}"
-    yield from (f"note: {note}" for note in pair.report.notes)
+    yield from (f"note: {spelled_as_options(note)}" for note in pair.report.notes)
     last = range((epochs - 1) * steps, epochs * steps)
     mixed = share is not None and any(modes.mode(step, epochs - 1) is Mode.LOW for step in last)
     if mixed and pair.config.batchnorm == "isolate" and not settings.precise_bn:

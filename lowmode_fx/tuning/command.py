@@ -26,6 +26,7 @@ from lowmode_fx.options import (
     ModelName,
     low_mode_config,
     low_mode_options,
+    spelled_as_options,
 )
 from lowmode_fx.pair import build_pair
 from lowmode_fx.train.allocator import keep_freed_memory
@@ -57,7 +58,7 @@ class _Setting:
     optimizer: OptimizerFactory
 
 
-@low_mode_options(*(name for name in LOW_MODE if name not in ("kernel_ratio", "restore_output")))
+@low_mode_options(*(name for name in LOW_MODE if name != "restore_output"))
 def probe(
     model: ModelName,
     data: DataName,
@@ -152,7 +153,7 @@ def tune(
     path = out or Path("tuned.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, tuning.to_json() + "\n")
-    typer.echo(tuning_table(tuning))
+    typer.echo(spelled_as_options(tuning_table(tuning)).replace("--whole-images", "--ratios 1"))
     given: dict[str, Any] = {"--image-size": image_size, "--in-chans": in_chans if in_chans != 3 else None}
     given |= {"--batch-size": batch_size, "--lr": lr, "--momentum": momentum}
     given |= {"--autocast": autocast} if autocast != "none" else {}
