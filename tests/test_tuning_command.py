@@ -86,7 +86,10 @@ def test_train_with_a_schedule_that_measures(run: Run, tmp_path: Path) -> None:
     [
         (("probe", MODEL, *DATA, "--format", "xml"), "--format is 'xml'; allowed: table, json, csv"),
         (("probe", MODEL, *DATA, "--batches", "1"), "--batches must be at least 2 and --steps at least 1"),
-        (("probe", MODEL, *DATA, "--steps", "10000000", "--pool-convs", "x"), "pool_convs: 'x' matches no convolution"),
+        (
+            ("probe", MODEL, *DATA, "--steps", "10000000", "--pool-convs", "x"),
+            "--pool-convs: 'x' matches no convolution",
+        ),
         (("tune", MODEL, *DATA, "--ratios", "2,x"), "--ratios has 'x', which is no integer; give some of 1, 2, 3, 4"),
         (("tune", MODEL, *DATA, "--ratios", "9"), "ratios=(9,) are not allowed; give some of 1, 2, 3, 4"),
         (("probe", MODEL, *DATA, "--out", "p.jpg"), "--out 'p.jpg' is no PNG; give a name that ends in .png"),
