@@ -33,7 +33,7 @@ unit: $(installed)
 
 demo: $(installed)
 	$(bin)/lowmode-fx report resnet18
-	$(bin)/python -m lowmode_fx.demo --out runs/demo --overwrite
+	$(bin)/python -m lowmode_fx.cli.demo --out runs/demo --overwrite
 
 # Runs other than the demo's are somebody's results, and .venv is slow to make: both stay.
 clean:

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from lowmode_fx.devices import synchronize
-from lowmode_fx.train.allocator import keep_freed_memory
+from lowmode_fx.utils.allocator import keep_freed_memory
+from lowmode_fx.utils.devices import synchronize
 
 RESULTS = Path(__file__).parent / "results"
 

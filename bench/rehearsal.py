@@ -21,8 +21,8 @@ from bench.ablation import LARGE, SMALL, Study, load, network
 from bench.harness import RESULTS, header, load_rows, save
 from lowmode_fx import LowModeConfig, build_pair, count_step_flops
 from lowmode_fx.train.batches import EpochBatches
-from lowmode_fx.tuning.probe import Probe
-from lowmode_fx.tuning.sites import cosines
+from lowmode_fx.tuning.sensitivity import cosines
+from lowmode_fx.tuning.trials import Probe
 
 #: The two measurements, as rows name them.
 KINDS = ("worth by gradients", "worth in rehearsal")

@@ -26,8 +26,8 @@ from bench.networks import resnet
 from bench.scaling_ddp import overhead_of_runner
 from bench.scaling_report import report
 from bench.training_step import mode_times
+from bench.zoo.measure import measure_build
 from lowmode_fx import BernoulliSchedule, LowModeModel, build_pair, count_step_flops
-from lowmode_fx.sweep.measure import measure_build
 
 #: timm's names with changes: the smallest RegNetY made smaller still.
 FAMILY: dict[str, tuple[str, dict[str, Any]]] = {

@@ -29,9 +29,9 @@ from bench.networks import CASES, Case
 from bench.step_profile import mark_pooling, profile_step
 from bench.step_report import report
 from bench.training_step import training_step
+from bench.zoo.measure import PeakMemory
 from lowmode_fx import BernoulliSchedule, LowModeConfig, LowModeModel, Mode, build_pair, count_step_flops
-from lowmode_fx.devices import synchronize
-from lowmode_fx.sweep.measure import PeakMemory
+from lowmode_fx.utils.devices import synchronize
 
 SMALL = ("resnet18-cifar", "resnet50-cifar")
 EAGER, COMPILED, GRAPHS = "eager", "compiled", "cuda graphs"

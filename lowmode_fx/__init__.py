@@ -1,21 +1,20 @@
 """Train CNNs for less: a second, cheaper graph over the same parameters, for part of the steps."""
 
+from lowmode_fx.capture.frontends import TraceError
+from lowmode_fx.counting.forward import FlopReport, LayerFlops, count_flops
+from lowmode_fx.counting.step import count_step_flops
+from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.lowering.downsampling import downsample
+from lowmode_fx.lowering.fit import NoEffectWarning
+from lowmode_fx.lowering.pair import ModePair, PairReport, build_pair
+from lowmode_fx.runtime.host_loader import host_loader
+from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.schedules.milestones import lr_milestones
+from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, Mode, PeriodicSchedule, Schedule
+from lowmode_fx.tuning.agreement import GradientAgreement, gradient_agreement
+from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
+from lowmode_fx.tuning.tune import Tuning, tune
 from passes import PassError
-
-from .agreement import GradientAgreement, gradient_agreement
-from .agreement_schedule import AgreementSchedule
-from .config import LowModeConfig
-from .downsampling import downsample
-from .fitting import NoEffectWarning
-from .flops import FlopReport, LayerFlops, count_flops
-from .loading import host_loader
-from .milestones import lr_milestones
-from .pair import ModePair, PairReport, build_pair
-from .runner import LowModeModel
-from .schedule import BernoulliSchedule, Mode, PeriodicSchedule, Schedule
-from .step_flops import count_step_flops
-from .tracing import TraceError
-from .tuning.tune import Tuning, tune
 
 __all__ = [
     "AgreementSchedule",

@@ -1,15 +1,15 @@
 """Graph → graph: each pass rewires a ``torch.fx.GraphModule`` in place and reports what it did. Knows torch only."""
 
-from .adapt_heads import adapt_heads
-from .base import Change, GraphPass, PassReport, Skip, run_passes
-from .binding import bind_graph
-from .drop_maxpools import drop_maxpools
-from .errors import PassError
-from .isolate_batchnorm import isolate_batchnorm
-from .pool_weights import pool_weights
-from .restore_output import restore_output
-from .set_strides import set_strides
-from .shapes import ShapeError, propagate_shapes
+from passes.adapt_heads import adapt_heads
+from passes.base import Change, GraphPass, PassReport, Skip, run_passes
+from passes.binding import bind_graph
+from passes.drop_maxpools import drop_maxpools
+from passes.errors import PassError
+from passes.isolate_batchnorm import isolate_batchnorm
+from passes.pool_weights import pool_weights
+from passes.restore_output import restore_output
+from passes.set_strides import set_strides
+from passes.shapes import ShapeError, propagate_shapes
 
 __all__ = [
     "Change",

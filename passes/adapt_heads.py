@@ -10,11 +10,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx, nn
 
-from .base import Change, PassReport
-from .calls import aten, bound_arguments, spatial
-from .match import max_pool_sites, module_path
-from .resize_head import is_map
-from .shapes import ShapeTree
+from passes.base import Change, PassReport
+from passes.calls import aten, bound_arguments, spatial
+from passes.match import max_pool_sites, module_path
+from passes.resize_head import is_map
+from passes.shapes import ShapeTree
 
 _AVG_POOL = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 _MODULES: tuple[tuple[type[nn.Module], int], ...] = ((nn.AvgPool1d, 1), (nn.AvgPool2d, 2), (nn.AvgPool3d, 3))

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from .checks import check_graph
+from passes.checks import check_graph
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
-from .binding import shares_registries
-from .errors import PassError
-from .kernel_math import conv_output_size
-from .match import ConvSite
-from .shapes import Shape
+from passes.binding import shares_registries
+from passes.errors import PassError
+from passes.kernel_math import conv_output_size
+from passes.match import ConvSite
+from passes.shapes import Shape
 
 
 def check_graph(graph_module: fx.GraphModule) -> None:

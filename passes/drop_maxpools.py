@@ -8,10 +8,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import fx, nn
 
-from .base import Change, PassReport, Skip
-from .errors import PassError
-from .match import MaxPoolSite, max_pool_sites
-from .patterns import select_names
+from passes.base import Change, PassReport, Skip
+from passes.errors import PassError
+from passes.match import MaxPoolSite, max_pool_sites
+from passes.patterns import select_names
 
 NamedMaxPools = Literal["none", "stem", "all"]
 _PADS = (nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd)

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from .base import Change, PassReport
-from .calls import FUNCTIONAL_NORMS, bound_arguments
-from .match import NormSite, norm_sites
-from .shape_rules import SHAPE_RULES
+from passes.base import Change, PassReport
+from passes.calls import FUNCTIONAL_NORMS, bound_arguments
+from passes.match import NormSite, norm_sites
+from passes.shape_rules import SHAPE_RULES
 
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .calls import (
+from passes.calls import (
     CONV_ARGUMENTS,
     CONV_TRANSPOSE_ARGUMENTS,
     CONVS,
@@ -24,7 +24,7 @@ from .calls import (
     bound_arguments,
     spatial,
 )
-from .kernel_math import same_padding
+from passes.kernel_math import same_padding
 
 Padding = tuple[tuple[int, int], ...]
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from .errors import PassError
+from passes.errors import PassError
 
 
 def matches(name: str, pattern: str) -> bool:

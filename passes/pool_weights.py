@@ -9,8 +9,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from .base import Change, PassReport, Skip
-from .kernel_math import (
+from passes.base import Change, PassReport, Skip
+from passes.kernel_math import (
     Gain,
     KernelTransform,
     Rounding,
@@ -21,9 +21,9 @@ from .kernel_math import (
     pooled_padding,
     pooled_size,
 )
-from .match import ConvSite, Padding, conv_sites, match_conv, opaque_convs
-from .patterns import select_names
-from .transposed import pool_conv_transpose
+from passes.match import ConvSite, Padding, conv_sites, match_conv, opaque_convs
+from passes.patterns import select_names
+from passes.transposed import pool_conv_transpose
 
 NamedTransform = Literal["avg", "adaptive", "center", "linear"]
 NamedConvs = Literal["dense", "all"]

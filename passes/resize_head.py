@@ -10,11 +10,11 @@ from typing import Any, TypeGuard
 import torch.nn.functional as F
 from torch import fx
 
-from .base import Change
-from .calls import CONVS
-from .errors import PassError
-from .match import module_path
-from .shapes import Shape, ShapeError, ShapeTree
+from passes.base import Change
+from passes.calls import CONVS
+from passes.errors import PassError
+from passes.match import module_path
+from passes.shapes import Shape, ShapeError, ShapeTree
 
 _SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
 

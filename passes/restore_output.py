@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .base import Change, PassReport
-from .errors import PassError
-from .shapes import Shape, ShapeTree
+from passes.base import Change, PassReport
+from passes.errors import PassError
+from passes.shapes import Shape, ShapeTree
 
 _SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
 

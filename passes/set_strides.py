@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from torch import fx
 
-from .base import Change, PassReport
-from .errors import PassError
-from .match import ConvSite, conv_sites
-from .patterns import matches, select_names
+from passes.base import Change, PassReport
+from passes.errors import PassError
+from passes.match import ConvSite, conv_sites
+from passes.patterns import matches, select_names
 
 
 def set_strides(graph_module: fx.GraphModule, *, strides: Mapping[str, int | tuple[int, ...]]) -> PassReport:

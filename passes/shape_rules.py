@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .calls import spatial
-from .kernel_math import average_kernel, center_kernel, linear_kernel
+from passes.calls import spatial
+from passes.kernel_math import average_kernel, center_kernel, linear_kernel
 
 Rule = Callable[..., Any]
 

@@ -15,10 +15,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from .binding import attributes_kept
-from .errors import PassError
-from .shape_rules import SHAPE_RULES
-from .stand_ins import StandIns
+from passes.binding import attributes_kept
+from passes.errors import PassError
+from passes.shape_rules import SHAPE_RULES
+from passes.stand_ins import StandIns
 
 
 class Shape(tuple[int, ...]):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-from .shape_rules import SHAPE_RULES
+from passes.shape_rules import SHAPE_RULES
 
 
 class StandIns(TorchFunctionMode):

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx
 
-from .match import ConvSite
+from passes.match import ConvSite
 
 
 def pool_conv_transpose(graph: fx.Graph, site: ConvSite, weight: fx.Node, pooled: tuple[int, ...]) -> None:

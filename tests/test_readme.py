@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from bench import ablation_report, rehearsal, step_report, table1_report
-from bench.zoo import zoo_lines
+from bench.zoo.record import read_records
+from bench.zoo.summary import summarize, zoo_lines
 from lowmode_fx import LowModeConfig, build_pair, count_flops
-from lowmode_fx.models import create_model
-from lowmode_fx.report import render_report
-from lowmode_fx.sweep.record import read_records
-from lowmode_fx.sweep.summary import summarize
+from lowmode_fx.cli.models import create_model
+from lowmode_fx.cli.report import render_report
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from lowmode_fx.train.atomic import sync_file, sync_folder
+from lowmode_fx.utils.atomic import sync_file, sync_folder
 
 FORMAT = "lowmode_fx.checkpoint"
 VERSION = 1

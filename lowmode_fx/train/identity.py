@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lowmode_fx.runner import LowModeModel
+from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.settings import TrainSettings
 

@@ -13,10 +13,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from lowmode_fx.agreement_schedule import AgreementSchedule
-from lowmode_fx.devices import synchronize
-from lowmode_fx.runner import LowModeModel
-from lowmode_fx.schedule import Mode
+from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.schedules.schedule import Mode
 from lowmode_fx.train.batches import steps_per_epoch, train_batches
 from lowmode_fx.train.checkpoint import (
     demand_same_run,
@@ -38,6 +36,8 @@ from lowmode_fx.train.records import EpochRecord, RunResult
 from lowmode_fx.train.run_folder import RunFolder, environment
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.train.warmup import modes_to_come, warm_up
+from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
+from lowmode_fx.utils.devices import synchronize
 
 
 class TrainingDivergedError(ValueError):

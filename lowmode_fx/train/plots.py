@@ -9,8 +9,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lowmode_fx.train.atomic import write_atomically
 from lowmode_fx.train.records import EpochRecord
+from lowmode_fx.utils.atomic import write_atomically
 
 #: Told apart in grey, and by the colour-blind.
 COLOURS = ("#6b7280", "#0f62fe", "#d97706", "#0f9d76", "#a33ea1", "#b91c1c")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowmode_fx.agreement import untouched
+from lowmode_fx.tuning.agreement import untouched
 
 
 def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: int) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from lowmode_fx.train import checkpoint
-from lowmode_fx.train.atomic import write_text
 from lowmode_fx.train.plots import plot_curves
 from lowmode_fx.train.records import EpochRecord, records_to_csv
+from lowmode_fx.utils.atomic import write_text
 
 METRICS, SUMMARY, CURVES = "metrics.csv", "summary.json", "curves.png"
 OWN_NAMES = (METRICS, SUMMARY, CURVES, checkpoint.CURRENT, checkpoint.PREVIOUS, checkpoint.PARTIAL)

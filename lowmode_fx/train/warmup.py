@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from lowmode_fx.devices import synchronize
-from lowmode_fx.runner import LowModeModel
-from lowmode_fx.schedule import Decides, Mode
+from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.schedules.schedule import Decides, Mode
 from lowmode_fx.train.checkpoint import rng_state, set_rng_state
+from lowmode_fx.utils.devices import synchronize
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from lowmode_fx.config import LowModeConfig
-from lowmode_fx.fitting import NoEffectWarning
-from lowmode_fx.mode_pair import ModePair
-from lowmode_fx.pair import build_pair
+from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.lowering.fit import NoEffectWarning
+from lowmode_fx.lowering.mode_pair import ModePair
+from lowmode_fx.lowering.pair import build_pair
 from passes import PassError, propagate_shapes
 from passes.match import conv_sites
 from passes.shapes import Shape

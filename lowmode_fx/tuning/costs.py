@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from lowmode_fx.agreement import Batch, Criterion, mode_gradient, untouched
-from lowmode_fx.devices import synchronize
-from lowmode_fx.mode_pair import ModePair
-from lowmode_fx.step_flops import count_forward_macs, count_step_flops
+from lowmode_fx.counting.step import count_forward_macs, count_step_flops
+from lowmode_fx.lowering.mode_pair import ModePair
+from lowmode_fx.tuning.agreement import Batch, Criterion, mode_gradient, untouched
+from lowmode_fx.utils.devices import synchronize
 
 CostMeasure = Literal["time", "macs"]
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from lowmode_fx.config import LowModeConfig
-from lowmode_fx.mode_pair import ModePair
+from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.lowering.mode_pair import ModePair
 from lowmode_fx.tuning.candidates import Choice, footprint, stages, try_pair
 from lowmode_fx.tuning.costs import CostMeasure, step_cost
+from lowmode_fx.tuning.gain import StepProgress
 from lowmode_fx.tuning.plan import Plan, gain_curve, make_plan
-from lowmode_fx.tuning.probe import Probe
-from lowmode_fx.tuning.progress import StepProgress
+from lowmode_fx.tuning.trials import Probe
 
 #: A change of the set of sites has to save this share of the predicted time, or it is noise.
 LEAST_SAVING = 0.005

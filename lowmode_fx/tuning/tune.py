@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lowmode_fx.agreement import Batch, Criterion
-from lowmode_fx.config import LowModeConfig
-from lowmode_fx.schedule import BernoulliSchedule, schedule_from_dict
+from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, schedule_from_dict
+from lowmode_fx.tuning.agreement import Batch, Criterion
 from lowmode_fx.tuning.candidates import families, try_pair
 from lowmode_fx.tuning.costs import CostMeasure
-from lowmode_fx.tuning.probe import OptimizerFactory, Probe
 from lowmode_fx.tuning.search import Candidate, Search
+from lowmode_fx.tuning.trials import OptimizerFactory, Probe
 
 #: Shares of the time: the short full run, then the search; rehearsals take the rest.
 _RUN_SHARE, _SEARCH_SHARE = 0.35, 0.6

@@ -1,0 +1,6 @@
+"""Every model that can be named, one by one: does it give a right pair, and what would the pair save?"""
+
+from bench.zoo.record import Record
+from bench.zoo.run import sweep
+
+__all__ = ["Record", "sweep"]

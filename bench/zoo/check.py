@@ -1,0 +1,147 @@
+"""One model of the zoos: build its pair, time that, count both graphs, and check them for real."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+import warnings
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from bench.zoo.compare import WrongPairError, compare, is_adapted, open_gates
+from bench.zoo.measure import measure_build
+from bench.zoo.names import family, image_shape, part
+from bench.zoo.record import Record
+from lowmode_fx.capture.frontends import TraceError
+from lowmode_fx.cli.models import create_model
+from lowmode_fx.counting.step import count_forward_macs
+from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.lowering.pair import ModePair, build_pair
+from passes import PassError
+from passes.match import conv_sites
+from passes.pool_weights import NOT_TRACED, stem_nodes
+
+#: Largest model whose gradients are computed; above it, the pair is built and counted, and run without gradients.
+GRADIENT_LIMIT = 400_000_000
+SMALL_SIDE = 96
+
+
+def warm_up() -> None:
+    """Build a pair once, so that no model's time pays for what torch loads at first use."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    build_pair(model, torch.empty(2, 3, 16, 16))
+
+
+def check_model(name: str) -> Record:
+    """Build, check and count one model. Never raises: what went wrong is in the record."""
+    began = time.perf_counter()
+    record = Record(name, family(name), "error")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            record = _checked(record, name)
+    except (PassError, TraceError) as error:
+        record = replace(record, status="refused", reason=str(error))
+    except WrongPairError as error:
+        record = replace(record, status="wrong", reason=str(error))
+    except Exception as error:
+        record = replace(record, reason=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+    return replace(record, seconds=round(time.perf_counter() - began, 2))
+
+
+def _checked(record: Record, name: str) -> Record:
+    if not _has_sliding_conv(name):
+        return replace(record, status="nothing", reason="no convolution with a kernel larger than its stride")
+    torch.manual_seed(0)
+    whole = create_model(name)
+    model = whole.get_submodule(part(name)) if part(name) else whole
+    model.train()
+    record = replace(record, parameters=sum(parameter.numel() for parameter in model.parameters()))
+    pair, shape, reason = _build(model, image_shape(name, whole))
+    sites = conv_sites(pair.full)
+    stems = stem_nodes(pair.full, sites)
+    sliding = [site for site in sites if any(k > s for k, s in zip(site.kernel, site.stride, strict=True))]
+    if all(site.node in stems for site in sliding) and NOT_TRACED not in _skips(pair):
+        return replace(record, status="nothing", reason="no such convolution but the one that reads the image")
+    trace_seconds, build_seconds, megabytes = measure_build(pair, shape)
+    record = replace(
+        record,
+        reason=reason,
+        input_size=shape,
+        downsample_input=pair.config.downsample_input,
+        resized_maps=sum(len(each.changes) for each in pair.report.passes if each.name == "resize_head"),
+        front_end=pair.report.front_end,
+        poolable_convs=len(sliding),
+        pooled_convs=len(pair.report.pooled),
+        trace_seconds=round(trace_seconds, 4),
+        build_seconds=round(build_seconds, 4),
+        peak_mb=round(megabytes, 1),
+    )
+    full_macs, low_macs = count_forward_macs(pair)
+    record = replace(record, full_macs=full_macs, low_macs=low_macs)
+    gradients = record.parameters <= GRADIENT_LIMIT
+    open_gates(model)
+    return replace(record, status="right", checked_at=_run(pair, shape, gradients), gradients_checked=gradients)
+
+
+def _skips(pair: ModePair) -> set[str]:
+    return {skip.reason for skip in pair.report.of("pool_weights").skips}
+
+
+def _has_sliding_conv(name: str) -> bool:
+    try:
+        with torch.device("meta"):  # no memory, no initialisation: transformers are large, and end here
+            whole = create_model(name)
+    except (NotImplementedError, RuntimeError):
+        whole = create_model(name)  # its constructor reads values, which meta tensors have not
+    return any(_slides(module) for module in whole.get_submodule(part(name)).modules())
+
+
+def _slides(module: nn.Module) -> bool:
+    conv = isinstance(module, nn.modules.conv._ConvNd)
+    return conv and any(k > s for k, s in zip(module.kernel_size, module.stride, strict=True))  # type: ignore[arg-type]
+
+
+def _build(model: nn.Module, shape: tuple[int, ...]) -> tuple[ModePair, tuple[int, ...], str]:
+    """The pair at the model's own size; else at one that halves more often; else with the map resized where its size is
+    fixed; else with whole images. With the reason where it is not the first.
+    """
+    rounded = (shape[0], *(-(-side // 64) * 64 for side in shape[1:]))
+    choices = [(shape, LowModeConfig()), (shape, LowModeConfig(adapt_head=True))]
+    if rounded != shape:
+        choices.insert(1, (rounded, LowModeConfig()))
+    refusal: Exception | None = None
+    for size, config in [*choices, (shape, LowModeConfig(downsample_input=False))]:
+        try:
+            pair = build_pair(model, torch.empty(2, *size), config)
+        except (PassError, TraceError) as error:
+            refusal = refusal or error
+            continue
+        return pair, size, "" if refusal is None else str(refusal)
+    assert refusal is not None
+    raise refusal
+
+
+def _run(pair: ModePair, shape: tuple[int, ...], gradients: bool) -> tuple[int, ...]:
+    """Compare on small images where the model takes them; returns the size that served."""
+    small = (shape[0], *(min(side, SMALL_SIDE) for side in shape[1:]))
+    if small != shape and pair.report.front_end == "fx" and not is_adapted(pair):
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # a graph that fails prints its code
+                compare(pair, torch.randn(2, *small), gradients)
+            return small
+        except WrongPairError:
+            raise
+        except Exception:
+            pair.model.zero_grad(set_to_none=True)  # a size that the model itself does not take
+    images = torch.randn(2, *shape)
+    if pair.report.front_end == "fx":  # one image is enough, but for a norm that sees a single pixel of it
+        with contextlib.suppress(ValueError):
+            compare(pair, images[:1], gradients)
+            return shape
+        pair.model.zero_grad(set_to_none=True)
+    compare(pair, images, gradients)
+    return shape

@@ -1,0 +1,88 @@
+"""What building a pair takes: seconds, next to the trace alone, and memory at its highest."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import resource
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from lowmode_fx.capture.export_frontend import trace_by_export
+from lowmode_fx.capture.fx_frontend import holds_untraceable_convs, trace_symbolically
+from lowmode_fx.lowering.pair import ModePair, build_pair
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def measure_build(pair: ModePair, shape: tuple[int, ...]) -> tuple[float, float, float]:
+    """Seconds of the front end alone, seconds of ``build_pair``, and its peak memory in MB, all on a warm model.
+
+    As in ``timeit``, no garbage is collected meanwhile: a collection falls on whichever comes next.
+    """
+    images = torch.empty(2, *shape)
+    front_end = _front_end(pair, images)
+    gc.collect()
+    gc.disable()
+    try:
+        began = time.perf_counter()
+        front_end()
+        traced = time.perf_counter()
+        with PeakMemory() as peak:
+            build_pair(pair.model, images, pair.config)
+        return traced - began, time.perf_counter() - traced, peak.megabytes
+    finally:
+        gc.enable()
+
+
+def _front_end(pair: ModePair, images: torch.Tensor) -> Callable[[], object]:
+    """The very call that traced the pair's full graph."""
+    if pair.report.front_end == "export":
+        return partial(trace_by_export, pair.model, images)
+    if holds_untraceable_convs(pair.model):
+        entering = partial(trace_symbolically, pair.model, enter_untraceable=True)
+        with contextlib.suppress(Exception):
+            if len(entering().nodes) == len(pair.full.graph.nodes):
+                return entering
+    return partial(trace_symbolically, pair.model)
+
+
+class PeakMemory:
+    """``with PeakMemory() as peak: …``, then ``peak.megabytes``.
+
+    Where the kernel lets a process reset its own high-water mark, the growth is exact; elsewhere it is what the whole
+    process's mark grew by, which earlier work may hide.
+    """
+
+    megabytes: float = 0.0
+
+    def __enter__(self) -> PeakMemory:
+        # What earlier work has freed, and the C library keeps, would hide growth.
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+        try:
+            _RESET.write_text("5")
+            self._before = _kilobytes("VmRSS")
+        except OSError:
+            self._before = _high_water()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.megabytes = max(0, _high_water() - self._before) / 1024
+
+
+def _high_water() -> int:
+    try:
+        return _kilobytes("VmHWM")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _kilobytes(field: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1])

@@ -1,0 +1,155 @@
+"""A sweep in a few lines, a table, and a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.zoo.record import Record
+
+_COLUMNS = (
+    *("name", "family", "status", "front_end", "parameters", "pooled_convs", "full_macs", "low_macs", "ratio"),
+    *("downsample_input", "resized_maps", "trace_seconds", "build_seconds", "peak_mb", "reason"),
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a sweep shows, in numbers. Ratios are low / full macs; all but the counts are over the right pairs.
+
+    ``fitting``: pairs for smaller images as the model is; ``rounded``: for images of another size, which halves more
+    often; ``resized``: with maps resized where their size is fixed;
+    ``whole``: for whole images, kernels alone. ``build_over_trace``: seconds of ``build_pair`` over the front end's.
+    ``memory_over_parameters``: the most memory that building took, in sizes of the model's parameters; of models above
+    100 MB, for the graphs themselves take some MB, whatever the model holds.
+    """
+
+    models: int
+    nothing: int
+    counts: Mapping[str, int]
+    fitting: int
+    rounded: int
+    resized: int
+    whole: int
+    without_gradients: int
+    front_ends: Mapping[str, int]
+    ratio_quartiles: tuple[float, ...]
+    build_over_trace: float
+    memory_over_parameters: float
+
+    @property
+    def share(self) -> float:
+        """Right pairs among the models with something to pool."""
+        return self.counts.get("right", 0) / max(1, self.models)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "share": self.share}
+
+
+def summarize(records: Sequence[Record]) -> Summary:
+    """Count and condense the records of a sweep."""
+    models = [record for record in records if record.poolable]
+    right = [record for record in models if record.status == "right"]
+    kinds = Counter(record.kind for record in right)
+    ratios = [record.ratio for record in right if record.kind != "whole"]
+    large = [record for record in right if record.parameters * 4 > 100e6]
+    return Summary(
+        models=len(models),
+        nothing=len(records) - len(models),
+        counts=dict(Counter(record.status for record in models)),
+        fitting=kinds["fits"],
+        rounded=kinds["rounded"],
+        resized=kinds["resized"],
+        whole=kinds["whole"],
+        without_gradients=sum(not record.gradients_checked for record in right),
+        front_ends=dict(Counter(record.front_end for record in right).most_common()),
+        ratio_quartiles=tuple(statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3),
+        build_over_trace=statistics.median(
+            [each.build_seconds / max(each.trace_seconds, 1e-3) for each in right] or [0]
+        ),
+        memory_over_parameters=max((each.peak_mb * 2**20 / (each.parameters * 4) for each in large), default=0.0),
+    )
+
+
+def summary_lines(records: Sequence[Record]) -> list[str]:
+    """What the sweep shows, a fact a line."""
+    found = summarize(records)
+    right, counts = found.counts.get("right", 0), found.counts
+    lines = [
+        f"{right} of {found.models} models with a poolable convolution give a right pair ({found.share:.1%}); "
+        f"{counts.get('wrong', 0)} wrong, {counts.get('refused', 0)} refused, {counts.get('error', 0)} errors, "
+        f"{counts.get('timeout', 0)} timeouts; {found.nothing} have nothing to pool",
+        f"of these {found.fitting} train on smaller images as they are, {found.rounded} at an image size that halves "
+        f"more often, {found.resized} with a map resized where its size is fixed, "
+        f"{found.whole} on whole images, kernels alone",
+    ]
+    if right:
+        lines.append("front ends: " + ", ".join(f"{name} {count}" for name, count in found.front_ends.items()))
+        quartiles = ", ".join(f"{value:.3f}" for value in found.ratio_quartiles)
+        lines.append(f"low / full macs on smaller images: quartiles {quartiles}")
+        lines.append(
+            f"build_pair takes {found.build_over_trace:.1f} × the time of tracing alone (median), and at most "
+            f"{found.memory_over_parameters:.2f} × the memory of the parameters (models above 100 MB)"
+        )
+    if found.without_gradients:
+        lines.append(f"{found.without_gradients} were too large for a backward pass and were checked forward alone")
+    return lines
+
+
+def to_markdown(records: Sequence[Record]) -> str:
+    """The summary, then a row a family, then each model without a right pair, or for whole images, with its reason."""
+    models = [record for record in records if record.poolable]
+    lines = [*(f"- {line}" for line in summary_lines(records)), ""]
+    lines += [
+        "| family | models | right | median low / full macs | median kernels pooled |",
+        "| :-- | --: | --: | --: | --: |",
+    ]
+    for family in sorted({record.family for record in models}):
+        members = [record for record in models if record.family == family]
+        right = [record for record in members if record.status == "right"]
+        ratio = f"{statistics.median(record.ratio for record in right):.3f}" if right else ""
+        pooled = f"{statistics.median(record.pooled_convs for record in right):.0f}" if right else ""
+        lines.append(f"| {family} | {len(members)} | {len(right)} | {ratio} | {pooled} |")
+    failed = [record for record in models if record.status != "right"]
+    if failed:
+        lines += ["", "| no right pair | status | reason |", "| :-- | :-- | :-- |"]
+        lines += [f"| {record.name} | {record.status} | {record.reason.replace('|', '¦')} |" for record in failed]
+    whole = [record for record in models if record.status == "right" and record.kind == "whole"]
+    if whole:
+        lines += ["", "| whole images only | low / full macs | reason |", "| :-- | --: | :-- |"]
+        lines += [f"| {each.name} | {each.ratio:.3f} | {each.reason.replace('|', '¦')} |" for each in whole]
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(records: Sequence[Record]) -> str:
+    """One row a model."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for record in records:
+        values = {name: getattr(record, name) for name in _COLUMNS}
+        writer.writerow({**values, "ratio": round(record.ratio, 4)}.values())
+    return stream.getvalue()
+
+
+def by_zoo(records: list[Record]) -> dict[str, list[Record]]:
+    """The records of each zoo, and of both."""
+    ours = {
+        "timm": [record for record in records if not record.name.startswith("torchvision:")],
+        "torchvision": [record for record in records if record.name.startswith("torchvision:")],
+    }
+    return {**ours, "both": records}
+
+
+def zoo_lines(records: list[Record]) -> str:
+    """How many models of each zoo are right; the rest of the summary over both."""
+    lines = []
+    for zoo, members in by_zoo(records).items():
+        first, *more = summary_lines(members)
+        lines += [f"{zoo}: {line}" for line in ([first] if zoo != "both" else more)]
+    return "\n".join(lines)

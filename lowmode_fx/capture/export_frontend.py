@@ -1,0 +1,70 @@
+"""The second front end: ``torch.export``, which follows the model on real shapes, and so holds for one input size."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_unflatten
+
+from lowmode_fx.capture.fx_frontend import replace_by_constant
+from passes.binding import attributes_kept
+from passes.shapes import quiet_misfits
+
+
+def trace_by_export(model: nn.Module, example_input: Tensor) -> fx.Graph:
+    """The model's graph for inputs of exactly ``example_input``'s shape, over the model's own names.
+
+    Raises whatever ``torch.export`` raises, and ``ValueError`` where it gave the model tensors that aren't its own.
+    """
+    with warnings.catch_warnings(), quiet_misfits(), attributes_kept(model):
+        warnings.simplefilter("ignore")
+        program = torch.export.export(model, (example_input,), strict=False)
+        exported: Any = program.module(check_guards=False)
+    graph: fx.Graph = exported.graph
+    for node in list(graph.nodes):
+        if node.op == "call_module" and node.target == "_guards_fn":
+            graph.erase_node(node)
+        elif node.op == "get_attr":
+            _bind_attribute(graph, node, exported, model)
+    _plain_interface(graph)
+    return graph
+
+
+def _bind_attribute(graph: fx.Graph, node: fx.Node, exported: nn.Module, model: nn.Module) -> None:
+    theirs = _fetch(exported, str(node.target))
+    ours = _fetch(model, str(node.target))
+    if ours is theirs:
+        return
+    if isinstance(theirs, nn.Parameter):
+        raise ValueError(f"torch.export made a parameter of its own, {node.target}")
+    if not isinstance(theirs, Tensor):
+        raise ValueError(f"torch.export made {node.target}, a {type(theirs).__name__}, which the model does not hold")
+    replace_by_constant(graph, node, theirs)
+
+
+def _plain_interface(graph: fx.Graph) -> None:
+    # torch.export flattens what goes in and out in its own generated code; here the graph itself says what it returns.
+    structure: Any = graph._codegen
+    spec = structure.pytree_info.out_spec
+    graph.set_codegen(fx.graph.CodeGen())
+    output = next(node for node in graph.nodes if node.op == "output")
+    (values,) = output.args
+    if spec.is_leaf():
+        output.args = (values[0],)
+        return
+
+    def unflatten(leaves: list[Any]) -> Any:
+        return tree_unflatten(list(leaves), spec)
+
+    with graph.inserting_before(output):
+        output.args = (graph.call_function(unflatten, (list(values),)),)
+
+
+def _fetch(root: nn.Module, target: str) -> Any:
+    value: Any = root
+    for atom in target.split("."):
+        value = getattr(value, atom, None)
+    return value

@@ -1,0 +1,186 @@
+"""``python -m lowmode_fx.cli.demo``: the method next to plain training, on handwritten digits, in minutes."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import timm
+import torch
+import torch.nn.functional as F
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.lowering.pair import build_pair
+from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, Mode
+from lowmode_fx.train import DataSplits, RunFolder, RunResult, TrainSettings, load_data, train
+from lowmode_fx.train.batches import train_batches
+from lowmode_fx.train.run_folder import environment
+from lowmode_fx.train.warmup import unchanged
+
+FULL, LOW, CONTROL = "full-mode", "low-mode", "full-mode cut short"
+BATCH_SIZE = 48
+
+
+def demo_model(seed: int = 0) -> nn.Module:
+    """A timm ResNet-10, 16 to 128 channels wide, whose stem keeps 32×32 images at their size."""
+    torch.manual_seed(seed)
+    widths: dict[str, Any] = {"channels": (16, 32, 64, 128), "stem_width": 8, "stem_type": "deep"}
+    model = timm.create_model("resnet10t", num_classes=10, **widths)
+    stem = model.get_submodule("conv1.0")
+    assert isinstance(stem, nn.Conv2d)
+    stem.stride = (1, 1)
+    model.set_submodule("maxpool", nn.Identity())
+    return model
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in it.")] = False,
+    epochs: Annotated[int, typer.Option(help="Of the two main runs, at least 2.")] = 12,
+    seed: Annotated[int, typer.Option(help="Of weights, order, shifts and modes.")] = 0,
+    compile: Annotated[bool, typer.Option("--compile/--no-compile")] = True,
+) -> None:
+    """Train a small timm ResNet on bundled digits: in full-mode, with low-mode steps, and in full-mode cut short.
+
+    The third run is the control: full-mode with as many epochs as the low-mode run's steps cost in time.
+    """
+    if epochs < 2:
+        raise ValueError(
+            f"--epochs {epochs} is not allowed; give at least 2: early ones for low-mode, a last one in full"
+        )
+    if not overwrite and out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"run folder {str(out)!r} exists; give --overwrite or --out another path")
+    console = Console()
+    folder = RunFolder.open(out, overwrite=overwrite)
+    splits = load_data("digits", image_size=32)
+    # Low early, full at the end: the last steps settle what the network answers in full-mode. Kernels are pooled in the
+    # late stages only, where their gradients agree better with full-mode's.
+    tail = math.ceil(epochs / 4)
+    schedule = BernoulliSchedule(p=[0.7] * (epochs - tail) + [0.0] * tail, seed=seed)
+    config = LowModeConfig(pool_convs=("layer3*", "layer4*"))
+    pair = build_pair(demo_model(seed), torch.randn(2, *splits.image_shape), config)
+    # One compiled pair serves all runs, so that they differ in the schedule alone.
+    net = LowModeModel(pair, schedule, compile=compile)
+    start = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+    def run(label: str, schedule: BernoulliSchedule, epochs: int, folder: RunFolder | None = None) -> RunResult:
+        net.load_state_dict(start)
+        net.schedule = schedule
+        net.load_schedule_state({"step": 0, "epoch": 0})
+        settings = TrainSettings(
+            epochs=epochs,
+            batch_size=BATCH_SIZE,
+            lr=0.05,
+            lr_schedule="onecycle",
+            seed=seed,
+            device="cpu",
+            compile=compile,
+        )
+        result = train(
+            net, splits, settings, folder, label=label, identity={"model": "demo ResNet-10"}, console=console
+        )
+        if result.interrupted:
+            console.print("interrupted; start again with --overwrite", markup=False)
+            raise typer.Exit(128 + result.interrupted)
+        return result
+
+    never = BernoulliSchedule(p=0.0)
+    full = run(FULL, never, epochs)
+    low = run(LOW, schedule, epochs, folder)
+    cost = low_step_cost(net, splits)
+    share = (low.full_steps + cost * low.low_steps) / full.full_steps
+    results = (full, low, run(CONTROL, never, math.ceil(share * epochs)))  # rounded in the control's favour
+    runs = {result.label: result.records for result in results}
+    folder.write_metrics(runs)
+    folder.write_curves(runs, title="Handwritten digits, timm ResNet-10")
+    folder.write_summary(_summary(results, splits, config, schedule, seed, cost))
+    console.print(_table(results))
+    measured = low.train_seconds / full.train_seconds
+    if not 0.75 < measured / share < 1.33:
+        console.print(
+            f"Other work on this machine distorts the seconds: low-mode took {measured:.0%} of full-mode's, "
+            f"where its steps cost {share:.0%}.",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+    compiling = sum(result.compile_seconds for result in results)
+    for line in (
+        f"A low step costs {cost:.2f} of a full one, so low-mode's steps cost {share:.0%} of full-mode's.",
+        f"Compilation ({compiling:.0f} s, both graphs) and evaluation are not part of the times.",
+        f"metrics.csv, summary.json, curves.png and the low-mode checkpoint are in {folder.path}",
+    ):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def low_step_cost(net: LowModeModel, splits: DataSplits, pairs: int = 15) -> float:
+    """A low step's time as a share of a full one's: the fastest of each, for other work only adds to them."""
+    images, labels = next(train_batches(splits, batch_size=BATCH_SIZE, seed=0, epoch=0, device=torch.device("cpu")))
+    seconds: dict[Mode, list[float]] = {mode: [] for mode in Mode}
+    with unchanged(net):
+        net.train()
+        for mode in list(Mode) * pairs:
+            start = time.perf_counter()
+            F.cross_entropy(net.run(mode, images), labels).backward()
+            seconds[mode].append(time.perf_counter() - start)
+    return min(seconds[Mode.LOW]) / min(seconds[Mode.FULL])
+
+
+def _table(results: tuple[RunResult, ...]) -> Table:
+    table = Table(title="Validation accuracy on 360 digits, and the training time it took")
+    table.add_column("run", no_wrap=True)
+    for heading in ("epochs", "low steps", "accuracy", "best", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for result in results:
+        table.add_row(
+            result.label,
+            str(len(result.records)),
+            f"{result.low_steps}/{result.low_steps + result.full_steps}",
+            f"{result.final_accuracy:.1%}",
+            f"{result.best_accuracy:.1%}",
+            f"{result.train_seconds:.1f}",
+        )
+    return table
+
+
+def _summary(
+    results: tuple[RunResult, ...],
+    splits: DataSplits,
+    config: LowModeConfig,
+    schedule: BernoulliSchedule,
+    seed: int,
+    cost: float,
+) -> dict[str, object]:
+    return {
+        "status": "complete",
+        "data": {"spec": splits.name, "train_images": len(splits.train), "val_images": len(splits.val)},
+        "seed": seed,
+        "config": config.to_dict(),
+        "schedule": schedule.to_dict(),
+        **environment(torch.device("cpu")),
+        "low_step_cost": round(cost, 4),
+        "results": {result.label: result.summary() for result in results},
+    }
+
+
+def main() -> None:
+    """Run the demo; a user's mistake is one line and exit status 2."""
+    app = typer.Typer(add_completion=False)
+    app.command()(demo)
+    try:
+        app()
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

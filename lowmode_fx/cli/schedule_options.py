@@ -1,0 +1,91 @@
+"""From command-line options, or what the tuner wrote, to a schedule."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, PeriodicSchedule, annealed_shares
+from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
+from lowmode_fx.tuning.tune import Tuning
+
+
+def make_schedule(
+    kind: str,
+    settings: TrainSettings,
+    tuning: Tuning | None,
+    *,
+    p: str | None,
+    tail: float | None,
+    period: int,
+    hold_epochs: int | None,
+    every: int,
+    paper: bool,
+) -> BernoulliSchedule | PeriodicSchedule | AgreementSchedule:
+    """The schedule of ``--schedule``, ``--p`` and the like. Raises ``ValueError`` for options at odds."""
+    changes = settings.milestones if settings.lr_schedule == "milestones" else ()
+    # 4 of 200 epochs in the paper; in a run of ten, holding four after each change would leave none.
+    hold = hold_epochs if hold_epochs is not None else 4 if paper else round(settings.epochs / 50)
+    milestones = (0, *changes)
+    if kind == "periodic":
+        if p is not None or tail is not None:
+            option = f"--p {p}" if p is not None else f"--tail {tail:g}"
+            raise ValueError(f"{option} has no meaning for --schedule periodic; give --period instead")
+        return PeriodicSchedule(period=period, hold_epochs=hold, milestones=milestones)
+    if kind == "agreement":
+        if tail is not None and not 0 <= tail <= 1:
+            raise ValueError(f"--tail {tail:g} is no share; give a number from 0 to 1")
+        full_from = None if tail is None else settings.epochs - math.ceil(tail * settings.epochs)
+        try:
+            most = float(p or 0.9)
+        except ValueError:
+            raise ValueError(f"--p {p!r} is no number; --schedule agreement takes one, for steps that pay") from None
+        return AgreementSchedule(every, p=most, full_from=full_from, momentum=settings.momentum, seed=settings.seed)
+    if tuning is not None and p is None and tail is None:
+        return _tuned(tuning, settings, hold_epochs, milestones)
+    values = shares(p or "0.5", settings.epochs)
+    if tail is not None:
+        if isinstance(values, list):
+            raise ValueError(f"--tail {tail:g} and a --p for each epoch exclude each other; give one number for --p")
+        values = annealed_shares(values, settings.epochs, tail)
+    return BernoulliSchedule(p=values, seed=settings.seed, hold_epochs=hold, milestones=milestones)
+
+
+def _tuned(
+    tuning: Tuning, settings: TrainSettings, hold_epochs: int | None, milestones: tuple[int, ...]
+) -> BernoulliSchedule:
+    if settings.epochs != tuning.epochs:
+        raise ValueError(
+            f"--epochs {settings.epochs} is not what was tuned, {tuning.epochs}; leave it out, give --p, or tune anew"
+        )
+    chosen = [tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs)]
+    return BernoulliSchedule(chosen, settings.seed, hold_epochs or 0, milestones if hold_epochs else ())
+
+
+def read_tuning(path: Path) -> Tuning:
+    """What ``lowmode-fx tune`` wrote. Raises ``ValueError`` for another file."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"--tuned {str(path)!r} can't be read: {error}; make it with lowmode-fx tune") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"--tuned {str(path)!r} is no result of lowmode-fx tune")
+    return Tuning.from_dict(values)
+
+
+def shares(text: str, epochs: int) -> float | list[float]:
+    """`0.5`, or a value an epoch; `0.8x15` stands for fifteen of them."""
+    values: list[float] = []
+    for part in text.split(","):
+        number, _, count = part.strip().partition("x")
+        try:
+            values += [float(number)] * int(count or 1)
+        except ValueError:
+            raise ValueError(f"--p {text!r} is no list of numbers; give 0.5, or one an epoch: 0.8,0.5,0") from None
+    if "," not in text and "x" not in text:
+        return values[0]
+    if len(values) != epochs:
+        raise ValueError(f"--p gives {len(values)} values for {epochs} epochs; give a single number, or {epochs}")
+    return values

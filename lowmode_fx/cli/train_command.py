@@ -1,0 +1,220 @@
+"""`lowmode-fx train`: options to settings, then the loop."""
+
+from __future__ import annotations
+
+import re
+import signal
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from lowmode_fx.cli.models import create_model
+from lowmode_fx.cli.options import (
+    LOW_MODE,
+    Data,
+    DataName,
+    ImageChannels,
+    ImageSize,
+    Low,
+    ModelName,
+    Preset,
+    low_mode_config,
+    low_mode_options,
+    spelled_as_options,
+)
+from lowmode_fx.cli.schedule_options import make_schedule, read_tuning
+from lowmode_fx.lowering.fit import NoEffectWarning
+from lowmode_fx.lowering.mode_pair import ModePair
+from lowmode_fx.lowering.pair import build_pair
+from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.schedules.schedule import Mode, Schedule, low_fraction
+from lowmode_fx.train.batches import steps_per_epoch
+from lowmode_fx.train.data import load_data
+from lowmode_fx.train.loop import train as train_model
+from lowmode_fx.train.run_folder import RunFolder
+from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
+from lowmode_fx.utils.allocator import keep_freed_memory
+
+# One panel of --help each.
+Rate = partial(typer.Option, rich_help_panel="Optimisation")
+Run = partial(typer.Option, rich_help_panel="Run")
+
+
+# A classifier returns no maps that could be restored.
+@low_mode_options(*(name for name in LOW_MODE if name != "restore_output"))
+def train(
+    model: ModelName,
+    data: DataName,
+    low: Mapping[str, Any],
+    preset: Preset = "",
+    image_size: ImageSize = None,
+    in_chans: ImageChannels = 3,
+    workers: Annotated[int | None, Data(help="Loaders, for sets above 4 GiB.")] = None,
+    tuned: Annotated[Path | None, Low(help="What `lowmode-fx tune` wrote. Other options win over it.")] = None,
+    low_weight: Annotated[float | None, Low(help="Factor on the gradients of low steps. (default 1)")] = None,
+    schedule: Annotated[str, Low(help="bernoulli, periodic or agreement.")] = "bernoulli",
+    p: Annotated[
+        str | None,
+        Low(help="Share of low steps: a number, or one an epoch: 0.8,0.5,0 or 0.8x15,0x15."),
+    ] = None,
+    tail: Annotated[float | None, Low(help="Share of the epochs, at the end, that are full.")] = None,
+    period: Annotated[int, Low(help="Of --schedule periodic; its last step is low.")] = 2,
+    measure_every: Annotated[int, Low(help="Steps between the measurements of --schedule agreement.")] = 500,
+    hold_epochs: Annotated[int | None, Low(help="Full epochs after each change of rate. (default epochs/50)")] = None,
+    full_only: Annotated[bool, Low("--full-only", help="The baseline.")] = False,
+    epochs: Annotated[int | None, Rate(help="(default 30)")] = None,
+    batch_size: Annotated[int | None, Rate(help="(default 125)")] = None,
+    lr: Annotated[float | None, Rate(help="(default 0.1)")] = None,
+    lr_schedule: Annotated[str | None, Rate(help="milestones, cosine, onecycle.")] = None,
+    milestones: Annotated[
+        str | None, Rate(help="Epochs, from 0, at which the rate falls: 80,120. (default 40 %, 60 %)")
+    ] = None,
+    warmup_epochs: Annotated[int | None, Rate(help="(default 0)")] = None,
+    weight_decay: Annotated[float | None, Rate(help="(default 0.0005)")] = None,
+    momentum: Annotated[float | None, Rate(help="(default 0.9)")] = None,
+    nesterov: Annotated[bool | None, Rate("--nesterov")] = None,
+    label_smoothing: Annotated[float | None, Rate(help="(default 0)")] = None,
+    precise_bn: Annotated[int | None, Rate(help="Batches for running statistics at the end. (default 0)")] = None,
+    autocast: Annotated[str | None, Rate(help="none, bf16 or fp16.")] = None,
+    seed: Annotated[int | None, Run(help="Of weights, order, crops, modes. (default 0)")] = None,
+    device: Annotated[str | None, Run(help="auto, cpu, cuda, cuda:1, …")] = None,
+    compile: Annotated[bool | None, Run("--compile/--no-compile")] = None,
+    out: Annotated[Path | None, Run(help="Run folder. (default runs/MODEL-DATA)")] = None,
+    resume: Annotated[bool, Run("--resume", help="Go on in the run folder.")] = False,
+    overwrite: Annotated[bool, Run("--overwrite", help="Replace its run.")] = False,
+) -> None:
+    """Train a model by Algorithm 1: some steps on downsampled images with pooled kernels, the others in full.
+
+    Leaves metrics.csv, summary.json, curves.png and a checkpoint in the run folder. Interrupted (Ctrl-C, SIGTERM), it
+    saves a checkpoint; the same command with --resume goes on from there.
+    """
+    _demand("preset", preset, ("", "paper"))
+    _demand("schedule", schedule, ("bernoulli", "periodic", "agreement"))
+    console = Console()
+    choice = None if tuned is None else read_tuning(tuned)
+    settings = _settings(
+        preset,
+        epochs=epochs if choice is None or epochs is not None else choice.epochs,
+        batch_size=batch_size,
+        lr=lr,
+        lr_schedule=lr_schedule,
+        milestones=None if milestones is None else _integers("milestones", milestones),
+        warmup_epochs=warmup_epochs,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        nesterov=nesterov,
+        label_smoothing=label_smoothing,
+        precise_bn=precise_bn,
+        autocast=autocast,
+        seed=seed,
+        device=device,
+        compile=compile,
+        workers=workers,
+    )
+    config = low_mode_config(preset if choice is None else choice.config, **low)
+    modes = make_schedule(
+        schedule,
+        settings,
+        choice,
+        p=p,
+        tail=tail,
+        period=period,
+        hold_epochs=hold_epochs,
+        every=measure_every,
+        paper=preset == "paper",
+    )
+    late = [milestone for milestone in settings.milestones if milestone >= settings.epochs]
+    if settings.lr_schedule == "milestones" and late:
+        falls = ", ".join(map(str, late))
+        _print(console, f"warning: the rate's falls at {falls} lie beyond the run's {settings.epochs} epochs")
+    if settings.autocast == "fp16" and settings.torch_device().type == "cpu":
+        _print(console, "warning: fp16 is slow on a CPU; give --autocast bf16")
+    weight = low_weight if low_weight is not None else choice.low_weight if choice else 1.0
+    torch_device = settings.torch_device()
+    if torch_device.type == "cpu":
+        keep_freed_memory()
+    path = out or Path("runs") / re.sub(r"[^\w.-]+", "-", f"{model}-{data.partition(':')[0]}{'-full' * full_only}")
+    folder = RunFolder.open(path, resume=resume, overwrite=overwrite)
+
+    splits = load_data(data, image_size, in_chans)
+    steps = steps_per_epoch(splits.train, settings.batch_size)
+    channels, height, width = splits.image_shape
+    sizes = f"{len(splits.train)} + {len(splits.val)} images of {channels}×{height}×{width}"
+    _print(console, f"{data}: {sizes}, {splits.num_classes} classes; {model} on {torch_device}")
+    torch.manual_seed(settings.seed)
+    side = height if height == width else None
+    built = create_model(model, num_classes=splits.num_classes, in_chans=in_chans, image_size=side)
+    net: torch.nn.Module = built.to(torch_device)
+    if not full_only:
+        example = torch.randn(2, channels, height, width, device=torch_device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoEffectWarning)  # the notes say it
+            pair = build_pair(net, example, config)
+        net = LowModeModel(pair, modes, low_weight=weight, compile=settings.compile)
+        for line in _about_low_mode(pair, modes, settings, steps):
+            _print(console, line)
+    label = "full-mode" if full_only else "low-mode"
+    identity = {"model": model}
+    result = train_model(net, splits, settings, folder, label=label, resume=resume, identity=identity, console=console)
+    if result.interrupted:
+        name = signal.Signals(result.interrupted).name
+        _print(
+            console,
+            f"interrupted by {name}; the same command with --resume{' instead of --overwrite' * overwrite} goes on",
+        )
+        raise typer.Exit(128 + result.interrupted)
+    accuracy = f"validation accuracy {result.final_accuracy:.2%} (best {result.best_accuracy:.2%})"
+    compiling = f" and {result.compile_seconds:.1f} s of compilation" if settings.compile else ""
+    _print(console, f"{accuracy} after {result.train_seconds:.1f} s of training{compiling}; see {path}")
+
+
+def _about_low_mode(pair: ModePair, modes: Schedule, settings: TrainSettings, steps: int) -> Iterator[str]:
+    """What a user should know of the low-mode that is about to run, a line each."""
+    epochs = settings.epochs
+    share = None if isinstance(modes, AgreementSchedule) else low_fraction(modes, epochs, steps)
+    how_many = "as many steps as measuring says" if share is None else f"about {share:.0%} of {epochs * steps} steps"
+    yield f"low-mode: {len(pair.report.pooled)} convolutions with pooled kernels; {how_many}"
+    yield from (f"note: {spelled_as_options(note)}" for note in pair.report.notes)
+    last = range((epochs - 1) * steps, epochs * steps)
+    mixed = share is not None and any(modes.mode(step, epochs - 1) is Mode.LOW for step in last)
+    if mixed and pair.config.batchnorm == "isolate" and not settings.precise_bn:
+        yield "note: running statistics lag behind the last epoch's low steps; give --tail 0.2 or --precise-bn 100"
+    if share == 0:
+        yield "warning: no step is in low-mode; give a larger --p, fewer --hold-epochs or more --epochs"
+
+
+def _settings(preset: str, **given: Any) -> TrainSettings:
+    """The preset with the options given. Without either, the rate falls where the paper's does: at 40 and 60 %."""
+    explicit = {name: value for name, value in given.items() if value is not None}
+    if preset == "paper":
+        return TrainSettings.paper(**explicit)
+    settings = TrainSettings(**explicit)
+    if settings.lr_schedule != "milestones" or "milestones" in explicit:
+        return settings
+    falls = sorted({round(settings.epochs * share) for share in (0.4, 0.6)} - {0, settings.epochs})
+    return replace(settings, milestones=tuple(falls))
+
+
+def _integers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"--{name} {text!r} is no list of epochs; give integers such as 80,120") from None
+
+
+def _demand(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        choices = ", ".join(choice for choice in allowed if choice)
+        raise ValueError(f"--{name} {value!r} is not allowed; give {choices}")
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False, highlight=False)

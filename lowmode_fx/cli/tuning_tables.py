@@ -1,0 +1,124 @@
+"""What the tuner and the probe found, as tables and as a picture."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from lowmode_fx.tuning.search import Candidate
+from lowmode_fx.tuning.sensitivity import ModelProbe
+from lowmode_fx.tuning.tune import Tuning
+from lowmode_fx.utils.atomic import write_atomically
+
+_SAVED, _LOST = "#0f62fe", "#d97706"
+_BAR = 24  # characters of the longest bar of a table
+
+
+def tuning_table(tuning: Tuning, most: int = 16) -> str:
+    """Every candidate, the best first: price and worth of a low step, and the time of the plan with it."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("low-mode", no_wrap=True)
+    for title in ("low step / full", "worth by gradients", "in rehearsal", "weight", "low + full epochs", "time"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for candidate in tuning.candidates[:most]:
+        table.add_row(*_cells(candidate))
+    lines = [_text(table)]
+    if len(tuning.candidates) > most:
+        lines.append(f"… and {len(tuning.candidates) - most} that would take longer")
+    lines += [f"refused: {name}: {reason}" for name, reason in tuning.refused]
+    return "\n".join([*lines, "", *tuning.reasons])
+
+
+def _cells(candidate: Candidate) -> tuple[str, ...]:
+    gains = [f"{each.gain:.2f} ± {each.gain_error:.2f}" for each in candidate.progress]
+    plan = candidate.plan
+    return (
+        candidate.name,
+        f"{candidate.cost:.2f}",
+        " → ".join(gains),
+        " → ".join(f"{worth:.2f}" for worth in candidate.rehearsed),
+        f"{candidate.weight:.2f}",
+        f"{plan.low_epochs:.1f} + {plan.full_epochs:.1f}",
+        f"{plan.time:.0%}",
+    )
+
+
+def probe_text(name: str, probe: ModelProbe, style: str = "table") -> str:
+    """The probe as a ``"table"`` with bars, as ``"json"`` or as ``"csv"``. Raises ``ValueError`` for another style."""
+    if style == "json":
+        return json.dumps({"name": name, **asdict(probe)}, indent=2)
+    if style == "csv":
+        rows = [",".join((s.name, s.kernel, s.pooled, f"{s.saved:.6g}", f"{s.lost:.6g}")) for s in probe.sites]
+        return "\n".join(["site,kernel,pooled,macs_saved,agreement_lost", *rows])
+    if style != "table":
+        raise ValueError(f"format is {style!r}; allowed: 'table', 'json', 'csv'")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("site", "kernel", "pooled", "macs saved", "", "agreement lost", "±", ""):
+        table.add_column(title, justify="left" if title in ("site", "") else "right", no_wrap=True)
+    longest = [max((abs(value) for value in values), default=0) or 1 for values in _columns(probe)]
+    for site in probe.sites:
+        bars = [_bar(value / most) for value, most in zip((site.saved, site.lost), longest, strict=True)]
+        error = f"{site.lost_error:.3f}"
+        table.add_row(
+            site.name, site.kernel, site.pooled, f"{site.saved:.2%}", bars[0], f"{site.lost:+.3f}", error, bars[1]
+        )
+    lines = [
+        f"{name} after {probe.step} full steps: cosine of full and low gradients on the same batches",
+        f"kernels kept {probe.kept:.3f} (low / full macs {probe.kept_macs:.3f}), all pooled {probe.pooled:.3f} "
+        f"({probe.pooled_macs:.3f}); two different full batches {probe.ceiling:.3f}",
+        "each kernel pooled alone: macs saved, as a share of full-mode's, and cosine lost",
+        "",
+        _text(table),
+    ]
+    return "\n".join(lines)
+
+
+def plot_probe(name: str, probe: ModelProbe, path: Path) -> None:
+    """A PNG with two bars a site: macs saved, and agreement lost with its standard error."""
+    count = len(probe.sites)
+    figure = Figure(figsize=(10, max(2.6, 0.26 * count + 1.4)), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = range(count)
+    saved, lost = _columns(probe)
+    left.barh(places, [100 * value for value in saved], color=_SAVED, height=0.7)
+    errors = [site.lost_error if site.lost_error == site.lost_error else 0.0 for site in probe.sites]
+    right.barh(places, lost, xerr=errors, color=_LOST, height=0.7, error_kw={"ecolor": "#6b7280", "capsize": 2})
+    left.set_yticks(places, [f"{site.name}  {site.kernel} → {site.pooled}" for site in probe.sites], fontsize=8)
+    left.invert_yaxis()
+    left.set_xlabel("macs saved, % of a full forward")
+    right.set_xlabel("agreement lost (cosine)")
+    right.axvline(0, color="#111827", linewidth=0.8)
+    for axes in (left, right):
+        axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    title = f"{name}: each kernel pooled alone, after {probe.step} full steps"
+    cosines = f"cosine {probe.kept:.2f} with all kept, {probe.pooled:.2f} with all pooled"
+    figure.suptitle(f"{title}; {cosines}", x=0.01, ha="left", fontsize=10)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def _columns(probe: ModelProbe) -> tuple[list[float], list[float]]:
+    return [site.saved for site in probe.sites], [site.lost for site in probe.sites]
+
+
+def _bar(share: float) -> str:
+    return "█" * round(_BAR * share) if share >= 0 else "░" * round(-_BAR * share)
+
+
+def _text(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=1000)
+    console.print(table, soft_wrap=True)
+    stream: Any = console.file
+    lines: Sequence[str] = stream.getvalue().rstrip().splitlines()
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,1 @@
+"""What a forward or a training step costs, in multiply-adds."""

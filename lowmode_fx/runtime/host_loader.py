@@ -1,0 +1,169 @@
+"""Downsample in the loader's workers (§3.2): a low step's images travel as a quarter of the bytes.
+
+The batch sampler asks the net's own schedule, so each batch knows its step's mode before a worker fetches it; the
+worker downsamples with the very function that the device path runs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    default_collate,
+)
+
+from lowmode_fx.lowering.downsampling import downsample
+from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.schedules.schedule import Mode
+
+__all__ = ["ModeBatchSampler", "host_loader"]
+
+
+class _ModeList(list[Any]):
+    """Indices or samples of one batch, with the mode of its step: it survives the way to a worker."""
+
+    mode: Mode
+
+
+class ModeBatchSampler(Sampler[list[int]]):
+    """Gives each batch of ``batch_sampler`` the mode of the step that it is for.
+
+    The steps are counted from ``net.step`` and ``net.epoch`` as they are when an iteration begins, so a resumed run,
+    and every rank, agrees. accumulation: batches for each optimizer step.
+    """
+
+    def __init__(self, batch_sampler: Iterable[list[int]], net: LowModeModel, accumulation: int = 1) -> None:
+        if accumulation < 1:
+            raise ValueError(
+                f"accumulation={accumulation} is too small; give the batches of each optimizer step, 1 or more"
+            )
+        self.batch_sampler, self.net, self.accumulation = batch_sampler, net, accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first, epoch, schedule = self.net.step, self.net.epoch, self.net.schedule
+        for number, indices in enumerate(self.batch_sampler):
+            batch = _ModeList(indices)
+            batch.mode = schedule.mode(first + number // self.accumulation, epoch)
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)  # type: ignore[arg-type]
+
+
+class _ModeDataset(Dataset[Any]):
+    """The data set, handing the mode on from a batch's indices to its samples."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        fetch = getattr(self.dataset, "__getitems__", None)
+        samples = _ModeList(fetch(list(indices)) if fetch else [self.dataset[index] for index in indices])
+        samples.mode = indices.mode  # type: ignore[attr-defined]
+        return samples
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+
+class _DownsamplingCollate:
+    """Collate, then downsample the images of a low batch. Picklable, for workers that are spawned."""
+
+    def __init__(
+        self, collate: Callable[[list[Any]], Any], downsample: Callable[[Tensor], Tensor], key: int | str
+    ) -> None:
+        self.collate, self.downsample, self.key = collate, downsample, key
+
+    def __call__(self, samples: list[Any]) -> Any:
+        assert isinstance(samples, _ModeList), "the loader's data set hands the mode on"
+        batch = self.collate(list(samples))
+        if isinstance(batch, Tensor):
+            return batch if samples.mode is Mode.FULL else self.downsample(batch)
+        try:
+            images = batch[self.key]
+        except (KeyError, IndexError, TypeError) as error:
+            known = f"with {', '.join(map(repr, batch))}" if isinstance(batch, Mapping) else f"of {len(batch)}"
+            kind = f"a {type(batch).__name__} {known}"
+            raise ValueError(
+                f"images={self.key!r} is no place in a batch, which is {kind}; say where they are"
+            ) from error
+        return batch if samples.mode is Mode.FULL else _replaced(batch, self.key, self.downsample(images))
+
+
+def _replaced(batch: Any, key: int | str, images: Tensor) -> Any:
+    """The batch with other images, in the structure that it has."""
+    if isinstance(batch, Mapping):
+        changed: Any = copy.copy(batch)
+        changed[key] = images
+        return changed
+    values = list(batch)
+    values[key] = images  # type: ignore[index]
+    return batch._make(values) if hasattr(batch, "_make") else type(batch)(values)
+
+
+def host_loader(
+    dataset: Dataset[Any],
+    net: LowModeModel,
+    batch_size: int = 1,
+    shuffle: bool = False,
+    *,
+    sampler: Sampler[int] | None = None,
+    batch_sampler: Iterable[Sequence[int]] | None = None,
+    drop_last: bool = False,
+    accumulation: int = 1,
+    images: int | str = 0,
+    collate_fn: Callable[[list[Any]], Any] = default_collate,
+    **options: Any,
+) -> DataLoader[Any]:
+    """A ``DataLoader`` whose workers downsample the images of low steps, for a net with ``downsample_on="host"``.
+
+    Arguments are the loader's own, and these: accumulation, the batches of each optimizer step; images, where a batch
+    holds its float images ``(N, C, *S)``: a place in a tuple (the first) or a key. A low batch holds
+    ``(N, C, *⌈S/r⌉)`` there, what ``pair.downsample`` gives: bit for bit the device path's where that runs uncompiled
+    on a CPU, and to within rounding elsewhere. Call ``net.set_epoch`` before each iteration.
+
+    Raises ``ValueError`` where the net downsamples on the device, or both a sampler and a batch sampler are given;
+    ``TypeError`` for an iterable dataset, whose batches nobody can number.
+    """
+    if isinstance(dataset, IterableDataset):
+        raise TypeError(
+            f"{type(dataset).__name__} is an iterable dataset, whose workers can't know a batch's step; give "
+            "one with __getitem__ and __len__, or let the net downsample (downsample_on='device')"
+        )
+    if net.downsample_on != "host":
+        raise ValueError("the net downsamples on the device, and would do it twice; make it with downsample_on='host'")
+    if batch_sampler is not None and (sampler is not None or shuffle or drop_last or batch_size != 1):
+        raise ValueError(
+            "batch_sampler makes the batches by itself; leave out batch_size, shuffle, sampler and drop_last"
+        )
+    if batch_sampler is None:
+        if sampler is None:
+            data: Any = dataset
+            order = options.get("generator")
+            sampler = RandomSampler(data, generator=order) if shuffle else SequentialSampler(data)
+        batch_sampler = BatchSampler(sampler, batch_size, drop_last)
+    return DataLoader(
+        _ModeDataset(dataset),
+        batch_sampler=ModeBatchSampler(batch_sampler, net, accumulation),  # type: ignore[arg-type]
+        collate_fn=_DownsamplingCollate(collate_fn, _downsampler(net), images),
+        **options,
+    )
+
+
+def _downsampler(net: LowModeModel) -> Callable[[Tensor], Tensor]:
+    config = net.pair.config  # the pair itself would travel to every worker
+    return partial(downsample, ratio=config.ratio if config.downsample_input else 1, method=config.input_method)

@@ -1,6 +1,0 @@
-"""Every model that can be named, one by one: does it give a right pair, and what would the pair save?"""
-
-from .record import Record
-from .run import sweep
-
-__all__ = ["Record", "sweep"]

@@ -1,0 +1,213 @@
+"""Where low-mode is measured: a short full-mode run, gradients at a few points of it, and rehearsals against it."""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import itertools
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lowmode_fx.capture.frontends import train_mode
+from lowmode_fx.lowering.mode_pair import ModePair
+from lowmode_fx.tuning.agreement import Batch, Criterion, batch_loss, mode_gradient, untouched
+from lowmode_fx.tuning.gain import StepProgress, gradient_products, step_progress
+from lowmode_fx.utils.devices import gpus
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+#: Of a rehearsal's steps, the share that is full, so that what is compared has settled in full-mode.
+FULL_SHARE = 1 / 3
+#: Places, an eighth of a rehearsal's full steps apart, where its loss is looked up.
+_LOOKS = 5
+
+
+@dataclass
+class Point:
+    """The weights after ``step`` full steps, and the flat full gradients ``(P,)`` of the probe's batches there."""
+
+    step: int
+    state: dict[str, Tensor]
+    full: list[Tensor] = field(repr=False)
+
+
+class Probe:
+    """What low steps of any pair over ``model`` are worth, at points of a short full-mode run.
+
+    model: a copy of it is trained. batches: the first ``kept`` of them, at least two, are what gradients and losses are
+    measured on; the others are trained on, from the start again where they end. Where a loader shuffles, later passes
+    train on the measured images too. autocast: the type that forwards are computed in, as the run will have them.
+    Memory: a copy of the weights and ``kept`` gradients for each point, on the model's device.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Batch],
+        criterion: Criterion,
+        optimizer: OptimizerFactory,
+        kept: int = 6,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.model, self.criterion, self.optimizer, self.autocast = copy.deepcopy(model), criterion, optimizer, autocast
+        self._source = batches
+        self.batches = _first(batches, kept)
+        self.momentum = momentum_of(optimizer(self.model.parameters()))
+        self.points: list[Point] = []
+        #: The loss of the kept batches after so many full steps.
+        self.losses: dict[int, float] = {}
+        self._start = self._state()
+
+    def run(self, steps: Sequence[int], on_step: Callable[[int], bool] = lambda step: True) -> int:
+        """Train in full-mode; a point after each of ``steps`` (rising), the loss at eight times as many places.
+
+        ``on_step(step)`` is told every step and ends the run by ``False``, with a last point. Returns the last step.
+        """
+        last = max(steps)
+        places = {round(last * (index + 1) / (8 * len(steps))) for index in range(8 * len(steps))}
+        self.losses = {0: self.loss()}
+        step = 0
+        for step in self._train(itertools.repeat(None, last)):
+            go_on = on_step(step)
+            if step in steps or not go_on:
+                self._add_point(step)
+            if step in places or not go_on:
+                self.losses[step] = self.loss()
+            if not go_on:
+                break
+        return step
+
+    def rehearse(self, pair: ModePair, steps: int, weight: float = 1.0) -> float:
+        """What a low step is worth, in full steps, by training: low steps from the start, then a third full ones.
+
+        The loss that they reach is looked up in the full run's, which needed so many steps for it: about 1 where it is
+        as low as that run's after ``steps`` steps; negative where the low steps did harm. Losses are noisy from step to
+        step, so that the mean is taken over several places of the last full steps. weight: of the low gradients.
+        """
+        self.model.load_state_dict(self._start)
+        full_steps = max(1, round(steps * FULL_SHARE))
+        low_steps = steps - full_steps
+        places = {steps - round(full_steps * part / 8) for part in range(_LOOKS)}
+        worth = []
+        for step in self._train([pair] * low_steps + [None] * full_steps, weight):
+            if step in places:
+                worth.append((self._steps_to(self.loss()) - (step - low_steps)) / low_steps)
+        return min(1.0, statistics.fmean(worth))
+
+    def progress(self, pair: ModePair) -> tuple[StepProgress, ...]:
+        """What a low step of ``pair``, which is over the probe's model, is worth at each point, by its gradients."""
+        found = []
+        for point in self.points:
+            self.model.load_state_dict(point.state)
+            found.append(step_progress(gradient_products(point.full, self.low_gradients(pair)), self.momentum))
+        return tuple(found)
+
+    def loss(self) -> float:
+        """The mean full-mode loss of the kept batches, by batch statistics."""
+        with untouched(self.model), torch.no_grad():
+            torch.manual_seed(0)  # the same dropout in every run that is compared
+            return statistics.fmean(
+                float(batch_loss(self.model, *batch, self.criterion, self.autocast)) for batch in self.batches
+            )
+
+    def _train(self, pairs: Iterable[ModePair | None], weight: float = 1.0) -> Iterator[int]:
+        """One optimizer step for each item, low where it is a pair; yields the number of steps so far."""
+        stepper = self.optimizer(self.model.parameters())
+        source = _endless(self._source, len(self.batches))
+        with train_mode(self.model), torch.random.fork_rng(devices=gpus()):
+            torch.manual_seed(0)
+            for step, (pair, (images, targets)) in enumerate(zip(pairs, source, strict=False), start=1):
+                if pair is None:
+                    loss = batch_loss(self.model, images, targets, self.criterion, self.autocast)
+                else:
+                    low_images = pair.downsample(images)
+                    loss = weight * batch_loss(pair.low, low_images, targets, self.criterion, self.autocast)
+                loss.backward()
+                stepper.step()
+                stepper.zero_grad()
+                yield step
+
+    def _steps_to(self, loss: float) -> float:
+        """After how many full steps the loss was this, by interpolation of the falling envelope of the full run's."""
+        steps = sorted(self.losses)
+        values = [self.losses[step] for step in steps]
+        # Each with its neighbours, but for the start: what one batch does to the loss is noise.
+        smooth = [statistics.fmean(values[max(1, index - 1) : index + 2]) for index in range(1, len(values))]
+        falling = list(itertools.accumulate([values[0], *smooth], min))
+        if not loss < falling[0]:  # also where it is no number any more
+            return 0.0
+        place = bisect.bisect_left([-value for value in falling], -loss)
+        if place == len(falling):
+            return float(steps[-1])
+        above, below = falling[place - 1], falling[place]
+        return steps[place - 1] + (steps[place] - steps[place - 1]) * (above - loss) / (above - below)
+
+    def _add_point(self, step: int) -> None:
+        with untouched(self.model):
+            full = [
+                flat_gradient(self.model, batch, self.criterion, self.model, self.autocast) for batch in self.batches
+            ]
+        self.points.append(Point(step, self._state(), full))
+
+    def low_gradients(self, pair: ModePair) -> list[Tensor]:
+        """The flat low gradients ``(P,)`` of the kept batches, at the weights as they are."""
+        with untouched(self.model):
+            return [low_gradient(pair, batch, self.criterion, self.autocast) for batch in self.batches]
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+
+def progress_now(
+    pair: ModePair,
+    batches: Sequence[Batch],
+    criterion: Criterion,
+    momentum: float,
+    autocast: torch.dtype | None = None,
+) -> StepProgress:
+    """What a low step is worth at the weights as they are, by its gradients; the model is left as it was."""
+    with untouched(pair.model):
+        full = [flat_gradient(pair.full, batch, criterion, pair.model, autocast) for batch in batches]
+        low = [low_gradient(pair, batch, criterion, autocast) for batch in batches]
+    return step_progress(gradient_products(full, low), momentum)
+
+
+def flat_gradient(
+    network: nn.Module, batch: Batch, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None = None
+) -> Tensor:
+    """All of a gradient as one vector ``(P,)``."""
+    return torch.cat([gradient.flatten() for gradient in mode_gradient(network, *batch, criterion, model, autocast)])
+
+
+def low_gradient(pair: ModePair, batch: Batch, criterion: Criterion, autocast: torch.dtype | None = None) -> Tensor:
+    """The low gradient of a full-size batch as one vector ``(P,)``."""
+    images, targets = batch
+    return flat_gradient(pair.low, (pair.downsample(images), targets), criterion, pair.model, autocast)
+
+
+def momentum_of(optimizer: torch.optim.Optimizer) -> float:
+    """β of the optimizer's average of gradients; 0 where it keeps none."""
+    group = optimizer.param_groups[0]
+    return float(group.get("momentum", group.get("betas", (0.0,))[0]))
+
+
+def _first(batches: Iterable[Batch], count: int) -> list[Batch]:
+    if iter(batches) is batches:
+        raise ValueError("the batches can be gone through once only; give a list or a DataLoader")
+    first = list(itertools.islice(batches, count))
+    for batch in first:
+        if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[0], Tensor):
+            raise ValueError(f"the loader gave a {type(batch).__name__}; wrap it to give (images, targets)")
+    if len(first) < 2:
+        raise ValueError(f"the loader gave {len(first)} batches; give two at least, of the size you train with")
+    return first
+
+
+def _endless(batches: Iterable[Batch], skipped: int) -> Iterator[Batch]:
+    """Pass after pass, each without its first ``skipped`` batches, unless these are all there are."""
+    count = sum(1 for _ in itertools.islice(batches, skipped + 1))
+    while True:
+        yield from itertools.islice(batches, skipped if count > skipped else 0, None)

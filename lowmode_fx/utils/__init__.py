@@ -1,0 +1,1 @@
+"""What every room may need: files, devices, validation, leaving a model as it was."""

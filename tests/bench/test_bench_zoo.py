@@ -1,0 +1,235 @@
+"""The sweep: real checks of tiny models, each in its process; files that go on where they stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+
+from bench import zoo
+from bench.zoo import Record, sweep
+from bench.zoo.__main__ import main
+from bench.zoo.check import check_model
+from bench.zoo.compare import WrongPairError, compare, open_gates
+from bench.zoo.measure import PeakMemory
+from bench.zoo.names import family, model_names, part
+from bench.zoo.record import read_records
+from bench.zoo.summary import summarize, summary_lines, to_csv, to_markdown
+from lowmode_fx import ModePair, build_pair
+from passes.isolate_batchnorm import isolated_norm
+from passes.kernel_math import average_kernel, center_kernel
+
+RIGHT = Record(
+    "a", "resnet", "right", parameters=10**8, front_end="fx", pooled_convs=3, full_macs=100, low_macs=10,
+    trace_seconds=1, build_seconds=2, peak_mb=200e6 / 2**20, gradients_checked=True,
+)  # fmt: skip
+RESIZED = Record(
+    "e", "maxxvit", "right", "a bias", resized_maps=2, full_macs=100, low_macs=30, front_end="fx",
+    trace_seconds=1, build_seconds=3,
+)  # fmt: skip
+WHOLE = Record(
+    "b", "levit", "right", "a table of positions", downsample_input=False, full_macs=100, low_macs=90, front_end="fx",
+    trace_seconds=1, build_seconds=2,
+)  # fmt: skip
+REFUSED = Record("c", "levit", "refused", "it | fixes its size")
+NOTHING = Record("d", "vit", "nothing", "no convolution")
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "front_end"),
+    [("test_resnet", "right", "fx"), ("test_convnext", "right", "fx"), ("test_vit", "nothing", "")],
+)
+def test_a_model_is_checked(name: str, status: str, front_end: str) -> None:
+    record = check_model(name)
+    assert (record.status, record.front_end) == (status, front_end), record.reason
+    if status == "right":
+        assert 0 < record.low_macs < record.full_macs
+        assert record.pooled_convs > 0
+        assert record.parameters == sum(p.numel() for p in __import__("timm").create_model(name).parameters())
+
+
+def test_a_detection_model_is_pooled_in_its_backbone() -> None:
+    assert part("torchvision:fasterrcnn_resnet50_fpn") == "backbone"
+    assert part("torchvision:resnet18") == part("resnet18") == ""
+
+
+def small_pair() -> ModePair:
+    """Without a norm behind its last convolution, so that a bias or a scale shows."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.ConvTranspose2d(4, 4, 5, 2, 1),
+    )
+    return build_pair(model, torch.zeros(2, 3, 16, 16))
+
+
+def edit(graph_module: fx.GraphModule, name: str, index: int, value: Any) -> None:
+    node = next(node for node in graph_module.graph.nodes if node.name == name)
+    node.args = (*node.args[:index], value, *node.args[index + 1 :])
+    graph_module.recompile()
+
+
+IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_right_pair_passes_and_stays_as_it_was() -> None:
+    pair = small_pair()
+    before = {name: value.clone() for name, value in pair.model.state_dict().items()}
+    compare(pair, IMAGES, gradients=True)
+    compare(pair, IMAGES, gradients=False)
+    assert all(torch.equal(value, before[name]) for name, value in pair.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in pair.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("graph", "node", "index", "value", "words"),
+    [
+        ("full", "conv2d_1", 3, (2, 2), "full-mode outputs differ"),
+        ("low", "conv2d_1", 2, None, "no finite low-mode gradient at \\['3.bias'\\]"),
+        ("low", "average_kernel", 2, 1, "the low-mode output is off an eager low-mode's by"),
+        ("low", "average_kernel_1", 3, "sum", "the low-mode output is off an eager low-mode's by"),
+    ],
+)
+def test_a_wrong_pair_is_found_out(graph: str, node: str, index: int, value: Any, words: str) -> None:
+    pair = small_pair()
+    if node == "average_kernel":  # as if the kernel were cut out of the middle
+        chosen = next(each for each in pair.low.graph.nodes if each.name == node)
+        chosen.target, chosen.args = center_kernel, chosen.args[:2]
+        pair.low.recompile()
+    else:
+        edit(getattr(pair, graph), node, index, value)
+    with pytest.raises(WrongPairError, match=words):
+        compare(pair, IMAGES, gradients=True)
+
+
+def negated_gradient(weight: torch.Tensor, pooled: tuple[int, ...], ratio: int, *more: Any) -> torch.Tensor:
+    right = average_kernel(weight, pooled, ratio)
+    return 2 * right.detach() - right
+
+
+def test_a_wrong_gradient_behind_a_gate_that_is_shut_at_first_is_found_out() -> None:
+    """A zero gamma hides it until the gate is opened; and then a tiny gradient counts as much as a large one."""
+    pair = small_pair()
+    nn.init.zeros_(pair.model[1].weight)
+    node = next(each for each in pair.low.graph.nodes if each.target is average_kernel)
+    node.target = negated_gradient
+    pair.low.recompile()
+    open_gates(pair.model)
+    with pytest.raises(WrongPairError, match=r"the low-mode gradient of 3\.weight is off an eager low-mode's by 2e"):
+        compare(pair, IMAGES, gradients=True)
+
+
+def test_only_gates_are_opened() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.PReLU(init=1e-6))
+    nn.init.zeros_(model[2].weight)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    open_gates(model)
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == {"2.weight", "3.weight"}
+
+
+def test_a_low_graph_that_moves_running_statistics_is_found_out() -> None:
+    pair = small_pair()
+    node = next(node for node in pair.low.graph.nodes if node.target is isolated_norm)
+    with pair.low.graph.inserting_before(node):
+        norm = pair.low.graph.call_module("1", node.args[1:])
+    node.replace_all_uses_with(norm)
+    pair.low.graph.erase_node(node)
+    pair.low.recompile()
+    with pytest.raises(WrongPairError, match="low-mode moved the running statistics"):
+        compare(pair, IMAGES, gradients=True)
+
+
+def test_peak_memory_counts_what_is_given_back_too() -> None:
+    with PeakMemory() as peak:
+        torch.ones(16, 1024, 1024)  # 64 MB, gone at once
+    assert 60 < peak.megabytes < 90
+    with PeakMemory() as peak:
+        pass
+    assert peak.megabytes < 8
+
+
+def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    out = tmp_path / "sweep.jsonl"
+    out.write_text(RIGHT.to_line() + "\n" + REFUSED.to_line()[:20])  # cut off in the middle of a line
+    seen: list[str] = []
+    records = sweep(["a", "test_resnet"], out, jobs=1, resume=True, on_record=lambda each: seen.append(each.name))
+    assert seen == ["test_resnet"]
+    assert [record.name for record in records] == [record.name for record in read_records(out)] == ["a", "test_resnet"]
+    assert records[1].status == "right", records[1].reason
+    with pytest.raises(ValueError, match="exists; give --resume"):
+        sweep(["a"], out)
+
+
+def test_a_model_that_takes_too_long_or_is_unknown_ends_nothing(tmp_path: Path) -> None:
+    records = sweep(["resnet18"], tmp_path / "late.jsonl", timeout=0.05)
+    assert records[0].status == "timeout"
+    records = sweep(["no_such_model", "test_resnet"], tmp_path / "unknown.jsonl", jobs=1)
+    assert [record.status for record in records] == ["error", "right"]
+    assert "timm has no such model" in records[0].reason
+
+
+def test_the_summary_counts_what_it_says() -> None:
+    records = [RIGHT, RESIZED, WHOLE, REFUSED, NOTHING]
+    found = summarize(records)
+    assert (found.models, found.nothing, found.counts) == (4, 1, {"right": 3, "refused": 1})
+    assert (found.fitting, found.resized, found.whole, found.without_gradients) == (1, 1, 1, 2)
+    assert (found.share, found.build_over_trace, found.memory_over_parameters) == (0.75, 2.0, 0.5)
+    assert found.ratio_quartiles[1] == pytest.approx((0.1 + 0.3) / 2)
+    lines = summary_lines(records)
+    assert lines[0].startswith(
+        "3 of 4 models with a poolable convolution give a right pair (75.0%); 0 wrong, 1 refused"
+    )
+    assert lines[1] == (
+        "of these 1 train on smaller images as they are, 0 at an image size that halves more often, "
+        "1 with a map resized where its size is fixed, 1 on whole images, kernels alone"
+    )
+    assert "build_pair takes 2.0 × the time of tracing alone (median), and at most 0.50 × the memory" in lines[4]
+    markdown = to_markdown(records)
+    assert "| levit | 2 | 1 | 0.900 | 0 |" in markdown
+    assert "| c | refused | it ¦ fixes its size |" in markdown
+    assert "| b | 0.900 | a table of positions |" in markdown
+    header, row = to_csv([RIGHT]).splitlines()
+    assert dict(zip(header.split(","), row.split(","), strict=True))["ratio"] == "0.1"
+
+
+def test_a_record_survives_its_line() -> None:
+    records = [RIGHT, RESIZED, WHOLE, REFUSED, NOTHING]
+    assert "resized_maps" not in RIGHT.to_line() and '"resized_maps": 2' in RESIZED.to_line()
+    assert [Record(**json.loads(record.to_line())) for record in records] == records
+
+
+def test_the_benchmark_writes_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "zoo.jsonl"
+    monkeypatch.setattr(zoo, "model_names", lambda sources: ["test_vit", "test_resnet"])
+    monkeypatch.setattr("sys.argv", ["zoo", "--out", str(out), "--jobs", "1"])
+    zoo.main()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".jsonl", ".json", ".md", ".csv", ".png"}
+    result = json.loads(out.with_suffix(".json").read_text())
+    assert result["header"]["versions"].keys() == {"torch", "torchvision", "timm"}
+    assert (result["rows"]["timm"]["models"], result["rows"]["timm"]["share"]) == (1, 1.0)
+
+
+def test_names_of_both_zoos() -> None:
+    assert model_names(["timm"], "test_resnet") == ["test_resnet"]
+    assert "torchvision:resnet18" in model_names(["torchvision"], "resnet*")
+    assert not [name for name in model_names(["torchvision"]) if "raft" in name]
+    assert family("torchvision:fcn_resnet50") == "torchvision.segmentation.fcn"
+    with pytest.raises(ValueError, match="matches none of"):
+        model_names(["timm"], "zzz*")
+    with pytest.raises(ValueError, match="allowed: 'timm', 'torchvision'"):
+        model_names(["tim"])
+
+
+def test_the_command_writes_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "zoo.jsonl"
+    main(["--source", "timm", "--filter", "test_resnet", "--out", str(out)])
+    assert "1 of 1 models with a poolable convolution give a right pair (100.0%)" in capsys.readouterr().out
+    assert {path.suffix for path in tmp_path.iterdir()} == {".jsonl", ".json", ".md", ".csv", ".png"}

@@ -1,0 +1,303 @@
+"""The report in its four formats, and models by name."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from lowmode_fx import FlopReport, LayerFlops, LowModeConfig, ModePair, build_pair, count_flops
+from lowmode_fx.cli import app
+from lowmode_fx.cli.models import create_model, default_image_size
+from lowmode_fx.cli.report import render_report, report_dict, summary_lines
+from lowmode_fx.cli.report_command import report
+
+FLOPS = FlopReport(
+    1_236_000_000,
+    309_500_000,
+    (
+        LayerFlops("stem", "7×7", "7×7", 1_000_000_000, 250_000_000),
+        LayerFlops("body", "3×3", "1×1", 236_000_000, 59_000_000),
+        LayerFlops("all upsample", "", "", 0, 500_000),
+    ),
+    {"aten::relu": "elementwise"},
+)
+
+
+@pytest.fixture(scope="module")
+def pair() -> ModePair:
+    model = nn.Sequential(
+        OrderedDict(
+            stem=nn.Conv2d(3, 8, 7, padding=3), pool=nn.MaxPool2d(2), body=nn.Conv2d(8, 8, 3), last=nn.Conv2d(8, 8, 3)
+        )
+    )
+    return build_pair(model, torch.zeros(2, 3, 33, 32), LowModeConfig(drop_maxpools="stem"))
+
+
+# Formats -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_summary_says_what_was_done(pair: ModePair) -> None:
+    assert summary_lines("tiny", pair.report, FLOPS) == [
+        "tiny: 1,236.00 Mmacs full at 3×33×32, 309.50 Mmacs low at 3×17×16, low / full = 0.2504 (per image, forward)",
+        "traced by fx",
+        "drop_maxpools: 1 × 2×2 stride 2×2 → dropped",
+        "pool_weights: 2 × 3×3 → 1×1",
+        "pool_weights: 1 left alone (stem: it reads the image)",
+        "note: 33×32 is not divisible by 2: low-mode images are 17×16 (rounded up)",
+        "note: low-mode returns maps of 13×12 where full-mode returns 12×12; restore_output=True resizes them",
+    ]
+
+
+def test_the_table(pair: ModePair) -> None:
+    lines = render_report("tiny", pair, FLOPS).splitlines()
+    assert lines[:7] == summary_lines("tiny", pair.report, FLOPS)
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines[8:]]
+    assert cells == [
+        ["layer", "full kernel", "low kernel", "full Mmacs", "low Mmacs", "low / full"],
+        ["stem", "7×7", "7×7", "1,000.00", "250.00", "0.2500"],
+        ["body", "3×3", "1×1", "236.00", "59.00", "0.2500"],
+        ["all upsample", "0.00", "0.50"],
+        ["total", "1,236.00", "309.50", "0.2504"],
+    ]
+    assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    "length",
+    [
+        40,
+        pytest.param(90),
+    ],
+)
+def test_the_table_keeps_whole_names(pair: ModePair, length: int) -> None:
+    name = ".".join(["block"] * 20)[:length]
+    flops = FlopReport(4, 1, (LayerFlops(name, "3×3", "1×1", 4, 1),), {})
+    text = render_report("tiny", pair, flops)
+    assert name in text and "…" not in text
+
+
+def test_markdown(pair: ModePair) -> None:
+    lines = render_report("tiny", pair, FLOPS, "markdown").splitlines()
+    assert lines[:7] == [f"- {line}" for line in summary_lines("tiny", pair.report, FLOPS)]
+    assert lines[7:] == [
+        "",
+        "| layer | full kernel | low kernel | full Mmacs | low Mmacs | low / full |",
+        "| :-- | --: | --: | --: | --: | --: |",
+        "| stem | 7×7 | 7×7 | 1,000.00 | 250.00 | 0.2500 |",
+        "| body | 3×3 | 1×1 | 236.00 | 59.00 | 0.2500 |",
+        "| all upsample |  |  | 0.00 | 0.50 |  |",
+        "| total |  |  | 1,236.00 | 309.50 | 0.2504 |",
+    ]
+
+
+def test_csv(pair: ModePair) -> None:
+    rows = list(csv.DictReader(io.StringIO(render_report("tiny", pair, FLOPS, "csv"))))
+    assert list(rows[0]) == ["layer", "full_kernel", "low_kernel", "full_macs", "low_macs", "ratio"]
+    assert rows[1] == {
+        "layer": "body",
+        "full_kernel": "3×3",
+        "low_kernel": "1×1",
+        "full_macs": "236000000",
+        "low_macs": "59000000",
+        "ratio": "0.25",
+    }
+    assert [row["layer"] for row in rows] == ["stem", "body", "all upsample", "total"]
+
+
+def test_the_rows_of_a_csv_add_up(pair: ModePair) -> None:
+    *layers, total = csv.DictReader(io.StringIO(render_report("tiny", pair, count_flops(pair), "csv")))
+    for column in ("full_macs", "low_macs"):
+        assert sum(int(row[column]) for row in layers) == int(total[column]) > 0
+
+
+def test_json(pair: ModePair) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    values = json.loads(render_report("tiny", pair, FLOPS, "json"), parse_constant=refuse)
+    assert values["name"] == "tiny"
+    assert values["flops"]["full_macs"] == 1_236_000_000 and values["flops"]["ratio"] == 309.5 / 1236
+    assert values["flops"]["layers"][1] == {
+        "name": "body", "full": "3×3", "low": "1×1", "full_macs": 236000000, "low_macs": 59000000
+    }  # fmt: skip
+    assert values["flops"]["free"] == {"aten::relu": "elementwise"}
+    assert values["pair"]["low_input_shape"] == [2, 3, 17, 16]
+    passes = {entry["name"]: entry for entry in values["pair"]["passes"]}
+    assert [change["site"] for change in passes["pool_weights"]["changes"]] == ["body", "last"]
+    assert json.loads(json.dumps(report_dict("tiny", pair, FLOPS))) == values
+
+
+def test_an_unknown_format(pair: ModePair) -> None:
+    with pytest.raises(ValueError, match=r"^format is 'yaml'; allowed: 'table', 'markdown', 'json', 'csv'$"):
+        render_report("tiny", pair, FLOPS, "yaml")  # type: ignore[arg-type]
+
+
+# The command ---------------------------------------------------------------------------------------------------------
+
+MODULE = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, num_classes=7, in_chans=3):
+        super().__init__(nn.Conv2d(in_chans, 4, 3), nn.Conv2d(4, num_classes, 3), nn.MaxPool2d(2))
+
+def plain():
+    return Net()
+
+def needs(width):
+    return Net(width)
+
+def nothing():
+    return None
+
+class inner:
+    net = Net(2)
+
+number = 3
+"""
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module with models, in the current folder."""
+    (tmp_path / "nets_of_a_test.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "nets_of_a_test", raising=False)
+    return "nets_of_a_test"
+
+
+def test_the_command_prints_the_report(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options: dict[str, Any] = {"input_size": "16x12", "format": "json", "num_classes": 5, "in_chans": 1}
+    report(f"{nets}:Net", **options, pool_convs="0", drop_maxpools="2", batchnorm="share", rounding="floor")
+    values = json.loads(capsys.readouterr().out)
+    assert values["name"] == f"{nets}:Net"
+    assert values["pair"]["input_shape"] == [2, 1, 16, 12]
+    changes = {entry["name"]: [change["site"] for change in entry["changes"]] for entry in values["pair"]["passes"]}
+    assert changes == {"drop_maxpools": ["2"], "set_strides": [], "pool_weights": ["0"], "adapt_heads": []}
+
+
+def test_the_papers_preset_yields_to_options(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def passes(**options: Any) -> dict[str, int]:
+        report(f"{nets}:Net", input_size="16", format="json", preset="paper", **options)
+        entries = json.loads(capsys.readouterr().out)["pair"]["passes"]
+        return {entry["name"]: len(entry["changes"]) for entry in entries}
+
+    assert passes() == {"drop_maxpools": 1, "set_strides": 0, "pool_weights": 1, "adapt_heads": 0}
+    assert passes(drop_maxpools="none", batchnorm="isolate") == {
+        "drop_maxpools": 0, "set_strides": 0, "pool_weights": 1, "isolate_batchnorm": 0, "adapt_heads": 0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "yaml"}, "--format is 'yaml'; allowed: table, markdown, json, csv"),
+        ({"preset": "article"}, "--preset is 'article'; allowed: paper"),
+        (
+            {"ratio": 1},
+            "ratio is 1; it must be an integer ≥ 2; for pooled kernels on whole images, downsample_input=False",
+        ),
+        (
+            {"input_size": "16x"},
+            "input size '16x' is no size; give pixels, as 224, or height and width, as 192x256",
+        ),
+        ({"keep_convs": "stem"}, "keep_convs: 'stem' matches no convolution; near matches: 0, 1"),
+    ],
+)
+def test_the_command_says_what_is_wrong(nets: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        report(f"{nets}:Net", **{"input_size": "16", **options})
+    assert str(error.value) == message
+
+
+# Models by name ------------------------------------------------------------------------------------------------------
+
+
+def test_a_timm_model() -> None:
+    model: Any = create_model("resnet18", num_classes=7, in_chans=1, image_size=32)
+    assert type(model) is timm.models.ResNet and model.fc.out_features == 7 and model.conv1.in_channels == 1
+
+
+def test_a_timm_model_that_must_know_its_image_size() -> None:
+    model: Any = create_model("vit_tiny_patch16_224", image_size=32)
+    assert model.patch_embed.img_size == (32, 32)
+
+
+def test_a_torchvision_model() -> None:
+    model: Any = create_model("torchvision:resnet18", num_classes=7)
+    assert type(model).__module__ == "torchvision.models.resnet" and model.fc.out_features == 7
+
+
+@pytest.mark.parametrize("name", ["torchvision:fcn_resnet50", "torchvision:resnet18", "resnet18"])
+def test_nothing_is_downloaded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("weights are asked for")
+
+    for target in ("torch.hub.load_state_dict_from_url", "torchvision.models._api.load_state_dict_from_url"):
+        monkeypatch.setattr(target, download)
+    assert isinstance(create_model(name), nn.Module)
+
+
+def test_a_callable_gets_what_its_signature_takes(nets: str) -> None:
+    assert create_model(f"{nets}:Net", num_classes=5, in_chans=1)[1].out_channels == 5  # type: ignore[index]
+    assert create_model(f"{nets}:plain", num_classes=5, in_chans=1)[1].out_channels == 7  # type: ignore[index]
+    assert create_model(f"{nets}:inner.net")[1].out_channels == 2  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet81", "model 'resnet81': timm has no such model; near matches: resnet18, "),
+        ("torchvision:resnet81", "model 'resnet81': torchvision has no such model; near matches: resnet18, "),
+        ("~~~~", "model '~~~~': timm has no such model; see timm.list_models(), or give package.module:callable"),
+        ("torchvision:", "model 'torchvision:': timm has no such model; "),
+        ("no_such_package:net", "model no_such_package:net can't be imported (No module named 'no_such_package'); "),
+        ("nets_of_a_test:net", "model nets_of_a_test:net can't be imported (module 'nets_of_a_test' has no attribute"),
+        ("nets_of_a_test:number", "model nets_of_a_test:number is a int; it must be a callable or a module"),
+        ("nets_of_a_test:nothing", "model nets_of_a_test:nothing returned a NoneType; it must return an nn.Module"),
+        pytest.param("nets_of_a_test:needs", "model nets_of_a_test:needs can't be built"),
+        pytest.param(".nets_of_a_test:Net", "model .nets_of_a_test:Net can't be imported"),
+        pytest.param(":Net", "model :Net can't be imported"),
+    ],
+)
+def test_a_model_that_cannot_be_made(nets: str, name: str, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        create_model(name)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_torchvisions_models_take_rgb_images() -> None:
+    with pytest.raises(ValueError) as error:
+        create_model("torchvision:resnet18", in_chans=1)
+    assert str(error.value) == (
+        "torchvision:resnet18 takes 3 input channels, not 1; give RGB images or use a timm model"
+    )
+
+
+def test_the_size_that_a_model_was_made_for() -> None:
+    assert default_image_size(create_model("tf_efficientnetv2_b0")) == (192, 192)
+    assert default_image_size(nn.Identity(), "torchvision:inception_v3") == (299, 299)
+    assert default_image_size(nn.Identity(), "torchvision:resnet18") == (224, 224)
+
+
+def test_a_part_of_a_model_is_reported() -> None:
+    command = ["report", "test_resnet", "--input-size", "64", "--format", "json", "--submodule"]
+    stem = CliRunner().invoke(app, [*command, "layer9"])
+    assert "submodule: ResNet has no 'layer9'; near matches: layer" in str(stem.exception)
+    part = CliRunner().invoke(app, ["report", "torchvision:fcn_resnet50", *command[2:], "backbone"])
+    assert json.loads(part.output)["pair"]["model"] == "IntermediateLayerGetter"

@@ -1,0 +1,288 @@
+"""`lowmode-fx train` as its user meets it: a run, its folder, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training import write_images
+
+from lowmode_fx import BernoulliSchedule, cli
+from lowmode_fx.cli.schedule_options import make_schedule, shares
+from lowmode_fx.cli.train_command import _settings
+from lowmode_fx.train import TrainSettings
+from lowmode_fx.train.progress import Reporter
+
+QUICK = ("--data", "digits", "--image-size", "8", "--epochs", "2", "--no-compile", "--device", "cpu")
+MODEL = "training:tiny_model"
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    error: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """The command, in an empty folder: `run("train", …)` → what it printed and its exit status."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["lowmode-fx", *arguments])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return invoke
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of one whole run."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        arguments = ["lowmode-fx", "train", MODEL, *QUICK, "--pool-convs", "all", "--out", str(folder)]
+        patch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+            raise SystemExit(0)
+        assert not exit_.value.code
+    return folder
+
+
+def test_a_run_leaves_its_folder(finished: Path) -> None:
+    for name in ("metrics.csv", "summary.json", "curves.png", "checkpoint/model.safetensors", "checkpoint/state.pt"):
+        assert (finished / name).is_file(), name
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["model"] == MODEL and summary["status"] == "complete"
+    assert summary["low_mode"]["config"]["pool_convs"] == "all"
+    assert summary["low_mode"]["schedule"]["p"] == 0.5
+    assert summary["results"]["low_steps"] > 0 and summary["results"]["full_steps"] > 0
+
+
+def test_plain_lines_when_piped(run: Run, tmp_path: Path) -> None:
+    outcome = run("train", MODEL, *QUICK)
+    assert outcome.status == 0, outcome.error
+    lines = outcome.out.splitlines()
+    assert lines[0] == f"digits: 1437 + 360 images of 3×8×8, 10 classes; {MODEL} on cpu"
+    assert lines[1].startswith("low-mode: ") and lines[1].endswith("about 50% of 22 steps")
+    assert [line[:20] for line in lines[-3:-1]] == ["low-mode: epoch 1/2 ", "low-mode: epoch 2/2 "]
+    assert lines[-1].startswith("validation accuracy ") and lines[-1].endswith("see runs/training-tiny_model-digits")
+    assert "\x1b" not in outcome.out
+    assert (tmp_path / "runs/training-tiny_model-digits/summary.json").exists()
+
+
+def test_resume_goes_on_and_overwrite_starts_again(run: Run, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    longer = [*QUICK, "--pool-convs", "all", "--milestones", "1", "--epochs", "3", "--out", str(folder)]
+    resumed = run("train", MODEL, *longer, "--resume")
+    assert resumed.status == 0 and "going on from epoch 3, step 0" in resumed.out
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 4
+    overwritten = run("train", MODEL, *QUICK, "--out", str(folder), "--overwrite")
+    assert overwritten.status == 0 and "going on" not in overwritten.out
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_an_interrupted_run_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "step", lambda self, epoch, step: step == 4 and signal.raise_signal(signal.SIGTERM))
+        outcome = run("train", MODEL, *QUICK, "--out", "run")
+    assert outcome.status == 128 + signal.SIGTERM
+    assert outcome.out.splitlines()[-1].startswith("interrupted by SIGTERM; the same command with --resume")
+    resumed = run("train", MODEL, *QUICK, "--out", "run", "--resume")
+    assert resumed.status == 0 and "going on from epoch 1, step 5 (run/checkpoint)" in resumed.out
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """SIGKILL at random moments of a run of its own, writes of the checkpoint included."""
+    options = ["--data", "digits", "--image-size", "8", "--epochs", "40", "--no-compile", "--device", "cpu"]
+    command = [sys.executable, "-c", "from lowmode_fx.cli import main; main()", "train", MODEL, *options, "--resume"]
+    paths = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*command, "--out", folder], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+
+    assert start("straight").wait() == 0
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(4):
+        process = start("killed")
+        state = tmp_path / "killed/summary.json"
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        while process.poll() is None and not (state.exists() and state.stat().st_mtime_ns > before):
+            time.sleep(0.01)  # until the run has begun
+        time.sleep(rng.uniform(0, 4))
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills >= 2 and start("killed").wait() == 0
+    weights = [load_file(tmp_path / name / "checkpoint/model.safetensors") for name in ("straight", "killed")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    rows = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("straight", "killed")]
+    losses = [[line.split(",")[4:] for line in lines] for lines in rows]
+    assert len(rows[0]) == 41 and losses[0] == losses[1]
+
+
+def test_the_baseline_is_the_plain_model(run: Run) -> None:
+    outcome = run("train", MODEL, *QUICK, "--full-only", "--in-chans", "1")
+    assert outcome.status == 0 and "full-mode: epoch 2/2" in outcome.out and "low-mode" not in outcome.out
+    summary = json.loads(Path("runs/training-tiny_model-digits-full/summary.json").read_text())
+    assert summary["low_mode"] is None and summary["data"]["image_shape"] == [1, 8, 8]
+
+
+def test_a_timm_model_on_an_image_folder(run: Run, tmp_path: Path) -> None:
+    write_images(tmp_path / "set/train", {"cat": 8, "dog": 8}, side=32)
+    write_images(tmp_path / "set/test", {"cat": 4, "dog": 4}, side=32)
+    outcome = run(
+        *("train", "resnet10t", "--data", f"folder:{tmp_path / 'set'}", "--epochs", "1", "--batch-size", "8"),
+        *("--no-compile", "--schedule", "periodic", "--drop-maxpools", "stem", "--out", "out"),
+    )
+    assert outcome.status == 0, outcome.error
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["data"]["classes"] == ["cat", "dog"] and summary["low_mode"]["config"]["drop_maxpools"] == "stem"
+    assert summary["results"]["low_steps"] == summary["results"]["full_steps"] == 1
+
+
+def test_a_schedule_without_low_steps_is_a_warning(run: Run) -> None:
+    outcome = run("train", MODEL, *QUICK, "--p", "0")
+    assert outcome.status == 0 and "warning: no step is in low-mode; give a larger --p" in outcome.out
+
+
+MISTAKES = {
+    "unknown model": (["train", "resnet999", *QUICK], "resnet999"),
+    "unknown module": (["train", "no_such_module:net", *QUICK], "no_such_module"),
+    "unknown data": (["train", MODEL, *QUICK, "--data", "mnist"], "unknown data 'mnist'; give digits, cifar10:PATH"),
+    "no such path": (["train", MODEL, *QUICK, "--data", "folder:nowhere"], "data path 'nowhere' does not exist"),
+    "no class folders": (
+        ["train", MODEL, *QUICK, "--data", "folder:."],
+        "no class folders in '.': expected PATH/train",
+    ),
+    "no ratio": (["train", MODEL, *QUICK, "--ratio", "1"], "ratio"),
+    "ratio leaves no pixels": (["train", MODEL, *QUICK, "--ratio", "64"], "64"),
+    "no match": (["train", MODEL, *QUICK, "--pool-convs", "layer9*"], "layer9*"),
+    "few outputs": (["train", "training:model_without_options", *QUICK], "but digits has 10 classes"),
+    "list too short": (["train", MODEL, *QUICK, "--p", "0.5,0.5,0"], "--p gives 3 values for 2 epochs"),
+    "no list": (["train", MODEL, *QUICK, "--p", "often"], "--p 'often' is no list of numbers"),
+    "p out of range": (["train", MODEL, *QUICK, "--p", "1.5"], "1.5"),
+    "milestones": (["train", MODEL, *QUICK, "--milestones", "one"], "--milestones 'one' is no list of epochs"),
+    "epochs": (["train", MODEL, *QUICK, "--epochs", "0"], "epochs 0 is not allowed; give an integer of at least 1"),
+    "rate": (["train", MODEL, *QUICK, "--lr", "-1"], "lr -1.0 is not allowed; give a number above 0"),
+    "batch": (
+        ["train", MODEL, *QUICK, "--batch-size", "9999"],
+        "batch size 9999 is more than the 1437 training images",
+    ),
+    "preset": (["train", MODEL, *QUICK, "--preset", "mine"], "--preset 'mine' is not allowed; give paper"),
+    "schedule": (
+        ["train", MODEL, *QUICK, "--schedule", "daily"],
+        "--schedule 'daily' is not allowed; give bernoulli, p",
+    ),
+    "p of a period": (
+        ["train", MODEL, *QUICK, "--schedule", "periodic", "--p", "0.5"],
+        "has no meaning for --schedule",
+    ),
+    "device": (
+        ["train", MODEL, *QUICK, "--device", "toaster"],
+        "device 'toaster' isn't there; give auto, cpu or a GPU",
+    ),
+    "nothing to pool": (["train", "vit_tiny_patch16_224", *QUICK, "--image-size", "32"], "nothing to pool"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_status_2(run: Run, mistake: str, tmp_path: Path) -> None:
+    arguments, message = MISTAKES[mistake]
+    outcome = run(*arguments)
+    assert outcome.status == 2, outcome.out + outcome.error
+    lines = outcome.error.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+    assert not (tmp_path / "runs").exists(), "a command that fails leaves nothing behind"
+
+
+def test_a_corrupt_image_is_one_line(run: Run, tmp_path: Path) -> None:
+    write_images(tmp_path / "train", {"cat": 3, "dog": 3})
+    write_images(tmp_path / "test", {"cat": 1, "dog": 1})
+    (tmp_path / "train/dog/001.png").write_bytes(b"no image")
+    outcome = run("train", MODEL, *QUICK, "--data", f"folder:{tmp_path}", "--batch-size", "2")
+    assert outcome.status == 2 and len(outcome.error.splitlines()) == 1
+    assert outcome.error.startswith(f"error: cannot decode image '{tmp_path}/train/dog/001.png'")
+
+
+def test_an_existing_run_is_left_alone(run: Run, finished: Path) -> None:
+    before = (finished / "summary.json").read_text()
+    for options, message in (
+        ([], "exists; give --resume, --overwrite or --out another path"),
+        (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
+        (["--resume"], "cannot resume"),  # other convolutions are pooled
+        (["--overwrite", "--data", "mnist"], "unknown data 'mnist'"),
+        (["--overwrite", "--ratio", "64"], "64"),
+    ):
+        outcome = run("train", MODEL, *QUICK, "--out", str(finished), *options)
+        assert outcome.status == 2 and len(outcome.error.splitlines()) == 1 and message in outcome.error, outcome
+    assert (finished / "summary.json").read_text() == before and (finished / "checkpoint/state.pt").exists()
+
+
+def test_options_win_over_the_preset() -> None:
+    assert _settings("paper") == TrainSettings.paper()
+    changed = _settings("paper", epochs=10, milestones=(5,), lr=None)
+    assert (changed.epochs, changed.milestones, changed.lr) == (10, (5,), 0.1)
+    rest: dict[str, Any] = {"tail": None, "period": 2, "every": 500, "paper": True}
+    schedule = make_schedule("bernoulli", TrainSettings.paper(), None, p=None, hold_epochs=None, **rest)
+    assert isinstance(schedule, BernoulliSchedule)
+    assert schedule.hold_epochs == 4 and tuple(schedule.milestones) == (0, 80, 120)
+    held = make_schedule("bernoulli", changed, None, p="0.25", hold_epochs=1, **rest)
+    assert isinstance(held, BernoulliSchedule) and held.hold_epochs == 1
+
+
+def test_without_a_preset_the_rate_falls_where_the_papers_does() -> None:
+    assert _settings("", epochs=200).milestones == (80, 120)
+    assert _settings("", epochs=1).milestones == ()
+    assert _settings("", epochs=10, lr_schedule="cosine").milestones == ()
+
+
+def test_shares_of_low_steps() -> None:
+    assert shares("0.5", 3) == 0.5
+    assert shares("0.8, 0.5,0", 3) == [0.8, 0.5, 0.0]
+    assert shares("0.8x2,0x3", 5) == [0.8, 0.8, 0.0, 0.0, 0.0]
+
+
+def test_what_a_run_can_not_do_well_is_told(run: Run) -> None:
+    said = run("train", MODEL, *QUICK, "--milestones", "1,80", "--p", "1", "--hold-epochs", "0").out
+    assert "warning: the rate's falls at 80 lie beyond the run's 2 epochs" in said
+    assert "note: running statistics lag behind the last epoch's low steps; give --tail 0.2 or --precise-bn 100" in said
+    quiet = run("train", MODEL, *QUICK, "--tail", "0.5", "--out", "quiet").out
+    assert "warning" not in quiet and "lag behind" not in quiet
+
+
+def test_a_missing_option_is_one_line_with_the_way_out(run: Run) -> None:
+    outcome = run("train", MODEL)
+    assert (outcome.status, outcome.error) == (2, "error: Missing option '--data'; see --help\n")
+
+
+def test_half_precision_on_a_cpu_is_warned_of(run: Run) -> None:
+    said = " ".join(run("train", MODEL, *QUICK, "--epochs", "1", "--autocast", "fp16", "--out", "run").out.split())
+    assert "warning: fp16 is slow on a CPU; give --autocast bf16" in said

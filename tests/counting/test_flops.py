@@ -1,0 +1,288 @@
+"""What a forward and a training step cost, against formulas worked out by hand and against fvcore and torch."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from fvcore.nn import FlopCountAnalysis
+from torch import Tensor, nn
+
+from lowmode_fx import FlopReport, LayerFlops, LowModeConfig, ModePair, build_pair, count_flops, count_step_flops
+from lowmode_fx.counting.step import _forward_macs_on_fakes, count_forward_macs
+
+
+def named(**modules: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(modules))
+
+
+def small_cnn() -> nn.Sequential:
+    """Images of 16×16; the map is 16×16 behind the stem and 8×8 behind ``body`` (low: 8×8 and 4×4)."""
+    return named(
+        stem=nn.Conv2d(3, 8, 3, padding=1),
+        body=nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=4),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flat=nn.Flatten(),
+        fc=nn.Linear(8, 10),
+    )
+
+
+def build(model: nn.Module, batch: int = 2, **options: Any) -> ModePair:
+    return build_pair(model, torch.zeros(batch, 3, 16, 16), LowModeConfig(**options))
+
+
+def rows(report: FlopReport) -> dict[str, tuple[str, str, int, int]]:
+    return {layer.name: (layer.full, layer.low, layer.full_macs, layer.low_macs) for layer in report.layers}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_small_cnn_by_hand(batch: int) -> None:
+    report = count_flops(build(small_cnn(), batch))
+    assert rows(report) == {
+        "stem": ("3×3", "3×3", 16 * 16 * 8 * 3 * 9, 8 * 8 * 8 * 3 * 9),
+        "body": ("3×3", "1×1", 8 * 8 * 8 * 2 * 9, 4 * 4 * 8 * 2 * 1),
+        "all adaptive_avg_pool2d": ("", "", 8 * 8 * 8, 8 * 4 * 4),
+        "all linear": ("", "", 80, 80),
+    }
+    assert (report.full_macs, report.low_macs) == (65104, 14288)
+    assert report.ratio == 14288 / 65104
+
+
+def test_bigger_kernels_and_other_strides_by_hand() -> None:
+    model = named(
+        stem=nn.Conv2d(3, 4, 7, stride=2, padding=3),
+        wide=nn.Conv2d(4, 6, (1, 7), padding=(0, 3)),
+        depthwise=nn.Conv2d(6, 6, 5, padding=2, groups=6),
+        up=nn.ConvTranspose2d(6, 2, 5, stride=2, padding=2, output_padding=1),
+    )
+    assert rows(count_flops(build(model))) == {
+        "stem": ("7×7", "7×7", 8 * 8 * 4 * 3 * 49, 4 * 4 * 4 * 3 * 49),
+        "wide": ("1×7", "1×3", 8 * 8 * 6 * 4 * 7, 4 * 4 * 6 * 4 * 3),
+        "depthwise": ("5×5", "3×3", 8 * 8 * 6 * 25, 4 * 4 * 6 * 9),
+        "up": ("5×5", "3×3", 8 * 8 * 6 * 2 * 25, 4 * 4 * 6 * 2 * 9),
+    }
+
+
+class Attention(nn.Module):
+    """One attention over the pixels of a 4×4 map (low: 2×2), with 2 heads of 3 channels and values of 5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 22, 5, stride=4, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        query, key, value = (part.unflatten(2, (2, -1)).transpose(1, 2) for part in tokens.split([6, 6, 10], 2))
+        return F.scaled_dot_product_attention(query, key, value)
+
+
+def test_attention_by_hand() -> None:
+    report = rows(count_flops(build(Attention(), pool_convs="all")))
+    assert report["stem"] == ("5×5", "3×3", 16 * 22 * 3 * 25, 4 * 22 * 3 * 9)
+    (name,) = set(report) - {"stem"}
+    assert "scaled_dot_product_attention" in name
+    assert report[name] == ("", "", 2 * 16 * 16 * (3 + 5), 2 * 4 * 4 * (3 + 5))
+
+
+def test_a_conv_called_twice_has_two_rows() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.conv(self.stem(x)))
+
+    report = count_flops(build(Twice()))
+    assert [(layer.name, layer.full_macs) for layer in report.layers] == [
+        ("stem", 3072),
+        ("conv", 36864),
+        ("conv", 36864),
+    ]
+
+
+def test_convs_that_are_not_traced_have_a_row_of_their_own() -> None:
+    class Opaque(nn.Sequential):
+        pass
+
+    model = named(
+        stem=nn.Conv2d(3, 4, 3, padding=1), inner=Opaque(nn.Conv2d(4, 4, 3, padding=1)), last=nn.Conv2d(4, 4, 5)
+    )
+    pair = build_pair(model, torch.zeros(2, 3, 16, 16), leaf_modules=[Opaque])
+    report = count_flops(pair)
+    assert rows(report)["convolutions inside untraced modules"] == ("", "", 16 * 16 * 4 * 4 * 9, 8 * 8 * 4 * 4 * 9)
+    assert report.full_macs == sum(layer.full_macs for layer in report.layers)
+
+
+# Against fvcore ------------------------------------------------------------------------------------------------------
+
+
+def test_resnet18_is_what_fvcore_itself_counts() -> None:
+    model = torchvision.models.resnet18()
+    report = count_flops(build_pair(model, torch.zeros(2, 3, 224, 224)))
+    analysis = FlopCountAnalysis(model.train(), torch.zeros(2, 3, 224, 224))
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    assert report.full_macs == analysis.total() / 2
+    assert sum(layer.full_macs for layer in report.layers) == report.full_macs
+    assert sum(layer.low_macs for layer in report.layers) == report.low_macs
+    assert rows(report)["conv1"] == ("7×7", "7×7", 118013952, 29503488)
+    assert rows(report)["layer1.0.conv1"] == ("3×3", "1×1", 56 * 56 * 64 * 64 * 9, 28 * 28 * 64 * 64)
+    assert rows(report)["layer2.0.downsample.0"] == ("1×1", "1×1", 28 * 28 * 64 * 128, 14 * 14 * 64 * 128)
+    assert len(report.layers) == 20 + 3  # convolutions; the norms, the pool and the head
+
+
+def test_the_count_is_that_of_training_whatever_mode_the_model_is_in() -> None:
+    model = named(stem=nn.Conv2d(3, 8, 3), norm=nn.BatchNorm2d(8), body=nn.Conv2d(8, 8, 3))
+    training = count_flops(build(model))
+    assert count_flops(build(model.eval())) == training
+
+
+# Nothing is counted silently, and nothing changes --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("batchnorm", ["isolate", "share"])
+def test_counting_changes_no_state(frozen: bool, batchnorm: Any) -> None:
+    model = named(stem=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), drop=nn.Dropout(), body=nn.Conv2d(4, 4, 3))
+    pair = build(model, batchnorm=batchnorm)
+    model.norm.train(not frozen)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    versions = [tensor._version for tensor in model.state_dict(keep_vars=True).values()]
+    modes = [module.training for module in (*model.modules(), pair.full, pair.low)]
+    generators = (torch.get_rng_state(), random.getstate())
+    count_flops(pair)
+    count_step_flops(pair)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [tensor._version for tensor in model.state_dict(keep_vars=True).values()] == versions
+    assert [module.training for module in (*model.modules(), pair.full, pair.low)] == modes
+    assert torch.equal(torch.get_rng_state(), generators[0]) and random.getstate() == generators[1]
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_is_free_is_listed_with_its_reason() -> None:
+    report = count_flops(
+        build(named(stem=nn.Conv2d(3, 4, 3), act=nn.ReLU(), pool=nn.MaxPool2d(2), body=nn.Conv2d(4, 4, 3)))
+    )
+    assert report.free["aten::max_pool2d"] == "pooling: additions and comparisons"
+    assert all(report.free.values())
+
+
+class Spectrum(nn.Module):
+    def __init__(self, op: Any) -> None:
+        super().__init__()
+        self.stem, self.body, self.op = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), op
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(self.body(self.stem(x)))
+
+
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [
+        (lambda x: torch.fft.rfft2(x).abs(), "aten::fft_rfft2"),
+        (lambda x: torch.linalg.matrix_exp(x), "aten::linalg_matrix_exp"),
+    ],
+)
+def test_an_operator_that_nobody_counts_fails_the_count(op: Any, name: str) -> None:
+    pair = build(Spectrum(op), kernel_ratio=1)
+    with pytest.raises(ValueError) as error:
+        count_flops(pair)
+    assert str(error.value) == (
+        f"count_flops: {name} is neither counted by fvcore nor known to be free; give its macs with "
+        f"handles={{'{name}': function}}, or None if it multiplies nothing"
+    )
+
+
+def test_a_handle_counts_it_and_none_declares_it_free() -> None:
+    pair = build(Spectrum(lambda x: torch.fft.rfft2(x).abs()))
+    free = count_flops(pair, handles={"aten::fft_rfft2": None})
+    counted = count_flops(pair, handles={"aten::fft_rfft2": lambda inputs, outputs: 2 * 700})  # two images
+    assert counted.full_macs - free.full_macs == counted.low_macs - free.low_macs == 700
+
+
+def test_the_report_as_plain_values() -> None:
+    report = FlopReport(
+        10, 4, (LayerFlops("a", "3×3", "1×1", 10, 4), LayerFlops("b", "", "", 0, 0)), {"aten::relu": "why"}
+    )
+    assert report.to_dict() == {
+        "full_macs": 10,
+        "low_macs": 4,
+        "ratio": 0.4,
+        "layers": (
+            {"name": "a", "full": "3×3", "low": "1×1", "full_macs": 10, "low_macs": 4},
+            {"name": "b", "full": "", "low": "", "full_macs": 0, "low_macs": 0},
+        ),
+        "free": {"aten::relu": "why"},
+    }
+    assert report.layers[0].ratio == 0.4 and math.isnan(report.layers[1].ratio)
+
+
+# Steps ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_is_a_forward_and_twice_that_backward_but_for_the_images_gradient() -> None:
+    model = named(
+        stem=nn.Conv2d(3, 8, 3, padding=1),
+        grouped=nn.Conv2d(8, 8, 3, padding=1, groups=4),
+        depthwise=nn.Conv2d(8, 8, 5, stride=2, padding=2, groups=8),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flat=nn.Flatten(),
+        fc=nn.Linear(8, 10),
+    )
+    full = 2 * 16 * 16 * 8 * 27 + 3 * (16 * 16 * 8 * 2 * 9 + 8 * 8 * 8 * 25 + 80)
+    low = 2 * 8 * 8 * 8 * 27 + 3 * (8 * 8 * 8 * 2 * 1 + 4 * 4 * 8 * 9 + 80)
+    for batch in (1, 3):
+        assert count_step_flops(build(model, batch)) == (2 * full, 2 * low)
+
+
+def test_a_step_of_a_transposed_conv() -> None:
+    model = named(stem=nn.Conv2d(3, 4, 1), up=nn.ConvTranspose2d(4, 6, 5, stride=2, padding=2, groups=2))
+    full = 2 * 16 * 16 * 12 + 3 * 16 * 16 * 4 * 3 * 25
+    low = 2 * 8 * 8 * 12 + 3 * 8 * 8 * 4 * 3 * 9
+    assert count_step_flops(build(model)) == (2 * full, 2 * low)
+
+
+def test_a_frozen_layer_costs_its_forward_only() -> None:
+    model = named(stem=nn.Conv2d(3, 8, 3, padding=1), body=nn.Conv2d(8, 4, 3, padding=1))
+    model.stem.requires_grad_(False)
+    full = 16 * 16 * 8 * 27 + 2 * 16 * 16 * 4 * 72
+    low = 8 * 8 * 8 * 27 + 2 * 8 * 8 * 4 * 8
+    assert count_step_flops(build(model)) == (2 * full, 2 * low)
+
+
+def test_a_step_with_norms_in_any_mode() -> None:
+    model = named(stem=nn.Conv2d(3, 8, 3, padding=1), norm=nn.BatchNorm2d(8), body=nn.Conv2d(8, 4, 3, padding=1))
+    full = 2 * 16 * 16 * 8 * 27 + 3 * 16 * 16 * 4 * 72
+    low = 2 * 8 * 8 * 8 * 27 + 3 * 8 * 8 * 4 * 8
+    assert count_step_flops(build(model)) == count_step_flops(build(model.eval())) == (2 * full, 2 * low)
+
+
+@pytest.mark.parametrize(
+    ("op", "macs"),
+    [
+        (lambda x: torch.baddbmm(x[:, 0], x[:, 1], x[:, 2]), 12**3),
+        (lambda x: x * torch.mv(x.new_ones(5, 7), x.new_ones(7)).sum(), 35),
+        (lambda x: x * torch.dot(x.new_ones(9), x.new_ones(9)), 9),
+    ],
+)
+def test_products_that_fvcore_leaves_out_are_counted(op: Any, macs: int) -> None:
+    plain, with_op = (count_flops(build(Spectrum(each), kernel_ratio=1)).full_macs for each in (torch.clone, op))
+    batch = 1 if macs == 12**3 else 2  # what has no batch is counted once for two images
+    assert with_op - plain == round(macs / batch)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_forward_macs_are_the_same_on_meta_and_on_fake_tensors(momentum: float | None) -> None:
+    """A norm without momentum reads its counter, which meta tensors don't have."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4, momentum=momentum), nn.Conv2d(4, 6, 3, padding=1)
+    )
+    pair = build_pair(model, torch.zeros(2, 3, 16, 16))
+    counts = count_forward_macs(pair)
+    assert counts == _forward_macs_on_fakes(pair) == (256 * 9 * (3 * 4 + 4 * 6), 64 * (9 * 3 * 4 + 4 * 6))

@@ -1,0 +1,186 @@
+"""The training loop with a schedule that measures, with precise statistics, and the options for both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from training import digits, quick_run, quick_settings, tiny_net
+
+from lowmode_fx import AgreementSchedule, BernoulliSchedule, LowModeConfig, Mode, PeriodicSchedule
+from lowmode_fx.cli.schedule_options import make_schedule, read_tuning
+from lowmode_fx.runtime.schedules.schedule import annealed_shares, schedule_from_dict
+from lowmode_fx.train import RunFolder, train
+from lowmode_fx.train.batches import train_batches
+from lowmode_fx.train.precise_bn import recompute_statistics
+from lowmode_fx.train.warmup import modes_to_come
+from lowmode_fx.tuning.tune import Tuning
+
+CPU = torch.device("cpu")
+
+
+def agreement() -> AgreementSchedule:
+    # 11 steps an epoch: measured at 0, and again in every eighth epoch. Any gain pays at this price.
+    return AgreementSchedule(every=40, batches=2, p=0.5, cost=1e-9, full_from=5)
+
+
+# AgreementSchedule in the loop ---------------------------------------------------------------------------------------
+
+
+def test_the_loop_measures_when_it_is_due_and_the_tail_is_full() -> None:
+    net, result = quick_run(quick_settings(epochs=6), net=tiny_net(agreement()))
+    schedule = net.schedule
+    assert isinstance(schedule, AgreementSchedule)
+    assert [step for step, _, _ in schedule.decisions] == [0, 40]
+    assert result.low_steps > 10
+    assert [record.low_steps for record in result.records][5] == 0
+
+
+def test_a_resumed_run_decides_the_same(tmp_path: Path) -> None:
+    whole, result = quick_run(quick_settings(epochs=6), net=tiny_net(agreement()))
+    first = tiny_net(agreement())
+    train(first, digits(), quick_settings(epochs=4), RunFolder.open(tmp_path / "run"), quiet=True)
+    again = tiny_net(agreement())
+    settings = quick_settings(epochs=6)
+    resumed = train(again, digits(), settings, RunFolder.open(tmp_path / "run", resume=True), resume=True, quiet=True)
+    assert again.schedule.decisions == whole.schedule.decisions  # type: ignore[union-attr]
+    assert resumed.low_steps == result.low_steps
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_a_measurement_on_an_epochs_last_step_has_its_batches() -> None:
+    net, _ = quick_run(quick_settings(epochs=5), net=tiny_net(AgreementSchedule(every=43, batches=2, cost=1e-9)))
+    assert [step for step, _, _ in net.schedule.decisions] == [0, 43]  # type: ignore[union-attr]
+
+
+def test_both_graphs_are_warmed_up_for_a_schedule_that_is_yet_to_decide() -> None:
+    assert modes_to_come(tiny_net(agreement()), epochs=3, steps_per_epoch=11) == list(Mode)
+
+
+# Precise statistics --------------------------------------------------------------------------------------------------
+
+
+def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def test_statistics_are_those_of_all_the_images() -> None:
+    net = tiny_net()
+    model = net.pair.model.eval()
+    batches = [images for images, _ in train_batches(digits(), batch_size=100, seed=0, epoch=0, device=CPU)][:4]
+    buffers = dict(model.named_buffers())
+    before = {name: value.clone() for name, value in buffers.items()}
+    generator = torch.get_rng_state()
+    recompute_statistics(model, batches, 4)
+    maps = model[0](torch.cat(batches))
+    first = norms(model)[0]
+    torch.testing.assert_close(first.running_mean, maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first.running_var, maps.var((0, 2, 3), unbiased=False), rtol=1e-3, atol=1e-5)
+    assert first.momentum == 0.1 and not model.training
+    assert torch.equal(torch.get_rng_state(), generator)
+    for name, value in model.named_buffers():
+        assert value is buffers[name]  # compiled graphs hold on to the tensors themselves
+        assert torch.equal(value, before[name]) == ("running" not in name)
+
+
+def test_a_run_ends_with_precise_statistics() -> None:
+    plain, _ = quick_run(quick_settings(epochs=2))
+    precise, _ = quick_run(quick_settings(epochs=2, precise_bn=1000))
+    for name, value in plain.named_parameters():
+        assert torch.equal(value, precise.get_parameter(name))
+    again = tiny_net()
+    again.load_state_dict(plain.state_dict())
+    images = [images for images, _ in train_batches(digits(), batch_size=125, seed=0, epoch=1, device=CPU)]
+    recompute_statistics(again.pair.model, images, 11)
+    for ours, theirs in zip(norms(precise), norms(again), strict=True):
+        assert torch.equal(ours.running_mean, theirs.running_mean)
+        assert torch.equal(ours.running_var, theirs.running_var)
+
+
+def test_a_norm_that_runs_twice_is_refused() -> None:
+    norm = nn.BatchNorm2d(3)
+    model = nn.Sequential(norm, norm)
+    with pytest.raises(ValueError, match=r"precise_bn can't serve this model: .*reused.*; leave it at 0"):
+        recompute_statistics(model, [torch.randn(4, 3, 5, 5)], 1)
+    # and is as it was
+    assert norm.momentum == 0.1 and not norm._forward_pre_hooks
+    assert norm.running_mean is not None and norm.running_mean.tolist() == [0, 0, 0]
+    assert model(torch.randn(4, 3, 5, 5)).shape == (4, 3, 5, 5)
+
+
+def test_too_few_batches_and_norms_without_statistics() -> None:
+    with pytest.raises(ValueError, match="precise_bn asks for 3 batches, and there are 1"):
+        recompute_statistics(nn.BatchNorm2d(3), [torch.randn(4, 3, 5, 5)], 3)
+    with pytest.raises(ValueError, match="a norm keeps no running statistics; leave it at 0"):
+        recompute_statistics(nn.BatchNorm2d(3, track_running_stats=False), [torch.randn(4, 3, 5, 5)], 1)
+
+
+# Schedules from options ----------------------------------------------------------------------------------------------
+
+
+def options(kind: str = "bernoulli", tuning: Tuning | None = None, epochs: int = 4, **given: Any) -> Any:
+    defaults = {"p": None, "tail": None, "period": 2, "hold_epochs": 0, "every": 500, "paper": False}
+    return make_schedule(kind, quick_settings(epochs=epochs), tuning, **(defaults | given))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("step", [0.8, 0.8, 0.8, 0.8, 0, 0]),
+        ("linear", [0.8, 0.6, 0.4, 0.2, 0, 0]),
+        ("cosine", [0.8, 0.682842712, 0.4, 0.117157288, 0, 0]),
+    ],
+)
+def test_annealed_p(shape: str, expected: list[float]) -> None:
+    assert annealed_shares(0.8, 6, 0.3, shape) == pytest.approx(expected)
+    schedule = BernoulliSchedule.annealed(0.8, epochs=6, tail=0.3, shape=shape, seed=3)
+    assert [schedule.low_probability(epoch) for epoch in range(7)] == pytest.approx([*expected, 0])
+    assert schedule_from_dict(schedule.to_dict()) == schedule
+
+
+def test_annealing_to_the_limits_and_beyond() -> None:
+    assert annealed_shares(0.5, 3, 0) == [0.5] * 3
+    assert annealed_shares(0.5, 3, 1) == [0.0] * 3
+    with pytest.raises(ValueError, match="tail=2 is no share; give a number from 0 to 1"):
+        annealed_shares(0.5, 3, 2)
+    with pytest.raises(ValueError, match="shape='round' is unknown; give one of 'step', 'linear', 'cosine'"):
+        annealed_shares(0.5, 3, 0.5, "round")
+
+
+def test_tail_and_p() -> None:
+    schedule = options(p="0.9", tail=0.5)
+    assert [schedule.low_probability(epoch) for epoch in range(4)] == [0.9, 0.9, 0, 0]
+    with pytest.raises(ValueError, match=r"--tail 0\.5 and a --p for each epoch exclude each other"):
+        options(p="0.9,0,0,0", tail=0.5)
+    with pytest.raises(ValueError, match=r"--tail 0\.5 has no meaning for --schedule periodic"):
+        options("periodic", tail=0.5)
+    assert options("periodic") == PeriodicSchedule(2, milestones=(0, 2))
+
+
+def test_the_agreement_schedule_of_options() -> None:
+    schedule = options("agreement", p="0.7", tail=0.25, every=300)
+    assert (schedule.every, schedule.p, schedule.full_from) == (300, 0.7, 3)
+    with pytest.raises(ValueError, match=r"--p .0\.8x2. is no number"):
+        options("agreement", p="0.8x2")
+
+
+def test_what_was_tuned(tmp_path: Path) -> None:
+    tuning = Tuning(LowModeConfig(kernel_ratio=1), BernoulliSchedule([1, 1, 0, 0], 5), 0.5, 4, 0.7)
+    path = tmp_path / "tuned.json"
+    path.write_text(tuning.to_json())
+    schedule = options(tuning=read_tuning(path))
+    assert [schedule.low_probability(epoch) for epoch in range(4)] == [1, 1, 0, 0]
+    assert schedule.seed == 0  # of the run, not of the tuner
+    assert options(tuning=read_tuning(path), p="0.3").low_probability(0) == 0.3
+    with pytest.raises(ValueError, match="--epochs 9 is not what was tuned, 4; leave it out"):
+        options(tuning=read_tuning(path), epochs=9)
+    path.write_text(json.dumps([1]))
+    with pytest.raises(ValueError, match="is no result of lowmode-fx tune"):
+        read_tuning(path)
+    with pytest.raises(ValueError, match=r"can't be read: .*; make it with lowmode-fx tune"):
+        read_tuning(tmp_path / "nothing.json")

@@ -1,0 +1,304 @@
+"""Algorithm 1, its settings, its clock, and that warming up leaves no trace."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from training import SIDE, digits, model_without_options, quick_run, quick_settings, tiny_model, tiny_net
+
+from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, Mode, PeriodicSchedule
+from lowmode_fx.train import EpochRecord, RunResult, TrainingDivergedError, TrainSettings, plot_curves, train
+from lowmode_fx.train import loop as loop_module
+from lowmode_fx.train.batches import train_batches
+from lowmode_fx.train.records import records_to_csv
+from lowmode_fx.train.warmup import modes_to_come, unchanged, warm_up
+
+CPU = torch.device("cpu")
+
+
+def bits(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def assert_same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_the_loop_is_algorithm_1() -> None:
+    """Against a loop that is written out: every step's mode, rate and update, to the bit."""
+    schedule = BernoulliSchedule(p=[0.0, 0.6, 0.6], seed=5)
+    settings = quick_settings()
+    net, result = quick_run(settings, net=tiny_net(schedule))
+
+    plain = tiny_net(schedule).train()
+    splits = digits()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    torch.manual_seed(settings.seed)
+    step, low_steps = 0, [0, 0, 0]
+    for epoch in range(3):
+        for images, labels in train_batches(splits, batch_size=125, seed=0, epoch=epoch, device=CPU):
+            mode = schedule.mode(step, epoch)
+            low_steps[epoch] += mode is Mode.LOW
+            optimizer.param_groups[0]["lr"] = 0.1 if epoch < 2 else 0.1 * 0.1
+            optimizer.zero_grad()
+            F.cross_entropy(plain.run(mode, images), labels).backward()
+            optimizer.step()
+            step += 1
+    assert_same_bits(bits(net), bits(plain))
+    assert [record.low_steps for record in result.records] == low_steps
+    assert low_steps[0] == 0 and sum(low_steps) > 4
+    assert all(record.low_steps + record.full_steps == 11 for record in result.records)
+
+
+def test_it_learns_the_digits() -> None:
+    schedule = BernoulliSchedule(p=[0.5] * 4 + [0.0] * 4)
+    settings = quick_settings(epochs=8, batch_size=32, lr_schedule="onecycle", milestones=())
+    _, result = quick_run(settings, net=tiny_net(schedule))
+    assert result.final_accuracy > 0.35, "chance is 0.1"
+    assert result.records[-1].train_loss < result.records[0].train_loss
+    assert result.best_accuracy == max(record.val_accuracy for record in result.records)
+
+
+def test_a_plain_module_trains_in_full_mode_and_keeps_its_keys() -> None:
+    model = tiny_model()
+    keys = list(model.state_dict())
+    _, result = quick_run(net=model)
+    assert result.low_steps == 0 and result.full_steps == 33
+    assert list(model.state_dict()) == keys
+
+
+def test_a_pair_that_is_never_low_trains_as_the_plain_module() -> None:
+    net, _ = quick_run(net=tiny_net(BernoulliSchedule(p=0.0)))
+    model, _ = quick_run(net=tiny_model())
+    assert_same_bits(bits(net), bits(model))
+
+
+def test_the_outcome_does_not_depend_on_the_callers_generator() -> None:
+    outcomes = []
+    for seed in (1, 2):
+        net = tiny_net()
+        torch.manual_seed(seed)
+        outcomes.append(bits(quick_run(net=net)[0]))
+    assert_same_bits(*outcomes)
+
+
+def test_warming_up_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    warmed, _ = quick_run()
+    monkeypatch.setattr(loop_module, "warm_up", lambda *arguments: 0.0)
+    cold, _ = quick_run()
+    assert_same_bits(bits(warmed), bits(cold))
+
+
+def test_unchanged_restores_all_kinds_of_state() -> None:
+    net = tiny_net().train()
+    net.attach(torch.optim.SGD(net.parameters(), lr=0.1))
+    kept_gradient = torch.ones_like(next(net.parameters()))
+    next(net.parameters()).grad = kept_gradient
+    next(net.children()).eval()
+    before, flags = bits(net), [module.training for module in net.modules()]
+    schedule_state = net.schedule_state()
+    draws = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy())
+    parameters = list(net.parameters())
+
+    def work(mode: Mode) -> None:
+        images = torch.randn(4, 3, SIDE, SIDE) * random.random() + np.random.rand()
+        net.run(mode, images).sum().backward()
+        with torch.no_grad():
+            parameters[0].add_(1)
+
+    assert warm_up(net, CPU, [lambda mode=mode: work(mode) for mode in Mode]) > 0  # type: ignore[misc]
+    assert_same_bits(before, bits(net))
+    assert [module.training for module in net.modules()] == flags
+    assert net.schedule_state() == schedule_state == {"step": 0, "epoch": 0}
+    assert torch.equal(torch.get_rng_state(), draws[0]) and random.getstate() == draws[1]
+    assert (np.random.get_state()[1] == draws[2]).all()
+    assert all(now is then for now, then in zip(net.parameters(), parameters, strict=True))
+    assert parameters[0].grad is kept_gradient and bool((kept_gradient == 1).all())
+    assert all(parameter.grad is None for parameter in parameters[1:])
+
+
+def test_unchanged_restores_after_an_error_and_replaced_buffers() -> None:
+    model = nn.BatchNorm1d(3)
+    mean = model.running_mean
+    with pytest.raises(RuntimeError, match="inside"), unchanged(model):
+        model.running_mean = torch.ones(3)
+        raise RuntimeError("inside")
+    assert model.running_mean is mean and mean is not None and not mean.any()
+
+
+def test_only_the_modes_that_come_are_warmed_up() -> None:
+    assert modes_to_come(tiny_net(BernoulliSchedule(p=0.0)), 3, 10) == [Mode.FULL]
+    assert modes_to_come(tiny_net(BernoulliSchedule(p=1.0)), 3, 10) == [Mode.LOW]
+    assert modes_to_come(tiny_net(BernoulliSchedule(p=[0.0, 0.0, 0.9])), 3, 10) == [Mode.FULL, Mode.LOW]
+    late = tiny_net(PeriodicSchedule(period=2, hold_epochs=1, milestones=(2,)))
+    late.load_schedule_state({"step": 20, "epoch": 2})
+    assert modes_to_come(late, 3, 10) == [Mode.FULL]
+
+
+@pytest.mark.slow
+def test_compilation_is_paid_before_the_clock_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = tiny_net(PeriodicSchedule(period=2), compile=True)
+    start = bits(net)
+    _, result = quick_run(quick_settings(compile=True), net=net)
+    assert result.compile_seconds > 1
+    assert result.records[0].seconds < result.compile_seconds / 2
+    warmed = bits(net)
+    net.load_state_dict(start)
+    net.load_schedule_state({"step": 0, "epoch": 0})
+    monkeypatch.setattr(loop_module, "warm_up", lambda *arguments: 0.0)  # it is compiled by now
+    quick_run(quick_settings(compile=True), net=net)
+    assert_same_bits(warmed, bits(net))
+
+
+def test_evaluation_is_not_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    def slow_evaluation(*arguments: Any) -> float:
+        time.sleep(0.5)
+        return 0.5
+
+    monkeypatch.setattr(loop_module, "evaluate", slow_evaluation)
+    start = time.perf_counter()
+    _, result = quick_run(quick_settings(epochs=2, milestones=()))
+    assert result.train_seconds < time.perf_counter() - start - 1
+    assert result.train_seconds == pytest.approx(sum(record.seconds for record in result.records))
+
+
+def test_rates_follow_the_paper() -> None:
+    paper = TrainSettings.paper()
+    assert (paper.epochs, paper.batch_size, paper.momentum) == (200, 125, 0.9)
+    rates = [paper.learning_rate(epoch, 0.5) for epoch in (0, 79, 80, 119, 120, 199)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert TrainSettings.paper(lr=0.2).lr == 0.2
+
+
+def test_other_rates_and_warmup() -> None:
+    cosine = TrainSettings(epochs=10, lr=1.0, lr_schedule="cosine")
+    assert [cosine.learning_rate(epoch) for epoch in (0, 5)] == pytest.approx([1.0, 0.5])
+    cycle = TrainSettings(epochs=10, lr=1.0, lr_schedule="onecycle")
+    assert [cycle.learning_rate(epoch) for epoch in (0, 3)] == pytest.approx([0.04, 1.0])
+    assert cycle.learning_rate(9, 0.999) == pytest.approx(1e-4, rel=0.1)
+    warm = TrainSettings(epochs=10, lr=1.0, warmup_epochs=2)
+    assert [warm.learning_rate(*at) for at in ((0, 0.5), (1, 0.5), (2, 0.0))] == pytest.approx([0.25, 0.75, 1.0])
+    assert warm.learning_rate(0) > 0
+
+
+def test_settings_survive_json() -> None:
+    import json
+
+    settings = TrainSettings.paper(lr=0.05, autocast="bf16")
+    assert TrainSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    with pytest.raises(ValueError, match="unknown training setting 'learning_rate'; allowed are autocast, batch_size"):
+        TrainSettings.from_dict({"learning_rate": 1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"epochs": 0}, ValueError, "epochs 0 is not allowed; give an integer of at least 1"),
+        ({"epochs": 2.5}, TypeError, "epochs 2.5 is no integer; give one of at least 1"),
+        ({"lr": 0.0}, ValueError, "lr 0.0 is not allowed; give a number above 0"),
+        ({"lr": float("nan")}, ValueError, "lr nan is not allowed"),
+        ({"lr": "fast"}, TypeError, "lr 'fast' is no number"),
+        ({"momentum": 1.0}, ValueError, "momentum 1.0 is not allowed; give a number of at least 0, below 1"),
+        ({"lr_schedule": "step"}, ValueError, "lr_schedule 'step' is not allowed; give one of milestones, cosine, on"),
+        ({"autocast": "int8"}, ValueError, "autocast 'int8' is not allowed; give one of none, bf16, fp16"),
+        ({"milestones": (5, 3)}, ValueError, r"milestones \(5, 3\) are not in rising order"),
+        ({"milestones": (0, 3)}, ValueError, r"milestones \(0, 3\) are not allowed; give epoch numbers of at least 1"),
+        ({"nesterov": True, "momentum": 0.0}, ValueError, "nesterov needs a momentum"),
+    ],
+)
+def test_bad_settings(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        TrainSettings(**changes)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "toaster"])
+def test_a_device_that_is_not_there(device: str) -> None:
+    with pytest.raises(ValueError, match=f"device '{device}' isn't there; give auto, cpu or a GPU"):
+        TrainSettings(device=device).torch_device()
+
+
+def test_too_few_outputs_are_found_before_training() -> None:
+    with pytest.raises(ValueError, match=r"model outputs have shape \(2, 5\), but digits has 10 classes; give a model"):
+        quick_run(net=model_without_options())
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDivergedError, match="training loss is nan in epoch 1; give a smaller --lr"):
+        quick_run(quick_settings(lr=1e30), folder=tmp_path / "run")
+    assert not (tmp_path / "run/checkpoint").exists(), "no checkpoint of useless weights"
+
+
+class TwoHeads(nn.Module):
+    """As GoogLeNet: a tuple in train mode, logits in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main, self.other = tiny_model(), nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 10))
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return (self.main(images), self.other(images)) if self.training else self.main(images)
+
+
+def test_auxiliary_heads_are_trained() -> None:
+    model = TwoHeads()
+    before = bits(model)
+    quick_run(quick_settings(epochs=1, milestones=()), net=model)
+    assert not torch.equal(before["other.1.weight"], model.state_dict()["other.1.weight"])
+
+
+@pytest.mark.parametrize("autocast", ["bf16", "fp16"])
+def test_autocast(autocast: str) -> None:
+    net, result = quick_run(quick_settings(autocast=autocast, lr=0.05))
+    assert np.isfinite(result.records[-1].train_loss)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in net.state_dict().values())
+
+
+def test_output_is_plain_lines_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny_net(), digits(), quick_settings(epochs=2, milestones=()), label="low-mode")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[1].startswith("low-mode: epoch 2/2  loss ")
+    assert "validation" in lines[0] and "low steps" in lines[0] and "\x1b" not in "".join(lines)
+
+
+def records(*accuracies: float) -> tuple[EpochRecord, ...]:
+    return tuple(EpochRecord(e, 2.0, 2.0 * (e + 1), 0.5, a, 3, 4, 0.1) for e, a in enumerate(accuracies))
+
+
+def test_metrics_as_csv() -> None:
+    text = records_to_csv({"full": records(0.5), "low": records(0.25, 1 / 3)})
+    assert text.splitlines() == [
+        "run,epoch,seconds,total_seconds,train_loss,val_accuracy,low_steps,full_steps,lr",
+        "full,0,2,2,0.5,0.5,3,4,0.1",
+        "low,0,2,2,0.5,0.25,3,4,0.1",
+        "low,1,2,4,0.5,0.333333,3,4,0.1",
+    ]
+
+
+def test_result_sums_up() -> None:
+    result = RunResult("low", records(0.25, 0.75, 0.5), 1.5)
+    assert (result.final_accuracy, result.best_accuracy, result.train_seconds) == (0.5, 0.75, 6.0)
+    assert (result.low_steps, result.full_steps) == (9, 12)
+    assert RunResult("low", (), 0.0).summary()["epochs"] == 0
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    from PIL import Image
+
+    plot_curves({"full": records(0.5, 0.6), "low": records(0.4)}, tmp_path / "curves.png", title="digits")
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.format == "PNG" and image.width >= 1000
+        assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+    with pytest.raises(ValueError, match="nothing to plot: no run has finished an epoch"):
+        plot_curves({"low": ()}, tmp_path / "none.png")

@@ -1,0 +1,136 @@
+"""The model of progress: against sampled steps on a quadratic loss, its limits, and the plan that follows from it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lowmode_fx.tuning.gain import StepProgress, gradient_products, step_progress
+from lowmode_fx.tuning.plan import gain_curve, make_plan
+
+quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+
+def noisy(mean: Tensor, noise: float, count: int, seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [mean + noise * torch.randn(mean.shape, generator=generator, dtype=mean.dtype) for _ in range(count)]
+
+
+def expected_fall(gradient: Tensor, steps: list[Tensor], curvature: float) -> float:
+    """The best expected fall of ḡ·d η − h ‖d‖² η² / 2 over η, by trying: no formula of the model is used."""
+    rates = torch.linspace(0, 4, 4001, dtype=torch.float64) / curvature
+    along = sum(float(gradient @ step) for step in steps) / len(steps)
+    square = sum(float(step @ step) for step in steps) / len(steps)
+    return float((rates * along - rates**2 * curvature * square / 2).max())
+
+
+def test_gain_and_weight_are_those_of_the_best_steps_on_a_quadratic() -> None:
+    true = torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    other = torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    full, low = noisy(true, 0.5, 400, 2), noisy(0.7 * true + 0.6 * other, 0.8, 400, 3)
+    progress = step_progress(gradient_products(full, low), momentum=0.0)
+    fall = expected_fall(true, low, 2.0) / expected_fall(true, full, 2.0)
+    assert progress.gain == pytest.approx(fall, rel=0.03)
+    best = [sum(float(true @ d) for d in steps) / sum(float(d @ d) for d in steps) for steps in (low, full)]
+    assert progress.weight == pytest.approx(best[0] / best[1], rel=0.03)
+
+
+def test_equal_gradients_are_worth_one() -> None:
+    full = noisy(torch.ones(20, dtype=torch.float64), 0.3, 6, 0)
+    progress = step_progress(gradient_products(full, full))
+    assert progress.gain == pytest.approx(1) and progress.weight == pytest.approx(1)
+    assert progress.gain_error == pytest.approx(0, abs=1e-12)
+
+
+@given(st.floats(0.1, 10), st.integers(0, 1000), st.sampled_from([0.0, 0.9]))
+@quick
+def test_a_longer_gradient_is_worth_the_same_and_weighs_less(scale: float, seed: int, momentum: float) -> None:
+    full = noisy(torch.ones(30, dtype=torch.float64), 0.4, 5, seed)
+    low = noisy(torch.ones(30, dtype=torch.float64), 0.6, 5, seed + 1)
+    plain = step_progress(gradient_products(full, low), momentum)
+    longer = step_progress(gradient_products(full, [scale * each for each in low]), momentum)
+    assert longer.gain == pytest.approx(plain.gain, rel=1e-9)
+    assert longer.weight == pytest.approx(plain.weight / scale, rel=1e-9)
+
+
+def test_momentum_forgives_noise_and_not_bias() -> None:
+    true = torch.ones(50, dtype=torch.float64)
+    aside = torch.cat([torch.ones(25), -torch.ones(25)]).double()
+    full = noisy(true, 0.1, 60, 0)
+    noisy_low, biased_low = noisy(true, 3.0, 60, 1), noisy(true + 3 * aside, 0.1, 60, 2)
+
+    def gain(low: list[Tensor], momentum: float) -> float:
+        return step_progress(gradient_products(full, low), momentum).gain
+
+    assert gain(noisy_low, 0.9) > 3 * gain(noisy_low, 0.0)
+    assert gain(biased_low, 0.9) == pytest.approx(gain(biased_low, 0.0), rel=0.05)
+
+
+def test_a_step_the_wrong_way_is_worth_nothing() -> None:
+    full = noisy(torch.ones(10, dtype=torch.float64), 0.1, 4, 0)
+    assert step_progress(gradient_products(full, [-each for each in full])) == StepProgress(0.0, 0.0, 0.0, 0.0)
+
+
+def test_one_batch_is_refused_and_two_have_no_error() -> None:
+    full = noisy(torch.ones(10, dtype=torch.float64), 0.1, 2, 0)
+    with pytest.raises(ValueError, match=r"1 batch tells nothing .*; give at least two"):
+        step_progress(gradient_products(full[:1], full[:1]))
+    assert math.isnan(step_progress(gradient_products(full, full)).gain_error)
+
+
+# The plan ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_constant_gain_up_to_the_tail() -> None:
+    plan = make_plan(lambda x: 0.5, cost=0.25, epochs=20, tail=0.5)
+    assert plan.share == pytest.approx(0.5)
+    assert plan.low_epochs == pytest.approx(20) and plan.full_epochs == pytest.approx(10)
+    assert plan.time == pytest.approx(0.5 * 0.25 / 0.5 + 0.5)
+
+
+def test_low_steps_end_where_they_are_worth_less_than_they_cost() -> None:
+    plan = make_plan(lambda x: 1 - x, cost=0.7, epochs=10, tail=0.5)
+    assert plan.share == pytest.approx(0.3, abs=0.005)
+    # ∫ 0.7 / (1 − x) dx up to 0.3, then full steps
+    assert plan.time == pytest.approx(-0.7 * math.log(0.7) + 0.7, abs=0.005)
+
+
+def test_low_steps_that_never_pay() -> None:
+    plan = make_plan(lambda x: 0.2, cost=0.3, epochs=10, tail=0.5)
+    assert (plan.share, plan.low_epochs, plan.full_epochs, plan.time) == (0, 0, 10, 1)
+
+
+@given(st.floats(0.02, 1), st.floats(0.02, 1), st.floats(0, 1))
+@quick
+def test_a_plan_never_takes_longer_than_full_mode(worth: float, cost: float, tail: float) -> None:
+    plan = make_plan(lambda x: worth, cost, epochs=10, tail=tail)
+    assert 0 < plan.time <= 1 + 1e-9
+    assert plan.full_epochs >= 10 * tail - 1e-9
+
+
+def test_the_curve_goes_through_two_points_and_falls() -> None:
+    curve = gain_curve([(0.01, 0.8), (0.04, 0.4)])
+    assert curve(0.01) == pytest.approx(0.8) and curve(0.04) == pytest.approx(0.4)
+    assert curve(0.16) == pytest.approx(0.2)
+
+
+def test_the_curve_never_rises_nor_passes_one() -> None:
+    curve = gain_curve([(0.01, 0.2), (0.04, 0.8)])
+    assert curve(0.01) == curve(1.0) == pytest.approx(0.4)
+    assert gain_curve([(0.5, 3.0)])(0.1) == 1
+
+
+def test_never_more_low_epochs_than_the_full_run_has() -> None:
+    plan = make_plan(lambda x: 0.2, cost=0.05, epochs=16, tail=0.5)
+    assert plan.low_epochs == pytest.approx(16) and plan.share == pytest.approx(0.2, abs=0.005)
+    assert plan.full_epochs == pytest.approx(16 * 0.8, abs=0.1)
+
+
+def test_no_gain_anywhere_is_no_gain() -> None:
+    assert gain_curve([(0.1, 0.5), (0.2, 0.0)])(0.05) == 0
+    assert gain_curve([])(0.5) == 0

@@ -1,0 +1,343 @@
+"""The tuner and the probe: right where the answer is known; the model left alone; caps and reasons."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lowmode_fx import LowModeConfig, build_pair
+from lowmode_fx.cli.tuning_tables import plot_probe, probe_text, tuning_table
+from lowmode_fx.tuning.candidates import families, footprint, stages, try_pair
+from lowmode_fx.tuning.sensitivity import probe_sites
+from lowmode_fx.tuning.trials import Probe, momentum_of, progress_now
+from lowmode_fx.tuning.tune import Tuning, tune
+
+
+class Coloured:
+    """Eight batches of 16×16 images whose class is their mean colour: any resolution shows it."""
+
+    def __init__(self, batches: int = 8, size: int = 32) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.batches = []
+        for _ in range(batches):
+            labels = torch.randint(0, 3, (size,), generator=generator)
+            colour = F.one_hot(labels, 3).float()[:, :, None, None]
+            images = 0.8 * colour + 0.5 * torch.randn(size, 3, 16, 16, generator=generator)
+            self.batches.append((images, labels))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self.batches)
+
+
+def block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def small_model(kernel: int = 5, classes: int = 3) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [block(3, 8, 3), block(8, 8, kernel), block(8, 16, kernel, 2), block(16, 16, kernel)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.02, momentum=0.9)
+
+
+def slow(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.002, momentum=0.9)
+
+
+def quick_tune(model: nn.Module, **options: Any) -> Tuning:
+    settings: dict[str, Any] = {"epochs": 10, "optimizer": sgd, "measure": "macs", "run_steps": 16, "ratios": (2, 1)}
+    return tune(model, Coloured(), **settings | options)
+
+
+@pytest.fixture(scope="module")
+def tuning() -> Tuning:
+    return quick_tune(small_model())
+
+
+def test_every_family_is_measured_once(tuning: Tuning) -> None:
+    names = [candidate.name for candidate in tuning.candidates]
+    families_found = {name for name in names if ":" not in name}
+    # 5×5 at r = 2 goes to 3×3 by "ceil" and by "cover": the same pair, measured once.
+    assert families_found == {
+        "r = 2, kernels kept",
+        "r = 2, kernels resampled (cover)",
+        "r = 2, kernels averaged",
+        "whole images, kernels averaged",
+    }
+    assert any("only maps of 16×16" in name for name in names)
+    prices = {each.name: each.cost for each in tuning.candidates}
+    assert prices["r = 2, kernels resampled (cover)"] < prices["r = 2, kernels kept"] < 0.3
+    assert prices["whole images, kernels averaged"] > prices["r = 2, kernels averaged"]
+
+
+def test_an_image_of_one_colour_needs_no_resolution(tuning: Tuning) -> None:
+    assert tuning.time < 0.8
+    assert tuning.schedule.low_probability(0) == 1 and tuning.schedule.low_probability(tuning.epochs - 1) == 0
+    rehearsed = [candidate for candidate in tuning.candidates if candidate.rehearsed]
+    assert rehearsed[0].config == tuning.config
+    assert len({(each.name, each.weight) for each in tuning.candidates}) == len(tuning.candidates)
+    assert all(candidate.rehearsed[-1] <= 1 for candidate in rehearsed)
+    assert any("was worth" in reason for reason in tuning.reasons)
+
+
+def test_low_steps_that_teach_nothing_are_not_chosen() -> None:
+    """The class is the sign of a checkerboard of one pixel, of which the mean of four pixels has nothing."""
+    board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1
+    data = Coloured()
+    generator = torch.Generator().manual_seed(3)
+    for number, (images, _) in enumerate(data.batches):
+        labels = torch.randint(0, 2, (len(images),), generator=generator)
+        signs = (labels * 2.0 - 1)[:, None, None, None]
+        noise = 0.3 * torch.randn(images.shape, generator=generator)
+        data.batches[number] = (signs * board.expand_as(images) + noise, labels)
+    config = LowModeConfig(input_method="area")
+    settings: dict[str, Any] = {"epochs": 10, "optimizer": slow, "measure": "macs", "run_steps": 24, "ratios": (2,)}
+    tuning = tune(small_model(classes=2), data, config=config, **settings)
+    assert tuning.time == 1 and tuning.schedule.low_probability(0) == 0
+    assert "train in full-mode" in tuning.reasons[-1]
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = small_model().eval()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    quick_tune(model)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not model.training and all(value.grad is None for value in model.parameters())
+
+
+def test_what_is_chosen_survives_json(tuning: Tuning) -> None:
+    again = Tuning.from_dict(json.loads(tuning.to_json()))
+    assert (again.config, again.schedule, again.low_weight) == (tuning.config, tuning.schedule, tuning.low_weight)
+    assert (again.epochs, again.time, again.reasons) == (tuning.epochs, tuning.time, tuning.reasons)
+    with pytest.raises(ValueError, match="no result of `lowmode-fx tune`: 'config' is missing"):
+        Tuning.from_dict({})
+
+
+def test_the_table_shows_the_choice_and_why(tuning: Tuning) -> None:
+    text = tuning_table(tuning)
+    assert tuning.candidates[0].name in text.splitlines()[1]
+    assert tuning.reasons[-1] in text
+
+
+def test_the_cap_on_time_is_told_and_the_control_is_rehearsed_even_so() -> None:
+    tuning = quick_tune(small_model(), seconds=1e-3)
+    assert [candidate.name for candidate in tuning.candidates if candidate.rehearsed] == ["r = 2, kernels kept"]
+    assert "time was up before every configuration was tried" in tuning.reasons
+
+
+def test_progress_is_told() -> None:
+    told: list[tuple[str, float]] = []
+    quick_tune(small_model(), ratios=(2,), on_progress=lambda what, share: told.append((what, share)))
+    shares = [share for _, share in told]
+    assert shares == sorted(shares) and shares[0] >= 0 and shares[-1] <= 1
+    assert any(what.startswith("rehearsing") for what, _ in told)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs=0 is too small; give the epochs of the full run that is to be matched"),
+        ({"tail": 2}, "tail=2 is no share; give a number from 0 to 1"),
+        ({"seconds": 0}, "seconds=0 leaves no time; give a number above 0"),
+        ({"measure": "joules"}, "measure='joules' is unknown; give 'time' or 'macs'"),
+        ({"autocast": torch.float16}, "autocast=torch.float16 would need a gradient scaler; give torch.bfloat16"),
+        ({"ratios": (5,)}, r"ratios=\(5,\) are not allowed; give some of 1, 2, 3, 4"),
+    ],
+)
+def test_what_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        quick_tune(small_model(), **options)
+
+
+def test_a_loader_without_a_length_and_one_that_is_too_short() -> None:
+    with pytest.raises(ValueError, match="the loader has no length; give steps_per_epoch"):
+        tune(small_model(), iter(Coloured()), epochs=3)
+    with pytest.raises(ValueError, match="can be gone through once only; give a list or a DataLoader"):
+        tune(small_model(), iter(Coloured()), epochs=3, steps_per_epoch=8)
+    with pytest.raises(ValueError, match=r"the loader gave a dict; wrap it to give \(images, targets\)"):
+        tune(small_model(), [{"image": torch.zeros(4, 3, 16, 16)}] * 4, epochs=3)  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="the loader gave 1 batches; give two at least"):
+        tune(small_model(), Coloured(1), epochs=3)
+
+
+def test_a_model_with_nothing_to_pool_is_still_served_by_resolution() -> None:
+    model = nn.Sequential(block(3, 8, 3), block(8, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    tuning = quick_tune(model, ratios=(2,))
+    assert tuning.config.effective_kernel_ratio == 1
+    assert {each.name for each in tuning.candidates} == {"r = 2, kernels kept"}
+
+
+# Its parts -----------------------------------------------------------------------------------------------------------
+
+
+def test_rehearsing_full_mode_itself_is_worth_one() -> None:
+    probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
+    probe.run((24,))
+    same, _ = try_pair(probe.model, probe.batches[0][0][:2], LowModeConfig(downsample_input=False, kernel_ratio=1))
+    assert same is not None
+    assert probe.rehearse(same, 24) == pytest.approx(1, abs=0.1)
+    assert probe.rehearse(same, 24, weight=1e-6) < 0.3  # low steps that move nothing
+
+
+def test_the_full_run_ends_when_told() -> None:
+    probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
+    assert probe.run((4, 16), on_step=lambda step: step < 7) == 7
+    assert [point.step for point in probe.points] == [4, 7]
+
+
+def test_gains_by_gradients_are_the_same_now_and_at_a_point() -> None:
+    probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
+    probe.run((8,))
+    pair = build_pair(probe.model, probe.batches[0][0][:2], LowModeConfig())
+    (at_point,) = probe.progress(pair)
+    assert progress_now(pair, probe.batches, F.cross_entropy, 0.9).gain == pytest.approx(at_point.gain, rel=1e-4)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 10])
+def test_a_plan_of_whole_epochs_saves_time_or_stays_full(epochs: int) -> None:
+    tuned = quick_tune(small_model(), epochs=epochs)
+    shares = [tuned.schedule.low_probability(epoch) for epoch in range(tuned.epochs)]
+    assert tuned.time <= 0.95 or (tuned.time == 1 and tuned.epochs == epochs and not any(shares))
+
+
+def test_dense_prediction_needs_outputs_of_full_size_and_is_told_so() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(block(3, 8, 3), block(8, 8, 5), nn.Conv2d(8, 3, 1))
+    pixels = [(images, labels[:, None, None].expand(-1, 16, 16).contiguous()) for images, labels in Coloured()]
+    options: dict[str, Any] = {"epochs": 4, "optimizer": sgd, "measure": "time", "run_steps": 8, "ratios": (2,)}
+    way_out = r"give config=LowModeConfig\(restore_output=True\)"
+    with pytest.raises(ValueError, match=f"r = 2, kernels kept: its low-mode can't be measured: .* {way_out}"):
+        tune(model, pixels, **options)
+    assert tune(model, pixels, config=LowModeConfig(restore_output=True), **options).candidates
+
+
+class Witness(nn.Module):
+    """Notes the type that autocast has at each forward; ``None`` where it is off."""
+
+    seen: ClassVar[set[torch.dtype | None]] = set()
+
+    def forward(self, images: Tensor) -> Tensor:
+        autocast = torch.is_autocast_enabled("cpu")
+        self.seen.add(torch.get_autocast_dtype("cpu") if autocast else None)
+        return images
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_everything_is_measured_under_the_autocast_of_the_run(
+    autocast: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Witness, "seen", set())
+    criteria: set[torch.dtype | None] = set()
+
+    def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
+        criteria.add(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        return F.cross_entropy(outputs, targets)
+
+    model = nn.Sequential(Witness(), *small_model())
+    options = {"measure": "time", "criterion": criterion, "autocast": autocast, "ratios": (2,), "run_steps": 8}
+    tuned = quick_tune(model, **options)
+    assert tuned.candidates and any(each.rehearsed for each in tuned.candidates)
+    assert criteria == {autocast}
+    assert autocast in Witness.seen and Witness.seen <= {autocast, None}  # tracing itself runs without
+
+
+def test_autocast_rounds_gradients_and_no_more() -> None:
+    gradients = []
+    for autocast in (None, torch.bfloat16):
+        probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd, kept=2, autocast=autocast)
+        pair = build_pair(probe.model, probe.batches[0][0][:2], LowModeConfig())
+        gradients.append(probe.low_gradients(pair)[0])
+    exact, rounded = gradients
+    assert exact.dtype == rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    assert F.cosine_similarity(exact, rounded, dim=0) > 0.99
+
+
+def test_stages_by_the_size_of_their_maps() -> None:
+    pair = build_pair(small_model(), torch.zeros(2, 3, 16, 16), LowModeConfig())
+    assert stages(pair) == {"16×16": ("1.0",), "8×8": ("2.0", "3.0")}
+
+
+def test_families_and_footprints() -> None:
+    choices = list(families(LowModeConfig(batchnorm="share"), (2, 1), stem_maxpool=True))
+    assert len({choice.name for choice in choices}) == len(choices) == 10
+    assert all(choice.config.batchnorm == "share" for choice in choices)
+    by_two = [choice for choice in families(LowModeConfig(), (4,), stem_maxpool=False) if "by 2" in choice.name]
+    assert [(choice.config.ratio, choice.config.kernel_ratio) for choice in by_two] == [(4, 2)]
+    model = small_model()
+    pairs = [try_pair(model, torch.zeros(2, 3, 16, 16), choice.config)[0] for choice in choices[:4]]
+    kept, cover, ceil, averaged = (footprint(pair) for pair in pairs if pair)
+    assert cover == ceil and len({kept, cover, averaged}) == 3
+
+
+def test_momentum_of_optimizers() -> None:
+    parameters = [nn.Parameter(torch.zeros(1))]
+    assert momentum_of(torch.optim.SGD(parameters, lr=1, momentum=0.8)) == 0.8
+    assert momentum_of(torch.optim.AdamW(parameters, betas=(0.7, 0.9))) == 0.7
+    assert momentum_of(torch.optim.Adagrad(parameters)) == 0
+
+
+def test_the_probe_of_sites(tmp_path: Any) -> None:
+    probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd, kept=3)
+    probe.run((8,))
+    seen: list[str] = []
+    found = probe_sites(probe, LowModeConfig(), lambda name, total: seen.append(name))
+    assert [site.name for site in found.sites] == seen == ["1.0", "2.0", "3.0"]
+    assert [(site.kernel, site.pooled) for site in found.sites] == [("5×5", "3×3")] * 3
+    # What all save together is what they save one by one.
+    assert sum(site.saved for site in found.sites) == pytest.approx(found.kept_macs - found.pooled_macs, rel=1e-6)
+    assert -1 <= found.pooled <= 1 and found.step == 8
+    table = probe_text("small", found)
+    assert "1.0" in table and "█" in table
+    assert json.loads(probe_text("small", found, "json"))["sites"][0]["name"] == "1.0"
+    assert len(probe_text("small", found, "csv").splitlines()) == 4
+    with pytest.raises(ValueError, match="format is 'xml'; allowed: 'table', 'json', 'csv'"):
+        probe_text("small", found, "xml")
+    plot_probe("small", found, tmp_path / "probe.png")
+    assert (tmp_path / "probe.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pooled_site_that_changes_nothing_loses_nothing() -> None:
+    """Kernels with the same value in every tap of a window: averaging and convolving a constant map agree."""
+    probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd, kept=2)
+    probe.run((1,))
+    found = probe_sites(probe, LowModeConfig(kernel_transform="linear"))
+    again = probe_sites(probe, LowModeConfig(kernel_transform="linear"))
+    assert found == again  # measuring moves nothing
+
+
+def test_a_low_mode_that_diverges_is_worth_nothing() -> None:
+    probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
+    probe.run((16,))
+    pair, _ = try_pair(probe.model, probe.batches[0][0][:2], LowModeConfig(kernel_ratio=1))
+    assert pair is not None
+    assert probe.rehearse(pair, 12, weight=float("nan")) <= 0
+    assert probe.rehearse(pair, 12) > 0
+
+
+def test_measured_batches_are_not_trained_on() -> None:
+    data = Coloured(batches=10)
+    probe = Probe(small_model(), data, F.cross_entropy, sgd, kept=4)
+    seen: list[int] = []
+    handle = probe.model.register_forward_pre_hook(
+        lambda module, inputs: seen.append(next(i for i, (x, _) in enumerate(data.batches) if x is inputs[0]))
+    )
+    for _ in probe._train([None] * 14):
+        pass
+    handle.remove()
+    assert seen == [4, 5, 6, 7, 8, 9] * 2 + [4, 5]
