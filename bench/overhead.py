@@ -41,7 +41,7 @@ def make(case: Case, device: torch.device) -> tuple[LowModeModel, torch.optim.Op
 
 def measure(case: Case, device: torch.device, rounds: int) -> dict[str, Any]:
     net, optimizer, images, targets = make(case, device)
-    direct = net._compiled[Mode.LOW]
+    direct = net._runner.compiled[Mode.LOW]
 
     def step(forward: Callable[[Tensor], Any]) -> None:
         F.cross_entropy(forward(images), targets).backward()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.harness import paired_steps
-from lowmode_fx import LowModeModel, Mode
+from lowmode_fx import LowModeModel
 
 
 def training_step(
@@ -37,6 +37,7 @@ def mode_times(
 ) -> dict[str, list[float]]:
     """Seconds of a full and of a low step, paired and interleaved, by the name of the mode."""
     steps = {
-        mode.value: partial(training_step, partial(net.run, mode), next_batch, optimizer, autocast) for mode in Mode
+        mode.value: partial(training_step, partial(net.run, mode), next_batch, optimizer, autocast)
+        for mode in net.modes
     }
     return paired_steps(steps, next(net.parameters()).device, rounds)

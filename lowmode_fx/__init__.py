@@ -1,16 +1,19 @@
 """Train CNNs for less: a second, cheaper graph over the same parameters, for part of the steps."""
 
-from lowmode_fx.capture.frontends import TraceError
+from lowmode_fx.capture.capture import Captured, TraceError, capture
 from lowmode_fx.counting.forward import FlopReport, LayerFlops, count_flops
 from lowmode_fx.counting.step import count_step_flops
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.downsampling import downsample
-from lowmode_fx.lowering.fit import NoEffectWarning
-from lowmode_fx.lowering.pair import ModePair, PairReport, build_pair
+from lowmode_fx.lowering.ladder import Ladder, ModePair, Rung
+from lowmode_fx.lowering.lower import lower
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.lowering.pair import build_ladder, build_pair
+from lowmode_fx.lowering.report import NoEffectWarning, PairReport
 from lowmode_fx.runtime.host_loader import host_loader
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules.milestones import lr_milestones
-from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, Mode, PeriodicSchedule, Schedule
+from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, PeriodicSchedule, Schedule
 from lowmode_fx.tuning.agreement import GradientAgreement, gradient_agreement
 from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
 from lowmode_fx.tuning.tune import Tuning, tune
@@ -19,8 +22,10 @@ from passes import PassError
 __all__ = [
     "AgreementSchedule",
     "BernoulliSchedule",
+    "Captured",
     "FlopReport",
     "GradientAgreement",
+    "Ladder",
     "LayerFlops",
     "LowModeConfig",
     "LowModeModel",
@@ -30,15 +35,19 @@ __all__ = [
     "PairReport",
     "PassError",
     "PeriodicSchedule",
+    "Rung",
     "Schedule",
     "TraceError",
     "Tuning",
+    "build_ladder",
     "build_pair",
+    "capture",
     "count_flops",
     "count_step_flops",
     "downsample",
     "gradient_agreement",
     "host_loader",
+    "lower",
     "lr_milestones",
     "tune",
 ]

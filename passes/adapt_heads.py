@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
 from torch import fx, nn
 
-from passes.base import Change, PassReport
+from passes.base import Change, PassContext, PassReport, graph_pass
 from passes.calls import aten, bound_arguments, spatial
+from passes.checks import full_shapes_known
+from passes.find_maps import is_map
 from passes.match import max_pool_sites, module_path
-from passes.resize_head import is_map
-from passes.shapes import ShapeTree
+from passes.shapes import full_shape
 
 _AVG_POOL = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 _MODULES: tuple[tuple[type[nn.Module], int], ...] = ((nn.AvgPool1d, 1), (nn.AvgPool2d, 2), (nn.AvgPool3d, 3))
@@ -31,14 +32,12 @@ _GLOBAL_MAX: dict[int, Callable[..., Any]] = {
 }
 
 
-def adapt_heads(graph_module: fx.GraphModule, *, full_shapes: Mapping[str, ShapeTree]) -> PassReport:
-    """Make every fixed pool global whose window covers its whole map in full-mode (``AvgPool2d(7)`` on 7×7).
-
-    ``full_shapes``: shape of each node of the full graph by node name, on the full-size input.
-    """
+@graph_pass(requires=[full_shapes_known])
+def adapt_heads(graph_module: fx.GraphModule, context: PassContext) -> PassReport:
+    """Make every fixed pool global whose window covers its whole map in full-mode (``AvgPool2d(7)`` on 7×7)."""
     changes = []
     for site in max_pool_sites(graph_module):
-        if not site.with_indices and _covers(site.node, site.input, site.kernel, full_shapes):
+        if not site.with_indices and _covers(site.node, site.input, site.kernel):
             _make_global(site.node, site.input, _GLOBAL_MAX[len(site.kernel)])
             changes.append(_change(site.name, site.node, "max", site.kernel))
     for node in list(graph_module.graph.nodes):
@@ -46,7 +45,7 @@ def adapt_heads(graph_module: fx.GraphModule, *, full_shapes: Mapping[str, Shape
         kernel = arguments.get("kernel_size")
         if kernel and not any(spatial(arguments["padding"], len(kernel))):
             source = node.all_input_nodes[0]
-            if _covers(node, source, kernel, full_shapes):
+            if _covers(node, source, kernel):
                 name = str(node.target) if node.op == "call_module" else module_path(node) or node.name
                 _make_global(node, source, _GLOBAL_AVG[len(kernel)])
                 if arguments["divisor_override"]:
@@ -55,9 +54,9 @@ def adapt_heads(graph_module: fx.GraphModule, *, full_shapes: Mapping[str, Shape
     return PassReport("adapt_heads", tuple(changes))
 
 
-def _covers(node: fx.Node, source: fx.Node, kernel: tuple[int, ...], full_shapes: Mapping[str, ShapeTree]) -> bool:
+def _covers(node: fx.Node, source: fx.Node, kernel: tuple[int, ...]) -> bool:
     dims = len(kernel)
-    before, after = full_shapes.get(source.name), full_shapes.get(node.name)
+    before, after = full_shape(source), full_shape(node)
     return is_map(before) and is_map(after) and before[-dims:] == kernel and set(after[-dims:]) == {1}
 
 

@@ -1,38 +1,41 @@
-"""Postconditions on the result of the passes, cheap enough to stay on."""
+"""Conditions that passes require and ensure, cheap enough to stay on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
-from passes.binding import shares_registries
+from passes.base import PassContext
+from passes.calls import aten
 from passes.errors import PassError
+from passes.find_maps import image_shape
 from passes.kernel_math import conv_output_size
-from passes.match import ConvSite
-from passes.shapes import Shape
+from passes.match import ConvSite, conv_sites, norm_sites
+from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, node_shape
+
+_RESHAPES = ("view", "reshape", torch.reshape, aten.view.default, aten.reshape.default)
 
 
-def check_graph(graph_module: fx.GraphModule) -> None:
-    """The graph is well formed: topological order, every target there."""
-    graph_module.graph.lint()
+def full_shapes_known(graph_module: fx.GraphModule, context: PassContext) -> None:
+    """The nodes of full-mode tell their shapes there."""
+    assert all(full_shape(node) is not None for node in graph_module.graph.nodes if node.op == "placeholder"), (
+        "shapes of full-mode are not recorded; call record_full_shapes first"
+    )
 
 
-def check_sharing(graph_module: fx.GraphModule, model: nn.Module) -> None:
-    """The graph module holds the model's own tensors and modules, and nothing else."""
-    assert shares_registries(graph_module, model), "a pass replaced a registry that is the model's own"
-
-
-def check_geometry(graph_module: fx.GraphModule, shapes: Mapping[fx.Node, Any]) -> None:
+def pooled_geometry(graph_module: fx.GraphModule, context: PassContext) -> None:
     """Every pooled convolution gives exactly the size that the unpooled one would give on the same input."""
     for node in graph_module.graph.nodes:
         site: ConvSite | None = node.meta.get("unpooled")
         if site is None:
             continue
-        expected = unpooled_output_size(site, shapes[site.input][-len(site.kernel) :])
-        found = shapes[node][-len(site.kernel) :]
+        dims = len(site.kernel)
+        expected = unpooled_output_size(site, node_shape(site.input)[-dims:])
+        found = node_shape(node)[-dims:]
         assert found == expected, f"{site.name}: the pooled conv gives {found}, the unpooled one {expected}"
 
 
@@ -53,15 +56,21 @@ def unpooled_output_size(site: ConvSite, sizes: tuple[int, ...]) -> tuple[int, .
     )
 
 
-def check_reachability(full: fx.GraphModule, low: fx.GraphModule) -> None:
+def statistics_isolated(graph_module: fx.GraphModule, context: PassContext) -> None:
+    """No norm of the graph is left that would update running statistics."""
+    left = [site.name for site in norm_sites(graph_module)]
+    assert not left, f"{', '.join(left)} would update running statistics"
+
+
+def parameters_reached(graph_module: fx.GraphModule, context: PassContext) -> None:
     """Every parameter that the full graph's output depends on still reaches the low graph's output.
 
     Raises ``PassError`` where one doesn't: a model may leave a layer out on small images.
     """
-    reached = _reaching(low)
-    gone = _reaching(full) - reached
+    reached = _reaching(graph_module)
+    gone = _reaching(context.full) - reached
     if gone:
-        lost = _parameters_at(full, gone) - _parameters_at(low, reached)
+        lost = _parameters_at(context.full, gone) - _parameters_at(graph_module, reached)
         if lost:
             raise PassError(
                 f"no gradient would reach {', '.join(sorted(lost))} in low-mode: the model leaves it out on smaller "
@@ -72,7 +81,7 @@ def check_reachability(full: fx.GraphModule, low: fx.GraphModule) -> None:
 def _reaching(graph_module: fx.GraphModule) -> set[str]:
     """Paths of the parameters and modules with a path to the output."""
     live: set[fx.Node] = set()
-    pending = [node for node in graph_module.graph.nodes if node.op == "output"]
+    pending = [output_node(graph_module.graph)]
     while pending:
         node = pending.pop()
         if node not in live:
@@ -95,13 +104,12 @@ def _parameters_at(graph_module: fx.GraphModule, targets: set[str]) -> set[str]:
     return names
 
 
-def check_outputs(full: Mapping[str, Any], low: Mapping[fx.Node, Any], low_graph: fx.GraphModule) -> None:
+def outputs_alike(graph_module: fx.GraphModule, context: PassContext) -> None:
     """Low-mode returns the structure that full-mode returns: the same tensors, ranks and batch; logits exactly alike.
 
     Raises ``PassError``, for a head may fold the map into the batch without an error of its own.
     """
-    output = next(node for node in low_graph.graph.nodes if node.op == "output")
-    expected, found = _tensors(full[output.name]), _tensors(low[output])
+    expected, found = (_tensors(node_shape(output_node(each.graph))) for each in (context.full, graph_module))
     same = len(expected) == len(found) and all(
         len(ours) == len(theirs) and (ours == theirs if len(ours) <= 2 else ours[0] == theirs[0])
         for ours, theirs in zip(expected, found, strict=True)
@@ -115,3 +123,52 @@ def check_outputs(full: Mapping[str, Any], low: Mapping[fx.Node, Any], low_graph
 
 def _tensors(tree: Any) -> list[tuple[int, ...]]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Shape)]
+
+
+def output_node(graph: fx.Graph) -> fx.Node:
+    """The node that returns the graph's result."""
+    output: fx.Node = next(node for node in reversed(graph.nodes) if node.op == "output")
+    return output
+
+
+def check_batch(shapes: Mapping[fx.Node, ShapeTree]) -> None:
+    """No map has leaked into the batch, and none is empty. Raises ``ShapeError`` at the node that let it."""
+    batch = image_shape(shapes)[0]
+    for node, shape in shapes.items():
+        full = full_shape(node)
+        if node.op == "get_attr" or not (isinstance(full, Shape) and isinstance(shape, Shape) and full and shape):
+            continue
+        if 0 in shape and 0 not in full:
+            raise ShapeError(node, shapes, "nothing is left of its map")
+        if full[0] == batch != shape[0] and (len(full) == 2 or _reshapes_images(node, shapes, batch)):
+            raise ShapeError(node, shapes, f"its batch becomes {shape[0]}, for the map is given a fixed length")
+
+
+def _reshapes_images(node: fx.Node, shapes: Mapping[fx.Node, ShapeTree], batch: int) -> bool:
+    if node.target not in _RESHAPES or not node.all_input_nodes:
+        return False
+    source = node.all_input_nodes[0]
+    before = (shapes[source], full_shape(source))
+    return all(isinstance(shape, Shape) and shape[:1] == (batch,) for shape in before)
+
+
+def check_poolable(full: fx.GraphModule, model: str, pool_convs: str | Sequence[str]) -> None:
+    """Raises ``PassError`` where no convolution slides over its input: there is nothing that low-mode could pool.
+
+    model: its name, for the message. pool_convs: as ``pool_weights`` takes it; kernels that are named one by one are
+    taken at their word.
+    """
+    if not isinstance(pool_convs, str):
+        return
+    sites = conv_sites(full)
+    least = 1 if pool_convs == "all" else None
+    if any(k > (least or s) for site in sites for k, s in zip(site.kernel, site.stride, strict=True)):
+        return
+    size = "one tap" if least else "its stride"
+    found = (
+        f"none of its {len(sites)} convolutions has a kernel larger than {size}" if sites else "it has no convolution"
+    )
+    raise PassError(
+        f"{model} has nothing to pool: {found}; low-mode is for convolutional networks "
+        "(kernel_ratio=1 shrinks the images alone)"
+    )

@@ -8,7 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import fx, nn
 
-from passes.base import Change, PassReport, Skip
+from passes.base import Change, PassContext, PassReport, Skip, graph_pass
 from passes.errors import PassError
 from passes.match import MaxPoolSite, max_pool_sites
 from passes.patterns import select_names
@@ -17,7 +17,10 @@ NamedMaxPools = Literal["none", "stem", "all"]
 _PADS = (nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd)
 
 
-def drop_maxpools(graph_module: fx.GraphModule, *, which: NamedMaxPools | Sequence[str]) -> PassReport:
+@graph_pass()
+def drop_maxpools(
+    graph_module: fx.GraphModule, context: PassContext, *, which: NamedMaxPools | Sequence[str]
+) -> PassReport:
     """Replace the chosen max pools by their input.
 
     ``which``: ``"none"``, ``"stem"`` (the first max pool on each path from the image; the paper's choice), ``"all"``,

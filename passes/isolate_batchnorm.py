@@ -9,15 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from passes.base import Change, PassReport
+from passes.base import Change, PassContext, PassReport, graph_pass
 from passes.calls import FUNCTIONAL_NORMS, bound_arguments
+from passes.checks import statistics_isolated
 from passes.match import NormSite, norm_sites
 from passes.shape_rules import SHAPE_RULES
 
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def isolate_batchnorm(graph_module: fx.GraphModule) -> PassReport:
+@graph_pass(ensures=[statistics_isolated])
+def isolate_batchnorm(graph_module: fx.GraphModule, context: PassContext) -> PassReport:
     """Cut every norm of the graph off its running statistics and counters, in train mode; frozen norms stay frozen."""
     changes = []
     for site in norm_sites(graph_module):

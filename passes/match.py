@@ -25,6 +25,7 @@ from passes.calls import (
     spatial,
 )
 from passes.kernel_math import same_padding
+from passes.shapes import node_shape
 
 Padding = tuple[tuple[int, int], ...]
 
@@ -148,7 +149,7 @@ def weight_shape(graph_module: fx.GraphModule, weight: fx.Node) -> tuple[int, ..
         for atom in str(weight.target).split("."):
             value = getattr(value, atom)
         return tuple(value.shape)
-    return weight.meta.get("shape")
+    return node_shape(weight)  # type: ignore[no-any-return]
 
 
 def match_conv(graph_module: fx.GraphModule, node: fx.Node) -> ConvSite | None:
@@ -181,7 +182,7 @@ def match_conv(graph_module: fx.GraphModule, node: fx.Node) -> ConvSite | None:
         padding=sides,
         dilation=dilation,
         groups=groups,
-        group_count=groups.meta["shape"] if isinstance(groups, fx.Node) else groups,
+        group_count=node_shape(groups) if isinstance(groups, fx.Node) else groups,
         output_padding=spatial(arguments.get("output_padding", 0), dims),
     )
 

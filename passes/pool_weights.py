@@ -9,7 +9,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from passes.base import Change, PassReport, Skip
+from passes.base import Change, PassContext, PassReport, Skip, graph_pass
+from passes.checks import pooled_geometry
 from passes.kernel_math import (
     Gain,
     KernelTransform,
@@ -23,6 +24,7 @@ from passes.kernel_math import (
 )
 from passes.match import ConvSite, Padding, conv_sites, match_conv, opaque_convs
 from passes.patterns import select_names
+from passes.shapes import Shape, record_shape
 from passes.transposed import pool_conv_transpose
 
 NamedTransform = Literal["avg", "adaptive", "center", "linear"]
@@ -30,8 +32,10 @@ NamedConvs = Literal["dense", "all"]
 NOT_TRACED = "inside a module that is not traced"
 
 
+@graph_pass(ensures=[pooled_geometry])
 def pool_weights(
     graph_module: fx.GraphModule,
+    context: PassContext,
     *,
     ratio: int,
     rounding: Rounding = "ceil",
@@ -125,7 +129,7 @@ def _rewire(
     graph = graph_module.graph
     with graph.inserting_before(site.node):
         weight = _pooling_node(graph, site.weight, pooled, ratio, transform, gain)
-        weight.meta["shape"] = (*site.weight_shape[:2], *pooled)
+        record_shape(weight, Shape((*site.weight_shape[:2], *pooled)))
         if site.transposed:
             pool_conv_transpose(graph, site, weight, pooled)
         else:
@@ -169,13 +173,13 @@ def _bind_transform(transform: KernelTransform, gain: Gain) -> KernelTransform:
     def custom_transform(weight: Tensor, pooled: tuple[int, ...]) -> Tensor:
         return custom_kernel(weight, pooled, transform, gain)
 
-    custom_transform.users_own = True  # type: ignore[attr-defined]
+    custom_transform.users_name = getattr(transform, "__name__", repr(transform))  # type: ignore[attr-defined]
     return custom_transform
 
 
 def is_custom_transform(node: fx.Node) -> bool:
     """Does the node run a user's own kernel transform?"""
-    return getattr(node.target, "users_own", False)
+    return hasattr(node.target, "users_name")
 
 
 def _pad_node(graph: fx.Graph, source: fx.Node, padding: Padding) -> tuple[fx.Node, tuple[int, ...]]:

@@ -1,40 +1,69 @@
-"""Places that fix a map's size (flattening, tables of positions): find the map, and give it its full-mode size."""
+"""Work out the low graph's shapes; where a map's size is fixed, give the map its full-mode size there, or refuse."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeGuard
 
 import torch.nn.functional as F
 from torch import fx
 
-from passes.base import Change
-from passes.calls import CONVS
+from passes.base import Change, PassContext, PassReport, graph_pass
+from passes.checks import check_batch, full_shapes_known, outputs_alike, parameters_reached
 from passes.errors import PassError
+from passes.find_maps import find_flatten, find_map
 from passes.match import module_path
-from passes.shapes import Shape, ShapeError, ShapeTree
+from passes.misfits import failed_transform, misfit, unequal_branches
+from passes.pool_weights import is_custom_transform
+from passes.shapes import ShapeError, full_shape, node_shape, propagate_shapes, record_shapes
 
-_SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
+#: How a map with so many spatial sides is interpolated.
+SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
+#: More than any model needs: a stage of a hybrid network takes two or three.
+_MOST_RESIZES = 24
 
 
-def resize_head(graph_module: fx.GraphModule, error: ShapeError, full_shapes: Mapping[str, ShapeTree]) -> fx.Node:
+@graph_pass(requires=[full_shapes_known], ensures=[outputs_alike, parameters_reached])
+def resize_head(graph_module: fx.GraphModule, context: PassContext, *, adapt_head: bool) -> PassReport:
+    """Record every node's shape on low-mode's inputs, and make the graph fit where it doesn't.
+
+    adapt_head: resize a map to its full-mode size where a flattening, a table of positions or the like fixes it.
+
+    Raises ``PassError`` where the graph can't run on low-mode's inputs.
+    """
+    resized: list[fx.Node] = []
+    while True:
+        try:
+            shapes = propagate_shapes(graph_module, *context.inputs)
+            check_batch(shapes)
+        except ShapeError as error:
+            if is_custom_transform(error.node):
+                raise failed_transform(error) from error
+            refusal = unequal_branches(error, context)
+            if refusal is None and (not adapt_head or len(resized) > _MOST_RESIZES):
+                refusal = misfit(error, context)
+            if refusal is not None:
+                raise refusal from error
+            resized.append(_resize(graph_module, error))
+        else:
+            record_shapes(shapes)
+            return PassReport("resize_head", _drop_needless(graph_module, resized) if resized else ())
+
+
+def _resize(graph_module: fx.GraphModule, error: ShapeError) -> fx.Node:
     """Resize the map that leads to ``error.node`` to its full-mode size; returns the node that does.
 
     A map that is flattened is resized for that alone. Elsewhere (a table of positions that is added or multiplied), the
     map is resized where it leaves the convolutions, for all that follows.
-
-    Raises ``PassError`` where no map leads to the node.
     """
-    flatten = find_flatten(error, full_shapes)
-    source = flatten.all_input_nodes[0] if flatten else find_map(error, full_shapes)
+    flatten = find_flatten(error)
+    source = flatten.all_input_nodes[0] if flatten else find_map(error)
     if source is None:
         raise PassError(f"adapt_head: no map of convolutions leads to {error.node.name}; {error}") from error
-    size = full_shapes[source.name][2:]
+    size = full_shape(source)[2:]
     with graph_module.graph.inserting_after(source):
         resized = graph_module.graph.call_function(
-            F.interpolate, (source,), {"size": size, "mode": _SMOOTH[len(size)], "align_corners": False}
+            F.interpolate, (source,), {"size": size, "mode": SMOOTH[len(size)], "align_corners": False}
         )
     if flatten:
         flatten.replace_input_with(source, resized)
@@ -48,14 +77,12 @@ def resize_head(graph_module: fx.GraphModule, error: ShapeError, full_shapes: Ma
     return resized
 
 
-def drop_needless(
-    graph_module: fx.GraphModule, resized: Sequence[fx.Node], shapes: Mapping[fx.Node, ShapeTree]
-) -> tuple[Change, ...]:
+def _drop_needless(graph_module: fx.GraphModule, resized: Sequence[fx.Node]) -> tuple[Change, ...]:
     """Take out what a later resize further up has made needless; returns the changes that stay."""
     changes = []
     for node in resized:
         source = node.all_input_nodes[0]
-        if shapes[source] != shapes[node]:
+        if node_shape(source) != node_shape(node):
             changes.append(node.meta["resized"])
             continue
         node.replace_all_uses_with(source)
@@ -71,65 +98,3 @@ def _move_sites(graph_module: fx.GraphModule, before: fx.Node, after: fx.Node) -
         site = node.meta.get("unpooled")
         if site is not None and site.input is before:
             node.meta["unpooled"] = replace(site, input=after)
-
-
-def find_map(error: ShapeError, full_shapes: Mapping[str, ShapeTree]) -> fx.Node | None:
-    """The nearest map upstream of ``error.node`` that is smaller than in full-mode, where it leaves the convolutions.
-
-    That is the last node of the same shape behind a convolution, on the way to the error: its layout is known to be
-    ``(N, C, *S)``.
-    """
-    pending: list[tuple[fx.Node, tuple[fx.Node, ...]]] = [(error.node, (error.node,))]
-    seen: set[fx.Node] = set()
-    while pending:
-        node, way = pending.pop(0)
-        for source in node.all_input_nodes:
-            if source in seen or "resized" in source.meta:
-                continue
-            seen.add(source)
-            full, low = full_shapes.get(source.name), error.shapes.get(source)
-            if source.target in CONVS and _is_smaller_map(full, low, error):
-                return _last_alike(source, way, full_shapes)
-            pending.append((source, (source, *way)))
-    return None
-
-
-def _last_alike(conv: fx.Node, way: Sequence[fx.Node], full_shapes: Mapping[str, ShapeTree]) -> fx.Node:
-    last = conv
-    for node in way[:-1]:  # the last one is where the shapes don't fit
-        shape = full_shapes.get(node.name)
-        if not is_map(shape) or shape != full_shapes[conv.name]:
-            break
-        last = node
-    return last
-
-
-def find_flatten(error: ShapeError, full_shapes: Mapping[str, ShapeTree]) -> fx.Node | None:
-    """The nearest node upstream of ``error.node`` (or itself) that lays a smaller map out as a flat row."""
-    pending, seen = [error.node], set()
-    while pending:
-        current = pending.pop(0)
-        sources = [source for source in current.all_input_nodes if source.op != "get_attr"]
-        if current not in seen and sources:
-            seen.add(current)
-            before, after = (full_shapes.get(name) for name in (sources[0].name, current.name))
-            smaller = _is_smaller_map(before, error.shapes[sources[0]], error)
-            if smaller and is_map(before) and after == (before[0], math.prod(before[1:])):
-                return current
-            pending.extend(sources)
-    return None
-
-
-def _is_smaller_map(full: ShapeTree, low: ShapeTree, error: ShapeError) -> bool:
-    """Whether these are shapes of one map ``(N, C, *S)`` of the images' rank: sides differ, batch and channels don't.
-
-    A row of tokens ``(N, C, H·W)`` is no map, and neither is one whose channels come last.
-    """
-    images = next(shape for node, shape in error.shapes.items() if node.op == "placeholder")
-    alike = isinstance(full, Shape) and isinstance(low, Shape) and len(full) == len(low) == len(images)
-    return alike and full[:2] == low[:2] and full[0] == images[0] and full[2:] != low[2:]
-
-
-def is_map(shape: Any) -> TypeGuard[Shape]:
-    """Whether this is the shape of a map with spatial sizes, ``(N, C, *S)``."""
-    return isinstance(shape, Shape) and 3 <= len(shape) <= 5

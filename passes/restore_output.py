@@ -8,21 +8,23 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from passes.base import Change, PassReport
+from passes.base import Change, PassContext, PassReport, graph_pass
+from passes.checks import output_node, outputs_alike
 from passes.errors import PassError
-from passes.shapes import Shape, ShapeTree
+from passes.resize_head import SMOOTH
+from passes.shapes import Shape, node_shape, record_shape
 
-_SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
-
-def restore_output(graph_module: fx.GraphModule, *, full_output: ShapeTree, low_output: ShapeTree) -> PassReport:
+@graph_pass(requires=[outputs_alike])
+def restore_output(graph_module: fx.GraphModule, context: PassContext) -> PassReport:
     """Interpolate every map ``(N, C, *S)`` that the graph returns smaller than full-mode does to full-mode's sizes.
 
-    ``full_output``, ``low_output``: the shapes that the graphs return. Raises ``PassError`` where
-    their structures differ.
+    Raises ``PassError`` where both modes return different structures.
     """
-    expected, structure = tree_flatten(full_output)
-    found, low_structure = tree_flatten(low_output)
+    graph = graph_module.graph
+    output = output_node(graph)
+    expected, structure = tree_flatten(node_shape(output_node(context.full.graph)))
+    found, low_structure = tree_flatten(node_shape(output))
     if structure != low_structure:
         raise PassError("restore_output: low-mode returns another structure than full-mode; leave it False")
     sizes = [_sizes(ours, theirs) for ours, theirs in zip(expected, found, strict=True)]
@@ -37,11 +39,12 @@ def restore_output(graph_module: fx.GraphModule, *, full_output: ShapeTree, low_
             leaves, spec = tree_flatten(value)
             return tree_unflatten([_resize(leaf, size) for leaf, size in zip(leaves, sizes, strict=True)], spec)
 
-        graph = graph_module.graph
-        output = next(node for node in graph.nodes if node.op == "output")
         with graph.inserting_before(output):
-            output.args = (graph.call_function(restore, (output.args[0],)),)
-        graph_module.recompile()
+            restored = graph.call_function(restore, (output.args[0],))
+        output.args = (restored,)
+        leaves = [Shape((*shape[:2], *size)) if size else shape for shape, size in zip(found, sizes, strict=True)]
+        for node in (restored, output):
+            record_shape(node, tree_unflatten(leaves, low_structure))
     return PassReport("restore_output", changes)
 
 
@@ -55,4 +58,4 @@ def _resize(leaf: Any, size: tuple[int, ...] | None) -> Any:
     if size is None:
         return leaf
     assert isinstance(leaf, Tensor)
-    return F.interpolate(leaf, size=size, mode=_SMOOTH[len(size)], align_corners=False)
+    return F.interpolate(leaf, size=size, mode=SMOOTH[len(size)], align_corners=False)

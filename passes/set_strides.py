@@ -6,13 +6,16 @@ from collections.abc import Mapping
 
 from torch import fx
 
-from passes.base import Change, PassReport
+from passes.base import Change, PassContext, PassReport, graph_pass
 from passes.errors import PassError
 from passes.match import ConvSite, conv_sites
 from passes.patterns import matches, select_names
 
 
-def set_strides(graph_module: fx.GraphModule, *, strides: Mapping[str, int | tuple[int, ...]]) -> PassReport:
+@graph_pass()
+def set_strides(
+    graph_module: fx.GraphModule, context: PassContext, *, strides: Mapping[str, int | tuple[int, ...]]
+) -> PassReport:
     """Set the stride of every convolution that a glob names; of several globs that match, the last one counts.
 
     Raises ``PassError`` where a glob matches nothing, the stride has the wrong length, or the conv is transposed.

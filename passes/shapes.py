@@ -1,4 +1,8 @@
-"""Shapes of every node for a given input, worked out on empty tensors: no arithmetic, and no state is touched."""
+"""Shapes of every node for a given input, worked out on empty tensors: no arithmetic, and no state is touched.
+
+They live in one place, the nodes: ``node_shape`` tells the shape of a node's result in its own graph, ``full_shape`` in
+full-mode. A node that only low-mode has has no shape in full-mode.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,38 @@ class Shape(tuple[int, ...]):
 
 #: A ``Shape``, or lists, tuples and dictionaries of them; other values as they are.
 ShapeTree = Any
+
+
+_SHAPE, _FULL_SHAPE = "shape", "full_shape"
+
+
+def node_shape(node: fx.Node) -> ShapeTree:
+    """Shape of the node's result in its own graph, as it was last recorded; ``None`` where it wasn't."""
+    return node.meta.get(_SHAPE)
+
+
+def full_shape(node: fx.Node) -> ShapeTree:
+    """Shape of the node's result in full-mode; ``None`` for a node that full-mode doesn't have."""
+    return node.meta.get(_FULL_SHAPE)
+
+
+def record_shape(node: fx.Node, shape: ShapeTree) -> None:
+    """Note the shape of the node's result in its own graph."""
+    node.meta[_SHAPE] = shape
+
+
+def record_shapes(shapes: Mapping[fx.Node, ShapeTree]) -> None:
+    """Note the shapes that ``propagate_shapes`` found."""
+    for node, shape in shapes.items():
+        record_shape(node, shape)
+
+
+def record_full_shapes(graph: fx.Graph, full: fx.Graph) -> None:
+    """Note full-mode's shapes on the nodes of a low graph that still has full-mode's nodes, by their names."""
+    shapes = {node.name: node_shape(node) for node in full.nodes}
+    for node in graph.nodes:
+        if node.name in shapes:
+            node.meta[_SHAPE] = node.meta[_FULL_SHAPE] = shapes[node.name]
 
 
 class ShapeError(PassError):

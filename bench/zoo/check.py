@@ -15,11 +15,12 @@ from bench.zoo.compare import WrongPairError, compare, is_adapted, open_gates
 from bench.zoo.measure import measure_build
 from bench.zoo.names import family, image_shape, part
 from bench.zoo.record import Record
-from lowmode_fx.capture.frontends import TraceError
+from lowmode_fx.capture.capture import TraceError
 from lowmode_fx.cli.models import create_model
 from lowmode_fx.counting.step import count_forward_macs
 from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.lowering.pair import ModePair, build_pair
+from lowmode_fx.lowering.ladder import ModePair
+from lowmode_fx.lowering.pair import build_pair
 from passes import PassError
 from passes.match import conv_sites
 from passes.pool_weights import NOT_TRACED, stem_nodes

@@ -15,7 +15,8 @@ import torch
 
 from lowmode_fx.capture.export_frontend import trace_by_export
 from lowmode_fx.capture.fx_frontend import holds_untraceable_convs, trace_symbolically
-from lowmode_fx.lowering.pair import ModePair, build_pair
+from lowmode_fx.lowering.ladder import ModePair
+from lowmode_fx.lowering.pair import build_pair
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

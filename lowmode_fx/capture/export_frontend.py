@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,18 +12,33 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_unflatten
 
 from lowmode_fx.capture.fx_frontend import replace_by_constant
+from lowmode_fx.capture.inputs import ModelInputs
 from passes.binding import attributes_kept
 from passes.shapes import quiet_misfits
 
 
-def trace_by_export(model: nn.Module, example_input: Tensor) -> fx.Graph:
-    """The model's graph for inputs of exactly ``example_input``'s shape, over the model's own names.
+class ExportFrontEnd:
+    """``torch.export``: follows the model on real shapes, so that its graphs hold for one image size."""
+
+    name = "export"
+    any_size = False
+
+    def attempts(
+        self, model: nn.Module, inputs: ModelInputs, example: Sequence[Tensor], leaf_modules: Sequence[type[nn.Module]]
+    ) -> Iterator[Callable[[], fx.Graph]]:
+        """One, into everything: there are no leaf modules here."""
+        yield partial(trace_by_export, model, inputs, example)
+
+
+def trace_by_export(model: nn.Module, inputs: ModelInputs, example: Sequence[Tensor]) -> fx.Graph:
+    """The model's graph for inputs of exactly ``example``'s shapes, over the model's own names.
 
     Raises whatever ``torch.export`` raises, and ``ValueError`` where it gave the model tensors that aren't its own.
     """
     with warnings.catch_warnings(), quiet_misfits(), attributes_kept(model):
         warnings.simplefilter("ignore")
-        program = torch.export.export(model, (example_input,), strict=False)
+        args, kwargs = inputs.call(example)
+        program = torch.export.export(model, args, kwargs, strict=False)
         exported: Any = program.module(check_guards=False)
     graph: fx.Graph = exported.graph
     for node in list(graph.nodes):
@@ -30,6 +47,7 @@ def trace_by_export(model: nn.Module, example_input: Tensor) -> fx.Graph:
         elif node.op == "get_attr":
             _bind_attribute(graph, node, exported, model)
     _plain_interface(graph)
+    _tensors_only(graph, inputs)
     return graph
 
 
@@ -61,6 +79,14 @@ def _plain_interface(graph: fx.Graph) -> None:
 
     with graph.inserting_before(output):
         output.args = (graph.call_function(unflatten, (list(values),)),)
+
+
+def _tensors_only(graph: fx.Graph, inputs: ModelInputs) -> None:
+    """Drop the placeholders of what is no tensor: torch.export has worked its value into the graph."""
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    for node, is_tensor in zip(placeholders, inputs.are_tensors, strict=True):
+        if not is_tensor:
+            graph.erase_node(node)
 
 
 def _fetch(root: nn.Module, target: str) -> Any:

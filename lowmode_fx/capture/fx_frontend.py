@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from timm.layers import get_notrace_functions, get_notrace_modules
 from timm.layers.padding import pad_same
 from torch import Tensor, fx, nn
 
+from lowmode_fx.capture.inputs import ModelInputs
 from passes.binding import attributes_kept
 from passes.match import is_convolution, module_kernel
 
 _CONVS = nn.modules.conv._ConvNd
 #: A batch norm's counter is a side effect; a max pool that pads by itself (timm's) stays one site.
 _WHOLE = (nn.modules.batchnorm._NormBase, nn.modules.pooling._MaxPoolNd)
+
+
+class FxFrontEnd:
+    """``torch.fx``: follows the model on symbolic values, so that its graphs hold for images of any size."""
+
+    name = "fx"
+    any_size = True
+
+    def attempts(
+        self, model: nn.Module, inputs: ModelInputs, example: Sequence[Tensor], leaf_modules: Sequence[type[nn.Module]]
+    ) -> Iterator[Callable[[], fx.Graph]]:
+        """Into registered modules that hold convolutions first, which often trace all the same; then around them."""
+        if holds_untraceable_convs(model):
+            yield partial(trace_symbolically, model, inputs, leaf_modules, enter_untraceable=True)
+        yield partial(trace_symbolically, model, inputs, leaf_modules)
 
 
 class ConvTracer(fx.Tracer):
@@ -27,11 +44,25 @@ class ConvTracer(fx.Tracer):
     trace all the same.
     """
 
-    def __init__(self, leaf_modules: Sequence[type[nn.Module]] = (), enter_untraceable: bool = False) -> None:
+    def __init__(
+        self, inputs: ModelInputs, leaf_modules: Sequence[type[nn.Module]] = (), enter_untraceable: bool = False
+    ) -> None:
         super().__init__(autowrap_functions=(*get_notrace_functions(), pad_same), param_shapes_constant=True)
+        self._inputs = inputs
         self._leaf_modules = tuple(leaf_modules)
         self._untraceable = {cls for cls in get_notrace_modules() if not issubclass(cls, _CONVS)}
         self._enter_untraceable = enter_untraceable
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """One placeholder for each tensor of the example's call; what else it holds is part of the graph."""
+
+        def call(root: nn.Module, *leaves: Any) -> Any:
+            args, kwargs = self._inputs.call(leaves)
+            return root_fn(root, *args, **kwargs)
+
+        return call, [self.root, *(self.create_proxy("placeholder", leaf.name, (), {}) for leaf in self._inputs.leaves)]
 
     def create_arg(self, a: Any) -> fx.node.Argument:
         if type(a) is OrderedDict:  # fx would return a plain dictionary
@@ -62,14 +93,17 @@ def holds_untraceable_convs(model: nn.Module) -> bool:
 
 
 def trace_symbolically(
-    model: nn.Module, leaf_modules: Sequence[type[nn.Module]] = (), enter_untraceable: bool = False
+    model: nn.Module,
+    inputs: ModelInputs,
+    leaf_modules: Sequence[type[nn.Module]] = (),
+    enter_untraceable: bool = False,
 ) -> fx.Graph:
     """The model's graph for any input size; the model keeps the attributes it had.
 
     Raises whatever the model's own code raises on symbolic values.
     """
     with attributes_kept(model):
-        graph = ConvTracer(leaf_modules, enter_untraceable).trace(model)
+        graph = ConvTracer(inputs, leaf_modules, enter_untraceable).trace(model)
         inline_constants(graph, model)
     return graph
 

@@ -22,7 +22,7 @@ from lowmode_fx.cli.options import (
     names_or_set,
 )
 from lowmode_fx.cli.report_command import model_pair
-from lowmode_fx.lowering.pair import ModePair
+from lowmode_fx.lowering.ladder import ModePair
 from passes.match import conv_sites
 from passes.patterns import matches, select_names
 

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lowmode_fx.counting.forward import FlopReport
-from lowmode_fx.lowering.pair import ModePair, PairReport
+from lowmode_fx.lowering.ladder import ModePair
+from lowmode_fx.lowering.report import PairReport
 
 ReportFormat = Literal["table", "markdown", "json", "csv"]
 _HEADER = ("layer", "full kernel", "low kernel", "full Mmacs", "low Mmacs", "low / full")

@@ -25,8 +25,9 @@ from lowmode_fx.cli.options import (
 from lowmode_fx.cli.report import ReportFormat, render_report
 from lowmode_fx.counting.forward import count_flops
 from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.lowering.fit import NoEffectWarning
-from lowmode_fx.lowering.pair import ModePair, build_pair
+from lowmode_fx.lowering.ladder import ModePair
+from lowmode_fx.lowering.pair import build_pair
+from lowmode_fx.lowering.report import NoEffectWarning
 
 
 @low_mode_options()

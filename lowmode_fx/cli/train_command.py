@@ -30,9 +30,9 @@ from lowmode_fx.cli.options import (
     spelled_as_options,
 )
 from lowmode_fx.cli.schedule_options import make_schedule, read_tuning
-from lowmode_fx.lowering.fit import NoEffectWarning
-from lowmode_fx.lowering.mode_pair import ModePair
+from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.pair import build_pair
+from lowmode_fx.lowering.report import NoEffectWarning
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules.schedule import Mode, Schedule, low_fraction
 from lowmode_fx.train.batches import steps_per_epoch

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lowmode_fx.capture.frontends import train_mode
+from lowmode_fx.capture.train_mode import train_mode
 from lowmode_fx.counting.operators import COMPUTE_OPS, FREE_OPS
-from lowmode_fx.lowering.pair import ModePair
+from lowmode_fx.lowering.ladder import ModePair
 from passes import propagate_shapes
 from passes.match import ConvSite, conv_sites
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from lowmode_fx.capture.frontends import train_mode
+from lowmode_fx.capture.train_mode import train_mode
 from lowmode_fx.counting.forward import example_inputs
-from lowmode_fx.lowering.pair import ModePair
+from lowmode_fx.lowering.ladder import ModePair
 from passes import propagate_shapes
 
 

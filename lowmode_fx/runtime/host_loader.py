@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -23,9 +22,9 @@ from torch.utils.data import (
     default_collate,
 )
 
-from lowmode_fx.lowering.downsampling import downsample
+from lowmode_fx.lowering.ladder import downsampler
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules.schedule import Mode
 
 __all__ = ["ModeBatchSampler", "host_loader"]
 
@@ -51,10 +50,10 @@ class ModeBatchSampler(Sampler[list[int]]):
         self.batch_sampler, self.net, self.accumulation = batch_sampler, net, accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
-        first, epoch, schedule = self.net.step, self.net.epoch, self.net.schedule
+        first, epoch = self.net.step, self.net.epoch
         for number, indices in enumerate(self.batch_sampler):
             batch = _ModeList(indices)
-            batch.mode = schedule.mode(first + number // self.accumulation, epoch)
+            batch.mode = self.net.mode_at(first + number // self.accumulation, epoch)
             yield batch
 
     def __len__(self) -> int:
@@ -84,15 +83,19 @@ class _DownsamplingCollate:
     """Collate, then downsample the images of a low batch. Picklable, for workers that are spawned."""
 
     def __init__(
-        self, collate: Callable[[list[Any]], Any], downsample: Callable[[Tensor], Tensor], key: int | str
+        self,
+        collate: Callable[[list[Any]], Any],
+        downsamplers: Mapping[Mode, Callable[[Tensor], Tensor]],
+        key: int | str,
     ) -> None:
-        self.collate, self.downsample, self.key = collate, downsample, key
+        self.collate, self.downsamplers, self.key = collate, downsamplers, key
 
     def __call__(self, samples: list[Any]) -> Any:
         assert isinstance(samples, _ModeList), "the loader's data set hands the mode on"
         batch = self.collate(list(samples))
+        downsample = self.downsamplers.get(samples.mode)
         if isinstance(batch, Tensor):
-            return batch if samples.mode is Mode.FULL else self.downsample(batch)
+            return batch if downsample is None else downsample(batch)
         try:
             images = batch[self.key]
         except (KeyError, IndexError, TypeError) as error:
@@ -101,7 +104,7 @@ class _DownsamplingCollate:
             raise ValueError(
                 f"images={self.key!r} is no place in a batch, which is {kind}; say where they are"
             ) from error
-        return batch if samples.mode is Mode.FULL else _replaced(batch, self.key, self.downsample(images))
+        return batch if downsample is None else _replaced(batch, self.key, downsample(images))
 
 
 def _replaced(batch: Any, key: int | str, images: Tensor) -> Any:
@@ -133,8 +136,8 @@ def host_loader(
 
     Arguments are the loader's own, and these: accumulation, the batches of each optimizer step; images, where a batch
     holds its float images ``(N, C, *S)``: a place in a tuple (the first) or a key. A low batch holds
-    ``(N, C, *⌈S/r⌉)`` there, what ``pair.downsample`` gives: bit for bit the device path's where that runs uncompiled
-    on a CPU, and to within rounding elsewhere. Call ``net.set_epoch`` before each iteration.
+    ``(N, C, *⌈S/r⌉)`` there, what its rung's ``downsample`` gives: bit for bit the device path's where that runs
+    uncompiled on a CPU, and to within rounding elsewhere. Call ``net.set_epoch`` before each iteration.
 
     Raises ``ValueError`` where the net downsamples on the device, or both a sampler and a batch sampler are given;
     ``TypeError`` for an iterable dataset, whose batches nobody can number.
@@ -159,11 +162,11 @@ def host_loader(
     return DataLoader(
         _ModeDataset(dataset),
         batch_sampler=ModeBatchSampler(batch_sampler, net, accumulation),  # type: ignore[arg-type]
-        collate_fn=_DownsamplingCollate(collate_fn, _downsampler(net), images),
+        collate_fn=_DownsamplingCollate(collate_fn, _downsamplers(net), images),
         **options,
     )
 
 
-def _downsampler(net: LowModeModel) -> Callable[[Tensor], Tensor]:
-    config = net.pair.config  # the pair itself would travel to every worker
-    return partial(downsample, ratio=config.ratio if config.downsample_input else 1, method=config.input_method)
+def _downsamplers(net: LowModeModel) -> dict[Mode, Callable[[Tensor], Tensor]]:
+    # The ladder itself would travel to every worker.
+    return {rung.mode: downsampler(rung.config) for rung in net.ladder.rungs}

@@ -1,89 +1,67 @@
-"""``LowModeModel``: the two compiled graphs of a pair behind one ``nn.Module``, switched by a schedule (§3)."""
+"""``LowModeModel``: the modes of a ladder behind one ``nn.Module``, switched by a schedule (§3)."""
 
 from __future__ import annotations
 
 import copy
 import math
-import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
-from torch import Tensor, fx, nn
-from torch._dynamo.exc import BackendCompilerFailed
-from torch._inductor.exc import CppCompileError, GPUTooOldForTriton, InvalidCxxCompiler, TritonMissing
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lowmode_fx.lowering.downsampling import downsample
-from lowmode_fx.lowering.pair import ModePair
+from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.gradient_scale import scale_gradient
-from lowmode_fx.runtime.schedules.schedule import Decides, Mode, Schedule
-from lowmode_fx.runtime.shape_guard import Cautions
-from passes import bind_graph
+from lowmode_fx.runtime.mode_runner import ModeRunner, Place
+from lowmode_fx.runtime.schedules.schedule import Decides, Schedule
+from lowmode_fx.runtime.shape_guard import ShapeGuard
 from passes.binding import share_registries
-
-#: What torch.compile raises where there is no compiler, or none that works.
-COMPILER_ERRORS = (BackendCompilerFailed, InvalidCxxCompiler, CppCompileError, TritonMissing, GPUTooOldForTriton)
 
 
 class LowModeModel(nn.Module):
     """A drop-in module that trains in the mode of the step and evaluates as the original model.
 
     It holds the model's own parameters, buffers and submodules under their own names, so ``state_dict()`` has exactly
-    the original's keys. In train mode ``net(images)`` takes full-size images ``(N, C, *S)``, asks
-    ``schedule.mode(step, epoch)``, downsamples them for a low step, and runs that mode's graph. In eval mode the
+    the original's keys. In train mode it takes what the model takes, images ``(N, C, *S)`` of full size among it, asks
+    ``schedule.mode(step, epoch)``, downsamples the images for a low step, and runs that mode's graph. In eval mode the
     original module runs, uncompiled.
 
-    low_weight: what the gradients of low steps are multiplied with (the tuner tells; 1 leaves them alone).
+    ladder: a pair or a ladder of more modes. low_weight: what the gradients of low steps are multiplied with (the tuner
+        tells; 1 leaves them alone); a mapping by mode's name gives each low mode its own.
     downsample_on: ``"device"``, inside a low step's graph, or ``"host"``: ``host_loader`` has done it in its workers,
         and a batch's size tells its mode (``last_mode``).
-    compile: run both graphs through ``torch.compile(dynamic=False)``, each for the first input shape it sees; another
+    compile: run every mode through ``torch.compile(dynamic=False)``, each for the first input shape it sees; another
         shape (a ragged last batch) runs the same graph uncompiled, so that nothing is ever compiled twice.
     compile_options: more keywords for ``torch.compile``. Without a working compiler the graphs run uncompiled, with a
         warning.
 
-    Raises ``TypeError`` where ``pair`` is no ``ModePair`` or ``schedule`` has no modes, ``ValueError`` where images are
-    to come from a loader at one size only or for a schedule that decides as it goes, or where ``low_weight`` is no
-    positive number.
+    Raises ``TypeError`` where ``ladder`` is none or ``schedule`` has no modes, ``ValueError`` where the schedule is for
+    another number of modes, where images are to come from a loader at one size only or for a schedule that decides as
+    it goes, or where ``low_weight`` is no positive number.
     """
 
-    pair: ModePair
+    ladder: Ladder
     schedule: Schedule
 
     def __init__(
         self,
-        pair: ModePair,
+        ladder: Ladder,
         schedule: Schedule,
         *,
-        low_weight: float = 1.0,
-        downsample_on: Literal["device", "host"] = "device",
+        low_weight: float | Mapping[str, float] = 1.0,
+        downsample_on: Place = "device",
         compile: bool = True,
         compile_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not (math.isfinite(low_weight) and low_weight > 0):
-            raise ValueError(f"low_weight is {low_weight!r}; it must be a number above 0")
-        if not isinstance(pair, ModePair):
-            kind = type(pair).__name__
-            raise TypeError(f"pair is a {kind}; it must be a ModePair, as build_pair(model, example_input) makes it")
-        if not callable(getattr(schedule, "mode", None)):
-            kind = type(schedule).__name__
-            raise TypeError(f"schedule is a {kind}; it must have a method mode(step, epoch), as BernoulliSchedule(0.5)")
-        if downsample_on not in ("device", "host"):
-            raise ValueError(f"downsample_on is {downsample_on!r}; allowed: 'device', 'host'")
-        if downsample_on == "host" and not pair.config.downsample_input:
-            raise ValueError(
-                "downsample_on='host' has nothing to do: the pair's images stay whole (downsample_input=False)"
-            )
-        if downsample_on == "host" and isinstance(schedule, Decides):
-            raise ValueError(
-                "a loader draws the modes of batches ahead of what the schedule decides, and hands on no full-size "
-                f"batches to measure; with {type(schedule).__name__} use downsample_on='device'"
-            )
-        share_registries(self, pair.model)
-        self.pair = pair
+        _check_arguments(ladder, schedule, downsample_on)
+        self._low_weights = _low_weights(ladder, low_weight)
+        share_registries(self, ladder.model)
+        self.ladder = ladder
         self.schedule = schedule
-        self.training = pair.model.training
+        self.training = ladder.model.training
         self.low_weight = low_weight
         self.downsample_on = downsample_on
         self.last_mode: Mode | None = None
@@ -92,16 +70,18 @@ class LowModeModel(nn.Module):
         self._attached = False
         self._counting: RemovableHandle | None = None
         self._compile_options = {"dynamic": False, **(compile_options or {})} if compile else None
-        self._graphs = {
-            Mode.FULL: pair.full,
-            Mode.LOW: downsampling_graph(pair) if downsample_on == "device" else pair.low,
-        }
-        self._compiled: dict[Mode, Callable[[Tensor], Any]] = {}
-        self._compiled_shapes: dict[Mode, torch.Size] = {}
-        self._cautions = Cautions(pair.report)
-        if self._compile_options is not None:
-            options = self._compile_options
-            self._compiled = {mode: torch.compile(graph.forward, **options) for mode, graph in self._graphs.items()}
+        self._guard = ShapeGuard(ladder)
+        self._runner = ModeRunner(ladder, downsample_on, self._compile_options, self._guard)
+
+    @property
+    def pair(self) -> Any:
+        """The ladder, under the name that it has where it is a pair."""
+        return self.ladder
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """Every mode, the cheapest first, full-mode last."""
+        return self.ladder.modes
 
     @property
     def step(self) -> int:
@@ -116,7 +96,14 @@ class LowModeModel(nn.Module):
     @property
     def mode(self) -> Mode:
         """The mode of the coming training forward."""
-        return self.schedule.mode(self._step, self._epoch)
+        return self.mode_at(self._step, self._epoch)
+
+    def mode_at(self, step: int, epoch: int) -> Mode:
+        """The mode of optimizer step ``step`` in ``epoch``, by the ladder's own name for it.
+
+        Raises ``ValueError`` where the schedule names a mode that the ladder doesn't have.
+        """
+        return self.ladder.resolve(self.schedule.mode(step, epoch))
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the epoch (from 0) before it begins, as with torch's ``DistributedSampler``."""
@@ -133,52 +120,42 @@ class LowModeModel(nn.Module):
         self._counting = optimizer.register_step_post_hook(self._count_step)
         self._attached = True
 
-    def forward(self, images: Tensor) -> Any:
-        """What the model returns for ``images`` ``(N, C, *S)``; in train mode by the graph of this step's mode."""
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model returns for this call; in train mode by the graph of this step's mode."""
         if not self.training:
-            return self.pair.model(images)
+            return self.ladder.model(*args, **kwargs)
+        leaves = self._leaves(args, kwargs)
         mode = due = self.mode
         if self.downsample_on == "host":
-            mode = self._mode_of(images)
-            self._cautions.note_mode(mode, due, self._step)
+            mode = self._mode_of(leaves[self.ladder.inputs.images[0]], due)
+            self._guard.note_mode(mode, due, self._step)
         self.last_mode = mode
         if not self._attached:
             self._step += 1
-        outputs = self.run(mode, images)
-        return scale_gradient(outputs, self.low_weight) if mode is Mode.LOW else outputs
+        outputs = self._runner.run(mode, leaves)
+        return scale_gradient(outputs, self._low_weights.get(mode, 1.0))
 
-    def run(self, mode: Mode, images: Tensor) -> Any:
+    def run(self, mode: Mode, *args: Any, **kwargs: Any) -> Any:
         """One forward in ``mode``, whatever the schedule says; counts no step.
 
-        ``images`` are of full size, or of the mode's where they are downsampled on the host.
+        Images are of full size, or of the mode's where they are downsampled on the host.
         """
-        self._cautions.check_size(images, low=mode is Mode.LOW and self.downsample_on == "host")
-        compiled = self._compiled.get(mode)
-        if compiled is None:
-            return self._graphs[mode](images)
-        shape = self._compiled_shapes.setdefault(mode, images.shape)
-        self._cautions.note_shape(mode, images.shape, shape)
-        if images.shape != shape:
-            return self._graphs[mode](images)
-        try:
-            return compiled(images)
-        except COMPILER_ERRORS as error:
-            self._compiled = {}
-            cause = str(error).strip().splitlines()[0]
-            warnings.warn(
-                f"torch.compile does not work here, so both graphs run uncompiled, slower and no less right: {cause}; "
-                "compile=False says so without a warning",
-                stacklevel=2,
-            )
-            return self._graphs[mode](images)
+        return self._runner.run(self.ladder.resolve(mode), self._leaves(args, kwargs))
 
-    def _mode_of(self, images: Tensor) -> Mode:
-        """The mode of a batch that a loader has downsampled or left alone."""
-        sizes = {Mode.FULL: self.pair.report.input_shape[2:], Mode.LOW: self.pair.report.low_input_shape[2:]}
+    def _leaves(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+        if len(args) == 1 and not kwargs and self.ladder.inputs.is_one_tensor and isinstance(args[0], Tensor):
+            return [args[0]]
+        return self.ladder.inputs.flatten(self.ladder.model, args, kwargs)
+
+    def _mode_of(self, images: Tensor, due: Mode) -> Mode:
+        """The mode of a batch that a loader has downsampled or left alone; of several of its size, the one due."""
+        sizes = {mode: self.ladder.mode_inputs(mode).image.shape[2:] for mode in (due, Mode.FULL, *self.modes[:-1])}
         for mode, sides in sizes.items():
             if tuple(images.shape[2:]) == sides:
                 return mode
-        full, low = ("×".join(map(str, sides)) for sides in sizes.values())
+        del sizes[Mode.FULL]
+        low = " or ".join(dict.fromkeys("×".join(map(str, sides)) for sides in sizes.values()))
+        full = "×".join(map(str, self.ladder.inputs.image.shape[2:]))
         found = "×".join(map(str, images.shape[2:]))
         raise ValueError(
             f"images are {found}; with downsample_on='host' they are {full} for a full step or {low} for a low one, as "
@@ -187,28 +164,29 @@ class LowModeModel(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for module in (self.pair.model, *self._graphs.values(), self.pair.low):
+        graphs = (self.ladder.graph(each) for each in self.modes)
+        for module in (self.ladder.model, *self._runner.graphs.values(), *graphs):
             module.training = mode
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own state: its keys, its extra state, its hooks."""
-        return self.pair.model.state_dict(*args, **kwargs)
+        return self.ladder.model.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a state of the model, as the model itself does."""
-        return self.pair.model.load_state_dict(state_dict, strict=strict, assign=assign)
+        return self.ladder.model.load_state_dict(state_dict, strict=strict, assign=assign)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LowModeModel:
         # Compiled functions hold the weights that they were compiled with: a copy compiles its own.
-        rebuild, (pair, *arguments) = self.__reduce__()
-        copied: LowModeModel = rebuild(copy.deepcopy(pair, memo), *copy.deepcopy(arguments, memo))
+        rebuild, (ladder, *arguments) = self.__reduce__()
+        copied: LowModeModel = rebuild(copy.deepcopy(ladder, memo), *copy.deepcopy(arguments, memo))
         copied.last_mode = self.last_mode
         memo[id(self)] = copied
         return copied
 
     def __reduce__(self) -> Any:
-        arguments = (self.pair, self.schedule, self.low_weight, self.downsample_on, self._compile_options)
+        arguments = (self.ladder, self.schedule, self.low_weight, self.downsample_on, self._compile_options)
         return _rebuild, (*arguments, self.schedule_state(), self.training)
 
     def schedule_state(self) -> dict[str, Any]:
@@ -229,17 +207,52 @@ class LowModeModel(nn.Module):
         self._step += 1
 
 
+def _check_arguments(ladder: Any, schedule: Any, downsample_on: Any) -> None:
+    if not isinstance(ladder, Ladder):
+        kind = type(ladder).__name__
+        raise TypeError(f"pair is a {kind}; it must be a ModePair, as build_pair(model, example_input) makes it")
+    if not callable(getattr(schedule, "mode", None)):
+        kind = type(schedule).__name__
+        raise TypeError(f"schedule is a {kind}; it must have a method mode(step, epoch), as BernoulliSchedule(0.5)")
+    count = getattr(schedule, "count", None)
+    if isinstance(count, int) and count != len(ladder.modes):
+        raise ValueError(
+            f"{type(schedule).__name__} is for {count} modes, and the ladder has {len(ladder.modes)}: "
+            f"{', '.join(map(str, ladder.modes))}; give one share, number of epochs or probability for each"
+        )
+    if downsample_on not in ("device", "host"):
+        raise ValueError(f"downsample_on is {downsample_on!r}; allowed: 'device', 'host'")
+    if downsample_on == "host" and not any(rung.config.downsample_input for rung in ladder.rungs):
+        raise ValueError(
+            "downsample_on='host' has nothing to do: the pair's images stay whole (downsample_input=False)"
+        )
+    if downsample_on == "host" and isinstance(schedule, Decides):
+        raise ValueError(
+            "a loader draws the modes of batches ahead of what the schedule decides, and hands on no full-size "
+            f"batches to measure; with {type(schedule).__name__} use downsample_on='device'"
+        )
+
+
+def _low_weights(ladder: Ladder, low_weight: float | Mapping[str, float]) -> dict[Mode, float]:
+    given = low_weight if isinstance(low_weight, Mapping) else {str(mode): low_weight for mode in ladder.modes[:-1]}
+    weights = {ladder.rung(Mode(name)).mode: weight for name, weight in given.items()}
+    for weight in weights.values():
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"low_weight is {weight!r}; it must be a number above 0")
+    return weights
+
+
 def _rebuild(
-    pair: ModePair,
+    ladder: Ladder,
     schedule: Schedule,
-    low_weight: float,
-    downsample_on: Literal["device", "host"],
+    low_weight: float | Mapping[str, float],
+    downsample_on: Place,
     compile_options: Mapping[str, Any] | None,
     state: Mapping[str, Any],
     training: bool,
 ) -> LowModeModel:
     net = LowModeModel(
-        pair,
+        ladder,
         schedule,
         low_weight=low_weight,
         downsample_on=downsample_on,
@@ -249,15 +262,3 @@ def _rebuild(
     net.load_schedule_state(state)
     net.training = training
     return net
-
-
-def downsampling_graph(pair: ModePair) -> fx.GraphModule:
-    """The low graph for full-size images ``(N, C, *S)``: downsampling is its first node, compiled with the rest."""
-    graph = copy.deepcopy(pair.low.graph)
-    if not pair.config.downsample_input:
-        return bind_graph(pair.model, graph, type(pair.low).__name__)
-    images = next(node for node in graph.nodes if node.op == "placeholder")
-    with graph.inserting_after(images):
-        low_images = graph.call_function(downsample, (images, pair.config.ratio, pair.config.input_method))
-    images.replace_all_uses_with(low_images, delete_user_cb=lambda user: user is not low_images)
-    return bind_graph(pair.model, graph, type(pair.low).__name__)

@@ -1,50 +1,54 @@
-"""What a net in use is told: images that its graphs are not for, and slower ways that it takes by surprise."""
+"""Images that a mode's graph is not for, and slower ways that a model takes by surprise: refused, or warned of once."""
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from lowmode_fx.lowering.mode_pair import PairReport
-from lowmode_fx.runtime.schedules.schedule import Mode
+from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.mode import Mode
+
+Shapes = tuple[tuple[int, ...], ...]
 
 
-class Cautions:
-    """Refusals, and warnings that are given once, of one net."""
+class ShapeGuard:
+    """Refusals, and warnings that are given once, of one ``LowModeModel``."""
 
-    def __init__(self, report: PairReport) -> None:
-        self.report = report
-        self._told: set[str] = set()
-        self._strangers = dict.fromkeys(Mode, 0)
+    def __init__(self, ladder: Ladder) -> None:
+        self._ladder = ladder
+        self._warned: set[str] = set()
+        self._mismatches: Counter[Mode] = Counter()
 
-    def check_size(self, images: Tensor, low: bool) -> None:
-        """An exported graph may hold what the model computed from its image size, and be right for that size alone.
+    def check_size(self, mode: Mode, images: Tensor, downsampled: bool) -> None:
+        """A graph that holds for one size may contain what the model computed from it: refuse another size.
 
-        ``low``: whether ``images`` are downsampled already. Raises ``ValueError`` for another size.
+        downsampled: whether ``images`` have the mode's size already. Raises ``ValueError``.
         """
-        report = self.report
-        if report.front_end != "export":
+        report = self._ladder.rungs[0].report
+        if report.any_size:
             return
-        expected = (report.low_input_shape if low else report.input_shape)[2:]
+        expected = (self._ladder.mode_inputs(mode) if downsampled else self._ladder.inputs).image.shape[2:]
         if tuple(images.shape[2:]) != tuple(expected):
             raise ValueError(
-                f"{report.model} was traced by torch.export, for {_sides(expected)} images alone, and these are "
-                f"{_sides(images.shape[2:])}; build a pair with an example of their size"
+                f"{report.model} was traced by torch.{report.front_end}, for {_sides(expected)} images alone, and "
+                f"these are {_sides(images.shape[2:])}; build a pair with an example of their size"
             )
 
-    def note_shape(self, mode: Mode, images: Sequence[int], compiled: Sequence[int]) -> None:
-        """Warn where one batch after the other has another shape than its mode was compiled for."""
-        if images == compiled:
-            self._strangers[mode] = 0
+    def note_shapes(self, mode: Mode, shapes: Shapes, compiled: Shapes) -> None:
+        """Warn where one batch after the other has other shapes than its mode was compiled for."""
+        if shapes == compiled:
+            self._mismatches[mode] = 0
             return
-        self._strangers[mode] += 1
-        if self._strangers[mode] > 1:  # one alone is a ragged last batch
+        self._mismatches[mode] += 1
+        if self._mismatches[mode] > 1:  # one alone is a ragged last batch
+            ours, theirs = next(pair for pair in zip(compiled, shapes, strict=True) if pair[0] != pair[1])
             self._warn_once(
-                f"{mode.value} shape",
-                f"{mode.value}-mode was compiled for images {_sides(compiled)}, the first that it saw, and runs "
-                f"uncompiled, slower, on {_sides(images)}; make the first training forward with your own batch size",
+                f"{mode} shape",
+                f"{mode}-mode was compiled for images {_sides(ours)}, the first that it saw, and runs "
+                f"uncompiled, slower, on {_sides(theirs)}; make the first training forward with your own batch size",
             )
 
     def note_mode(self, drawn: Mode, due: Mode, step: int) -> None:
@@ -52,13 +56,13 @@ class Cautions:
         if drawn is not due:
             self._warn_once(
                 "mode",
-                f"the loader drew {drawn.value}-mode for step {step}, where the schedule says {due.value}-mode: tell "
+                f"the loader drew {drawn}-mode for step {step}, where the schedule says {due}-mode: tell "
                 "host_loader the batches of each optimizer step (accumulation), and the net each epoch (set_epoch)",
             )
 
     def _warn_once(self, kind: str, message: str) -> None:
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._warned:
+            self._warned.add(kind)
             warnings.warn(message, stacklevel=4)
 
 

@@ -47,13 +47,13 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 def modes_to_come(net: LowModeModel, epochs: int, steps_per_epoch: int) -> list[Mode]:
     """The modes that the rest of a run uses: a graph that never runs needn't be compiled."""
     if isinstance(net.schedule, Decides):
-        return list(Mode)  # what it will decide is not known yet
+        return list(net.modes)  # what it will decide is not known yet
     found: set[Mode] = set()
     for step in range(net.step, epochs * steps_per_epoch):
-        found.add(net.schedule.mode(step, step // steps_per_epoch))
-        if len(found) == len(Mode):
+        found.add(net.mode_at(step, step // steps_per_epoch))
+        if len(found) == len(net.modes):
             break
-    return [mode for mode in Mode if mode in found]
+    return [mode for mode in net.modes if mode in found]
 
 
 def warm_up(module: nn.Module, device: torch.device, passes: Sequence[Callable[[], object]]) -> float:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowmode_fx.capture.frontends import train_mode
-from lowmode_fx.lowering.pair import ModePair
+from lowmode_fx.capture.train_mode import train_mode
+from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.utils.devices import gpus
 
 Criterion = Callable[..., Tensor]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lowmode_fx.lowering.mode_pair import ModePair
+from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.runtime.schedules.schedule import Mode, uniform_draw
 from lowmode_fx.tuning.agreement import Batch, Criterion, as_batches
 from lowmode_fx.tuning.costs import mac_cost

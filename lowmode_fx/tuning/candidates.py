@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.lowering.fit import NoEffectWarning
-from lowmode_fx.lowering.mode_pair import ModePair
+from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.pair import build_pair
+from lowmode_fx.lowering.report import NoEffectWarning
 from passes import PassError, propagate_shapes
 from passes.match import conv_sites
 from passes.shapes import Shape

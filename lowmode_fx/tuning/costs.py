@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lowmode_fx.counting.step import count_forward_macs, count_step_flops
-from lowmode_fx.lowering.mode_pair import ModePair
+from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.tuning.agreement import Batch, Criterion, mode_gradient, untouched
 from lowmode_fx.utils.devices import synchronize
 

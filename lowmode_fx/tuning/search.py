@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.lowering.mode_pair import ModePair
+from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.tuning.candidates import Choice, footprint, stages, try_pair
 from lowmode_fx.tuning.costs import CostMeasure, step_cost
 from lowmode_fx.tuning.gain import StepProgress

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lowmode_fx.counting.forward import count_flops
 from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.lowering.mode_pair import ModePair
+from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.pair import build_pair
 from lowmode_fx.tuning.candidates import try_pair
 from lowmode_fx.tuning.trials import Point, Probe

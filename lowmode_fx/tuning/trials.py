@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lowmode_fx.capture.frontends import train_mode
-from lowmode_fx.lowering.mode_pair import ModePair
+from lowmode_fx.capture.train_mode import train_mode
+from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.tuning.agreement import Batch, Criterion, batch_loss, mode_gradient, untouched
 from lowmode_fx.tuning.gain import StepProgress, gradient_products, step_progress
 from lowmode_fx.utils.devices import gpus

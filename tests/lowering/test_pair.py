@@ -239,7 +239,7 @@ def test_the_graphs_take_any_batch(batch: int) -> None:
     [
         (torch.zeros(3, 16), "(3, 16) of torch.float32"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "(2, 3, 16, 16) of torch.uint8"),
-        ([1.0], "list"),
+        ([1.0], "float"),
         (None, "NoneType"),
         pytest.param(torch.zeros(0, 3, 16, 16), "(0, 3, 16, 16) of torch.float32"),
     ],
@@ -248,7 +248,8 @@ def test_an_example_that_is_no_batch_of_images(example: Any, found: str) -> None
     with pytest.raises(TypeError) as error:
         build_pair(Tiny(), example)
     assert str(error.value) == (
-        f"example_input is {found}; it must be a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224)"
+        f"example_input is {found}; it must be a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or hold one: "
+        "a tuple or a mapping of what forward takes"
     )
 
 
@@ -354,12 +355,13 @@ def test_the_report_of_a_pass() -> None:
     report = tiny_pair().report
     assert report.model == "Tiny"
     assert [entry.name for entry in report.passes] == [
-        "drop_maxpools", "set_strides", "pool_weights", "isolate_batchnorm", "adapt_heads"
+        "drop_maxpools", "set_strides", "pool_weights", "isolate_batchnorm", "adapt_heads",
+        "resize_head",
     ]  # fmt: skip
     assert report.of("pool_weights").to_dict()["skips"][0] == {
         "site": "stem",
         "node": report.of("pool_weights").skips[0].node,
         "reason": "stem: it reads the image",
     }
-    with pytest.raises(KeyError, match="resize_head"):
-        report.of("resize_head")
+    with pytest.raises(KeyError, match="restore_output"):
+        report.of("restore_output")

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from lowmode_fx import capture
 from passes import ShapeError, bind_graph, propagate_shapes
 from passes.isolate_batchnorm import isolated_norm
 from passes.kernel_math import average_kernel, center_kernel, linear_kernel
@@ -129,11 +130,9 @@ def traced(model: nn.Module) -> fx.GraphModule:
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_efficientnet_gn", "test_vit", "ghostnetv3_050"])
 def test_meta_and_fake_tensors_agree_node_by_node(name: str) -> None:
-    from lowmode_fx.capture.frontends import trace_model
-
     model = timm.create_model(name).train()
     images = torch.empty(2, *model.default_cfg["input_size"])
-    graph_module = trace_model(model, images).graph_module
+    graph_module = capture(model, images).graph_module
     on_meta = _on_meta_tensors(graph_module, (images,))
     on_fake = on_fake_tensors(graph_module, (images,))
     assert on_meta.keys() == on_fake.keys()

@@ -215,7 +215,7 @@ def test_gradient_clipping_and_checkpointing_on_the_callers_side() -> None:
 # Precision and layout ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", [Mode.LOW, Mode.FULL])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_reaches_the_convolutions_of_both_graphs(dtype: torch.dtype, mode: Mode) -> None:
     net, seen = make(), []
@@ -242,7 +242,7 @@ def test_a_step_that_the_scaler_skips_does_not_count() -> None:
     assert net.step == 2
 
 
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", [Mode.LOW, Mode.FULL])
 def test_channels_last_stays_and_changes_nothing(mode: Mode) -> None:
     net = make()
     expected = net.run(mode, IMAGES)
@@ -284,11 +284,11 @@ def test_without_a_compiler_a_warning_and_eager() -> None:
     environment.pop("TORCHINDUCTOR_CACHE_DIR")
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert "both graphs run uncompiled" in run.stdout
+    assert "all modes run uncompiled" in run.stdout
 
 
 def test_an_error_of_the_model_is_no_missing_compiler() -> None:
     net = LowModeModel(make().pair, BernoulliSchedule(p=0.0), compile_options={"backend": "eager"}).train()
     with pytest.raises(RuntimeError, match="channels"):
         net(torch.zeros(4, 5, 16, 16))
-    assert copy.deepcopy(net)._compiled
+    assert copy.deepcopy(net)._runner.compiled

@@ -115,7 +115,7 @@ def test_unchanged_restores_all_kinds_of_state() -> None:
         with torch.no_grad():
             parameters[0].add_(1)
 
-    assert warm_up(net, CPU, [lambda mode=mode: work(mode) for mode in Mode]) > 0  # type: ignore[misc]
+    assert warm_up(net, CPU, [lambda mode=mode: work(mode) for mode in (Mode.FULL, Mode.LOW)]) > 0  # type: ignore[misc]
     assert_same_bits(before, bits(net))
     assert [module.training for module in net.modules()] == flags
     assert net.schedule_state() == schedule_state == {"step": 0, "epoch": 0}

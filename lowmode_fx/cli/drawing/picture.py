@@ -21,7 +21,7 @@ from lowmode_fx.cli.drawing.boxes import Box, Kernel, Kind, Link, Row, column
 from lowmode_fx.cli.drawing.layout import KERNEL, LANE, NODE, SPACE, TRANSFORM, Side, align, lay_out, shorten
 from lowmode_fx.counting.forward import example_inputs
 from lowmode_fx.lowering.downsampling import downsample
-from lowmode_fx.lowering.pair import ModePair
+from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.utils.atomic import write_atomically
 from passes import propagate_shapes
 

@@ -1,0 +1,131 @@
+"""``capture``: a model's full-mode graph, without a configuration; every mode is made from it."""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from lowmode_fx.capture.frontends import FrontEnd, FrontEndName, front_ends
+from lowmode_fx.capture.inputs import Argument, ModelInputs, model_inputs
+from lowmode_fx.capture.train_mode import train_mode
+from passes import bind_graph, propagate_shapes
+from passes.shapes import record_shapes
+
+
+class TraceError(ValueError):
+    """No front end could trace the model: which failed, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A model and its full-mode graph, in train mode, whose nodes hold their shapes on the example.
+
+    ``failures``: of the front ends that were tried before, a line each. ``leaf_modules``: classes that were not traced
+    into, by the user's wish.
+    """
+
+    model: nn.Module
+    graph_module: fx.GraphModule
+    inputs: ModelInputs
+    front_end: FrontEnd
+    failures: tuple[str, ...] = ()
+    leaf_modules: tuple[type[nn.Module], ...] = ()
+
+    def graph_for(self, inputs: ModelInputs) -> fx.Graph:
+        """A copy of the graph for images of another size, to be rewritten.
+
+        Raises whatever the front end raises where its graphs hold for one size alone, and it can't follow the model on
+        this one.
+        """
+        if self.front_end.any_size:
+            return copy.deepcopy(self.graph_module.graph)
+        with train_mode(self.model):
+            (trace, *_) = self.front_end.attempts(self.model, inputs, self.blank(inputs), self.leaf_modules)
+            return trace()
+
+    def blank(self, inputs: ModelInputs) -> tuple[Tensor, ...]:
+        """Blank tensors for a call of the model, of its own floating dtype and on its device."""
+        like = next((value for value in self.model.parameters() if value.is_floating_point()), None)
+        return inputs.blank() if like is None else inputs.blank(like.device, like.dtype)
+
+
+def capture(
+    model: nn.Module,
+    example_input: Any,
+    front_end: FrontEndName = "auto",
+    *,
+    images: Argument | Iterable[Argument] | None = None,
+    leaf_modules: Sequence[type[nn.Module]] = (),
+) -> Captured:
+    """Trace ``model`` in train mode; ``lower`` makes modes of the result, each without another trace.
+
+    example_input: what ``forward`` takes, as a tensor of images ``(N, C, *S)``, a tuple of arguments or a mapping of
+        keywords; only shapes, dtypes and devices count.
+    front_end: ``"fx"``, ``"export"``, or ``"auto"`` for the first that takes the model.
+    images: the arguments that hold images, by name or place, where that is not plain from their shapes.
+    leaf_modules: module classes that are not traced into; convolutions inside them stay whole.
+
+    The model is left as it was: no weight, buffer, mode or generator changes. Raises ``TraceError`` (a ``ValueError``)
+    where no front end gives a graph that runs, ``TypeError`` or ``ValueError`` for an example that is none.
+    """
+    inputs, example = model_inputs(model, example_input, images)
+    return capture_call(model, inputs, example, front_end, leaf_modules)
+
+
+def capture_call(
+    model: nn.Module,
+    inputs: ModelInputs,
+    example: Sequence[Tensor],
+    front_end: FrontEndName,
+    leaf_modules: Sequence[type[nn.Module]],
+) -> Captured:
+    """``capture`` for a call that is known already; ``example`` are values for its leaves."""
+    tried = front_ends(front_end)
+    failures: list[str] = []
+    with train_mode(model):
+        for each in tried:
+            for trace in each.attempts(model, inputs, example, leaf_modules):
+                try:
+                    graph_module = bind_graph(model, trace(), f"{type(model).__name__}Full")
+                    record_shapes(propagate_shapes(graph_module, *example))
+                except Exception as error:
+                    failures.append(f"{each.name}: {_where(error)}")
+                    continue
+                told = tuple(dict.fromkeys(failures))
+                return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules))
+    shapes = ", ".join(f"{leaf.shape} of {leaf.dtype}" for leaf in inputs.leaves)
+    raise TraceError(
+        f"{type(model).__name__} can't be traced on {shapes}; {'; '.join(_once(failures))}. Check that the model takes "
+        "this input; then mark the module at fault with leaf_modules=, or give submodule="
+    )
+
+
+def _once(failures: Sequence[str]) -> list[str]:
+    """Each failure once; what both front ends complain of in the same words, in one line."""
+    found = list(dict.fromkeys(failures))
+    (one, first), (other, last) = (found[at].split(": ", 1) for at in (0, -1))
+    if one != other and _without_place(first).endswith(_without_place(last)):
+        return [*found[1:-1], f"{one} and {other}: {last}"]
+    return found
+
+
+def _without_place(complaint: str) -> str:
+    return complaint.partition(" (line ")[0]
+
+
+def _where(error: Exception) -> str:
+    """The error's first line, and the last line of the model's own code that led to it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    ours = ("/torch/", "/lowmode_fx/", "/passes/")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(part in frame.filename.replace("\\", "/") for part in ours) and not frame.filename.startswith("<")
+    ]
+    place = f" (line {frames[-1].lineno} of {frames[-1].filename.rsplit('/', 1)[-1]})" if frames else ""
+    return f"{lines[0]}{place}"

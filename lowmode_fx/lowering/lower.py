@@ -1,0 +1,122 @@
+"""``lower``: a captured model and a configuration to one low mode (§2.2)."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+from torch import fx
+
+from lowmode_fx.capture.capture import Captured
+from lowmode_fx.capture.inputs import ModelInputs
+from lowmode_fx.capture.train_mode import train_mode
+from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.lowering.downsampling import downsampled_sides
+from lowmode_fx.lowering.ladder import Rung
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.lowering.notes import no_effect, notes
+from lowmode_fx.lowering.report import NoEffectWarning, PairReport
+from passes import (
+    GraphPass,
+    PassContext,
+    PassError,
+    adapt_heads,
+    bind_graph,
+    drop_maxpools,
+    isolate_batchnorm,
+    pool_weights,
+    resize_head,
+    restore_output,
+    run_passes,
+    set_strides,
+)
+from passes.checks import check_poolable
+from passes.shapes import record_full_shapes
+
+
+def low_mode_passes(config: LowModeConfig) -> tuple[GraphPass, ...]:
+    """The passes in their order: what shrinks less, what is pooled, norms, then heads and outputs."""
+    isolate: tuple[GraphPass, ...] = (isolate_batchnorm,) if config.batchnorm == "isolate" else ()
+    restore: tuple[GraphPass, ...] = (restore_output,) if config.restore_output else ()
+    return (
+        partial(drop_maxpools, which=config.drop_maxpools),
+        partial(set_strides, strides=config.strides),
+        partial(
+            pool_weights,
+            ratio=config.effective_kernel_ratio,
+            rounding=config.rounding,
+            transform=config.kernel_transform,
+            gain=config.gain,
+            pool_convs=config.pool_convs,
+            keep_convs=config.keep_convs,
+        ),
+        *isolate,
+        adapt_heads,
+        partial(resize_head, adapt_head=config.adapt_head),
+        *restore,
+    )
+
+
+def lower(captured: Captured, config: LowModeConfig | None = None, mode: Mode = Mode.LOW) -> Rung:
+    """One low mode of a captured model, under the name ``mode``; the capture serves any number of them.
+
+    Warns (``NoEffectWarning``) where no kernel is pooled and no max pool dropped. Raises ``PassError`` (a
+    ``ValueError``) where no such mode can be right.
+    """
+    rung = lower_quietly(captured, LowModeConfig() if config is None else config, mode)
+    warn_of(rung.report)
+    return rung
+
+
+def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung:
+    """``lower``, without its warning."""
+    model, full = captured.model, captured.graph_module
+    inputs = low_inputs(captured.inputs, config)
+    if config.effective_kernel_ratio != 1:
+        check_poolable(full, type(model).__name__, config.pool_convs)
+    with train_mode(model):
+        low = bind_graph(model, _low_graph(captured, inputs), "Draft", draft=True)
+        record_full_shapes(low.graph, full.graph)
+        context = PassContext(full, captured.blank(inputs))
+        run_passes(low, low_mode_passes(config), context)
+    low = bind_graph(model, low.graph, f"{type(model).__name__}Low")
+    sides, low_sides = captured.inputs.image.shape[2:], inputs.image.shape[2:]
+    report = PairReport(
+        model=type(model).__name__,
+        front_end=captured.front_end.name,
+        front_end_failures=captured.failures,
+        input_shape=captured.inputs.image.shape,
+        low_input_shape=inputs.image.shape,
+        passes=tuple(context.reports),
+        notes=notes(sides, low_sides, config, context, low),
+        input_dtype=captured.inputs.image.dtype,
+        leaf_modules=captured.leaf_modules,
+        any_size=captured.front_end.any_size,
+        no_effect=no_effect(config, context),
+    )
+    return Rung(mode, low, config, inputs, report)
+
+
+def low_inputs(inputs: ModelInputs, config: LowModeConfig) -> ModelInputs:
+    """The call of a model on images of low-mode's size. Raises ``ValueError`` where nothing would be left of them."""
+    if not config.downsample_input:
+        return inputs
+    return inputs.with_image_sides(lambda sides: downsampled_sides(sides, config.ratio))
+
+
+def warn_of(report: PairReport) -> None:
+    """Warn the caller of a public function where low-mode has no effect beyond the resolution."""
+    if report.no_effect:
+        warnings.warn(f"{report.no_effect}; see pool_convs", NoEffectWarning, stacklevel=3)
+
+
+def _low_graph(captured: Captured, inputs: ModelInputs) -> fx.Graph:
+    try:
+        return captured.graph_for(inputs)
+    except Exception as error:
+        size = "×".join(map(str, inputs.image.shape[2:]))
+        cause = str(error).strip().splitlines()[0]
+        raise PassError(
+            f"torch.{captured.front_end.name} can't follow the model on {size} inputs: {cause}; try an input size that "
+            "halves more often, or pool kernels alone with downsample_input=False"
+        ) from error

@@ -1,0 +1,45 @@
+"""What a reader of a low mode's report should know beyond what its passes say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import fx
+
+from lowmode_fx.lowering.config import LowModeConfig
+from passes import PassContext
+from passes.checks import output_node
+from passes.shapes import Shape, node_shape
+
+
+def no_effect(config: LowModeConfig, context: PassContext) -> str:
+    """Why low-mode is the resolution alone, or nothing at all, where more was asked for; empty else."""
+    if any(context.report(name).changes for name in ("drop_maxpools", "set_strides", "pool_weights")):
+        return ""
+    if not config.downsample_input:
+        return "low-mode does what full-mode does: images stay whole, and no kernel is pooled"
+    if config.effective_kernel_ratio == 1:
+        return ""
+    reasons = sorted({skip.reason for skip in context.report("pool_weights").skips})
+    return f"no kernel is pooled, only the resolution drops ({'; '.join(reasons)})"
+
+
+def notes(
+    sides: Sequence[int], low_sides: Sequence[int], config: LowModeConfig, context: PassContext, low: fx.GraphModule
+) -> tuple[str, ...]:
+    """Sides that the ratio doesn't divide, options without an effect, and maps that are returned smaller."""
+    found = []
+    if config.downsample_input and any(side % config.ratio for side in sides):
+        full, small = ("×".join(map(str, values)) for values in (sides, low_sides))
+        found.append(f"{full} is not divisible by {config.ratio}: low-mode images are {small} (rounded up)")
+    found += [no_effect(config, context)]
+    if config.drop_maxpools in ("stem", "all") and not context.report("drop_maxpools").changes:
+        found.append(f"drop_maxpools={config.drop_maxpools!r} found no max pool")
+    ours, theirs = (node_shape(output_node(each.graph)) for each in (context.full, low))
+    maps = [shape for shape in (ours, theirs) if isinstance(shape, Shape) and len(shape) > 2]
+    if not config.restore_output and len(maps) == 2 and maps[0] != maps[1]:
+        full, small = ("×".join(map(str, shape[2:])) for shape in maps)
+        found.append(
+            f"low-mode returns maps of {small} where full-mode returns {full}; restore_output=True resizes them"
+        )
+    return tuple(filter(None, found))

@@ -1,0 +1,56 @@
+"""A pickled ladder holds its model and how it was built, and is captured again when it is loaded.
+
+Graphs call functions that are made on the spot, which no pickle holds.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from lowmode_fx.capture.capture import capture_call
+from lowmode_fx.capture.inputs import ModelInputs
+from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.lowering.ladder import Ladder, ModePair, graph_digest
+from lowmode_fx.lowering.lower import lower_quietly
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.lowering.report import PairReport
+
+
+def rebuild_ladder(
+    kind: type[Ladder],
+    model: nn.Module,
+    inputs: ModelInputs,
+    rungs: Sequence[tuple[Mode, LowModeConfig, PairReport]],
+    digest: str,
+) -> Ladder:
+    """The ladder that was pickled, captured again from its model.
+
+    Raises ``ValueError`` where the graphs come out otherwise.
+    """
+    report = rungs[0][2]
+    # The model may have another type than when the pair was built, and so may the images that it takes.
+    like = next((value for value in model.parameters() if value.is_floating_point()), None)
+    leaves = inputs.blank() if like is None else inputs.blank(like.device, like.dtype)
+    front_end: Any = report.front_end
+    captured = capture_call(model, inputs, leaves, front_end, report.leaf_modules)
+    made = tuple(lower_quietly(captured, config, mode) for mode, config, _ in rungs)
+    ladder = kind(model, captured.graph_module, made, captured.inputs)
+    if graph_digest(ladder) != digest:
+        raise ValueError(
+            f"the pickled pair of {report.model} had other graphs than its model gives now: its code, its flags or "
+            "torch have changed since; build the pair again"
+        )
+    return ladder
+
+
+def _reduce(ladder: Ladder) -> tuple[Callable[..., Ladder], tuple[Any, ...]]:
+    kept = tuple((rung.mode, rung.config, rung.report) for rung in ladder.rungs)
+    return rebuild_ladder, (type(ladder), ladder.model, ladder.inputs, kept, graph_digest(ladder))
+
+
+for _kind in (Ladder, ModePair):
+    copyreg.pickle(_kind, _reduce)

@@ -1,0 +1,49 @@
+"""Names and order of a ladder's low modes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.lowering.mode import Mode
+
+
+def rung_names(configs: Sequence[LowModeConfig] | Mapping[str, LowModeConfig]) -> list[tuple[Mode, LowModeConfig]]:
+    """Every config with the name of its mode, the cheapest first.
+
+    The smallest images come first, and of images of one size pooled kernels before kept ones. A mapping names its
+    modes. Else one config alone is ``low``, several are named after their ratios (``r2``, ``r4/3``, ``whole`` for whole
+    images), and those of one ratio told apart by their kernels (``r2-kept``) or by a number (``r2-2``).
+
+    Raises ``ValueError`` where there is no config, or one is named ``full``.
+    """
+    if not configs:
+        raise ValueError("a ladder needs a low mode; give at least one LowModeConfig, as [LowModeConfig(ratio=2)]")
+    if isinstance(configs, Mapping):
+        if Mode.FULL.value in configs:
+            raise ValueError("the mode 'full' is the network as specified; give the low modes other names")
+        return sorted(((Mode(name), config) for name, config in configs.items()), key=lambda pair: _cost(pair[1]))
+    ordered = sorted(configs, key=_cost)
+    if len(ordered) == 1:
+        return [(Mode.LOW, ordered[0])]
+    plain = [_ratio_name(config) for config in ordered]
+    kept = [
+        f"{name}-kept" if plain.count(name) > 1 and config.effective_kernel_ratio == 1 else name
+        for name, config in zip(plain, ordered, strict=True)
+    ]
+    seen: Counter[str] = Counter()
+    names = []
+    for name in kept:
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return [(Mode(name), config) for name, config in zip(names, ordered, strict=True)]
+
+
+def _ratio_name(config: LowModeConfig) -> str:
+    return f"r{config.ratio}" if config.downsample_input else "whole"
+
+
+def _cost(config: LowModeConfig) -> tuple[float, bool]:
+    """What orders rungs: the share of pixels, then whether kernels are kept."""
+    return (1 / float(config.ratio) if config.downsample_input else 1.0), config.effective_kernel_ratio == 1

@@ -1,0 +1,78 @@
+"""What to say where low-mode does not fit a model: which place, what it was given, and the ways out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import fx
+
+from passes.base import PassContext
+from passes.calls import CONVS
+from passes.errors import PassError
+from passes.find_maps import find_flatten, find_map
+from passes.match import module_path
+from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, propagate_shapes
+
+
+def misfit(error: ShapeError, context: PassContext) -> PassError:
+    """The refusal of a graph that can't run on low-mode's images."""
+    flatten = find_flatten(error)
+    if flatten is not None:
+        wanted = "×".join(map(str, full_shape(flatten.all_input_nodes[0])[1:]))
+        return PassError(
+            f"{place(error.node)} takes a flattened map of fixed size ({wanted} in full-mode), but low-mode gives "
+            f"{_shapes(error.inputs)}; set adapt_head=True to resize the map to its full-mode size there"
+        )
+    cause = re.sub(r"\s*\(?Proxy\([^)]*\)(\*Proxy\([^)]*\))?\)?", "", error.cause)
+    try:
+        propagate_shapes(context.full, *context.inputs)
+        what = "low-mode does not fit the model"
+    except ShapeError:
+        sizes = next(value.shape[2:] for value in context.inputs if value.ndim > 2)
+        what = f"the model itself can't take {'×'.join(map(str, sizes))} inputs"
+    source = find_map(error)
+    resize = ""
+    if source is not None:
+        size = "×".join(map(str, full_shape(source)[2:]))
+        resize = f", set adapt_head=True to resize the map behind {place(source)} to its full-mode {size}"
+    return PassError(
+        f"{what}: at {place(error.node)}, given {_shapes(error.inputs)}: {cause}; try an input size that halves more "
+        f"often{resize}, or pool kernels alone with downsample_input=False"
+    )
+
+
+def unequal_branches(error: ShapeError, context: PassContext) -> PassError | None:
+    """The refusal where branches meet of which an earlier pass changed one; ``None`` where that is not the cause."""
+    changed = [change.site for name in ("drop_maxpools", "set_strides") for change in context.report(name).changes]
+    joined = error.node.target not in CONVS and sum(isinstance(shape, Shape) for shape in error.inputs) > 1
+    if not (joined and changed and find_flatten(error) is None):
+        return None
+    return PassError(
+        f"branches no longer fit at {place(error.node)}, {_shapes(error.inputs)}, once {', '.join(changed)} changed; "
+        "keep it (drop_maxpools, strides), or change every branch alike"
+    )
+
+
+def failed_transform(error: ShapeError) -> PassError:
+    """The refusal where a user's own kernel transform is what fails."""
+    user = next(iter(error.node.users), error.node)
+    where = module_path(user) or user.name
+    if error.cause.startswith("kernel_transform "):
+        return PassError(f"{where}: {error.cause}")
+    name = getattr(error.node.target, "users_name", "")
+    expected = "it must be a function (kernel (F, C, *K), K') → kernel"
+    return PassError(f"{where}: kernel_transform {name!r} failed: {error.cause}; {expected}")
+
+
+def place(node: fx.Node) -> str:
+    """The node as a person would name it: by the module that it calls or stands in."""
+    if node.op == "call_module":
+        return str(node.target)
+    path = module_path(node)
+    return f"{node.name} in {path}" if path else node.name
+
+
+def _shapes(shapes: Sequence[ShapeTree]) -> str:
+    shown = [shape for shape in shapes if isinstance(shape, Shape)]
+    return " and ".join("×".join(map(str, shape)) for shape in shown) or "no tensor"
