@@ -17,7 +17,7 @@ class Cautions:
     def __init__(self, report: PairReport) -> None:
         self.report = report
         self._told: set[str] = set()
-        self._strangers = dict.fromkeys(Mode, 0)
+        self._strangers = dict.fromkeys((Mode.LOW, Mode.FULL), 0)
 
     def check_size(self, images: Tensor, low: bool) -> None:
         """An exported graph may hold what the model computed from its image size, and be right for that size alone.

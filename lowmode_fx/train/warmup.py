@@ -45,15 +45,16 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 
 
 def modes_to_come(net: LowModeModel, epochs: int, steps_per_epoch: int) -> list[Mode]:
-    """The modes that the rest of a run uses: a graph that never runs needn't be compiled."""
+    """The modes that the rest of a run uses, cheapest first: a graph that never runs needn't be compiled."""
+    modes = (Mode.LOW, Mode.FULL)
     if isinstance(net.schedule, Decides):
-        return list(Mode)  # what it will decide is not known yet
+        return list(modes)  # what it will decide is not known yet
     found: set[Mode] = set()
     for step in range(net.step, epochs * steps_per_epoch):
         found.add(net.schedule.mode(step, step // steps_per_epoch))
-        if len(found) == len(Mode):
+        if len(found) == len(modes):
             break
-    return [mode for mode in Mode if mode in found]
+    return [mode for mode in modes if mode in found]
 
 
 def warm_up(module: nn.Module, device: torch.device, passes: Sequence[Callable[[], object]]) -> float:

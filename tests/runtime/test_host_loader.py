@@ -71,7 +71,7 @@ def test_training_is_bit_for_bit_that_of_the_device_path(workers: int, accumulat
     loader = host_loader(data, host, batch_size=4, num_workers=workers, accumulation=accumulation)
     modes = train(host, loader, 2 * accumulation, accumulation)
     assert modes == train(device, DataLoader(data, batch_size=4), 2 * accumulation, accumulation)
-    assert set(modes) == set(Mode)
+    assert set(modes) == {Mode.LOW, Mode.FULL}
     for name, value in device.state_dict().items():
         assert torch.equal(host.state_dict()[name], value), name
 

@@ -215,7 +215,7 @@ def test_gradient_clipping_and_checkpointing_on_the_callers_side() -> None:
 # Precision and layout ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", [Mode.LOW, Mode.FULL])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_reaches_the_convolutions_of_both_graphs(dtype: torch.dtype, mode: Mode) -> None:
     net, seen = make(), []
@@ -242,7 +242,7 @@ def test_a_step_that_the_scaler_skips_does_not_count() -> None:
     assert net.step == 2
 
 
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", [Mode.LOW, Mode.FULL])
 def test_channels_last_stays_and_changes_nothing(mode: Mode) -> None:
     net = make()
     expected = net.run(mode, IMAGES)

@@ -87,7 +87,7 @@ def check_ddp(folder: Path) -> None:
     net = DistributedDataParallel(runner)
     modes = train(net, runner)
     agreed(modes)
-    assert set(modes) == {mode.value for mode in Mode}
+    assert set(modes) == {mode.value for mode in (Mode.FULL, Mode.LOW)}
     expected = alone()
     same(unwrap_model(net).state_dict(), expected.state_dict())
     plain = network()
@@ -99,7 +99,7 @@ def check_gradients(folder: Path) -> None:
     """The averaged gradients of one low step are those of one process on the joined batch."""
     images, labels = batch(0)
     images = images.double()
-    for mode in Mode:
+    for mode in (Mode.FULL, Mode.LOW):
         runner, single = make().double(), make().double()
         runner.schedule = single.schedule = BernoulliSchedule(p=float(mode is Mode.LOW))
         net = DistributedDataParallel(runner)

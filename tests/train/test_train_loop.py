@@ -115,7 +115,7 @@ def test_unchanged_restores_all_kinds_of_state() -> None:
         with torch.no_grad():
             parameters[0].add_(1)
 
-    assert warm_up(net, CPU, [lambda mode=mode: work(mode) for mode in Mode]) > 0  # type: ignore[misc]
+    assert warm_up(net, CPU, [lambda mode=mode: work(mode) for mode in (Mode.FULL, Mode.LOW)]) > 0  # type: ignore[misc]
     assert_same_bits(before, bits(net))
     assert [module.training for module in net.modules()] == flags
     assert net.schedule_state() == schedule_state == {"step": 0, "epoch": 0}
@@ -138,7 +138,7 @@ def test_unchanged_restores_after_an_error_and_replaced_buffers() -> None:
 def test_only_the_modes_that_come_are_warmed_up() -> None:
     assert modes_to_come(tiny_net(BernoulliSchedule(p=0.0)), 3, 10) == [Mode.FULL]
     assert modes_to_come(tiny_net(BernoulliSchedule(p=1.0)), 3, 10) == [Mode.LOW]
-    assert modes_to_come(tiny_net(BernoulliSchedule(p=[0.0, 0.0, 0.9])), 3, 10) == [Mode.FULL, Mode.LOW]
+    assert modes_to_come(tiny_net(BernoulliSchedule(p=[0.0, 0.0, 0.9])), 3, 10) == [Mode.LOW, Mode.FULL]
     late = tiny_net(PeriodicSchedule(period=2, hold_epochs=1, milestones=(2,)))
     late.load_schedule_state({"step": 20, "epoch": 2})
     assert modes_to_come(late, 3, 10) == [Mode.FULL]

@@ -4,7 +4,6 @@ The schedules here keep no state and ask no generator, so every rank, every load
 same answer for the same step without talking to the others. One that decides as it goes is in ``agreement_schedule``.
 """
 
-import enum
 import math
 import numbers
 import operator
@@ -12,6 +11,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, SupportsIndex, TypeVar, runtime_checkable
+
+from lowmode_fx.lowering.mode import Mode
 
 __all__ = [
     "BernoulliSchedule",
@@ -29,13 +30,6 @@ _Number = TypeVar("_Number", int, float)
 
 _WORD = 2**64 - 1
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
-
-
-class Mode(enum.Enum):
-    """One step's mode: ``FULL``, the network as specified, or ``LOW``, downsampled images and pooled kernels."""
-
-    FULL = "full"
-    LOW = "low"
 
 
 @runtime_checkable
