@@ -6,11 +6,11 @@ from lowmode_fx.counting.step import count_step_flops
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.fit import NoEffectWarning
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.pair import ModePair, PairReport, build_pair
 from lowmode_fx.runtime.host_loader import host_loader
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules.milestones import lr_milestones
-from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, Mode, PeriodicSchedule, Schedule
+from lowmode_fx.runtime.schedules import BernoulliSchedule, PeriodicSchedule, Schedule, lr_milestones
 from lowmode_fx.tuning.agreement import GradientAgreement, gradient_agreement
 from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
 from lowmode_fx.tuning.tune import Tuning, tune

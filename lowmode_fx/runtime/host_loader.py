@@ -24,8 +24,8 @@ from torch.utils.data import (
 )
 
 from lowmode_fx.lowering.downsampling import downsample
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules.schedule import Mode
 
 __all__ = ["ModeBatchSampler", "host_loader"]
 

@@ -15,9 +15,10 @@ from torch._inductor.exc import CppCompileError, GPUTooOldForTriton, InvalidCxxC
 from torch.utils.hooks import RemovableHandle
 
 from lowmode_fx.lowering.downsampling import downsample
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.pair import ModePair
 from lowmode_fx.runtime.gradient_scale import scale_gradient
-from lowmode_fx.runtime.schedules.schedule import Decides, Mode, Schedule
+from lowmode_fx.runtime.schedules import Schedule, StatefulSchedule
 from lowmode_fx.runtime.shape_guard import Cautions
 from passes import bind_graph
 from passes.binding import share_registries
@@ -75,7 +76,7 @@ class LowModeModel(nn.Module):
             raise ValueError(
                 "downsample_on='host' has nothing to do: the pair's images stay whole (downsample_input=False)"
             )
-        if downsample_on == "host" and isinstance(schedule, Decides):
+        if downsample_on == "host" and isinstance(schedule, StatefulSchedule):
             raise ValueError(
                 "a loader draws the modes of batches ahead of what the schedule decides, and hands on no full-size "
                 f"batches to measure; with {type(schedule).__name__} use downsample_on='device'"
@@ -216,13 +217,15 @@ class LowModeModel(nn.Module):
 
         ``{"step": …, "epoch": …}``, and under ``"schedule"`` the decisions of one that decides.
         """
-        state = {"step": self._step, "epoch": self._epoch}
-        return state | {"schedule": self.schedule.state_dict()} if isinstance(self.schedule, Decides) else state
+        state: dict[str, Any] = {"step": self._step, "epoch": self._epoch}
+        if isinstance(self.schedule, StatefulSchedule):
+            state["schedule"] = self.schedule.state_dict()
+        return state
 
     def load_schedule_state(self, state: Mapping[str, Any]) -> None:
         """Continue where ``schedule_state()`` was taken. Raises ``KeyError`` where something is missing."""
         self._step, self._epoch = int(state["step"]), int(state["epoch"])
-        if isinstance(self.schedule, Decides):
+        if isinstance(self.schedule, StatefulSchedule):
             self.schedule.load_state_dict(state["schedule"])
 
     def _count_step(self, *_: Any) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.mode_pair import PairReport
-from lowmode_fx.runtime.schedules.schedule import Mode
 
 
 class Cautions:

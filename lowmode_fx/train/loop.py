@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules.schedule import Mode
 from lowmode_fx.train.batches import steps_per_epoch, train_batches
 from lowmode_fx.train.checkpoint import (
     demand_same_run,

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.mode_pair import ModePair
-from lowmode_fx.runtime.schedules.schedule import Mode, uniform_draw
+from lowmode_fx.runtime.schedules import uniform_draw
 from lowmode_fx.tuning.agreement import Batch, Criterion, as_batches
 from lowmode_fx.tuning.costs import mac_cost
 from lowmode_fx.tuning.trials import progress_now

@@ -13,7 +13,7 @@ from training import digits, quick_run, quick_settings, tiny_net
 
 from lowmode_fx import AgreementSchedule, BernoulliSchedule, LowModeConfig, Mode, PeriodicSchedule
 from lowmode_fx.cli.schedule_options import make_schedule, read_tuning
-from lowmode_fx.runtime.schedules.schedule import annealed_shares, schedule_from_dict
+from lowmode_fx.runtime.schedules import annealed_shares, schedule_from_dict
 from lowmode_fx.train import RunFolder, train
 from lowmode_fx.train.batches import train_batches
 from lowmode_fx.train.precise_bn import recompute_statistics

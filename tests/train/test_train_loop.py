@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from training import SIDE, digits, model_without_options, quick_run, quick_settings, tiny_model, tiny_net
 
-from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, Mode, PeriodicSchedule
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.schedules import BernoulliSchedule, PeriodicSchedule
 from lowmode_fx.train import EpochRecord, RunResult, TrainingDivergedError, TrainSettings, plot_curves, train
 from lowmode_fx.train import loop as loop_module
 from lowmode_fx.train.batches import train_batches
