@@ -10,7 +10,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.pair import ModePair, PairReport, build_pair
 from lowmode_fx.runtime.host_loader import host_loader
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules import BernoulliSchedule, PeriodicSchedule, Schedule, lr_milestones
+from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, PeriodicSchedule, Schedule, lr_milestones
 from lowmode_fx.tuning.agreement import GradientAgreement, gradient_agreement
 from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
 from lowmode_fx.tuning.tune import Tuning, tune
@@ -21,6 +21,7 @@ __all__ = [
     "BernoulliSchedule",
     "FlopReport",
     "GradientAgreement",
+    "LadderSchedule",
     "LayerFlops",
     "LowModeConfig",
     "LowModeModel",

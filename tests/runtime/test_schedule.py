@@ -13,6 +13,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules import (
     SCHEDULES,
     BernoulliSchedule,
+    LadderSchedule,
     PeriodicSchedule,
     PlannedSchedule,
     Schedule,
@@ -23,7 +24,7 @@ from lowmode_fx.runtime.schedules import (
 
 STEPS = 20_000
 #: Arguments that make every step low, by the schedule's kind.
-ALWAYS_LOW = {"bernoulli": {"p": 1.0}, "periodic": {"period": 1, "low_steps": 1}}
+ALWAYS_LOW = {"bernoulli": {"p": 1.0}, "periodic": {"period": 1, "low_steps": 1}, "ladder": {"epochs": (10**6, 0)}}
 
 
 def letters(schedule: Schedule, steps: int, epoch: int = 0) -> str:
@@ -145,6 +146,18 @@ PLANNED = st.one_of(
         hold_epochs=st.integers(0, 9),
         milestones=st.lists(st.integers(0, 99), min_size=1),
     ),
+    st.builds(
+        LadderSchedule,
+        epochs=st.lists(st.integers(0, 99), min_size=3, max_size=3),
+        modes=st.none() | st.just(("r2", "r4/3", "full")),
+        hold_epochs=st.integers(0, 9),
+        milestones=st.lists(st.integers(0, 99), min_size=1),
+    ),
+    st.builds(
+        LadderSchedule,
+        probabilities=st.lists(st.floats(0, 1).map(lambda low: (low, 1 - low)), min_size=1),
+        seed=st.integers(0, 2**64 - 1),
+    ),
 )
 
 
@@ -196,7 +209,7 @@ def test_wording_of_errors(kind: type, arguments: dict[str, object], error: type
         kind(**arguments)
 
 
-@pytest.mark.parametrize("schedule", [BernoulliSchedule(), PeriodicSchedule()])
+@pytest.mark.parametrize("schedule", [BernoulliSchedule(), PeriodicSchedule(), LadderSchedule(epochs=(1, 1))])
 def test_negative_steps_and_epochs_are_refused(schedule: Schedule) -> None:
     with pytest.raises(ValueError, match=r"^step=-1 is too small; give an int of at least 0"):
         schedule.mode(-1, 0)
@@ -217,7 +230,7 @@ def test_a_function_has_no_dict() -> None:
 
 
 def test_unknown_kinds_and_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match=r"^kind='random' names no schedule; give one of \['bernoulli', 'periodic'\]"):
+    with pytest.raises(ValueError, match=r"^kind='random' names no schedule; give one of \['bernoulli', 'ladder',"):
         schedule_from_dict({"kind": "random"})
     with pytest.raises(ValueError, match=r"^a periodic schedule has no argument seed; it takes period, low_steps"):
         schedule_from_dict({"kind": "periodic", "seed": 1})

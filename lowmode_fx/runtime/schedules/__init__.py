@@ -19,6 +19,7 @@ from lowmode_fx.runtime.schedules.base import (
 )
 from lowmode_fx.runtime.schedules.bernoulli import BernoulliSchedule, annealed_shares
 from lowmode_fx.runtime.schedules.draws import uniform_draw
+from lowmode_fx.runtime.schedules.ladder import LadderSchedule
 from lowmode_fx.runtime.schedules.milestones import lr_milestones
 from lowmode_fx.runtime.schedules.periodic import PeriodicSchedule
 
@@ -26,6 +27,7 @@ __all__ = [
     "SCHEDULES",
     "BernoulliSchedule",
     "DrawnSchedule",
+    "LadderSchedule",
     "PeriodicSchedule",
     "PlannedSchedule",
     "Schedule",
@@ -40,7 +42,7 @@ __all__ = [
 
 #: The schedules that a dict may name, by their ``kind``.
 SCHEDULES: dict[str, type[PlannedSchedule]] = {
-    schedule.kind: schedule for schedule in (BernoulliSchedule, PeriodicSchedule)
+    schedule.kind: schedule for schedule in (BernoulliSchedule, LadderSchedule, PeriodicSchedule)
 }
 
 
