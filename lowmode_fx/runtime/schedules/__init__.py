@@ -11,6 +11,7 @@ from typing import Any
 
 from lowmode_fx.runtime.schedules.base import (
     DrawnSchedule,
+    MeasuringSchedule,
     PlannedSchedule,
     Schedule,
     StatefulSchedule,
@@ -28,6 +29,7 @@ __all__ = [
     "BernoulliSchedule",
     "DrawnSchedule",
     "LadderSchedule",
+    "MeasuringSchedule",
     "PeriodicSchedule",
     "PlannedSchedule",
     "Schedule",

@@ -9,11 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import torch
+
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.lowering.pair import ModePair
 from lowmode_fx.runtime.schedules.arguments import as_count
 
 __all__ = [
     "DrawnSchedule",
+    "MeasuringSchedule",
     "PlannedSchedule",
     "Schedule",
     "StatefulSchedule",
@@ -41,6 +45,33 @@ class StatefulSchedule(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state_dict()``."""
+        ...
+
+
+@runtime_checkable
+class MeasuringSchedule(StatefulSchedule, Protocol):
+    """A schedule that decides by measurements, for which the training loop hands it batches between two steps."""
+
+    #: How many batches a measurement takes.
+    batches: int
+
+    def due(self, step: int, epoch: int) -> bool:
+        """Whether step ``step``, yet to be taken, calls for a measurement first."""
+        ...
+
+    def measure(
+        self,
+        pair: ModePair,
+        batches: Iterable[tuple[torch.Tensor, Any]],
+        criterion: Any,
+        step: int,
+        autocast: torch.dtype | None = None,
+    ) -> float:
+        """Measure on full-size batches, decide for the steps from ``step`` on, and return a low step's gain.
+
+        The gain is in full steps. ``criterion(outputs, targets)`` is a scalar loss, ``autocast`` the type that the run
+        computes forwards in, if any.
+        """
         ...
 
 
