@@ -12,8 +12,7 @@ from lowmode_fx.lowering.pair import build_ladder, build_pair
 from lowmode_fx.lowering.report import NoEffectWarning, PairReport
 from lowmode_fx.runtime.host_loader import host_loader
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules.milestones import lr_milestones
-from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, PeriodicSchedule, Schedule
+from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, PeriodicSchedule, Schedule, lr_milestones
 from lowmode_fx.tuning.agreement import GradientAgreement, gradient_agreement
 from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
 from lowmode_fx.tuning.tune import Tuning, tune
@@ -26,6 +25,7 @@ __all__ = [
     "FlopReport",
     "GradientAgreement",
     "Ladder",
+    "LadderSchedule",
     "LayerFlops",
     "LowModeConfig",
     "LowModeModel",

@@ -17,9 +17,10 @@ from rich.table import Table
 from torch import nn
 
 from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.pair import build_pair
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, Mode
+from lowmode_fx.runtime.schedules import BernoulliSchedule
 from lowmode_fx.train import DataSplits, RunFolder, RunResult, TrainSettings, load_data, train
 from lowmode_fx.train.batches import train_batches
 from lowmode_fx.train.run_folder import environment

@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, PeriodicSchedule, annealed_shares
+from lowmode_fx.runtime.schedules import BernoulliSchedule, PeriodicSchedule, annealed_shares
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
 from lowmode_fx.tuning.tune import Tuning

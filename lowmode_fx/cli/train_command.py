@@ -31,10 +31,11 @@ from lowmode_fx.cli.options import (
 )
 from lowmode_fx.cli.schedule_options import make_schedule, read_tuning
 from lowmode_fx.lowering.ladder import ModePair
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.pair import build_pair
 from lowmode_fx.lowering.report import NoEffectWarning
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules.schedule import Mode, Schedule, low_fraction
+from lowmode_fx.runtime.schedules import Schedule, low_fraction
 from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.data import load_data
 from lowmode_fx.train.loop import train as train_model

@@ -15,7 +15,7 @@ from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.gradient_scale import scale_gradient
 from lowmode_fx.runtime.mode_runner import ModeRunner, Place
-from lowmode_fx.runtime.schedules.schedule import Decides, Schedule
+from lowmode_fx.runtime.schedules import Schedule, StatefulSchedule
 from lowmode_fx.runtime.shape_guard import ShapeGuard
 from passes.binding import share_registries
 
@@ -194,13 +194,15 @@ class LowModeModel(nn.Module):
 
         ``{"step": …, "epoch": …}``, and under ``"schedule"`` the decisions of one that decides.
         """
-        state = {"step": self._step, "epoch": self._epoch}
-        return state | {"schedule": self.schedule.state_dict()} if isinstance(self.schedule, Decides) else state
+        state: dict[str, Any] = {"step": self._step, "epoch": self._epoch}
+        if isinstance(self.schedule, StatefulSchedule):
+            state["schedule"] = self.schedule.state_dict()
+        return state
 
     def load_schedule_state(self, state: Mapping[str, Any]) -> None:
         """Continue where ``schedule_state()`` was taken. Raises ``KeyError`` where something is missing."""
         self._step, self._epoch = int(state["step"]), int(state["epoch"])
-        if isinstance(self.schedule, Decides):
+        if isinstance(self.schedule, StatefulSchedule):
             self.schedule.load_state_dict(state["schedule"])
 
     def _count_step(self, *_: Any) -> None:
@@ -226,7 +228,7 @@ def _check_arguments(ladder: Any, schedule: Any, downsample_on: Any) -> None:
         raise ValueError(
             "downsample_on='host' has nothing to do: the pair's images stay whole (downsample_input=False)"
         )
-    if downsample_on == "host" and isinstance(schedule, Decides):
+    if downsample_on == "host" and isinstance(schedule, StatefulSchedule):
         raise ValueError(
             "a loader draws the modes of batches ahead of what the schedule decides, and hands on no full-size "
             f"batches to measure; with {type(schedule).__name__} use downsample_on='device'"

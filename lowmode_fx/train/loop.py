@@ -13,8 +13,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules.schedule import Mode
+from lowmode_fx.runtime.schedules import MeasuringSchedule
 from lowmode_fx.train.batches import steps_per_epoch, train_batches
 from lowmode_fx.train.checkpoint import (
     demand_same_run,
@@ -36,7 +37,6 @@ from lowmode_fx.train.records import EpochRecord, RunResult
 from lowmode_fx.train.run_folder import RunFolder, environment
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.train.warmup import modes_to_come, warm_up
-from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
 from lowmode_fx.utils.devices import synchronize
 
 
@@ -213,7 +213,7 @@ class _Run:
     def measure_agreement(self) -> None:
         """Where the schedule asks for it, compare both modes' gradients on the coming batches: part of the time."""
         schedule = self.low_mode.schedule if self.low_mode is not None else None
-        if self.low_mode is None or not isinstance(schedule, AgreementSchedule):
+        if self.low_mode is None or not isinstance(schedule, MeasuringSchedule):
             return
         if schedule.due(self.low_mode.step, self.epoch):
             # At an epoch's end its last batches: a resumed run can name them too.

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules.schedule import Decides, Mode
+from lowmode_fx.runtime.schedules import StatefulSchedule
 from lowmode_fx.train.checkpoint import rng_state, set_rng_state
 from lowmode_fx.utils.devices import synchronize
 
@@ -46,7 +47,7 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 
 def modes_to_come(net: LowModeModel, epochs: int, steps_per_epoch: int) -> list[Mode]:
     """The modes that the rest of a run uses: a graph that never runs needn't be compiled."""
-    if isinstance(net.schedule, Decides):
+    if isinstance(net.schedule, StatefulSchedule):
         return list(net.modes)  # what it will decide is not known yet
     found: set[Mode] = set()
     for step in range(net.step, epochs * steps_per_epoch):

@@ -1,4 +1,4 @@
-"""A schedule that follows the evidence: low steps while a measured low step is worth more than it costs."""
+"""A schedule that follows the evidence: low steps while a low step's measured gain is above its cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 
 from lowmode_fx.lowering.ladder import ModePair
-from lowmode_fx.runtime.schedules.schedule import Mode, uniform_draw
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.schedules import uniform_draw
+from lowmode_fx.runtime.schedules.arguments import as_probability
 from lowmode_fx.tuning.agreement import Batch, Criterion, as_batches
 from lowmode_fx.tuning.costs import mac_cost
 from lowmode_fx.tuning.trials import progress_now
@@ -22,11 +24,11 @@ MOST_OVERHEAD = 0.1
 
 
 class AgreementSchedule:
-    """Steps are low with probability ``p`` while a low step is worth its price, by the last measurement, and full else.
+    """Steps are low with probability ``p`` while low steps pay, by the last measurement, and full else.
 
     Every ``every`` steps the gradients of both modes are compared on ``batches`` batches (``measure``): a low step's
-    *gain* is what it is worth in full steps, see ``lowmode_fx.tuning.gain``. It pays where gain > ``cost``, its
-    price in full steps; ``None`` takes the ratio of multiply-adds. From epoch ``full_from`` on every step is full.
+    *gain* is how many full steps it stands for, see ``lowmode_fx.tuning.gain``. It pays where gain > ``cost``, what
+    it costs in full steps; ``None`` takes the ratio of multiply-adds. From epoch ``full_from`` on every step is full.
     Before the first measurement steps are full. A measurement costs about ``batches × (1 + cost)`` full steps.
 
     ``mode`` is pure given the decisions, which ``state_dict()`` holds: ``LowModeModel.schedule_state()`` carries them.
@@ -48,17 +50,15 @@ class AgreementSchedule:
     ) -> None:
         if batches < 2:
             raise ValueError(f"batches={batches} is too small; give at least 2, for noise shows between batches only")
-        if not 0 <= p <= 1:
-            raise ValueError(f"p={p!r} is no probability; give a number from 0 to 1")
         if cost is not None and not cost > 0:
-            raise ValueError(f"cost={cost!r} is no price; give a low step's share of a full step, above 0")
+            raise ValueError(f"cost={cost!r} is too small; give a low step's share of a full step, above 0")
         least = round(2 * batches / MOST_OVERHEAD)
         if every < least:
             raise ValueError(
                 f"every={every} would spend more than {MOST_OVERHEAD:.0%} of the steps on measuring {batches} batches; "
                 f"give at least {least}"
             )
-        self.every, self.p, self.batches, self.cost = every, p, batches, cost
+        self.every, self.p, self.batches, self.cost = every, as_probability("p", p), batches, cost
         self.full_from, self.momentum, self.seed = full_from, momentum, seed
         self._counted: float | None = None
         self._warned = False
@@ -122,7 +122,7 @@ class AgreementSchedule:
         return min(1.0, progress_now(pair, as_batches(batches), criterion, self.momentum, autocast).gain)
 
     def decide(self, step: int, gain: float, cost: float) -> None:
-        """Note a measurement: a low step is worth ``gain`` full steps and costs ``cost``, from ``step`` on.
+        """Note a measurement: a low step's ``gain`` and ``cost``, both in full steps, from ``step`` on.
 
         Raises ``ValueError`` for a step before the last decision's.
         """

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, schedule_from_dict
+from lowmode_fx.runtime.schedules import BernoulliSchedule, schedule_from_dict
 from lowmode_fx.tuning.agreement import Batch, Criterion
 from lowmode_fx.tuning.candidates import families, try_pair
 from lowmode_fx.tuning.costs import CostMeasure

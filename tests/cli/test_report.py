@@ -187,7 +187,9 @@ def test_the_command_prints_the_report(nets: str, capsys: pytest.CaptureFixture[
     assert values["name"] == f"{nets}:Net"
     assert values["pair"]["input_shape"] == [2, 1, 16, 12]
     changes = {entry["name"]: [change["site"] for change in entry["changes"]] for entry in values["pair"]["passes"]}
-    assert changes == {"drop_maxpools": ["2"], "set_strides": [], "pool_weights": ["0"], "adapt_heads": []}
+    assert changes == {
+        "drop_maxpools": ["2"], "set_strides": [], "pool_weights": ["0"], "adapt_heads": [], "resize_head": []
+    }  # fmt: skip
 
 
 def test_the_papers_preset_yields_to_options(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,9 +198,10 @@ def test_the_papers_preset_yields_to_options(nets: str, capsys: pytest.CaptureFi
         entries = json.loads(capsys.readouterr().out)["pair"]["passes"]
         return {entry["name"]: len(entry["changes"]) for entry in entries}
 
-    assert passes() == {"drop_maxpools": 1, "set_strides": 0, "pool_weights": 1, "adapt_heads": 0}
+    assert passes() == {"drop_maxpools": 1, "set_strides": 0, "pool_weights": 1, "adapt_heads": 0, "resize_head": 0}
     assert passes(drop_maxpools="none", batchnorm="isolate") == {
-        "drop_maxpools": 0, "set_strides": 0, "pool_weights": 1, "isolate_batchnorm": 0, "adapt_heads": 0
+        "drop_maxpools": 0, "set_strides": 0, "pool_weights": 1, "isolate_batchnorm": 0, "adapt_heads": 0,
+        "resize_head": 0,
     }  # fmt: skip
 
 

@@ -1,97 +1,44 @@
-"""Schedules: literal draws, their statistics, holds, periods, dicts, and the wording of errors."""
+"""Schedules: literal modes, their fractions, holds, periods, dicts, and the wording of errors."""
 
 import json
 import math
 import re
-import statistics
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowmode_fx.runtime.schedules.schedule import _GOLDEN_GAMMA as GOLDEN_GAMMA
-from lowmode_fx.runtime.schedules.schedule import (
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.schedules import (
+    SCHEDULES,
     BernoulliSchedule,
-    Mode,
+    LadderSchedule,
     PeriodicSchedule,
+    PlannedSchedule,
     Schedule,
     low_fraction,
+    mode_fractions,
     schedule_from_dict,
-    uniform_draw,
 )
-from lowmode_fx.runtime.schedules.schedule import _mix as mix
 
-DRAWS = 20_000
-# With DRAWS independent draws, a correlation is normal with this standard deviation; 4.5 of them are 7 in a million.
-TOLERANCE = 4.5 / math.sqrt(DRAWS)
+STEPS = 20_000
+#: Arguments that make every step low, by the schedule's kind.
+ALWAYS_LOW = {"bernoulli": {"p": 1.0}, "periodic": {"period": 1, "low_steps": 1}, "ladder": {"epochs": (10**6, 0)}}
 
 
 def letters(schedule: Schedule, steps: int, epoch: int = 0) -> str:
     return "".join("L" if schedule.mode(step, epoch) is Mode.LOW else "F" for step in range(steps))
 
 
-def test_mixer_gives_the_published_splitmix64_sequence() -> None:
-    words = [mix(GOLDEN_GAMMA * count % 2**64) for count in (1, 2, 3)]
-    assert words == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-
-
-@pytest.mark.parametrize(
-    ("seed", "step", "value"),
-    [
-        (0, 0, 0.28176129772258496),
-        (0, 1, 0.6524484863740322),
-        (0, 2, 0.7012121095215252),
-        (1, 0, 0.8628561488610587),
-        (1, 1, 0.36818951565166946),
-        (2**64 - 1, 10**12, 0.27314664458938587),
-    ],
-)
-def test_draws_are_these_everywhere(seed: int, step: int, value: float) -> None:
-    assert uniform_draw(seed, step) == value
-
-
 def test_modes_are_these_everywhere() -> None:
     assert letters(BernoulliSchedule(p=0.5, seed=0), 24) == "LFFLFFLFLLFLLLFFLFFFLFFF"
 
 
-@given(st.integers(0, 2**64 - 1), st.integers(0, 2**70))
-def test_draws_are_uniform_numbers(seed: int, step: int) -> None:
-    draw = uniform_draw(seed, step)
-    assert 0.0 <= draw < 1.0
-    assert (draw * 2**53).is_integer()
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2, 12345, 2**32, 2**64 - 1])
-def test_draws_fill_the_unit_interval_evenly(seed: int) -> None:
-    bins = [0] * 64
-    for step in range(DRAWS):
-        bins[int(64 * uniform_draw(seed, step))] += 1
-    expected = DRAWS / 64
-    chi_square = sum((count - expected) ** 2 / expected for count in bins)
-    # 63 degrees of freedom: mean 63, standard deviation 11.2. A value too low is as suspect as one too high.
-    assert 28 < chi_square < 120
-
-
-@pytest.mark.parametrize("seed", [0, 1, 7])
-@pytest.mark.parametrize("lag", [1, 2, 3, 8, 97, 391])
-def test_steps_are_uncorrelated(seed: int, lag: int) -> None:
-    draws = [uniform_draw(seed, step) for step in range(DRAWS + lag)]
-    assert abs(statistics.correlation(draws[:DRAWS], draws[lag:])) < TOLERANCE
-
-
-@pytest.mark.parametrize("seed", [0, 1, 1000])
-@pytest.mark.parametrize("other", [1, 2, 256])
-@pytest.mark.parametrize("lag", [-2, -1, 0, 1, 2])
-def test_neighbouring_seeds_are_uncorrelated(seed: int, other: int, lag: int) -> None:
-    draws = [uniform_draw(seed, step) for step in range(2, DRAWS + 2)]
-    others = [uniform_draw(seed + other, step + lag) for step in range(2, DRAWS + 2)]
-    assert abs(statistics.correlation(draws, others)) < TOLERANCE
-
-
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_fraction_of_low_steps_is_p(p: float) -> None:
-    low = letters(BernoulliSchedule(p=p, seed=3), DRAWS).count("L") / DRAWS
-    assert low == pytest.approx(p, abs=4.5 * math.sqrt(p * (1 - p) / DRAWS))
+    low = letters(BernoulliSchedule(p=p, seed=3), STEPS).count("L") / STEPS
+    assert low == pytest.approx(p, abs=4.5 * math.sqrt(p * (1 - p) / STEPS))
 
 
 @given(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 10**9), min_size=2), st.integers(0, 300))
@@ -106,12 +53,12 @@ def test_modes_depend_on_neither_order_nor_instance(seed: int, steps: list[int],
     st.lists(st.integers(0, 60), max_size=4),
     st.integers(1, 10),
     st.integers(0, 80),
-    st.sampled_from([BernoulliSchedule, PeriodicSchedule]),
+    st.sampled_from(sorted(ALWAYS_LOW)),
 )
 @pytest.mark.filterwarnings("ignore:hold_epochs=.* has no effect:UserWarning")
-def test_held_epochs_are_full_and_only_these(milestones: list[int], hold: int, epoch: int, kind: type) -> None:
-    always = {"p": 1.0} if kind is BernoulliSchedule else {"period": 1, "low_steps": 1}
-    schedule = kind(**always, hold_epochs=hold, milestones=milestones)
+def test_held_epochs_are_full_and_only_these(milestones: list[int], hold: int, epoch: int, kind: str) -> None:
+    always: dict[str, Any] = ALWAYS_LOW[kind]
+    schedule = SCHEDULES[kind](**always, hold_epochs=hold, milestones=milestones)
     held = epoch in {start + offset for start in milestones for offset in range(hold)}
     assert letters(schedule, 5, epoch) == ("FFFFF" if held else "LLLLL")
 
@@ -161,7 +108,30 @@ def test_expected_low_fraction_is_the_mean_over_epochs(p: list[float], hold: int
     assert low_fraction(schedule, epochs=9, steps_per_epoch=7) == pytest.approx(sum(per_epoch) / 9)
 
 
-SCHEDULES = st.one_of(
+class Stairs:
+    """A schedule of a user's own: the modes of three steps, over and over."""
+
+    modes = (Mode("r4"), Mode.FULL, Mode("r2"))
+
+    def mode(self, step: int, epoch: int) -> Mode:
+        return self.modes[step % 3] if epoch else self.modes[0]
+
+
+def test_any_schedules_modes_are_counted_and_full_comes_last() -> None:
+    # Epoch 0: three of r4. Epoch 1: r4, full, r2.
+    fractions = mode_fractions(Stairs(), epochs=2, steps_per_epoch=3)
+    assert fractions == {Mode("r4"): 4 / 6, Mode("r2"): 1 / 6, Mode.FULL: 1 / 6}
+    assert list(fractions)[-1] is Mode.FULL
+    assert low_fraction(Stairs(), epochs=2, steps_per_epoch=3) == pytest.approx(5 / 6)
+
+
+def test_modes_that_never_run_have_no_fraction() -> None:
+    assert mode_fractions(BernoulliSchedule(p=0.0), 3, 4) == {Mode.FULL: 1.0}
+    assert mode_fractions(BernoulliSchedule(p=1.0), 3, 4) == {Mode.LOW: 1.0}
+    assert mode_fractions(BernoulliSchedule(p=[0.5, 0.25]), 2, 4) == {Mode.LOW: 0.375, Mode.FULL: 0.625}
+
+
+PLANNED = st.one_of(
     st.builds(
         BernoulliSchedule,
         p=st.floats(0, 1) | st.lists(st.floats(0, 1), min_size=1),
@@ -176,11 +146,23 @@ SCHEDULES = st.one_of(
         hold_epochs=st.integers(0, 9),
         milestones=st.lists(st.integers(0, 99), min_size=1),
     ),
+    st.builds(
+        LadderSchedule,
+        epochs=st.lists(st.integers(0, 99), min_size=3, max_size=3),
+        modes=st.none() | st.just(("r2", "r4/3", "full")),
+        hold_epochs=st.integers(0, 9),
+        milestones=st.lists(st.integers(0, 99), min_size=1),
+    ),
+    st.builds(
+        LadderSchedule,
+        probabilities=st.lists(st.floats(0, 1).map(lambda low: (low, 1 - low)), min_size=1),
+        seed=st.integers(0, 2**64 - 1),
+    ),
 )
 
 
-@given(SCHEDULES)
-def test_dicts_survive_json(schedule: BernoulliSchedule | PeriodicSchedule) -> None:
+@given(PLANNED)
+def test_dicts_survive_json(schedule: PlannedSchedule) -> None:
     assert schedule_from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
     assert isinstance(schedule, Schedule)
 
@@ -227,7 +209,7 @@ def test_wording_of_errors(kind: type, arguments: dict[str, object], error: type
         kind(**arguments)
 
 
-@pytest.mark.parametrize("schedule", [BernoulliSchedule(), PeriodicSchedule()])
+@pytest.mark.parametrize("schedule", [BernoulliSchedule(), PeriodicSchedule(), LadderSchedule(epochs=(1, 1))])
 def test_negative_steps_and_epochs_are_refused(schedule: Schedule) -> None:
     with pytest.raises(ValueError, match=r"^step=-1 is too small; give an int of at least 0"):
         schedule.mode(-1, 0)
@@ -248,7 +230,7 @@ def test_a_function_has_no_dict() -> None:
 
 
 def test_unknown_kinds_and_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match=r"^kind='random' names no schedule; give one of \['bernoulli', 'periodic'\]"):
+    with pytest.raises(ValueError, match=r"^kind='random' names no schedule; give one of \['bernoulli', 'ladder',"):
         schedule_from_dict({"kind": "random"})
     with pytest.raises(ValueError, match=r"^a periodic schedule has no argument seed; it takes period, low_steps"):
         schedule_from_dict({"kind": "periodic", "seed": 1})

@@ -14,7 +14,7 @@ from torch import nn
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.pair import build_pair
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, Schedule
+from lowmode_fx.runtime.schedules import BernoulliSchedule, Schedule
 from lowmode_fx.train import DataSplits, RunFolder, RunResult, TrainSettings, load_data, train
 
 SIDE = 8  # of the images: the digits as they are, so that a step takes milliseconds

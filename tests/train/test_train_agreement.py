@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch
 from torch import nn
 from training import digits, quick_run, quick_settings, tiny_net
 
-from lowmode_fx import AgreementSchedule, BernoulliSchedule, LowModeConfig, Mode, PeriodicSchedule
+from lowmode_fx import AgreementSchedule, BernoulliSchedule, LowModeConfig, Mode, ModePair, PeriodicSchedule
 from lowmode_fx.cli.schedule_options import make_schedule, read_tuning
-from lowmode_fx.runtime.schedules.schedule import annealed_shares, schedule_from_dict
+from lowmode_fx.runtime.schedules import annealed_shares, schedule_from_dict
 from lowmode_fx.train import RunFolder, train
 from lowmode_fx.train.batches import train_batches
 from lowmode_fx.train.precise_bn import recompute_statistics
@@ -56,6 +57,39 @@ def test_a_resumed_run_decides_the_same(tmp_path: Path) -> None:
 def test_a_measurement_on_an_epochs_last_step_has_its_batches() -> None:
     net, _ = quick_run(quick_settings(epochs=5), net=tiny_net(AgreementSchedule(every=43, batches=2, cost=1e-9)))
     assert [step for step, _, _ in net.schedule.decisions] == [0, 43]  # type: ignore[union-attr]
+
+
+class Counting:
+    """A schedule of a user's own that measures: low from the first measurement on, one each 15 steps."""
+
+    batches = 3
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, list[int]]] = []
+
+    def mode(self, step: int, epoch: int) -> Mode:
+        return Mode.LOW if self.seen else Mode.FULL
+
+    def due(self, step: int, epoch: int) -> bool:
+        return step % 15 == 0
+
+    def measure(self, pair: ModePair, batches: Any, criterion: Any, step: int, autocast: Any = None) -> float:
+        images = [images for images, labels in batches if criterion(pair.model(images), labels) > 0]
+        self.seen.append((step, [len(each) for each in images]))
+        return 0.5
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.seen = list(state["seen"])
+
+
+def test_any_schedule_that_measures_is_handed_batches() -> None:
+    schedule = Counting()
+    _, result = quick_run(quick_settings(epochs=3), net=tiny_net(schedule))
+    assert schedule.seen == [(0, [125] * 3), (15, [125] * 3), (30, [125] * 3)]
+    assert result.low_steps == 33
 
 
 def test_both_graphs_are_warmed_up_for_a_schedule_that_is_yet_to_decide() -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 from training import digits, quick_run, quick_settings, tiny_model, tiny_net
 
-from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule
+from lowmode_fx.runtime.schedules import BernoulliSchedule
 from lowmode_fx.train import CheckpointError, RunFolder, RunResult, load_checkpoint, save_checkpoint, train
 from lowmode_fx.train import checkpoint as checkpoint_module
 from lowmode_fx.train.checkpoint import has_checkpoint, load_weights, rng_state, set_rng_state

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from training import SIDE, digits, model_without_options, quick_run, quick_settings, tiny_model, tiny_net
 
-from lowmode_fx.runtime.schedules.schedule import BernoulliSchedule, Mode, PeriodicSchedule
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.schedules import BernoulliSchedule, PeriodicSchedule
 from lowmode_fx.train import EpochRecord, RunResult, TrainingDivergedError, TrainSettings, plot_curves, train
 from lowmode_fx.train import loop as loop_module
 from lowmode_fx.train.batches import train_batches
@@ -138,7 +139,7 @@ def test_unchanged_restores_after_an_error_and_replaced_buffers() -> None:
 def test_only_the_modes_that_come_are_warmed_up() -> None:
     assert modes_to_come(tiny_net(BernoulliSchedule(p=0.0)), 3, 10) == [Mode.FULL]
     assert modes_to_come(tiny_net(BernoulliSchedule(p=1.0)), 3, 10) == [Mode.LOW]
-    assert modes_to_come(tiny_net(BernoulliSchedule(p=[0.0, 0.0, 0.9])), 3, 10) == [Mode.FULL, Mode.LOW]
+    assert modes_to_come(tiny_net(BernoulliSchedule(p=[0.0, 0.0, 0.9])), 3, 10) == [Mode.LOW, Mode.FULL]
     late = tiny_net(PeriodicSchedule(period=2, hold_epochs=1, milestones=(2,)))
     late.load_schedule_state({"step": 20, "epoch": 2})
     assert modes_to_come(late, 3, 10) == [Mode.FULL]

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from training import tiny_model
 
-from lowmode_fx import AgreementSchedule, LowModeConfig, LowModeModel, Mode, ModePair, build_pair
+from lowmode_fx import AgreementSchedule, BernoulliSchedule, LowModeConfig, LowModeModel, Mode, ModePair, build_pair
+from lowmode_fx.runtime.schedules import MeasuringSchedule, StatefulSchedule
 
 
 def pair(**options: Any) -> ModePair:
@@ -25,6 +26,12 @@ def batches(count: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def modes(schedule: AgreementSchedule, steps: range, epoch: int = 0) -> list[Mode]:
     return [schedule.mode(step, epoch) for step in steps]
+
+
+def test_it_is_what_the_loop_asks_for() -> None:
+    """The loop knows schedules that measure by their methods alone."""
+    assert isinstance(AgreementSchedule(), MeasuringSchedule)
+    assert not isinstance(BernoulliSchedule(), StatefulSchedule)
 
 
 def test_steps_are_full_before_anything_is_measured() -> None:
@@ -121,7 +128,7 @@ def test_decisions_travel_with_the_net() -> None:
     [
         ({"batches": 1}, "batches=1 is too small; give at least 2, for noise shows between batches only"),
         ({"p": 1.5}, "p=1.5 is no probability; give a number from 0 to 1"),
-        ({"cost": 0.0}, "cost=0.0 is no price; give a low step's share of a full step, above 0"),
+        ({"cost": 0.0}, "cost=0.0 is too small; give a low step's share of a full step, above 0"),
         (
             {"every": 50, "batches": 4},
             "every=50 would spend more than 10% of the steps on measuring 4 batches; give at least 80",

@@ -1,1 +1,63 @@
-"""Which step runs in which mode."""
+"""Which step runs in which mode: pure functions of (seed, step, epoch) (§3.1 of arXiv 1910.06548).
+
+The schedules here keep no state and ask no generator, so every rank, every loader worker and every resumed run gets the
+same answer for the same step without talking to the others. One that decides as it goes measures, and is therefore
+``lowmode_fx.tuning.agreement_schedule``. A new schedule is a file here and a name in ``SCHEDULES``.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from lowmode_fx.runtime.schedules.base import (
+    DrawnSchedule,
+    MeasuringSchedule,
+    PlannedSchedule,
+    Schedule,
+    StatefulSchedule,
+    low_fraction,
+    mode_fractions,
+)
+from lowmode_fx.runtime.schedules.bernoulli import BernoulliSchedule, annealed_shares
+from lowmode_fx.runtime.schedules.draws import uniform_draw
+from lowmode_fx.runtime.schedules.ladder import LadderSchedule
+from lowmode_fx.runtime.schedules.milestones import lr_milestones
+from lowmode_fx.runtime.schedules.periodic import PeriodicSchedule
+
+__all__ = [
+    "SCHEDULES",
+    "BernoulliSchedule",
+    "DrawnSchedule",
+    "LadderSchedule",
+    "MeasuringSchedule",
+    "PeriodicSchedule",
+    "PlannedSchedule",
+    "Schedule",
+    "StatefulSchedule",
+    "annealed_shares",
+    "low_fraction",
+    "lr_milestones",
+    "mode_fractions",
+    "schedule_from_dict",
+    "uniform_draw",
+]
+
+#: The schedules that a dict may name, by their ``kind``.
+SCHEDULES: dict[str, type[PlannedSchedule]] = {
+    schedule.kind: schedule for schedule in (BernoulliSchedule, LadderSchedule, PeriodicSchedule)
+}
+
+
+def schedule_from_dict(values: Mapping[str, Any]) -> PlannedSchedule:
+    """The schedule that ``to_dict`` wrote: ``kind`` and the schedule's arguments, left-out ones at their defaults.
+
+    Raises ``ValueError`` for an unknown kind or argument, and what the schedule itself raises for a bad value.
+    """
+    arguments = dict(values)
+    kind = arguments.pop("kind", None)
+    if kind not in SCHEDULES:
+        raise ValueError(f"kind={kind!r} names no schedule; give one of {sorted(SCHEDULES)}")
+    allowed = inspect.signature(SCHEDULES[kind]).parameters
+    if unknown := sorted(set(arguments) - set(allowed)):
+        raise ValueError(f"a {kind} schedule has no argument {', '.join(unknown)}; it takes {', '.join(allowed)}")
+    return SCHEDULES[kind](**arguments)

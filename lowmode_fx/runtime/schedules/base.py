@@ -1,0 +1,158 @@
+"""What a schedule is, and what all schedules have in common: protocols, held epochs, dicts, fractions of modes."""
+
+from __future__ import annotations
+
+import abc
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+
+from lowmode_fx.lowering.ladder import ModePair
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.schedules.arguments import as_count
+
+__all__ = [
+    "DrawnSchedule",
+    "MeasuringSchedule",
+    "PlannedSchedule",
+    "Schedule",
+    "StatefulSchedule",
+    "low_fraction",
+    "mode_fractions",
+]
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """What picks a step's mode. Pure, given the decisions of one that has state: equal arguments, equal answers."""
+
+    def mode(self, step: int, epoch: int) -> Mode:
+        """The mode of optimizer step ``step`` (counted from 0 over the whole run) in epoch ``epoch`` (from 0)."""
+        ...
+
+
+@runtime_checkable
+class StatefulSchedule(Protocol):
+    """A schedule that decides as it goes: its decisions are state, saved with a run and loaded with it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The decisions so far, in plain values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict()``."""
+        ...
+
+
+@runtime_checkable
+class MeasuringSchedule(StatefulSchedule, Protocol):
+    """A schedule that decides by measurements, for which the training loop hands it batches between two steps."""
+
+    #: How many batches a measurement takes.
+    batches: int
+
+    def due(self, step: int, epoch: int) -> bool:
+        """Whether step ``step``, yet to be taken, calls for a measurement first."""
+        ...
+
+    def measure(
+        self,
+        pair: ModePair,
+        batches: Iterable[tuple[torch.Tensor, Any]],
+        criterion: Any,
+        step: int,
+        autocast: torch.dtype | None = None,
+    ) -> float:
+        """Measure on full-size batches, decide for the steps from ``step`` on, and return a low step's gain.
+
+        The gain is in full steps. ``criterion(outputs, targets)`` is a scalar loss, ``autocast`` the type that the run
+        computes forwards in, if any.
+        """
+        ...
+
+
+@runtime_checkable
+class DrawnSchedule(Protocol):
+    """A schedule whose steps are drawn independently, by probabilities that are the same all through an epoch."""
+
+    def mode_probabilities(self, epoch: int) -> Mapping[Mode, float]:
+        """Each mode's probability, 0 to 1, in ``epoch``; they add up to 1."""
+        ...
+
+
+class PlannedSchedule(abc.ABC):
+    """A schedule that is known ahead for every step: a frozen dataclass, some of whose epochs may be held.
+
+    The ``hold_epochs`` epochs that start at each of ``milestones`` (epochs in which the learning rate changes, 0 for
+    the start) are full. ``kind`` is the schedule's name in dicts.
+    """
+
+    kind: ClassVar[str]
+    hold_epochs: int
+    milestones: Sequence[int]
+
+    @abc.abstractmethod
+    def mode(self, step: int, epoch: int) -> Mode:
+        """The mode of global optimizer step ``step`` in ``epoch``. Raises ``ValueError`` if either is negative."""
+
+    def is_held(self, epoch: int) -> bool:
+        """Whether every step of ``epoch`` is full because the learning rate has just changed."""
+        return any(start <= epoch < start + self.hold_epochs for start in self.milestones)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The schedule as JSON's types, for ``schedule_from_dict``."""
+        values = {name: _plain(value) for name, value in vars(self).items() if value is not None}
+        return {"kind": self.kind} | values
+
+    def _check_hold(self, stacklevel: int = 4) -> None:
+        """Check and tidy ``hold_epochs`` and ``milestones``; ``stacklevel`` leads a warning to who made the schedule.
+
+        As it stands it leads from ``__post_init__`` to the caller of a dataclass's generated ``__init__``.
+        """
+        hold_epochs = as_count("hold_epochs", self.hold_epochs)
+        if isinstance(self.milestones, str) or not isinstance(self.milestones, Iterable):
+            raise TypeError(f"milestones={self.milestones!r} is no sequence; give epochs, such as (0, 80, 120)")
+        milestones = tuple(as_count(f"milestones[{place}]", epoch) for place, epoch in enumerate(self.milestones))
+        if hold_epochs and not milestones:
+            warnings.warn(
+                f"hold_epochs={hold_epochs} has no effect without milestones; give the epochs in which the learning "
+                "rate changes, such as milestones=(0,) for the start alone",
+                stacklevel=stacklevel,
+            )
+        object.__setattr__(self, "hold_epochs", hold_epochs)
+        object.__setattr__(self, "milestones", tuple(sorted(set(milestones))))
+
+
+def mode_fractions(schedule: Schedule, epochs: int, steps_per_epoch: int) -> dict[Mode, float]:
+    """The expected fraction, above 0 to 1, of each mode in a run of ``epochs`` × ``steps_per_epoch`` optimizer steps.
+
+    A schedule that draws by probabilities gives the mean of them; any other is asked for every step, and counted.
+    Modes that never run are left out; full is the last one. Raises ``ValueError`` when either count is below 1.
+    """
+    epochs, steps_per_epoch = as_count("epochs", epochs, 1), as_count("steps_per_epoch", steps_per_epoch, 1)
+    if isinstance(schedule, DrawnSchedule):
+        rows = [schedule.mode_probabilities(epoch) for epoch in range(epochs)]
+        modes = dict.fromkeys(mode for row in rows for mode in row)
+        fractions = {mode: math.fsum(row.get(mode, 0.0) for row in rows) / epochs for mode in modes}
+    else:
+        steps = epochs * steps_per_epoch
+        counts = Counter(schedule.mode(step, step // steps_per_epoch) for step in range(steps))
+        fractions = {mode: count / steps for mode, count in counts.items()}
+    return {mode: fractions[mode] for mode in sorted(fractions, key=lambda mode: mode is Mode.FULL) if fractions[mode]}
+
+
+def low_fraction(schedule: Schedule, epochs: int, steps_per_epoch: int) -> float:
+    """The expected fraction, 0 to 1, of steps that are not full, as ``mode_fractions`` has it."""
+    fractions = mode_fractions(schedule, epochs, steps_per_epoch)
+    return math.fsum(fraction for mode, fraction in fractions.items() if mode is not Mode.FULL)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` in JSON's types."""
+    if isinstance(value, Mode):
+        return value.value
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value

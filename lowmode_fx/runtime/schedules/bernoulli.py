@@ -1,0 +1,100 @@
+"""Low with a probability for each epoch, full else: the drawn schedule of §3.1 of arXiv 1910.06548."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.schedules.arguments import as_count, as_per_epoch, as_probability, as_seed, as_share, value_at
+from lowmode_fx.runtime.schedules.base import PlannedSchedule
+from lowmode_fx.runtime.schedules.draws import uniform_draw
+
+__all__ = ["BernoulliSchedule", "annealed_shares"]
+
+
+@dataclass(frozen=True)
+class BernoulliSchedule(PlannedSchedule):
+    """Each step is low with probability ``p[epoch]``, independently of the others (§3.1).
+
+    ``p`` is a number in [0, 1], a sequence with one for each epoch (the last goes on for later epochs), or a function
+    of the epoch. ``p=0`` is plain full-mode training. ``seed`` is an int from 0 to 2**64 - 1. The ``hold_epochs``
+    epochs that start at each of ``milestones`` (epochs in which the learning rate changes, 0 for the start) are full.
+    The paper's setting: ``BernoulliSchedule(p=0.5, hold_epochs=4, milestones=(0, 80, 120))``.
+
+    Raises ``TypeError`` or ``ValueError`` for arguments of another kind or range. A hold without milestones
+    has no effect and gives a ``UserWarning``.
+    """
+
+    kind: ClassVar[str] = "bernoulli"
+    p: float | Sequence[float] | Callable[[int], float] = 0.5
+    seed: int = 0
+    hold_epochs: int = 0
+    milestones: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if not callable(self.p):
+            object.__setattr__(self, "p", as_per_epoch("p", self.p, as_probability))
+        object.__setattr__(self, "seed", as_seed(self.seed))
+        self._check_hold()
+
+    @classmethod
+    def annealed(
+        cls, p: float = 0.9, *, epochs: int, tail: float = 0.5, shape: str = "step", seed: int = 0
+    ) -> BernoulliSchedule:
+        """p high early, and zero in the tail: the last ``tail`` (a share in [0, 1]) of ``epochs`` epochs, rounded up.
+
+        shape: ``"step"`` holds ``p`` up to the tail; ``"linear"`` and ``"cosine"`` let it fall from ``p`` to 0 there.
+        Raises ``ValueError`` for values out of range.
+        """
+        return cls(annealed_shares(p, epochs, tail, shape), seed)
+
+    def low_probability(self, epoch: int) -> float:
+        """The probability with which a step of ``epoch`` is low; 0 in a held epoch.
+
+        Raises ``ValueError`` when the function ``p`` gives a value outside [0, 1].
+        """
+        epoch = as_count("epoch", epoch)
+        if self.is_held(epoch):
+            return 0.0
+        if callable(self.p):
+            return as_probability(f"p({epoch})", self.p(epoch))
+        return value_at(self.p, epoch)
+
+    def mode_probabilities(self, epoch: int) -> dict[Mode, float]:
+        """Both modes' probabilities in ``epoch``."""
+        low = self.low_probability(epoch)
+        return {Mode.LOW: low, Mode.FULL: 1.0 - low}
+
+    def mode(self, step: int, epoch: int) -> Mode:
+        """The mode of global optimizer step ``step`` in ``epoch``. Raises ``ValueError`` if either is negative."""
+        step = as_count("step", step)
+        return Mode.LOW if uniform_draw(self.seed, step) < self.low_probability(epoch) else Mode.FULL
+
+    def to_dict(self) -> dict[str, Any]:
+        """The schedule as JSON's types, for ``schedule_from_dict``. Raises ``TypeError`` when ``p`` is a function."""
+        if callable(self.p):
+            raise TypeError(
+                f"p={self.p!r} is a function, which a dict cannot hold; "
+                "give its values: p=[function(epoch) for epoch in range(epochs)]"
+            )
+        return super().to_dict()
+
+
+def annealed_shares(p: float, epochs: int, tail: float, shape: str = "step") -> list[float]:
+    """One low probability an epoch, as ``BernoulliSchedule.annealed`` has them."""
+    p, epochs, tail = as_probability("p", p), as_count("epochs", epochs, 1), as_share("tail", tail)
+    if shape not in _ANNEALING:
+        raise ValueError(f"shape={shape!r} is unknown; give one of {', '.join(map(repr, _ANNEALING))}")
+    early = epochs - math.ceil(tail * epochs)
+    return [p * _ANNEALING[shape](epoch / early) for epoch in range(early)] + [0.0] * (epochs - early)
+
+
+#: What is left of p after a share in [0, 1) of the epochs before the tail.
+_ANNEALING: dict[str, Callable[[float], float]] = {
+    "step": lambda share: 1.0,
+    "linear": lambda share: 1.0 - share,
+    "cosine": lambda share: (1.0 + math.cos(math.pi * share)) / 2,
+}

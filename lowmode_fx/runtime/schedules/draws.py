@@ -1,0 +1,25 @@
+"""A counter-based generator of uniform numbers: SplitMix64 of a seed and a step, without a state."""
+
+__all__ = ["GOLDEN_GAMMA", "WORD", "mix64", "uniform_draw"]
+
+WORD = 2**64 - 1
+#: SplitMix64's increment, 2**64 over the golden ratio, made odd.
+GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+
+
+def mix64(word: int) -> int:
+    """SplitMix64's finaliser: a bijection of 64-bit words in which each input bit flips about half the output."""
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & WORD
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & WORD
+    return word ^ (word >> 31)
+
+
+def uniform_draw(seed: int, step: int) -> float:
+    """The draw of step ``step`` (at least 0) under ``seed`` (0 to 2**64 - 1): uniform in [0, 1), a multiple of 2**-53.
+
+    It is a counter-based generator: the value depends on the two integers alone, by integer arithmetic that
+    every machine and every version of Python does alike.
+    """
+    # The seed is mixed before the step is added: were it not, seed + 1 would give seed's stream one step on.
+    key = mix64((seed + GOLDEN_GAMMA) & WORD)
+    return (mix64((key + step * GOLDEN_GAMMA) & WORD) >> 11) * 2.0**-53

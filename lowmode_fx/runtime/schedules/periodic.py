@@ -1,0 +1,53 @@
+"""Low in the last steps of every period: the deterministic schedule of §3.1 of arXiv 1910.06548."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.schedules.arguments import as_count, as_per_epoch, value_at
+from lowmode_fx.runtime.schedules.base import PlannedSchedule
+
+__all__ = ["PeriodicSchedule"]
+
+
+@dataclass(frozen=True)
+class PeriodicSchedule(PlannedSchedule):
+    """The last ``low_steps`` steps of every ``period`` steps are low: the deterministic schedule of §3.1.
+
+    ``low_steps`` is an int from 0 to ``period``, or a sequence with one for each epoch (the last goes on for later
+    epochs). Periods are counted in global optimizer steps: an epoch's start does not restart one. ``hold_epochs``
+    and ``milestones`` are as in ``BernoulliSchedule``.
+
+    Raises ``TypeError`` or ``ValueError`` for arguments of another kind or range. A hold without milestones
+    has no effect and gives a ``UserWarning``.
+    """
+
+    kind: ClassVar[str] = "periodic"
+    period: int = 2
+    low_steps: int | Sequence[int] = 1
+    hold_epochs: int = 0
+    milestones: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        period = as_count("period", self.period, minimum=1)
+        object.__setattr__(self, "period", period)
+
+        def steps_in_period(name: str, value: int) -> int:
+            steps = as_count(name, value)
+            if steps > period:
+                raise ValueError(f"{name}={steps} is more than period={period}; give an int from 0 to {period}")
+            return steps
+
+        object.__setattr__(self, "low_steps", as_per_epoch("low_steps", self.low_steps, steps_in_period))
+        self._check_hold()
+
+    def mode(self, step: int, epoch: int) -> Mode:
+        """The mode of global optimizer step ``step`` in ``epoch``. Raises ``ValueError`` if either is negative."""
+        step, epoch = as_count("step", step), as_count("epoch", epoch)
+        if self.is_held(epoch):
+            return Mode.FULL
+        low_steps = value_at(self.low_steps, epoch)
+        return Mode.LOW if step % self.period >= self.period - low_steps else Mode.FULL
