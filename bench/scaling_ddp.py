@@ -62,7 +62,7 @@ def _make(name: str, images: torch.Tensor) -> tuple[DistributedDataParallel, tor
     if name == "net":
         net.attach(optimizer)
     else:
-        net.forward = net._runner.graphs[Mode.LOW].forward  # the module that DDP wraps, without schedule and choice
+        net.forward = net._runner.networks[Mode.LOW].forward  # the module that DDP wraps, without schedule and choice
     return DistributedDataParallel(net), optimizer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class ModelInputs:
         """The first leaf that holds images ``(N, C, *S)``."""
         return self.leaves[self.images[0]]
 
-    @property
+    @cached_property
     def is_one_tensor(self) -> bool:
         """Whether the call is one positional tensor, a batch of images."""
         return len(self.constants) == 1 and not self.call([None])[1] and self.call([None])[0] == (None,)
@@ -85,6 +86,8 @@ class ModelInputs:
 
     def flatten(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
         """The tensors of a call, in the order of ``leaves``; ``ValueError`` where it isn't the example's call."""
+        if len(args) == 1 and not kwargs and self.is_one_tensor and isinstance(args[0], Tensor):
+            return [args[0]]
         values, spec = tree_flatten(_normal_call(model, args, kwargs))
         tensors = [value for value in values if isinstance(value, Tensor)]
         others = [_TENSOR if isinstance(value, Tensor) else value for value in values]

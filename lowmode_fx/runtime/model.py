@@ -25,15 +25,15 @@ class LowModeModel(nn.Module):
 
     It holds the model's own parameters, buffers and submodules under their own names, so ``state_dict()`` has exactly
     the original's keys. In train mode it takes what the model takes, images ``(N, C, *S)`` of full size among it, asks
-    ``schedule.mode(step, epoch)``, downsamples the images for a low step, and runs that mode's graph. In eval mode the
-    original module runs, uncompiled.
+    ``schedule.mode(step, epoch)``, and runs the model itself in a full step, its mode's graph on downsampled images in
+    a low one. In eval mode the model runs, uncompiled.
 
     ladder: a pair or a ladder of more modes. low_weight: what the gradients of low steps are multiplied with (the tuner
         tells; 1 leaves them alone); a mapping by mode's name gives each low mode its own.
     downsample_on: ``"device"``, inside a low step's graph, or ``"host"``: ``host_loader`` has done it in its workers,
         and a batch's size tells its mode (``last_mode``).
     compile: run every mode through ``torch.compile(dynamic=False)``, each for the first input shape it sees; another
-        shape (a ragged last batch) runs the same graph uncompiled, so that nothing is ever compiled twice.
+        shape (a ragged last batch) runs uncompiled, so that nothing is ever compiled twice.
     compile_options: more keywords for ``torch.compile``. Without a working compiler the graphs run uncompiled, with a
         warning.
 
@@ -121,18 +121,18 @@ class LowModeModel(nn.Module):
         self._attached = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model returns for this call; in train mode by the graph of this step's mode."""
+        """What the model returns for this call; in train mode in this step's mode."""
         if not self.training:
             return self.ladder.model(*args, **kwargs)
-        leaves = self._leaves(args, kwargs)
         mode = due = self.mode
         if self.downsample_on == "host":
+            leaves = self.ladder.inputs.flatten(self.ladder.model, args, kwargs)
             mode = self._mode_of(leaves[self.ladder.inputs.images[0]], due)
             self._guard.note_mode(mode, due, self._step)
         self.last_mode = mode
         if not self._attached:
             self._step += 1
-        outputs = self._runner.run(mode, leaves)
+        outputs = self._runner.run(mode, args, kwargs)
         return scale_gradient(outputs, self._low_weights.get(mode, 1.0))
 
     def run(self, mode: Mode, *args: Any, **kwargs: Any) -> Any:
@@ -140,12 +140,7 @@ class LowModeModel(nn.Module):
 
         Images are of full size, or of the mode's where they are downsampled on the host.
         """
-        return self._runner.run(self.ladder.resolve(mode), self._leaves(args, kwargs))
-
-    def _leaves(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
-        if len(args) == 1 and not kwargs and self.ladder.inputs.is_one_tensor and isinstance(args[0], Tensor):
-            return [args[0]]
-        return self.ladder.inputs.flatten(self.ladder.model, args, kwargs)
+        return self._runner.run(self.ladder.resolve(mode), args, kwargs)
 
     def _mode_of(self, images: Tensor, due: Mode) -> Mode:
         """The mode of a batch that a loader has downsampled or left alone; of several of its size, the one due."""
@@ -165,7 +160,7 @@ class LowModeModel(nn.Module):
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         graphs = (self.ladder.graph(each) for each in self.modes)
-        for module in (self.ladder.model, *self._runner.graphs.values(), *graphs):
+        for module in (self.ladder.model, *self._runner.networks.values(), *graphs):
             module.training = mode
         return self
 

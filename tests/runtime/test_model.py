@@ -49,7 +49,7 @@ def eager(pair: ModePair, schedule: Any = None) -> LowModeModel:
 def graphs_that_ran(net: LowModeModel, monkeypatch: pytest.MonkeyPatch) -> list[Mode]:
     """Filled with the mode of every graph that runs from now on."""
     ran: list[Mode] = []
-    for mode, graph_module in net._runner.graphs.items():
+    for mode, graph_module in net._runner.networks.items():
 
         def forward(x: Tensor, mode: Mode = mode, call: Callable[..., Any] = graph_module.forward) -> Any:
             ran.append(mode)
@@ -159,8 +159,8 @@ def test_evaluation_runs_the_original_module(
     def fail(x: Tensor) -> Tensor:
         raise AssertionError("a traced graph ran")
 
-    net = LowModeModel(pair, PeriodicSchedule(2), compile=compile, compile_options={"backend": "eager"})
-    for graph_module in (pair.full, pair.low, *net._runner.graphs.values()):
+    net = LowModeModel(pair, PeriodicSchedule(1), compile=compile, compile_options={"backend": "eager"})
+    for graph_module in (pair.full, pair.low, net._runner.networks[LOW]):
         monkeypatch.setattr(graph_module, "forward", fail)
     calls: list[nn.Module] = []
     pair.model.register_forward_hook(lambda module, args, output: calls.append(module))
@@ -184,7 +184,7 @@ def test_low_steps_leave_what_evaluation_uses_alone(pair: ModePair, images: Tens
 
 def test_train_and_eval_reach_everything(pair: ModePair) -> None:
     net = eager(pair)
-    everything = [net, pair.model, pair.full, pair.low, *net._runner.graphs.values(), *pair.model.modules()]
+    everything = [net, pair.model, pair.full, pair.low, *net._runner.networks.values(), *pair.model.modules()]
     assert net.eval() is net
     assert not any(module.training for module in everything)
     assert net.train() is net
@@ -232,7 +232,7 @@ def test_a_change_of_dtype_keeps_one_set_of_tensors(pair: ModePair, images: Tens
     net = eager(pair)
     assert net.to(torch.float64) is net
     expected = {**dict(pair.model.named_parameters()), **dict(pair.model.named_buffers())}
-    for module in (net, pair.full, pair.low, *net._runner.graphs.values()):
+    for module in (net, pair.full, pair.low, *net._runner.networks.values()):
         found = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         assert found.keys() == expected.keys()
         assert all(found[name] is tensor for name, tensor in expected.items())
@@ -242,7 +242,7 @@ def test_a_change_of_dtype_keeps_one_set_of_tensors(pair: ModePair, images: Tens
 def test_an_assigned_state_dict_is_seen_by_both_graphs(pair: ModePair, images: Tensor) -> None:
     net = eager(pair)
     net.load_state_dict(Tiny().state_dict(), assign=True)
-    for module in (pair.model, pair.full, pair.low, *net._runner.graphs.values()):
+    for module in (pair.model, pair.full, pair.low, *net._runner.networks.values()):
         assert module.get_parameter("scale") is net.scale
     net.run(LOW, images).sum().backward()
     assert net.scale.grad is not None
