@@ -102,9 +102,8 @@ def run_passes(graph_module: fx.GraphModule, passes: Sequence[GraphPass], contex
             report = each(graph_module, context)
             assert shares_registries(graph_module, context.full), "a pass replaced a registry that is the model's own"
             context.reports.append(report)
-            if report.changes:
-                graph_module.graph.lint()
     graph_module.graph.eliminate_dead_code(is_impure_node=_keep)
+    graph_module.graph.lint()
     graph_module.recompile()
     for definition in definitions:
         with _named(definition):

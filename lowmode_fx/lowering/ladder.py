@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Self
 
 from torch import Tensor, fx, nn
@@ -21,16 +21,22 @@ from passes import bind_graph
 
 @dataclass(frozen=True)
 class Rung:
-    """A low mode: its name, its graph for downsampled images ``(N, C, *⌈S/r⌉)``, and how it was made.
+    """A low mode of ``model``: its name, its graph for downsampled images ``(N, C, *⌈S/r⌉)``, and how it was made.
 
     ``inputs``: the call that the graph takes.
     """
 
     mode: Mode
-    graph_module: fx.GraphModule
+    model: nn.Module
+    graph: fx.Graph
     config: LowModeConfig
     inputs: ModelInputs
     report: PairReport
+
+    @cached_property
+    def graph_module(self) -> fx.GraphModule:
+        """The graph with its code, which takes long to generate: only when it is asked for."""
+        return bind_graph(self.model, self.graph, f"{type(self.model).__name__}Low")
 
     def downsample(self, images: Tensor) -> Tensor:
         """Full-mode images ``(N, C, *S)`` as this mode takes them, ``(N, C, *⌈S/r⌉)``, unless they stay whole."""
@@ -38,8 +44,7 @@ class Rung:
 
     def over(self, model: nn.Module, graph: fx.Graph) -> Rung:
         """The same rung over another copy of its model."""
-        graph_module = bind_graph(model, graph, f"{type(model).__name__}Low")
-        return Rung(self.mode, graph_module, self.config, self.inputs, self.report)
+        return Rung(self.mode, model, graph, self.config, self.inputs, self.report)
 
 
 class downsampler:
@@ -112,7 +117,7 @@ class Ladder:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         model = copy.deepcopy(self.model, memo)
         full = bind_graph(model, copy.deepcopy(self.full.graph, memo), f"{type(model).__name__}Full")
-        rungs = tuple(rung.over(model, copy.deepcopy(rung.graph_module.graph, memo)) for rung in self.rungs)
+        rungs = tuple(rung.over(model, copy.deepcopy(rung.graph, memo)) for rung in self.rungs)
         return type(self)(model, full, rungs, self.inputs)
 
 

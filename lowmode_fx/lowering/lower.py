@@ -79,7 +79,6 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
         record_full_shapes(low.graph, full.graph)
         context = PassContext(full, captured.blank(inputs))
         run_passes(low, low_mode_passes(config), context)
-    low = bind_graph(model, low.graph, f"{type(model).__name__}Low")
     sides, low_sides = captured.inputs.image.shape[2:], inputs.image.shape[2:]
     report = PairReport(
         model=type(model).__name__,
@@ -94,7 +93,7 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
         any_size=captured.front_end.any_size,
         no_effect=no_effect(config, context),
     )
-    return Rung(mode, low, config, inputs, report)
+    return Rung(mode, model, low.graph, config, inputs, report)
 
 
 def low_inputs(inputs: ModelInputs, config: LowModeConfig) -> ModelInputs:

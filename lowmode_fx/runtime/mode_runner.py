@@ -78,7 +78,7 @@ class ModeRunner:
 
 def downsampling_graph(ladder: Ladder, rung: Rung) -> fx.GraphModule:
     """A rung's graph for full-size images ``(N, C, *S)``: downsampling comes first, compiled with the rest."""
-    graph, config = copy.deepcopy(rung.graph_module.graph), rung.config
+    graph, config = copy.deepcopy(rung.graph), rung.config
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     if config.downsample_input:
         for place in ladder.inputs.images:
@@ -86,4 +86,4 @@ def downsampling_graph(ladder: Ladder, rung: Rung) -> fx.GraphModule:
             with graph.inserting_after(placeholders[-1]):
                 smaller = graph.call_function(downsample, (images, config.ratio, config.input_method))
             images.replace_all_uses_with(smaller, delete_user_cb=lambda user, smaller=smaller: user is not smaller)
-    return bind_graph(ladder.model, graph, type(rung.graph_module).__name__)
+    return bind_graph(ladder.model, graph, f"{type(ladder.model).__name__}Low")
