@@ -12,7 +12,7 @@ from lowmode_fx.capture.inputs import ModelInputs
 from lowmode_fx.capture.train_mode import train_mode
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.downsampling import downsampled_sides
-from lowmode_fx.lowering.ladder import Rung
+from lowmode_fx.lowering.ladder import ModePair, Rung
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.notes import no_effect, notes
 from lowmode_fx.lowering.report import NoEffectWarning, PairReport
@@ -94,6 +94,12 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
         no_effect=no_effect(config, context),
     )
     return Rung(mode, model, low.graph, config, inputs, report)
+
+
+def pair_of(captured: Captured, config: LowModeConfig) -> ModePair:
+    """A captured model with one low mode, as ``build_pair`` makes it, without a warning. Raises as ``lower`` does."""
+    rung = lower_quietly(captured, config, Mode.LOW)
+    return ModePair(captured.model, captured.graph_module, (rung,), captured.inputs)
 
 
 def low_inputs(inputs: ModelInputs, config: LowModeConfig) -> ModelInputs:

@@ -13,8 +13,7 @@ from lowmode_fx.capture.frontends import FrontEndName
 from lowmode_fx.capture.inputs import Argument
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, ModePair
-from lowmode_fx.lowering.lower import lower_quietly, warn_of
-from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.lowering.lower import lower_quietly, pair_of, warn_of
 from lowmode_fx.lowering.rung_names import rung_names
 
 
@@ -42,9 +41,9 @@ def build_pair(
     """
     config = _check_config(config)
     captured = _capture(model, example_input, front_end, images, leaf_modules, submodule)
-    rung = lower_quietly(captured, config, Mode.LOW)
-    warn_of(rung.report)
-    return ModePair(captured.model, captured.graph_module, (rung,), captured.inputs)
+    pair = pair_of(captured, config)
+    warn_of(pair.report)
+    return pair
 
 
 def build_ladder(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
-
+from lowmode_fx.capture.capture import Captured
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import ModePair
-from lowmode_fx.lowering.pair import build_pair
-from lowmode_fx.lowering.report import NoEffectWarning
-from passes import PassError, propagate_shapes
+from lowmode_fx.lowering.lower import pair_of
+from passes import PassError
 from passes.match import conv_sites
-from passes.shapes import Shape
+from passes.shapes import Shape, node_shape
 
 
 @dataclass(frozen=True)
@@ -53,17 +50,15 @@ def families(base: LowModeConfig, ratios: Sequence[int], stem_maxpool: bool) -> 
                 yield Choice(f"r = {ratio}, kernels averaged by 2{note}", replace(at, kernel_ratio=2))
 
 
-def try_pair(model: nn.Module, example: Tensor, config: LowModeConfig) -> tuple[ModePair | None, str]:
-    """The pair, or ``None`` and the reason for its refusal."""
+def try_pair(captured: Captured, config: LowModeConfig) -> tuple[ModePair | None, str]:
+    """The pair, or ``None`` and the reason for its refusal; the capture serves every configuration."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NoEffectWarning)
-            return build_pair(model, example, config), ""
+        return pair_of(captured, config), ""
     except (PassError, ValueError) as error:
         return None, " ".join(str(error).split())
 
 
-def footprint(pair: ModePair) -> tuple[object, ...]:
+def graph_signature(pair: ModePair) -> tuple[object, ...]:
     """What a low graph is, apart from its name: equal for configurations that come to the same."""
     changes = tuple((report.name, report.changes) for report in pair.report.passes)
     pools = bool(pair.report.pooled)
@@ -73,12 +68,10 @@ def footprint(pair: ModePair) -> tuple[object, ...]:
 
 def stages(pair: ModePair) -> dict[str, tuple[str, ...]]:
     """The pooled sites by the size of the full-mode map that they give: ``{"32×32": ("layer1.0.conv1", …)}``."""
-    example = next(iter(pair.model.parameters())).new_empty(pair.report.input_shape)
-    shapes = propagate_shapes(pair.full, example)
     pooled = {change.site for change in pair.report.pooled}
     found: dict[str, list[str]] = {}
     for site in conv_sites(pair.full):
-        shape = shapes.get(site.node)
+        shape = node_shape(site.node)
         if site.name in pooled and isinstance(shape, Shape):
             names = found.setdefault("×".join(map(str, shape[2:])), [])
             if site.name not in names:

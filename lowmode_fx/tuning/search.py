@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from lowmode_fx.capture.capture import Captured
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import ModePair
-from lowmode_fx.tuning.candidates import Choice, footprint, stages, try_pair
+from lowmode_fx.lowering.lower import pair_of
+from lowmode_fx.tuning.candidates import Choice, graph_signature, stages, try_pair
 from lowmode_fx.tuning.costs import CostMeasure, step_cost
 from lowmode_fx.tuning.gain import StepProgress
 from lowmode_fx.tuning.plan import Plan, gain_curve, make_plan
@@ -45,6 +47,7 @@ class Search:
     """What has been tried. ``refused`` holds the reasons of configurations that give no pair."""
 
     probe: Probe
+    captured: Captured
     measure: CostMeasure
     total_steps: int
     epochs: int
@@ -65,14 +68,14 @@ class Search:
         if self.candidates and time.monotonic() > self.deadline:
             self.stopped = True
             return None
-        pair, reason = self._try_pair(choice.config)
+        pair, reason = try_pair(self.captured, choice.config)
         if pair is None:
             self.refused[choice.name] = reason
             return None
-        print_of = footprint(pair)
-        if print_of in self._seen:
+        signature = graph_signature(pair)
+        if signature in self._seen:
             return None
-        self._seen.add(print_of)
+        self._seen.add(signature)
         candidate = self._measured(choice, pair)
         self.candidates.append(candidate)
         self.on_candidate(candidate)
@@ -97,22 +100,13 @@ class Search:
         family = choice.family or choice.name
         return Candidate(choice.name, choice.config, cost, progress, plan, round(weight, 3), family=family)
 
-    def _try_pair(self, config: LowModeConfig) -> tuple[ModePair | None, str]:
-        images, _ = self.probe.batches[0]
-        return try_pair(self.probe.model, images[:2], config)
-
-    def _pair_of(self, candidate: Candidate) -> ModePair:
-        pair, _ = self._try_pair(candidate.config)
-        assert pair is not None, "it was built before"
-        return pair
-
     def _points(self, progress: Sequence[StepProgress]) -> list[tuple[float, float]]:
         places = [min(1.0, point.step / self.total_steps) for point in self.probe.points]
         return [(x, each.gain) for x, each in zip(places, progress, strict=True)]
 
     def rehearse(self, candidate: Candidate, steps: int, weight: float) -> Candidate:
         """The candidate with a plan that stands on training: runs of ``steps / 2`` and ``steps`` steps, mostly low."""
-        pair = self._pair_of(candidate)
+        pair = pair_of(self.captured, candidate.config)
         lengths = (max(2, steps // 2), steps)
         worth = tuple(self.probe.rehearse(pair, length, weight) for length in lengths)
         # The mean worth over a rehearsal stands for what is worth less later; the full tail makes up for that. What the
@@ -129,7 +123,7 @@ class Search:
 
     def refine(self, family: Candidate) -> None:
         """Which stages of a pooled family to pool, then which sites, greedily by predicted time lost and saved."""
-        by_size = stages(self._pair_of(family))
+        by_size = stages(pair_of(self.captured, family.config))
         alone = {}
         for size, names in by_size.items():
             tried = self.try_choice(_with_sites(family, names, f"{family.name}: only maps of {size}"))

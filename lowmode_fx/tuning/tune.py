@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lowmode_fx.capture.capture import capture
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.runtime.schedules import BernoulliSchedule, schedule_from_dict
 from lowmode_fx.tuning.agreement import Batch, Criterion
@@ -130,6 +131,7 @@ def tune(
 
     tell("reading batches")
     probe = Probe(model, loader, criterion, optimizer, autocast=autocast)
+    captured = capture(probe.model, probe.batches[0][0][:2])  # what it refuses is told before any training
     total = epochs * steps_per_epoch
     wanted = max(_LEAST_STEPS, run_steps or min(round(0.2 * total), 600))
 
@@ -138,9 +140,9 @@ def tune(
         return run_steps is not None or step < _LEAST_STEPS or time.monotonic() - start < _RUN_SHARE * seconds
 
     last = probe.run((wanted // 4, wanted), in_time)
-    images, _ = probe.batches[0]
     search = Search(
         probe=probe,
+        captured=captured,
         measure=measure,
         total_steps=total,
         epochs=epochs,
@@ -148,7 +150,7 @@ def tune(
         deadline=start + (_RUN_SHARE + _SEARCH_SHARE) / 2 * seconds,
         on_candidate=lambda candidate: tell(candidate.name),
     )
-    plain, _ = try_pair(probe.model, images[:2], replace(base, kernel_ratio=1))
+    plain, _ = try_pair(captured, replace(base, kernel_ratio=1))
     has_maxpool = plain is not None and bool(plain.report.of("drop_maxpools").skips)
     for choice in families(base, ratios, has_maxpool):
         search.try_choice(choice)

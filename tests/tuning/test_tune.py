@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowmode_fx import LowModeConfig, build_pair
+from lowmode_fx import LowModeConfig, build_pair, capture
 from lowmode_fx.cli.tuning_tables import plot_probe, probe_text, tuning_table
-from lowmode_fx.tuning.candidates import families, footprint, stages, try_pair
+from lowmode_fx.tuning.candidates import families, graph_signature, stages, try_pair
 from lowmode_fx.tuning.sensitivity import probe_sites
 from lowmode_fx.tuning.trials import Probe, momentum_of, progress_now
 from lowmode_fx.tuning.tune import Tuning, tune
@@ -188,7 +188,8 @@ def test_a_model_with_nothing_to_pool_is_still_served_by_resolution() -> None:
 def test_rehearsing_full_mode_itself_is_worth_one() -> None:
     probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
     probe.run((24,))
-    same, _ = try_pair(probe.model, probe.batches[0][0][:2], LowModeConfig(downsample_input=False, kernel_ratio=1))
+    captured = capture(probe.model, probe.batches[0][0][:2])
+    same, _ = try_pair(captured, LowModeConfig(downsample_input=False, kernel_ratio=1))
     assert same is not None
     assert probe.rehearse(same, 24) == pytest.approx(1, abs=0.1)
     assert probe.rehearse(same, 24, weight=1e-6) < 0.3  # low steps that move nothing
@@ -280,8 +281,9 @@ def test_families_and_footprints() -> None:
     by_two = [choice for choice in families(LowModeConfig(), (4,), stem_maxpool=False) if "by 2" in choice.name]
     assert [(choice.config.ratio, choice.config.kernel_ratio) for choice in by_two] == [(4, 2)]
     model = small_model()
-    pairs = [try_pair(model, torch.zeros(2, 3, 16, 16), choice.config)[0] for choice in choices[:4]]
-    kept, cover, ceil, averaged = (footprint(pair) for pair in pairs if pair)
+    captured = capture(model, torch.zeros(2, 3, 16, 16))
+    pairs = [try_pair(captured, choice.config)[0] for choice in choices[:4]]
+    kept, cover, ceil, averaged = (graph_signature(pair) for pair in pairs if pair)
     assert cover == ceil and len({kept, cover, averaged}) == 3
 
 
@@ -324,7 +326,7 @@ def test_a_pooled_site_that_changes_nothing_loses_nothing() -> None:
 def test_a_low_mode_that_diverges_is_worth_nothing() -> None:
     probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
     probe.run((16,))
-    pair, _ = try_pair(probe.model, probe.batches[0][0][:2], LowModeConfig(kernel_ratio=1))
+    pair, _ = try_pair(capture(probe.model, probe.batches[0][0][:2]), LowModeConfig(kernel_ratio=1))
     assert pair is not None
     assert probe.rehearse(pair, 12, weight=float("nan")) <= 0
     assert probe.rehearse(pair, 12) > 0
