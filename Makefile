@@ -1,4 +1,4 @@
-# make test: lint, types and tests. make demo: a report and a short training run. Both make .venv first.
+# make test: lint (ruff, and the floors of the house), types and tests. make demo: a report and a short training run. Both make .venv first.
 # PYTHON is the interpreter (3.11 or later) that .venv is made with; PYTEST_FLAGS go to pytest.
 
 PYTHON ?= python3
@@ -24,6 +24,7 @@ test: lint types unit
 
 lint: $(installed)
 	$(bin)/ruff check .
+	$(bin)/lint-imports --no-cache
 
 types: $(installed)
 	$(bin)/mypy

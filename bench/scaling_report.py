@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lowmode_fx.train.plots import COLOURS
+from lowmode_fx.utils.tables import markdown_table
 
 
 def of_part(rows: Mapping[str, Any], part: str) -> dict[str, dict[str, Any]]:
@@ -19,24 +20,29 @@ def of_part(rows: Mapping[str, Any], part: str) -> dict[str, dict[str, Any]]:
 
 
 def build_table(rows: Mapping[str, Any]) -> str:
-    lines = ["| network | parameters, M | nodes | build, s | front end, s | memory, MB |\n|:--|--:|--:|--:|--:|--:|"]
-    lines += [
-        f"| {name} | {row['parameters'] / 1e6:.1f} | {row['nodes']} | {row['build seconds']['median']:.2f} | "
-        f"{row['front end seconds']['median']:.2f} | {row['build MB']['median']:.1f} |"
+    head = ("network", "parameters, M", "nodes", "build, s", "front end, s", "memory, MB")
+    lines = [
+        (
+            name,
+            f"{row['parameters'] / 1e6:.1f}",
+            str(row["nodes"]),
+            f"{row['build seconds']['median']:.2f}",
+            f"{row['front end seconds']['median']:.2f}",
+            f"{row['build MB']['median']:.1f}",
+        )
         for name, row in of_part(rows, "build").items()
     ]
-    return "\n".join(lines)
+    return markdown_table(head, lines)
 
 
 def step_table(rows: Mapping[str, Any]) -> str:
-    lines = ["| side | batch | low / full | quartiles | macs |\n|--:|--:|--:|--:|--:|"]
+    lines = []
     for row in of_part(rows, "step").values():
         ratio = row["low / full"]
         quartiles = f"{ratio['q1']:.3f} to {ratio['q3']:.3f}"
-        lines.append(
-            f"| {row['side']} | {row['batch']} | {ratio['median']:.3f} | {quartiles} | {row['mac_ratio']:.3f} |"
-        )
-    return "\n".join(lines)
+        ratios = (f"{ratio['median']:.3f}", quartiles, f"{row['mac_ratio']:.3f}")
+        lines.append((str(row["side"]), str(row["batch"]), *ratios))
+    return markdown_table(("side", "batch", "low / full", "quartiles", "macs"), lines, left=0)
 
 
 def ddp_table(rows: Mapping[str, Any]) -> str:

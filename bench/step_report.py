@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.step_profile import CONVOLUTION, ELEMENTWISE, GROUPS, NORM, POOLING
+from lowmode_fx.utils.tables import markdown_table
 
 #: What is aimed at for low / full, and on what; the paper's own: 0.37 and 0.39.
 TARGETS = {
@@ -38,7 +39,7 @@ def ratio_table(rows: Mapping[str, Any], device: str) -> str:
     gpu = device == "cuda"
     head = ["network", "step", "low / full", "quartiles", "macs", "macs and pixels", "time / macs", "resolution only"]
     head += ["plain compiled", "target", "paper", "memory low / full", *(["full, ms", "low, ms"] if gpu else [])]
-    lines = [head, [":--", ":--", *["--:"] * (len(head) - 2)]]
+    lines = []
     for name, row in rows.items():
         for kind in (kind for kind in KINDS if kind in row):
             found, ratio = row[kind], row[kind]["low / full"]
@@ -52,7 +53,7 @@ def ratio_table(rows: Mapping[str, Any], device: str) -> str:
             cells += [f"{memory['low'] / memory['full']:.2f}" if memory else ""]
             seconds = [found.get(f"{mode} seconds", {}).get("median") for mode in ("full", "low")] if gpu else []
             lines.append(cells + ["" if value is None else f"{1000 * value:.2f}" for value in seconds])
-    return _markdown(lines)
+    return markdown_table(head, lines, left=2)
 
 
 def short_table(rows: Mapping[str, Any], device: str) -> str:
@@ -62,7 +63,7 @@ def short_table(rows: Mapping[str, Any], device: str) -> str:
     """
     head = ["network", "step", "low / full", "the paper (its GPU)", "images halved, kernels kept", "macs alone"]
     head += ["macs and pixels", "aimed at", "peak memory"]
-    lines = [head, [":--", ":--", *["--:"] * (len(head) - 2)]]
+    lines = []
     for name, row in rows.items():
         for kind in (kind for kind in KINDS if kind in row):
             found, ratio = row[kind], row[kind]["low / full"]
@@ -73,8 +74,8 @@ def short_table(rows: Mapping[str, Any], device: str) -> str:
             cells += [_decimals(expected(row, kind)), f"≤ {target:.2f}" if target else ""]
             cells += [f"{memory['low'] / memory['full']:.2f}" if memory else ""]
             lines.append(cells)
-    filled = [any(column) for column in zip(*lines[2:], strict=True)] if len(lines) > 2 else [True] * len(head)
-    return _markdown([list(compress(line, filled)) for line in lines])
+    filled = [any(column) for column in zip(*lines, strict=True)] if lines else [True] * len(head)
+    return markdown_table(list(compress(head, filled)), [list(compress(line, filled)) for line in lines], left=2)
 
 
 def profile_table(rows: Mapping[str, Any]) -> str:
@@ -83,24 +84,24 @@ def profile_table(rows: Mapping[str, Any]) -> str:
     A compiler fuses the pooling of kernels with norms and more, so that only eager steps tell it.
     """
     head = ["network", "step", "mode", *GROUPS, "gaps"]
-    lines = [head, [":--", ":--", ":--", *["--:"] * (len(head) - 3)]]
+    lines = []
     for name, row in rows.items():
         for kind in (kind for kind in KINDS if kind in row):
             for mode, found in row[kind].get("profile", {}).items():
                 gaps = f"{100 * found['gaps']:.0f}" if "gaps" in found else ""
                 shares = ["" if kind != "eager" and group == POOLING else _whole(found, group) for group in GROUPS]
                 lines.append([name, kind, mode, *shares, gaps])
-    return _markdown(lines)
+    return markdown_table(head, lines, left=3)
 
 
 def largest_table(rows: Mapping[str, Any]) -> str:
     """Markdown: the operators of a low step that take most, with their shares in its busy time in %."""
-    lines = [["network", "step", "operator, with its inputs", "%"], [":--", ":--", ":--", "--:"]]
+    lines: list[list[str]] = []
     for name, row in rows.items():
         for kind in (kind for kind in KINDS if kind in row):
             found = row[kind].get("profile", {}).get("low", {}).get("largest", {})
             lines += [[name, kind, f"`{operator:.90}`", f"{100 * share:.0f}"] for operator, share in found.items()]
-    return _markdown(lines)
+    return markdown_table(["network", "step", "operator, with its inputs", "%"], lines, left=3)
 
 
 def _decimals(ratio: float | None) -> str:
@@ -109,10 +110,6 @@ def _decimals(ratio: float | None) -> str:
 
 def _whole(found: Mapping[str, Any], group: str) -> str:
     return f"{100 * found['shares'][group]:.0f}"
-
-
-def _markdown(lines: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def report(rows: Mapping[str, Any], path: Path, device: str) -> None:

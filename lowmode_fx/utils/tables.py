@@ -1,0 +1,49 @@
+"""Tables as text: for a terminal by rich, in Markdown, and as CSV. Cells are text already."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+#: Wider than any row: nothing is cut.
+_WIDTH = 1000
+
+
+def text_table(head: Sequence[str], *, left: int = 1) -> Table:
+    """A table without lines; its first ``left`` columns, and those without a title, begin at the left."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for place, title in enumerate(head):
+        table.add_column(title, justify="left" if place < left or not title else "right", no_wrap=True)
+    return table
+
+
+def rendered(*parts: RenderableType) -> str:
+    """Tables and lines as plain text, one below the other."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=_WIDTH)
+    for part in parts:
+        console.print(part, soft_wrap=True)
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """A table in Markdown, its first ``left`` columns to the left, the others to the right."""
+    rule = [":--" if place < left else "--:" for place in range(len(head))]
+    return "\n".join(f"| {' | '.join(map(_escaped, row))} |" for row in (head, rule, *rows))
+
+
+def csv_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as CSV, without a line break at its end."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return stream.getvalue().rstrip("\n")
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "¦")
