@@ -1,62 +1,216 @@
-"""How graphs spell convolutions, max pools and norms: every target, with the names of its arguments."""
+"""How convolutions, max pools and norms are called: one normaliser, for a graph's nodes and for a model that runs.
+
+A target's spelling (function, ATen operator, positional or keyword arguments, ``padding="same"``) ends here. What comes
+out says the same thing in the same words, whether its values are nodes or tensors.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
+
+from passes.kernel_math import same_padding
 
 aten = torch.ops.aten
 
+#: A node of a graph, or a tensor: what calls are made with.
+Value = TypeVar("Value")
+#: (before, after) for each spatial side.
+Padding = tuple[tuple[int, int], ...]
+
 CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 CONV_TRANSPOSE_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
-#: target → (spatial dimensions, transposed, the functional form that a rewrite calls)
-CONVS: dict[Any, tuple[int, bool, Callable[..., torch.Tensor]]] = {
-    **{fn: (dims, False, fn) for dims, fn in enumerate((F.conv1d, F.conv2d, F.conv3d), start=1)},
-    **{fn: (n, True, fn) for n, fn in enumerate((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), start=1)},
+_ANY_CONV_ARGUMENTS = (
+    *("input", "weight", "bias", "stride", "padding", "dilation"),
+    *("transposed", "output_padding", "groups"),
+)
+#: (transposed, spatial dimensions) → the functional form that a rewrite calls
+_CONV_FUNCTIONS: dict[tuple[bool, int], Callable[..., Tensor]] = {
+    (False, 1): F.conv1d,
+    (False, 2): F.conv2d,
+    (False, 3): F.conv3d,
+    (True, 1): F.conv_transpose1d,
+    (True, 2): F.conv_transpose2d,
+    (True, 3): F.conv_transpose3d,
+}
+
+
+def _operator(packet: Any) -> tuple[Any, ...]:
+    """Every target that calls one of ATen's operators: the packet, what a call of it calls, its overloads."""
+    overloads = (getattr(packet, name) for name in packet.overloads() if name != "out" and not name.endswith("_out"))
+    return (packet, packet._op, *overloads)
+
+
+#: target → names of its arguments; that of ``torch.convolution`` says in an argument whether it is transposed
+CONVS: dict[Any, tuple[str, ...]] = {
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), CONV_ARGUMENTS),
+    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), CONV_TRANSPOSE_ARGUMENTS),
+    **{each: CONV_ARGUMENTS for op in (aten.conv1d, aten.conv2d, aten.conv3d) for each in _operator(op)},
     **{
-        target: (dims, False, fn)
-        for dims, op, fn in ((1, aten.conv1d, F.conv1d), (2, aten.conv2d, F.conv2d), (3, aten.conv3d, F.conv3d))
-        for target in (op.default, op.padding)
+        each: CONV_TRANSPOSE_ARGUMENTS
+        for op in (aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
+        for each in _operator(op)
     },
-    aten.conv_transpose1d.default: (1, True, F.conv_transpose1d),
-    aten.conv_transpose2d.input: (2, True, F.conv_transpose2d),
-    aten.conv_transpose3d.input: (3, True, F.conv_transpose3d),
+    **dict.fromkeys((torch.convolution, *_operator(aten.convolution)), _ANY_CONV_ARGUMENTS),
 }
 MAX_POOL_ARGUMENTS = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-MAX_POOLS: dict[Any, int] = {
-    **{fn: dims for dims, fn in enumerate((F.max_pool1d, F.max_pool2d, F.max_pool3d), start=1)},
-    **{fn: dims for dims, fn in enumerate((torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), start=1)},
+_POOLS_WITH_INDICES: dict[Any, int] = {
     **{
         fn: dims
         for dims, fn in enumerate(
             (F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices), start=1
         )
     },
-    aten.max_pool1d.default: 1,
-    aten.max_pool2d.default: 2,
-    aten.max_pool3d.default: 3,
-    aten.max_pool2d_with_indices.default: 2,
-    aten.max_pool3d_with_indices.default: 3,
+    **{
+        each: dims
+        for dims, op in enumerate(
+            (aten.max_pool1d_with_indices, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices), start=1
+        )
+        for each in _operator(op)
+    },
+}
+#: target → spatial dimensions
+MAX_POOLS: dict[Any, int] = {
+    **{fn: dims for dims, fn in enumerate((F.max_pool1d, F.max_pool2d, F.max_pool3d), start=1)},
+    **{fn: dims for dims, fn in enumerate((torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), start=1)},
+    **{
+        each: dims
+        for dims, op in enumerate((aten.max_pool1d, aten.max_pool2d, aten.max_pool3d), start=1)
+        for each in _operator(op)
+    },
+    **_POOLS_WITH_INDICES,
 }
 MAX_POOL_MODULES: dict[type[nn.Module], int] = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}
+
 _NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _ATEN_NORM = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled")
+_INSTANCE_NORM = ("input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps")
+_ATEN_INSTANCE_NORM = (
+    *("input", "weight", "bias", "running_mean", "running_var"),
+    *("use_input_stats", "momentum", "eps", "cudnn_enabled"),
+)
+#: target → names of its arguments
 FUNCTIONAL_NORMS: dict[Any, tuple[str, ...]] = {
     F.batch_norm: _NORM,
-    torch.batch_norm: _ATEN_NORM,
-    aten.batch_norm.default: _ATEN_NORM,
+    F.instance_norm: _INSTANCE_NORM,
+    **dict.fromkeys((torch.batch_norm, *_operator(aten.batch_norm)), _ATEN_NORM),
+    **dict.fromkeys((torch.native_batch_norm, *_operator(aten.native_batch_norm)), _ATEN_NORM),
+    **dict.fromkeys((torch.instance_norm, *_operator(aten.instance_norm)), _ATEN_INSTANCE_NORM),
 }
-WITH_INDICES = {
-    aten.max_pool2d_with_indices.default,
-    aten.max_pool3d_with_indices.default,
-    F.max_pool1d_with_indices,
-    F.max_pool2d_with_indices,
-    F.max_pool3d_with_indices,
-}
+
+
+@dataclass(frozen=True)
+class ConvCall(Generic[Value]):
+    """One convolution: input ``(N, C, *S)``, kernel ``(F, C / groups, *K)`` (transposed: ``(C, F / groups, *K)``).
+
+    ``function`` is the functional form for as many dimensions. ``padding`` is (before, after) for each spatial side.
+    ``groups`` is what a call passes on: a node where it is computed (one kernel an image), whose value on the example
+    is ``group_count``.
+    """
+
+    function: Callable[..., Tensor]
+    transposed: bool
+    input: Value
+    weight: Value
+    bias: Value | None
+    weight_shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Padding
+    dilation: tuple[int, ...]
+    groups: int | Value
+    group_count: int
+    output_padding: tuple[int, ...]
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return self.weight_shape[2:]
+
+    @property
+    def in_channels(self) -> int:
+        return self.weight_shape[0] if self.transposed else self.weight_shape[1] * self.group_count
+
+    @property
+    def depthwise(self) -> bool:
+        return self.group_count > 1 and self.group_count == self.in_channels
+
+
+@dataclass(frozen=True)
+class MaxPoolCall(Generic[Value]):
+    """One max pool of ``(N, C, *S)``; ``with_indices`` where it returns the indices too."""
+
+    input: Value
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    with_indices: bool
+
+
+def conv_call(
+    target: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    shape_of: Callable[[Any], tuple[int, ...] | None],
+    count_of: Callable[[Any], int] = int,
+) -> ConvCall[Any] | None:
+    """The convolution that ``target(*args, **kwargs)`` is; ``None`` where it is none, or its kernel tells no shape.
+
+    shape_of: the shape of a kernel, node or tensor. count_of: how many groups a ``groups`` that is no integer means.
+    """
+    names = CONVS.get(target)
+    if names is None:
+        return None
+    given = named_arguments(names, args, kwargs)
+    shape = shape_of(given["weight"])
+    if shape is None:
+        return None
+    dims = len(shape) - 2
+    transposed = given.get("transposed", "output_padding" in names and "transposed" not in names)
+    dilation = spatial(given.get("dilation", 1), dims)
+    groups = given.get("groups", 1)
+    return ConvCall(
+        function=_CONV_FUNCTIONS[bool(transposed), dims],
+        transposed=bool(transposed),
+        input=given["input"],
+        weight=given["weight"],
+        bias=given.get("bias"),
+        weight_shape=tuple(shape),
+        stride=spatial(given.get("stride", 1), dims),
+        padding=_padding(given.get("padding", 0), shape[2:], dilation),
+        dilation=dilation,
+        groups=groups,
+        group_count=groups if isinstance(groups, int) else count_of(groups),
+        output_padding=spatial(given.get("output_padding", 0), dims),
+    )
+
+
+def _padding(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> Padding:
+    if padding == "same":
+        return tuple(same_padding(size, step) for size, step in zip(kernel, dilation, strict=True))
+    return tuple((side, side) for side in spatial(0 if padding == "valid" else padding, len(kernel)))
+
+
+def max_pool_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> MaxPoolCall[Any] | None:
+    """The max pool that ``target(*args, **kwargs)`` is; ``None`` where it is none."""
+    dims = MAX_POOLS.get(target)
+    if dims is None:
+        return None
+    given = named_arguments(MAX_POOL_ARGUMENTS, args, kwargs)
+    return as_max_pool(given, dims, with_indices=target in _POOLS_WITH_INDICES)
+
+
+def as_max_pool(given: Mapping[str, Any], dims: int, with_indices: bool = False) -> MaxPoolCall[Any]:
+    """A max pool from its arguments by name, as a call or a module holds them."""
+    kernel, stride = spatial(given["kernel_size"], dims), given.get("stride")
+    return MaxPoolCall(
+        input=given["input"],
+        kernel=kernel,
+        stride=spatial(stride, dims) if stride else kernel,
+        with_indices=with_indices or bool(given.get("return_indices", False)),
+    )
 
 
 def spatial(value: Any, dims: int) -> tuple[int, ...]:
@@ -67,6 +221,11 @@ def spatial(value: Any, dims: int) -> tuple[int, ...]:
     return sides * dims if len(sides) == 1 else sides
 
 
-def bound_arguments(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:
-    """Positional and keyword arguments of a call under one set of names."""
-    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+def named_arguments(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Positional and keyword arguments under one set of names."""
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def bound_arguments(node: fx.Node, names: Sequence[str]) -> dict[str, Any]:
+    """Positional and keyword arguments of a node's call under one set of names."""
+    return named_arguments(names, node.args, node.kwargs)

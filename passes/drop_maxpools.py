@@ -12,6 +12,7 @@ from passes.base import Change, PassContext, PassReport, Skip, graph_pass
 from passes.errors import PassError
 from passes.match import MaxPoolSite, max_pool_sites
 from passes.patterns import select_names
+from passes.pooling_rule import sides
 
 NamedMaxPools = Literal["none", "stem", "all"]
 _PADS = (nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd)
@@ -30,7 +31,7 @@ def drop_maxpools(
     pool's input was padded by hand just for it.
     """
     sites = max_pool_sites(graph_module)
-    chosen = _choose(graph_module, sites, which)
+    chosen = chosen_maxpools(graph_module, sites, which)
     changes, skips = [], []
     for site in reversed(sites):  # the last first: then no site's input is a node that is gone
         if site.node not in chosen:
@@ -39,14 +40,15 @@ def drop_maxpools(
         _check_droppable(graph_module, site)
         site.node.replace_all_uses_with(site.input)
         graph_module.graph.erase_node(site.node)
-        before = f"{'×'.join(map(str, site.kernel))} stride {'×'.join(map(str, site.stride))}"
+        before = f"{sides(site.kernel)} stride {sides(site.stride)}"
         changes.append(Change(site.name, site.node.name, before, "dropped"))
     return PassReport("drop_maxpools", tuple(reversed(changes)), tuple(reversed(skips)))
 
 
-def _choose(
+def chosen_maxpools(
     graph_module: fx.GraphModule, sites: Sequence[MaxPoolSite], which: NamedMaxPools | Sequence[str]
 ) -> set[fx.Node]:
+    """The nodes of the max pools that low-mode drops. Raises ``PassError`` where a glob matches nothing."""
     if which == "none":
         return set()
     if which == "all":

@@ -5,78 +5,41 @@ A site is a frozen record of one place that a pass may rewrite; passes never loo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from passes.calls import (
-    CONV_ARGUMENTS,
-    CONV_TRANSPOSE_ARGUMENTS,
-    CONVS,
     FUNCTIONAL_NORMS,
     MAX_POOL_ARGUMENTS,
     MAX_POOL_MODULES,
-    MAX_POOLS,
-    WITH_INDICES,
+    ConvCall,
+    MaxPoolCall,
+    as_max_pool,
     bound_arguments,
-    spatial,
+    conv_call,
+    max_pool_call,
 )
-from passes.kernel_math import same_padding
 from passes.shapes import node_shape
 
-Padding = tuple[tuple[int, int], ...]
-
 
 @dataclass(frozen=True)
-class ConvSite:
-    """One convolution call: input ``(N, C, *S)``, kernel ``(F, C / groups, *K)`` (transposed: ``(C, F / groups, *K)``).
-
-    ``padding`` is (before, after) for each spatial side. ``function`` is the functional form with the same dimensions.
-    ``groups`` is what a call passes on: a node where it is computed (one kernel an image), whose value on the example
-    is ``group_count``.
-    """
+class ConvSite(ConvCall[fx.Node]):
+    """A convolution that a node calls, under the path of the module that convolves."""
 
     node: fx.Node
     name: str
-    function: Callable[..., torch.Tensor]
-    transposed: bool
-    input: fx.Node
-    weight: fx.Node
-    bias: fx.Node | None
-    weight_shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: Padding
-    dilation: tuple[int, ...]
-    groups: int | fx.Node
-    group_count: int
-    output_padding: tuple[int, ...]
-
-    @property
-    def kernel(self) -> tuple[int, ...]:
-        return self.weight_shape[2:]
-
-    @property
-    def in_channels(self) -> int:
-        return self.weight_shape[0] if self.transposed else self.weight_shape[1] * self.group_count
-
-    @property
-    def depthwise(self) -> bool:
-        return self.group_count > 1 and self.group_count == self.in_channels
 
 
 @dataclass(frozen=True)
-class MaxPoolSite:
-    """One max pool call on ``(N, C, *S)``; ``with_indices`` where it returns the indices too."""
+class MaxPoolSite(MaxPoolCall[fx.Node]):
+    """A max pool that a node calls, as module or function."""
 
     node: fx.Node
     name: str
-    input: fx.Node
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    with_indices: bool
 
 
 @dataclass(frozen=True)
@@ -120,6 +83,12 @@ def opaque_convs(graph_module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def deformable_convs(graph_module: fx.GraphModule) -> dict[str, str]:
+    """Nodes that call torchvision's deformable convolution, and the paths of the modules that do."""
+    calls = (node for node in graph_module.graph.nodes if node.op == "call_function")
+    return {node.name: module_path(node) or node.name for node in calls if "deform_conv2d" in str(node.target)}
+
+
 def is_convolution(module: nn.Module) -> bool:
     """Whether the module convolves: one of torch's, or one that holds a kernel and says its size (``CondConv2d``)."""
     if isinstance(module, nn.modules.conv._ConvNd):
@@ -145,46 +114,44 @@ def module_path(node: fx.Node) -> str | None:
 def weight_shape(graph_module: fx.GraphModule, weight: fx.Node) -> tuple[int, ...] | None:
     """Shape of a kernel: read off the parameter, or off what shape propagation has left on a computed one."""
     if weight.op == "get_attr":
-        value: Any = graph_module
-        for atom in str(weight.target).split("."):
-            value = getattr(value, atom)
-        return tuple(value.shape)
+        return tuple(_attribute(graph_module, weight).shape)
     return node_shape(weight)  # type: ignore[no-any-return]
+
+
+def _attribute(graph_module: fx.GraphModule, node: fx.Node) -> Any:
+    value: Any = graph_module
+    for atom in str(node.target).split("."):
+        value = getattr(value, atom)
+    return value
+
+
+def trained(graph_module: fx.GraphModule, kernel: fx.Node) -> bool:
+    """Whether a parameter reaches the kernel: not one that a buffer or a constant holds (Sobel, a blur)."""
+    pending, seen = [kernel], {kernel}
+    while pending:
+        node = pending.pop()
+        if node.op == "get_attr" and isinstance(_attribute(graph_module, node), nn.Parameter):
+            return True
+        if node.op == "call_module" and any(True for _ in graph_module.get_submodule(str(node.target)).parameters()):
+            return True
+        pending += [source for source in node.all_input_nodes if source not in seen]
+        seen.update(node.all_input_nodes)
+    return False
 
 
 def match_conv(graph_module: fx.GraphModule, node: fx.Node) -> ConvSite | None:
     """The convolution that ``node`` calls, as it stands now; ``None`` for other nodes."""
-    if node.op != "call_function" or node.target not in CONVS:
+    if node.op != "call_function":
         return None
-    dims, transposed, function = CONVS[node.target]
-    arguments = bound_arguments(node, CONV_TRANSPOSE_ARGUMENTS if transposed else CONV_ARGUMENTS)
-    weight = arguments["weight"]
-    shape = weight_shape(graph_module, weight)
-    if shape is None:
+    call = conv_call(node.target, node.args, node.kwargs, partial(weight_shape, graph_module), _count)
+    if call is None:
         return None
-    dilation = spatial(arguments.get("dilation", 1), dims)
-    groups = arguments.get("groups", 1)
-    padding = arguments.get("padding", 0)
-    if padding == "same":
-        sides = tuple(same_padding(size, step) for size, step in zip(shape[2:], dilation, strict=True))
-    else:
-        sides = tuple((side, side) for side in spatial(0 if padding == "valid" else padding, dims))
-    return ConvSite(
-        node=node,
-        name=_conv_name(graph_module, node, weight),
-        function=function,
-        transposed=transposed,
-        input=arguments["input"],
-        weight=weight,
-        bias=arguments.get("bias"),
-        weight_shape=shape,
-        stride=spatial(arguments.get("stride", 1), dims),
-        padding=sides,
-        dilation=dilation,
-        groups=groups,
-        group_count=node_shape(groups) if isinstance(groups, fx.Node) else groups,
-        output_padding=spatial(arguments.get("output_padding", 0), dims),
-    )
+    return ConvSite(**vars(call), node=node, name=_conv_name(graph_module, node, call.weight))
+
+
+def _count(groups: fx.Node) -> int:
+    count: int = node_shape(groups)
+    return count
 
 
 def _match_max_pool(graph_module: fx.GraphModule, node: fx.Node) -> MaxPoolSite | None:
@@ -193,24 +160,13 @@ def _match_max_pool(graph_module: fx.GraphModule, node: fx.Node) -> MaxPoolSite 
         dims = next((dims for cls, dims in MAX_POOL_MODULES.items() if isinstance(module, cls)), None)
         if dims is None:
             return None
-        arguments: dict[str, Any] = {"input": (*node.args, *node.kwargs.values())[0]}
-        arguments |= {name: getattr(module, name) for name in MAX_POOL_ARGUMENTS[1:]}
-    elif node.op == "call_function" and node.target in MAX_POOLS:
-        dims = MAX_POOLS[node.target]
-        arguments = bound_arguments(node, MAX_POOL_ARGUMENTS)
-    else:
+        given: dict[str, Any] = {"input": (*node.args, *node.kwargs.values())[0]}
+        given |= {name: getattr(module, name) for name in MAX_POOL_ARGUMENTS[1:]}
+        return MaxPoolSite(**vars(as_max_pool(given, dims)), node=node, name=str(node.target))
+    if node.op != "call_function":
         return None
-    kernel = spatial(arguments["kernel_size"], dims)
-    stride = arguments.get("stride")
-    with_indices = node.op == "call_function" and node.target in WITH_INDICES
-    return MaxPoolSite(
-        node=node,
-        name=str(node.target) if node.op == "call_module" else module_path(node) or node.name,
-        input=arguments["input"],
-        kernel=kernel,
-        stride=spatial(stride, dims) if stride else kernel,
-        with_indices=with_indices or bool(arguments.get("return_indices", False)),
-    )
+    call = max_pool_call(node.target, node.args, node.kwargs)
+    return None if call is None else MaxPoolSite(**vars(call), node=node, name=module_path(node) or node.name)
 
 
 def _match_norm(graph_module: fx.GraphModule, node: fx.Node) -> NormSite | None:
@@ -220,7 +176,8 @@ def _match_norm(graph_module: fx.GraphModule, node: fx.Node) -> NormSite | None:
         return NormSite(node, target, target) if any(map(_keeps_statistics, modules)) else None
     if node.op == "call_function" and node.target in FUNCTIONAL_NORMS:
         arguments = bound_arguments(node, FUNCTIONAL_NORMS[node.target])
-        if arguments.get("training") and arguments.get("running_mean") is not None:
+        updates = arguments.get("training", arguments.get("use_input_stats", node.target is F.instance_norm))
+        if updates and arguments.get("running_mean") is not None:
             return NormSite(node, _owner(arguments["running_mean"]) or module_path(node) or node.name, None)
     return None
 

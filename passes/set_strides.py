@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import fx
 
@@ -10,6 +10,7 @@ from passes.base import Change, PassContext, PassReport, graph_pass
 from passes.errors import PassError
 from passes.match import ConvSite, conv_sites
 from passes.patterns import matches, select_names
+from passes.pooling_rule import sides
 
 
 @graph_pass()
@@ -20,37 +21,42 @@ def set_strides(
 
     Raises ``PassError`` where a glob matches nothing, the stride has the wrong length, or the conv is transposed.
     """
-    if not strides:
-        return PassReport("set_strides")
-    sites = conv_sites(graph_module)
-    names = [site.name for site in sites]
-    for pattern in strides:
-        select_names(names, [pattern], "strides", "convolution")
+    chosen = chosen_strides(conv_sites(graph_module), strides)
     changes = []
-    for site in sites:
-        wanted = [stride for pattern, stride in strides.items() if matches(site.name, pattern)]
-        if wanted:
-            change = _set_stride(site, wanted[-1])
-            if change.before != change.after:
-                changes.append(change)
+    for site, stride in chosen:
+        if stride != site.stride:
+            _set_stride(site, stride)
+            before, after = (f"stride {sides(each)}" for each in (site.stride, stride))
+            changes.append(Change(site.name, site.node.name, before, after))
     return PassReport("set_strides", tuple(changes))
 
 
-def _set_stride(site: ConvSite, stride: int | tuple[int, ...]) -> Change:
-    sides = (stride,) * len(site.kernel) if isinstance(stride, int) else tuple(stride)
-    if len(sides) != len(site.kernel):
-        raise PassError(f"strides: {site.name} has {len(site.kernel)} spatial sides, got {len(sides)} strides {sides}")
+def chosen_strides(
+    sites: Sequence[ConvSite], strides: Mapping[str, int | tuple[int, ...]]
+) -> list[tuple[ConvSite, tuple[int, ...]]]:
+    """The sites that a glob names, each with its stride in low-mode; raises what ``set_strides`` raises."""
+    names = [site.name for site in sites]
+    for pattern in strides:
+        select_names(names, [pattern], "strides", "convolution")
+    wanted = [(site, [stride for glob, stride in strides.items() if matches(site.name, glob)]) for site in sites]
+    return [(site, _checked(site, found[-1])) for site, found in wanted if found]
+
+
+def _checked(site: ConvSite, stride: int | tuple[int, ...]) -> tuple[int, ...]:
+    dims = len(site.kernel)
+    found = (stride,) * dims if isinstance(stride, int) else tuple(stride)
+    if len(found) != dims:
+        raise PassError(f"strides: {site.name} has {dims} spatial sides, got {len(found)} strides {found}")
     if site.transposed:
         raise PassError(f"strides: {site.name} is a transposed convolution, whose stride sets its output size; keep it")
     if any(before != after for before, after in site.padding):
         # Only padding="same" pads unevenly, and torch allows that at stride 1 alone.
         raise PassError(f"strides: {site.name} pads 'same' with an even kernel, which fixes its stride to 1; keep it")
+    return found
+
+
+def _set_stride(site: ConvSite, stride: tuple[int, ...]) -> None:
     padding = tuple(before for before, _ in site.padding)
     site.node.target = site.function
-    site.node.args = (site.input, site.weight, site.bias, sides, padding, site.dilation, site.groups)
+    site.node.args = (site.input, site.weight, site.bias, stride, padding, site.dilation, site.groups)
     site.node.kwargs = {}
-    return Change(site.name, site.node.name, f"stride {_show(site.stride)}", f"stride {_show(sides)}")
-
-
-def _show(sides: tuple[int, ...]) -> str:
-    return "×".join(map(str, sides))

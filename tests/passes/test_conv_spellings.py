@@ -102,6 +102,24 @@ CONVS: dict[str, tuple[Any, tuple[int, ...], Any, Any, Any, int]] = {
         lambda: Call(torch.randn(4, 3, 5, 5), torch.randn(4), lambda x, w, b: torch.conv2d(x, w, b, [2], [2], [1])),
         (9, 8), 2, [(1, 1)] * 2, 1, 1,
     ),
+    "torch.convolution": (
+        lambda: Call(
+            torch.randn(4, 3, 5, 5), torch.randn(4),
+            lambda x, w, b: torch.convolution(x, w, b, [2, 1], [2, 0], [1, 1], False, [0, 0], 1),
+        ),
+        (9, 8), (2, 1), [(1, 1), (-1, -1)], 1, 1,
+    ),
+    "aten.convolution": (
+        lambda: Call(
+            torch.randn(6, 1, 5), None,
+            lambda x, w, b: torch.ops.aten.convolution.default(x, w, b, [1], [2], [2], False, [0], 3),
+        ),
+        (12,), 1, [(0, 0)], 2, 3,
+    ),
+    "aten.conv2d": (
+        lambda: Call(torch.randn(4, 3, 5, 5), None, lambda x, w, b: torch.ops.aten.conv2d(x, w, padding=[2, 2])),
+        (9, 8), 1, [(1, 1)] * 2, 1, 1,
+    ),
     "F.conv3d": (
         lambda: Call(torch.randn(2, 3, 3, 3, 3), torch.randn(2), lambda x, w, b: F.conv3d(x, w, bias=b, padding=1)),
         (4, 5, 3), 1, [(0, 0)] * 3, 1, 1,
@@ -223,6 +241,16 @@ def test_timms_same_padded_conv_pads_for_the_low_mode_size(side: int) -> None:
 # Transposed ----------------------------------------------------------------------------------------------------------
 
 
+class Convolution(nn.ConvTranspose2d):
+    """A transposed convolution that is spelled ``torch.convolution``."""
+
+    def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
+        return torch.convolution(
+            input, self.weight, self.bias, list(self.stride), list(self.padding), list(self.dilation), True,
+            list(self.output_padding), self.groups,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("model", "sides"),
     [
@@ -234,6 +262,7 @@ def test_timms_same_padded_conv_pads_for_the_low_mode_size(side: int) -> None:
         (nn.ConvTranspose2d(3, 6, 5, stride=1, padding=1, dilation=2, groups=3), (7, 6)),
         (nn.ConvTranspose2d(3, 4, 6, stride=2, padding=2, bias=False), (7, 6)),
         (nn.ConvTranspose3d(3, 2, 5, stride=2, padding=2), (3, 4, 3)),
+        (Convolution(3, 4, 5, stride=2, padding=2, output_padding=1), (7, 6)),
     ],
     ids=str,
 )

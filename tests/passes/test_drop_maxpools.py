@@ -62,6 +62,32 @@ def test_which_pools_are_dropped(which: Any, expected: list[str]) -> None:
     assert all(skip.reason == "kept: not in drop_maxpools" for skip in pair.report.of("drop_maxpools").skips)
 
 
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "F.max_pool2d": lambda x: F.max_pool2d(x, 3, padding=1, stride=2),
+    "torch.max_pool2d": lambda x: torch.max_pool2d(x, [3], [2], [1]),
+    "aten.max_pool2d": lambda x: torch.ops.aten.max_pool2d(x, [3, 3], [2, 2], [1, 1]),
+    "aten.max_pool2d.default": lambda x: torch.ops.aten.max_pool2d.default(x, [3, 3], [2, 2], [1, 1]),
+    "Tensor first by name": lambda x: F.max_pool2d(input=x, kernel_size=(3, 3), stride=2, padding=1),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_every_spelling_is_dropped(name: str) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return POOLS[name](self.conv(x))
+
+    model = Pooled()
+    pair = build(model, "all")
+    images = torch.randn(2, 3, 8, 8)
+    assert [before for _, before, _ in dropped(pair)] == ["3×3 stride 2×2"]
+    assert torch.equal(pair.low(images), model.conv(images))
+
+
 def test_the_report_says_what_was_dropped() -> None:
     assert dropped(build(two_pools(), "all")) == [
         ("first", "3×3 stride 2×2", "dropped"),

@@ -59,6 +59,9 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "keywords": lambda x, m, v, w, b, training: F.batch_norm(
         x, running_var=v, running_mean=m, bias=b, weight=w, eps=1e-3, training=training
     ),
+    "torch.native_batch_norm": lambda x, m, v, w, b, training: torch.native_batch_norm(
+        x, w, b, m, v, training, 0.1, 1e-3
+    )[0],
     "torch.batch_norm": lambda x, m, v, w, b, training: torch.batch_norm(x, w, b, m, v, training, 0.1, 1e-3, False),
 }
 

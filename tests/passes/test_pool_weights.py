@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from oracle_kernels import naive_pool_kernel
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -97,6 +98,54 @@ def test_all_takes_the_stem_and_patchifying_convs_too() -> None:
         "patchify": ("2×2", "1×1"),
     }
     assert set(skipped(pair)) == {"pointwise", "depthwise3", "up"}
+
+
+class Fixed(nn.Module):
+    """A high-pass filter that no training moves, from a buffer or a constant, behind a convolution."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.stem, self.head, self.how = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), how
+        sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]).expand(4, 4, 3, 3).clone()
+        self.register_buffer("sobel", sobel)
+        self.scale = nn.Parameter(torch.ones(4, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        kernel = {"buffer": self.sobel, "computed": self.sobel.abs() / 8, "scaled": self.sobel * self.scale}[self.how]
+        return self.head(F.conv2d(x, kernel, padding=1))
+
+
+@pytest.mark.parametrize("how", ["buffer", "computed"])
+def test_a_kernel_that_no_parameter_reaches_is_kept(how: str) -> None:
+    pair = build(Fixed(how))
+    assert pooled(pair) == {"head": ("3×3", "1×1")}
+    assert "no trained parameter reaches it" in skipped(pair).values()
+
+
+def test_a_fixed_kernel_is_pooled_where_it_is_named() -> None:
+    pair = build(Fixed("buffer"), pool_convs=["*conv2d*", "head"])
+    assert len(pooled(pair)) == 2
+
+
+def test_a_kernel_that_a_parameter_scales_is_trained() -> None:
+    assert len(pooled(build(Fixed("scaled")))) == 2
+
+
+def test_a_deformable_convolution_is_reported() -> None:
+    class Deformable(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.offsets = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 18, 3, padding=1)
+            self.deform = torchvision.ops.DeformConv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.deform(x, self.offsets(x))
+
+    pair = build_pair(Deformable().float(), torch.zeros(2, 3, 16, 16, dtype=torch.float32))
+    assert pooled(pair) == {"offsets": ("3×3", "1×1")}
+    assert skipped(pair)["deform"] == "deformable: each of its taps has an offset of its own"
 
 
 def test_globs_are_taken_at_their_word() -> None:

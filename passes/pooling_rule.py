@@ -1,0 +1,103 @@
+"""Which kernels low-mode pools, and to what size: one rule, for a graph's sites and for the calls of a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from passes.calls import ConvCall
+from passes.kernel_math import (
+    Gain,
+    KernelTransform,
+    Rounding,
+    average_kernel,
+    center_kernel,
+    custom_kernel,
+    linear_kernel,
+    pooled_size,
+)
+from passes.patterns import matches
+
+NamedTransform = Literal["avg", "adaptive", "center", "linear"]
+NamedConvs = Literal["dense", "all"]
+NOT_TRACED = "inside a module that is not traced"
+DEFORMABLE = "deformable: each of its taps has an offset of its own"
+UNTRAINED = "no trained parameter reaches it"
+
+
+@dataclass(frozen=True)
+class PoolingRule:
+    """How kernels shrink by ``ratio`` and which do; see ``passes.pool_weights`` for what the options mean."""
+
+    ratio: int
+    rounding: Rounding = "ceil"
+    transform: NamedTransform | KernelTransform = "avg"
+    gain: Gain = "mean"
+    pool_convs: NamedConvs | Sequence[str] = "dense"
+    keep_convs: Sequence[str] = ()
+
+    @property
+    def named(self) -> str | None:
+        """``"dense"`` or ``"all"``; ``None`` where convolutions are named one by one, and taken at their word."""
+        return self.pool_convs if isinstance(self.pool_convs, str) else None
+
+    def pooled(self, kernel: Sequence[int]) -> tuple[int, ...]:
+        """K' of each side of a kernel."""
+        return tuple(pooled_size(size, self.ratio, self.rounding) for size in kernel)
+
+    def reason_to_keep(self, call: ConvCall[Any], name: str, *, stem: bool, trained: bool) -> str | None:
+        """Why the kernel of this call stays whole; ``None`` where it is pooled.
+
+        name: the site's. stem: it reads the image. trained: a parameter reaches the kernel.
+        """
+        pooled, stride, named = self.pooled(call.kernel), call.stride, self.named
+        resampled = self.transform == "linear" and self.ratio > 1 and max(call.kernel) > 1
+        if pooled == call.kernel and not resampled:
+            return f"{sides(call.kernel)} has nothing to pool"
+        if any(matches(name, pattern) for pattern in self.keep_convs):
+            return "kept by keep_convs"
+        if named is None:
+            chosen = any(matches(name, pattern) for pattern in self.pool_convs)
+            return None if chosen else "not in pool_convs"
+        if not trained:
+            return UNTRAINED
+        if call.depthwise and math.prod(pooled) == 1:
+            return "depthwise: one tap would be left, a scale with no spatial reach"
+        if call.transposed and any(k < s for k, s in zip(pooled, stride, strict=True)):
+            return f"transposed: {sides(pooled)} taps at stride {sides(stride)} leave holes in the output"
+        if named == "dense" and stem:
+            return "stem: it reads the image"
+        if named == "dense" and all(k <= s for k, s in zip(call.kernel, stride, strict=True)):
+            return f"windows do not overlap ({sides(call.kernel)} at stride {sides(stride)})"
+        if resampled and call.transposed and max(stride) > 1:
+            return "transposed with a stride: its taps answer to output phases, which resampling would mix"
+        return None
+
+    def kernel_call(self, pooled: tuple[int, ...]) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
+        """What turns a kernel into the pooled one: a function, and its arguments after the kernel."""
+        if self.transform == "center":
+            return center_kernel, (pooled, self.gain)
+        if self.transform == "linear":
+            return linear_kernel, (pooled, self.ratio)
+        if callable(self.transform):
+            return bind_transform(self.transform, self.gain), (pooled,)
+        return average_kernel, (pooled, self.ratio, self.gain, self.transform == "adaptive")
+
+
+def bind_transform(transform: KernelTransform, gain: Gain) -> KernelTransform:
+    """A user's transform, checked and scaled, as the target of a node: a graph's arguments are data."""
+
+    def custom_transform(weight: Tensor, pooled: tuple[int, ...]) -> Tensor:
+        return custom_kernel(weight, pooled, transform, gain)
+
+    custom_transform.users_name = getattr(transform, "__name__", repr(transform))  # type: ignore[attr-defined]
+    return custom_transform
+
+
+def sides(sizes: Sequence[int]) -> str:
+    """Sizes as a person writes them: 3×3."""
+    return "×".join(map(str, sizes))
