@@ -87,6 +87,32 @@ MAX_POOLS: dict[Any, int] = {
 }
 MAX_POOL_MODULES: dict[type[nn.Module], int] = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}
 
+AVG_POOL_ARGUMENTS = (
+    *("input", "kernel_size", "stride", "padding"),
+    *("ceil_mode", "count_include_pad", "divisor_override"),
+)
+#: target → spatial dimensions
+AVG_POOLS: dict[Any, int] = {
+    **{fn: dims for dims, fn in enumerate((F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), start=1)},
+    **{
+        each: dims
+        for dims, op in enumerate((aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d), start=1)
+        for each in _operator(op)
+    },
+}
+AVG_POOL_MODULES: dict[type[nn.Module], int] = {nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AvgPool3d: 3}
+#: spatial dimensions → what pools a whole map, given the size 1
+GLOBAL_MAX_POOLS: dict[int, Callable[..., Any]] = {
+    1: F.adaptive_max_pool1d,
+    2: F.adaptive_max_pool2d,
+    3: F.adaptive_max_pool3d,
+}
+GLOBAL_AVG_POOLS: dict[int, Callable[..., Any]] = {
+    1: F.adaptive_avg_pool1d,
+    2: F.adaptive_avg_pool2d,
+    3: F.adaptive_avg_pool3d,
+}
+
 _NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _ATEN_NORM = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled")
 _INSTANCE_NORM = ("input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps")

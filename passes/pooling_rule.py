@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
@@ -39,6 +39,11 @@ class PoolingRule:
     gain: Gain = "mean"
     pool_convs: NamedConvs | Sequence[str] = "dense"
     keep_convs: Sequence[str] = ()
+    custom: KernelTransform | None = field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        if callable(self.transform):
+            object.__setattr__(self, "custom", bind_transform(self.transform, self.gain))
 
     @property
     def named(self) -> str | None:
@@ -83,8 +88,8 @@ class PoolingRule:
             return center_kernel, (pooled, self.gain)
         if self.transform == "linear":
             return linear_kernel, (pooled, self.ratio)
-        if callable(self.transform):
-            return bind_transform(self.transform, self.gain), (pooled,)
+        if self.custom is not None:
+            return self.custom, (pooled,)
         return average_kernel, (pooled, self.ratio, self.gain, self.transform == "adaptive")
 
 

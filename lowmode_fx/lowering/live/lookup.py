@@ -1,0 +1,163 @@
+"""From a call to what is planned for it: by the parameter that is its kernel, or by the place that makes it."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowmode_fx.lowering.live.place import custom_function, module_path
+from lowmode_fx.lowering.live.plan import KEEP, ConvEdit, Plan, PoolEdit
+from passes.calls import ConvCall
+from passes.match import is_convolution
+from passes.patterns import matches
+from passes.pooling_rule import sides
+
+
+class LiveLoweringWarning(UserWarning):
+    """Low-mode meets something that the build has not seen."""
+
+
+class Lookup:
+    """What is planned for the calls of ``model``, as the model stands now.
+
+    ``kernels``: edits by the ``id`` of the parameter that is the kernel. ``notes``: what was told, a line each.
+
+    The functions that start with ``find`` are asked once by dynamo, while it traces, and taken at their word.
+    """
+
+    def __init__(self, model: nn.Module, plan: Plan) -> None:
+        self.model = model
+        self.plan = plan
+        self.kernels: dict[int, ConvEdit] = {}
+        self.notes: list[str] = []
+        self._paths: dict[int, str] = {}
+        self._known: tuple[list[Any], list[Any]] = ([], [])
+        self.find_place = _constant(self._find_place)
+        self.find_function = _constant(self._find_function)
+        self.find_conv = _constant(self._find_conv)
+        self.find_max_pool = _constant(self._find_max_pool)
+
+    def follow(self, modules: Sequence[nn.Module]) -> None:
+        """Take note of modules and parameters that have taken others' places since the last step.
+
+        modules: all of the model's, in order.
+        """
+        parameters = [value for module in modules for value in module._parameters.values()]
+        known_modules, known_parameters = self._known
+        if _same(modules, known_modules) and _same(parameters, known_parameters):
+            return
+        # Both are held on to, so that no id becomes another's meanwhile.
+        self._known = (list(modules), parameters)
+        self._paths = {id(module): path for path, module in self.model.named_modules()}
+        self.kernels = {
+            id(parameter): self._fitted(self.plan.kernels[name], parameter)
+            for name, parameter in self.model.named_parameters(remove_duplicate=False)
+            if name in self.plan.kernels
+        }
+
+    def _fitted(self, edit: ConvEdit, kernel: Tensor) -> ConvEdit:
+        """The edit for a kernel of another size than the build saw, where a layer was replaced."""
+        return edit if edit.pooled is None else edit._replace(pooled=self.plan.rule.pooled(kernel.shape[2:]))
+
+    def _find_place(self) -> str | None:
+        return module_path(self._paths)
+
+    def _find_function(self) -> bool:
+        """Whether a convolution stands in a custom ``autograd.Function``, whose backward is for the full kernel."""
+        function = custom_function()
+        if function is not None:
+            self._tell(
+                f"convolutions in {function.__name__}, an autograd.Function of the model's own, keep their kernels: "
+                "its backward is written for them"
+            )
+        return function is not None
+
+    def _find_conv(
+        self,
+        place: str | None,
+        kernel_id: int | None,
+        weight_shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        groups: int,
+        transposed: bool,
+        stem: bool,
+        trained: bool,
+    ) -> ConvEdit:
+        """By the rules of the passes, for a call that their graphs have not."""
+        if self._is_whole(place):
+            return KEEP
+        name = self._conv_name(place, kernel_id)
+        found = [wanted for glob, wanted in self.plan.strides.items() if matches(name, glob)]
+        dims = len(weight_shape) - 2
+        restrided = (found[-1],) * dims if found and isinstance(found[-1], int) else (found[-1] if found else stride)
+        call = _described(weight_shape, restrided, groups, transposed)
+        reason = self.plan.rule.reason_to_keep(call, name, stem=stem, trained=trained)
+        pooled = None if reason else self.plan.rule.pooled(call.kernel)
+        what = f"kept ({reason})" if pooled is None else f"pooled to {sides(pooled)}"
+        self._tell(f"the build has not seen the convolution {_shown(name)}: its {sides(call.kernel)} kernel is {what}")
+        return ConvEdit(restrided if found else None, pooled)
+
+    def _find_max_pool(self, place: str | None) -> PoolEdit:
+        if self._is_whole(place):
+            return "keep"
+        which = self.plan.drop_maxpools
+        dropped = which == "all" or (not isinstance(which, str) and any(matches(place or "", glob) for glob in which))
+        what = "dropped" if dropped else "kept"
+        self._tell(f"the build has not seen the max pool {_shown(place)}: it is {what}")
+        return "drop" if dropped else "keep"
+
+    def _is_whole(self, place: str | None) -> bool:
+        return place is not None and any(matches(place, whole) for whole in self.plan.whole)
+
+    def _conv_name(self, place: str | None, kernel_id: int | None) -> str:
+        """As the passes name sites: by the module that convolves, or the one that holds the kernel."""
+        module = self.model.get_submodule(place) if place else None
+        if place and module is not None and is_convolution(module):
+            return place
+        owner = next((name for name, value in self.model.named_parameters() if id(value) == kernel_id), "")
+        return owner.rpartition(".")[0] or place or ""
+
+    def _tell(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+            warnings.warn(note, LiveLoweringWarning, stacklevel=2)
+
+
+def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
+    def answer(*args: Any) -> Any:
+        return function(*args)
+
+    return torch.compiler.assume_constant_result(answer)
+
+
+def _described(
+    weight_shape: tuple[int, ...], stride: tuple[int, ...], groups: int, transposed: bool
+) -> ConvCall[None]:
+    dims = len(weight_shape) - 2
+    return ConvCall(
+        function=torch.convolution,
+        transposed=transposed,
+        input=None,
+        weight=None,
+        bias=None,
+        weight_shape=weight_shape,
+        stride=stride,
+        padding=((0, 0),) * dims,
+        dilation=(1,) * dims,
+        groups=groups,
+        group_count=groups,
+        output_padding=(0,) * dims,
+    )
+
+
+def _same(now: Sequence[Any], before: Sequence[Any]) -> bool:
+    return len(now) == len(before) and all(map(operator.is_, now, before))
+
+
+def _shown(place: str | None) -> str:
+    return place or "of the model's own forward"

@@ -1,0 +1,240 @@
+"""What low-mode does to each call of a model: decided once, from the graphs, by the rules of the passes."""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from torch import fx, nn
+
+from lowmode_fx.lowering.config import LowModeConfig
+from passes import PassReport
+from passes.calls import AVG_POOL_MODULES, AVG_POOLS, MAX_POOL_MODULES
+from passes.drop_maxpools import NamedMaxPools, chosen_maxpools
+from passes.match import ConvSite, conv_sites, max_pool_sites, module_path, opaque_convs, trained
+from passes.pool_weights import stem_nodes
+from passes.pooling_rule import PoolingRule
+from passes.set_strides import chosen_strides
+
+Sizes = tuple[int, ...]
+#: What becomes of a pool; a ``global`` one covers its whole map.
+PoolEdit = Literal["keep", "drop", "global"]
+
+
+class ConvEdit(NamedTuple):
+    """What low-mode does to a convolution: another stride, a pooled kernel of size K', a map resized behind it."""
+
+    stride: Sizes | None = None
+    pooled: Sizes | None = None
+    resized: Sizes | None = None
+
+    @property
+    def changes(self) -> bool:
+        return self.stride is not None or self.pooled is not None or self.resized is not None
+
+
+class Resize(NamedTuple):
+    """A map that is given its full-mode size before or after a call."""
+
+    when: Literal["before", "after"]
+    size: Sizes
+
+
+KEEP = ConvEdit()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Edits of a model's calls, by the parameter that is the kernel, or by the place where the call is made.
+
+    A place is the path of the innermost module whose code makes the call, with one edit for each call of its kind there
+    on the way through the model. ``kernels`` has the convolutions whose kernel is a parameter as it stands, ``convs``
+    the others. ``modules`` are calls of modules whose input or output is resized, ``functions`` the like for functions
+    by place and name. ``whole`` are modules that are not entered: nothing inside changes. ``padded_drops`` are dropped max
+    pools that pad for themselves, which goes with them. ``rule``, ``strides`` and ``drop_maxpools`` are for what the
+    graphs have not seen.
+    """
+
+    rule: PoolingRule
+    strides: Mapping[str, int | tuple[int, ...]]
+    drop_maxpools: NamedMaxPools | Sequence[str]
+    kernels: Mapping[str, ConvEdit] = field(default_factory=dict)
+    convs: Mapping[str, tuple[ConvEdit, ...]] = field(default_factory=dict)
+    max_pools: Mapping[str, tuple[PoolEdit, ...]] = field(default_factory=dict)
+    avg_pools: Mapping[str, tuple[PoolEdit, ...]] = field(default_factory=dict)
+    modules: Mapping[str, tuple[Resize | None, ...]] = field(default_factory=dict)
+    functions: Mapping[tuple[str, str], tuple[Resize | None, ...]] = field(default_factory=dict)
+    whole: frozenset[str] = frozenset()
+    padded_drops: frozenset[str] = frozenset()
+
+    @property
+    def meets_max_pools(self) -> bool:
+        """Whether a max pool may be anything but kept."""
+        return self.drop_maxpools != "none" or any(set(edits) != {"keep"} for edits in self.max_pools.values())
+
+
+def make_plan(
+    full: fx.GraphModule, low: fx.GraphModule, config: LowModeConfig, reports: Iterable[PassReport]
+) -> Plan:
+    """The plan that makes the model do what the low graph does.
+
+    full: the graph as it was captured. low: as the passes have left it. reports: what they said.
+    """
+    rule = PoolingRule(
+        ratio=config.effective_kernel_ratio,
+        rounding=config.rounding,
+        transform=config.kernel_transform,
+        gain=config.gain,
+        pool_convs=config.pool_convs,
+        keep_convs=config.keep_convs,
+    )
+    resizes = dict(_resizes(low))
+    kernels, convs = _conv_edits(full, rule, config, resizes)
+    made_global = {change.node for report in reports if report.name == "adapt_heads" for change in report.changes}
+    modules, functions = _other_resizes(full, resizes)
+    return Plan(
+        rule=rule,
+        strides=config.strides,
+        drop_maxpools=config.drop_maxpools,
+        kernels=kernels | dict.fromkeys(_opaque_parameters(full), KEEP),
+        convs=convs,
+        max_pools=_max_pool_edits(full, config, made_global),
+        avg_pools=_avg_pool_edits(full, made_global),
+        modules=modules,
+        functions=functions,
+        whole=frozenset(_leaves(full)),
+        padded_drops=frozenset(_padded_drops(full, config)),
+    )
+
+
+def place_of(node: fx.Node) -> str:
+    """Path of the innermost module whose code makes the node's call; empty for the model's own."""
+    if node.op == "call_module":
+        return str(node.target)
+    return (module_path(node) or "").partition("@")[0]  # torch.export counts calls of a module behind its path
+
+
+def _conv_edits(
+    full: fx.GraphModule, rule: PoolingRule, config: LowModeConfig, resizes: Mapping[str, Resize]
+) -> tuple[dict[str, ConvEdit], dict[str, tuple[ConvEdit, ...]]]:
+    sites = conv_sites(full)
+    strides = {site.node: stride for site, stride in chosen_strides(sites, config.strides)}
+    stems = stem_nodes(full, sites)
+    edits: list[tuple[ConvSite, ConvEdit]] = []
+    for site in sites:
+        stride = strides.get(site.node)
+        restrided = site if stride is None else replace(site, stride=stride)
+        reason = rule.reason_to_keep(
+            restrided, site.name, stem=site.node in stems, trained=trained(full, site.weight)
+        )
+        resize = resizes.get(site.node.name)
+        edit = ConvEdit(stride, None if reason else rule.pooled(site.kernel), resize.size if resize else None)
+        edits.append((site, edit))
+    by_parameter: dict[str, set[ConvEdit]] = defaultdict(set)
+    for site, edit in edits:
+        if _is_parameter(full, site.weight):
+            by_parameter[str(site.weight.target)].add(edit)
+    # A kernel that several calls share has one edit where all are treated alike; else each call has its own, by place.
+    kernels = {name: found.pop() for name, found in by_parameter.items() if len(found) == 1}
+    placed = [
+        (place_of(site.node), edit)
+        for site, edit in edits
+        if not (_is_parameter(full, site.weight) and str(site.weight.target) in kernels)
+    ]
+    return kernels, _in_order(placed)
+
+
+def _is_parameter(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "get_attr" and isinstance(operator.attrgetter(str(node.target))(graph_module), nn.Parameter)
+
+
+def _max_pool_edits(
+    full: fx.GraphModule, config: LowModeConfig, made_global: set[str]
+) -> dict[str, tuple[PoolEdit, ...]]:
+    sites = max_pool_sites(full)
+    dropped = chosen_maxpools(full, sites, config.drop_maxpools)
+    edits: list[tuple[str, PoolEdit]] = []
+    for site in sites:
+        kept: PoolEdit = "global" if site.node.name in made_global else "keep"
+        edits.append((place_of(site.node), "drop" if site.node in dropped else kept))
+    return _in_order(edits)
+
+
+def _padded_drops(full: fx.GraphModule, config: LowModeConfig) -> Iterator[str]:
+    sites = max_pool_sites(full)
+    for node in chosen_maxpools(full, sites, config.drop_maxpools):
+        if node.op == "call_module" and type(full.get_submodule(str(node.target))) not in MAX_POOL_MODULES:
+            yield str(node.target)
+
+
+def _avg_pool_edits(full: fx.GraphModule, made_global: set[str]) -> dict[str, tuple[PoolEdit, ...]]:
+    edits: list[tuple[str, PoolEdit]] = []
+    for node in full.graph.nodes:
+        if _is_avg_pool(full, node):
+            edits.append((place_of(node), "global" if node.name in made_global else "keep"))
+    return {place: found for place, found in _in_order(edits).items() if "global" in found}
+
+
+def _is_avg_pool(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return type(graph_module.get_submodule(str(node.target))) in AVG_POOL_MODULES
+    return node.op == "call_function" and node.target in AVG_POOLS
+
+
+def _resizes(low: fx.GraphModule) -> Iterator[tuple[str, Resize]]:
+    """For each call whose input or output low-mode resizes, by the node's name, how."""
+    for node in low.graph.nodes:
+        change = node.meta.get("resized")
+        if change is not None:
+            behind = node.all_input_nodes[0].name == change.node
+            yield change.node, Resize("after" if behind else "before", tuple(node.kwargs["size"]))
+
+
+def _other_resizes(
+    full: fx.GraphModule, resizes: Mapping[str, Resize]
+) -> tuple[dict[str, tuple[Resize | None, ...]], dict[tuple[str, str], tuple[Resize | None, ...]]]:
+    """The resizes that are not behind a convolution, by module and by function."""
+    modules: list[tuple[str, Resize | None]] = []
+    functions: list[tuple[tuple[str, str], Resize | None]] = []
+    convs = {site.node for site in conv_sites(full)}
+    for node in full.graph.nodes if resizes else ():
+        if node.op == "call_module":
+            modules.append((str(node.target), resizes.get(node.name)))
+        elif node.op in ("call_function", "call_method") and node not in convs:
+            functions.append(((place_of(node), function_name(node.target)), resizes.get(node.name)))
+    return _only_resized(modules), _only_resized(functions)
+
+
+def function_name(target: Any) -> str:
+    """One name for a function, however it is reached: ``operator.add``, ``Tensor.add_``, ``aten.add.Tensor``."""
+    name: str = target if isinstance(target, str) else getattr(target, "_opname", None) or target.__name__
+    name = name.strip("_")
+    return name[1:] if getattr(operator, f"__{name}__", None) is target and name.startswith("i") else name
+
+
+def _opaque_parameters(full: fx.GraphModule) -> Iterator[str]:
+    """Names of the kernels that convolve inside modules that are not entered."""
+    for path in opaque_convs(full):
+        yield from (f"{path}.{name}" for name, _ in full.get_submodule(path).named_parameters())
+
+
+def _leaves(full: fx.GraphModule) -> Iterator[str]:
+    pools = {site.node for site in max_pool_sites(full)}
+    for node in full.graph.nodes:
+        if node.op == "call_module" and node not in pools and not _is_avg_pool(full, node):
+            yield str(node.target)
+
+
+def _in_order(edits: Iterable[tuple[Any, Any]]) -> dict[Any, tuple[Any, ...]]:
+    grouped: dict[Any, list[Any]] = defaultdict(list)
+    for place, edit in edits:
+        grouped[place].append(edit)
+    # One edit says it for any number of calls.
+    return {place: tuple(found) if len(set(found)) > 1 else (found[0],) for place, found in grouped.items()}
+
+
+def _only_resized(edits: Iterable[tuple[Any, Resize | None]]) -> dict[Any, tuple[Resize | None, ...]]:
+    return {place: found for place, found in _in_order(edits).items() if any(found)}
