@@ -3,51 +3,58 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
+from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.live.images import ImageArguments
 from lowmode_fx.lowering.live.lookup import Lookup
-from lowmode_fx.lowering.live.mode import LowMode, resized_call
-from lowmode_fx.lowering.live.plan import Plan, Resize, make_plan
+from lowmode_fx.lowering.live.mode import LowMode
+from lowmode_fx.lowering.live.outputs import FullOutputs, Sides, restore
+from lowmode_fx.lowering.live.plan import make_plan
 from lowmode_fx.lowering.live.recompute import recomputed_by
+from lowmode_fx.lowering.live.resizing import resizing_module
 from lowmode_fx.lowering.live.shadows import Shadows
-from lowmode_fx.lowering.pair import ModePair
+from lowmode_fx.lowering.mode import Mode
 
 
 class LiveLowering:
-    """Runs a model in low-mode by its own code, whatever stands in its ``forward``.
+    """Runs a model in a low mode by its own code, whatever stands in its ``forward``.
 
-    ``run`` is one low-mode forward. ``forward`` is the part of it that ``torch.compile`` takes: what ``run`` calls is
-    ``callable``, which is ``forward`` unless something else is put there. ``notes`` are what low-mode has met that the
-    build had not seen; each is also given as a ``LiveLoweringWarning``, once.
+    ``run`` is one low-mode forward. ``forward`` is the part of it that ``torch.compile`` takes: ``run`` prepares the
+    model, calls ``callable``, which is ``forward`` unless something else is put there, and leaves the model as it was.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan, *, isolate: bool = True) -> None:
-        """isolate: a low step leaves buffers as they are; else it updates them, as a full one does."""
-        self.model = model
+    def __init__(self, ladder: Ladder, mode: Mode = Mode.LOW, *, downsample: bool = False) -> None:
+        """mode: which low mode of the ladder. downsample: images come at full size, and are downsampled first."""
+        rung = ladder.rung(mode)
+        self.model = ladder.model
         self.callable: Callable[..., Any] = self.forward
-        self._isolate = isolate
-        self._lookup = Lookup(model, plan)
+        self._rung = rung
+        self._full_inputs = ladder.inputs
+        self._images = ImageArguments(ladder.inputs)
+        self._downsample = downsample and rung.config.downsample_input
+        self._isolate = rung.config.batchnorm == "isolate"
+        self._lookup = Lookup(ladder.model, make_plan(ladder.full, rung.graph, rung.config, rung.report.passes))
         self._mode = LowMode(self._lookup)
         self._shadows = Shadows()
         self._running = 0
-
-    @classmethod
-    def of(cls, pair: ModePair) -> LiveLowering:
-        """What ``pair.low`` does, done live."""
-        plan = make_plan(pair.full, pair.low, pair.config, pair.report.passes)
-        return cls(pair.model, plan, isolate=pair.config.batchnorm == "isolate")
+        outputs = FullOutputs(ladder.model, ladder.full, ladder.inputs, rung.report.any_size)
+        self._find_sizes = torch.compiler.assume_constant_result(lambda sides: outputs.sizes(sides))
 
     @property
     def notes(self) -> list[str]:
+        """What low-mode has met that the build had not seen; each was a ``LiveLoweringWarning`` too, once."""
         return self._lookup.notes
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model returns in low-mode for downsampled images, and other arguments as they are.
+        """What the model returns in low-mode for a call of it, its images downsampled already (or here, see above).
 
-        The model is in train mode, or in whatever mode its modules are.
+        The model is in train mode, or in whatever modes its modules are.
         """
         modules = list(self.model.modules())
         self._lookup.follow(modules)
@@ -56,17 +63,30 @@ class LiveLowering:
             return self.callable(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own forward under the mode; ``run`` has prepared it."""
+        """The model's own forward under the mode, once ``run`` has prepared it."""
+        sides = self._images.sides(args, kwargs) if self._rung.config.restore_output else ()
+        if self._downsample:
+            args, kwargs = self._images.map(args, kwargs, self._rung.downsample)
         with self._mode:
-            return self.model(*args, **kwargs)
+            outputs = self.model(*args, **kwargs)
+        if not self._rung.config.restore_output:
+            return outputs
+        return restore(outputs, self._find_sizes(sides if self._downsample else self._full_sides(sides)))
+
+    def _full_sides(self, sides: Sides) -> Sides:
+        """Sides of the images that were downsampled to ``sides``: the example's, or those that divide evenly."""
+        if sides == self._rung.inputs.image.shape[2:] or not self._rung.config.downsample_input:
+            return self._full_inputs.image.shape[2:] if self._rung.config.downsample_input else sides
+        return tuple(round(side * self._rung.config.ratio) for side in sides)
 
     @contextlib.contextmanager
-    def _around(self, modules: list[nn.Module], refresh: bool = True) -> Iterator[None]:
+    def _around(self, modules: Sequence[nn.Module], refresh: bool = True) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             if self._isolate:
                 stack.enter_context(self._shadows.in_place(modules, refresh=refresh))
             for path, edits in self._lookup.plan.modules.items():
-                stack.enter_context(_resizing(self._mode, self.model.get_submodule(path), path, edits))
+                next_edit = partial(self._mode.next, ("module", path), edits)
+                stack.enter_context(resizing_module(self.model.get_submodule(path), next_edit))
             self._running += 1
             try:
                 yield
@@ -86,22 +106,3 @@ class LiveLowering:
                 return function(*args, **kwargs)
 
         return again
-
-
-@contextlib.contextmanager
-def _resizing(mode: LowMode, module: nn.Module, path: str, edits: tuple[Resize | None, ...]) -> Iterator[None]:
-    """Inside, what the module takes or returns is resized as planned."""
-    attributes = vars(module)
-    forward, own = module.forward, "forward" in attributes
-
-    def resized(*args: Any, **kwargs: Any) -> Any:
-        return resized_call(forward, args, kwargs, mode.next(("module", path), edits))
-
-    attributes["forward"] = resized
-    try:
-        yield
-    finally:
-        if own:
-            attributes["forward"] = forward
-        else:
-            del attributes["forward"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lowmode_fx.lowering.live.place import custom_function, module_path
 from lowmode_fx.lowering.live.plan import KEEP, ConvEdit, Plan, PoolEdit
-from passes.calls import ConvCall
+from passes.calls import ConvCall, spatial
 from passes.match import is_convolution
 from passes.patterns import matches
 from passes.pooling_rule import sides
@@ -92,15 +92,14 @@ class Lookup:
         if self._is_whole(place):
             return KEEP
         name = self._conv_name(place, kernel_id)
-        found = [wanted for glob, wanted in self.plan.strides.items() if matches(name, glob)]
-        dims = len(weight_shape) - 2
-        restrided = (found[-1],) * dims if found and isinstance(found[-1], int) else (found[-1] if found else stride)
-        call = _described(weight_shape, restrided, groups, transposed)
+        wanted = [given for glob, given in self.plan.strides.items() if matches(name, glob)]
+        given = spatial(wanted[-1], len(weight_shape) - 2) if wanted else None
+        call = _described(weight_shape, given or stride, groups, transposed)
         reason = self.plan.rule.reason_to_keep(call, name, stem=stem, trained=trained)
         pooled = None if reason else self.plan.rule.pooled(call.kernel)
         what = f"kept ({reason})" if pooled is None else f"pooled to {sides(pooled)}"
         self._tell(f"the build has not seen the convolution {_shown(name)}: its {sides(call.kernel)} kernel is {what}")
-        return ConvEdit(restrided if found else None, pooled)
+        return ConvEdit(given, pooled)
 
     def _find_max_pool(self, place: str | None) -> PoolEdit:
         if self._is_whole(place):
@@ -132,12 +131,11 @@ def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
     def answer(*args: Any) -> Any:
         return function(*args)
 
-    return torch.compiler.assume_constant_result(answer)
+    constant: Callable[..., Any] = torch.compiler.assume_constant_result(answer)
+    return constant
 
 
-def _described(
-    weight_shape: tuple[int, ...], stride: tuple[int, ...], groups: int, transposed: bool
-) -> ConvCall[None]:
+def _described(weight_shape: tuple[int, ...], stride: tuple[int, ...], groups: int, transposed: bool) -> ConvCall[None]:
     dims = len(weight_shape) - 2
     return ConvCall(
         function=torch.convolution,

@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from lowmode_fx.lowering.live.lookup import Lookup
-from lowmode_fx.lowering.live.plan import ConvEdit, Resize, Sizes, function_name
+from lowmode_fx.lowering.live.plan import ConvEdit, Sizes, function_name
+from lowmode_fx.lowering.live.resizing import resize, resized_call
 from passes.calls import (
     AVG_POOL_ARGUMENTS,
     AVG_POOLS,
@@ -30,10 +31,9 @@ from passes.calls import (
     named_arguments,
     spatial,
 )
-from passes.pooled_geometry import conv_geometry, transposed_geometry
+from passes.pooled_calls import conv_geometry, transposed_geometry
 from passes.pooling_rule import PoolingRule
 
-_SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
 Edit = TypeVar("Edit")
 
 
@@ -167,32 +167,11 @@ def apply_edit(call: ConvCall[Tensor], edit: ConvEdit, rule: PoolingRule) -> Ten
 def _pooled_transposed(call: ConvCall[Tensor], weight: Tensor, pooled: Sizes) -> Tensor:
     padding, output_padding, margins = transposed_geometry(call, pooled)
     bias = call.bias if margins is None else None
-    result = call.function(
-        call.input, weight, bias, call.stride, padding, output_padding, call.groups, call.dilation
-    )
+    result = call.function(call.input, weight, bias, call.stride, padding, output_padding, call.groups, call.dilation)
     if margins is None:
         return result
     padded = F.pad(result, list(margins))
     return padded if call.bias is None else padded + call.bias.view(-1, *(1,) * len(pooled))
-
-
-def resized_call(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], edit: Resize | None
-) -> Any:
-    """``function(*args, **kwargs)`` with its map, the first argument or the result, resized as planned."""
-    if edit is None:
-        return function(*args, **kwargs)
-    if edit.when == "after":
-        return resize(function(*args, **kwargs), edit.size)
-    if args:
-        return function(resize(args[0], edit.size), *args[1:], **kwargs)
-    name, value = next(iter(kwargs.items()))
-    return function(**{**kwargs, name: resize(value, edit.size)})
-
-
-def resize(value: Tensor, size: Sizes) -> Tensor:
-    """A map ``(N, C, *S)`` interpolated to the spatial sizes ``size``."""
-    return F.interpolate(value, size=size, mode=_SMOOTH[len(size)], align_corners=False)
 
 
 def _shape(weight: Tensor) -> tuple[int, ...]:

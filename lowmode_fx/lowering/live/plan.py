@@ -53,9 +53,9 @@ class Plan:
     A place is the path of the innermost module whose code makes the call, with one edit for each call of its kind there
     on the way through the model. ``kernels`` has the convolutions whose kernel is a parameter as it stands, ``convs``
     the others. ``modules`` are calls of modules whose input or output is resized, ``functions`` the like for functions
-    by place and name. ``whole`` are modules that are not entered: nothing inside changes. ``padded_drops`` are dropped max
-    pools that pad for themselves, which goes with them. ``rule``, ``strides`` and ``drop_maxpools`` are for what the
-    graphs have not seen.
+    by place and name. ``whole`` are modules that are not entered: nothing inside changes. ``padded_drops`` are dropped
+    max pools that pad for themselves, which goes with them. ``rule``, ``strides`` and ``drop_maxpools`` are for what
+    the graphs have not seen.
     """
 
     rule: PoolingRule
@@ -76,9 +76,7 @@ class Plan:
         return self.drop_maxpools != "none" or any(set(edits) != {"keep"} for edits in self.max_pools.values())
 
 
-def make_plan(
-    full: fx.GraphModule, low: fx.GraphModule, config: LowModeConfig, reports: Iterable[PassReport]
-) -> Plan:
+def make_plan(full: fx.GraphModule, low: fx.Graph, config: LowModeConfig, reports: Iterable[PassReport]) -> Plan:
     """The plan that makes the model do what the low graph does.
 
     full: the graph as it was captured. low: as the passes have left it. reports: what they said.
@@ -127,9 +125,7 @@ def _conv_edits(
     for site in sites:
         stride = strides.get(site.node)
         restrided = site if stride is None else replace(site, stride=stride)
-        reason = rule.reason_to_keep(
-            restrided, site.name, stem=site.node in stems, trained=trained(full, site.weight)
-        )
+        reason = rule.reason_to_keep(restrided, site.name, stem=site.node in stems, trained=trained(full, site.weight))
         resize = resizes.get(site.node.name)
         edit = ConvEdit(stride, None if reason else rule.pooled(site.kernel), resize.size if resize else None)
         edits.append((site, edit))
@@ -184,9 +180,9 @@ def _is_avg_pool(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in AVG_POOLS
 
 
-def _resizes(low: fx.GraphModule) -> Iterator[tuple[str, Resize]]:
+def _resizes(low: fx.Graph) -> Iterator[tuple[str, Resize]]:
     """For each call whose input or output low-mode resizes, by the node's name, how."""
-    for node in low.graph.nodes:
+    for node in low.nodes:
         change = node.meta.get("resized")
         if change is not None:
             behind = node.all_input_nodes[0].name == change.node

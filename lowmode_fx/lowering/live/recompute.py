@@ -26,8 +26,7 @@ _current = threading.local()
 
 @contextlib.contextmanager
 def recomputed_by(reentrant: Reentrant) -> Iterator[None]:
-    """What this thread checkpoints inside is made ``reentrant``. While nobody is inside, torch's functions are its own.
-    """
+    """What this thread checkpoints inside is made ``reentrant``. While nobody is inside, torch's functions are its own."""
     outer = getattr(_current, "reentrant", None)
     _current.reentrant = reentrant
     _install()
@@ -50,7 +49,7 @@ def _install() -> None:
                 setattr(torch.utils.checkpoint, name, _handing_over(keeper))
         # An attribute of the class itself, in front of the method that it inherits.
         apply = torch.utils.checkpoint.CheckpointFunction.apply
-        torch.utils.checkpoint.CheckpointFunction.apply = _handing_over(apply)  # type: ignore[method-assign]
+        torch.utils.checkpoint.CheckpointFunction.apply = _handing_over(apply)
 
 
 def _remove() -> None:
