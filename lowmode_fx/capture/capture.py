@@ -26,7 +26,7 @@ class Captured:
     """A model and its full-mode graph, in train mode, whose nodes hold their shapes on the example.
 
     ``failures``: of the front ends that were tried before, a line each. ``leaf_modules``: classes that were not traced
-    into, by the user's wish.
+    into, by the user's wish. ``live``: low steps are to run the model itself; else the graphs, which were asked for.
     """
 
     model: nn.Module
@@ -35,6 +35,7 @@ class Captured:
     front_end: FrontEnd
     failures: tuple[str, ...] = ()
     leaf_modules: tuple[type[nn.Module], ...] = ()
+    live: bool = True
 
     def graph_for(self, inputs: ModelInputs) -> fx.Graph:
         """A copy of the graph for images of another size, to be rewritten.
@@ -97,7 +98,7 @@ def capture_call(
                     failures.append(f"{each.name}: {_where(error)}")
                     continue
                 told = tuple(dict.fromkeys(failures))
-                return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules))
+                return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live=front_end == "auto")
     shapes = ", ".join(f"{leaf.shape} of {leaf.dtype}" for leaf in inputs.leaves)
     raise TraceError(
         f"{type(model).__name__} can't be traced on {shapes}; {'; '.join(_once(failures))}. Check that the model takes "

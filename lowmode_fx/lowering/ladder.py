@@ -65,13 +65,14 @@ class Ladder:
 
     ``full`` takes images ``(N, C, *S)``, each rung's graph downsampled ones. All are for training; inference is the
     model's own business. ``inputs``: the call that full-mode takes. ``modes``: the names of the rungs and, last,
-    ``Mode.FULL``.
+    ``Mode.FULL``. ``live``: low steps run the model itself, each call lowered as it is made; else they run the graphs.
     """
 
     model: nn.Module
     full: fx.GraphModule
     rungs: tuple[Rung, ...]
     inputs: ModelInputs
+    live: bool = True
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -118,7 +119,7 @@ class Ladder:
         model = copy.deepcopy(self.model, memo)
         full = bind_graph(model, copy.deepcopy(self.full.graph, memo), f"{type(model).__name__}Full")
         rungs = tuple(rung.over(model, copy.deepcopy(rung.graph, memo)) for rung in self.rungs)
-        return type(self)(model, full, rungs, self.inputs)
+        return type(self)(model, full, rungs, self.inputs, self.live)
 
 
 @dataclass(frozen=True)

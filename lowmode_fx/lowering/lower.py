@@ -99,7 +99,7 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
 def pair_of(captured: Captured, config: LowModeConfig) -> ModePair:
     """A captured model with one low mode, as ``build_pair`` makes it, without a warning. Raises as ``lower`` does."""
     rung = lower_quietly(captured, config, Mode.LOW)
-    return ModePair(captured.model, captured.graph_module, (rung,), captured.inputs)
+    return ModePair(captured.model, captured.graph_module, (rung,), captured.inputs, captured.live)
 
 
 def low_inputs(inputs: ModelInputs, config: LowModeConfig) -> ModelInputs:

@@ -69,7 +69,7 @@ def build_ladder(
     rungs = tuple(lower_quietly(captured, _check_config(config), mode) for mode, config in named)
     for rung in rungs:
         warn_of(rung.report)
-    return Ladder(captured.model, captured.graph_module, rungs, captured.inputs)
+    return Ladder(captured.model, captured.graph_module, rungs, captured.inputs, captured.live)
 
 
 def _capture(

@@ -26,6 +26,7 @@ def rebuild_ladder(
     inputs: ModelInputs,
     rungs: Sequence[tuple[Mode, LowModeConfig, PairReport]],
     digest: str,
+    live: bool,
 ) -> Ladder:
     """The ladder that was pickled, captured again from its model.
 
@@ -38,7 +39,7 @@ def rebuild_ladder(
     front_end: Any = report.front_end
     captured = capture_call(model, inputs, leaves, front_end, report.leaf_modules)
     made = tuple(lower_quietly(captured, config, mode) for mode, config, _ in rungs)
-    ladder = kind(model, captured.graph_module, made, captured.inputs)
+    ladder = kind(model, captured.graph_module, made, captured.inputs, live)
     if graph_digest(ladder) != digest:
         raise ValueError(
             f"the pickled pair of {report.model} had other graphs than its model gives now: its code, its flags or "
@@ -49,7 +50,7 @@ def rebuild_ladder(
 
 def _reduce(ladder: Ladder) -> tuple[Callable[..., Ladder], tuple[Any, ...]]:
     kept = tuple((rung.mode, rung.config, rung.report) for rung in ladder.rungs)
-    return rebuild_ladder, (type(ladder), ladder.model, ladder.inputs, kept, graph_digest(ladder))
+    return rebuild_ladder, (type(ladder), ladder.model, ladder.inputs, kept, graph_digest(ladder), ladder.live)
 
 
 for _kind in (Ladder, ModePair):

@@ -158,10 +158,9 @@ class LowModeModel(nn.Module):
         )
 
     def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        graphs = (self.ladder.graph(each) for each in self.modes)
-        for module in (self.ladder.model, *self._runner.networks.values(), *graphs):
-            module.training = mode
+        """Set the mode as the model itself does, which may keep modules frozen."""
+        self.ladder.model.train(mode)
+        self.training = self.ladder.full.training = mode
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:

@@ -46,16 +46,12 @@ def eager(pair: ModePair, schedule: Any = None) -> LowModeModel:
     return LowModeModel(pair, schedule or PeriodicSchedule(2), compile=False)
 
 
-def graphs_that_ran(net: LowModeModel, monkeypatch: pytest.MonkeyPatch) -> list[Mode]:
-    """Filled with the mode of every graph that runs from now on."""
+def modes_that_ran(net: LowModeModel, monkeypatch: pytest.MonkeyPatch) -> list[Mode]:
+    """Filled with the mode of every forward from now on, by the size of the images that the model itself sees."""
     ran: list[Mode] = []
-    for mode, graph_module in net._runner.networks.items():
-
-        def forward(x: Tensor, mode: Mode = mode, call: Callable[..., Any] = graph_module.forward) -> Any:
-            ran.append(mode)
-            return call(x)
-
-        monkeypatch.setattr(graph_module, "forward", forward)
+    net.pair.model.stem.register_forward_pre_hook(
+        lambda module, args: ran.append(FULL if args[0].shape[-1] == IMAGES[-1] else LOW)
+    )
     return ran
 
 
@@ -67,7 +63,7 @@ def test_each_forward_is_a_step_in_the_mode_of_the_schedule(
 ) -> None:
     schedule = BernoulliSchedule(p=0.5, seed=3)
     net = eager(pair, schedule)
-    ran = graphs_that_ran(net, monkeypatch)
+    ran = modes_that_ran(net, monkeypatch)
     announced = []
     for step in range(12):
         assert net.step == step
@@ -96,7 +92,7 @@ def test_an_attached_optimizer_counts_the_steps(
     net = eager(pair, PeriodicSchedule(period=3, low_steps=2))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     net.attach(optimizer)
-    ran = graphs_that_ran(net, monkeypatch)
+    ran = modes_that_ran(net, monkeypatch)
     for step in range(3):
         for _ in range(2):  # gradients of two batches are accumulated in one mode
             assert net.step == step
@@ -160,7 +156,7 @@ def test_evaluation_runs_the_original_module(
         raise AssertionError("a traced graph ran")
 
     net = LowModeModel(pair, PeriodicSchedule(1), compile=compile, compile_options={"backend": "eager"})
-    for graph_module in (pair.full, pair.low, net._runner.networks[LOW]):
+    for graph_module in (pair.full, pair.low):
         monkeypatch.setattr(graph_module, "forward", fail)
     calls: list[nn.Module] = []
     pair.model.register_forward_hook(lambda module, args, output: calls.append(module))
@@ -168,8 +164,19 @@ def test_evaluation_runs_the_original_module(
     assert torch.equal(net(images), copy.deepcopy(pair.model)(images))
     assert calls.count(pair.model) == 1
     if not compile:
-        with pytest.raises(AssertionError, match="a traced graph ran"):
-            net.train()(images)
+        net.train()(images)
+        assert net.last_mode is LOW and calls.count(pair.model) == 2  # in low-mode too, the model's hooks run
+
+
+def test_a_graph_that_was_asked_for_by_name_runs_low_steps(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = eager(build_pair(Tiny(), torch.zeros(IMAGES), front_end="fx"), PeriodicSchedule(1))
+    hooked: list[nn.Module] = []
+    net.pair.model.register_forward_hook(lambda module, args, output: hooked.append(module))
+    torch.manual_seed(1)
+    found = net(images)
+    torch.manual_seed(1)
+    assert torch.equal(found, net.pair.low(net.pair.downsample(images))) and not hooked
 
 
 def test_low_steps_leave_what_evaluation_uses_alone(pair: ModePair, images: Tensor) -> None:
@@ -184,7 +191,7 @@ def test_low_steps_leave_what_evaluation_uses_alone(pair: ModePair, images: Tens
 
 def test_train_and_eval_reach_everything(pair: ModePair) -> None:
     net = eager(pair)
-    everything = [net, pair.model, pair.full, pair.low, *net._runner.networks.values(), *pair.model.modules()]
+    everything = [net, pair.model, pair.full, pair.low, *pair.model.modules()]
     assert net.eval() is net
     assert not any(module.training for module in everything)
     assert net.train() is net
@@ -232,7 +239,7 @@ def test_a_change_of_dtype_keeps_one_set_of_tensors(pair: ModePair, images: Tens
     net = eager(pair)
     assert net.to(torch.float64) is net
     expected = {**dict(pair.model.named_parameters()), **dict(pair.model.named_buffers())}
-    for module in (net, pair.full, pair.low, *net._runner.networks.values()):
+    for module in (net, pair.full, pair.low):
         found = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         assert found.keys() == expected.keys()
         assert all(found[name] is tensor for name, tensor in expected.items())
@@ -242,7 +249,7 @@ def test_a_change_of_dtype_keeps_one_set_of_tensors(pair: ModePair, images: Tens
 def test_an_assigned_state_dict_is_seen_by_both_graphs(pair: ModePair, images: Tensor) -> None:
     net = eager(pair)
     net.load_state_dict(Tiny().state_dict(), assign=True)
-    for module in (pair.model, pair.full, pair.low, *net._runner.networks.values()):
+    for module in (pair.model, pair.full, pair.low):
         assert module.get_parameter("scale") is net.scale
     net.run(LOW, images).sum().backward()
     assert net.scale.grad is not None

@@ -26,7 +26,7 @@ _current = threading.local()
 
 @contextlib.contextmanager
 def recomputed_by(reentrant: Reentrant) -> Iterator[None]:
-    """What this thread checkpoints inside is made ``reentrant``. While nobody is inside, torch's functions are its own."""
+    """What this thread checkpoints inside is made ``reentrant``; else torch's functions are its own."""
     outer = getattr(_current, "reentrant", None)
     _current.reentrant = reentrant
     _install()

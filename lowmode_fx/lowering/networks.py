@@ -1,0 +1,107 @@
+"""What runs a mode: the model itself in full-mode; in a low mode the model under live lowering, or a rung's graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import fx, nn
+
+from lowmode_fx.lowering.downsampling import downsample
+from lowmode_fx.lowering.ladder import Ladder, Rung
+from lowmode_fx.lowering.live import LiveLowering
+from lowmode_fx.lowering.mode import Mode
+from passes import bind_graph
+
+
+class Network(Protocol):
+    """One mode of a model, called as the model is."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the mode returns, uncompiled."""
+        ...
+
+    def compile(self, **options: Any) -> Callable[..., Any]:
+        """The same through ``torch.compile`` with these options."""
+        ...
+
+
+class FullNetwork:
+    """The model itself, whatever stands in its ``forward``, its hooks included."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._model(*args, **kwargs)
+
+    def compile(self, **options: Any) -> Callable[..., Any]:
+        compiled: Callable[..., Any] = torch.compile(self._model, **options)
+        return compiled
+
+
+class GraphNetwork:
+    """A rung's graph. downsample: for full-size images, which it downsamples first."""
+
+    def __init__(self, ladder: Ladder, rung: Rung, downsample: bool) -> None:
+        self._ladder = ladder
+        self.graph_module = downsampling_graph(ladder, rung) if downsample else rung.graph_module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.graph_module(*self._ladder.inputs.flatten(self._ladder.model, args, kwargs))
+
+    def compile(self, **options: Any) -> Callable[..., Any]:
+        graph = torch.compile(self.graph_module.forward, **options)
+
+        def compiled(*args: Any, **kwargs: Any) -> Any:
+            return graph(*self._ladder.inputs.flatten(self._ladder.model, args, kwargs))
+
+        return compiled
+
+
+class LiveNetwork:
+    """The model under live lowering. downsample: for full-size images, which are downsampled first."""
+
+    def __init__(self, ladder: Ladder, rung: Rung, downsample: bool) -> None:
+        self._live = LiveLowering(ladder, rung.mode, downsample=downsample)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._run(self._live.forward, args, kwargs)
+
+    def compile(self, **options: Any) -> Callable[..., Any]:
+        forward = torch.compile(self._live.forward, **options)
+
+        def compiled(*args: Any, **kwargs: Any) -> Any:
+            return self._run(forward, args, kwargs)
+
+        return compiled
+
+    def _run(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._live.callable = forward
+        return self._live.run(*args, **kwargs)
+
+
+def network(ladder: Ladder, mode: Mode, *, downsample: bool = False) -> Network:
+    """What runs ``mode``. downsample: it is given images of full size; else of the mode's own.
+
+    Raises ``ValueError`` for a mode that the ladder doesn't have.
+    """
+    if ladder.resolve(mode) is Mode.FULL:
+        return FullNetwork(ladder.model)
+    kind = LiveNetwork if ladder.live else GraphNetwork
+    return kind(ladder, ladder.rung(mode), downsample)
+
+
+def downsampling_graph(ladder: Ladder, rung: Rung) -> fx.GraphModule:
+    """A rung's graph for full-size images ``(N, C, *S)``: downsampling comes first, compiled with the rest."""
+    graph, config = copy.deepcopy(rung.graph), rung.config
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    if config.downsample_input:
+        for place in ladder.inputs.images:
+            images = placeholders[place]
+            with graph.inserting_after(placeholders[-1]):
+                smaller = graph.call_function(downsample, (images, config.ratio, config.input_method))
+            images.replace_all_uses_with(smaller, delete_user_cb=lambda user, smaller=smaller: user is not smaller)
+    return bind_graph(ladder.model, graph, f"{type(ladder.model).__name__}Low")

@@ -1,0 +1,69 @@
+"""What torch keeps to itself and this project needs, each name met where it is used.
+
+A name that torch moves costs the feature that asks for it, never an import of this project.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+#: The logger that fake tensors tell errors to, traceback and all.
+FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"
+#: What a module holds under names: graph modules share these with their model.
+REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+_COMPILER_ERRORS = {
+    "torch._dynamo.exc": ("BackendCompilerFailed",),
+    "torch._inductor.exc": ("InvalidCxxCompiler", "CppCompileError", "TritonMissing", "GPUTooOldForTriton"),
+}
+
+
+def compiler_errors() -> tuple[type[Exception], ...]:
+    """What ``torch.compile`` raises where there is no compiler, or none that works; of these, what this torch has."""
+    found: list[type[Exception]] = []
+    for module_name, names in _COMPILER_ERRORS.items():
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError:
+            continue
+        found += [getattr(module, name) for name in names if hasattr(module, name)]
+    return tuple(found)
+
+
+def is_jit_tracing() -> bool:
+    """Whether ``torch.jit.trace`` is recording, as it does where fvcore counts."""
+    from torch.jit import is_tracing  # type: ignore[attr-defined]
+
+    return bool(is_tracing())
+
+
+def fake_tensor_mode() -> Any:
+    """A mode in which tensors have shapes and no values; real ones are let in, and stay as they are."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def device_constructors() -> Collection[Callable[..., Any]]:
+    """Functions of torch that make new tensors on the device that they are told."""
+    from torch.utils._device import _device_constructors
+
+    constructors: Collection[Callable[..., Any]] = _device_constructors()
+    return constructors
+
+
+def written_tensors(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The arguments of an ATen operator that it writes to."""
+    written: list[Tensor] = []
+    for place, argument in enumerate(operator._schema.arguments):
+        aliased = argument.alias_info is not None and argument.alias_info.is_write
+        # Batch norms move their statistics, and their signatures don't say so.
+        if aliased or argument.name in ("running_mean", "running_var"):
+            value = args[place] if place < len(args) else kwargs.get(argument.name)
+            values = value if isinstance(value, list | tuple) else [value]
+            written += [each for each in values if isinstance(each, Tensor)]
+    return written
