@@ -5,28 +5,29 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind
 from lowmode_fx.runtime.gradient_scale import scale_gradient
 from lowmode_fx.runtime.mode_runner import ModeRunner, Place
+from lowmode_fx.runtime.model_view import ModelView
 from lowmode_fx.runtime.schedules import Schedule, StatefulSchedule
 from lowmode_fx.runtime.shape_guard import ShapeGuard
-from passes.binding import share_registries
+from lowmode_fx.runtime.step_counter import StepCounter
 
 
-class LowModeModel(nn.Module):
+class LowModeModel(ModelView):
     """A drop-in module that trains in the mode of the step and evaluates as the original model.
 
     It holds the model's own parameters, buffers and submodules under their own names, so ``state_dict()`` has exactly
-    the original's keys. In train mode it takes what the model takes, images ``(N, C, *S)`` of full size among it, asks
-    ``schedule.mode(step, epoch)``, and runs the model itself in a full step, its mode's graph on downsampled images in
-    a low one. In eval mode the model runs, uncompiled.
+    the original's keys, and whatever attribute it has not itself is the model's (``ModelView``). In train mode it takes
+    what the model takes, images ``(N, C, *S)`` of full size among it, asks ``schedule.mode(step, epoch)``, and runs the
+    model itself in a full step; in a low one, the model on downsampled images with its calls lowered as they are made,
+    or its mode's graph where that was asked for by name. In eval mode the model runs, uncompiled.
 
     ladder: a pair or a ladder of more modes. low_weight: what the gradients of low steps are multiplied with (the tuner
         tells; 1 leaves them alone); a mapping by mode's name gives each low mode its own.
@@ -42,6 +43,7 @@ class LowModeModel(nn.Module):
     it goes, or where ``low_weight`` is no positive number.
     """
 
+    OWN = frozenset({"ladder", "schedule", "low_weight", "downsample_on", "last_mode"})
     ladder: Ladder
     schedule: Schedule
 
@@ -55,20 +57,16 @@ class LowModeModel(nn.Module):
         compile: bool = True,
         compile_options: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
         _check_arguments(ladder, schedule, downsample_on)
+        super().__init__(ladder.model)
         self._low_weights = _low_weights(ladder, low_weight)
-        share_registries(self, ladder.model)
         self.ladder = ladder
         self.schedule = schedule
-        self.training = ladder.model.training
         self.low_weight = low_weight
         self.downsample_on = downsample_on
         self.last_mode: Mode | None = None
-        self._step = 0
+        self._steps = StepCounter(ladder.model.parameters)
         self._epoch = 0
-        self._attached = False
-        self._counting: RemovableHandle | None = None
         self._compile_options = {"dynamic": False, **(compile_options or {})} if compile else None
         self._guard = ShapeGuard(ladder)
         self._runner = ModeRunner(ladder, downsample_on, self._compile_options, self._guard)
@@ -86,7 +84,7 @@ class LowModeModel(nn.Module):
     @property
     def step(self) -> int:
         """Optimizer steps so far (training forwards, while no optimizer is attached)."""
-        return self._step
+        return self._steps.step
 
     @property
     def epoch(self) -> int:
@@ -96,7 +94,7 @@ class LowModeModel(nn.Module):
     @property
     def mode(self) -> Mode:
         """The mode of the coming training forward."""
-        return self.mode_at(self._step, self._epoch)
+        return self.mode_at(self.step, self._epoch)
 
     def mode_at(self, step: int, epoch: int) -> Mode:
         """The mode of optimizer step ``step`` in ``epoch``, by the ladder's own name for it.
@@ -109,29 +107,43 @@ class LowModeModel(nn.Module):
         """Tell the epoch (from 0) before it begins, as with torch's ``DistributedSampler``."""
         self._epoch = epoch
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Count the steps that ``optimizer`` takes, so that the mode changes once per optimizer step.
+    def attach(self, optimizer: Any) -> None:
+        """Count the steps that the weights take, so that the mode changes once per optimizer step.
 
-        Forwards that accumulate gradients share a mode, and steps that a gradient scaler skips don't count. Only the
-        last optimizer that is attached counts: of several that step together, attach any.
+        From now on every optimizer counts that steps on the model's parameters, ``optimizer`` (or the one that it
+        wraps) and any that takes its place; of several that step after one forward, the first. Forwards that accumulate
+        gradients share a mode, and steps that a gradient scaler skips don't count.
+
+        Raises ``TypeError`` for what is no optimizer.
         """
-        if self._counting is not None:
-            self._counting.remove()
-        self._counting = optimizer.register_step_post_hook(self._count_step)
-        self._attached = True
+        self._steps.attach(optimizer)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model returns for this call; in train mode in this step's mode."""
-        if not self.training:
+        """What the model returns for this call; in train mode in this step's mode.
+
+        A forward without gradients is no step: it runs in full-mode and counts none. One that a backward pass runs
+        again, for a checkpoint, has the mode of the last forward.
+        """
+        if getattr(self, "_is_replica", False):
+            raise ValueError(
+                "this is a replica that nn.DataParallel made, whose low steps would train the first device's weights; "
+                "use DistributedDataParallel"
+            )
+        kind = forward_kind() if self.training else ForwardKind.NO_STEP
+        if kind is ForwardKind.NO_STEP:
             return self.ladder.model(*args, **kwargs)
+        if kind is ForwardKind.RECOMPUTED and self.last_mode is not None:
+            return self._run(self.last_mode, args, kwargs)
         mode = due = self.mode
         if self.downsample_on == "host":
             leaves = self.ladder.inputs.flatten(self.ladder.model, args, kwargs)
             mode = self._mode_of(leaves[self.ladder.inputs.images[0]], due)
-            self._guard.note_mode(mode, due, self._step)
+            self._guard.note_mode(mode, due, self.step)
         self.last_mode = mode
-        if not self._attached:
-            self._step += 1
+        self._steps.count_forward()
+        return self._run(mode, args, kwargs)
+
+    def _run(self, mode: Mode, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         outputs = self._runner.run(mode, args, kwargs)
         return scale_gradient(outputs, self._low_weights.get(mode, 1.0))
 
@@ -157,20 +169,6 @@ class LowModeModel(nn.Module):
             "the pair was built for: build it with an example of your size"
         )
 
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode as the model itself does, which may keep modules frozen."""
-        self.ladder.model.train(mode)
-        self.training = self.ladder.full.training = mode
-        return self
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own state: its keys, its extra state, its hooks."""
-        return self.ladder.model.state_dict(*args, **kwargs)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a state of the model, as the model itself does."""
-        return self.ladder.model.load_state_dict(state_dict, strict=strict, assign=assign)
-
     def __deepcopy__(self, memo: dict[int, Any]) -> LowModeModel:
         # Compiled functions hold the weights that they were compiled with: a copy compiles its own.
         rebuild, (ladder, *arguments) = self.__reduce__()
@@ -188,19 +186,16 @@ class LowModeModel(nn.Module):
 
         ``{"step": …, "epoch": …}``, and under ``"schedule"`` the decisions of one that decides.
         """
-        state: dict[str, Any] = {"step": self._step, "epoch": self._epoch}
+        state: dict[str, Any] = {"step": self.step, "epoch": self._epoch}
         if isinstance(self.schedule, StatefulSchedule):
             state["schedule"] = self.schedule.state_dict()
         return state
 
     def load_schedule_state(self, state: Mapping[str, Any]) -> None:
         """Continue where ``schedule_state()`` was taken. Raises ``KeyError`` where something is missing."""
-        self._step, self._epoch = int(state["step"]), int(state["epoch"])
+        self._steps.step, self._epoch = int(state["step"]), int(state["epoch"])
         if isinstance(self.schedule, StatefulSchedule):
             self.schedule.load_state_dict(state["schedule"])
-
-    def _count_step(self, *_: Any) -> None:
-        self._step += 1
 
 
 def _check_arguments(ladder: Any, schedule: Any, downsample_on: Any) -> None:

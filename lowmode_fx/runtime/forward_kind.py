@@ -1,0 +1,41 @@
+"""What a forward in train mode is for: a step, gathering statistics, or computing a checkpointed part again."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+
+import torch
+
+_CHECKPOINT = "torch.utils.checkpoint"
+
+
+class ForwardKind(enum.Enum):
+    """``STEP``: gradients may follow. ``NO_STEP``: none will (averaged copies, statistics, a sanity check).
+    ``RECOMPUTED``: a backward pass runs it again, for what it kept nothing of.
+    """
+
+    STEP = enum.auto()
+    NO_STEP = enum.auto()
+    RECOMPUTED = enum.auto()
+
+
+def forward_kind() -> ForwardKind:
+    """The kind of the forward that the caller is about to run."""
+    if torch.compiler.is_compiling():
+        return ForwardKind.STEP if torch.is_grad_enabled() else ForwardKind.NO_STEP
+    if torch._C._current_graph_task_id() != -1:
+        return ForwardKind.RECOMPUTED
+    if torch.is_grad_enabled() or _is_checkpointed():
+        return ForwardKind.STEP
+    return ForwardKind.NO_STEP
+
+
+def _is_checkpointed() -> bool:
+    """Whether a checkpoint with reentrant autograd runs this: without gradients now, with them in the backward pass."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == _CHECKPOINT and frame.f_code.co_name == "forward":
+            return True
+        frame = frame.f_back
+    return False

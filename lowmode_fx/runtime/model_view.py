@@ -1,0 +1,76 @@
+"""A module that shows another one as its own: registries, attributes, train and eval mode, loading and moving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from passes.binding import share_registries
+
+
+class ModelView(nn.Module):
+    """Holds what ``model`` holds, under the same names; every attribute that it has not itself is the model's.
+
+    Subclasses list in ``OWN`` the public attributes that are theirs; those that start with an underscore are, too.
+    Whatever else is set is set on the model, as if it had been set there.
+    """
+
+    OWN: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["_viewed"] = model  # no child: the model's children are this module's
+        share_registries(self, model)
+
+    @property
+    def training(self) -> bool:
+        """Whether the model is in train mode."""
+        model: nn.Module | None = self.__dict__.get("_viewed")
+        return True if model is None else model.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        if "_viewed" in self.__dict__:
+            self._viewed.training = mode
+
+    def __getattr__(self, name: str) -> Any:
+        viewed = self.__dict__.get("_viewed")
+        if viewed is None or name in self.OWN or name == "_viewed":
+            return super().__getattr__(name)
+        return getattr(viewed, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_own = name.startswith("_") or name in self.OWN or name == "training"
+        if is_own or "_viewed" not in self.__dict__:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._viewed, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__dict__:
+            object.__delattr__(self, name)
+        else:
+            delattr(self._viewed, name)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode as the model itself does, which may keep modules frozen."""
+        self._viewed.train(mode)
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own state: its keys, its extra state, its hooks."""
+        return self._viewed.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a state of the model, as the model itself does."""
+        return self._viewed.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        # What a parent calls for each of its children.
+        self._viewed._load_from_state_dict(*args, **kwargs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._viewed._apply(fn, recurse)
+        return self
