@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import operator
-from collections.abc import Iterator
 from typing import Any
 
 from torch import fx, nn
 
-_REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+from passes.torch_internals import REGISTRIES
 
 
 class _Draft(fx.GraphModule):
@@ -36,7 +33,7 @@ def bind_graph(model: nn.Module, graph: fx.Graph, class_name: str, *, draft: boo
 
 def share_registries(module: nn.Module, model: nn.Module) -> None:
     """Make ``module`` hold exactly what ``model`` holds, under the same names."""
-    for registry in _REGISTRIES:
+    for registry in REGISTRIES:
         module.__dict__[registry] = model.__dict__[registry]
 
 
@@ -45,37 +42,3 @@ def shares_registries(module: nn.Module, model: nn.Module) -> bool:
     return all(
         module.__dict__[registry] is model.__dict__[registry] for registry in ("_parameters", "_buffers", "_modules")
     )
-
-
-@contextlib.contextmanager
-def attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Whatever a forward on symbolic or fake values leaves on the model's modules goes: caches, weight-norm kernels,
-    buffers that it assigned or registered. The registries stay the same dictionaries, with what they held.
-    """
-    before = [
-        (module, module.__dict__.copy(), [(each, each.copy()) for each in _registries(module)], transient.copy())
-        for module in model.modules()
-        for transient in (module._non_persistent_buffers_set,)
-    ]
-    try:
-        yield
-    finally:
-        for module, attributes, registries, transient in before:
-            module._non_persistent_buffers_set &= transient
-            now = module.__dict__
-            if _differs(now, attributes):
-                for name in now.keys() - attributes.keys():
-                    del now[name]
-                now.update(attributes)
-            for registry, held in registries:
-                if _differs(registry, held):
-                    registry.clear()
-                    registry.update(held)
-
-
-def _registries(module: nn.Module) -> list[dict[str, Any]]:
-    return [module._parameters, module._buffers, module._modules]
-
-
-def _differs(now: dict[str, Any], before: dict[str, Any]) -> bool:
-    return now.keys() != before.keys() or any(map(operator.is_not, now.values(), before.values()))

@@ -14,6 +14,7 @@ from passes.calls import FUNCTIONAL_NORMS, bound_arguments
 from passes.checks import statistics_isolated
 from passes.match import NormSite, norm_sites
 from passes.shape_rules import SHAPE_RULES
+from passes.torch_internals import is_jit_tracing
 
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -36,13 +37,13 @@ def isolated_norm(norm: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if type(norm) in _PLAIN and norm.training and norm.running_mean is not None and len(args) == 1 and not kwargs:
         norm._check_input_dim(args[0])  # type: ignore[operator]
         return F.batch_norm(args[0], None, None, norm.weight, norm.bias, True, 0.0, norm.eps)  # type: ignore[arg-type]
-    if not torch.compiler.is_compiling() and torch._C._is_tracing():
+    if not torch.compiler.is_compiling() and is_jit_tracing():
         return norm(*args, **kwargs)  # fvcore counts with a trace: it allows no functional call, and counts on a copy
     return functional_call(norm, _copied_statistics(norm), args, kwargs)
 
 
 def _shape_rule(norm: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return norm(*args, **kwargs)  # among stand-ins nothing real is written, and no copy is needed
+    return norm(*args, **kwargs)  # among meta tensors nothing real is written, and no copy is needed
 
 
 SHAPE_RULES[isolated_norm] = _shape_rule

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -15,14 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from passes.binding import attributes_kept
 from passes.errors import PassError
+from passes.meta_tensors import MetaTensorMode
+from passes.preserve import preserve_attributes
 from passes.shape_rules import SHAPE_RULES
-from passes.stand_ins import StandIns
+from passes.torch_internals import FAKE_TENSOR_LOGGER, fake_tensor_mode
 
 
 class Shape(tuple[int, ...]):
@@ -95,10 +96,10 @@ def propagate_shapes(
 
 def _on_meta_tensors(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> dict[fx.Node, ShapeTree]:
     if any(isinstance(module, torch.jit.ScriptModule) for module in graph_module.modules()):
-        raise TypeError("compiled code runs below torch's functions, where no stand-in takes a tensor's place")
-    interpreter, stand_ins = _MetaInterpreter(graph_module), StandIns()
-    images = [stand_ins.of(value) for value in inputs]
-    with stand_ins, torch.no_grad(), _state_kept(graph_module):
+        raise TypeError("compiled code runs below torch's functions, where no meta tensor takes a real one's place")
+    interpreter, mode = _MetaInterpreter(graph_module), MetaTensorMode()
+    images = [mode.of(value) for value in inputs]
+    with _state_kept(graph_module), mode, torch.no_grad():
         interpreter.run(*images, enable_io_processing=False)
     return interpreter.shapes
 
@@ -106,9 +107,9 @@ def _on_meta_tensors(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -
 def _on_fake_tensors(
     graph_module: fx.GraphModule, inputs: tuple[Tensor, ...], watch: AbstractContextManager[object]
 ) -> dict[fx.Node, ShapeTree]:
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = fake_tensor_mode()
     interpreter = _FakeInterpreter(graph_module, mode)
-    with mode, torch.no_grad(), quiet_misfits(), _state_kept(graph_module), watch:
+    with _state_kept(graph_module), mode, torch.no_grad(), quiet_misfits(), watch:
         interpreter.run(*(mode.from_tensor(value) for value in inputs))
     return interpreter.shapes
 
@@ -116,17 +117,26 @@ def _on_fake_tensors(
 @contextlib.contextmanager
 def _state_kept(graph_module: fx.GraphModule) -> Iterator[None]:
     """Modules come back as they were; synchronised norms don't talk to other ranks meanwhile, who may not listen."""
-    with attributes_kept(graph_module):
-        for module in graph_module.modules():
-            if isinstance(module, nn.SyncBatchNorm):
-                module.training = False
+    called = _called_modules(graph_module)
+    with preserve_attributes(*called):
+        for module in called:
+            for part in module.modules():
+                if isinstance(part, nn.SyncBatchNorm):
+                    part.training = False
         yield
+
+
+def _called_modules(graph_module: fx.GraphModule) -> list[nn.Module]:
+    """The modules that the graph runs as they are; of the others it runs nothing."""
+    targets = {str(node.target) for node in graph_module.graph.nodes if node.op in ("call_module", "get_attr")}
+    values = [operator.attrgetter(target)(graph_module) for target in targets]
+    return [value for value in values if isinstance(value, nn.Module)]
 
 
 @contextlib.contextmanager
 def quiet_misfits() -> Iterator[None]:
     """Shapes that don't fit are an answer here: fake tensors must not log them, traceback and all."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger = logging.getLogger(FAKE_TENSOR_LOGGER)
     before, logger.disabled = logger.disabled, True
     try:
         yield
@@ -135,7 +145,7 @@ def quiet_misfits() -> Iterator[None]:
 
 
 class _MetaInterpreter(fx.Interpreter):
-    """Inside ``StandIns``: modules run as they are."""
+    """Inside ``MetaTensorMode``: modules run as they are."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
@@ -153,9 +163,9 @@ class _MetaInterpreter(fx.Interpreter):
 
 
 class _FakeInterpreter(fx.Interpreter):
-    """Inside a ``FakeTensorMode``: modules run with stand-ins for what they hold."""
+    """Inside a mode of fake tensors: modules run with fakes of what they hold."""
 
-    def __init__(self, graph_module: fx.GraphModule, mode: FakeTensorMode) -> None:
+    def __init__(self, graph_module: fx.GraphModule, mode: Any) -> None:
         super().__init__(graph_module)
         self.extra_traceback = False
         self.mode = mode
@@ -179,9 +189,9 @@ class _FakeInterpreter(fx.Interpreter):
         tensors = [*module.named_parameters(), *module.named_buffers()]
         if not tensors:
             return module(*args, **kwargs)
-        return functional_call(module, {name: self._stand_in(value) for name, value in tensors}, args, kwargs)
+        return functional_call(module, {name: self._fake(value) for name, value in tensors}, args, kwargs)
 
-    def _stand_in(self, value: Tensor) -> Tensor:
+    def _fake(self, value: Tensor) -> Tensor:
         # A norm without momentum divides by its counter: made under the mode, a number stays known.
         counter = value.ndim == 0 and not value.is_floating_point() and value.device.type != "meta"
         return torch.tensor(1, dtype=value.dtype) if counter else self.mode.from_tensor(value)

@@ -14,6 +14,7 @@ from bench.zoo.eager import EagerLowMode
 from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.ladder import ModePair
 from passes.pool_weights import NOT_TRACED
+from passes.preserve import preserve_state
 
 #: How far an eager low-mode may be off: other kernels sum in another order where padding is spelled differently.
 TOLERANCE = 1e-3
@@ -40,36 +41,38 @@ def compare(pair: ModePair, images: Tensor, gradients: bool) -> None:
     """
     model = pair.model
     buffers = {name: value.clone() for name, value in model.named_buffers()}
-    outputs, eager = _step(model, model, images, gradients)
-    changed = {name: value.clone() for name, value in model.named_buffers()}
-    _restore(model, buffers)
-    found, full = _step(model, pair.full, images, gradients)
+    with preserve_state(model):
+        outputs, eager = _step(model, model, images, gradients)
+        changed = {name: value.clone() for name, value in model.named_buffers()}
+    with preserve_state(model):
+        found, full = _step(model, pair.full, images, gradients)
+        moved = [name for name, value in model.named_buffers() if not torch.equal(value, changed[name])]
     _demand(len(outputs) == len(found) and all(map(torch.equal, outputs, found)), "full-mode outputs differ from eager")
-    _demand(all(torch.equal(value, changed[name]) for name, value in model.named_buffers()), "full-mode buffers differ")
+    _demand(not moved, f"full-mode buffers differ: {moved[:3]}")
     _demand(eager.keys() == full.keys(), "full-mode gives other parameters a gradient")
     unequal = [name for name in eager if not torch.equal(eager[name], full[name])]
     _demand(not unequal, f"full-mode gradient differs from eager at {unequal[:3]}")
     expected = set(full)
     del eager, full
-    _restore(model, buffers)
 
     low_images = downsample(images, pair.config.ratio) if pair.config.downsample_input else images
-    low_outputs, low = _step(model, pair.low, low_images, gradients)
+    with preserve_state(model):
+        low_outputs, low = _step(model, pair.low, low_images, gradients)
+        statistics = ("running_mean", "running_var", "num_batches_tracked")
+        kept = ((name, value) for name, value in model.named_buffers() if name.rpartition(".")[2] in statistics)
+        moved = [name for name, value in kept if not torch.equal(value, buffers[name])]
     _demand(all(value.isfinite().all() for value in low_outputs), "low-mode output is not finite")
-    statistics = ("running_mean", "running_var", "num_batches_tracked")
-    kept = ((name, value) for name, value in model.named_buffers() if name.rpartition(".")[2] in statistics)
-    moved = [name for name, value in kept if not torch.equal(value, buffers[name])]
     _demand(not moved, f"low-mode moved the running statistics {moved[:3]}")
     missing = [name for name in expected if name not in low or not low[name].isfinite().all()]
     _demand(not missing, f"no finite low-mode gradient at {sorted(missing)[:3]}")
-    _restore(model, buffers)
     if is_adapted(pair):
         low_images, gradients = images, False  # the outputs tell; whole images are dear
-        low_outputs, low = _step(model, pair.low, low_images, gradients)
-        _restore(model, buffers)
+        with preserve_state(model):
+            low_outputs, low = _step(model, pair.low, low_images, gradients)
     mode = EagerLowMode(pair.config.effective_kernel_ratio, _untraced_weights(pair))
-    _compare_low((low_outputs, low), _step(model, model, low_images, gradients, mode))
-    _restore(model, buffers)
+    with preserve_state(model):
+        expected_step = _step(model, model, low_images, gradients, mode)
+    _compare_low((low_outputs, low), expected_step)
 
 
 def open_gates(model: nn.Module) -> None:
@@ -127,12 +130,6 @@ def _loss(output: Tensor) -> Tensor:
 def _untraced_weights(pair: ModePair) -> frozenset[int]:
     paths = [skip.site for skip in pair.report.of("pool_weights").skips if skip.reason == NOT_TRACED]
     return frozenset(id(value) for path in paths for value in pair.model.get_submodule(path).parameters())
-
-
-def _restore(model: nn.Module, buffers: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, value in model.named_buffers():
-            value.copy_(buffers[name])
 
 
 def _demand(condition: Any, what: str) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 
 from lowmode_fx.capture.frontends import FrontEnd, FrontEndName, front_ends
 from lowmode_fx.capture.inputs import Argument, ModelInputs, model_inputs
-from lowmode_fx.capture.train_mode import train_mode
 from passes import bind_graph, propagate_shapes
+from passes.preserve import train_mode
 from passes.shapes import record_shapes
 
 

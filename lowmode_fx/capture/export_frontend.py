@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_unflatten
 
 from lowmode_fx.capture.fx_frontend import replace_by_constant
 from lowmode_fx.capture.inputs import ModelInputs
-from passes.binding import attributes_kept
+from passes.preserve import preserve_state
 from passes.shapes import quiet_misfits
 
 
@@ -35,7 +35,7 @@ def trace_by_export(model: nn.Module, inputs: ModelInputs, example: Sequence[Ten
 
     Raises whatever ``torch.export`` raises, and ``ValueError`` where it gave the model tensors that aren't its own.
     """
-    with warnings.catch_warnings(), quiet_misfits(), attributes_kept(model):
+    with warnings.catch_warnings(), quiet_misfits(), preserve_state(model, buffers=False):
         warnings.simplefilter("ignore")
         args, kwargs = inputs.call(example)
         program = torch.export.export(model, args, kwargs, strict=False)

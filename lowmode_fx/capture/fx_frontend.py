@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from timm.layers import get_notrace_functions, get_notrace_modules
 from timm.layers.padding import pad_same
 from torch import Tensor, fx, nn
 
 from lowmode_fx.capture.inputs import ModelInputs
-from passes.binding import attributes_kept
 from passes.match import is_convolution, module_kernel
+from passes.preserve import preserve_state, undo_writes
 
 _CONVS = nn.modules.conv._ConvNd
 #: A batch norm's counter is a side effect; a max pool that pads by itself (timm's) stays one site.
@@ -70,7 +71,7 @@ class ConvTracer(fx.Tracer):
         return super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, self._leaf_modules):
+        if isinstance(m, (*self._leaf_modules, torch.jit.ScriptModule)):
             return True
         if isinstance(m, _CONVS):
             return False
@@ -98,11 +99,11 @@ def trace_symbolically(
     leaf_modules: Sequence[type[nn.Module]] = (),
     enter_untraceable: bool = False,
 ) -> fx.Graph:
-    """The model's graph for any input size; the model keeps the attributes it had.
+    """The model's graph for any input size; the model stays as it was, whatever its forward writes.
 
     Raises whatever the model's own code raises on symbolic values.
     """
-    with attributes_kept(model):
+    with preserve_state(model, buffers=False), undo_writes():
         graph = ConvTracer(inputs, leaf_modules, enter_untraceable).trace(model)
         inline_constants(graph, model)
     return graph

@@ -24,7 +24,7 @@ from lowmode_fx.runtime.schedules import BernoulliSchedule
 from lowmode_fx.train import DataSplits, RunFolder, RunResult, TrainSettings, load_data, train
 from lowmode_fx.train.batches import train_batches
 from lowmode_fx.train.run_folder import environment
-from lowmode_fx.train.warmup import unchanged
+from lowmode_fx.train.warmup import preserve_training
 
 FULL, LOW, CONTROL = "full-mode", "low-mode", "full-mode cut short"
 BATCH_SIZE = 48
@@ -126,7 +126,7 @@ def low_step_cost(net: LowModeModel, splits: DataSplits, pairs: int = 15) -> flo
     """A low step's time as a share of a full one's: the fastest of each, for other work only adds to them."""
     images, labels = next(train_batches(splits, batch_size=BATCH_SIZE, seed=0, epoch=0, device=torch.device("cpu")))
     seconds: dict[Mode, list[float]] = {mode: [] for mode in net.modes}
-    with unchanged(net):
+    with preserve_training(net):
         net.train()
         for mode in net.modes * pairs:
             start = time.perf_counter()

@@ -5,7 +5,6 @@ fvcore is imported where it counts, so that training runs on machines without it
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import warnings
@@ -16,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lowmode_fx.capture.train_mode import train_mode
 from lowmode_fx.counting.operators import COMPUTE_OPS, FREE_OPS
 from lowmode_fx.lowering.ladder import ModePair
 from passes import propagate_shapes
 from passes.match import ConvSite, conv_sites
+from passes.preserve import copy_apart, preserve_attributes, train_mode
 
 Handle = Callable[[list[Any], list[Any]], float]
 
@@ -70,20 +69,17 @@ def count_flops(pair: ModePair, *, handles: Mapping[str, Handle | None] | None =
 
     Raises ``ValueError`` for an operator that is neither counted nor known to be free.
     """
-    copied = _with_own_buffers(pair)
+    # fvcore traces with torch.jit, which meta tensors don't survive; a copy keeps what forwards write out of the model.
+    copied = copy_apart(pair, pair.model)
     full_input, low_input = example_inputs(pair)
     images = full_input.shape[0]
-    with train_mode(copied.model):
+    # Closures are no part of a copy, and generators may be anybody's.
+    with preserve_attributes(pair.model), train_mode(copied.model):
         full, full_free = _count(copied.full, full_input, handles or {})
         low, low_free = _count(copied.low, low_input, handles or {})
     layers = (*_conv_rows(pair, full, low), *_operator_rows(full, low, images))
     totals = (sum(layer.full_macs for layer in layers), sum(layer.low_macs for layer in layers))
     return FlopReport(*totals, layers, {**full_free, **low_free})
-
-
-def _with_own_buffers(pair: ModePair) -> ModePair:
-    # fvcore traces with torch.jit, which meta tensors don't survive; a copy keeps running statistics out of it.
-    return copy.deepcopy(pair, {id(parameter): parameter for parameter in pair.model.parameters()})
 
 
 def example_inputs(pair: ModePair, device: str | None = None) -> tuple[Tensor, Tensor]:
@@ -105,7 +101,7 @@ def _count(
     for name, given in handles.items():
         analysis.set_op_handle(name, given)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    with warnings.catch_warnings(), _quiet("fvcore"), torch.no_grad(), torch.random.fork_rng():
+    with warnings.catch_warnings(), _quiet("fvcore"), torch.no_grad():
         warnings.simplefilter("ignore")
         counts, skipped = dict(analysis.by_operator()), analysis.unsupported_ops()
     unknown = sorted(name for name in skipped if name in COMPUTE_OPS or name not in FREE_OPS)

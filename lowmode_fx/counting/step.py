@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from lowmode_fx.capture.train_mode import train_mode
 from lowmode_fx.counting.forward import example_inputs
 from lowmode_fx.lowering.ladder import ModePair
 from passes import propagate_shapes
+from passes.preserve import copy_apart, preserve_attributes, train_mode
 
 
 def count_step_flops(pair: ModePair) -> tuple[int, int]:
@@ -21,10 +20,11 @@ def count_step_flops(pair: ModePair) -> tuple[int, int]:
 
     Counts what torch's ``FlopCounterMode`` counts: convolutions, matrix products and attention.
     """
-    meta = meta_pair(pair)
+    meta = copy_apart(pair, pair.model, meta=True)
     counts = []
     for graph_module, images in zip((meta.full, meta.low), example_inputs(pair, "meta"), strict=True):
-        with train_mode(meta.model), FlopCounterMode(display=False, custom_mapping=_HANDLES) as counter:
+        counter = FlopCounterMode(display=False, custom_mapping=_HANDLES)
+        with preserve_attributes(pair.model), train_mode(meta.model), counter:
             outputs = [leaf for leaf in tree_leaves(graph_module(images)) if isinstance(leaf, Tensor)]
             torch.autograd.backward([output.sum() for output in outputs if output.requires_grad])
         counts.append(round(counter.get_total_flops() / images.shape[0]))
@@ -40,10 +40,10 @@ def count_forward_macs(pair: ModePair) -> tuple[int, int]:
 
 
 def _forward_macs_on_meta(pair: ModePair) -> tuple[int, int]:
-    meta, counts = meta_pair(pair), []
+    meta, counts = copy_apart(pair, pair.model, meta=True), []
     for graph_module, images in zip((meta.full, meta.low), example_inputs(pair, "meta"), strict=True):
         counter = FlopCounterMode(display=False)
-        with train_mode(meta.model), torch.no_grad(), counter:
+        with preserve_attributes(pair.model), train_mode(meta.model), torch.no_grad(), counter:
             graph_module(images)
         counts.append(_macs_per_image(counter, images))
     return counts[0], counts[1]
@@ -61,15 +61,6 @@ def _forward_macs_on_fakes(pair: ModePair) -> tuple[int, int]:
 
 def _macs_per_image(counter: FlopCounterMode, images: Tensor) -> int:
     return round(counter.get_total_flops() / 2 / images.shape[0])
-
-
-def meta_pair(pair: ModePair) -> ModePair:
-    """The pair over meta tensors: the same graphs, no memory, and nothing of the model can change."""
-    memo: dict[int, Any] = {}
-    for tensor in (*pair.model.parameters(), *pair.model.buffers()):
-        empty = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(pair, memo)
 
 
 def _conv_backward_flops(

@@ -9,7 +9,6 @@ from torch import fx
 
 from lowmode_fx.capture.capture import Captured
 from lowmode_fx.capture.inputs import ModelInputs
-from lowmode_fx.capture.train_mode import train_mode
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.downsampling import downsampled_sides
 from lowmode_fx.lowering.ladder import ModePair, Rung
@@ -31,6 +30,7 @@ from passes import (
     set_strides,
 )
 from passes.checks import check_poolable
+from passes.preserve import train_mode
 from passes.shapes import record_full_shapes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowmode_fx.tuning.agreement import untouched
+from passes.preserve import preserve_state, train_mode
 
 
 def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: int) -> None:
@@ -25,31 +25,19 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
     found = [images for images, _ in zip(images, range(batches), strict=False)]
     if len(found) < batches:
         raise ValueError(f"precise_bn asks for {batches} batches, and there are {len(found)}; give that many at most")
-    places = [(module, name, value) for module in model.modules() for name, value in module._buffers.items()]
-    hooks = [(norm, norm.momentum, list(norm._forward_pre_hooks)) for norm in norms]
-    new: list[tuple[Tensor, Tensor]] = []
-    with untouched(model):  # which puts the values of the old buffers back
+    old = [(norm.running_mean, norm.running_var) for norm in norms]
+    # fvcore puts new tensors in the buffers' places, which compiled graphs would not see, and takes its hooks away only
+    # where nothing fails.
+    with preserve_state(model), train_mode(model):
         try:
             from_fvcore.update_bn_stats(model, found, batches)
-            for norm in norms:
-                for name in ("running_mean", "running_var"):
-                    old = next(value for module, key, value in places if module is norm and key == name)
-                    assert old is not None
-                    new.append((old, norm._buffers[name]))
         except AssertionError as error:
             raise ValueError(f"precise_bn can't serve this model: {error}; leave it at 0") from error
-        finally:
-            # fvcore puts new tensors in the buffers' places, which compiled graphs would not see, and cleans up
-            # only where nothing fails.
-            for module, name, value in places:
-                module._buffers[name] = value
-            for norm, momentum, keys in hooks:
-                norm.momentum = momentum
-                for key in [key for key in norm._forward_pre_hooks if key not in keys]:
-                    del norm._forward_pre_hooks[key]
+        new = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
     with torch.no_grad():
-        for old, value in new:
-            old.copy_(value)
+        for statistics, values in zip(old, new, strict=True):
+            for statistic, value in zip(statistics, values, strict=True):
+                statistic.copy_(value)
 
 
 def demand_fvcore() -> Any:

@@ -12,37 +12,19 @@ from torch import nn
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import StatefulSchedule
-from lowmode_fx.train.checkpoint import rng_state, set_rng_state
 from lowmode_fx.utils.devices import synchronize
+from passes.preserve import preserve_modes, preserve_state
 
 
 @contextmanager
-def unchanged(module: nn.Module) -> Iterator[None]:
-    """Whatever happens inside, parameters, buffers, gradients, train/eval flags and all global generators come back.
+def preserve_training(module: nn.Module) -> Iterator[None]:
+    """Whatever steps are taken inside, the model, its gradients and all generators come back.
 
-    Values are copied back in place: compiled graphs and optimizers hold on to the tensors themselves.
+    Of a ``LowModeModel`` what it has learned about itself stays: which shapes it compiled for, what it warned of.
     """
-    tensors = [*module.parameters(), *module.buffers()]
-    copies = [tensor.detach().clone() for tensor in tensors]
-    gradients = [parameter.grad for parameter in module.parameters()]
-    places = [(child, name, buffer) for child in module.modules() for name, buffer in child._buffers.items()]
-    flags = [(child, child.training) for child in module.modules()]
-    generators = rng_state()
-    for parameter in module.parameters():
-        parameter.grad = None  # so that a backward pass inside makes new tensors
-    try:
+    model = module.ladder.model if isinstance(module, LowModeModel) else module
+    with preserve_modes(module), preserve_state(model, parameters=True, gradients=True):
         yield
-    finally:
-        with torch.no_grad():
-            for tensor, copy in zip(tensors, copies, strict=True):
-                tensor.copy_(copy)
-        for child, name, buffer in places:
-            child._buffers[name] = buffer  # a module may have put a new tensor in a buffer's place
-        for parameter, gradient in zip(module.parameters(), gradients, strict=True):
-            parameter.grad = gradient
-        for child, training in flags:
-            child.training = training
-        set_rng_state(generators)
 
 
 def modes_to_come(net: LowModeModel, epochs: int, steps_per_epoch: int) -> list[Mode]:
@@ -61,7 +43,7 @@ def warm_up(module: nn.Module, device: torch.device, passes: Sequence[Callable[[
     """Run forward-and-backward `passes` in train mode, trace by trace undone; returns the seconds that they took."""
     synchronize(device)
     start = time.perf_counter()
-    with unchanged(module):
+    with preserve_training(module):
         module.train()
         for forward_and_backward in passes:
             forward_and_backward()

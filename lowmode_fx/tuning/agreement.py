@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lowmode_fx.capture.train_mode import train_mode
 from lowmode_fx.lowering.ladder import ModePair
-from lowmode_fx.utils.devices import gpus
+from passes.preserve import preserve_state, train_mode
 
 Criterion = Callable[..., Tensor]
 #: Full-size images ``(N, C, *S)`` and whatever the criterion takes as targets.
@@ -50,7 +49,7 @@ def gradient_agreement(pair: ModePair, batch: Batch | Iterable[Batch], criterion
     """
     batches = as_batches(batch)
     names = [name for name, value in pair.model.named_parameters() if value.requires_grad]
-    with untouched(pair.model):
+    with preserve_state(pair.model, parameters=True), train_mode(pair.model):
         rows = [_compare_modes(pair, images, targets, criterion) for images, targets in batches]
     whole = [agreements[0] for agreements in rows]
     layers = {name: _mean([agreements[1][index] for agreements in rows]) for index, name in enumerate(names)}
@@ -85,7 +84,7 @@ def mode_gradient(
 ) -> list[Tensor]:
     """The gradient of ``criterion(output, targets)`` for each trainable parameter of ``model``, in their order.
 
-    To be called inside ``untouched``.
+    To be called inside ``preserve_state`` and ``train_mode``.
     """
     # One seed for both modes: dropout must not pass for disagreement where its masks have the same shape.
     torch.manual_seed(0)
@@ -94,19 +93,6 @@ def mode_gradient(
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     pairs = zip(gradients, parameters, strict=True)
     return [torch.zeros_like(value) if gradient is None else gradient for gradient, value in pairs]
-
-
-@contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Train mode inside; buffers, modes and RNG come out as they went in."""
-    saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with torch.random.fork_rng(devices=gpus()), train_mode(model):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in saved:
-                    buffer.copy_(value)
 
 
 def _compare_modes(

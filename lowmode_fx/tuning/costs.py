@@ -11,8 +11,9 @@ from torch import nn
 
 from lowmode_fx.counting.step import count_forward_macs, count_step_flops
 from lowmode_fx.lowering.ladder import ModePair
-from lowmode_fx.tuning.agreement import Batch, Criterion, mode_gradient, untouched
+from lowmode_fx.tuning.agreement import Batch, Criterion, mode_gradient
 from lowmode_fx.utils.devices import synchronize
+from passes.preserve import preserve_state, train_mode
 
 CostMeasure = Literal["time", "macs"]
 
@@ -34,7 +35,7 @@ def step_cost(
     if measure == "macs":
         return mac_cost(pair)
     ratios = []
-    with untouched(pair.model):
+    with preserve_state(pair.model, parameters=True), train_mode(pair.model):
         for round_number in range(rounds + 1):
             seconds = [_seconds(pair, graph, batch, criterion, autocast) for graph in (pair.full, pair.low)]
             if round_number:  # the first pays for what only first calls cost

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lowmode_fx.capture.train_mode import train_mode
 from lowmode_fx.lowering.ladder import ModePair
-from lowmode_fx.tuning.agreement import Batch, Criterion, batch_loss, mode_gradient, untouched
+from lowmode_fx.tuning.agreement import Batch, Criterion, batch_loss, mode_gradient
 from lowmode_fx.tuning.gain import StepProgress, gradient_products, step_progress
-from lowmode_fx.utils.devices import gpus
+from passes.preserve import preserve_generators, preserve_state, train_mode
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 #: Of a rehearsal's steps, the share that is full, so that what is compared has settled in full-mode.
@@ -107,7 +106,7 @@ class Probe:
 
     def loss(self) -> float:
         """The mean full-mode loss of the kept batches, by batch statistics."""
-        with untouched(self.model), torch.no_grad():
+        with preserve_state(self.model, parameters=True), train_mode(self.model), torch.no_grad():
             torch.manual_seed(0)  # the same dropout in every run that is compared
             return statistics.fmean(
                 float(batch_loss(self.model, *batch, self.criterion, self.autocast)) for batch in self.batches
@@ -117,7 +116,7 @@ class Probe:
         """One optimizer step for each item, low where it is a pair; yields the number of steps so far."""
         stepper = self.optimizer(self.model.parameters())
         source = _endless(self._source, len(self.batches))
-        with train_mode(self.model), torch.random.fork_rng(devices=gpus()):
+        with preserve_generators(self.model), train_mode(self.model):
             torch.manual_seed(0)
             for step, (pair, (images, targets)) in enumerate(zip(pairs, source, strict=False), start=1):
                 if pair is None:
@@ -146,7 +145,7 @@ class Probe:
         return steps[place - 1] + (steps[place] - steps[place - 1]) * (above - loss) / (above - below)
 
     def _add_point(self, step: int) -> None:
-        with untouched(self.model):
+        with preserve_state(self.model, parameters=True), train_mode(self.model):
             full = [
                 flat_gradient(self.model, batch, self.criterion, self.model, self.autocast) for batch in self.batches
             ]
@@ -154,7 +153,7 @@ class Probe:
 
     def low_gradients(self, pair: ModePair) -> list[Tensor]:
         """The flat low gradients ``(P,)`` of the kept batches, at the weights as they are."""
-        with untouched(self.model):
+        with preserve_state(self.model, parameters=True), train_mode(self.model):
             return [low_gradient(pair, batch, self.criterion, self.autocast) for batch in self.batches]
 
     def _state(self) -> dict[str, Tensor]:
@@ -169,7 +168,7 @@ def progress_now(
     autocast: torch.dtype | None = None,
 ) -> StepProgress:
     """What a low step is worth at the weights as they are, by its gradients; the model is left as it was."""
-    with untouched(pair.model):
+    with preserve_state(pair.model, parameters=True), train_mode(pair.model):
         full = [flat_gradient(pair.full, batch, criterion, pair.model, autocast) for batch in batches]
         low = [low_gradient(pair, batch, criterion, autocast) for batch in batches]
     return step_progress(gradient_products(full, low), momentum)

@@ -1,4 +1,4 @@
-"""What a clock and a generator have to know of devices."""
+"""What a clock has to know of devices."""
 
 from __future__ import annotations
 
@@ -11,8 +11,3 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def gpus() -> list[int]:
-    """Every GPU in use, for ``fork_rng``: ``torch.manual_seed`` reaches them all, whatever the model lies on."""
-    return list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []

@@ -15,9 +15,9 @@ from lowmode_fx import capture
 from passes import ShapeError, bind_graph, propagate_shapes
 from passes.isolate_batchnorm import isolated_norm
 from passes.kernel_math import average_kernel, center_kernel, linear_kernel
+from passes.meta_tensors import MetaTensorMode
 from passes.shape_rules import SHAPE_RULES
 from passes.shapes import Shape, _on_fake_tensors, _on_meta_tensors
-from passes.stand_ins import StandIns
 
 MAP = torch.ones(2, 4, 5, 6)
 ROW, CHANNELS, PIXEL = torch.ones(3, 6), torch.ones(4), torch.ones(2, 4, 1, 1)
@@ -75,7 +75,7 @@ def test_every_rule_is_tried() -> None:
 def test_a_rule_gives_what_torch_gives(function: Callable[..., Any]) -> None:
     for arguments in CALLS[function]:
         expected = function(*arguments)
-        with StandIns():
+        with MetaTensorMode():
             found = SHAPE_RULES[function](*arguments)
         assert found is not NotImplemented, arguments
         assert found.is_meta or function is isolated_norm
@@ -107,7 +107,7 @@ def test_what_torch_refuses_is_refused_in_its_words(function: Callable[..., Any]
     with pytest.raises((RuntimeError, ValueError, IndexError)):
         function(*arguments)
     assert SHAPE_RULES[function](*arguments) is NotImplemented
-    with StandIns(), pytest.raises((RuntimeError, ValueError, IndexError)):
+    with MetaTensorMode(), pytest.raises((RuntimeError, ValueError, IndexError)):
         function(*arguments)
 
 
@@ -119,7 +119,7 @@ def test_what_is_out_of_the_ordinary_is_left_to_torch() -> None:
         (Tensor.clamp, (torch.ones(6), MAP)), (torch.softmax, (MAP, 1, torch.float64)),
     ]:  # fmt: skip
         assert SHAPE_RULES[function](*arguments) is NotImplemented
-        with StandIns():
+        with MetaTensorMode():
             found = function(*arguments)
         assert (found.shape, found.dtype) == (function(*arguments).shape, function(*arguments).dtype)
 

@@ -19,7 +19,7 @@ from lowmode_fx.train import EpochRecord, RunResult, TrainingDivergedError, Trai
 from lowmode_fx.train import loop as loop_module
 from lowmode_fx.train.batches import train_batches
 from lowmode_fx.train.records import records_to_csv
-from lowmode_fx.train.warmup import modes_to_come, unchanged, warm_up
+from lowmode_fx.train.warmup import modes_to_come, preserve_training, warm_up
 
 CPU = torch.device("cpu")
 
@@ -99,7 +99,7 @@ def test_warming_up_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same_bits(bits(warmed), bits(cold))
 
 
-def test_unchanged_restores_all_kinds_of_state() -> None:
+def test_preserve_training_restores_all_kinds_of_state() -> None:
     net = tiny_net().train()
     net.attach(torch.optim.SGD(net.parameters(), lr=0.1))
     kept_gradient = torch.ones_like(next(net.parameters()))
@@ -127,10 +127,10 @@ def test_unchanged_restores_all_kinds_of_state() -> None:
     assert all(parameter.grad is None for parameter in parameters[1:])
 
 
-def test_unchanged_restores_after_an_error_and_replaced_buffers() -> None:
+def test_preserve_training_restores_after_an_error_and_replaced_buffers() -> None:
     model = nn.BatchNorm1d(3)
     mean = model.running_mean
-    with pytest.raises(RuntimeError, match="inside"), unchanged(model):
+    with pytest.raises(RuntimeError, match="inside"), preserve_training(model):
         model.running_mean = torch.ones(3)
         raise RuntimeError("inside")
     assert model.running_mean is mean and mean is not None and not mean.any()

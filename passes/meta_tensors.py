@@ -1,4 +1,4 @@
-"""Meta tensors that stand in for real ones, function by function: code runs, and nothing is computed or written."""
+"""Meta tensors in the place of real ones, function by function: code runs, and nothing is computed or written."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._device import _device_constructors
 
 from passes.shape_rules import SHAPE_RULES
+from passes.torch_internals import device_constructors
 
 
-class StandIns(TorchFunctionMode):
+class MetaTensorMode(TorchFunctionMode):
     """Inside, every function of torch gets meta tensors in place of real ones, and makes new ones on the meta device.
 
     So a module runs with its own parameters, buffers and counters, and none of them is read or changed. What asks for
@@ -22,8 +22,8 @@ class StandIns(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._constructors = _device_constructors()
-        # The real tensor is kept beside its stand-in, so that its id stays its own.
+        self._constructors = device_constructors()
+        # The real tensor is kept beside its meta tensor, so that its id stays its own.
         self._known: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(
@@ -40,13 +40,13 @@ class StandIns(TorchFunctionMode):
         return func(*self._swap(args), **{name: self._swap(value) for name, value in options.items()})
 
     def of(self, tensor: Tensor) -> Tensor:
-        """The stand-in of ``tensor``: the same one each time; a meta tensor stands for itself."""
+        """The meta tensor for ``tensor``: the same one each time; a meta tensor stands for itself."""
         if tensor.is_meta:
             return tensor
         known = self._known.get(id(tensor))
         if known is None:
-            stand_in = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-            self._known[id(tensor)] = known = (tensor, stand_in)
+            empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            self._known[id(tensor)] = known = (tensor, empty)
         return known[1]
 
     def _swap(self, value: Any) -> Any:

@@ -1,0 +1,21 @@
+"""Leaving a model as it was: whatever happens inside, its tensors, attributes, modes and generators come back."""
+
+from passes.preserve.copies import copy_apart
+from passes.preserve.state import (
+    preserve_attributes,
+    preserve_generators,
+    preserve_modes,
+    preserve_state,
+    train_mode,
+    undo_writes,
+)
+
+__all__ = [
+    "copy_apart",
+    "preserve_attributes",
+    "preserve_generators",
+    "preserve_modes",
+    "preserve_state",
+    "train_mode",
+    "undo_writes",
+]

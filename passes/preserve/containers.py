@@ -1,0 +1,105 @@
+"""Contents of Python's containers, put back by identity and in their order.
+
+Subclasses may have their own ideas of what goes in: the plain methods put back what was there.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from functools import partial
+from types import CellType
+from typing import Any
+
+from passes.preserve.restorers import Restorer
+
+
+def container_restorer(container: Any) -> Restorer:
+    """For a dictionary, list, deque, set, bytearray or a closure's cell."""
+    if isinstance(container, dict):
+        return partial(_refill_dict, container, dict(container))
+    if isinstance(container, list | deque):
+        return partial(_refill_list, container, list(container))
+    if isinstance(container, set):
+        return partial(_refill_set, container, set(container))
+    if isinstance(container, bytearray):
+        return partial(operator.setitem, container, slice(None), bytes(container))
+    return partial(_refill_cell, container, cell_contents(container))
+
+
+def empty_restorer(containers: Iterable[Any]) -> Restorer:
+    """For many that are empty: cheaper than one by one."""
+    return partial(_empty, containers)
+
+
+def array_restorer(array: Any) -> Restorer:
+    """For one of numpy's arrays."""
+    return partial(_refill_array, array, array.copy())
+
+
+def cell_contents(cell: CellType) -> list[Any]:
+    """What a closure's cell holds, as a list of one, or of none while the variable has no value."""
+    try:
+        return [cell.cell_contents]
+    except ValueError:
+        return []
+
+
+def replace_item(container: Any, key: Any, value: Any) -> None:
+    """Put ``value`` where ``container`` holds something under ``key``. Raises ``TypeError`` where it has no keys."""
+    if isinstance(container, CellType):
+        container.cell_contents = value
+    elif isinstance(container, dict):
+        dict.__setitem__(container, key, value)
+    else:
+        container[key] = value
+
+
+def _empty(containers: Iterable[Any]) -> None:
+    for container in containers:
+        if container:
+            container.clear()
+
+
+def _refill_dict(container: dict[Any, Any], held: dict[Any, Any]) -> None:
+    if _same(container, held) and _same(container.values(), held.values()):
+        return
+    kind = OrderedDict if isinstance(container, OrderedDict) else dict
+    for key in [key for key in container if key not in held]:
+        kind.__delitem__(container, key)
+    for key, value in held.items():
+        kind.__setitem__(container, key, value)
+    if not _same(container, held):  # the order
+        kind.clear(container)
+        for key, value in held.items():
+            kind.__setitem__(container, key, value)
+
+
+def _refill_list(container: list[Any] | deque[Any], held: list[Any]) -> None:
+    if not _same(container, held):
+        kind: Any = list if isinstance(container, list) else deque
+        kind.clear(container)
+        kind.extend(container, held)
+
+
+def _refill_set(container: set[Any], held: set[Any]) -> None:
+    if container != held:
+        set.clear(container)
+        set.update(container, held)
+
+
+def _refill_cell(cell: CellType, held: list[Any]) -> None:
+    if held:
+        cell.cell_contents = held[0]
+    elif cell_contents(cell):
+        del cell.cell_contents
+
+
+def _refill_array(array: Any, held: Any) -> None:
+    if array.flags.writeable:
+        array[...] = held
+
+
+def _same(now: Any, before: Any) -> bool:
+    return len(now) == len(before) and all(map(operator.is_, now, before))

@@ -1,0 +1,32 @@
+"""Copies of a model that can be run without a trace in it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from passes.preserve.holdings import find_holdings
+
+Copied = TypeVar("Copied")
+
+
+def copy_apart(value: Copied, model: nn.Module, *, meta: bool = False) -> Copied:
+    """A deep copy of ``value``, which holds ``model``: whatever the copy's forward does, the model doesn't see it.
+
+    meta: parameters and buffers are meta tensors in the copy, which take no memory and have no values.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in find_holdings(model).tensors:
+        if tensor.grad_fn is not None:  # what a forward has left, which torch refuses to copy
+            memo[id(tensor)] = tensor.detach().clone()
+    if meta:
+        memo |= {id(tensor): _on_meta(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(value, memo)
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty

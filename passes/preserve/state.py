@@ -1,0 +1,121 @@
+"""Context managers that leave a model as it was. Each puts back all that it can, also where putting back fails."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import nn
+
+from passes.preserve.containers import array_restorer, container_restorer, empty_restorer, replace_item
+from passes.preserve.generators import generator_restorers
+from passes.preserve.holdings import Holdings, copy_iterator, find_holdings
+from passes.preserve.restorers import Restorer, restoring
+from passes.preserve.values import WriteJournal, handle_restorers, value_restorers
+
+
+@contextlib.contextmanager
+def preserve_state(
+    model: nn.Module, *, parameters: bool = False, buffers: bool = True, gradients: bool = False
+) -> Iterator[None]:
+    """Attributes, modes, ``requires_grad`` and generators come out as they went in, and what is asked for of values.
+
+    parameters, buffers: the values of registered ones; those of tensors that the model holds otherwise always are.
+    They are copied ahead, and back in place, for compiled graphs and optimizers hold on to the tensors themselves.
+    Without either hardly anything is copied, which serves where a forward runs on symbolic or fake values.
+    gradients: there are none inside, and the old ones come back.
+
+    Attributes are all that ``find_holdings`` finds: containers' contents, registries and hooks, numpy's arrays,
+    variables of closures, and iterators, of which a copy is used inside. Out of reach are iterators that can't be
+    copied (a generator function's), attributes of classes, and variables of a program's modules.
+    """
+    found = find_holdings(model)
+    let_be = {*map(id, () if parameters else model.parameters()), *map(id, () if buffers else model.buffers())}
+    # Values first: a tensor that looks elsewhere by then must not take them.
+    restorers = value_restorers(value for value in found.tensors if id(value) not in let_be)
+    restorers += handle_restorers(found.tensors)
+    weights = [value for value in found.tensors if isinstance(value, nn.Parameter)]
+    if gradients:
+        restorers += [partial(setattr, parameter, "grad", parameter.grad) for parameter in weights]
+    with _preserve_attributes(found), restoring(restorers):
+        if gradients:
+            for parameter in weights:
+                parameter.grad = None  # so that a backward pass inside makes new tensors
+        yield
+
+
+@contextlib.contextmanager
+def preserve_attributes(*modules: nn.Module) -> Iterator[None]:
+    """The part of ``preserve_state`` for forwards that meet no real tensor: attributes, modes and generators."""
+    with _preserve_attributes(find_holdings(*modules)):
+        yield
+
+
+@contextlib.contextmanager
+def preserve_generators(*modules: nn.Module) -> Iterator[None]:
+    """torch's generators (of the CPU and of GPUs in use), Python's and numpy's, and those that ``modules`` hold."""
+    with restoring(generator_restorers(find_holdings(*modules).generators)):
+        yield
+
+
+@contextlib.contextmanager
+def preserve_modes(model: nn.Module) -> Iterator[None]:
+    """Train and eval modes of all modules come out as they went in."""
+    with restoring(partial(_set_mode, module, module.training) for module in model.modules()):
+        yield
+
+
+@contextlib.contextmanager
+def train_mode(model: nn.Module) -> Iterator[None]:
+    """Train mode inside; a model that is already in it keeps the modules that its owner froze.
+
+    What a model's own ``train()`` changes (adapters that take themselves out of weights) is undone in the end.
+    """
+    if model.training:
+        with preserve_modes(model):
+            yield
+        return
+    journal = WriteJournal()
+    with preserve_state(model, buffers=False), restoring([journal.undo]):
+        with journal:
+            model.train()
+        yield
+
+
+@contextlib.contextmanager
+def undo_writes() -> Iterator[None]:
+    """What is written in place to any tensor inside is undone in the end; only tensors that are written are copied.
+
+    For code that mostly runs on symbolic values: each operator on a real tensor takes some microseconds longer.
+    ``torch.jit.trace`` records nothing inside.
+    """
+    journal = WriteJournal()
+    with restoring([journal.undo]), journal:
+        yield
+
+
+@contextlib.contextmanager
+def _preserve_attributes(found: Holdings) -> Iterator[None]:
+    restorers: list[Restorer] = [*generator_restorers(found.generators), empty_restorer(found.empty)]
+    restorers += map(container_restorer, found.containers)
+    restorers += map(array_restorer, found.arrays)
+    # A scripted module's mode is no attribute, and nothing takes the place of its tensors, whatever a forward runs on.
+    for module in found.modules:
+        if isinstance(module, torch.jit.ScriptModule):
+            restorers += [partial(_set_mode, module, module.training)]
+            restorers += value_restorers([*module.parameters(), *module.buffers()])
+    with restoring(restorers):
+        copies: dict[int, Iterator[object]] = {}
+        for holder, key, iterator in found.iterators:
+            with contextlib.suppress(TypeError):  # one that can't be copied, or a holder that takes no other
+                if id(iterator) not in copies:
+                    copies[id(iterator)] = copy_iterator(iterator)
+                replace_item(holder, key, copies[id(iterator)])
+        yield
+
+
+def _set_mode(module: nn.Module, training: bool) -> None:
+    if module.training is not training:
+        module.training = training

@@ -1,0 +1,86 @@
+"""What torch keeps to itself stands in one file, and a name that it moves costs one feature."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from passes import bind_graph, propagate_shapes
+from passes.torch_internals import compiler_errors, written_tensors
+
+ROOT = Path(__file__).parents[2]
+PRIVATE = ("torch._dynamo", "torch._inductor", "torch._subclasses", "torch._C", "torch.utils._device")
+
+
+def modules_used(path: Path) -> Iterator[str]:
+    """What a file imports, and dotted names in its code."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Attribute):
+            yield ast.unparse(node)
+
+
+def test_private_modules_are_used_in_one_file() -> None:
+    files = [path for room in ("passes", "lowmode_fx") for path in (ROOT / room).rglob("*.py")]
+    found = {path.name for path in files for name in modules_used(path) if name.startswith(PRIVATE)}
+    assert found == {"torch_internals.py"}
+
+
+WITHOUT = """
+import sys, timm, torch, torch._subclasses.fake_tensor
+sys.modules["torch._dynamo.exc"] = sys.modules["torch._inductor.exc"] = None  # importing them raises
+del torch._subclasses.fake_tensor.FakeTensorMode  # of a module that meta tensors need themselves
+from lowmode_fx import build_pair
+from passes.torch_internals import compiler_errors
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 4, 3))
+pair = build_pair(model, torch.zeros(2, 3, 8, 8))
+print(len(pair.report.pooled), compiler_errors())
+"""
+
+
+def test_without_them_the_package_imports_and_builds_pairs() -> None:
+    ran = subprocess.run([sys.executable, "-c", WITHOUT], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stdout == "1 ()\n", ran.stderr
+
+
+def test_without_constructors_shapes_come_from_fake_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    graph_module = bind_graph(model, fx.Tracer().trace(model), "Traced")
+    expected = propagate_shapes(graph_module, torch.zeros(2, 3, 8, 8))
+    monkeypatch.delattr("torch.utils._device._device_constructors")
+    assert propagate_shapes(graph_module, torch.zeros(2, 3, 8, 8)) == expected
+
+
+def test_compiler_errors_leave_out_what_torch_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {error.__name__ for error in compiler_errors()}
+    assert known == {
+        "BackendCompilerFailed", "CppCompileError", "GPUTooOldForTriton", "InvalidCxxCompiler", "TritonMissing"
+    }  # fmt: skip
+    monkeypatch.delattr("torch._inductor.exc.TritonMissing")
+    assert {error.__name__ for error in compiler_errors()} == known - {"TritonMissing"}
+
+
+def test_written_tensors() -> None:
+    first, second = torch.zeros(3), torch.zeros(3)
+    aten = torch.ops.aten
+    cases: list[tuple[object, tuple[object, ...], dict[str, object], list[Tensor]]] = [
+        (aten.add.Tensor, (first, second), {}, []),
+        (aten.add_.Tensor, (first, second), {}, [first]),
+        (aten.add.out, (first, first), {"out": second}, [second]),
+        (aten._foreach_add_.Scalar, ([first, second], 1), {}, [first, second]),
+        (aten.native_batch_norm.default, (first, None, None, first, second, True, 0.1, 1e-5), {}, [first, second]),
+        (aten.native_batch_norm.default, (first, None, None, None, None, True, 0.1, 1e-5), {}, []),
+    ]
+    for operator, args, kwargs, expected in cases:
+        found = written_tensors(operator, args, kwargs)
+        assert [id(tensor) for tensor in found] == [id(tensor) for tensor in expected], operator
