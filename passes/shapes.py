@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
-from torch.utils._pytree import tree_map
 
 from passes.binding import attributes_kept
 from passes.errors import PassError
 from passes.shape_rules import SHAPE_RULES
 from passes.stand_ins import StandIns
+from passes.trees import tree_map
 
 
 class Shape(tuple[int, ...]):
