@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._pytree import tree_leaves
 
 from passes.base import PassContext
 from passes.calls import aten
@@ -16,6 +15,7 @@ from passes.find_maps import image_shape
 from passes.kernel_math import conv_output_size
 from passes.match import ConvSite, conv_sites, norm_sites
 from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, node_shape
+from passes.trees import tree_leaves
 
 _RESHAPES = ("view", "reshape", torch.reshape, aten.view.default, aten.reshape.default)
 

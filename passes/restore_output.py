@@ -6,13 +6,13 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, fx
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from passes.base import Change, PassContext, PassReport, graph_pass
 from passes.checks import output_node, outputs_alike
 from passes.errors import PassError
 from passes.resize_head import SMOOTH
 from passes.shapes import Shape, node_shape, record_shape
+from passes.trees import tree_flatten, tree_unflatten
 
 
 @graph_pass(requires=[outputs_alike])

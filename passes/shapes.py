@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map
 
 from passes.errors import PassError
 from passes.meta_tensors import MetaTensorMode
 from passes.preserve import preserve_attributes
 from passes.shape_rules import SHAPE_RULES
 from passes.torch_internals import FAKE_TENSOR_LOGGER, fake_tensor_mode
+from passes.trees import tree_map
 
 
 class Shape(tuple[int, ...]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import traceback
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from lowmode_fx.capture.frontends import FrontEnd, FrontEndName, front_ends
-from lowmode_fx.capture.inputs import Argument, ModelInputs, model_inputs
+from lowmode_fx.capture.images import Argument
+from lowmode_fx.capture.inputs import ModelInputs, doubled, model_inputs
 from passes import bind_graph, propagate_shapes
 from passes.preserve import train_mode
 from passes.shapes import record_shapes
@@ -66,15 +68,20 @@ def capture(
     """Trace ``model`` in train mode; ``lower`` makes modes of the result, each without another trace.
 
     example_input: what ``forward`` takes, as a tensor of images ``(N, C, *S)``, a tuple of arguments or a mapping of
-        keywords; only shapes, dtypes and devices count.
+        keywords; of tensors only shapes, dtypes and devices count, all else is the same in each call.
     front_end: ``"fx"``, ``"export"``, or ``"auto"`` for the first that takes the model.
-    images: the arguments that hold images, by name or place, where that is not plain from their shapes.
+    images: what holds images, by the argument's name or place or a path into it (``"batch.image"``), where that is not
+        plain from the shapes.
     leaf_modules: module classes that are not traced into; convolutions inside them stay whole.
 
     The model is left as it was: no weight, buffer, mode or generator changes. Raises ``TraceError`` (a ``ValueError``)
     where no front end gives a graph that runs, ``TypeError`` or ``ValueError`` for an example that is none.
     """
     inputs, example = model_inputs(model, example_input, images)
+    batch_of_two = doubled(inputs, example)
+    if batch_of_two is not None:
+        with contextlib.suppress(TraceError):  # a tensor of length one need not be one of the batch
+            return capture_call(model, *batch_of_two, front_end, leaf_modules)
     return capture_call(model, inputs, example, front_end, leaf_modules)
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_unflatten
 
 from lowmode_fx.capture.fx_frontend import replace_by_constant
 from lowmode_fx.capture.inputs import ModelInputs
 from passes.preserve import preserve_state
 from passes.shapes import quiet_misfits
+from passes.trees import Structure, tree_flatten, tree_unflatten
 
 
 class ExportFrontEnd:
@@ -35,9 +35,11 @@ def trace_by_export(model: nn.Module, inputs: ModelInputs, example: Sequence[Ten
 
     Raises whatever ``torch.export`` raises, and ``ValueError`` where it gave the model tensors that aren't its own.
     """
+    structures: list[Structure] = []
     with warnings.catch_warnings(), quiet_misfits(), preserve_state(model, buffers=False):
         warnings.simplefilter("ignore")
         args, kwargs = inputs.call(example)
+        model.__dict__["forward"] = _flat(model.forward, structures)
         program = torch.export.export(model, args, kwargs, strict=False)
         exported: Any = program.module(check_guards=False)
     graph: fx.Graph = exported.graph
@@ -46,7 +48,7 @@ def trace_by_export(model: nn.Module, inputs: ModelInputs, example: Sequence[Ten
             graph.erase_node(node)
         elif node.op == "get_attr":
             _bind_attribute(graph, node, exported, model)
-    _plain_interface(graph)
+    _plain_interface(graph, structures[-1])
     _tensors_only(graph, inputs)
     return graph
 
@@ -63,19 +65,29 @@ def _bind_attribute(graph: fx.Graph, node: fx.Node, exported: nn.Module, model: 
     replace_by_constant(graph, node, theirs)
 
 
-def _plain_interface(graph: fx.Graph) -> None:
+def _flat(forward: Callable[..., Any], structures: list[Structure]) -> Callable[..., list[Any]]:
+    """``forward``, with its leaves for a result: torch.export refuses containers that nobody registered."""
+
+    @wraps(forward)
+    def flat(*args: Any, **kwargs: Any) -> list[Any]:
+        leaves, structure = tree_flatten(forward(*args, **kwargs))
+        structures.append(structure)
+        return leaves
+
+    return flat
+
+
+def _plain_interface(graph: fx.Graph, structure: Structure) -> None:
     # torch.export flattens what goes in and out in its own generated code; here the graph itself says what it returns.
-    structure: Any = graph._codegen
-    spec = structure.pytree_info.out_spec
     graph.set_codegen(fx.graph.CodeGen())
     output = next(node for node in graph.nodes if node.op == "output")
     (values,) = output.args
-    if spec.is_leaf():
+    if structure == tree_flatten(None)[1]:  # one leaf
         output.args = (values[0],)
         return
 
     def unflatten(leaves: list[Any]) -> Any:
-        return tree_unflatten(list(leaves), spec)
+        return tree_unflatten(leaves, structure)
 
     with graph.inserting_before(output):
         output.args = (graph.call_function(unflatten, (list(values),)),)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -61,13 +62,13 @@ class ConvTracer(fx.Tracer):
 
         def call(root: nn.Module, *leaves: Any) -> Any:
             args, kwargs = self._inputs.call(leaves)
-            return root_fn(root, *args, **kwargs)
+            return root.forward(*args, **kwargs)  # the root's own, where it has one
 
         return call, [self.root, *(self.create_proxy("placeholder", leaf.name, (), {}) for leaf in self._inputs.leaves)]
 
     def create_arg(self, a: Any) -> fx.node.Argument:
-        if type(a) is OrderedDict:  # fx would return a plain dictionary
-            return self.create_proxy("call_function", OrderedDict, (list(a.items()),), {}).node
+        if isinstance(a, dict) and type(a) is not dict:  # fx would return a plain dictionary
+            return self.create_proxy("call_function", *_rebuilding(a)).node
         return super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -80,6 +81,20 @@ class ConvTracer(fx.Tracer):
         if type(m) in self._untraceable:
             return not (self._enter_untraceable and holds_conv(m))
         return super().is_leaf_module(m, module_qualified_name)
+
+
+def _rebuilding(value: dict[Any, Any]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """A call that makes a dictionary of its own class again: ``ModelOutput`` and its like are dataclasses too."""
+    if is_dataclass(value):
+        return type(value), (), {each.name: getattr(value, each.name) for each in fields(value)}
+    if not isinstance(value, defaultdict):
+        return type(value), (list(value.items()),), {}
+    factory = value.default_factory
+
+    def rebuild(items: list[tuple[Any, Any]]) -> defaultdict[Any, Any]:
+        return defaultdict(factory, items)
+
+    return rebuild, (list(value.items()),), {}
 
 
 def holds_conv(module: nn.Module) -> bool:

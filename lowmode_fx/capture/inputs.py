@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
-import inspect
+import keyword
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_flatten_with_path, tree_leaves, tree_unflatten
 
-#: One argument of ``forward``, by name or by place among the positional ones.
-Argument = str | int
+from lowmode_fx.capture.images import Argument, GivenTensor, choose_images
+from lowmode_fx.capture.paths import EACH
+from lowmode_fx.capture.signature import bind_call, is_same, place_of, positional_names, respell
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """One tensor that a model takes: a name that says where it stands, shape, dtype, and whether it holds images."""
+    """One tensor that a model takes: a name that says where it stands, shape, dtype, and whether it holds images.
+
+    ``path``: the name of its argument, then keys and places within it. ``place``: of its argument among positional
+    ones; ``None`` where it is given by name alone.
+    """
 
     name: str
+    path: tuple[Any, ...]
+    place: int | None
     shape: tuple[int, ...]
     dtype: torch.dtype
     is_image: bool
+
+    @property
+    def pattern(self) -> tuple[Any, ...]:
+        """The path, the same for all that stand in one list."""
+        return (self.path[0], *(EACH if isinstance(key, int) else key for key in self.path[1:]))
 
     def blank(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Zeros of its shape; ``dtype``, where given, is that of floating leaves."""
         return torch.zeros(
             self.shape, dtype=dtype if dtype and self.dtype.is_floating_point else self.dtype, device=device
         )
+
+
+class ImagePath(NamedTuple):
+    """Images in a call: their argument's name, its place where it may be given by place, and the path within it."""
+
+    name: str
+    place: int | None
+    within: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -43,12 +64,20 @@ class ModelInputs:
     leaves: tuple[Leaf, ...]
     spec: TreeSpec
     constants: tuple[Any, ...]
-    parameters: tuple[str, ...]
 
     @property
     def images(self) -> tuple[int, ...]:
         """Places of the images among the leaves."""
         return tuple(place for place, leaf in enumerate(self.leaves) if leaf.is_image)
+
+    @cached_property
+    def image_paths(self) -> tuple[ImagePath, ...]:
+        """Where images stand in a call; in a list that holds nothing but images, however many these are."""
+        others = {leaf.pattern for leaf in self.leaves if not leaf.is_image}
+        leaves = [leaf for leaf in self.leaves if leaf.is_image]
+        paths = (leaf.path if leaf.pattern in others else leaf.pattern for leaf in leaves)
+        found = (ImagePath(path[0], leaf.place, path[1:]) for path, leaf in zip(paths, leaves, strict=True))
+        return tuple(dict.fromkeys(found))
 
     @property
     def image(self) -> Leaf:
@@ -58,7 +87,7 @@ class ModelInputs:
     @cached_property
     def is_one_tensor(self) -> bool:
         """Whether the call is one positional tensor, a batch of images."""
-        return len(self.constants) == 1 and not self.call([None])[1] and self.call([None])[0] == (None,)
+        return len(self.constants) == 1 and self.call([None]) == ((None,), {})
 
     @property
     def are_tensors(self) -> tuple[bool, ...]:
@@ -68,10 +97,10 @@ class ModelInputs:
     def with_image_sides(self, sides: Callable[[tuple[int, ...]], tuple[int, ...]]) -> ModelInputs:
         """The same call on images of other sides: ``sides`` of their spatial sizes ``(*S)``."""
         leaves = tuple(
-            Leaf(leaf.name, (*leaf.shape[:2], *sides(leaf.shape[2:])), leaf.dtype, True) if leaf.is_image else leaf
+            replace(leaf, shape=(*leaf.shape[:2], *sides(leaf.shape[2:]))) if leaf.is_image else leaf
             for leaf in self.leaves
         )
-        return ModelInputs(leaves, self.spec, self.constants, self.parameters)
+        return replace(self, leaves=leaves)
 
     def blank(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
         """Zeros for every leaf; ``dtype``, where given, is that of floating leaves."""
@@ -80,29 +109,31 @@ class ModelInputs:
     def call(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of the call with these values for its tensors."""
         found = iter(leaves)
-        values = [next(found) if constant is _TENSOR else constant for constant in self.constants]
-        args, kwargs = tree_unflatten(values, self.spec)
-        return tuple(args), dict(kwargs)
+        args, kwargs = tree_unflatten([next(found) if each is _TENSOR else each for each in self.constants], self.spec)
+        return args, kwargs
 
     def flatten(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-        """The tensors of a call, in the order of ``leaves``; ``ValueError`` where it isn't the example's call."""
-        if len(args) == 1 and not kwargs and self.is_one_tensor and isinstance(args[0], Tensor):
+        """The tensors of a call, in the order of ``leaves``, however it is written: by place or by name, in any order,
+        defaults given or left out. Raises ``ValueError`` where it isn't the example's call.
+        """
+        if self.is_one_tensor and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             return [args[0]]
-        values, spec = tree_flatten(_normal_call(model, args, kwargs))
-        tensors = [value for value in values if isinstance(value, Tensor)]
-        others = [_TENSOR if isinstance(value, Tensor) else value for value in values]
-        if spec != self.spec or not all(map(_same, others, self.constants)):
+        bound = bind_call(model, args, kwargs)
+        example: tuple[tuple[Any, ...], dict[str, Any]] = tree_unflatten(self.constants, self.spec)
+        try:
+            values = self.spec.flatten_up_to(respell(bound, len(example[0]), tuple(example[1])))
+        except (KeyError, ValueError):
+            values = []
+        if not values or not all(map(_fits, values, self.constants)):
             raise ValueError(
-                f"{type(model).__name__} is called with {_shown(values, spec)}, and its modes were built for "
-                f"{_shown(self.call(self.blank('meta')), None)}; build them with an example of this call"
+                f"{type(model).__name__} is called with {_shown(args, kwargs)}, and its modes were built for "
+                f"{_shown(*example)}; build them with an example of this call"
             )
-        return tensors
+        return [value for value, constant in zip(values, self.constants, strict=True) if constant is _TENSOR]
 
     def map_images(self, leaves: Sequence[Tensor], function: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """The leaves, the images among them through ``function``."""
-        return [
-            function(value) if leaf.is_image else value for leaf, value in zip(self.leaves, leaves, strict=True)
-        ]
+        return [function(value) if leaf.is_image else value for leaf, value in zip(self.leaves, leaves, strict=True)]
 
 
 class _Tensor:
@@ -123,152 +154,109 @@ def model_inputs(
 ) -> tuple[ModelInputs, list[Tensor]]:
     """How ``model`` is called on ``example``, and the example's tensors in the order of its leaves.
 
-    example: a tensor of images ``(N, C, *S)``, a tuple of positional arguments, or a mapping of keywords. images: the
-    arguments of ``forward`` that hold images, by name or place; by default the one float tensor of 3 to 5 dimensions
-    (of those with the most, where one argument alone has so many).
+    example: a tensor of images ``(N, C, *S)``, a tuple or list of positional arguments, or a mapping of keywords.
+    images: what holds images, by the argument's name or place, or by a path into it (``"batch.image"``). By default the
+        one float tensor of 3 to 5 dimensions; of several, the one with the most, or all with the most if they stand in
+        one list.
 
-    Raises ``TypeError`` for an example that holds no images, ``ValueError`` where it is ambiguous which they are, where
-    ``forward`` does not take the example, or where ``images`` names none of it.
+    Raises ``TypeError`` for an example that holds no images or other things than tensors, plain values and containers
+    of them; ``ValueError`` where it is ambiguous which are images, where their channels come last, where ``forward``
+    does not take the example, or where ``images`` names none of it.
     """
-    args, kwargs = _as_call(example)
-    call = _normal_call(model, args, kwargs)
-    names = _names(model, call)
-    values, spec = tree_flatten(call)
-    places = _argument_places(call)
-    chosen = _choose(names, call, images)
-    # A batch of one has no batch statistics on a 1×1 map.
-    alone = all(
-        value.shape[:1] == (1,)
-        for value, place in zip(values, places, strict=True)
-        if place in chosen and isinstance(value, Tensor)
-    )
-    leaves: list[Leaf] = []
-    tensors: list[Tensor] = []
-    for value, argument in zip(values, places, strict=True):
-        if isinstance(value, Tensor):
-            is_image = argument in chosen and _may_be_images(value)
-            tensor = value.expand(2, *value.shape[1:]) if alone and value.shape[:1] == (1,) else value
-            name = names[argument]
-            taken = sum(leaf.name.rpartition("_")[0] == name or leaf.name == name for leaf in leaves)
-            leaves.append(Leaf(f"{name}_{taken}" if taken else name, tuple(tensor.shape), tensor.dtype, is_image))
-            tensors.append(tensor)
-    constants = tuple(_TENSOR if isinstance(value, Tensor) else value for value in values)
-    return ModelInputs(tuple(leaves), spec, constants, tuple(names.values())), tensors
-
-
-def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example, Mapping) and all(isinstance(name, str) for name in example):
-        return (), dict(example)
-    return (tuple(example) if isinstance(example, tuple | list) else (example,)), {}
-
-
-def _normal_call(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[list[Any], dict[str, Any]]:
-    """One form for every way of writing the same call: as positional as ``forward`` allows."""
+    args, kwargs = as_call(example)
     try:
-        bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    except ValueError:
-        return list(args), dict(kwargs)  # compiled code, which tells no signature
-    except TypeError as error:
+        bound = bind_call(model, args, kwargs)
+    except ValueError as error:
+        mapping = ", in a tuple of one where forward takes the mapping itself" if isinstance(example, Mapping) else ""
         raise ValueError(
-            f"{type(model).__name__}.forward takes {_required(model)}, and can't be called so: {error}; give "
-            "all of it, as a tuple or as a mapping of keywords, or give the part that takes images alone as submodule="
+            f"{error}; give all that it takes, as a tuple or as a mapping of keywords{mapping}, or give the part that "
+            "takes images alone as submodule="
         ) from None
-    return list(bound.args), dict(bound.kwargs)
+    names = positional_names(bound, len(args))
+    found, spec = tree_flatten_with_path((args, kwargs))
+    given: list[GivenTensor] = []
+    for path, value in found:
+        root, at, *rest = (_key(key) for key in path)
+        name, place = (names[at], at) if root == 0 else (at, place_of(bound, at))
+        if isinstance(value, Tensor):
+            given.append(GivenTensor((name, *rest), place, value))
+        else:
+            _check_constant(".".join(map(str, (name, *rest))), value)
+    chosen = choose_images(model, given, images)
+    leaves: list[Leaf] = []
+    for each in given:
+        shape, dtype = tuple(each.value.shape), each.value.dtype
+        label = _identifier(each.label, {leaf.name for leaf in leaves})
+        leaves.append(Leaf(label, each.path, each.place, shape, dtype, each in chosen))
+    constants = tuple(_TENSOR if isinstance(value, Tensor) else value for _, value in found)
+    return ModelInputs(tuple(leaves), spec, constants), [each.value for each in given]
 
 
-def _required(model: nn.Module) -> str:
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(model.forward).parameters.values()
-    names = [each.name for each in parameters if each.kind in kinds and each.default is inspect.Parameter.empty]
-    return f"{len(names)} input{'s' * (len(names) != 1)} ({', '.join(names)})"
+def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model is called with: a mapping holds its keywords, a tuple or list its positional arguments."""
+    if isinstance(inputs, Mapping) and all(isinstance(name, str) for name in inputs):
+        return (), dict(inputs)
+    # A namedtuple is one value: its fields have names of their own.
+    is_sequence = isinstance(inputs, tuple | list) and not hasattr(inputs, "_fields")
+    return (tuple(inputs) if is_sequence else (inputs,)), {}
 
 
-def _argument_places(call: tuple[list[Any], dict[str, Any]]) -> list[Argument]:
-    """For every leaf of the call, the argument that it stands in."""
-    args, kwargs = call
-    places: list[Argument] = []
-    for argument, value in _values(args, kwargs).items():
-        places += [argument] * len(tree_flatten(value)[0])
-    return places
+def doubled(inputs: ModelInputs, tensors: Sequence[Tensor]) -> tuple[ModelInputs, list[Tensor]] | None:
+    """The call on a batch of two where the example is of one; ``None`` where it isn't.
+
+    A batch of one has no batch statistics on a 1×1 map.
+    """
+    if any(inputs.leaves[place].shape[0] != 1 for place in inputs.images):
+        return None
+    values = [value.expand(2, *value.shape[1:]) if value.shape[:1] == (1,) else value for value in tensors]
+    leaves = (replace(leaf, shape=tuple(value.shape)) for leaf, value in zip(inputs.leaves, values, strict=True))
+    return replace(inputs, leaves=tuple(leaves)), values
 
 
-def _values(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[Argument, Any]:
-    values: dict[Argument, Any] = dict(enumerate(args))
-    values.update(kwargs)
-    return values
+def _key(key: Any) -> Any:
+    return next(getattr(key, name) for name in ("idx", "key", "name") if hasattr(key, name))
 
 
-def _names(model: nn.Module, call: tuple[list[Any], dict[str, Any]]) -> dict[Argument, str]:
-    """A name for each argument: its parameter's, or one by its place."""
-    args, kwargs = call
-    try:
-        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        parameters = inspect.signature(model.forward).parameters.values()
-        known = [each.name for each in parameters if each.kind in kinds]
-    except ValueError:
-        known = []
-    positional = [known[place] if place < len(known) else f"input_{place}" for place in range(len(args))]
-    return _values(positional, {name: name for name in kwargs})
+def _identifier(label: str, taken: set[str]) -> str:
+    """A name that Python takes, and that is not taken."""
+    name = re.sub(r"\W", "_", label)
+    name = f"_{name}" if not name.isidentifier() or keyword.iskeyword(name) or name == "self" else name
+    while name in taken:
+        name += "_"
+    return name
 
 
-def _choose(
-    names: Mapping[Argument, str], call: tuple[list[Any], dict[str, Any]], images: Argument | Iterable[Argument] | None
-) -> set[Argument]:
-    args, kwargs = call
-    values = _values(args, kwargs)
-    if images is not None:
-        wanted = [images] if isinstance(images, str | int) else list(images)
-        return {_find(argument, names, values) for argument in wanted}
-    ranks = {
-        argument: max(found)
-        for argument, value in values.items()
-        if (found := [leaf.ndim for leaf in tree_flatten(value)[0] if _may_be_images(leaf)])
-    }
-    if not ranks:
+def _check_constant(label: str, value: Any) -> None:
+    """What is no tensor is the same in each call: it must not hold what changes from batch to batch."""
+    held = value if isinstance(value, Mapping) else vars(value) if hasattr(value, "__dict__") else {}
+    is_array = hasattr(value, "__array__") and getattr(value, "ndim", 0) > 0
+    if is_array or any(isinstance(leaf, Tensor) for leaf in tree_leaves(list(held.values()))):
+        kind = type(value).__name__
         raise TypeError(
-            f"example_input is {_described(list(values.values()))}; it must be a float tensor (N, C, *S), as "
-            "torch.randn(2, 3, 224, 224), or hold one: a tuple or a mapping of what forward takes"
+            f"{label} is of type {kind}, in which tensors can't be told; give a tensor, or a tuple, list or dictionary "
+            f"of tensors, or register the class: torch.export.register_dataclass({kind})"
         )
-    most = [argument for argument, rank in ranks.items() if rank == max(ranks.values())]
-    if len(most) > 1:
-        shown = ", ".join(repr(names[argument]) for argument in most)
-        raise ValueError(f"which of {shown} are images that low-mode makes smaller? say so: images={names[most[0]]!r}")
-    return set(most)
 
 
-def _find(argument: Argument, names: Mapping[Argument, str], values: Mapping[Argument, Any]) -> Argument:
-    found = next((place for place, name in names.items() if argument in (place, name)), None)
-    if found is None:
-        raise ValueError(f"images={argument!r} is no argument of the example; it has {', '.join(names.values())}")
-    if not any(map(_may_be_images, tree_flatten(values[found])[0])):
-        raise ValueError(
-            f"images={argument!r} holds {_described([values[found]])}; it must hold a float tensor (N, C, *S)"
-        )
-    return found
+def _fits(value: Any, constant: Any) -> bool:
+    return isinstance(value, Tensor) if constant is _TENSOR else is_same(value, constant)
 
 
-def _may_be_images(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and 3 <= value.ndim <= 5 and len(value) > 0
-
-
-def _same(ours: Any, theirs: Any) -> bool:
-    return ours is theirs or (type(ours) is type(theirs) and bool(ours == theirs))
-
-
-def _described(values: Sequence[Any]) -> str:
-    return ", ".join(
-        f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        for value in values
-    )
-
-
-def _shown(call: Any, spec: TreeSpec | None) -> str:
-    args, kwargs = call if spec is None else tree_unflatten(call, spec)
+def _shown(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     shown = [_kind(value) for value in args] + [f"{name}={_kind(value)}" for name, value in kwargs.items()]
     return f"({', '.join(shown)})"
 
 
 def _kind(value: Any) -> str:
-    return "tensor" if isinstance(value, Tensor) else f"{value!r:.40}"
+    if isinstance(value, Tensor | _Tensor):
+        return "tensor"
+    leaves, spec = tree_flatten(value)
+    words = [_Word("tensor" if isinstance(leaf, Tensor | _Tensor) else repr(leaf)) for leaf in leaves]
+    return f"{tree_unflatten(words, spec)!r:.80}"
+
+
+class _Word(str):
+    """A word without quotation marks."""
+
+    def __repr__(self) -> str:
+        return str(self)

@@ -6,22 +6,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+
+from passes.trees import tree_map
 
 
 def scale_gradient(outputs: Any, weight: float) -> Any:
     """The same tensors, in the same structure; gradients that come back through them are multiplied by ``weight``.
 
-    So every gradient of the loss on the outputs is; a penalty on the weights themselves is not. Tensors in containers
-    that ``torch.utils._pytree`` doesn't know are left alone.
+    So every gradient of the loss on the outputs is; a penalty on the weights themselves is not. Tensors in objects that
+    are no containers (``passes.trees``) are left alone.
     """
     if weight == 1:
         return outputs
 
-    def scaled(tensor: Tensor) -> Any:
-        return _Scaled.apply(tensor, weight) if tensor.requires_grad else tensor
+    def scaled(value: Any) -> Any:
+        return _Scaled.apply(value, weight) if isinstance(value, Tensor) and value.requires_grad else value
 
-    return tree_map_only(Tensor, scaled, outputs)
+    return tree_map(scaled, outputs)
 
 
 class _Scaled(torch.autograd.Function):

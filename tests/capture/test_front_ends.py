@@ -122,6 +122,8 @@ def test_a_model_of_several_inputs() -> None:
         def forward(self, images: Tensor, others: Tensor, *, scale: float, bias: float = 0.0) -> Tensor:
             return self.body(images) * scale + self.body(others) + bias
 
-    with pytest.raises(ValueError, match=r"^Pairwise\.forward takes 3 inputs \(images, others, scale\), and can't be"):
+    with pytest.raises(
+        ValueError, match=r"^Pairwise\.forward\(images, others, \*, scale, bias=0\.0\) can't be called so: missing"
+    ):
         build_pair(Pairwise(), torch.zeros(IMAGES))
     assert build_pair(Pairwise(), torch.zeros(IMAGES), submodule="body").report.model == "Tiny"

@@ -6,44 +6,59 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from lowmode_fx.capture.inputs import ModelInputs
+from lowmode_fx.capture.paths import map_at, value_at
 
 
 class ImageArguments:
     """The arguments that held images in the example, by place and by name."""
 
     def __init__(self, inputs: ModelInputs) -> None:
-        args, kwargs = inputs.call([leaf.is_image for leaf in inputs.leaves])
-        self._places = frozenset(place for place, value in enumerate(args) if True in tree_leaves(value))
-        self._names = frozenset(
-            {inputs.parameters[place] for place in self._places}
-            | {name for name, value in kwargs.items() if True in tree_leaves(value)}
-        )
+        self._paths = inputs.image_paths
+        self._sides = inputs.image.shape[2:]
+        self._places = {leaf.place for leaf in inputs.leaves}
+        self._names = {leaf.path[0] for leaf in inputs.leaves}
 
     def map(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], function: Callable[[Tensor], Tensor]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The call with ``function`` of its images ``(N, C, *S)``."""
+        """The call with ``function`` of its images ``(N, C, *S)``.
+
+        Raises ``ValueError`` where another argument, which the example didn't have, holds images of their size.
+        """
 
         def changed(value: Any) -> Any:
-            return function(value) if _may_be_images(value) else value
+            return function(value) if isinstance(value, Tensor) else value
 
-        return (
-            tuple(tree_map(changed, value) if place in self._places else value for place, value in enumerate(args)),
-            {name: tree_map(changed, value) if name in self._names else value for name, value in kwargs.items()},
-        )
+        self._check_others(args, kwargs)
+        places, names = list(args), dict(kwargs)
+        for name, place, within in self._paths:
+            if place is not None and place < len(places):
+                places[place] = map_at(places[place], within, changed)
+            elif name in names:
+                names[name] = map_at(names[name], within, changed)
+        return tuple(places), names
 
     def sides(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
         """Spatial sizes ``(*S)`` of the call's first images."""
         return tuple(next(self._images(args, kwargs)).shape[2:])
 
     def _images(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
-        values = [value for place, value in enumerate(args) if place in self._places]
-        values += [value for name, value in kwargs.items() if name in self._names]
-        return (leaf for leaf in tree_leaves(values) if _may_be_images(leaf))
+        for name, place, within in self._paths:
+            if place is not None and place < len(args):
+                yield value_at(args[place], within)
+            elif name in kwargs:
+                yield value_at(kwargs[name], within)
 
-
-def _may_be_images(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and 3 <= value.ndim <= 5
+    def _check_others(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        others = [(f"argument {place}", value) for place, value in enumerate(args) if place not in self._places]
+        others += [(name, value) for name, value in kwargs.items() if name not in self._names]
+        for name, value in others:
+            for leaf in tree_leaves(value):
+                if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.shape[2:] == self._sides:
+                    raise ValueError(
+                        f"{name} is {tuple(leaf.shape)}, as large as the images that low-mode makes smaller, and the "
+                        "example didn't have it; build the modes with an example of this call"
+                    )

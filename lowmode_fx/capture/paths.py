@@ -1,0 +1,46 @@
+"""A value inside a call's arguments, by the keys and places that lead to it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+#: In a path, every element of a list or tuple.
+EACH = "*"
+
+
+def value_at(tree: Any, path: Sequence[Any]) -> Any:
+    """What stands at ``path``, of several the first. Raises ``LookupError`` or ``AttributeError`` where nothing does."""
+    for key in path:
+        tree = _get(tree, 0 if key is EACH else key)
+    return tree
+
+
+def map_at(tree: Any, path: Sequence[Any], function: Callable[[Any], Any]) -> Any:
+    """The same structure with ``function`` of what stands at ``path``; raises as ``value_at`` does."""
+    if not path:
+        return function(tree)
+    key, *rest = path
+    if key is EACH:
+        return _rebuilt(tree, [map_at(each, rest, function) for each in tree])
+    value = map_at(_get(tree, key), rest, function)
+    if isinstance(tree, Mapping):
+        changed: Any = dict(tree) if type(tree) is dict else copy.copy(tree)
+        changed[key] = value
+        return changed
+    if isinstance(key, str):
+        return tree._replace(**{key: value}) if isinstance(tree, tuple) else dataclasses.replace(tree, **{key: value})
+    values = list(tree)
+    values[key] = value
+    return _rebuilt(tree, values)
+
+
+def _get(tree: Any, key: Any) -> Any:
+    is_field = isinstance(key, str) and not isinstance(tree, Mapping)
+    return getattr(tree, key) if is_field else tree[key]
+
+
+def _rebuilt(sequence: Any, values: list[Any]) -> Any:
+    return sequence._make(values) if hasattr(sequence, "_make") else type(sequence)(values)

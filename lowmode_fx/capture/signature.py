@@ -1,0 +1,92 @@
+"""Calls of a model's ``forward``: bound to its parameters, and written as another call of it was."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from inspect import BoundArguments, Parameter, Signature
+from typing import Any
+
+from torch import nn
+
+_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+#: Of compiled code, which tells no parameters.
+_ANYTHING = Signature([Parameter("input", Parameter.VAR_POSITIONAL), Parameter("options", Parameter.VAR_KEYWORD)])
+
+
+def bind_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> BoundArguments:
+    """The call by its parameters, defaults among them. Raises ``ValueError`` where ``forward`` doesn't take it."""
+    try:
+        signature = inspect.signature(model.forward)
+    except ValueError:
+        signature = _ANYTHING
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        try:  # a decorator may take other arguments than the function that it stands for
+            bound = inspect.signature(model.forward, follow_wrapped=False).bind(*args, **kwargs)
+        except TypeError:
+            kind = type(model).__name__
+            raise ValueError(f"{kind}.forward({_parameters(signature)}) can't be called so: {error}") from None
+    bound.apply_defaults()
+    return bound
+
+
+def respell(bound: BoundArguments, positional: int, keywords: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same call with so many positional arguments, and these keywords.
+
+    Raises ``KeyError`` where it can't be written so: what is left over is no default.
+    """
+    by_place: list[tuple[str, Any]] = []
+    by_name: dict[str, Any] = {}
+    for name, parameter in bound.signature.parameters.items():
+        value = bound.arguments[name]
+        if parameter.kind is Parameter.VAR_POSITIONAL:
+            by_place += [("", each) for each in value]
+        elif parameter.kind is Parameter.VAR_KEYWORD:
+            by_name |= value
+        else:
+            by_name[name] = value
+            if parameter.kind in _POSITIONAL:
+                by_place.append((name, value))
+    if len(by_place) < positional:
+        raise KeyError(positional)
+    given = {name for name, _ in by_place[:positional]} | set(keywords)
+    for name, value in (*by_place[positional:], *by_name.items()):
+        if name not in given and not (name in bound.signature.parameters and is_same(value, _default(bound, name))):
+            raise KeyError(name)
+    return tuple(value for _, value in by_place[:positional]), {name: by_name[name] for name in keywords}
+
+
+def positional_names(bound: BoundArguments, positional: int) -> list[str]:
+    """Names of so many positional arguments: their parameters', or numbered ones after ``*args``'s own name."""
+    parameters = bound.signature.parameters.values()
+    names = [each.name for each in parameters if each.kind in _POSITIONAL]
+    rest = next((each.name for each in parameters if each.kind is Parameter.VAR_POSITIONAL), "")
+    return [names[place] if place < len(names) else f"{rest}.{place - len(names)}" for place in range(positional)]
+
+
+def place_of(bound: BoundArguments, name: str) -> int | None:
+    """Where the argument of this name stands among positional ones; ``None`` where it can't."""
+    names = [each.name for each in bound.signature.parameters.values() if each.kind in _POSITIONAL]
+    return names.index(name) if name in names else None
+
+
+def is_same(ours: Any, theirs: Any) -> bool:
+    """Whether two values that are no tensors mean the same to a model."""
+    if ours is theirs:
+        return True
+    try:
+        return type(ours) is type(theirs) and bool(ours == theirs)
+    except (RuntimeError, TypeError, ValueError):  # arrays, which compare element by element
+        return False
+
+
+def _default(bound: BoundArguments, name: str) -> Any:
+    return bound.signature.parameters[name].default
+
+
+def _parameters(signature: Signature) -> str:
+    """The parameters alone, without their types: ``images, *, scale=1.0``."""
+    plain = [each.replace(annotation=Parameter.empty) for each in signature.parameters.values()]
+    return " ".join(str(Signature(plain))[1:-1].split())
