@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lowmode_fx.train.plots import COLOURS
+from lowmode_fx.utils.tables import markdown_table
 
 
 @dataclass(frozen=True)
@@ -90,22 +91,18 @@ def _between(points: Sequence[tuple[float, float]], x: float) -> float:
 def table(rows: Mapping[str, Any], network: str) -> str:
     """Markdown: one line an arm."""
     found = lines(rows, network)
-    head = (
-        "| configuration | low step / full | time, full epochs | at float32's price | test accuracy, % | "
-        "full-mode in the same time, % | full-mode needs, epochs |\n|:--|--:|--:|--:|--:|--:|--:|"
-    )
+    head = ("configuration", "low step / full", "time, full epochs", "at float32's price", "test accuracy, %")
+    head += ("full-mode in the same time, %", "full-mode needs, epochs")
     prices = rows[f"{network} / study"]["prices"]
     body = []
     for line in found:
         price = prices.get(line.arm, {}).get("median")
         spread = "" if math.isnan(line.error) else f" ± {100 * line.error:.2f}"
-        body.append(
-            f"| {line.arm} | {'' if price is None else f'{price:.2f}'} | {line.time:.2f} | "
-            f"{'' if math.isnan(line.exact_time) else f'{line.exact_time:.2f}'} | "
-            f"{100 * line.accuracy:.2f}{spread} (n = {line.seeds}) | "
-            f"{_percent(full_accuracy(found, line.time))} | {_number(full_time(found, line.accuracy))} |"
-        )
-    return "\n".join([head, *body])
+        exact = "" if math.isnan(line.exact_time) else f"{line.exact_time:.2f}"
+        cells = [line.arm, "" if price is None else f"{price:.2f}", f"{line.time:.2f}", exact]
+        cells += [f"{100 * line.accuracy:.2f}{spread} (n = {line.seeds})"]
+        body.append([*cells, _percent(full_accuracy(found, line.time)), _number(full_time(found, line.accuracy))])
+    return markdown_table(head, body)
 
 
 def _percent(value: float) -> str:

@@ -23,6 +23,7 @@ from lowmode_fx import LowModeConfig, build_pair, count_step_flops
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.tuning.sensitivity import cosines
 from lowmode_fx.tuning.trials import Probe
+from lowmode_fx.utils.tables import markdown_table
 
 #: The two measurements, as rows name them.
 KINDS = ("worth by gradients", "worth in rehearsal")
@@ -68,15 +69,11 @@ def measure(probe: Probe, config: LowModeConfig, steps: int) -> dict[str, Any]:
 
 def table(rows: dict[str, Any]) -> str:
     """Markdown: a low-mode a line; arrows go from half of the steps to all of them."""
-    lines = [
-        "| low-mode | low / full macs | cosine | worth by gradients | worth in rehearsal |",
-        "|:--|--:|--:|--:|--:|",
-    ]
+    lines = []
     for key, row in rows.items():
         worth = (" → ".join(f"{each:.2f}" for each in row[kind]) for kind in KINDS)
-        cells = (key.partition(" / ")[2], f"{row['low / full macs']:.2f}", f"{row['cosine']:.2f}", *worth)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append((key.partition(" / ")[2], f"{row['low / full macs']:.2f}", f"{row['cosine']:.2f}", *worth))
+    return markdown_table(("low-mode", "low / full macs", "cosine", *KINDS), lines)
 
 
 def main() -> None:

@@ -46,12 +46,12 @@ def step_table(rows: Mapping[str, Any]) -> str:
 
 
 def ddp_table(rows: Mapping[str, Any]) -> str:
-    lines = ["| processes | threads each | lost to the runner, % | quartiles, % |\n|--:|--:|--:|--:|"]
+    lines = []
     for row in of_part(rows, "ddp").values():
         low, high = (100 * (row["net / graph"][quartile] - 1) for quartile in ("q1", "q3"))
-        lost = 100 * row["lost to the runner"]
-        lines.append(f"| {row['ranks']} | {row['threads a rank']} | {lost:.1f} | {low:.1f} to {high:.1f} |")
-    return "\n".join(lines)
+        lost = f"{100 * row['lost to the runner']:.1f}"
+        lines.append((str(row["ranks"]), str(row["threads a rank"]), lost, f"{low:.1f} to {high:.1f}"))
+    return markdown_table(("processes", "threads each", "lost to the runner, %", "quartiles, %"), lines, left=0)
 
 
 def report(rows: Mapping[str, Any], path: Path) -> None:

@@ -12,6 +12,8 @@ from torch import fx
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from passes.wording import sides
+
 CONVOLUTION, NORM, ELEMENTWISE = "convolution+matmul", "norm", "elementwise"
 POOLING, OPTIMIZER, OTHER = "weight pooling", "optimizer", "other"
 GROUPS = (CONVOLUTION, NORM, ELEMENTWISE, POOLING, OPTIMIZER, OTHER)
@@ -132,7 +134,7 @@ def _by_shape(events: Any) -> Iterator[tuple[str, float]]:
     """(name and shapes of the inputs, microseconds) of each operator on the CPU that makes values."""
     for event in events:
         if event.device_type == DeviceType.CPU and not _OTHER.search(event.name):
-            shapes = ("×".join(map(str, shape)) for shape in event.input_shapes or () if shape)
+            shapes = (sides(shape) for shape in event.input_shapes or () if shape)
             yield " ".join((event.name, *shapes)), event.self_cpu_time_total
 
 

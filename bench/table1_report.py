@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from bench.table1_recipe import ARMS, FULL, LOW
 from lowmode_fx.train.plots import COLOURS
+from lowmode_fx.utils.tables import markdown_table
 
 #: Table 1: errors in % of full-mode and low-mode, change of the total time and price of a low iteration in %.
 PAPER = {"resnet18": ("ResNet-18", 6.7, 6.9, -18, 37), "resnet50": ("ResNet-50", 6.3, 6.4, -23, 39)}
@@ -66,19 +67,17 @@ def total_time(rows: Mapping[str, Any], name: str, arm: str, gpu: bool) -> float
 
 def table(rows: Mapping[str, Any], gpu: bool) -> str:
     """Markdown: the paper's Table 1 with ours below each row; errors in %, of the last epoch, mean over the seeds."""
-    head = (
-        "| network | | full-mode | low-mode | full-mode in the same time | resolution only | total time | low / full |"
-    )
-    lines = [head, "|:--|:--|--:|--:|--:|--:|--:|--:|"]
+    head = ("network", "", "full-mode", "low-mode", "full-mode in the same time", "resolution only")
+    lines = []
     for name in networks(rows):
         title, full, low, saved, iteration = PAPER[STANDS_FOR.get(name, name)]
-        lines.append(f"| {title} | paper | {full} | {low} | | | {_signed(saved)} % | {iteration} % |")
-        errors = " | ".join(_error(of_arm(rows, name, arm)) for arm in ARMS)
+        lines.append((title, "paper", f"{full}", f"{low}", "", "", f"{_signed(saved)} %", f"{iteration} %"))
+        errors = (_error(of_arm(rows, name, arm)) for arm in ARMS)
         ratio = total_time(rows, name, LOW, gpu)
         change = "" if math.isnan(ratio) else f"{_signed(100 * (ratio - 1))} %"
         price = low_price(rows, name, LOW)
-        lines.append(f"| {name} | here | {errors} | {change} | {f'{100 * price:.0f} %' if price else ''} |")
-    return "\n".join(lines)
+        lines.append((name, "here", *errors, change, f"{100 * price:.0f} %" if price else ""))
+    return markdown_table((*head, "total time", "low / full"), lines, left=2)
 
 
 def _error(records: Sequence[Mapping[str, Any]]) -> str:

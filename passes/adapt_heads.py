@@ -16,6 +16,7 @@ from passes.checks import full_shapes_known
 from passes.find_maps import is_map
 from passes.match import max_pool_sites, module_path
 from passes.shapes import full_shape
+from passes.wording import sides
 
 _AVG_POOL = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 _MODULES: tuple[tuple[type[nn.Module], int], ...] = ((nn.AvgPool1d, 1), (nn.AvgPool2d, 2), (nn.AvgPool3d, 3))
@@ -72,7 +73,7 @@ def _scale(graph: fx.Graph, node: fx.Node, factor: float) -> None:
 
 
 def _change(name: str, node: fx.Node, kind: str, kernel: tuple[int, ...]) -> Change:
-    return Change(name, node.name, f"{kind} pool {'×'.join(map(str, kernel))}", f"global {kind} pool")
+    return Change(name, node.name, f"{kind} pool {sides(kernel)}", f"global {kind} pool")
 
 
 def _avg_pool_arguments(graph_module: fx.GraphModule, node: fx.Node) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from passes.errors import PassError
 from passes.find_maps import find_flatten, find_map
 from passes.match import module_path
 from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, propagate_shapes
+from passes.wording import sides
 
 
 def misfit(error: ShapeError, context: PassContext) -> PassError:
     """The refusal of a graph that can't run on low-mode's images."""
     flatten = find_flatten(error)
     if flatten is not None:
-        wanted = "×".join(map(str, full_shape(flatten.all_input_nodes[0])[1:]))
+        wanted = sides(full_shape(flatten.all_input_nodes[0])[1:])
         return PassError(
             f"{place(error.node)} takes a flattened map of fixed size ({wanted} in full-mode), but low-mode gives "
             f"{_shapes(error.inputs)}; set adapt_head=True to resize the map to its full-mode size there"
@@ -30,11 +31,11 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
         what = "low-mode does not fit the model"
     except ShapeError:
         sizes = next(value.shape[2:] for value in context.inputs if value.ndim > 2)
-        what = f"the model itself can't take {'×'.join(map(str, sizes))} inputs"
+        what = f"the model itself can't take {sides(sizes)} inputs"
     source = find_map(error)
     resize = ""
     if source is not None:
-        size = "×".join(map(str, full_shape(source)[2:]))
+        size = sides(full_shape(source)[2:])
         resize = f", set adapt_head=True to resize the map behind {place(source)} to its full-mode {size}"
     return PassError(
         f"{what}: at {place(error.node)}, given {_shapes(error.inputs)}: {cause}; try an input size that halves more "
@@ -75,4 +76,4 @@ def place(node: fx.Node) -> str:
 
 def _shapes(shapes: Sequence[ShapeTree]) -> str:
     shown = [shape for shape in shapes if isinstance(shape, Shape)]
-    return " and ".join("×".join(map(str, shape)) for shape in shown) or "no tensor"
+    return " and ".join(map(sides, shown)) or "no tensor"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from passes.errors import PassError
+from passes.wording import near_matches_hint
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -29,9 +29,6 @@ def select_names(names: Sequence[str], patterns: Iterable[str], argument: str, k
 
 
 def _no_match(names: Sequence[str], pattern: str, argument: str, kind: str) -> str:
-    unique = list(dict.fromkeys(names))
-    if not unique:
+    if not names:
         return f"{argument}: {pattern!r} matches nothing, for this model has no {kind}"
-    near = difflib.get_close_matches(pattern, unique, n=4, cutoff=0.3) or unique[:4]
-    more = f" (of {len(unique)})" if len(unique) > len(near) else ""
-    return f"{argument}: {pattern!r} matches no {kind}; near matches: {', '.join(near)}{more}"
+    return f"{argument}: {pattern!r} matches no {kind}; {near_matches_hint(pattern, names)}"

@@ -16,6 +16,7 @@ from passes.match import module_path
 from passes.misfits import failed_transform, misfit, unequal_branches
 from passes.pool_weights import is_custom_transform
 from passes.shapes import ShapeError, full_shape, node_shape, propagate_shapes, record_shapes
+from passes.wording import sides
 
 #: How a map with so many spatial sides is interpolated.
 SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -71,9 +72,9 @@ def _resize(graph_module: fx.GraphModule, error: ShapeError) -> fx.Node:
         source.replace_all_uses_with(resized, delete_user_cb=lambda user: user is not resized)
         _move_sites(graph_module, source, resized)
     graph_module.recompile()
-    site, shown = flatten or source, "×".join(map(str, size))
+    site = flatten or source
     name = str(site.target) if site.op == "call_module" else module_path(site) or site.name
-    resized.meta["resized"] = Change(name, site.name, "low-mode map", f"resized to {shown}")
+    resized.meta["resized"] = Change(name, site.name, "low-mode map", f"resized to {sides(size)}")
     return resized
 
 

@@ -13,6 +13,7 @@ from passes.errors import PassError
 from passes.resize_head import SMOOTH
 from passes.shapes import Shape, node_shape, record_shape
 from passes.trees import tree_flatten, tree_unflatten
+from passes.wording import sides
 
 
 @graph_pass(requires=[outputs_alike])
@@ -29,7 +30,7 @@ def restore_output(graph_module: fx.GraphModule, context: PassContext) -> PassRe
         raise PassError("restore_output: low-mode returns another structure than full-mode; leave it False")
     sizes = [_sizes(ours, theirs) for ours, theirs in zip(expected, found, strict=True)]
     changes = tuple(
-        Change(f"output {index}", "output", "×".join(map(str, found[index][2:])), "×".join(map(str, size)))
+        Change(f"output {index}", "output", sides(found[index][2:]), sides(size))
         for index, size in enumerate(sizes)
         if size
     )

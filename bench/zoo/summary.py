@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.zoo.record import Record
+from lowmode_fx.utils.tables import csv_table, markdown_table
 
 _COLUMNS = (
     *("name", "family", "status", "front_end", "parameters", "pooled_convs", "full_macs", "low_macs", "ratio"),
@@ -104,37 +103,32 @@ def summary_lines(records: Sequence[Record]) -> list[str]:
 def to_markdown(records: Sequence[Record]) -> str:
     """The summary, then a row a family, then each model without a right pair, or for whole images, with its reason."""
     models = [record for record in records if record.poolable]
-    lines = [*(f"- {line}" for line in summary_lines(records)), ""]
-    lines += [
-        "| family | models | right | median low / full macs | median kernels pooled |",
-        "| :-- | --: | --: | --: | --: |",
-    ]
+    parts = ["\n".join(f"- {line}" for line in summary_lines(records))]
+    lines = []
     for family in sorted({record.family for record in models}):
         members = [record for record in models if record.family == family]
         right = [record for record in members if record.status == "right"]
         ratio = f"{statistics.median(record.ratio for record in right):.3f}" if right else ""
         pooled = f"{statistics.median(record.pooled_convs for record in right):.0f}" if right else ""
-        lines.append(f"| {family} | {len(members)} | {len(right)} | {ratio} | {pooled} |")
+        lines.append((family, str(len(members)), str(len(right)), ratio, pooled))
+    parts.append(
+        markdown_table(("family", "models", "right", "median low / full macs", "median kernels pooled"), lines)
+    )
     failed = [record for record in models if record.status != "right"]
     if failed:
-        lines += ["", "| no right pair | status | reason |", "| :-- | :-- | :-- |"]
-        lines += [f"| {record.name} | {record.status} | {record.reason.replace('|', '¦')} |" for record in failed]
+        reasons = [(record.name, record.status, record.reason) for record in failed]
+        parts.append(markdown_table(("no right pair", "status", "reason"), reasons, left=3))
     whole = [record for record in models if record.status == "right" and record.kind == "whole"]
     if whole:
-        lines += ["", "| whole images only | low / full macs | reason |", "| :-- | --: | :-- |"]
-        lines += [f"| {each.name} | {each.ratio:.3f} | {each.reason.replace('|', '¦')} |" for each in whole]
-    return "\n".join(lines) + "\n"
+        ratios = [(each.name, f"{each.ratio:.3f}", each.reason) for each in whole]
+        parts.append(markdown_table(("whole images only", "low / full macs", "reason"), ratios, left=3))
+    return "\n\n".join(parts) + "\n"
 
 
 def to_csv(records: Sequence[Record]) -> str:
     """One row a model."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for record in records:
-        values = {name: getattr(record, name) for name in _COLUMNS}
-        writer.writerow({**values, "ratio": round(record.ratio, 4)}.values())
-    return stream.getvalue()
+    rows = ({name: getattr(record, name) for name in _COLUMNS} for record in records)
+    return csv_table(_COLUMNS, [list({**row, "ratio": round(row["ratio"], 4)}.values()) for row in rows]) + "\n"
 
 
 def by_zoo(records: list[Record]) -> dict[str, list[Record]]:

@@ -12,7 +12,7 @@ EACH = "*"
 
 
 def value_at(tree: Any, path: Sequence[Any]) -> Any:
-    """What stands at ``path``, of several the first. Raises ``LookupError`` or ``AttributeError`` where nothing does."""
+    """What stands at ``path``, of several the first; ``LookupError`` or ``AttributeError`` where nothing does."""
     for key in path:
         tree = _get(tree, 0 if key is EACH else key)
     return tree

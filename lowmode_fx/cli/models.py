@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import sys
@@ -13,6 +12,8 @@ from typing import Any
 import timm
 import torchvision
 from torch import nn
+
+from passes.wording import near_matches
 
 DEFAULT_IMAGE_SIZE = 224
 
@@ -104,6 +105,6 @@ def _parameters(function: Callable[..., Any]) -> set[str]:
 
 
 def _unknown(name: str, known: Sequence[str], what: str) -> str:
-    near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    near = near_matches(name, known)
     hint = f"near matches: {', '.join(near)}" if near else "see timm.list_models(), or give package.module:callable"
     return f"model {name!r}: {what}; {hint}"

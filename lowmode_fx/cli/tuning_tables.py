@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from lowmode_fx.tuning.search import Candidate
 from lowmode_fx.tuning.sensitivity import ModelProbe
 from lowmode_fx.tuning.tune import Tuning
 from lowmode_fx.utils.atomic import write_atomically
+from lowmode_fx.utils.tables import csv_table, rendered, text_table
 
 _SAVED, _LOST = "#0f62fe", "#d97706"
 _BAR = 24  # characters of the longest bar of a table
@@ -25,13 +21,11 @@ _BAR = 24  # characters of the longest bar of a table
 
 def tuning_table(tuning: Tuning, most: int = 16) -> str:
     """Every candidate, the best first: price and worth of a low step, and the time of the plan with it."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("low-mode", no_wrap=True)
-    for title in ("low step / full", "worth by gradients", "in rehearsal", "weight", "low + full epochs", "time"):
-        table.add_column(title, justify="right", no_wrap=True)
+    head = ("low-mode", "low step / full", "worth by gradients", "in rehearsal", "weight", "low + full epochs", "time")
+    table = text_table(head)
     for candidate in tuning.candidates[:most]:
         table.add_row(*_cells(candidate))
-    lines = [_text(table)]
+    lines = [rendered(table)]
     if len(tuning.candidates) > most:
         lines.append(f"… and {len(tuning.candidates) - most} that would take longer")
     lines += [f"refused: {name}: {reason}" for name, reason in tuning.refused]
@@ -57,13 +51,11 @@ def probe_text(name: str, probe: ModelProbe, style: str = "table") -> str:
     if style == "json":
         return json.dumps({"name": name, **asdict(probe)}, indent=2)
     if style == "csv":
-        rows = [",".join((s.name, s.kernel, s.pooled, f"{s.saved:.6g}", f"{s.lost:.6g}")) for s in probe.sites]
-        return "\n".join(["site,kernel,pooled,macs_saved,agreement_lost", *rows])
+        rows = [(s.name, s.kernel, s.pooled, f"{s.saved:.6g}", f"{s.lost:.6g}") for s in probe.sites]
+        return csv_table(("site", "kernel", "pooled", "macs_saved", "agreement_lost"), rows)
     if style != "table":
         raise ValueError(f"format is {style!r}; allowed: 'table', 'json', 'csv'")
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("site", "kernel", "pooled", "macs saved", "", "agreement lost", "±", ""):
-        table.add_column(title, justify="left" if title in ("site", "") else "right", no_wrap=True)
+    table = text_table(("site", "kernel", "pooled", "macs saved", "", "agreement lost", "±", ""))
     longest = [max((abs(value) for value in values), default=0) or 1 for values in _columns(probe)]
     for site in probe.sites:
         bars = [_bar(value / most) for value, most in zip((site.saved, site.lost), longest, strict=True)]
@@ -77,7 +69,7 @@ def probe_text(name: str, probe: ModelProbe, style: str = "table") -> str:
         f"({probe.pooled_macs:.3f}); two different full batches {probe.ceiling:.3f}",
         "each kernel pooled alone: macs saved, as a share of full-mode's, and cosine lost",
         "",
-        _text(table),
+        rendered(table),
     ]
     return "\n".join(lines)
 
@@ -114,11 +106,3 @@ def _columns(probe: ModelProbe) -> tuple[list[float], list[float]]:
 
 def _bar(share: float) -> str:
     return "█" * round(_BAR * share) if share >= 0 else "░" * round(-_BAR * share)
-
-
-def _text(table: Table) -> str:
-    console = Console(file=io.StringIO(), width=1000)
-    console.print(table, soft_wrap=True)
-    stream: Any = console.file
-    lines: Sequence[str] = stream.getvalue().rstrip().splitlines()
-    return "\n".join(line.rstrip() for line in lines)

@@ -32,6 +32,7 @@ from passes import (
 from passes.checks import check_poolable
 from passes.preserve import train_mode
 from passes.shapes import record_full_shapes
+from passes.wording import sides
 
 
 def low_mode_passes(config: LowModeConfig) -> tuple[GraphPass, ...]:
@@ -79,7 +80,7 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
         record_full_shapes(low.graph, full.graph)
         context = PassContext(full, captured.blank(inputs))
         run_passes(low, low_mode_passes(config), context)
-    sides, low_sides = captured.inputs.image.shape[2:], inputs.image.shape[2:]
+    full_sides, low_sides = captured.inputs.image.shape[2:], inputs.image.shape[2:]
     report = PairReport(
         model=type(model).__name__,
         front_end=captured.front_end.name,
@@ -87,7 +88,7 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
         input_shape=captured.inputs.image.shape,
         low_input_shape=inputs.image.shape,
         passes=tuple(context.reports),
-        notes=notes(sides, low_sides, config, context, low),
+        notes=notes(full_sides, low_sides, config, context, low),
         input_dtype=captured.inputs.image.dtype,
         leaf_modules=captured.leaf_modules,
         any_size=captured.front_end.any_size,
@@ -119,7 +120,7 @@ def _low_graph(captured: Captured, inputs: ModelInputs) -> fx.Graph:
     try:
         return captured.graph_for(inputs)
     except Exception as error:
-        size = "×".join(map(str, inputs.image.shape[2:]))
+        size = sides(inputs.image.shape[2:])
         cause = str(error).strip().splitlines()[0]
         raise PassError(
             f"torch.{captured.front_end.name} can't follow the model on {size} inputs: {cause}; try an input size that "

@@ -10,6 +10,7 @@ from lowmode_fx.lowering.config import LowModeConfig
 from passes import PassContext
 from passes.checks import output_node
 from passes.shapes import Shape, node_shape
+from passes.wording import sides
 
 
 def no_effect(config: LowModeConfig, context: PassContext) -> str:
@@ -25,12 +26,16 @@ def no_effect(config: LowModeConfig, context: PassContext) -> str:
 
 
 def notes(
-    sides: Sequence[int], low_sides: Sequence[int], config: LowModeConfig, context: PassContext, low: fx.GraphModule
+    full_sides: Sequence[int],
+    low_sides: Sequence[int],
+    config: LowModeConfig,
+    context: PassContext,
+    low: fx.GraphModule,
 ) -> tuple[str, ...]:
     """Sides that the ratio doesn't divide, options without an effect, and maps that are returned smaller."""
     found = []
-    if config.downsample_input and any(side % config.ratio for side in sides):
-        full, small = ("×".join(map(str, values)) for values in (sides, low_sides))
+    if config.downsample_input and any(side % config.ratio for side in full_sides):
+        full, small = sides(full_sides), sides(low_sides)
         found.append(f"{full} is not divisible by {config.ratio}: low-mode images are {small} (rounded up)")
     found += [no_effect(config, context)]
     if config.drop_maxpools in ("stem", "all") and not context.report("drop_maxpools").changes:
@@ -38,7 +43,7 @@ def notes(
     ours, theirs = (node_shape(output_node(each.graph)) for each in (context.full, low))
     maps = [shape for shape in (ours, theirs) if isinstance(shape, Shape) and len(shape) > 2]
     if not config.restore_output and len(maps) == 2 and maps[0] != maps[1]:
-        full, small = ("×".join(map(str, shape[2:])) for shape in maps)
+        full, small = (sides(shape[2:]) for shape in maps)
         found.append(
             f"low-mode returns maps of {small} where full-mode returns {full}; restore_output=True resizes them"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, ModePair
 from lowmode_fx.lowering.lower import lower_quietly, pair_of, warn_of
 from lowmode_fx.lowering.rung_names import rung_names
+from passes.wording import near_matches_hint
 
 
 def build_pair(
@@ -99,6 +99,5 @@ def _find_submodule(model: nn.Module, path: str) -> nn.Module:
         return model.get_submodule(path)
     except AttributeError:
         names = [name for name, _ in model.named_modules() if name]
-        near = difflib.get_close_matches(path, names, n=4, cutoff=0.3) or names[:4]
-        kind = type(model).__name__
-        raise ValueError(f"submodule: {kind} has no {path!r}; near matches: {', '.join(near)}") from None
+        kind, hint = type(model).__name__, near_matches_hint(path, names)
+        raise ValueError(f"submodule: {kind} has no {path!r}; {hint}") from None

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lowmode_fx.train.images import MemoryImages
 from lowmode_fx.train.progress import track
+from passes.wording import sides
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"})
 VAL_NAMES = ("test", "val", "valid", "validation")
@@ -126,7 +127,7 @@ class FolderImages:
 
     @property
     def size_text(self) -> str:
-        return f"{self.shape[1]}×{self.shape[2]}"
+        return sides(self.shape[1:])
 
     def __len__(self) -> int:
         return len(self.part.paths)
@@ -138,8 +139,8 @@ class FolderImages:
         path = self.part.paths[index]
         image = decode(path, self.size, self.shape[0])
         if tuple(image.shape) != self.shape:
-            other = f"{image.shape[1]}×{image.shape[2]}"
-            raise ValueError(f"{str(path)!r} is {other}, other images are {self.size_text}; give --image-size")
+            size = sides(image.shape[1:])
+            raise ValueError(f"{str(path)!r} is {size}, other images are {self.size_text}; give --image-size")
         return image
 
     def decode_all(self, what: str) -> MemoryImages:

@@ -12,6 +12,7 @@ from lowmode_fx.lowering.lower import pair_of
 from passes import PassError
 from passes.match import conv_sites
 from passes.shapes import Shape, node_shape
+from passes.wording import sides
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def stages(pair: ModePair) -> dict[str, tuple[str, ...]]:
     for site in conv_sites(pair.full):
         shape = node_shape(site.node)
         if site.name in pooled and isinstance(shape, Shape):
-            names = found.setdefault("×".join(map(str, shape[2:])), [])
+            names = found.setdefault(sides(shape[2:]), [])
             if site.name not in names:
                 names.append(site.name)
     return {size: tuple(names) for size, names in found.items()}

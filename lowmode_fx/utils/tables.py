@@ -24,7 +24,8 @@ def text_table(head: Sequence[str], *, left: int = 1) -> Table:
 def rendered(*parts: RenderableType) -> str:
     """Tables and lines as plain text, one below the other."""
     stream = io.StringIO()
-    console = Console(file=stream, width=_WIDTH)
+    # Names are taken at their word: neither brackets nor colons mean anything.
+    console = Console(file=stream, width=_WIDTH, markup=False, emoji=False, highlight=False)
     for part in parts:
         console.print(part, soft_wrap=True)
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())

@@ -1,0 +1,41 @@
+"""Sizes and near matches as messages spell them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from passes.wording import near_matches, near_matches_hint, sides
+
+STAGES = [f"layer{stage}.{block}.conv{conv}" for stage in (1, 2) for block in (0, 1) for conv in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "spelled"), [((3, 5), "3×5"), ([7], "7"), (torch.Size((2, 3, 4)), "2×3×4"), ((), "")]
+)
+def test_sizes_have_a_multiplication_sign_between_them(sizes: list[int], spelled: str) -> None:
+    assert sides(sizes) == spelled
+
+
+def test_near_matches_are_at_most_four_each_once_the_nearest_first() -> None:
+    found = near_matches("layer2.1.conv3", [*STAGES, *STAGES])
+    assert len(found) == 4 == len(set(found))
+    assert set(found[:2]) == {"layer2.1.conv1", "layer2.1.conv2"}
+
+
+def test_a_name_unlike_all_others_has_no_near_match() -> None:
+    assert near_matches("~~~~", STAGES) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "hint"),
+    [
+        ("conv3", ["conv1", "fc", "conv1"], "near matches: conv1 (of 2)"),
+        ("conv3", ["conv1", "conv2"], "near matches: conv2, conv1"),
+        ("~~~~", STAGES, f"near matches: {', '.join(STAGES[:4])} (of 8)"),
+    ],
+)
+def test_a_hint_tells_how_many_names_it_leaves_out_and_always_tells_some(
+    name: str, known: list[str], hint: str
+) -> None:
+    assert near_matches_hint(name, known) == hint
