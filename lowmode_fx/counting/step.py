@@ -1,4 +1,4 @@
-"""What a training step costs: forward and backward of both graphs, counted by torch on meta tensors."""
+"""What a training step costs in each mode: forward and backward of every graph, counted by torch on meta tensors."""
 
 from __future__ import annotations
 
@@ -11,65 +11,69 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from lowmode_fx.capture.train_mode import train_mode
-from lowmode_fx.counting.forward import example_inputs
-from lowmode_fx.lowering.ladder import ModePair
+from lowmode_fx.counting.forward import blank_inputs, full_first
+from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.mode import Mode
 from passes import propagate_shapes
 
 
-def count_step_flops(pair: ModePair) -> tuple[int, int]:
-    """flops per image (2 × macs) of forward + backward, as (full, low). Nothing is computed, nor the model changed.
+def count_step_flops(ladder: Ladder) -> tuple[int, ...]:
+    """flops per image (2 × macs) of forward + backward: full-mode's, then those of the low modes, the cheapest first.
 
-    Counts what torch's ``FlopCounterMode`` counts: convolutions, matrix products and attention.
+    So ``full, low = count_step_flops(pair)``. Nothing is computed, nor the model changed. Counts what torch's
+    ``FlopCounterMode`` counts: convolutions, matrix products and attention.
     """
-    meta = meta_pair(pair)
-    counts = []
-    for graph_module, images in zip((meta.full, meta.low), example_inputs(pair, "meta"), strict=True):
-        with train_mode(meta.model), FlopCounterMode(display=False, custom_mapping=_HANDLES) as counter:
-            outputs = [leaf for leaf in tree_leaves(graph_module(images)) if isinstance(leaf, Tensor)]
-            torch.autograd.backward([output.sum() for output in outputs if output.requires_grad])
-        counts.append(round(counter.get_total_flops() / images.shape[0]))
-    return counts[0], counts[1]
+    meta = meta_ladder(ladder)
+    return tuple(_per_image(ladder, _step_flops(meta, mode)) for mode in full_first(ladder))
 
 
-def count_forward_macs(pair: ModePair) -> tuple[int, int]:
-    """macs per image of one forward, as (full, low), counted as ``count_step_flops`` does; takes a second or so."""
+def count_forward_macs(ladder: Ladder) -> tuple[int, ...]:
+    """macs per image of one forward, in the order and the way of ``count_step_flops``; takes a second or so."""
     try:
-        return _forward_macs_on_meta(pair)
+        return _forward_macs_on_meta(ladder)
     except (RuntimeError, NotImplementedError):
-        return _forward_macs_on_fakes(pair)  # a forward that asks for a value, as a norm without momentum does
+        return _forward_macs_on_fakes(ladder)  # a forward that asks for a value, as a norm without momentum does
 
 
-def _forward_macs_on_meta(pair: ModePair) -> tuple[int, int]:
-    meta, counts = meta_pair(pair), []
-    for graph_module, images in zip((meta.full, meta.low), example_inputs(pair, "meta"), strict=True):
+def _step_flops(meta: Ladder, mode: Mode) -> int:
+    with train_mode(meta.model), FlopCounterMode(display=False, custom_mapping=_HANDLES) as counter:
+        found = tree_leaves(meta.graph(mode)(*blank_inputs(meta, mode, "meta")))
+        outputs = [leaf for leaf in found if isinstance(leaf, Tensor)]
+        torch.autograd.backward([output.sum() for output in outputs if output.requires_grad])
+    return int(counter.get_total_flops())
+
+
+def _forward_macs_on_meta(ladder: Ladder) -> tuple[int, ...]:
+    meta, counts = meta_ladder(ladder), []
+    for mode in full_first(ladder):
         counter = FlopCounterMode(display=False)
         with train_mode(meta.model), torch.no_grad(), counter:
-            graph_module(images)
-        counts.append(_macs_per_image(counter, images))
-    return counts[0], counts[1]
+            meta.graph(mode)(*blank_inputs(meta, mode, "meta"))
+        counts.append(_per_image(ladder, counter.get_total_flops() / 2))
+    return tuple(counts)
 
 
-def _forward_macs_on_fakes(pair: ModePair) -> tuple[int, int]:
+def _forward_macs_on_fakes(ladder: Ladder) -> tuple[int, ...]:
     counts = []
-    for graph_module, images in zip((pair.full, pair.low), example_inputs(pair), strict=True):
+    for mode in full_first(ladder):
         counter = FlopCounterMode(display=False)
-        with train_mode(pair.model):
-            propagate_shapes(graph_module, images, watch=counter)
-        counts.append(_macs_per_image(counter, images))
-    return counts[0], counts[1]
+        with train_mode(ladder.model):
+            propagate_shapes(ladder.graph(mode), *blank_inputs(ladder, mode), watch=counter)
+        counts.append(_per_image(ladder, counter.get_total_flops() / 2))
+    return tuple(counts)
 
 
-def _macs_per_image(counter: FlopCounterMode, images: Tensor) -> int:
-    return round(counter.get_total_flops() / 2 / images.shape[0])
+def _per_image(ladder: Ladder, count: float) -> int:
+    return round(count / ladder.inputs.image.shape[0])
 
 
-def meta_pair(pair: ModePair) -> ModePair:
-    """The pair over meta tensors: the same graphs, no memory, and nothing of the model can change."""
+def meta_ladder(ladder: Ladder) -> Ladder:
+    """The ladder over meta tensors: the same graphs, no memory, and nothing of the model can change."""
     memo: dict[int, Any] = {}
-    for tensor in (*pair.model.parameters(), *pair.model.buffers()):
+    for tensor in (*ladder.model.parameters(), *ladder.model.buffers()):
         empty = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(pair, memo)
+    return copy.deepcopy(ladder, memo)
 
 
 def _conv_backward_flops(
