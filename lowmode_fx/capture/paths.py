@@ -31,7 +31,9 @@ def map_at(tree: Any, path: Sequence[Any], function: Callable[[Any], Any]) -> An
         changed[key] = value
         return changed
     if isinstance(key, str):
-        return tree._replace(**{key: value}) if isinstance(tree, tuple) else dataclasses.replace(tree, **{key: value})
+        if isinstance(tree, tuple):
+            return tree._replace(**{key: value})  # type: ignore[attr-defined]
+        return dataclasses.replace(tree, **{key: value})
     values = list(tree)
     values[key] = value
     return _rebuilt(tree, values)

@@ -1,4 +1,4 @@
-"""``lowmode-fx draw MODEL``: a picture of both graphs, node by node."""
+"""``lowmode-fx draw MODEL``: a picture of the full and a low graph, node by node."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from lowmode_fx.cli.drawing import check_format, draw_pair, node_paths
+from lowmode_fx.cli.ladder_options import LadderOption, low_mode_configs, read_ladder, rung_pair
 from lowmode_fx.cli.options import (
     Channels,
     Classes,
     InputSize,
+    Low,
     ModelName,
     Preset,
     Submodule,
-    low_mode_config,
     low_mode_options,
     names_or_set,
 )
-from lowmode_fx.cli.report_command import model_pair
+from lowmode_fx.cli.report_command import model_ladder
 from lowmode_fx.lowering.ladder import ModePair
 from passes.match import conv_sites
 from passes.patterns import matches, select_names
@@ -34,6 +35,8 @@ _WHOLE, _BLOCK, _MOST = 40, 6, 400
 def draw(
     model: ModelName,
     low: Mapping[str, Any],
+    ladder: LadderOption = None,
+    mode: Annotated[str | None, Low(help="Of --ladder, the low mode to draw: r2. (default: the cheapest)")] = None,
     input_size: InputSize = None,
     in_chans: Channels = 3,
     num_classes: Classes = None,
@@ -44,19 +47,20 @@ def draw(
     ] = None,
     out: Annotated[Path, typer.Option(help="A .svg, .png or .pdf file.")] = Path("pair.svg"),
 ) -> None:
-    """Draw the full and the low graph side by side, with the parameters they share and what pools them.
+    """Draw the full and a low graph side by side, with the parameters they share and what pools them.
 
     A model of up to 40 nodes is drawn whole.
     """
     check_format(out)
-    pair = model_pair(model, low_mode_config(preset, **low), input_size, in_chans, num_classes, submodule)
+    configs = low_mode_configs(preset, read_ladder(ladder) if ladder else None, low)
+    pair = rung_pair(model_ladder(model, configs, input_size, in_chans, num_classes, submodule), mode)
     label, shown = choose_part(pair, part)
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = draw_pair(pair, shown, out, f"{model}{label and f': {label}'}")
     drawn = [row.low for row in rows if row.low]
     pooled = sum(box.kernel is not None and box.kernel.pooled is not None for box in drawn)
     dropped = sum(box.kind == "ghost" for box in drawn)
-    typer.echo(f"{out}: {len(shown)} nodes, {pooled} with a pooled kernel, {dropped} dropped in low-mode")
+    typer.echo(f"{out}: {len(shown)} nodes, {pooled} with a pooled kernel, {dropped} dropped in {pair.modes[0]}-mode")
 
 
 def choose_part(pair: ModePair, part: str | None = None) -> tuple[str, frozenset[str]]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -13,73 +14,106 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from lowmode_fx.counting.forward import FlopReport
-from lowmode_fx.lowering.ladder import ModePair
+from lowmode_fx.counting.forward import FlopReport, LayerFlops
+from lowmode_fx.lowering.ladder import Ladder, ModePair
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.report import PairReport
 
 ReportFormat = Literal["table", "markdown", "json", "csv"]
-_HEADER = ("layer", "full kernel", "low kernel", "full Mmacs", "low Mmacs", "low / full")
-_COLUMNS = ("layer", "full_kernel", "low_kernel", "full_macs", "low_macs", "ratio")
+_FULL = str(Mode.FULL)
+_TITLES = (" kernel", " Mmacs", " / full")
 
 
-def render_report(name: str, pair: ModePair, flops: FlopReport, style: ReportFormat = "table") -> str:
-    """The report of a pair as text: totals, one row a layer, what was changed and what was skipped and why.
+def render_report(name: str, ladder: Ladder, flops: FlopReport, style: ReportFormat = "table") -> str:
+    """The report of a ladder as text: totals, one row a layer, what was changed and what was skipped and why.
 
     Raises ``ValueError`` for an unknown ``style``.
     """
     if style == "json":
-        return json.dumps(report_dict(name, pair, flops), indent=2, default=str)
+        return json.dumps(report_dict(name, ladder, flops), indent=2, default=str)
     if style == "csv":
         return _csv(flops)
     if style == "markdown":
-        return _markdown(name, pair, flops)
+        return _markdown(name, ladder, flops)
     if style != "table":
         raise ValueError(f"format is {style!r}; allowed: 'table', 'markdown', 'json', 'csv'")
-    return _table(name, pair, flops)
+    return _table(name, ladder, flops)
 
 
-def report_dict(name: str, pair: ModePair, flops: FlopReport) -> dict[str, Any]:
-    """Everything that is known of the pair, as plain values; macs are per image."""
-    report = pair.report
+def report_dict(name: str, ladder: Ladder, flops: FlopReport) -> dict[str, Any]:
+    """Everything that is known of the ladder, as plain values; macs are per image.
+
+    ``rungs``: what was done for each low mode, by its name; of a pair the same under ``pair``, too.
+    """
+    rungs = {str(rung.mode): _plain(rung.report) for rung in ladder.rungs}
+    pair = {"pair": _plain(ladder.report)} if isinstance(ladder, ModePair) else {}
+    return {"name": name, **pair, "rungs": rungs, "flops": flops.to_dict()}
+
+
+def _plain(report: PairReport) -> dict[str, Any]:
     plain = {"input_dtype": str(report.input_dtype), "leaf_modules": [each.__name__ for each in report.leaf_modules]}
-    return {"name": name, "pair": {**asdict(report), **plain}, "flops": flops.to_dict()}
+    return {**asdict(report), **plain}
 
 
-def summary_lines(name: str, report: PairReport, flops: FlopReport) -> list[str]:
-    """What a reader wants first: sizes, totals, what was done to the low graph, and notes."""
-    full, low = ("×".join(map(str, shape[1:])) for shape in (report.input_shape, report.low_input_shape))
+def summary_lines(name: str, ladder: Ladder, flops: FlopReport) -> list[str]:
+    """What a reader wants first: sizes, totals, what was done for each low mode, and notes."""
+    first = ladder.rungs[0].report
+    shapes = {_FULL: first.input_shape} | {str(rung.mode): rung.report.low_input_shape for rung in ladder.rungs}
+    totals = [f"{_mega(flops.macs[mode])} Mmacs {mode} at {_sides(shape)}" for mode, shape in shapes.items()]
+    ratios = [f"{mode} / full = {ratio:.4f}" for mode, ratio in flops.ratios.items()]
     lines = [
-        f"{name}: {_mega(flops.full_macs)} Mmacs full at {full}, {_mega(flops.low_macs)} Mmacs low at {low}, "
-        f"low / full = {flops.ratio:.4f} (per image, forward)",
-        f"traced by {report.front_end}"
-        + (f" (not by {'; '.join(report.front_end_failures)})" * bool(report.front_end_failures)),
+        f"{name}: {', '.join(totals + ratios)} (per image, forward)",
+        f"traced by {first.front_end}"
+        + (f" (not by {'; '.join(first.front_end_failures)})" * bool(first.front_end_failures)),
     ]
+    notes = []
+    for rung in ladder.rungs:
+        of = f"{rung.mode}: " if len(ladder.rungs) > 1 else ""
+        lines += [f"{of}{line}" for line in _pass_lines(rung.report)]
+        notes += [f"note: {of}{note}" for note in rung.report.notes]
+    return lines + notes
+
+
+def _pass_lines(report: PairReport) -> Iterator[str]:
     for entry in report.passes:
         for (before, after), count in Counter((change.before, change.after) for change in entry.changes).items():
-            lines.append(f"{entry.name}: {count} × {before} → {after}")
+            yield f"{entry.name}: {count} × {before} → {after}"
         for reason, count in Counter(skip.reason for skip in entry.skips).items():
-            lines.append(f"{entry.name}: {count} left alone ({reason})")
-    return lines + [f"note: {note}" for note in report.notes]
+            yield f"{entry.name}: {count} left alone ({reason})"
 
 
-def _rows(flops: FlopReport) -> list[tuple[str, ...]]:
-    rows = [
-        (layer.name, layer.full, layer.low, _mega(layer.full_macs), _mega(layer.low_macs), _ratio(layer.ratio))
-        for layer in flops.layers
+def _columns(flops: FlopReport, kernel: str, macs: str, ratio: str) -> tuple[str, ...]:
+    """Titles: of every mode its kernel, then its macs, then of each low mode its share of full-mode's."""
+    full_first = (_FULL, *flops.modes[:-1])
+    sizes, counts = ([f"{mode}{what}" for mode in full_first] for what in (kernel, macs))
+    return ("layer", *sizes, *counts, *(f"{mode}{ratio}" for mode in flops.modes[:-1]))
+
+
+def _rows(flops: FlopReport, macs: Callable[[int], str], ratio: Callable[[float], str]) -> list[tuple[str, ...]]:
+    """A row a layer, and the total's, under ``_columns``; ``macs`` and ``ratio`` say how numbers are written."""
+    full_first = (_FULL, *flops.modes[:-1])
+    total = LayerFlops("total", {}, flops.macs)
+    return [
+        (
+            layer.name,
+            *(layer.kernels.get(mode, "") for mode in full_first),
+            *(macs(layer.macs[mode]) for mode in full_first),
+            *map(ratio, layer.ratios.values()),
+        )
+        for layer in (*flops.layers, total)
     ]
-    return [*rows, ("total", "", "", _mega(flops.full_macs), _mega(flops.low_macs), _ratio(flops.ratio))]
 
 
-def _table(name: str, pair: ModePair, flops: FlopReport) -> str:
+def _table(name: str, ladder: Ladder, flops: FlopReport) -> str:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for index, title in enumerate(_HEADER):
+    for index, title in enumerate(_columns(flops, *_TITLES)):
         table.add_column(title, justify="left" if index < 1 else "right", no_wrap=True)
-    *layers, total = _rows(flops)
-    for row in layers:
-        pooled = bool(row[1]) and row[1] != row[2]
+    *layers, total = _rows(flops, _mega, _ratio)
+    for row, layer in zip(layers, flops.layers, strict=True):
+        pooled = len(set(layer.kernels.values())) > 1
         table.add_row(*row, style="green" if pooled else "")
     table.add_row(*total, style="bold")
-    lines = [Text(line) for line in summary_lines(name, pair.report, flops)]
+    lines = [Text(line) for line in summary_lines(name, ladder, flops)]
     console = Console(file=io.StringIO(), width=1000)  # wider than any row: nothing is cut
     console.print(Group(*lines, Text(), table), soft_wrap=True)
     stream = console.file
@@ -87,21 +121,25 @@ def _table(name: str, pair: ModePair, flops: FlopReport) -> str:
     return stream.getvalue().rstrip()
 
 
-def _markdown(name: str, pair: ModePair, flops: FlopReport) -> str:
-    rule = [":--", *["--:"] * (len(_HEADER) - 1)]
-    rows = [_HEADER, rule, *_rows(flops)]
+def _markdown(name: str, ladder: Ladder, flops: FlopReport) -> str:
+    titles = _columns(flops, *_TITLES)
+    rule = [":--", *["--:"] * (len(titles) - 1)]
+    rows = [titles, rule, *_rows(flops, _mega, _ratio)]
     table = "\n".join("| " + " | ".join(cell for cell in row) + " |" for row in rows)
-    return "\n".join([*(f"- {line}" for line in summary_lines(name, pair.report, flops)), "", table])
+    return "\n".join([*(f"- {line}" for line in summary_lines(name, ladder, flops)), "", table])
 
 
 def _csv(flops: FlopReport) -> str:
+    columns = _columns(flops, "_kernel", "_macs", "_ratio")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for layer in flops.layers:
-        writer.writerow((layer.name, layer.full, layer.low, layer.full_macs, layer.low_macs, f"{layer.ratio:.6g}"))
-    writer.writerow(("total", "", "", flops.full_macs, flops.low_macs, f"{flops.ratio:.6g}"))
+    writer.writerow([*columns[:-1], "ratio"] if len(flops.modes) == 2 else columns)
+    writer.writerows(_rows(flops, str, "{:.6g}".format))
     return stream.getvalue().rstrip()
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape[1:]))
 
 
 def _mega(macs: int) -> str:

@@ -1,4 +1,4 @@
-"""What a forward costs: fvcore on both graphs, and a table of layers that adds up.
+"""What a forward costs in each mode: fvcore on every graph of a ladder, and a table of layers that adds up.
 
 fvcore is imported where it counts, so that training runs on machines without it.
 """
@@ -9,60 +9,114 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from lowmode_fx.counting.operators import COMPUTE_OPS, FREE_OPS
-from lowmode_fx.lowering.ladder import ModePair
-from passes import propagate_shapes
+from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.mode import Mode
 from passes.match import ConvSite, conv_sites
 from passes.preserve import copy_apart, preserve_attributes, train_mode
+from passes.shapes import node_shape
 
 Handle = Callable[[list[Any], list[Any]], float]
+_FULL = str(Mode.FULL)
 
 
 @dataclass(frozen=True)
 class LayerFlops:
-    """One row: a convolution, or all of one operator. ``full_macs`` and ``low_macs`` are per image."""
+    """One row: a convolution, or all of one operator, by the names of the modes: the cheapest first, ``full`` last.
+
+    ``kernels``: as ``3×3``; empty where the row is no convolution. ``macs``: per image.
+    """
 
     name: str
-    full: str
-    low: str
-    full_macs: int
-    low_macs: int
+    kernels: Mapping[str, str]
+    macs: Mapping[str, int]
+
+    @property
+    def full(self) -> str:
+        """The kernel in full-mode; empty where the row is no convolution."""
+        return self.kernels.get(_FULL, "")
+
+    @property
+    def low(self) -> str:
+        """The kernel in the cheapest mode; empty where the row is no convolution."""
+        return next(iter(self.kernels.values()), "")
+
+    @property
+    def full_macs(self) -> int:
+        """macs per image in full-mode."""
+        return self.macs[_FULL]
+
+    @property
+    def low_macs(self) -> int:
+        """macs per image in the cheapest mode."""
+        return next(iter(self.macs.values()))
 
     @property
     def ratio(self) -> float:
-        """low / full; ``nan`` where full-mode counts nothing."""
-        return self.low_macs / self.full_macs if self.full_macs else math.nan
+        """low_macs / full_macs; ``nan`` where full-mode counts nothing."""
+        return _share(self.low_macs, self.full_macs)
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Of each low mode, its macs over full-mode's; ``nan`` where full-mode counts nothing."""
+        return _shares(self.macs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        totals = {"full": self.full, "low": self.low, "full_macs": self.full_macs, "low_macs": self.low_macs}
+        return {"name": self.name, **totals, "kernels": dict(self.kernels), "macs": dict(self.macs)}
 
 
 @dataclass(frozen=True)
 class FlopReport:
-    """Multiply-adds per image of one forward in either mode; the layers add up to the totals.
+    """Multiply-adds per image of one forward in each mode; the layers add up to the totals.
 
-    ``free``: operators that count as zero, with the reason.
+    ``modes``: their names, the cheapest first, ``full`` last. ``free``: operators that count as zero, with the reason.
     """
 
-    full_macs: int
-    low_macs: int
+    modes: tuple[str, ...]
     layers: tuple[LayerFlops, ...]
     free: Mapping[str, str]
 
     @property
+    def macs(self) -> dict[str, int]:
+        """The total by mode's name."""
+        return {mode: sum(layer.macs[mode] for layer in self.layers) for mode in self.modes}
+
+    @property
+    def full_macs(self) -> int:
+        """The total of full-mode."""
+        return self.macs[_FULL]
+
+    @property
+    def low_macs(self) -> int:
+        """The total of the cheapest mode."""
+        return self.macs[self.modes[0]]
+
+    @property
     def ratio(self) -> float:
-        """low_macs / full_macs."""
-        return self.low_macs / self.full_macs
+        """low_macs / full_macs; ``nan`` where full-mode counts nothing."""
+        return _share(self.low_macs, self.full_macs)
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Of each low mode, its total over full-mode's; ``nan`` where full-mode counts nothing."""
+        return _shares(self.macs)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "ratio": self.ratio}
+        """Plain values, for JSON."""
+        totals = {"full_macs": self.full_macs, "low_macs": self.low_macs, "ratio": self.ratio, "macs": self.macs}
+        return {**totals, "layers": [layer.to_dict() for layer in self.layers], "free": dict(self.free)}
 
 
-def count_flops(pair: ModePair, *, handles: Mapping[str, Handle | None] | None = None) -> FlopReport:
-    """macs per image of both graphs, as fvcore counts them, on the sizes the pair was built for.
+def count_flops(ladder: Ladder, *, handles: Mapping[str, Handle | None] | None = None) -> FlopReport:
+    """macs per image of every mode's graph, as fvcore counts them, on the sizes that the ladder was built for.
 
     Each graph runs once on blank images; weights, buffers and RNG stay as they are. ``handles``: more fvcore handles,
     ``{"aten::op": handle}``; ``None`` as a handle says that the operator is free.
@@ -70,32 +124,48 @@ def count_flops(pair: ModePair, *, handles: Mapping[str, Handle | None] | None =
     Raises ``ValueError`` for an operator that is neither counted nor known to be free.
     """
     # fvcore traces with torch.jit, which meta tensors don't survive; a copy keeps what forwards write out of the model.
-    copied = copy_apart(pair, pair.model)
-    full_input, low_input = example_inputs(pair)
-    images = full_input.shape[0]
+    copied = copy_apart(ladder, ladder.model)
+    counts: dict[str, dict[str, float]] = {}
+    free: dict[str, str] = {}
     # Closures are no part of a copy, and generators may be anybody's.
-    with preserve_attributes(pair.model), train_mode(copied.model):
-        full, full_free = _count(copied.full, full_input, handles or {})
-        low, low_free = _count(copied.low, low_input, handles or {})
-    layers = (*_conv_rows(pair, full, low), *_operator_rows(full, low, images))
-    totals = (sum(layer.full_macs for layer in layers), sum(layer.low_macs for layer in layers))
-    return FlopReport(*totals, layers, {**full_free, **low_free})
+    with preserve_attributes(ladder.model), train_mode(copied.model):
+        for mode in full_first(ladder):
+            counts[str(mode)], skipped = _count(copied.graph(mode), blank_inputs(ladder, mode), handles or {})
+            free |= skipped
+    names = tuple(map(str, ladder.modes))
+    images = ladder.inputs.image.shape[0]
+    layers = (*_conv_rows(ladder, counts), *_operator_rows(names, counts, images))
+    return FlopReport(names, layers, free)
 
 
-def example_inputs(pair: ModePair, device: str | None = None) -> tuple[Tensor, Tensor]:
-    """Blank images ``(N, C, *S)`` and ``(N, C, *⌈S/r⌉)`` of the sizes that the pair was built for."""
-    like = next(pair.model.parameters(), torch.empty(0))
-    shapes = (pair.report.input_shape, pair.report.low_input_shape)
-    full, low = (torch.zeros(shape, dtype=like.dtype, device=device or like.device) for shape in shapes)
-    return full, low
+def blank_inputs(ladder: Ladder, mode: Mode, device: str | None = None) -> tuple[Tensor, ...]:
+    """Zeros for what the graph of a mode takes, of the sizes that the ladder was built for and the model's own type.
+
+    Images are ``(N, C, *S)`` in full-mode and ``(N, C, *⌈S/r⌉)`` in a low one. device: by default the model's own.
+    """
+    like = next((value for value in ladder.model.parameters() if value.is_floating_point()), torch.empty(0))
+    return ladder.mode_inputs(mode).blank(device or like.device, like.dtype)
+
+
+def full_first(ladder: Ladder) -> tuple[Mode, ...]:
+    """The modes as tables tell them: full-mode, then the low ones, the cheapest first."""
+    return (Mode.FULL, *ladder.modes[:-1])
+
+
+def _share(low: int, full: int) -> float:
+    return low / full if full else math.nan
+
+
+def _shares(macs: Mapping[str, int]) -> dict[str, float]:
+    return {mode: _share(count, macs[_FULL]) for mode, count in macs.items() if mode != _FULL}
 
 
 def _count(
-    graph_module: fx.GraphModule, images: Tensor, handles: Mapping[str, Handle | None]
+    graph_module: fx.GraphModule, inputs: tuple[Tensor, ...], handles: Mapping[str, Handle | None]
 ) -> tuple[dict[str, float], dict[str, str]]:
     from fvcore.nn import FlopCountAnalysis
 
-    analysis = FlopCountAnalysis(graph_module, images)
+    analysis = FlopCountAnalysis(graph_module, inputs)
     for name, handle in _HANDLES.items():
         analysis.set_op_handle(name, handle)
     for name, given in handles.items():
@@ -113,35 +183,37 @@ def _count(
     return counts, {name: FREE_OPS[name] for name in sorted(skipped)}
 
 
-def _conv_rows(pair: ModePair, full: dict[str, float], low: dict[str, float]) -> list[LayerFlops]:
+def _conv_rows(ladder: Ladder, counts: Mapping[str, dict[str, float]]) -> list[LayerFlops]:
     """One row a convolution; what fvcore counted beyond them is inside modules that are not traced."""
-    full_input, low_input = example_inputs(pair)
-    images = full_input.shape[0]
-    full_sites, low_sites = conv_sites(pair.full), conv_sites(pair.low)
-    full_shapes, low_shapes = propagate_shapes(pair.full, full_input), propagate_shapes(pair.low, low_input)
+    images = ladder.inputs.image.shape[0]
+    sites = {str(mode): conv_sites(ladder.graph(mode)) for mode in ladder.modes}
     rows = []
-    for ours, theirs in zip(full_sites, low_sites, strict=True):
-        counts = (_conv_macs(ours, full_shapes) // images, _conv_macs(theirs, low_shapes) // images)
-        rows.append(LayerFlops(ours.name, _sides(ours.kernel), _sides(theirs.kernel), *counts))
-    rest = (
-        round(full.pop("conv", 0) / images) - sum(row.full_macs for row in rows),
-        round(low.pop("conv", 0) / images) - sum(row.low_macs for row in rows),
-    )
-    assert min(rest) >= 0, "the layers count more macs than fvcore does"
-    return rows + ([LayerFlops("convolutions inside untraced modules", "", "", *rest)] if any(rest) else [])
+    for row in zip(*sites.values(), strict=True):
+        by_mode = dict(zip(sites, row, strict=True))
+        kernels = {mode: _sides(site.kernel) for mode, site in by_mode.items()}
+        macs = {mode: _conv_macs(site) // images for mode, site in by_mode.items()}
+        rows.append(LayerFlops(by_mode[_FULL].name, kernels, macs))
+    rest = {
+        mode: round(counts[mode].pop("conv", 0) / images) - sum(row.macs[mode] for row in rows) for mode in sites
+    }
+    assert min(rest.values()) >= 0, "the layers count more macs than fvcore does"
+    return rows + ([LayerFlops("convolutions inside untraced modules", {}, rest)] if any(rest.values()) else [])
 
 
-def _conv_macs(site: ConvSite, shapes: Mapping[fx.Node, Any]) -> int:
+def _conv_macs(site: ConvSite) -> int:
     from fvcore.nn.jit_handles import conv_flop_count
 
-    shape, out = list(shapes[site.input]), list(shapes[site.node])
+    shape, out = list(node_shape(site.input)), list(node_shape(site.node))
     return int(conv_flop_count(shape, list(site.weight_shape), out, transposed=site.transposed))
 
 
-def _operator_rows(full: dict[str, float], low: dict[str, float], images: int) -> list[LayerFlops]:
-    operators = sorted({*full, *low}, key=lambda name: -full.get(name, 0))
-    counts = ((name, round(full.get(name, 0) / images), round(low.get(name, 0) / images)) for name in operators)
-    return [LayerFlops(f"all {name}", "", "", ours, theirs) for name, ours, theirs in counts if ours or theirs]
+def _operator_rows(
+    modes: tuple[str, ...], counts: Mapping[str, Mapping[str, float]], images: int
+) -> list[LayerFlops]:
+    names = {name for mode in modes for name in counts[mode]}
+    operators = sorted(sorted(names), key=lambda name: -counts[_FULL].get(name, 0))
+    rows = [(name, {mode: round(counts[mode].get(name, 0) / images) for mode in modes}) for name in operators]
+    return [LayerFlops(f"all {name}", {}, macs) for name, macs in rows if any(macs.values())]
 
 
 def _attention_macs(inputs: list[Any], outputs: list[Any]) -> float:

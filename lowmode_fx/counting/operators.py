@@ -15,6 +15,11 @@ _REDUCTION = """
     mean sum amax amin max min softmax log_softmax _softmax norm linalg_vector_norm var std var_mean std_mean
     cumsum prod any all argmax argmin topk sort cosine_similarity normalize frobenius_norm
 """
+_LOSS = """
+    cross_entropy_loss nll_loss nll_loss2d nll_loss_nd mse_loss l1_loss smooth_l1_loss huber_loss kl_div
+    binary_cross_entropy binary_cross_entropy_with_logits soft_margin_loss multi_margin_loss multilabel_margin_loss
+    margin_ranking_loss hinge_embedding_loss cosine_embedding_loss triplet_margin_loss poisson_nll_loss
+"""
 _POOLING = """
     max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
     adaptive_max_pool3d adaptive_avg_pool1d adaptive_avg_pool3d max_pool1d_with_indices max_pool2d_with_indices
@@ -39,6 +44,7 @@ _RANDOM = (
 _REASONS = {
     "elementwise: no multiply-add per weight": _ELEMENTWISE,
     "reduction: additions and comparisons": _REDUCTION,
+    "a loss: no multiply-add per weight": _LOSS,
     "pooling: additions and comparisons": _POOLING,
     "moves or interpolates values": _MOVEMENT,
     "a view of a matrix": _ALGEBRA,

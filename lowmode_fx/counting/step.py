@@ -1,4 +1,4 @@
-"""What a training step costs: forward and backward of both graphs, counted by torch on meta tensors."""
+"""What a training step costs in each mode: forward and backward of every graph, counted by torch on meta tensors."""
 
 from __future__ import annotations
 
@@ -9,58 +9,62 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from lowmode_fx.counting.forward import example_inputs
-from lowmode_fx.lowering.ladder import ModePair
+from lowmode_fx.counting.forward import blank_inputs, full_first
+from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.mode import Mode
 from passes import propagate_shapes
 from passes.preserve import copy_apart, preserve_attributes, train_mode
 
 
-def count_step_flops(pair: ModePair) -> tuple[int, int]:
-    """flops per image (2 × macs) of forward + backward, as (full, low). Nothing is computed, nor the model changed.
+def count_step_flops(ladder: Ladder) -> tuple[int, ...]:
+    """flops per image (2 × macs) of forward + backward: full-mode's, then those of the low modes, the cheapest first.
 
-    Counts what torch's ``FlopCounterMode`` counts: convolutions, matrix products and attention.
+    So ``full, low = count_step_flops(pair)``. Nothing is computed, nor the model changed. Counts what torch's
+    ``FlopCounterMode`` counts: convolutions, matrix products and attention.
     """
-    meta = copy_apart(pair, pair.model, meta=True)
-    counts = []
-    for graph_module, images in zip((meta.full, meta.low), example_inputs(pair, "meta"), strict=True):
-        counter = FlopCounterMode(display=False, custom_mapping=_HANDLES)
-        with preserve_attributes(pair.model), train_mode(meta.model), counter:
-            outputs = [leaf for leaf in tree_leaves(graph_module(images)) if isinstance(leaf, Tensor)]
-            torch.autograd.backward([output.sum() for output in outputs if output.requires_grad])
-        counts.append(round(counter.get_total_flops() / images.shape[0]))
-    return counts[0], counts[1]
+    meta = copy_apart(ladder, ladder.model, meta=True)
+    return tuple(_per_image(ladder, _step_flops(ladder, meta, mode)) for mode in full_first(ladder))
 
 
-def count_forward_macs(pair: ModePair) -> tuple[int, int]:
-    """macs per image of one forward, as (full, low), counted as ``count_step_flops`` does; takes a second or so."""
+def count_forward_macs(ladder: Ladder) -> tuple[int, ...]:
+    """macs per image of one forward, in the order and the way of ``count_step_flops``; takes a second or so."""
     try:
-        return _forward_macs_on_meta(pair)
+        return _forward_macs_on_meta(ladder)
     except (RuntimeError, NotImplementedError):
-        return _forward_macs_on_fakes(pair)  # a forward that asks for a value, as a norm without momentum does
+        return _forward_macs_on_fakes(ladder)  # a forward that asks for a value, as a norm without momentum does
 
 
-def _forward_macs_on_meta(pair: ModePair) -> tuple[int, int]:
-    meta, counts = copy_apart(pair, pair.model, meta=True), []
-    for graph_module, images in zip((meta.full, meta.low), example_inputs(pair, "meta"), strict=True):
+def _step_flops(ladder: Ladder, meta: Ladder, mode: Mode) -> int:
+    counter = FlopCounterMode(display=False, custom_mapping=_HANDLES)
+    with preserve_attributes(ladder.model), train_mode(meta.model), counter:
+        found = tree_leaves(meta.graph(mode)(*blank_inputs(meta, mode, "meta")))
+        outputs = [leaf for leaf in found if isinstance(leaf, Tensor)]
+        torch.autograd.backward([output.sum() for output in outputs if output.requires_grad])
+    return int(counter.get_total_flops())
+
+
+def _forward_macs_on_meta(ladder: Ladder) -> tuple[int, ...]:
+    meta, counts = copy_apart(ladder, ladder.model, meta=True), []
+    for mode in full_first(ladder):
         counter = FlopCounterMode(display=False)
-        with preserve_attributes(pair.model), train_mode(meta.model), torch.no_grad(), counter:
-            graph_module(images)
-        counts.append(_macs_per_image(counter, images))
-    return counts[0], counts[1]
+        with preserve_attributes(ladder.model), train_mode(meta.model), torch.no_grad(), counter:
+            meta.graph(mode)(*blank_inputs(meta, mode, "meta"))
+        counts.append(_per_image(ladder, counter.get_total_flops() / 2))
+    return tuple(counts)
 
 
-def _forward_macs_on_fakes(pair: ModePair) -> tuple[int, int]:
+def _forward_macs_on_fakes(ladder: Ladder) -> tuple[int, ...]:
     counts = []
-    for graph_module, images in zip((pair.full, pair.low), example_inputs(pair), strict=True):
+    for mode in full_first(ladder):
         counter = FlopCounterMode(display=False)
-        with train_mode(pair.model):
-            propagate_shapes(graph_module, images, watch=counter)
-        counts.append(_macs_per_image(counter, images))
-    return counts[0], counts[1]
+        with train_mode(ladder.model):
+            propagate_shapes(ladder.graph(mode), *blank_inputs(ladder, mode), watch=counter)
+        counts.append(_per_image(ladder, counter.get_total_flops() / 2))
+    return tuple(counts)
 
 
-def _macs_per_image(counter: FlopCounterMode, images: Tensor) -> int:
-    return round(counter.get_total_flops() / 2 / images.shape[0])
+def _per_image(ladder: Ladder, count: float) -> int:
+    return round(count / ladder.inputs.image.shape[0])
 
 
 def _conv_backward_flops(

@@ -17,39 +17,65 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from lowmode_fx import FlopReport, LayerFlops, LowModeConfig, ModePair, build_pair, count_flops
+from lowmode_fx import (
+    FlopReport,
+    Ladder,
+    LayerFlops,
+    LowModeConfig,
+    ModePair,
+    build_ladder,
+    build_pair,
+    count_flops,
+)
 from lowmode_fx.cli import app
 from lowmode_fx.cli.models import create_model, default_image_size
 from lowmode_fx.cli.report import render_report, report_dict, summary_lines
 from lowmode_fx.cli.report_command import report
 
 FLOPS = FlopReport(
-    1_236_000_000,
-    309_500_000,
+    ("low", "full"),
     (
-        LayerFlops("stem", "7×7", "7×7", 1_000_000_000, 250_000_000),
-        LayerFlops("body", "3×3", "1×1", 236_000_000, 59_000_000),
-        LayerFlops("all upsample", "", "", 0, 500_000),
+        LayerFlops("stem", {"low": "7×7", "full": "7×7"}, {"low": 250_000_000, "full": 1_000_000_000}),
+        LayerFlops("body", {"low": "1×1", "full": "3×3"}, {"low": 59_000_000, "full": 236_000_000}),
+        LayerFlops("all upsample", {}, {"low": 500_000, "full": 0}),
     ),
     {"aten::relu": "elementwise"},
 )
+THREE = FlopReport(
+    ("r4", "r2", "full"),
+    (
+        LayerFlops("stem", {"r4": "7×7", "r2": "7×7", "full": "7×7"}, {"r4": 10**6, "r2": 4 * 10**6, "full": 10**7}),
+        LayerFlops("body", {"r4": "1×1", "r2": "3×3", "full": "5×5"}, {"r4": 10**5, "r2": 10**6, "full": 10**7}),
+        LayerFlops("all upsample", {}, {"r4": 0, "r2": 500_000, "full": 0}),
+    ),
+    {},
+)
 
 
-@pytest.fixture(scope="module")
-def pair() -> ModePair:
-    model = nn.Sequential(
+def network() -> nn.Module:
+    return nn.Sequential(
         OrderedDict(
             stem=nn.Conv2d(3, 8, 7, padding=3), pool=nn.MaxPool2d(2), body=nn.Conv2d(8, 8, 3), last=nn.Conv2d(8, 8, 3)
         )
     )
-    return build_pair(model, torch.zeros(2, 3, 33, 32), LowModeConfig(drop_maxpools="stem"))
+
+
+@pytest.fixture(scope="module")
+def pair() -> ModePair:
+    return build_pair(network(), torch.zeros(2, 3, 33, 32), LowModeConfig(drop_maxpools="stem"))
+
+
+@pytest.fixture(scope="module")
+def ladder() -> Ladder:
+    configs = [LowModeConfig(ratio=2, kernel_ratio=1), LowModeConfig(ratio=4, drop_maxpools="stem")]
+    return build_ladder(network(), torch.zeros(2, 3, 32, 32), configs)
 
 
 # Formats -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_summary_says_what_was_done(pair: ModePair) -> None:
-    assert summary_lines("tiny", pair.report, FLOPS) == [
+    assert summary_lines("tiny", pair, FLOPS) == [
         "tiny: 1,236.00 Mmacs full at 3×33×32, 309.50 Mmacs low at 3×17×16, low / full = 0.2504 (per image, forward)",
         "traced by fx",
         "drop_maxpools: 1 × 2×2 stride 2×2 → dropped",
@@ -62,7 +88,7 @@ def test_the_summary_says_what_was_done(pair: ModePair) -> None:
 
 def test_the_table(pair: ModePair) -> None:
     lines = render_report("tiny", pair, FLOPS).splitlines()
-    assert lines[:7] == summary_lines("tiny", pair.report, FLOPS)
+    assert lines[:7] == summary_lines("tiny", pair, FLOPS)
     cells = [re.split(r"\s{2,}", line.strip()) for line in lines[8:]]
     assert cells == [
         ["layer", "full kernel", "low kernel", "full Mmacs", "low Mmacs", "low / full"],
@@ -83,14 +109,15 @@ def test_the_table(pair: ModePair) -> None:
 )
 def test_the_table_keeps_whole_names(pair: ModePair, length: int) -> None:
     name = ".".join(["block"] * 20)[:length]
-    flops = FlopReport(4, 1, (LayerFlops(name, "3×3", "1×1", 4, 1),), {})
+    row = LayerFlops(name, {"low": "1×1", "full": "3×3"}, {"low": 1, "full": 4})
+    flops = FlopReport(("low", "full"), (row,), {})
     text = render_report("tiny", pair, flops)
     assert name in text and "…" not in text
 
 
 def test_markdown(pair: ModePair) -> None:
     lines = render_report("tiny", pair, FLOPS, "markdown").splitlines()
-    assert lines[:7] == [f"- {line}" for line in summary_lines("tiny", pair.report, FLOPS)]
+    assert lines[:7] == [f"- {line}" for line in summary_lines("tiny", pair, FLOPS)]
     assert lines[7:] == [
         "",
         "| layer | full kernel | low kernel | full Mmacs | low Mmacs | low / full |",
@@ -130,13 +157,54 @@ def test_json(pair: ModePair) -> None:
     assert values["name"] == "tiny"
     assert values["flops"]["full_macs"] == 1_236_000_000 and values["flops"]["ratio"] == 309.5 / 1236
     assert values["flops"]["layers"][1] == {
-        "name": "body", "full": "3×3", "low": "1×1", "full_macs": 236000000, "low_macs": 59000000
+        "name": "body", "full": "3×3", "low": "1×1", "full_macs": 236000000, "low_macs": 59000000,
+        "kernels": {"low": "1×1", "full": "3×3"}, "macs": {"low": 59000000, "full": 236000000},
     }  # fmt: skip
     assert values["flops"]["free"] == {"aten::relu": "elementwise"}
     assert values["pair"]["low_input_shape"] == [2, 3, 17, 16]
     passes = {entry["name"]: entry for entry in values["pair"]["passes"]}
     assert [change["site"] for change in passes["pool_weights"]["changes"]] == ["body", "last"]
+    assert values["rungs"] == {"low": values["pair"]}
     assert json.loads(json.dumps(report_dict("tiny", pair, FLOPS))) == values
+
+
+def test_a_ladder_in_every_format(ladder: Ladder) -> None:
+    """Of each mode its kernel, macs and share, under its name; what was done for each says of which it speaks."""
+    lines = render_report("tiny", ladder, THREE).splitlines()
+    said = summary_lines("tiny", ladder, THREE)
+    assert lines[: len(said)] == said == [
+        "tiny: 20.00 Mmacs full at 3×32×32, 1.10 Mmacs r4 at 3×8×8, 5.50 Mmacs r2 at 3×16×16, "
+        "r4 / full = 0.0550, r2 / full = 0.2750 (per image, forward)",
+        "traced by fx",
+        "r4: drop_maxpools: 1 × 2×2 stride 2×2 → dropped",
+        "r4: pool_weights: 2 × 3×3 → 1×1",
+        "r4: pool_weights: 1 left alone (stem: it reads the image)",
+        "r2: drop_maxpools: 1 left alone (kept: not in drop_maxpools)",
+        "r2: pool_weights: 1 left alone (7×7 has nothing to pool)",
+        "r2: pool_weights: 2 left alone (3×3 has nothing to pool)",
+        "note: r4: low-mode returns maps of 4×4 where full-mode returns 12×12; restore_output=True resizes them",
+        "note: r2: low-mode returns maps of 4×4 where full-mode returns 12×12; restore_output=True resizes them",
+    ]  # fmt: skip
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines[len(said) + 1 :]]
+    titles = ["layer", *(f"{mode} {what}" for what in ("kernel", "Mmacs") for mode in ("full", "r4", "r2"))]
+    assert cells == [
+        [*titles, "r4 / full", "r2 / full"],
+        ["stem", "7×7", "7×7", "7×7", "10.00", "1.00", "4.00", "0.1000", "0.4000"],
+        ["body", "5×5", "1×1", "3×3", "10.00", "0.10", "1.00", "0.0100", "0.1000"],
+        ["all upsample", "0.00", "0.00", "0.50"],
+        ["total", "20.00", "1.10", "5.50", "0.0550", "0.2750"],
+    ]
+    markdown = render_report("tiny", ladder, THREE, "markdown").splitlines()
+    assert markdown[len(said) + 1] == f"| {' | '.join(cells[0])} |" and markdown[-1].endswith("| 0.0550 | 0.2750 |")
+    rows = list(csv.DictReader(io.StringIO(render_report("tiny", ladder, THREE, "csv"))))
+    assert rows[1] == {
+        "layer": "body", "full_kernel": "5×5", "r4_kernel": "1×1", "r2_kernel": "3×3", "full_macs": "10000000",
+        "r4_macs": "100000", "r2_macs": "1000000", "r4_ratio": "0.01", "r2_ratio": "0.1",
+    }  # fmt: skip
+    values = json.loads(render_report("tiny", ladder, THREE, "json"))
+    assert list(values) == ["name", "rungs", "flops"] and list(values["rungs"]) == ["r4", "r2"]
+    assert [rung["low_input_shape"] for rung in values["rungs"].values()] == [[2, 3, 8, 8], [2, 3, 16, 16]]
+    assert values["flops"]["macs"] == {"r4": 1_100_000, "r2": 5_500_000, "full": 20_000_000}
 
 
 def test_an_unknown_format(pair: ModePair) -> None:
@@ -205,9 +273,29 @@ def test_the_papers_preset_yields_to_options(nets: str, capsys: pytest.CaptureFi
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("ladder", ["3,2", "3x10,2x6,1x3"])
+def test_the_command_reports_a_ladder(nets: str, capsys: pytest.CaptureFixture[str], ladder: str) -> None:
+    """Epochs, and full-mode, may stand in it as they do for ``train``; every other option is every low mode's."""
+    report(f"{nets}:Net", input_size="24", format="json", ladder=ladder, drop_maxpools="2", pool_convs="0")
+    values = json.loads(capsys.readouterr().out)
+    assert list(values["flops"]["macs"]) == ["r3", "r2", "full"]
+    changes = [[len(entry["changes"]) for entry in rung["passes"][:3]] for rung in values["rungs"].values()]
+    assert changes == [[1, 0, 1], [1, 0, 1]]
+
+
+def test_a_ladder_of_one_low_mode_is_a_pair(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for options in ({"ladder": "3,1"}, {"ratio": 3}):
+        report(f"{nets}:Net", input_size="16", **options)
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1] and "Mmacs low at 3×6×6" in found[0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"ladder": "4,2", "ratio": 3}, "--ratio 3 and --ladder 4,2 exclude each other; give one of them"),
+        ({"ladder": "big"}, "--ladder has 'big', which is no ratio of at least 1; give ratios, as in 2x10,4/3x6,1x3"),
         ({"format": "yaml"}, "--format is 'yaml'; allowed: table, markdown, json, csv"),
         ({"preset": "article"}, "--preset is 'article'; allowed: paper"),
         (

@@ -8,14 +8,27 @@ from collections import OrderedDict
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 import torchvision
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
-from lowmode_fx import FlopReport, LayerFlops, LowModeConfig, ModePair, build_pair, count_flops, count_step_flops
+from lowmode_fx import (
+    FlopReport,
+    LayerFlops,
+    LowModeConfig,
+    ModePair,
+    build_ladder,
+    build_pair,
+    count_flops,
+    count_step_flops,
+)
+from lowmode_fx.counting.forward import blank_inputs
 from lowmode_fx.counting.step import _forward_macs_on_fakes, count_forward_macs
+from passes import propagate_shapes
+from passes.shapes import node_shape
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
@@ -207,20 +220,141 @@ def test_a_handle_counts_it_and_none_declares_it_free() -> None:
 
 
 def test_the_report_as_plain_values() -> None:
-    report = FlopReport(
-        10, 4, (LayerFlops("a", "3×3", "1×1", 10, 4), LayerFlops("b", "", "", 0, 0)), {"aten::relu": "why"}
+    rows = (
+        LayerFlops("a", {"r3": "1×1", "r2": "1×1", "full": "3×3"}, {"r3": 2, "r2": 4, "full": 10}),
+        LayerFlops("b", {}, {"r3": 0, "r2": 1, "full": 0}),
     )
+    report = FlopReport(("r3", "r2", "full"), rows, {"aten::relu": "why"})
     assert report.to_dict() == {
         "full_macs": 10,
-        "low_macs": 4,
-        "ratio": 0.4,
-        "layers": (
-            {"name": "a", "full": "3×3", "low": "1×1", "full_macs": 10, "low_macs": 4},
-            {"name": "b", "full": "", "low": "", "full_macs": 0, "low_macs": 0},
-        ),
+        "low_macs": 2,
+        "ratio": 0.2,
+        "macs": {"r3": 2, "r2": 5, "full": 10},
+        "layers": [
+            {
+                "name": "a",
+                "full": "3×3",
+                "low": "1×1",
+                "full_macs": 10,
+                "low_macs": 2,
+                "kernels": {"r3": "1×1", "r2": "1×1", "full": "3×3"},
+                "macs": {"r3": 2, "r2": 4, "full": 10},
+            },
+            {
+                "name": "b",
+                "full": "",
+                "low": "",
+                "full_macs": 0,
+                "low_macs": 0,
+                "kernels": {},
+                "macs": {"r3": 0, "r2": 1, "full": 0},
+            },
+        ],
         "free": {"aten::relu": "why"},
     }
-    assert report.layers[0].ratio == 0.4 and math.isnan(report.layers[1].ratio)
+    assert report.ratios == {"r3": 0.2, "r2": 0.5} and report.layers[0].ratios == {"r3": 0.2, "r2": 0.4}
+    assert report.layers[0].ratio == 0.2 and math.isnan(report.layers[1].ratio)
+
+
+def test_nothing_to_count_is_no_share() -> None:
+    report = count_flops(build_pair(nn.ReLU(), torch.zeros(2, 3, 8, 8), LowModeConfig(kernel_ratio=1)))
+    assert (report.full_macs, report.low_macs, report.layers) == (0, 0, ()) and math.isnan(report.ratio)
+
+
+# Several modes -------------------------------------------------------------------------------------------------------
+
+CONFIGS = (LowModeConfig(ratio=4), LowModeConfig(ratio=2, kernel_ratio=1), LowModeConfig(ratio=2))
+
+
+def test_the_modes_of_a_ladder_by_hand() -> None:
+    """The body is 2×2 behind its stride at r = 4; at r = 2 its kernel is pooled in one mode, and kept in the other."""
+    report = count_flops(build_ladder(small_cnn(), torch.zeros(2, 3, 16, 16), CONFIGS))
+    assert report.modes == ("r4", "r2", "r2-kept", "full")
+    rows = {layer.name: (dict(layer.kernels), dict(layer.macs)) for layer in report.layers}
+    stem, body = 8 * 3 * 9, 8 * 2
+    assert rows == {
+        "stem": (
+            dict.fromkeys(report.modes, "3×3"),
+            {"r4": 16 * stem, "r2": 64 * stem, "r2-kept": 64 * stem, "full": 256 * stem},
+        ),
+        "body": (
+            {"r4": "1×1", "r2": "1×1", "r2-kept": "3×3", "full": "3×3"},
+            {"r4": 4 * body, "r2": 16 * body, "r2-kept": 16 * 9 * body, "full": 64 * 9 * body},
+        ),
+        "all adaptive_avg_pool2d": ({}, {"r4": 4 * 8, "r2": 16 * 8, "r2-kept": 16 * 8, "full": 64 * 8}),
+        "all linear": ({}, dict.fromkeys(report.modes, 80)),
+    }
+    assert report.macs == {mode: sum(macs[mode] for _, macs in rows.values()) for mode in report.modes}
+    assert (report.full_macs, report.low_macs) == (report.macs["full"], report.macs["r4"])
+    assert report.ratio == report.ratios["r4"] == report.macs["r4"] / report.macs["full"]
+
+
+def test_a_ladder_counts_what_its_modes_count_as_pairs() -> None:
+    model = timm.create_model("test_resnet")
+    example = torch.zeros(2, 3, 64, 64)
+    ladder = build_ladder(model, example, CONFIGS)
+    pairs = [build_pair(model, example, rung.config) for rung in ladder.rungs]
+    report, reports = count_flops(ladder), [count_flops(pair) for pair in pairs]
+    for rung, alone in zip(ladder.rungs, reports, strict=True):
+        mode = str(rung.mode)
+        found = [(layer.name, layer.full, layer.kernels.get(mode, ""), layer.macs[mode]) for layer in report.layers]
+        assert found == [(layer.name, layer.full, layer.low, layer.low_macs) for layer in alone.layers]
+        assert (report.full_macs, report.macs[mode]) == (alone.full_macs, alone.low_macs)
+        assert report.ratios[mode] == alone.ratio
+    for count in (count_step_flops, count_forward_macs):
+        full, *low = count(ladder)
+        assert [(full, each) for each in low] == [count(pair) for pair in pairs]
+
+
+class Conditioned(nn.Module):
+    """Takes images, a map of the same size that stays whole, labels, and returns a loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 5, padding=2)
+        self.side, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 6)
+
+    def forward(self, pixels: Tensor, depth: Tensor, labels: Tensor) -> Tensor:
+        seen = self.body(self.stem(pixels)).mean((2, 3)) + self.side(depth).mean((2, 3))
+        return F.cross_entropy(self.fc(seen), labels)
+
+
+def test_a_model_of_several_inputs_by_hand() -> None:
+    """Only what is said to hold images shrinks; a count is per image, however many labels or maps come with one."""
+    example = {
+        "pixels": torch.zeros(3, 3, 16, 16),
+        "depth": torch.zeros(3, 1, 16, 16),
+        "labels": torch.zeros(3, dtype=torch.long),
+    }
+    ladder = build_ladder(Conditioned(), example, CONFIGS[::2], images="pixels")
+    report = count_flops(ladder)
+    rows = {layer.name: dict(layer.macs) for layer in report.layers}
+    assert rows == {
+        "stem": {"r4": 16 * 108, "r2": 64 * 108, "full": 256 * 108},
+        "body": {"r4": 16 * 16, "r2": 64 * 16 * 9, "full": 256 * 16 * 25},
+        "side": dict.fromkeys(report.modes, 256 * 36),
+        "all linear": dict.fromkeys(report.modes, 24),
+    }
+    assert count_forward_macs(ladder) == (report.macs["full"], report.macs["r4"], report.macs["r2"])
+    full, r4, r2 = count_step_flops(ladder)
+    assert [full, r4, r2] == [
+        2 * (2 * rows["stem"][mode] + 3 * rows["body"][mode] + 2 * rows["side"][mode] + 3 * 24)
+        for mode in ("full", "r4", "r2")
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, {"restore_output": True}, {"drop_maxpools": "all", "batchnorm": "share"}])
+def test_the_shapes_on_the_nodes_are_those_of_a_run(options: dict[str, Any]) -> None:
+    """Counts and pictures read them: no mode is run again to tell its shapes."""
+    model = named(
+        stem=nn.Conv2d(3, 4, 3, stride=2, padding=1), norm=nn.BatchNorm2d(4), pool=nn.MaxPool2d(2, 1),
+        valid=nn.Conv2d(4, 4, 5), up=nn.ConvTranspose2d(4, 6, 5, stride=2, padding=2, output_padding=1),
+    )  # fmt: skip
+    ladder = build_ladder(model, torch.zeros(2, 3, 32, 32), [LowModeConfig(ratio=r, **options) for r in (2, 3)])
+    for mode in ladder.modes:
+        graph = ladder.graph(mode)
+        found = propagate_shapes(graph, *blank_inputs(ladder, mode))
+        assert {node.name: node_shape(node) for node in graph.graph.nodes} == {n.name: s for n, s in found.items()}
 
 
 # Steps ---------------------------------------------------------------------------------------------------------------

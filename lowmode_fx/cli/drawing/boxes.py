@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,10 +10,12 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import fx
 
+from lowmode_fx.capture.inputs import ModelInputs
 from passes.isolate_batchnorm import isolated_norm
 from passes.match import ConvSite, conv_sites, max_pool_sites, module_path
+from passes.shapes import node_shape
 
-Kind = Literal["image", "conv", "call", "slim", "added", "ghost", "gap"]
+Kind = Literal["image", "input", "conv", "call", "slim", "added", "ghost", "gap"]
 _TITLES = {
     **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "batch_norm"), "batch norm"),
     **dict.fromkeys(("LayerNorm", "layer_norm"), "layer norm"),
@@ -68,25 +70,28 @@ class Link:
     lane: int = 0
 
 
-def column(graph_module: fx.GraphModule, shapes: Mapping[fx.Node, Any], known: AbstractSet[str]) -> dict[str, Box]:
-    """A box for every input and call, by node name; a kernel is pooled whose node is not ``known`` to full-mode."""
+def column(graph_module: fx.GraphModule, inputs: ModelInputs, known: AbstractSet[str]) -> dict[str, Box]:
+    """A box for every input and call, by node name; a kernel is pooled whose node is not ``known`` to full-mode.
+
+    inputs: the call that the graph takes, whose batch size the shapes leave out.
+    """
     convs = {site.node: site for site in conv_sites(graph_module)}
     pools = {site.node: site for site in max_pool_sites(graph_module)}
     paths, weights = node_paths(graph_module), {site.weight for site in convs.values()}
     pooled = {node for node in weights if node.op == "call_function" and node.name not in known}
-    batch = next(shapes[node][0] for node in graph_module.graph.nodes if node.op == "placeholder")
+    leaves, batch = iter(inputs.leaves), inputs.image.shape[0]
     boxes = {}
     for node in graph_module.graph.nodes:
         if node.op in ("get_attr", "output") or node in pooled:
             continue
         sources = tuple(dict.fromkeys(_sources(node, pooled)))
         path = paths.get(node.name, "")
-        box = Box(node.name, _title(graph_module, node), path, _sides(shapes[node], batch), sources)
+        box = Box(node.name, _title(graph_module, node), path, _sides(node_shape(node), batch), sources)
         if node.op == "placeholder":
-            box = replace(box, kind="image")
+            box = replace(box, kind="image" if next(leaves).is_image else "input")
         elif site := convs.get(node):
             small = site.weight_shape if site.weight in pooled else None
-            kernel = Kernel(shapes[site.weight.all_input_nodes[0]] if small else site.weight_shape, small)
+            kernel = Kernel(node_shape(site.weight.all_input_nodes[0]) if small else site.weight_shape, small)
             box = replace(box, title=_conv_title(site), kind="conv", kernel=kernel)
         elif pool := pools.get(node):
             box = replace(box, title=f"max pool {_window(pool.kernel, pool.stride)}")

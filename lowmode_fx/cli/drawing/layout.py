@@ -49,7 +49,7 @@ def _merged(full: Mapping[str, Box], low: Mapping[str, Box]) -> list[str]:
 
 
 def _visible(order: Sequence[str], full: Mapping[str, Box], shown: AbstractSet[str]) -> set[str]:
-    visible = {name for name in order if name in shown or (name in full and full[name].kind == "image")}
+    visible = {name for name in order if name in shown or (name in full and full[name].kind in ("image", "input"))}
     for names, needs_conv in ((order, True), (order[::-1], False)):
         neighbour = ""
         for name in names:

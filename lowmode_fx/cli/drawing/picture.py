@@ -19,11 +19,10 @@ from torch import Tensor
 
 from lowmode_fx.cli.drawing.boxes import Box, Kernel, Kind, Link, Row, column
 from lowmode_fx.cli.drawing.layout import KERNEL, LANE, NODE, SPACE, TRANSFORM, Side, align, lay_out, shorten
-from lowmode_fx.counting.forward import example_inputs
 from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.ladder import ModePair
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.utils.atomic import write_atomically
-from passes import propagate_shapes
 
 FORMATS = (".svg", ".png", ".pdf")
 
@@ -42,6 +41,7 @@ _BLUE, _ORANGE = "#0072b2", "#c2500a"
 _SHARED, _POOLED = _Style(_BLUE, "#e3f0f8", radius=3), _Style(_ORANGE, "#fdeadd", radius=3)
 _STYLES: dict[Kind, _Style] = {
     "image": _Style(_INK),
+    "input": _Style(_INK),
     "conv": _Style(_INK),
     "call": _Style(_FAINT),
     "slim": _Style(_FAINT),
@@ -77,10 +77,7 @@ def check_format(path: Path) -> None:
 def pair_rows(pair: ModePair, shown: AbstractSet[str]) -> tuple[Row, ...]:
     """The rows of the picture of ``pair``; shapes are those of the image sizes that it was built for."""
     known = {node.name for node in pair.full.graph.nodes}
-    full, low = (
-        column(graph, propagate_shapes(graph, images), known)
-        for graph, images in zip((pair.full, pair.low), example_inputs(pair), strict=True)
-    )
+    full, low = (column(pair.graph(mode), pair.mode_inputs(mode), known) for mode in (Mode.FULL, pair.modes[0]))
     return align(full, low, shown)
 
 
@@ -88,7 +85,7 @@ class _Picture:
     """The drawing itself: a pixel of the layout is a point of the page."""
 
     def __init__(self, rows: Sequence[Row], pair: ModePair) -> None:
-        self.rows, self.config, self.place = rows, pair.config, lay_out(rows)
+        self.rows, self.config, self.mode, self.place = rows, pair.config, pair.modes[0], lay_out(rows)
         self.page = Figure(figsize=(self.place.width / 72, self.place.height / 72), facecolor="white")
         FigureCanvasAgg(self.page)
         self.axes = self.page.add_axes((0, 0, 1, 1))
@@ -97,7 +94,7 @@ class _Picture:
 
     def figure(self, title: str) -> Figure:
         place = self.place
-        for mode, side in (("full", place.full), ("low", place.low)):
+        for mode, side in ((Mode.FULL, place.full), (self.mode, place.low)):
             self._text(side.node + NODE / 2, 22, f"{mode}-mode", 14, align="center", bold=True)
             for link in side.links:
                 self._link(side, link)
