@@ -1,0 +1,159 @@
+"""Two Python structures held against each other, part by part; what to make of tensors is the caller's to say."""
+
+from __future__ import annotations
+
+import functools
+import random
+import types
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lowmode_fx.capture.proof.copies import NotedHook
+
+_SINGLE = (type, types.ModuleType, types.BuiltinFunctionType, torch.dtype, torch.layout, torch.memory_format)
+_PLAIN = (int, float, complex, str, bytes, type(None), torch.device)
+_SEQUENCES = (list, tuple, deque)
+
+#: In words what two tensors differ in; none where they are the same.
+TensorDifference = Callable[[Tensor, Tensor], str | None]
+Parts = list[tuple[str, Any]]
+
+
+def difference(model: Any, graph: Any, tensors: TensorDifference, path: str) -> str | None:
+    """The first part in which what the model has differs from what the graph has, as ``path: words``."""
+    return _difference(model, graph, tensors, path, {})
+
+
+def tensors_within(value: Any) -> Iterator[Tensor]:
+    """Every tensor that can be reached from ``value``, each once."""
+    seen: dict[int, Any] = {}
+    waiting = [value]
+    while waiting:
+        each = waiting.pop(0)
+        if id(each) in seen or isinstance(each, (*_SINGLE, *_PLAIN)):
+            continue
+        seen[id(each)] = each
+        if isinstance(each, Tensor):
+            yield each
+        else:
+            waiting.extend(part for _, part in parts(each))
+
+
+def _difference(model: Any, graph: Any, tensors: TensorDifference, path: str, seen: dict[Any, Any]) -> str | None:
+    if model is graph and not isinstance(model, Tensor):
+        return None  # it was not copied: neither run has one of its own
+    if type(model) is not type(graph) or isinstance(model, _PLAIN):
+        same = type(model) is type(graph) and (model == graph or (model != model and graph != graph))
+        return None if same else f"{path}: {_told(model)} in the model, {_told(graph)} in the graph"
+    if (id(model), id(graph)) in seen or isinstance(model, _SINGLE):
+        return None
+    seen[id(model), id(graph)] = (model, graph)  # kept, so that their ids stay theirs
+    if isinstance(model, Tensor):
+        found = tensors(model, graph)
+        return None if found is None else f"{path}: {found}"
+    if isinstance(model, set | frozenset):
+        return None if model == graph else f"{path}: not the same elements in the graph as in the model"
+    ours, theirs = parts(model), parts(graph)
+    names, others = [name for name, _ in ours], [name for name, _ in theirs]
+    if names != others:
+        for side, here, there in (("model", names, others), ("graph", others, names)):
+            for name in here:
+                if name not in there:
+                    return f"{_join(path, name)}: in the {side} alone"
+        return f"{path}: in another order in the graph than in the model"
+    for (name, one), (_, other) in zip(ours, theirs, strict=True):
+        found = _difference(one, other, tensors, _join(path, name), seen)
+        if found is not None:
+            return found
+    return None
+
+
+def parts(value: Any) -> Parts:
+    """What ``value`` consists of, by name; nothing where it can't be looked into."""
+    if isinstance(value, nn.Module):
+        own = dict(value.__dict__)
+        registries = [own.pop(registry) for registry in ("_parameters", "_buffers", "_modules")]
+        return [*(item for registry in registries for item in registry.items()), *own.items()]
+    if isinstance(value, dict):
+        return [(f"[{_key(key)}]", each) for key, each in value.items()] + _attributes(value)
+    if isinstance(value, _SEQUENCES):
+        return [(f"[{place}]", each) for place, each in enumerate(value)] + _attributes(value)
+    if isinstance(value, types.FunctionType):
+        return _closed_over(value)
+    if isinstance(value, types.MethodType):
+        return [("function", value.__func__), ("owner", value.__self__)]
+    if isinstance(value, NotedHook):
+        return [("hook", value.hook)]
+    if isinstance(value, functools.partial):
+        return [("function", value.func), ("arguments", value.args), ("keywords", value.keywords)]
+    state = generator_state(value)
+    if state is not None:
+        return [("state", state)]
+    if isinstance(value, np.ndarray):
+        return [("shape", value.shape), ("elements", value.tolist() if value.dtype == object else value.tobytes())]
+    return _attributes(value) or _reduced(value)
+
+
+def generator_state(value: Any) -> Any:
+    """The state of a generator of random numbers, Python's, numpy's or torch's; none of anything else."""
+    if isinstance(value, random.Random):
+        return value.getstate()
+    if isinstance(value, torch.Generator):
+        return value.get_state().numpy().tobytes()
+    if isinstance(value, np.random.Generator):
+        return value.bit_generator.state
+    if isinstance(value, np.random.RandomState):
+        return value.get_state(legacy=False)
+    return None
+
+
+def _attributes(value: Any) -> Parts:
+    slots = [slot for kind in type(value).__mro__ for slot in _as_tuple(getattr(kind, "__slots__", ()))]
+    slotted = [(slot, getattr(value, slot)) for slot in slots if slot[:2] != "__" and hasattr(value, slot)]
+    return [*getattr(value, "__dict__", {}).items(), *slotted]
+
+
+def _closed_over(function: types.FunctionType) -> Parts:
+    found = []
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            found.append((name, cell.cell_contents))
+        except ValueError:  # nothing yet
+            continue
+    return found
+
+
+def _reduced(value: Any) -> Parts:
+    # Iterators and the like say what they are made of where they can be copied at all.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reduced = value.__reduce_ex__(2)
+    except Exception:
+        return []
+    if isinstance(reduced, str):
+        return []
+    return [(f"part {place}", part) for place, part in enumerate(reduced[1:3]) if part is not None]
+
+
+def _as_tuple(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _key(key: Any) -> str:
+    return repr(key) if isinstance(key, _PLAIN) else type(key).__name__
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}{name}" if name.startswith("[") or not path else f"{path}.{name}"
+
+
+def _told(value: Any) -> str:
+    text = repr(value) if isinstance(value, _PLAIN) else f"a {type(value).__name__}"
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,113 @@
+"""Tensors without numbers in the place of a model's: same sides, strides, dtype, device and sharing of memory."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._pytree import tree_leaves
+
+from lowmode_fx.capture.proof.recorder import NotProvable, Recorder, constant
+from lowmode_fx.capture.proof.results import Results
+from lowmode_fx.capture.proof.values import Key, Values
+
+
+class Names:
+    """What tensors that are there before a run are called, by their storages: the same on both sides."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names: dict[int, tuple[torch.UntypedStorage, str]] = {}
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            self.of(tensor, name)
+
+    def of(self, tensor: Tensor, name: str = "") -> str:
+        storage = tensor.untyped_storage()
+        name = name or f"tensor {len(self._names)} that the model holds"
+        return self._names.setdefault(id(storage), (storage, name))[1]
+
+    def knows(self, tensor: Tensor) -> bool:
+        return id(tensor.untyped_storage()) in self._names
+
+
+class Fakes:
+    """Those of one side, each made once, and what that side's ``recorder`` calls their values."""
+
+    def __init__(self, mode: FakeTensorMode, results: Results, values: Values, names: Names, source_lines: bool) -> None:
+        self.mode = mode
+        self.recorder = Recorder(values, results, self.of_stranger, source_lines)
+        self._results = results
+        self._names = names
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}  # the real one is kept, so that its id stays its own
+        self._bases: dict[int, Tensor] = {}
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The fake of a tensor that the model holds. Raises ``NotProvable`` where there are none of its kind."""
+        if id(tensor) not in self._made:
+            fake = self._known_number(tensor) if _is_counter(tensor) else self._make(tensor)
+            self._made[id(tensor)] = (tensor, fake)
+            if not self.recorder.knows(fake):
+                self.recorder.assign(fake, "held", self._names.of(tensor))
+        return self._made[id(tensor)][1]
+
+    def of_stranger(self, tensor: Tensor) -> Tensor:
+        """The fake of a real tensor that an operator is handed: the model's own, or a constant."""
+        if isinstance(tensor, FakeTensor):
+            raise NotProvable(f"a tensor of {tuple(tensor.shape)} comes from outside of torch's operators")
+        if self._names.knows(tensor):
+            return self.of(tensor)
+        if tensor.requires_grad:
+            raise NotProvable(f"a trainable tensor of {tuple(tensor.shape)} is none of the model's parameters")
+        if id(tensor) not in self._made:
+            fake = self._make(tensor)
+            self._made[id(tensor)] = (tensor, fake)
+            self.recorder.assign(fake, *constant(tensor))
+        return self._made[id(tensor)][1]
+
+    def new(self, like: Tensor, *expression: Key) -> Tensor:
+        """A dense fake of ``like``'s sides, in memory of its own, that holds the value of ``expression``."""
+        fake = self._results.empty(like.shape, like.stride(), like.dtype, like.device, dense=True)
+        self.recorder.assign(fake, *expression)
+        return fake
+
+    def _make(self, tensor: Tensor) -> Tensor:
+        if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
+            kind = type(tensor).__name__ if tensor.layout is torch.strided else str(tensor.layout)
+            raise NotProvable(f"the model holds a {kind}, of which there are no fakes")
+        fake, trainable = self._in_storage(tensor), tensor.requires_grad and tensor.is_leaf
+        return nn.Parameter(fake, trainable) if isinstance(tensor, nn.Parameter) else fake.requires_grad_(trainable)
+
+    def _in_storage(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if id(storage) not in self._bases:
+            whole = storage.nbytes() == tensor.numel() * tensor.itemsize
+            sides, strides = (tensor.shape, tensor.stride()) if whole else ((storage.nbytes() // tensor.itemsize,), (1,))
+            self._bases[id(storage)] = self._results.empty(sides, strides, tensor.dtype, tensor.device)
+            if whole:
+                return self._bases[id(storage)]
+        base = self._bases[id(storage)]
+        if base.dtype is not tensor.dtype:
+            raise NotProvable(f"tensors of {base.dtype} and {tensor.dtype} share memory")
+        with torch.no_grad():
+            return base.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+    def _known_number(self, tensor: Tensor) -> Tensor:
+        # A norm without momentum divides by its counter: made under the mode, a number stays known.
+        number = tensor.item()
+        with self.mode:
+            return torch.tensor(number, dtype=tensor.dtype, device=tensor.device)
+
+
+def fake_inputs(inputs: Any, fakes: Fakes, step: int) -> Any:
+    """``inputs``, lists and mappings of tensors and whatever else, with fakes of this step in place of the tensors."""
+    memo: dict[int, Any] = {}
+    for place, tensor in enumerate(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)):
+        fake = fakes.new(tensor, "input", f"input {place}", step)
+        memo[id(tensor)] = fake.requires_grad_(tensor.requires_grad)
+    return copy.deepcopy(inputs, memo)
+
+
+def _is_counter(tensor: Tensor) -> bool:
+    return tensor.ndim == 0 and tensor.dtype in (torch.int64, torch.int32, torch.bool) and not tensor.is_meta

@@ -1,0 +1,210 @@
+"""What a run computes, operator by operator, while nothing is computed: storages hold values, operators make new ones."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lowmode_fx.capture.proof.results import Results
+from lowmode_fx.capture.proof.values import Key, Values, key_of, layouts_of
+
+_TORCH, _OURS = (os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, __file__))
+#: Norms that move their running statistics, at these places, without their signatures saying so.
+_SILENT_WRITERS = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
+_STATISTICS, _TRAINING = (3, 4), 5
+
+
+class NotProvable(Exception):
+    """The model does what can't be followed without real values. The message says what, in one line."""
+
+
+@dataclass(frozen=True)
+class _Operator:
+    """An overload's name, the same for ``add_`` and ``add``, and which of its arguments it writes to."""
+
+    name: str
+    written: tuple[int, ...]
+    written_by_name: tuple[str, ...]
+    silent_writer: bool
+    copies_from: int | None
+    draws: bool
+    asks: bool
+
+    def targets(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+        places = (*self.written, *_STATISTICS) if self.silent_writer and args[_TRAINING] else self.written
+        found = [args[place] for place in places if place < len(args)]
+        found += [kwargs[name] for name in self.written_by_name if name in kwargs]
+        flat = [each for value in found for each in (value if isinstance(value, list | tuple) else (value,))]
+        return [each for each in flat if isinstance(each, Tensor)]
+
+
+class Recorder(TorchDispatchMode):
+    """Entered above fake tensors, around all that one side runs.
+
+    ``swap``: the fake in the place of a real tensor that an operator is handed. ``source_lines``: note which line of
+    the model's source makes each value.
+    """
+
+    def __init__(self, values: Values, results: Results, swap: Callable[[Tensor], Tensor], source_lines: bool) -> None:
+        super().__init__()
+        self.values = values
+        #: Hooks that were called, values that were asked for, draws by generator, how often each value was computed.
+        self.calls: list[str] = []
+        self.asked: list[int] = []
+        self.draws: Counter[str] = Counter()
+        self.computed: Counter[int] = Counter()
+        #: A device whose autocast is on, so that leaving it shows; none where it is off.
+        self.autocast: str | None = None
+        self._results = results
+        self._swap_real = swap
+        self._source_lines = source_lines
+        # Storages are kept as long as their values: another one could get the same id.
+        self._held: dict[int, tuple[torch.UntypedStorage, int]] = {}
+        self._generators: dict[int, str] = {}
+
+    def assign(self, tensor: Tensor, *expression: Key) -> None:
+        """From here on the storage of ``tensor`` holds the value of ``expression``."""
+        self._set(tensor.untyped_storage(), self.values.number(*expression))
+
+    def read(self, tensor: Tensor) -> tuple[str, int, int]:
+        """What any ``tensor`` reads, real or not: ``("tensor", value, geometry)``."""
+        return self._key(self._swap(tensor))
+
+    def knows(self, tensor: Tensor) -> bool:
+        return id(tensor.untyped_storage()) in self._held
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.prim.device.default:  # which autograd asks for at every turn
+            return args[0].device
+        kwargs = kwargs or {}
+        operator = _operator(func)
+        if operator.name == "aten.lift_fresh":  # a tensor that Python data was made into
+            result = func(*args, **kwargs)
+            self.assign(result, *constant(args[0]))
+            return result
+        args, kwargs = self._swap(args), {name: self._swap(value) for name, value in kwargs.items()}
+        expression = self._expression(operator, args, kwargs)
+        if operator.asks:
+            self.asked.append(self._key(args[0])[1])
+        targets = operator.targets(args, kwargs)
+        layouts = layouts_of(expression, self.values)
+        result = func(*args, **kwargs) if layouts is None else self._results.of(func, args, kwargs, layouts)
+        if operator.copies_from is not None and self._lies_as(result, args[operator.copies_from]):
+            self._set(result.untyped_storage(), self._key(args[operator.copies_from])[1])
+        else:
+            self._note(expression, targets, result)
+        return result
+
+    def _expression(self, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Key, ...]:
+        expression: list[Key] = [operator.name, *(key_of(each, self._key) for each in args)]
+        for name, value in kwargs.items():
+            if name != "generator":
+                expression += [name, key_of(value, self._key)]
+        if self.autocast is not None and not torch.is_autocast_enabled(self.autocast):
+            expression.append("autocast off")
+        if operator.draws:
+            generator = self._generator(kwargs.get("generator"))
+            self.draws[generator] += 1
+            expression.append(("draw", generator, self.draws[generator]))
+        return tuple(expression)
+
+    def _note(self, expression: tuple[Key, ...], targets: list[Tensor], result: Any) -> None:
+        """New memory, and memory that was written to, holds the value of ``expression``."""
+        results = result if isinstance(result, list | tuple) else (result,)
+        fresh = [each for each in results if isinstance(each, Tensor) and not self.knows(each)]
+        if not fresh and not targets:
+            return  # a view, or an answer in numbers
+        computed = self.values.number(*expression)
+        self.computed[computed] += 1
+        if self._source_lines:
+            self.values.locate(computed, _source_line())
+        for place, tensor in enumerate([*targets, *fresh]):
+            value = self.values.output(computed, place)
+            storage = tensor.untyped_storage()
+            if place < len(targets) and storage.nbytes() != tensor.numel() * tensor.itemsize:
+                value = self.values.written(self._held[id(storage)][1], self.values.geometry(tensor), value)
+            self._set(storage, value)
+
+    def _lies_as(self, copied: Tensor, source: Tensor) -> bool:
+        """Whether a copy, which fills its memory, has its elements where they were."""
+        same = self.values.geometry(copied) == self.values.geometry(source)
+        nbytes = copied.untyped_storage().nbytes()
+        return same and nbytes == source.untyped_storage().nbytes() == copied.numel() * copied.itemsize
+
+    def _key(self, tensor: Tensor) -> tuple[str, int, int]:
+        return ("tensor", self._held[id(tensor.untyped_storage())][1], self.values.geometry(tensor))
+
+    def _set(self, storage: torch.UntypedStorage, value: int) -> None:
+        self._held[id(storage)] = (storage, value)
+
+    def _generator(self, generator: torch.Generator | None) -> str:
+        if generator is None:
+            return "torch's generator"
+        return self._generators.setdefault(id(generator), f"generator {len(self._generators)}")
+
+    def _swap(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value if self.knows(value) else self._swap_real(value)
+        if type(value) in (list, tuple):
+            return type(value)(self._swap(each) for each in value)
+        return value
+
+
+def constant(tensor: Tensor) -> tuple[Key, ...]:
+    """The leaf for a real tensor that is nobody's: by what it holds, or on a device, where nobody looks, by itself."""
+    storage = tensor.untyped_storage()
+    if tensor.device.type == "cpu":
+        held = hashlib.sha1(ctypes.string_at(storage.data_ptr(), storage.nbytes())).hexdigest()
+    else:
+        held = f"storage {id(storage)}"
+    return ("constant", held, tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor.dtype)
+
+
+@cache
+def _operator(func: Any) -> _Operator:
+    arguments = func._schema.arguments
+    # Operators that turn a tensor into a view of itself write no element.
+    views = torch.Tag.inplace_view in func.tags
+    written = [not views and each.alias_info is not None and each.alias_info.is_write for each in arguments]
+    name, _, overload = str(func).rpartition(".")
+    if written[:1] == [True] and name.endswith("_") and not name.endswith("__"):
+        name = name.removesuffix("_")
+    pairs = list(zip(arguments, written, strict=True))
+    return _Operator(
+        name=name if overload == "default" else f"{name}.{overload}",
+        written=tuple(place for place, (each, writes) in enumerate(pairs) if writes and not each.kwarg_only),
+        written_by_name=tuple(each.name for each, writes in pairs if writes and each.kwarg_only),
+        silent_writer=func._schema.name in _SILENT_WRITERS,
+        copies_from={"aten::clone": 0, "aten::copy_": 1}.get(func._schema.name),
+        draws=torch.Tag.nondeterministic_seeded in func.tags,
+        asks=func._schema.name == "aten::_local_scalar_dense",
+    )
+
+
+@cache
+def is_source(filename: str) -> bool:
+    """Whether a file is the model's source: neither torch's, nor generated, nor a part of the proof."""
+    return not filename.startswith((_TORCH, _OURS, "<"))
+
+
+def _source_line() -> tuple[str, int] | None:
+    """The innermost line of the model's source that runs now; none in a backward pass, which we start ourselves."""
+    frame = sys._getframe(1)
+    while frame is not None and (frame.f_code.co_filename == __file__ or not frame.f_code.co_filename.startswith(_OURS)):
+        if is_source(frame.f_code.co_filename):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back  # type: ignore[assignment]
+    return None

@@ -1,0 +1,125 @@
+"""What operators give on fakes, worked out once for arguments that lie alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
+
+from lowmode_fx.capture.proof.values import Key
+
+#: Sides, strides, dtype and device of a tensor in memory of its own.
+Layout = tuple[Sequence[int], Sequence[int], torch.dtype, torch.device]
+_FIRST_ARGUMENT, _VIEW = "the first argument itself", "a view of the first argument"
+
+
+class Results:
+    """Of one mode. Torch has a cache of such results too, which looks out for more and takes much longer to ask."""
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        self._mode = mode
+        self._known: dict[Key, Any] = {}
+
+    def of(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], layouts: Key) -> Any:
+        """``func`` on fakes; ``layouts``: all about its arguments, but which memory they are in."""
+        key = (func, layouts)
+        if key not in self._known:
+            by_rule = _RULES[func](*args) if func in _RULES and not kwargs else None
+            if by_rule is None:
+                result = func(*args, **kwargs)
+                self._known[key] = _kind(result, args, kwargs)
+                return result
+            self._known[key] = by_rule
+        known = self._known[key]
+        if known is None:
+            return func(*args, **kwargs)
+        if known is _FIRST_ARGUMENT:
+            return args[0]
+        if known is _VIEW:
+            with in_kernel_invocation_manager(self._mode):
+                view = func(*args, **kwargs)
+            return FakeTensor(self._mode, view, args[0].device)
+        if isinstance(known, list):
+            return tuple(None if layout is None else self.empty(*layout) for layout in known)
+        return self.empty(*known)
+
+    def empty(
+        self,
+        shape: Sequence[int],
+        strides: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        dense: bool = False,
+    ) -> Tensor:
+        """A fake in memory of its own; ``dense``: without elements that share a place, or places in between."""
+        with in_kernel_invocation_manager(self._mode):
+            meta = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+            meta = torch.empty_like(meta) if dense else meta
+        return FakeTensor(self._mode, meta, device)
+
+
+def _kind(result: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """How to make such a result again; none where torch is to be asked each time."""
+    if args and result is args[0]:
+        return _FIRST_ARGUMENT
+    tensors = [each for each in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+    memory = {id(tensor.untyped_storage()) for tensor in tensors}
+    if isinstance(result, Tensor) and tensors and args[0] is tensors[0]:
+        if result.untyped_storage() is tensors[0].untyped_storage():
+            return _VIEW
+    results = result if type(result) is tuple else (result,)
+    layouts = [None if each is None else _layout(each) if _is_new(each, memory) else ... for each in results]
+    if ... in layouts:
+        return None
+    return layouts if type(result) is tuple else layouts[0]
+
+
+def _is_new(result: Any, memory: set[int]) -> bool:
+    if not isinstance(result, Tensor) or result.layout is not torch.strided:
+        return False
+    storage = result.untyped_storage()
+    return id(storage) not in memory and storage.nbytes() == result.numel() * result.itemsize
+
+
+def _layout(tensor: Tensor) -> Layout:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+# Torch works batch norms out step by step, which takes a third of a proof's time.
+
+
+def _batch_norm(
+    images: Tensor, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *_: Any
+) -> list[Layout | None] | None:
+    if not training or not _alike(images, weight, bias, mean, var):
+        return None
+    statistics = ((images.shape[1],), (1,), images.dtype, images.device)
+    return [_layout(images), statistics, statistics]
+
+
+def _batch_norm_backward(
+    gradient: Tensor, images: Tensor, weight: Any, mean: Any, var: Any, saved_mean: Any, saved_var: Any, *rest: Any
+) -> list[Layout | None] | None:
+    training, _, wanted = rest
+    tensors = (images, gradient, weight, mean, var, saved_mean, saved_var)
+    if not training or not _alike(*tensors) or gradient.stride() != images.stride():
+        return None
+    of_weight = ((images.shape[1],), (1,), images.dtype, images.device)
+    layouts = (_layout(images), of_weight, of_weight)
+    return [layout if each else None for layout, each in zip(layouts, wanted, strict=True)]
+
+
+def _alike(images: Tensor, *others: Any) -> bool:
+    formats = (torch.contiguous_format, torch.channels_last) if images.ndim == 4 else (torch.contiguous_format,)
+    dense = any(images.is_contiguous(memory_format=each) for each in formats)
+    return dense and all(each is None or each.dtype is images.dtype for each in others)
+
+
+_RULES: dict[Any, Callable[..., list[Layout | None] | None]] = {
+    torch.ops.aten.native_batch_norm.default: _batch_norm,
+    torch.ops.aten.native_batch_norm_backward.default: _batch_norm_backward,
+}
