@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -119,6 +120,21 @@ def outputs_alike(graph_module: fx.GraphModule, context: PassContext) -> None:
             f"low-mode returns {found} where full-mode returns {expected}; the model fixes its input size in its head: "
             "set adapt_head=True to resize the map there"
         )
+
+
+def single_pixel_norms(full: fx.GraphModule, low: fx.GraphModule) -> list[str]:
+    """Norms in train mode whose map is one pixel in low-mode alone: of one image they have no batch statistics."""
+    shapes = {node.name: node_shape(node) for node in low.graph.nodes}
+    return [
+        site.name
+        for site in norm_sites(full)
+        if _pixels(node_shape(site.node)) > 1 == _pixels(shapes.get(site.node.name))
+        and (site.module is None or full.get_submodule(site.module).training)
+    ]
+
+
+def _pixels(shape: Any) -> int:
+    return math.prod(shape[2:]) if isinstance(shape, Shape) and len(shape) > 2 else 0
 
 
 def _tensors(tree: Any) -> list[tuple[int, ...]]:

@@ -29,7 +29,7 @@ from passes import (
     run_passes,
     set_strides,
 )
-from passes.checks import check_poolable
+from passes.checks import check_poolable, single_pixel_norms
 from passes.preserve import train_mode
 from passes.shapes import record_full_shapes
 from passes.wording import sides
@@ -93,6 +93,7 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
         leaf_modules=captured.leaf_modules,
         any_size=captured.front_end.any_size,
         no_effect=no_effect(config, context),
+        least_batch=2 if single_pixel_norms(full, low) else 1,
     )
     return Rung(mode, model, low.graph, config, inputs, report)
 

@@ -8,7 +8,7 @@ from torch import fx
 
 from lowmode_fx.lowering.config import LowModeConfig
 from passes import PassContext
-from passes.checks import output_node
+from passes.checks import output_node, single_pixel_norms
 from passes.shapes import Shape, node_shape
 from passes.wording import sides
 
@@ -47,4 +47,7 @@ def notes(
         found.append(
             f"low-mode returns maps of {small} where full-mode returns {full}; restore_output=True resizes them"
         )
+    lone = single_pixel_norms(context.full, low)
+    if lone:
+        found.append(f"at {lone[0]} low-mode's map is 1×1, without statistics of one image, which runs in full-mode")
     return tuple(filter(None, found))

@@ -21,7 +21,7 @@ class PairReport:
     ``input_shape`` and ``low_input_shape`` are ``(N, C, *S)`` of the example's images in either mode, ``input_dtype``
     their type. ``leaf_modules``: the classes that were not traced into, by the user's wish. ``any_size``: the graphs
     hold for images of any size, not for the example's alone. ``no_effect``: why no kernel is pooled and no max pool
-    dropped, where that was asked for; empty else.
+    dropped, where that was asked for; empty else. ``least_batch``: images that low-mode needs at once.
     """
 
     model: str
@@ -35,6 +35,7 @@ class PairReport:
     leaf_modules: tuple[type[nn.Module], ...] = ()
     any_size: bool = True
     no_effect: str = ""
+    least_batch: int = 1
 
     def of(self, name: str) -> PassReport:
         """The report of one pass. Raises ``KeyError`` where that pass did not run."""

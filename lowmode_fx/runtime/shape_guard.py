@@ -51,6 +51,18 @@ class ShapeGuard:
                 f"uncompiled, slower, on {_sides(theirs)}; make the first training forward with your own batch size",
             )
 
+    def fits_batch(self, mode: Mode, images: Tensor) -> bool:
+        """Whether a mode can normalise so many images ``(N, C, *S)``; warns where it can't."""
+        least = 1 if mode is Mode.FULL else self._ladder.rung(mode).report.least_batch
+        if len(images) >= least:
+            return True
+        self._warn_once(
+            "batch",
+            f"a batch of {len(images)} image has no batch statistics on {mode}-mode's 1×1 maps, and runs in full-mode; "
+            "drop_last=True leaves such batches out",
+        )
+        return False
+
     def note_mode(self, drawn: Mode, due: Mode, step: int) -> None:
         """Warn where a loader's batch is of another mode than the schedule's."""
         if drawn is not due:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lowmode_fx import (
     AgreementSchedule,
@@ -52,12 +53,16 @@ def pair() -> ModePair:
 
 
 def test_an_exported_graph_takes_the_size_it_was_made_for_alone() -> None:
-    net = net_of(BySize(), PeriodicSchedule(1))
-    assert net.pair.report.front_end == "export"
+    example = torch.zeros(4, 3, 16, 16)
+    named = build_pair(BySize(), example, LowModeConfig(pool_convs="all"), front_end="export")
+    net = LowModeModel(named, PeriodicSchedule(1), compile=False)
     net.run(Mode.FULL, torch.zeros(3, 3, 12, 12))  # full-mode is the model itself
     net.run(Mode.LOW, torch.zeros(3, 3, 16, 16))  # another batch is fine
     with pytest.raises(ValueError, match=r"traced by torch\.export, for 16×16 images alone, and these are 12×12"):
         net.run(Mode.LOW, torch.zeros(4, 3, 12, 12))
+    live = net_of(BySize(), PeriodicSchedule(1))
+    assert live.pair.report.front_end == "export"
+    live.run(Mode.LOW, torch.zeros(4, 3, 12, 12))  # where no graph was asked for, the model itself runs
 
 
 def test_a_layer_that_small_images_leave_out_is_refused() -> None:
@@ -98,9 +103,55 @@ def test_of_several_optimizers_one_counts(pair: ModePair) -> None:
     for optimizer in (first, second, second):
         net.attach(optimizer)
     for _ in range(3):  # both step together
+        net(torch.zeros(4, 3, 16, 16))
         first.step()
         second.step()
     assert net.step == 3
+    first.step()  # without a forward, as loading a state may take it
+    assert net.step == 3
+
+
+def test_an_optimizer_that_takes_the_attached_ones_place_counts(pair: ModePair) -> None:
+    net = LowModeModel(pair, BernoulliSchedule(0.5), compile=False)
+    net.attach(torch.optim.SGD(pair.model[0].parameters(), lr=0.1))
+    later = torch.optim.SGD(pair.model[2].parameters(), lr=0.1)
+    stranger = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    for _ in range(3):
+        net(torch.zeros(4, 3, 16, 16)).sum().backward()
+        stranger.step()
+        later.step()
+    assert net.step == 3
+
+
+def test_a_schedule_that_stands_still_is_told(pair: ModePair) -> None:
+    net = LowModeModel(pair, BernoulliSchedule(0.5), compile=False)
+    net.attach(torch.optim.SGD(net.parameters(), lr=0.1))
+    with pytest.warns(UserWarning, match="21 training forwards and no step of an optimizer on the model's weights"):
+        for _ in range(21):
+            net(torch.zeros(4, 3, 16, 16))
+
+
+def test_forwards_without_gradients_are_full_and_count_nothing(pair: ModePair) -> None:
+    net = LowModeModel(pair, BernoulliSchedule(1.0), compile=False)
+    images = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        found = net(images)
+    assert torch.equal(found, pair.model(images)) and (net.step, net.last_mode) == (0, None)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpointed_net_recomputes_in_the_mode_of_its_first_forward(pair: ModePair, reentrant: bool) -> None:
+    net = LowModeModel(pair, PeriodicSchedule(2), compile=False)
+    images = torch.randn(4, 3, 16, 16, requires_grad=True)
+    for mode in (Mode.FULL, Mode.LOW):
+        expected = net.run(mode, images)
+        (wanted,) = torch.autograd.grad(expected.square().sum(), pair.model[2].weight)
+        pair.model.zero_grad()
+        output = checkpoint(net, images, use_reentrant=reentrant)
+        assert net.last_mode is mode and torch.equal(output, expected)
+        output.square().sum().backward()
+        torch.testing.assert_close(pair.model[2].weight.grad, wanted)
+    assert net.step == 2
 
 
 def test_a_schedule_that_never_measures_says_so_once() -> None:
@@ -139,3 +190,22 @@ def test_smaller_maps_are_noted() -> None:
     assert note in build_pair(segmenter, torch.zeros(2, 3, 16, 16)).report.notes
     restored = build_pair(segmenter, torch.zeros(2, 3, 16, 16), LowModeConfig(restore_output=True))
     assert not restored.report.notes
+
+
+def test_a_batch_of_one_runs_in_full_mode_where_low_modes_maps_are_single_pixels() -> None:
+    layers = [nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1), nn.BatchNorm2d(4)]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    pair = build_pair(model, torch.zeros(2, 3, 8, 8))
+    assert any("3 low-mode's map is 1×1" in note for note in pair.report.notes)
+    net = LowModeModel(pair, PeriodicSchedule(1), compile=False)
+    with pytest.warns(UserWarning, match="a batch of 1 image has no batch statistics on low-mode's 1×1 maps"):
+        net(torch.randn(1, 3, 8, 8))
+    assert net.last_mode is Mode.FULL
+    net(torch.randn(2, 3, 8, 8))
+    assert net.last_mode is Mode.LOW
+
+
+def test_a_batch_of_one_runs_in_low_mode_where_its_maps_are_larger() -> None:
+    net = LowModeModel(build_pair(plain(), torch.zeros(2, 3, 16, 16)), PeriodicSchedule(1), compile=False)
+    net(torch.randn(1, 3, 16, 16))
+    assert net.last_mode is Mode.LOW
