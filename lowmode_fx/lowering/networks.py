@@ -27,6 +27,9 @@ class Network(Protocol):
         """The same through ``torch.compile`` with these options."""
         ...
 
+    def settle(self) -> None:
+        """The step is over: put back what its forward has left for the loop to read."""
+
 
 class FullNetwork:
     """The model itself, whatever stands in its ``forward``, its hooks included."""
@@ -40,6 +43,9 @@ class FullNetwork:
     def compile(self, **options: Any) -> Callable[..., Any]:
         compiled: Callable[..., Any] = torch.compile(self._model, **options)
         return compiled
+
+    def settle(self) -> None:
+        pass
 
 
 class GraphNetwork:
@@ -60,6 +66,9 @@ class GraphNetwork:
 
         return compiled
 
+    def settle(self) -> None:
+        pass
+
 
 class LiveNetwork:
     """The model under live lowering. downsample: for full-size images, which are downsampled first."""
@@ -77,6 +86,9 @@ class LiveNetwork:
             return self._run(forward, args, kwargs)
 
         return compiled
+
+    def settle(self) -> None:
+        self._live.settle()
 
     def _run(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._live.callable = forward

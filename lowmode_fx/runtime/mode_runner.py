@@ -39,6 +39,11 @@ class ModeRunner:
         if compile_options is not None:
             self.compiled = {mode: each.compile(**compile_options) for mode, each in self.networks.items()}
 
+    def settle(self) -> None:
+        """A step is over: nothing that a low one has left for its loss stays on the model."""
+        for each in self.networks.values():
+            each.settle()
+
     def run(self, mode: Mode, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """One forward in ``mode`` of a call of the model, images of full size or downsampled by the host already."""
         if mode is not Mode.FULL and not self._ladder.live:

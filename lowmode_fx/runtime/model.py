@@ -129,6 +129,7 @@ class LowModeModel(ModelView):
                 "this is a replica that nn.DataParallel made, whose low steps would train the first device's weights; "
                 "use DistributedDataParallel"
             )
+        self._runner.settle()
         kind = forward_kind() if self.training else ForwardKind.NO_STEP
         if kind is ForwardKind.NO_STEP:
             return self.ladder.model(*args, **kwargs)

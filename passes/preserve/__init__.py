@@ -1,6 +1,7 @@
 """Leaving a model as it was: whatever happens inside, its tensors, attributes, modes and generators come back."""
 
 from passes.preserve.copies import copy_apart
+from passes.preserve.forwards import ForwardAttributes
 from passes.preserve.state import (
     preserve_attributes,
     preserve_generators,
@@ -11,6 +12,7 @@ from passes.preserve.state import (
 )
 
 __all__ = [
+    "ForwardAttributes",
     "copy_apart",
     "preserve_attributes",
     "preserve_generators",

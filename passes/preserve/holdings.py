@@ -62,6 +62,14 @@ def find_holdings(*modules: nn.Module) -> Holdings:
     return walk.found
 
 
+def find_held(holder: dict[str, Any]) -> Holdings:
+    """What the values of a dictionary hold, itself among the containers."""
+    walk = _Walk()
+    walk.pending.append((holder, True))
+    walk.run()
+    return walk.found
+
+
 def copy_iterator(iterator: Iterator[Any]) -> Iterator[Any]:
     """An iterator that goes on from where this one stands, without moving it; what it runs over is shared.
 

@@ -20,6 +20,7 @@ from lowmode_fx.lowering.live.recompute import recomputed_by
 from lowmode_fx.lowering.live.resizing import resizing_module
 from lowmode_fx.lowering.live.shadows import Shadows
 from lowmode_fx.lowering.mode import Mode
+from passes.preserve import ForwardAttributes
 
 
 class LiveLowering:
@@ -42,6 +43,7 @@ class LiveLowering:
         self._lookup = Lookup(ladder.model, make_plan(ladder.full, rung.graph, rung.config, rung.report.passes))
         self._mode = LowMode(self._lookup)
         self._shadows = Shadows()
+        self._attributes = ForwardAttributes()
         self._running = 0
         outputs = FullOutputs(ladder.model, ladder.full, ladder.inputs, rung.report.any_size)
         self._find_sizes = torch.compiler.assume_constant_result(lambda sides: outputs.sizes(sides))
@@ -61,6 +63,10 @@ class LiveLowering:
         self._mode.calls.clear()
         with self._around(modules), recomputed_by(self._reentrant):
             return self.callable(*args, **kwargs)
+
+    def settle(self) -> None:
+        """Put back the attributes that the last forward left for the loss of its step."""
+        self._attributes.settle()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own forward under the mode, once ``run`` has prepared it."""
@@ -83,6 +89,7 @@ class LiveLowering:
     def _around(self, modules: Sequence[nn.Module], refresh: bool = True) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             if self._isolate:
+                stack.enter_context(self._attributes.kept(modules))
                 stack.enter_context(self._shadows.in_place(modules, refresh=refresh))
             for path, edits in self._lookup.plan.modules.items():
                 next_edit = partial(self._mode.next, ("module", path), edits)

@@ -35,7 +35,7 @@ class Shadows:
 
         What a forward registers, reassigns or deletes is undone as well.
         """
-        registries = [module._buffers for module in modules if module._buffers]
+        registries = [module._buffers for module in modules]
         held = [dict(registry) for registry in registries]
         self._put_copies(registries, refresh)
         try:

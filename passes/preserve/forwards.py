@@ -1,0 +1,105 @@
+"""What a forward does to the attributes of modules, undone after each of them: cheap enough for every step.
+
+Counters, queues, logs and flags come back. What a forward leaves for the loss of its own step, a tensor that gradients
+go through or something that holds one, stays for the training loop to read until ``settle``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passes.preserve.containers import array_restorer, container_restorer, replace_item
+from passes.preserve.holdings import Holdings, copy_iterator, find_held
+from passes.preserve.restorers import Restorer, restore_all
+from passes.torch_internals import REGISTRIES
+
+_ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Tensor, nn.Module)
+#: Layers of torch itself, whose forwards change no attribute.
+_LAYERS = "torch.nn.modules."
+_MISSING = object()
+
+
+class ForwardAttributes:
+    """The attributes of a model's modules, kept through its forwards."""
+
+    def __init__(self) -> None:
+        self._left: list[Restorer] = []
+
+    @contextlib.contextmanager
+    def kept(self, modules: Sequence[nn.Module]) -> Iterator[None]:
+        """Inside, a forward runs; ``modules`` are all of the model's."""
+        self.settle()
+        modes = [module.training for module in modules]
+        own = [vars(module) for module in modules if not type(module).__module__.startswith(_LAYERS)]
+        before = [dict(attributes) for attributes in own]
+        contents: list[tuple[Any, Restorer]] = []
+        for attributes in own:
+            contents += _contents(attributes)
+        try:
+            yield
+        finally:
+            restorers: list[Restorer] = []
+            for now, attributes in zip(own, before, strict=True):
+                if now.keys() != attributes.keys() or any(now[name] is not attributes[name] for name in attributes):
+                    self._sort_out(now, attributes, restorers)
+            for holder, restorer in contents:
+                (self._left if _carries_gradient(holder) else restorers).append(restorer)
+            restore_all(restorers)
+            for module, training in zip(modules, modes, strict=True):
+                if module.training is not training:
+                    module.training = training
+
+    def settle(self) -> None:
+        """Put back what was left for the loop to read."""
+        left, self._left = self._left, []
+        restore_all(left)
+
+    def _sort_out(self, now: dict[str, Any], before: dict[str, Any], restorers: list[Restorer]) -> None:
+        """What to put back at once, and what to leave for a while, of attributes that have changed."""
+        for name in now.keys() | before.keys():
+            found = now.get(name, _MISSING)
+            if found is before.get(name, _MISSING):
+                continue
+
+            def restore(name: str = name) -> None:
+                if name in before:
+                    now[name] = before[name]
+                else:
+                    now.pop(name, None)
+
+            (self._left if _carries_gradient(found) else restorers).append(restore)
+
+
+def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Restorer]]:
+    """Each container and array within reach of a module's attributes, with what puts its contents back.
+
+    Iterators among them are replaced by copies meanwhile.
+    """
+    told = {
+        name: value
+        for name, value in attributes.items()
+        if not isinstance(value, _ATOMS) and name not in REGISTRIES and not name.endswith("_hooks")
+    }
+    if not told:
+        return []
+    found: Holdings = find_held(told)
+    contents = [(each, container_restorer(each)) for each in (*found.containers, *found.empty) if each is not told]
+    contents += [(array, array_restorer(array)) for array in found.arrays]
+    for holder, key, iterator in found.iterators:
+        with contextlib.suppress(TypeError):  # one that can't be copied
+            replace_item(attributes if holder is told else holder, key, copy_iterator(iterator))
+    return contents
+
+
+def _carries_gradient(value: Any) -> bool:
+    """Whether a value is or holds a tensor that an operator made and gradients go through."""
+    if isinstance(value, Tensor):
+        return value.grad_fn is not None
+    if isinstance(value, dict):
+        return any(map(_carries_gradient, value.values()))
+    return isinstance(value, list | tuple | set) and any(map(_carries_gradient, value))
