@@ -41,6 +41,13 @@ def is_jit_tracing() -> bool:
     return bool(is_tracing())
 
 
+def in_backward_pass() -> bool:
+    """Whether a backward pass runs this, on the caller's thread."""
+    from torch._C import _current_graph_task_id
+
+    return int(_current_graph_task_id()) != -1
+
+
 def fake_tensor_mode() -> Any:
     """A mode in which tensors have shapes and no values; real ones are let in, and stay as they are."""
     from torch._subclasses.fake_tensor import FakeTensorMode

@@ -7,6 +7,8 @@ import inspect
 
 import torch
 
+from passes.torch_internals import in_backward_pass
+
 _CHECKPOINT = "torch.utils.checkpoint"
 
 
@@ -24,7 +26,7 @@ def forward_kind() -> ForwardKind:
     """The kind of the forward that the caller is about to run."""
     if torch.compiler.is_compiling():
         return ForwardKind.STEP if torch.is_grad_enabled() else ForwardKind.NO_STEP
-    if torch._C._current_graph_task_id() != -1:
+    if in_backward_pass():
         return ForwardKind.RECOMPUTED
     if torch.is_grad_enabled() or _is_checkpointed():
         return ForwardKind.STEP

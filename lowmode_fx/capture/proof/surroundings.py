@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lowmode_fx.capture.proof.compare import generator_state
-from lowmode_fx.utils.devices import gpus
+from passes.preserve.generators import gpus
 
 _VALUES = (int, float, complex, str, tuple, type(None))
 _CONTAINERS = (list, dict, set, deque)
