@@ -126,17 +126,21 @@ def _attribute(graph_module: fx.GraphModule, node: fx.Node) -> Any:
 
 
 def trained(graph_module: fx.GraphModule, kernel: fx.Node) -> bool:
-    """Whether a parameter reaches the kernel: not one that a buffer or a constant holds (Sobel, a blur)."""
+    """Whether a parameter that trains reaches the kernel: not one that is fixed (Sobel, a blur) or frozen."""
     pending, seen = [kernel], {kernel}
     while pending:
         node = pending.pop()
-        if node.op == "get_attr" and isinstance(_attribute(graph_module, node), nn.Parameter):
+        if node.op == "get_attr" and _trains(_attribute(graph_module, node)):
             return True
-        if node.op == "call_module" and any(True for _ in graph_module.get_submodule(str(node.target)).parameters()):
+        if node.op == "call_module" and any(map(_trains, graph_module.get_submodule(str(node.target)).parameters())):
             return True
         pending += [source for source in node.all_input_nodes if source not in seen]
         seen.update(node.all_input_nodes)
     return False
+
+
+def _trains(value: Any) -> bool:
+    return isinstance(value, nn.Parameter) and value.requires_grad
 
 
 def match_conv(graph_module: fx.GraphModule, node: fx.Node) -> ConvSite | None:
