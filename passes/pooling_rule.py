@@ -21,7 +21,7 @@ from passes.kernel_math import (
     pooled_size,
 )
 from passes.patterns import matches
-from passes.ratios import PlainRatio, RatioLike, plain_ratio
+from passes.ratios import RatioLike, SideRatio, plain_ratio, ratio_text, side_ratios
 
 NamedTransform = Literal["avg", "adaptive", "center", "linear"]
 NamedConvs = Literal["dense", "all"]
@@ -54,15 +54,15 @@ class PoolingRule:
 
     def pooled(self, kernel: Sequence[int]) -> tuple[int, ...]:
         """K' of each side of a kernel; K itself where the ratio is for another number of sides."""
-        ratios = self._ratios(kernel)
-        return tuple(pooled_size(size, ratio, self.rounding) for size, ratio in zip(kernel, ratios, strict=True))
+        return tuple(pooled_size(size, ratio, self.rounding) for size, ratio in self._sides(kernel))
 
-    def _ratios(self, kernel: Sequence[int]) -> tuple[int | str, ...]:
-        """The ratio of each side, in its plain form."""
-        ratio: PlainRatio = self.ratio  # type: ignore[assignment]
-        if not isinstance(ratio, tuple):
-            return (ratio,) * len(kernel)
-        return ratio if len(ratio) == len(kernel) else (1,) * len(kernel)
+    def _sides(self, kernel: Sequence[int]) -> list[tuple[int, SideRatio]]:
+        """Each side of a kernel with its ratio, 1 where there is none."""
+        ratios = side_ratios(self.ratio, len(kernel)) if self._is_for(kernel) else (1,) * len(kernel)
+        return list(zip(kernel, ratios, strict=True))
+
+    def _is_for(self, kernel: Sequence[int]) -> bool:
+        return not isinstance(self.ratio, tuple) or len(self.ratio) == len(kernel)
 
     def reason_to_keep(self, call: ConvCall[Any], name: str, *, stem: bool, trained: bool) -> str | None:
         """Why the kernel of this call stays whole; ``None`` where it is pooled.
@@ -70,10 +70,10 @@ class PoolingRule:
         name: the site's. stem: it reads the image. trained: a parameter reaches the kernel.
         """
         pooled, stride, named = self.pooled(call.kernel), call.stride, self.named
-        shrunk = any(size > 1 and ratio != 1 for size, ratio in zip(call.kernel, self._ratios(call.kernel), strict=True))
-        resampled = self.transform == "linear" and shrunk
-        if isinstance(self.ratio, tuple) and len(self.ratio) != len(call.kernel):
-            return f"{sides(call.kernel)} has other sides than the {len(self.ratio)} of the ratio"
+        shrinks = any(size > 1 and ratio != 1 for size, ratio in self._sides(call.kernel))
+        resampled = self.transform == "linear" and shrinks
+        if not self._is_for(call.kernel):
+            return f"{sides(call.kernel)} has other sides than those of the ratio, {ratio_text(self.ratio)}"
         if pooled == call.kernel and not resampled:
             return f"{sides(call.kernel)} has nothing to pool"
         if any(matches(name, pattern) for pattern in self.keep_convs):

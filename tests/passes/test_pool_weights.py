@@ -332,7 +332,7 @@ def test_a_ratio_for_each_side_leaves_other_numbers_of_sides_alone() -> None:
 
     pair = build(Attention(), ratio=(2, 2))
     assert pooled(pair) == {"body": ("3×3", "1×1")}
-    assert skipped(pair)["along"] == "5 has other sides than the 2 of the ratio"
+    assert skipped(pair)["along"] == "5 has other sides than those of the ratio, 2×2"
 
 
 # How the calls are joined --------------------------------------------------------------------------------------------
