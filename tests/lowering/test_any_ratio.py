@@ -13,7 +13,8 @@ import torch
 from tiny import IMAGES, Tiny, assert_shared, tiny_pair
 from torch import nn
 
-from lowmode_fx import LowModeConfig, PassError, build_pair, downsample
+from lowmode_fx import LowModeConfig, PassError, build_ladder, build_pair, downsample
+from lowmode_fx.lowering.live import LiveLowering
 from lowmode_fx.lowering.networks import downsampling_graph
 
 ratios = pytest.mark.parametrize(
@@ -115,3 +116,58 @@ def test_a_network_that_halves_five_times_takes_multiples_of_32() -> None:
         build_pair(Hourglass(), images)
     pair = build_pair(Hourglass(), images, LowModeConfig(size_multiple=32))
     assert pair.low(pair.downsample(images)).shape == (2, 2, 128, 128)
+
+
+# Low steps ------------------------------------------------------------------------------------------------------------
+
+
+@ratios
+@pytest.mark.filterwarnings("ignore::lowmode_fx.NoEffectWarning")
+def test_the_model_under_live_lowering_does_what_the_graph_does(options: dict[str, Any], low: tuple[int, int]) -> None:
+    pair = tiny_pair(**options, kernel_transform="linear", rounding="cover")
+    pair.model.drop.p = 0.0
+    images = torch.randn(IMAGES)
+    expected = pair.low(pair.downsample(images))
+    assert torch.equal(LiveLowering(pair).run(pair.downsample(images)), expected)
+    assert torch.equal(LiveLowering(pair, downsample=True).run(images), expected)
+
+
+@pytest.mark.parametrize("options", [{"ratio": "4/3"}, {"ratio": (1, 1.5), "size_multiple": 3}])
+def test_low_steps_compile_without_a_break(options: dict[str, Any]) -> None:
+    pair = tiny_pair(**options, kernel_transform="linear", rounding="cover")
+    pair.model.drop.p = 0.0
+    images = torch.randn(IMAGES)
+    expected = pair.low(pair.downsample(images))
+    torch._dynamo.reset()
+    live = LiveLowering(pair, downsample=True)
+    live.callable = torch.compile(live.forward, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(live.run(images), expected)
+    graph = torch.compile(downsampling_graph(pair, pair.rungs[0]), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(graph(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "sides", "restored"),
+    [
+        ({"ratio": 2}, (10, 12), (20, 24)),
+        ({"ratio": "4/3"}, (9, 15), (12, 20)),
+        ({"ratio": (1, 2)}, (16, 10), (16, 20)),
+        ({"ratio": 2, "size_multiple": 5}, (10, 15), (16, 24)),  # 16 became 10, so 15 was 24
+    ],
+)
+@pytest.mark.filterwarnings("ignore::lowmode_fx.NoEffectWarning")
+def test_maps_of_other_sizes_are_restored_by_the_ratio(
+    options: dict[str, Any], sides: tuple[int, int], restored: tuple[int, int]
+) -> None:
+    """Where the images come downsampled, by a loader, and not of the example's size."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1))
+    pair = build_pair(model, torch.zeros(IMAGES), LowModeConfig(restore_output=True, **options))
+    assert LiveLowering(pair).run(torch.randn(2, 3, *sides)).shape == (2, 4, *restored)
+
+
+def test_rungs_are_named_after_their_ratios_and_stand_in_order_of_their_pixels() -> None:
+    ratios: list[Any] = [(1, 2), 1.5, (2, "3/2"), 2, (1, "4/3")]
+    configs = [LowModeConfig(ratio=ratio, kernel_ratio=1) for ratio in ratios]
+    whole = LowModeConfig(downsample_input=False)
+    ladder = build_ladder(Tiny(), torch.zeros(IMAGES), [*configs, whole])
+    assert [str(mode) for mode in ladder.modes] == ["r2", "r2x3/2", "r3/2", "r1x2", "r1x4/3", "whole", "full"]
