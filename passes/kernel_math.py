@@ -1,6 +1,7 @@
 """The arithmetic of low-mode kernels: pooled sizes, kernel transforms, the padding rule. No graphs here.
 
-A kernel has shape ``(F, C, *K)`` with one to three spatial sizes ``K``; channels and filter counts never change.
+A kernel has shape ``(F, C, *K)`` with one to three spatial sizes ``K``; channels and filter counts never change. A
+ratio r is any number ≥ 1, of one side or, where a function takes whole kernels, of all sides at once or one a side.
 Source: Poulos, Nouri, Moshovos, "Training CNNs faster with Dynamic Input and Kernel Downsampling", §2.2.2.
 """
 
@@ -12,6 +13,8 @@ from typing import Literal
 
 from torch import Tensor, stack
 
+from passes.ratios import RatioLike, SideRatio, ratio_terms, side_ratios
+
 Rounding = Literal["ceil", "floor", "cover"]
 Gain = Literal["mean", "sum"]
 #: ``(kernel (F, C, *K), pooled size K') -> (F, C, *K')``, differentiable.
@@ -20,22 +23,23 @@ KernelTransform = Callable[[Tensor, tuple[int, ...]], Tensor]
 Windows = tuple[tuple[int, int], ...]
 
 
-def pooled_size(size: int, ratio: int, rounding: Rounding = "ceil") -> int:
+def pooled_size(size: int, ratio: SideRatio, rounding: Rounding = "ceil") -> int:
     """K' of one kernel side: ⌈K/r⌉ or ⌊K/r⌋, at least 1, less one when even (§2.2.2: the result is odd).
 
     ``"cover"``: the smallest odd K' whose taps, r pixels apart, reach as far as the K taps do, and no more than K:
     with r = 2, 3 → 3, 5 → 3, 7 → 5.
     """
-    if ratio == 1:
+    p, q = ratio_terms(ratio)
+    if p == q:
         return size
     if rounding == "cover":
-        return min(size, 2 * math.ceil((size - 1) / (2 * ratio)) + 1)
-    pooled = math.ceil(size / ratio) if rounding == "ceil" else max(1, size // ratio)
+        return min(size, 2 * -(-(size - 1) * q // (2 * p)) + 1)
+    pooled = -(-size * q // p) if rounding == "ceil" else max(1, size * q // p)
     return pooled - 1 if pooled % 2 == 0 else pooled
 
 
 def paper_windows(size: int, ratio: int) -> Windows:
-    """The paper's windows for one side: r taps, stride r, asymmetric padding whose taps are left out.
+    """The paper's windows for one side: r taps (whole), stride r, asymmetric padding whose taps are left out.
 
     The padding that makes ⌈K/r⌉ whole windows is split before and after, the odd tap after: 5 → 3 with r = 2
     pads one tap after, giving (0, 2), (2, 4), (4, 5).
@@ -51,11 +55,12 @@ def adaptive_windows(size: int, pooled: int) -> Windows:
     return tuple((index * size // pooled, -((-(index + 1) * size) // pooled)) for index in range(pooled))
 
 
-def choose_windows(size: int, pooled: int, ratio: int, adaptive: bool) -> Windows:
-    """The paper's windows where they give the pooled size K', adaptive ones where ⌈K/r⌉ was no odd number."""
-    if adaptive or math.ceil(size / ratio) != pooled:
+def choose_windows(size: int, pooled: int, ratio: SideRatio, adaptive: bool) -> Windows:
+    """The paper's windows where r is whole and ⌈K/r⌉ of them give the pooled size K', adaptive ones elsewhere."""
+    p, q = ratio_terms(ratio)
+    if adaptive or q > 1 or math.ceil(size / p) != pooled:
         return adaptive_windows(size, pooled)
-    return paper_windows(size, ratio)
+    return paper_windows(size, p)
 
 
 def tap_weights(windows: Windows, size: int, gain: Gain) -> tuple[tuple[float, ...], ...]:
@@ -68,7 +73,7 @@ def tap_weights(windows: Windows, size: int, gain: Gain) -> tuple[tuple[float, .
 
 
 def average_kernel(
-    weight: Tensor, pooled: tuple[int, ...], ratio: int, gain: Gain = "mean", adaptive: bool = False
+    weight: Tensor, pooled: tuple[int, ...], ratio: RatioLike, gain: Gain = "mean", adaptive: bool = False
 ) -> Tensor:
     """Average pooling of a kernel ``(F, C, *K) → (F, C, *K')``, side by side.
 
@@ -81,9 +86,9 @@ def average_kernel(
     if whole:
         taps = math.prod([weight.shape[dim] for dim in whole])
         weight = weight.sum(whole, keepdim=True) * (1 / taps if gain == "mean" else 1.0)
-    for dim, (size, target) in sides:
+    for (dim, (size, target)), side_ratio in zip(sides, side_ratios(ratio, len(pooled)), strict=True):
         if target not in (1, size):
-            windows = choose_windows(size, target, ratio, adaptive)
+            windows = choose_windows(size, target, side_ratio, adaptive)
             weight = _combine_taps(weight, dim, windows, tap_weights(windows, size, gain))
     return weight
 
@@ -108,7 +113,7 @@ def center_kernel(weight: Tensor, pooled: tuple[int, ...], gain: Gain = "mean") 
     return weight if scale == 1.0 else weight * scale
 
 
-def linear_kernel(weight: Tensor, pooled: tuple[int, ...], ratio: int) -> Tensor:
+def linear_kernel(weight: Tensor, pooled: tuple[int, ...], ratio: RatioLike) -> Tensor:
     """The kernel that does on a downsampled map what ``weight`` does on the map itself: ``(F, C, *K) → (F, C, *K')``.
 
     A tap that lies between two taps of the pooled kernel, which are r pixels apart, is shared between them by its
@@ -117,19 +122,22 @@ def linear_kernel(weight: Tensor, pooled: tuple[int, ...], ratio: int) -> Tensor
     taps lie d pixels of the map apart, and that holds where the map is straight between them. The sum of the taps is
     kept.
     """
-    for dim, (size, target) in enumerate(zip(weight.shape[2:], pooled, strict=True), start=2):
+    ratios = side_ratios(ratio, len(pooled))
+    for dim, (size, target, side_ratio) in enumerate(zip(weight.shape[2:], pooled, ratios, strict=True), start=2):
         if size > 1:
-            rows = linear_rows(size, target, ratio)
+            rows = linear_rows(size, target, side_ratio)
             windows = tuple((_first(row), size - _first(row[::-1])) for row in rows)
             weight = _combine_taps(weight, dim, windows, rows)
     return weight
 
 
-def linear_rows(size: int, pooled: int, ratio: int) -> tuple[tuple[float, ...], ...]:
+def linear_rows(size: int, pooled: int, ratio: SideRatio) -> tuple[tuple[float, ...], ...]:
     """The matrix (K', K) of ``linear_kernel`` for one side: its columns sum to 1."""
+    p, q = ratio_terms(ratio)
     columns = []
     for tap in range(size):
-        place = min(max((tap - (size - 1) / 2) / ratio + (pooled - 1) / 2, 0.0), pooled - 1.0)
+        # Times q first: a tap that lies on a pooled one is found there exactly, and no other gets a share of it.
+        place = min(max((tap - (size - 1) / 2) * q / p + (pooled - 1) / 2, 0.0), pooled - 1.0)
         columns.append([max(0.0, 1 - abs(place - index)) for index in range(pooled)])
     return tuple(zip(*columns, strict=True))
 

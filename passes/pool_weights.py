@@ -14,6 +14,7 @@ from passes.match import ConvSite, conv_sites, deformable_convs, match_conv, opa
 from passes.patterns import select_names
 from passes.pooled_calls import conv_geometry
 from passes.pooling_rule import DEFORMABLE, NOT_TRACED, NamedConvs, NamedTransform, PoolingRule, sides
+from passes.ratios import RatioLike
 from passes.shapes import Shape, record_shape
 from passes.transposed import pool_conv_transpose
 
@@ -23,7 +24,7 @@ def pool_weights(
     graph_module: fx.GraphModule,
     context: PassContext,
     *,
-    ratio: int,
+    ratio: RatioLike,
     rounding: Rounding = "ceil",
     transform: NamedTransform | KernelTransform = "avg",
     gain: Gain = "mean",
@@ -32,6 +33,7 @@ def pool_weights(
 ) -> PassReport:
     """Pool the kernels of the chosen convolutions by ``ratio``; every output keeps the size it had.
 
+    A ratio that is one a side leaves convolutions with another number of sides alone.
     ``pool_convs``: ``"dense"`` (windows overlap, K > stride; not the stem; no depthwise conv to a single tap),
     ``"all"`` (the stem and patchifying convs too; still no depthwise conv to a single tap), or globs over module names,
     which are taken at their word. ``keep_convs`` are globs that are left alone whatever ``pool_convs`` says.

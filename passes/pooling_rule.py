@@ -21,6 +21,7 @@ from passes.kernel_math import (
     pooled_size,
 )
 from passes.patterns import matches
+from passes.ratios import RatioLike, SideRatio, plain_ratio, ratio_text, side_ratios
 
 NamedTransform = Literal["avg", "adaptive", "center", "linear"]
 NamedConvs = Literal["dense", "all"]
@@ -33,7 +34,7 @@ UNTRAINED = "no trained parameter reaches it"
 class PoolingRule:
     """How kernels shrink by ``ratio`` and which do; see ``passes.pool_weights`` for what the options mean."""
 
-    ratio: int
+    ratio: RatioLike
     rounding: Rounding = "ceil"
     transform: NamedTransform | KernelTransform = "avg"
     gain: Gain = "mean"
@@ -42,6 +43,7 @@ class PoolingRule:
     custom: KernelTransform | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ratio", plain_ratio(self.ratio))  # calls hold it, and calls become code
         if callable(self.transform):
             object.__setattr__(self, "custom", bind_transform(self.transform, self.gain))
 
@@ -51,8 +53,16 @@ class PoolingRule:
         return self.pool_convs if isinstance(self.pool_convs, str) else None
 
     def pooled(self, kernel: Sequence[int]) -> tuple[int, ...]:
-        """K' of each side of a kernel."""
-        return tuple(pooled_size(size, self.ratio, self.rounding) for size in kernel)
+        """K' of each side of a kernel; K itself where the ratio is for another number of sides."""
+        return tuple(pooled_size(size, ratio, self.rounding) for size, ratio in self._sides(kernel))
+
+    def _sides(self, kernel: Sequence[int]) -> list[tuple[int, SideRatio]]:
+        """Each side of a kernel with its ratio, 1 where there is none."""
+        ratios = side_ratios(self.ratio, len(kernel)) if self._is_for(kernel) else (1,) * len(kernel)
+        return list(zip(kernel, ratios, strict=True))
+
+    def _is_for(self, kernel: Sequence[int]) -> bool:
+        return not isinstance(self.ratio, tuple) or len(self.ratio) == len(kernel)
 
     def reason_to_keep(self, call: ConvCall[Any], name: str, *, stem: bool, trained: bool) -> str | None:
         """Why the kernel of this call stays whole; ``None`` where it is pooled.
@@ -60,7 +70,10 @@ class PoolingRule:
         name: the site's. stem: it reads the image. trained: a parameter reaches the kernel.
         """
         pooled, stride, named = self.pooled(call.kernel), call.stride, self.named
-        resampled = self.transform == "linear" and self.ratio > 1 and max(call.kernel) > 1
+        shrinks = any(size > 1 and ratio != 1 for size, ratio in self._sides(call.kernel))
+        resampled = self.transform == "linear" and shrinks
+        if not self._is_for(call.kernel):
+            return f"{sides(call.kernel)} has other sides than those of the ratio, {ratio_text(self.ratio)}"
         if pooled == call.kernel and not resampled:
             return f"{sides(call.kernel)} has nothing to pool"
         if any(matches(name, pattern) for pattern in self.keep_convs):

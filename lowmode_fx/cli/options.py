@@ -32,8 +32,8 @@ ImageChannels = Annotated[int, Data(help="3 (RGB) or 1 (grey).")]
 
 #: ``LowModeConfig`` on the command line; what isn't given is None.
 LOW_MODE: dict[str, Any] = {
-    "ratio": Annotated[int | None, Low(help="Of the images' sides, an integer ≥ 2. (default 2)")],
-    "kernel_ratio": Annotated[int | None, Low(help="Of the kernels; 1 keeps them. (default: ratio)")],
+    "ratio": Annotated[str | None, Low(help="Of the images' sides: 2, 4/3, or one a side: 1x2. (default 2)")],
+    "kernel_ratio": Annotated[str | None, Low(help="Of the kernels; 1 keeps them. (default: ratio)")],
     "rounding": Annotated[str | None, Low(help="ceil, floor or cover.")],
     "kernel_transform": Annotated[str | None, Low(help="avg, adaptive, center or linear.")],
     "gain": Annotated[str | None, Low(help="What pooling preserves: mean or sum.")],
@@ -43,6 +43,7 @@ LOW_MODE: dict[str, Any] = {
     "strides": Annotated[str | None, Low(help="Globs with their stride in low-mode: conv1=1,layer2.0.*=1.")],
     "batchnorm": Annotated[str | None, Low(help="isolate or share.")],
     "input_method": Annotated[str | None, Low(help="gaussian, bilinear or area.")],
+    "size_multiple": Annotated[int | None, Low(help="Round low-mode's sides to multiples of it. (default 1)")],
     "whole_images": Annotated[bool | None, Low("--whole-images", help="Pool kernels alone.")],
     "restore_output": Annotated[
         bool | None, Low("--restore-output", help="Bring maps that are returned to full size.")
@@ -57,7 +58,7 @@ _SWITCHES = {
     "adapt_head=True": "--adapt-head",
     "submodule=": "--submodule",
 }
-_VALUE = re.compile(rf"\b({'|'.join(LOW_MODE)})=(?=\S)")
+_VALUE = re.compile(rf"\b({'|'.join(LOW_MODE)})=(\([^()]*\)|'\d[^']*'|(?=\S))")
 _SUBJECT = re.compile(rf"^({'|'.join(LOW_MODE)})(?=: | is )")
 
 #: Options that take a named set or globs, with the sets.
@@ -119,8 +120,13 @@ def spelled_as_options(message: str) -> str:
     """A message that names arguments of Python, with the options that stand for them."""
     for argument, option in _SWITCHES.items():
         message = message.replace(f"set {argument}", f"give {option}").replace(argument, option)
-    message = _VALUE.sub(lambda found: f"{_option(found[1])} ", message)
+    message = _VALUE.sub(lambda found: f"{_option(found[1])} {_spelled(found[2])}", message)
     return _SUBJECT.sub(lambda found: _option(found[1]), message)
+
+
+def _spelled(value: str) -> str:
+    """A ratio of Python as on the command line: ``(1, '4/3')`` is ``1x4/3``."""
+    return value.strip("()").replace("'", "").replace(", ", "x")
 
 
 def _option(name: str) -> str:

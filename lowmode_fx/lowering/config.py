@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from lowmode_fx.lowering.downsampling import downsampled_sides
 from passes.drop_maxpools import NamedMaxPools
 from passes.kernel_math import Gain, KernelTransform, Rounding
 from passes.pool_weights import NamedConvs, NamedTransform
+from passes.ratios import Ratio, RatioLike, largest_ratio, plain_ratio, ratio_text, read_ratio
 
 BatchNormMode = Literal["isolate", "share"]
 InputMethod = Literal["gaussian", "bilinear", "area"]
@@ -18,8 +20,10 @@ InputMethod = Literal["gaussian", "bilinear", "area"]
 class LowModeConfig:
     """How low-mode differs from full-mode.
 
-    ratio: images shrink to ⌈H/ratio⌉ × ⌈W/ratio⌉ (§2.2.1); an integer ≥ 2.
-    kernel_ratio: r of the kernels (§2.2.2); ``None`` takes ``ratio``, 1 keeps every kernel.
+    ratio: images shrink to ⌈H/ratio⌉ × ⌈W/ratio⌉ (§2.2.1); a number above 1, as 2, ``4 / 3``, ``Fraction(4, 3)`` or
+        ``"4/3"``, or one a side, as ``(1, 2)``, where a side has one row or is time. A float stands for the fraction of
+        smallest denominator, up to 100, that it equals; one that equals none is refused.
+    kernel_ratio: r of the kernels (§2.2.2), of the same kinds; ``None`` takes ``ratio``, 1 keeps every kernel.
     rounding: K' = ⌈K/r⌉ or ⌊K/r⌋, less one when even; ``"cover"``: the smallest odd K' that reaches as far as K does
         (r = 2: 3 → 3, 5 → 3, 7 → 5).
     kernel_transform: ``"avg"`` (the paper's pooling), ``"adaptive"``, ``"center"``, ``"linear"`` (what the kernel does
@@ -32,6 +36,7 @@ class LowModeConfig:
     strides: ``{glob: stride}`` for low-mode; of several globs that match, the last one counts.
     batchnorm: ``"isolate"`` leaves the running statistics to full-mode, ``"share"`` updates them in both.
     input_method: ``"gaussian"`` (blur and decimation), ``"bilinear"``, ``"area"``; see ``downsample``.
+    size_multiple: of low-mode's sides, which are rounded to the nearest, where a model halves its maps often.
     downsample_input: ``False`` pools kernels for images of full size, where a model fixes its input size.
     restore_output: interpolate maps that low-mode returns to their full-mode size, for dense prediction.
     adapt_head: resize a map that is flattened to its full-mode size there, instead of refusing the model.
@@ -39,8 +44,8 @@ class LowModeConfig:
     Raises ``ValueError`` or ``TypeError`` for anything else.
     """
 
-    ratio: int = 2
-    kernel_ratio: int | None = None
+    ratio: RatioLike = 2
+    kernel_ratio: RatioLike | None = None
     rounding: Rounding = "ceil"
     kernel_transform: NamedTransform | KernelTransform = "avg"
     gain: Gain = "mean"
@@ -50,18 +55,23 @@ class LowModeConfig:
     strides: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
     batchnorm: BatchNormMode = "isolate"
     input_method: InputMethod = "gaussian"
+    size_multiple: int = 1
     downsample_input: bool = True
     restore_output: bool = False
     adapt_head: bool = False
 
     def __post_init__(self) -> None:
-        if self.ratio == 1 and not isinstance(self.ratio, bool):
+        ratio = read_ratio(self.ratio)
+        if largest_ratio(ratio) == 1:
             raise ValueError(
-                "ratio is 1; it must be an integer ≥ 2; for pooled kernels on whole images, downsample_input=False"
+                f"ratio is {ratio_text(ratio)}; it must be above 1 on some side; for pooled kernels on whole images, "
+                "downsample_input=False"
             )
-        _check_integer("ratio", self.ratio, 2)
+        self._set("ratio", ratio)
         if self.kernel_ratio is not None:
-            _check_integer("kernel_ratio", self.kernel_ratio, 1)
+            self._set("kernel_ratio", read_ratio(self.kernel_ratio, "kernel_ratio"))
+            _check_sides(ratio, self.kernel_ratio)
+        _check_integer("size_multiple", self.size_multiple, 1)
         _check_choice("rounding", self.rounding, get_args(Rounding))
         if not callable(self.kernel_transform):
             choices = get_args(NamedTransform)
@@ -86,9 +96,24 @@ class LowModeConfig:
         return cls(ratio=2, pool_convs="dense", drop_maxpools="stem", batchnorm="share", input_method="gaussian")
 
     @property
-    def effective_kernel_ratio(self) -> int:
+    def effective_kernel_ratio(self) -> Ratio:
         """r of the kernels: ``kernel_ratio``, or ``ratio`` where that is ``None``."""
-        return self.ratio if self.kernel_ratio is None else self.kernel_ratio
+        return read_ratio(self.ratio if self.kernel_ratio is None else self.kernel_ratio)
+
+    @property
+    def pools_kernels(self) -> bool:
+        """Is r of the kernels above 1 on some side?"""
+        return largest_ratio(self.effective_kernel_ratio) > 1
+
+    @property
+    def downsampling(self) -> dict[str, Any]:
+        """The arguments of ``downsample`` beside the images: plain values, for graphs and for other processes."""
+        ratio = plain_ratio(self.ratio) if self.downsample_input else 1
+        return {"ratio": ratio, "method": self.input_method, "size_multiple": self.size_multiple}
+
+    def low_sides(self, sides: Sequence[int]) -> tuple[int, ...]:
+        """The sides of low-mode's images, in pixels, for full-mode ones of ``sides``; raises as ``downsample`` does."""
+        return downsampled_sides(sides, self.ratio if self.downsample_input else 1, self.size_multiple)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON. Raises ``TypeError`` where ``kernel_transform`` is a function."""
@@ -96,6 +121,9 @@ class LowModeConfig:
             named = "'avg', 'adaptive', 'center' or 'linear'"
             raise TypeError(f"kernel_transform is a function, which can't be saved; use {named}")
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        values |= {name: plain_ratio(values[name]) for name in ("ratio", "kernel_ratio") if values[name] is not None}
+        if self.size_multiple == 1:
+            del values["size_multiple"]  # younger than the other options: what was saved before compares equal
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         return {**plain, "strides": {glob: _plain_stride(stride) for glob, stride in self.strides.items()}}
 
@@ -107,6 +135,14 @@ class LowModeConfig:
         if unknown:
             raise ValueError(f"LowModeConfig has no option {unknown[0]!r}; options: {', '.join(known)}")
         return cls(**values)
+
+
+def _check_sides(ratio: Ratio, kernel_ratio: RatioLike) -> None:
+    if isinstance(ratio, tuple) and isinstance(kernel_ratio, tuple) and len(ratio) != len(kernel_ratio):
+        raise ValueError(
+            f"kernel_ratio is {ratio_text(kernel_ratio)}, for {len(kernel_ratio)} sides, and ratio is "
+            f"{ratio_text(ratio)}, for {len(ratio)}; give both for as many as the images have"
+        )
 
 
 def _check_integer(name: str, value: Any, least: int) -> None:

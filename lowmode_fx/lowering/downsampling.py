@@ -1,40 +1,61 @@
 """Low-mode's images: each side cut to ⌈side / ratio⌉ (§2.2.1 of arXiv 1910.06548).
 
-The functions keep no state and draw no random number, so they serve on the device, inside a compiled step, and in the
-workers of a loader alike.
+The functions keep no state, draw no random number and take plain arguments, so they serve on the device, inside a
+compiled or captured step, and in the workers of a loader alike.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["DOWNSAMPLING_METHODS", "downsample", "downsampled_sides", "gaussian_taps"]
+from lowmode_fx.lowering.resampling import METHODS, Terms
+from passes.ratios import RatioLike, plain_ratio, ratio_terms, ratio_text, side_ratios
+
+__all__ = ["DOWNSAMPLING_METHODS", "downsample", "downsampled_sides"]
+
+DOWNSAMPLING_METHODS = tuple(METHODS)
+
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def downsample(images: Tensor, ratio: int, method: str = "gaussian", spatial_dims: int | None = None) -> Tensor:
+def downsample(
+    images: Tensor,
+    ratio: RatioLike | None = None,
+    method: str = "gaussian",
+    spatial_dims: int | None = None,
+    *,
+    sides: Sequence[int] | None = None,
+    size_multiple: int = 1,
+) -> Tensor:
     """Images with each spatial side cut to ⌈side / ratio⌉, in their own dtype and on their own device.
 
-    ``images`` is ``(N, C, *spatial)`` with 1 to 3 spatial dimensions, of a floating dtype; ``spatial_dims`` says how
-    many, by default ``images.ndim - 2``. One more than the channels is what an unbatched image needs said:
-    ``(C, H, W)`` with ``spatial_dims=2``. ``ratio=1`` gives ``images`` itself back. Half precisions are worked out in
-    float32 and rounded once; autocast changes nothing.
+    images: ``(N, C, *spatial)`` with 1 to 3 spatial dimensions, of a floating dtype. Half precisions are worked out in
+        float32 and rounded once; autocast changes nothing.
+    ratio: any number ≥ 1, as 2, ``4 / 3`` or ``"4/3"``, or one a side, as ``(1, 2)``. 1 gives ``images`` itself back.
+    spatial_dims: how many of the dimensions are spatial, by default ``images.ndim - 2``. One more than the channels is
+        what an unbatched image needs said: ``(C, H, W)`` with ``spatial_dims=2``.
+    sides: the sides of the result, in pixels, instead of a ratio, which is then side / low side, exactly.
+    size_multiple: see ``downsampled_sides``. The ratio of a side that it changes is side / low side too.
 
     ``method`` is one of
 
     - ``"gaussian"``: Gaussian blur, then every ratio-th row and column, from the first (the paper's preferred method).
-      Output pixel i lies on input pixel ``ratio * i``, the grid of a convolution of stride ``ratio``. The blur is
-      worked out at the kept pixels only. See ``gaussian_taps`` for its width. Borders are replicated, so that
-      a constant stays constant and a side may be shorter than the blur.
-    - ``"bilinear"``: linear interpolation between the two nearest pixels of each dimension, without a blur; for
-      ``ratio > 2`` it skips pixels, and aliases. Output pixels lie on the centres of equal cells.
-    - ``"area"``: the mean of the cell that each output pixel covers (adaptive average pooling).
+      Output pixel i lies on ``ratio * i``, the grid of a convolution of stride ``ratio``: on an input pixel, or where
+      the ratio is no whole number often between two. An input pixel d away from there has the weight
+      ``exp(-d² / 2σ²)``, over the sum of these for d up to ⌈3σ⌉; ``gaussian_taps`` says what σ is. Borders are
+      replicated, so that a constant stays constant and a side may be shorter than the blur.
+    - ``"bilinear"``: linear interpolation between the two nearest pixels of each dimension, without a blur; for a whole
+      ``ratio > 2`` it skips pixels, and aliases. For other ratios above 2 an input pixel d away has the weight
+      ``max(0, 1 - d / s)``, over the sum of these inside the image, with s the side over the low side. Output pixels
+      lie on the centres of equal cells.
+    - ``"area"``: the mean of the cell, one of equal ones, that each output pixel covers. Where the ratio is whole,
+      pixels that a cell covers in part count in full (adaptive average pooling); elsewhere, as much as is covered.
 
     Raises ``TypeError`` for images that are no floating tensor (scale uint8 first, ``images.float() / 255``) or a ratio
-    that is no int, and ``ValueError`` for an unknown method, a ratio below 1 or above a side, and a rank that
-    does not fit.
+    that is no number, and ``ValueError`` for an unknown method, a ratio below 1 or above a side, low sides that are not
+    inside the images, and a rank that does not fit.
     """
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = str(images.dtype) if isinstance(images, Tensor) else type(images).__name__
@@ -42,7 +63,7 @@ def downsample(images: Tensor, ratio: int, method: str = "gaussian", spatial_dim
             f"images is of type {kind}; give a tensor of a floating dtype "
             "(for uint8: images.float() / 255, and the normalisation that full-mode uses)"
         )
-    if method not in _DOWNSAMPLERS:
+    if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; give one of {', '.join(map(repr, DOWNSAMPLING_METHODS))}")
     dims = images.ndim - 2 if spatial_dims is None else spatial_dims
     if dims not in (1, 2, 3) or images.ndim - dims not in (1, 2):
@@ -50,81 +71,94 @@ def downsample(images: Tensor, ratio: int, method: str = "gaussian", spatial_dim
             f"images of shape {tuple(images.shape)} do not have spatial_dims={dims}; give (N, C, *spatial) with 1 to 3 "
             "spatial dimensions, or (C, *spatial) and say how many, such as spatial_dims=2 for (C, H, W)"
         )
-    sides = downsampled_sides(images.shape[-dims:], ratio)
-    if ratio == 1:
+    low, ratios = _plan(images.shape[-dims:], ratio, sides, size_multiple)
+    if all(p == q for p, q in ratios):
         return images
     exact = images if images.dtype in (torch.float32, torch.float64) else images.float()
     batched = exact if images.ndim == dims + 2 else exact.unsqueeze(0)
-    return _DOWNSAMPLERS[method](batched, ratio, sides).reshape(*images.shape[:-dims], *sides).to(images.dtype)
+    result = METHODS[method](batched, ratios, low)
+    if any(q > 1 for _, q in ratios):  # whole ratios keep the layout by themselves
+        result = result.contiguous(memory_format=_layout(batched))
+    return result.reshape(*images.shape[:-dims], *low).to(images.dtype)
 
 
-def downsampled_sides(sides: Sequence[int], ratio: int) -> tuple[int, ...]:
+def downsampled_sides(sides: Sequence[int], ratio: RatioLike, size_multiple: int = 1) -> tuple[int, ...]:
     """The sides, in pixels, of an image of ``sides`` after ``downsample``: ⌈side / ratio⌉ each.
 
-    Raises ``TypeError`` when ``ratio`` is no int, ``ValueError`` when it is below 1 or above a side.
+    size_multiple: of the sides that shrink, for models that halve their maps often: ⌈side / ratio⌉ is rounded to the
+        nearest multiple, the larger of two, at least one and never above the side. 224 at a ratio of 2 and a multiple
+        of 32 becomes 128, at 4 / 3 it becomes 160.
+
+    Raises ``TypeError`` for a ratio that is no number, and ``ValueError`` for one below 1, above a side or for another
+    number of sides, and for a multiple below 1 or one that leaves every side as it was.
     """
-    if isinstance(ratio, bool) or not isinstance(ratio, int):
-        raise TypeError(f"ratio={ratio!r} is of type {type(ratio).__name__}; give an int of at least 2")
-    if ratio < 1:
-        raise ValueError(f"ratio={ratio} is too small; give an int of at least 2 (1 leaves the images as they are)")
-    if ratio > min(sides):
+    if isinstance(size_multiple, bool) or not isinstance(size_multiple, int) or size_multiple < 1:
+        raise ValueError(f"size_multiple is {size_multiple!r}; it must be an integer ≥ 1")
+    ratios = [ratio_terms(each) for each in side_ratios(ratio, len(sides))]
+    if any(p > q * side for (p, q), side in zip(ratios, sides, strict=True)):
+        raise ValueError(_too_large(sides, ratio))
+    low = tuple(-(-side * q // p) for (p, q), side in zip(ratios, sides, strict=True))
+    if size_multiple == 1:
+        return low
+    rounded = tuple(_rounded(*each, size_multiple) for each in zip(sides, low, strict=True))
+    if rounded == tuple(sides) != low:
         raise ValueError(
-            f"ratio={ratio} leaves nothing of images with sides {tuple(sides)}; give at most {min(sides)}, the "
-            "shortest side, or larger images"
+            f"size_multiple={size_multiple} leaves images with sides {tuple(sides)} as they are, at ratio "
+            f"{ratio_text(ratio)}; give a smaller multiple, or larger images"
         )
-    return tuple(-(-side // ratio) for side in sides)
+    return rounded
 
 
-def gaussian_taps(ratio: int) -> list[float]:
-    """The blur's weights for ``ratio`` (at least 2), one dimension, an odd number that sums to 1.
-
-    Its standard deviation is ``sqrt(ratio**2 - 1) / 2`` pixels (0.87 for ratio 2, 1.94 for 4), cut at three of them.
-    A pixel is taken to be a sample of a scene blurred by an aperture of 0.5 pixels (the camera blur that SIFT assumes);
-    the blur adds the variance that gives the low-mode image the same aperture in its own, larger pixels:
-    ``0.5**2 + sigma**2 == (0.5 * ratio)**2``. So low-mode images are as sharp, per pixel, as the full-mode ones that
-    the shared parameters also see, ratio 1 needs no blur, and ratio 2 twice blurs as ratio 4 does. For ratio 2 the
-    finest pattern, +1 -1 +1 …, which elimination alone would turn into a constant, is down to 5 %. A standard deviation
-    of ``(ratio - 1) / 2``, also in use, leaves 57 % of it.
-    """
-    sigma = 0.5 * math.sqrt(ratio**2 - 1)
-    radius = math.ceil(3 * sigma)
-    weights = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]
-    total = math.fsum(weights)
-    return [weight / total for weight in weights]
+def _rounded(side: int, low: int, multiple: int) -> int:
+    if low == side:
+        return side
+    nearest = (2 * low + multiple) // (2 * multiple) * multiple
+    return min(max(nearest, multiple), side)
 
 
-def _gaussian(images: Tensor, ratio: int, sides: tuple[int, ...]) -> Tensor:
-    # A weighted sum of strided slices, one dimension after the other. Against strided depthwise convolutions this is
-    # faster on a CPU, makes no tensor of weights (which a GPU would wait for), is not rounded to TF32 or by autocast,
-    # is the same code for 1 to 3 dimensions, and fuses into one kernel when compiled.
-    taps = gaussian_taps(ratio)
-    images = F.pad(images, [len(taps) // 2] * (2 * len(sides)), mode="replicate")
-    for dim, side in enumerate(sides, start=2):
-        span = ratio * (side - 1) + 1
-        slices = [_every(images.narrow(dim, start, span), dim, ratio) for start in range(len(taps))]
-        images = slices[0] * taps[0]
-        for tap, values in zip(taps[1:], slices[1:], strict=True):
-            images = torch.add(images, values, alpha=tap)
-    return images
+def _plan(
+    sides: Sequence[int], ratio: RatioLike | None, low: Sequence[int] | None, multiple: int
+) -> tuple[tuple[int, ...], tuple[Terms, ...]]:
+    """Low sides, and the ratio that leads to each."""
+    if (ratio is None) == (low is None):
+        raise ValueError(f"ratio is {ratio!r} and sides is {low!r}; give one of them, as ratio=2 or sides=(112, 112)")
+    if ratio is not None:
+        found = downsampled_sides(sides, ratio, multiple)
+        asked = [ratio_terms(each) for each in side_ratios(ratio, len(sides))]
+        pairs = zip(asked, sides, found, strict=True)
+        return found, tuple(
+            (p, q) if short == -(-side * q // p) else _lowest_terms(side, short) for (p, q), side, short in pairs
+        )
+    assert low is not None
+    found = tuple(low)
+    if len(found) != len(sides) or not all(
+        isinstance(short, int) and 1 <= short <= side for short, side in zip(found, sides, strict=True)
+    ):
+        raise ValueError(f"sides is {found}; give {len(sides)} integers from 1 to {tuple(sides)}, the images' own")
+    return found, tuple(_lowest_terms(side, short) for side, short in zip(sides, found, strict=True))
 
 
-def _every(images: Tensor, dim: int, ratio: int) -> Tensor:
-    return images[(slice(None),) * dim + (slice(None, None, ratio),)]
+def _lowest_terms(side: int, low: int) -> Terms:
+    # Where dynamo holds the sides for symbols, the length of a range pins them down: the weights are for these sides.
+    p, q = len(range(side)), len(range(low))
+    divisor = math.gcd(p, q)
+    return p // divisor, q // divisor
 
 
-def _bilinear(images: Tensor, ratio: int, sides: tuple[int, ...]) -> Tensor:
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(sides)]
-    return F.interpolate(images, size=list(sides), mode=mode, align_corners=False, antialias=False)
+def _too_large(sides: Sequence[int], ratio: RatioLike) -> str:
+    # A side of 1 can't shrink by any ratio; where only some sides are too short, the others still can.
+    shown, least = plain_ratio(ratio), min(sides)
+    ratios = [ratio_terms(each) for each in side_ratios(ratio, len(sides))]
+    fitting = tuple(
+        each if p <= q * side else 1
+        for each, (p, q), side in zip(side_ratios(shown, len(sides)), ratios, sides, strict=True)
+    )
+    ways = [f"at most {least}, the shortest side", "larger images"] if least > 1 else []
+    ways += [f"ratio={fitting}, one a side"] if any(each != 1 for each in fitting) else []
+    ways += ["downsample_input=False, which keeps them whole"]
+    return f"ratio={shown!r} leaves nothing of images with sides {tuple(sides)}; give {', or '.join(ways)}"
 
 
-def _area(images: Tensor, ratio: int, sides: tuple[int, ...]) -> Tensor:
-    return F.interpolate(images, size=list(sides), mode="area")
-
-
-_DOWNSAMPLERS: dict[str, Callable[[Tensor, int, tuple[int, ...]], Tensor]] = {
-    "gaussian": _gaussian,
-    "bilinear": _bilinear,
-    "area": _area,
-}
-
-DOWNSAMPLING_METHODS = tuple(_DOWNSAMPLERS)
+def _layout(images: Tensor) -> torch.memory_format:
+    layout = _LAYOUTS.get(images.ndim, torch.contiguous_format)
+    return layout if images.is_contiguous(memory_format=layout) else torch.contiguous_format

@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Self
 
 from torch import Tensor, fx, nn
@@ -51,12 +51,10 @@ class downsampler:
     """Images ``(N, C, *S)`` as low-mode takes them. Small and picklable, for the workers of a loader."""
 
     def __init__(self, config: LowModeConfig) -> None:
-        self._function = (
-            partial(downsample, ratio=config.ratio, method=config.input_method) if config.downsample_input else None
-        )
+        self._arguments = config.downsampling
 
     def __call__(self, images: Tensor) -> Tensor:
-        return images if self._function is None else self._function(images)
+        return downsample(images, **self._arguments)
 
 
 @dataclass(frozen=True)

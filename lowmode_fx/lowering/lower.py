@@ -10,7 +10,6 @@ from torch import fx
 from lowmode_fx.capture.capture import Captured
 from lowmode_fx.capture.inputs import ModelInputs
 from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.lowering.downsampling import downsampled_sides
 from lowmode_fx.lowering.ladder import ModePair, Rung
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.notes import no_effect, notes
@@ -73,7 +72,7 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
     """``lower``, without its warning."""
     model, full = captured.model, captured.graph_module
     inputs = low_inputs(captured.inputs, config)
-    if config.effective_kernel_ratio != 1:
+    if config.pools_kernels:
         check_poolable(full, type(model).__name__, config.pool_convs)
     with train_mode(model):
         low = bind_graph(model, _low_graph(captured, inputs), "Draft", draft=True)
@@ -106,9 +105,7 @@ def pair_of(captured: Captured, config: LowModeConfig) -> ModePair:
 
 def low_inputs(inputs: ModelInputs, config: LowModeConfig) -> ModelInputs:
     """The call of a model on images of low-mode's size. Raises ``ValueError`` where nothing would be left of them."""
-    if not config.downsample_input:
-        return inputs
-    return inputs.with_image_sides(lambda sides: downsampled_sides(sides, config.ratio))
+    return inputs.with_image_sides(config.low_sides) if config.downsample_input else inputs
 
 
 def warn_of(report: PairReport) -> None:

@@ -114,6 +114,6 @@ def downsampling_graph(ladder: Ladder, rung: Rung) -> fx.GraphModule:
         for place in ladder.inputs.images:
             images = placeholders[place]
             with graph.inserting_after(placeholders[-1]):
-                smaller = graph.call_function(downsample, (images, config.ratio, config.input_method))
+                smaller = graph.call_function(downsample, (images,), config.downsampling)
             images.replace_all_uses_with(smaller, delete_user_cb=lambda user, smaller=smaller: user is not smaller)
     return bind_graph(ladder.model, graph, f"{type(ladder.model).__name__}Low")

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from torch import fx
 
 from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.lowering.downsampling import downsampled_sides
 from passes import PassContext
 from passes.checks import output_node, single_pixel_norms
+from passes.ratios import divides, ratio_text
 from passes.shapes import Shape, node_shape
 from passes.wording import sides
 
@@ -19,7 +21,7 @@ def no_effect(config: LowModeConfig, context: PassContext) -> str:
         return ""
     if not config.downsample_input:
         return "low-mode does what full-mode does: images stay whole, and no kernel is pooled"
-    if config.effective_kernel_ratio == 1:
+    if not config.pools_kernels:
         return ""
     reasons = sorted({skip.reason for skip in context.report("pool_weights").skips})
     return f"no kernel is pooled, only the resolution drops ({'; '.join(reasons)})"
@@ -34,9 +36,7 @@ def notes(
 ) -> tuple[str, ...]:
     """Sides that the ratio doesn't divide, options without an effect, and maps that are returned smaller."""
     found = []
-    if config.downsample_input and any(side % config.ratio for side in full_sides):
-        full, small = sides(full_sides), sides(low_sides)
-        found.append(f"{full} is not divisible by {config.ratio}: low-mode images are {small} (rounded up)")
+    found += [_rounding(full_sides, low_sides, config)] if config.downsample_input else []
     found += [no_effect(config, context)]
     if config.drop_maxpools in ("stem", "all") and not context.report("drop_maxpools").changes:
         found.append(f"drop_maxpools={config.drop_maxpools!r} found no max pool")
@@ -51,3 +51,14 @@ def notes(
     if lone:
         found.append(f"at {lone[0]} low-mode's map is 1×1, without statistics of one image, which runs in full-mode")
     return tuple(filter(None, found))
+
+
+def _rounding(full_sides: Sequence[int], low_sides: Sequence[int], config: LowModeConfig) -> str:
+    full, low, ratio = sides(full_sides), sides(low_sides), ratio_text(config.ratio)
+    unrounded = sides(downsampled_sides(full_sides, config.ratio))
+    if low != unrounded:
+        rounded = f"rounded from {unrounded} to multiples of {config.size_multiple}"
+        return f"{full} by {ratio}: low-mode images are {low} ({rounded})"
+    if divides(config.ratio, full_sides):
+        return ""
+    return f"{full} is not divisible by {ratio}: low-mode images are {low} (rounded up)"

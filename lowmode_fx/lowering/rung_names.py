@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fractions import Fraction
 
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.mode import Mode
+from passes.ratios import ratio_text, side_ratios
 
 
 def rung_names(configs: Sequence[LowModeConfig] | Mapping[str, LowModeConfig]) -> list[tuple[Mode, LowModeConfig]]:
     """Every config with the name of its mode, the cheapest first.
 
     The smallest images come first, and of images of one size pooled kernels before kept ones. A mapping names its
-    modes. Else one config alone is ``low``, several are named after their ratios (``r2``, ``r4/3``, ``whole`` for whole
-    images), and those of one ratio told apart by their kernels (``r2-kept``) or by a number (``r2-2``).
+    modes. Else one config alone is ``low``, several are named after their ratios (``r2``, ``r4/3``, ``r1x2`` for one a
+    side, ``whole`` for whole images), and those of one ratio told apart by their kernels (``r2-kept``) or by a number
+    (``r2-2``).
 
     Raises ``ValueError`` where there is no config, or one is named ``full``.
     """
@@ -23,13 +27,14 @@ def rung_names(configs: Sequence[LowModeConfig] | Mapping[str, LowModeConfig]) -
     if isinstance(configs, Mapping):
         if Mode.FULL.value in configs:
             raise ValueError("the mode 'full' is the network as specified; give the low modes other names")
-        return sorted(((Mode(name), config) for name, config in configs.items()), key=lambda pair: _cost(pair[1]))
-    ordered = sorted(configs, key=_cost)
+        cost = _cost(configs.values())
+        return sorted(((Mode(name), config) for name, config in configs.items()), key=lambda pair: cost(pair[1]))
+    ordered = sorted(configs, key=_cost(configs))
     if len(ordered) == 1:
         return [(Mode.LOW, ordered[0])]
     plain = [_ratio_name(config) for config in ordered]
     kept = [
-        f"{name}-kept" if plain.count(name) > 1 and config.effective_kernel_ratio == 1 else name
+        f"{name}-kept" if plain.count(name) > 1 and not config.pools_kernels else name
         for name, config in zip(plain, ordered, strict=True)
     ]
     seen: Counter[str] = Counter()
@@ -41,9 +46,16 @@ def rung_names(configs: Sequence[LowModeConfig] | Mapping[str, LowModeConfig]) -
 
 
 def _ratio_name(config: LowModeConfig) -> str:
-    return f"r{config.ratio}" if config.downsample_input else "whole"
+    return f"r{ratio_text(config.ratio).replace('×', 'x')}" if config.downsample_input else "whole"
 
 
-def _cost(config: LowModeConfig) -> tuple[float, bool]:
+def _cost(configs: Collection[LowModeConfig]) -> Callable[[LowModeConfig], tuple[Fraction, bool]]:
     """What orders rungs: the share of pixels, then whether kernels are kept."""
-    return (1 / float(config.ratio) if config.downsample_input else 1.0), config.effective_kernel_ratio == 1
+    # Ratios of all sides are alike in order whatever the number of sides; those of each side tell it.
+    count = max((len(config.ratio) for config in configs if isinstance(config.ratio, tuple)), default=1)
+
+    def cost(config: LowModeConfig) -> tuple[Fraction, bool]:
+        sides = side_ratios(config.ratio, count) if config.downsample_input else ()
+        return 1 / math.prod((Fraction(side) for side in sides), start=Fraction(1)), not config.pools_kernels
+
+    return cost

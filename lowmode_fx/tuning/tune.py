@@ -21,6 +21,7 @@ from lowmode_fx.tuning.candidates import families, try_pair
 from lowmode_fx.tuning.costs import CostMeasure
 from lowmode_fx.tuning.search import Candidate, Search
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe
+from passes.ratios import largest_ratio
 
 #: Shares of the time: the short full run, then the search; rehearsals take the rest.
 _RUN_SHARE, _SEARCH_SHARE = 0.35, 0.6
@@ -158,7 +159,7 @@ def tune(
         name, reason = next(iter(search.refused.items()))
         raise ValueError(f"no candidate gives a pair; {name}: {reason}")
     search.deadline = start + _SEARCH_SHARE * seconds
-    pooled = [each for each in search.candidates if each.config.effective_kernel_ratio > 1]
+    pooled = [each for each in search.candidates if each.config.pools_kernels]
     if pooled:
         search.refine(min(pooled, key=lambda each: each.plan.time))
     reasons = _rehearse(search, last, start + seconds, tell)
@@ -170,10 +171,10 @@ def _rehearse(search: Search, steps: int, deadline: float, tell: Callable[[str],
     order = sorted(search.candidates, key=lambda each: each.plan.time)
     kinds: dict[tuple[object, ...], Candidate] = {}
     for each in order:
-        kind = (each.config.ratio, each.config.downsample_input, each.config.effective_kernel_ratio > 1)
+        kind = (each.config.ratio, each.config.downsample_input, each.config.pools_kernels)
         kinds.setdefault(kind, each)
-    kept = [each for each in kinds.values() if each.config.effective_kernel_ratio == 1]
-    control = min(kept, key=lambda each: each.config.ratio, default=None)
+    kept = [each for each in kinds.values() if not each.config.pools_kernels]
+    control = min(kept, key=lambda each: largest_ratio(each.config.ratio), default=None)
     chosen = sorted(kinds.values(), key=lambda each: each is not control)
     lasted = 0.0
     done: list[Candidate] = []

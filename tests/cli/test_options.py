@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -115,7 +116,7 @@ def test_the_command_line_names_its_own_options(
         return "".join(capsys.readouterr())
 
     assert "give --adapt-head to resize the map" in run()
-    assert run("--ratio", "1").endswith("an integer ≥ 2; for pooled kernels on whole images, --whole-images\n")
+    assert run("--ratio", "1").endswith("above 1 on some side; for pooled kernels on whole images, --whole-images\n")
     assert "at 3×8×8" in run("--adapt-head") and "low at 3×16×16" in run("--whole-images")
 
 
@@ -126,6 +127,12 @@ def test_arguments_become_options() -> None:
     assert spelled_as_options("drop_maxpools: 'a' matches no max pool") == "--drop-maxpools: 'a' matches no max pool"
     assert spelled_as_options("kernel_ratio is 0; it is no ratio") == "--kernel-ratio is 0; it is no ratio"
     assert spelled_as_options("drop_maxpools='stem' found none") == "--drop-maxpools 'stem' found none"
+    assert spelled_as_options("ratio='4/3' is one; give ratio=(1, '4/3')") == "--ratio 4/3 is one; give --ratio 1x4/3"
+
+
+def test_ratios_are_given_as_text() -> None:
+    config = low_mode_config("", ratio="1x4/3", kernel_ratio="1.5")
+    assert (config.ratio, config.kernel_ratio) == ((1, Fraction(4, 3)), Fraction(3, 2))
 
 
 def test_commands_take_their_arguments_in_order() -> None:

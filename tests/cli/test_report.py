@@ -300,7 +300,7 @@ def test_a_ladder_of_one_low_mode_is_a_pair(nets: str, capsys: pytest.CaptureFix
         ({"preset": "article"}, "--preset is 'article'; allowed: paper"),
         (
             {"ratio": 1},
-            "ratio is 1; it must be an integer ≥ 2; for pooled kernels on whole images, downsample_input=False",
+            "ratio is 1; it must be above 1 on some side; for pooled kernels on whole images, downsample_input=False",
         ),
         (
             {"input_size": "16x"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ def test_the_defaults() -> None:
     assert (config.rounding, config.kernel_transform, config.gain) == ("ceil", "avg", "mean")
     assert (config.pool_convs, config.keep_convs, config.drop_maxpools) == ("dense", (), "none")
     assert (config.strides, config.batchnorm, config.input_method) == ({}, "isolate", "gaussian")
+    assert config.size_multiple == 1
     assert (config.downsample_input, config.restore_output, config.adapt_head) == (True, False, False)
 
 
@@ -41,6 +43,31 @@ def test_the_kernel_ratio_is_the_ratio_unless_given() -> None:
     assert LowModeConfig(ratio=3).effective_kernel_ratio == 3
     assert LowModeConfig(ratio=3, kernel_ratio=1).effective_kernel_ratio == 1
     assert LowModeConfig(ratio=2, kernel_ratio=4).effective_kernel_ratio == 4
+    assert LowModeConfig(ratio=(1, 2)).effective_kernel_ratio == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "exact"),
+    [(4 / 3, Fraction(4, 3)), ("4/3", Fraction(4, 3)), ([1, 2.0], (1, 2)), ("1x3/2", (1, Fraction(3, 2))), (2.0, 2)],
+)
+def test_ratios_have_one_form(spelled: Any, exact: Any) -> None:
+    config = LowModeConfig(ratio=spelled, kernel_ratio=spelled)
+    assert (config.ratio, config.kernel_ratio) == (exact, exact)
+
+
+def test_kernels_are_pooled_where_their_ratio_is_above_1_on_some_side() -> None:
+    pools = {2: True, 1: False, (1, 1): False, (1, 2): True, "4/3": True}
+    for kernel_ratio, expected in pools.items():
+        assert LowModeConfig(ratio=2, kernel_ratio=kernel_ratio).pools_kernels is expected
+
+
+def test_what_downsample_is_given() -> None:
+    config = LowModeConfig(ratio=(1, 4 / 3), input_method="area", size_multiple=8)
+    assert config.downsampling == {"ratio": (1, "4/3"), "method": "area", "size_multiple": 8}
+    assert config.low_sides((5, 40)) == (5, 32)  # 30 is nearest to 32
+    whole = dataclasses.replace(config, downsample_input=False)
+    assert whole.downsampling == {"ratio": 1, "method": "area", "size_multiple": 8}
+    assert whole.low_sides((5, 40)) == (5, 40)
 
 
 def test_it_is_frozen() -> None:
@@ -57,6 +84,7 @@ def test_lists_become_tuples() -> None:
 
 
 GLOBS = "a list of globs over module names"
+RATIOS = "it must be a number ≥ 1, as 2, 4/3 or '4/3', or one a side, as (1, 2)"
 TRANSFORMS = "'avg', 'adaptive', 'center', 'linear' or a function (kernel, size) → kernel"
 
 
@@ -65,15 +93,24 @@ TRANSFORMS = "'avg', 'adaptive', 'center', 'linear' or a function (kernel, size)
     [
         (
             {"ratio": 1},
-            "ratio is 1; it must be an integer ≥ 2; for pooled kernels on whole images, downsample_input=False",
+            "ratio is 1; it must be above 1 on some side; for pooled kernels on whole images, downsample_input=False",
         ),
-        ({"ratio": -2}, "ratio is -2; it must be an integer ≥ 2"),
-        ({"ratio": 2.0}, "ratio is 2.0; it must be an integer ≥ 2"),
-        ({"ratio": "2"}, "ratio is '2'; it must be an integer ≥ 2"),
-        ({"ratio": True}, "ratio is True; it must be an integer ≥ 2"),
-        ({"ratio": None}, "ratio is None; it must be an integer ≥ 2"),
-        ({"kernel_ratio": 0}, "kernel_ratio is 0; it must be an integer ≥ 1"),
-        ({"kernel_ratio": 1.5}, "kernel_ratio is 1.5; it must be an integer ≥ 1"),
+        (
+            {"ratio": (1, 1)},
+            "ratio is 1×1; it must be above 1 on some side; for pooled kernels on whole images, downsample_input=False",
+        ),
+        ({"ratio": -2}, f"ratio is -2; {RATIOS}"),
+        ({"kernel_ratio": 0}, f"kernel_ratio is 0; {RATIOS}"),
+        (
+            {"kernel_ratio": 1.333},
+            "kernel_ratio is 1.333, which is no fraction with a denominator of up to 100; the nearest is '4/3'",
+        ),
+        (
+            {"ratio": (1, 2), "kernel_ratio": (1, 2, 2)},
+            "kernel_ratio is 1×2×2, for 3 sides, and ratio is 1×2, for 2; give both for as many as the images have",
+        ),
+        ({"size_multiple": 0}, "size_multiple is 0; it must be an integer ≥ 1"),
+        ({"size_multiple": 32.0}, "size_multiple is 32.0; it must be an integer ≥ 1"),
         ({"rounding": "up"}, "rounding is 'up'; allowed: 'ceil', 'floor', 'cover'"),
         (
             {"kernel_transform": "max"},
@@ -108,6 +145,8 @@ def test_a_value_that_is_not_allowed(options: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"ratio": True}, f"ratio is True; {RATIOS}"),
+        ({"ratio": None}, f"ratio is None; {RATIOS}"),
         ({"pool_convs": None}, f"pool_convs is None; it must be {GLOBS}, as in ['layer4.*']"),
         ({"pool_convs": {"a"}}, f"pool_convs is {{'a'}}; it must be {GLOBS}, as in ['layer4.*']"),
         ({"keep_convs": [1]}, f"keep_convs is [1]; it must be {GLOBS}, as in ['layer4.*']"),
@@ -136,10 +175,18 @@ def test_a_glob_is_text() -> None:
 
 
 globs = st.lists(st.text(min_size=1, max_size=8), max_size=3)
+fractions = st.fractions(1, 9, max_denominator=100)
+
+
+def a_side(ratio: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Of two sides, so that every two fit together."""
+    return ratio | st.tuples(ratio, fractions)
+
+
 configs = st.builds(
     LowModeConfig,
-    ratio=st.integers(2, 9),
-    kernel_ratio=st.none() | st.integers(1, 9),
+    ratio=a_side(st.integers(2, 9) | fractions.filter(lambda ratio: ratio > 1)),
+    kernel_ratio=st.none() | a_side(st.integers(1, 9) | fractions),
     rounding=st.sampled_from(["ceil", "floor", "cover"]),
     kernel_transform=st.sampled_from(["avg", "adaptive", "center", "linear"]),
     gain=st.sampled_from(["mean", "sum"]),
@@ -153,6 +200,7 @@ configs = st.builds(
     ),
     batchnorm=st.sampled_from(["isolate", "share"]),
     input_method=st.sampled_from(["gaussian", "bilinear", "area"]),
+    size_multiple=st.integers(1, 32),
     downsample_input=st.booleans(),
     restore_output=st.booleans(),
     adapt_head=st.booleans(),
@@ -173,7 +221,7 @@ def test_the_order_of_strides_survives(config: LowModeConfig) -> None:
 
 
 def test_the_dictionary_holds_every_option() -> None:
-    values = LowModeConfig(strides={"a": (1, 2)}, keep_convs=["b"]).to_dict()
+    values = LowModeConfig(strides={"a": (1, 2)}, keep_convs=["b"], size_multiple=32).to_dict()
     assert {name: values[name] for name in ("ratio", "kernel_ratio", "strides", "keep_convs", "drop_maxpools")} == {
         "ratio": 2,
         "kernel_ratio": None,
@@ -182,6 +230,17 @@ def test_the_dictionary_holds_every_option() -> None:
         "drop_maxpools": "none",
     }
     assert set(values) == {entry.name for entry in dataclasses.fields(LowModeConfig)}
+
+
+def test_a_dictionary_spells_ratios_as_text() -> None:
+    values = LowModeConfig(ratio=4 / 3, kernel_ratio=(1, 1.5)).to_dict()
+    assert (values["ratio"], values["kernel_ratio"]) == ("4/3", [1, "3/2"])
+
+
+def test_a_dictionary_from_before_a_multiple_could_be_set_is_the_same() -> None:
+    """A checkpoint of then can be resumed: its configuration is compared with the present one."""
+    assert "size_multiple" not in LowModeConfig().to_dict()
+    assert LowModeConfig.from_dict({"ratio": 2, "kernel_ratio": None}) == LowModeConfig()
 
 
 def test_a_part_of_the_options_is_enough() -> None:

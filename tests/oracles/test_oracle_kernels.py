@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -33,9 +35,11 @@ def row(*values: float) -> Tensor:
         (2, "floor", [1, 1, 1, 1, 1, 3, 3, 3, 3]),
         (3, "ceil", [1, 1, 1, 1, 1, 1, 3, 3, 3]),
         (3, "floor", [1, 1, 1, 1, 1, 1, 1, 1, 3]),
+        (Fraction(4, 3), "ceil", [1, 1, 3, 3, 3, 5, 5, 5, 7]),  # 0.75, 1.5, 2.25, 3, 3.75, 4.5, 5.25, 6, 6.75
+        (Fraction(4, 3), "floor", [1, 1, 1, 3, 3, 3, 5, 5, 5]),
     ],
 )
-def test_pooled_length_of_kernels_1_to_9(ratio: int, rounding: str, pooled: list[int]) -> None:
+def test_pooled_length_of_kernels_1_to_9(ratio: int | Fraction, rounding: str, pooled: list[int]) -> None:
     assert [pooled_length(kernel, ratio, rounding) for kernel in range(1, 10)] == pooled
 
 
@@ -46,14 +50,16 @@ def test_pooled_length_of_kernels_1_to_9(ratio: int, rounding: str, pooled: list
         (2, [1, 2, 3, 3, 3, 5, 5, 5, 5, 7, 7]),  # 3 taps reach 2 pixels to each side, 5 reach 4
         (3, [1, 2, 3, 3, 3, 3, 3, 5, 5, 5, 5]),
         (4, [1, 2, 3, 3, 3, 3, 3, 3, 3, 5, 5]),
+        (Fraction(3, 2), [1, 2, 3, 3, 5, 5, 5, 7, 7, 7, 9]),  # 3 taps reach 1.5 pixels to each side, 5 reach 3
     ],
 )
-def test_length_that_covers_kernels_1_to_11(ratio: int, pooled: list[int]) -> None:
+def test_length_that_covers_kernels_1_to_11(ratio: int | Fraction, pooled: list[int]) -> None:
     assert [pooled_length(kernel, ratio, "cover") for kernel in range(1, 12)] == pooled
 
 
 def test_each_dimension_has_its_own_pooled_length() -> None:
     assert pooled_lengths((1, 7, 5), 2) == (1, 3, 3)
+    assert pooled_lengths((7, 7, 7), (1, 2, Fraction(4, 3))) == (7, 3, 5)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +84,11 @@ def test_each_dimension_has_its_own_pooled_length() -> None:
         (4, 2, "ceil", "center", [[1]]),
         (5, 1, "ceil", "avg", [[0], [1], [2], [3], [4]]),
         (4, 1, "ceil", "adaptive", [[0], [1], [2], [3]]),
+        # The paper's windows are of whole taps: ⌈5 / (5/3)⌉ is odd, and the windows are the adaptive ones all the same.
+        (5, Fraction(5, 3), "ceil", "avg", [[0, 1], [1, 2, 3], [3, 4]]),
     ],
 )
-def test_windows(kernel: int, ratio: int, rounding: str, transform: str, windows: list[list[int]]) -> None:
+def test_windows(kernel: int, ratio: int | Fraction, rounding: str, transform: str, windows: list[list[int]]) -> None:
     assert windows_of(kernel, ratio, rounding, transform) == windows
 
 
@@ -98,9 +106,10 @@ def test_windows(kernel: int, ratio: int, rounding: str, transform: str, windows
         (7, 2, "ceil", [[1, 0, 0], [1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1], [0, 0, 1]]),
         (3, 1, "cover", [[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
         (2, 1, "ceil", [[1, 0], [0, 1]]),
+        (3, Fraction(4, 3), "cover", [[0.75, 0.25, 0], [0, 1, 0], [0, 0.25, 0.75]]),
     ],
 )
-def test_linear_shares(kernel: int, ratio: int, rounding: str, shares: list[list[float]]) -> None:
+def test_linear_shares(kernel: int, ratio: int | Fraction, rounding: str, shares: list[list[float]]) -> None:
     assert linear_shares(kernel, ratio, rounding) == shares
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -55,9 +56,12 @@ def row(*values: float) -> Tensor:
         (4, "ceil", [1, 1, 1, 1, 1, 1, 1, 1, 3, 3, 3]),
         (4, "floor", [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
         (4, "cover", [1, 2, 3, 3, 3, 3, 3, 3, 3, 5, 5]),
+        ("4/3", "ceil", [1, 1, 3, 3, 3, 5, 5, 5, 7, 7, 9]),
+        (1.5, "floor", [1, 1, 1, 1, 3, 3, 3, 5, 5, 5, 7]),
+        (Fraction(3, 2), "cover", [1, 2, 3, 3, 5, 5, 5, 7, 7, 7, 9]),
     ],
 )
-def test_pooled_size_of_kernels_1_to_11(ratio: int, rounding: Any, pooled: list[int]) -> None:
+def test_pooled_size_of_kernels_1_to_11(ratio: Any, rounding: Any, pooled: list[int]) -> None:
     assert [pooled_size(size, ratio, rounding) for size in SIZES] == pooled
 
 
@@ -107,10 +111,11 @@ def test_adaptive_windows(size: int, pooled: int, windows: Any) -> None:
         (7, 3, 3, False, ((0, 2), (2, 5), (5, 7))),
         (3, 1, 2, False, ((0, 3),)),  # the paper's 3×3 average for a 3×3 kernel
         (5, 1, 2, False, ((0, 5),)),  # rounded down
+        (5, 3, "5/3", False, ((0, 2), (1, 4), (3, 5))),  # no window has 5/3 taps
     ],
 )
 def test_windows_are_the_papers_where_they_give_the_pooled_size(
-    size: int, pooled: int, ratio: int, adaptive: bool, windows: Any
+    size: int, pooled: int, ratio: Any, adaptive: bool, windows: Any
 ) -> None:
     assert choose_windows(size, pooled, ratio, adaptive) == windows
 
@@ -146,6 +151,12 @@ def test_a_3x3_kernel_becomes_its_mean() -> None:
     assert average_kernel(weight, (1, 1), 2, "sum").tolist() == [[[[36.0]]]]
 
 
+@pytest.mark.parametrize("transform", [average_kernel, linear_kernel])
+def test_a_ratio_for_another_number_of_sides(transform: Any) -> None:
+    with pytest.raises(ValueError, match=r"^ratio is \(1, 2\), one for each of 2 sides, where there is 1; give one"):
+        transform(row(1, 2, 3, 4, 5), (3,), (1, 2))
+
+
 def test_a_side_that_keeps_its_size_is_left_alone() -> None:
     weight = torch.arange(6.0, dtype=torch.float64).reshape(1, 1, 2, 3)
     assert average_kernel(weight, (2, 1), 2).tolist() == [[[[1.0], [4.0]]]]
@@ -156,22 +167,32 @@ def test_center_of_1_2_3_4_5(gain: Any, expected: list[float]) -> None:
     torch.testing.assert_close(center_kernel(row(1, 2, 3, 4, 5), (3,), gain), row(*expected), rtol=0, atol=1e-15)
 
 
+RATIOS = st.integers(1, 4) | st.fractions(1, 4, max_denominator=9)
+
+
 @st.composite
-def kernels(draw: st.DrawFn) -> tuple[Tensor, int, str]:
-    """A kernel (F, C, *K) of 1 to 3 spatial sides, a ratio and a rounding."""
+def kernels(draw: st.DrawFn) -> tuple[Tensor, Any, str]:
+    """A kernel (F, C, *K) of 1 to 3 spatial sides, a ratio, of all sides or one a side, and a rounding."""
     sides = draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 3)), *sides)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     weight = torch.randn(shape, dtype=torch.float64, generator=generator)
-    return weight, draw(st.integers(1, 4)), draw(st.sampled_from(["ceil", "floor", "cover"]))
+    ratio = draw(RATIOS | st.tuples(*[RATIOS] * len(sides)))
+    return weight, ratio, draw(st.sampled_from(["ceil", "floor", "cover"]))
+
+
+def pooled_sizes(weight: Tensor, ratio: Any, rounding: Any) -> tuple[int, ...]:
+    sides = tuple(weight.shape[2:])
+    ratios = ratio if isinstance(ratio, tuple) else (ratio,) * len(sides)
+    return tuple(pooled_size(*side, rounding) for side in zip(sides, ratios, strict=True))
 
 
 @given(kernels(), st.sampled_from(["avg", "adaptive", "center", "linear"]), st.sampled_from(["mean", "sum"]))
 @settings(parent=quick, max_examples=150)
-def test_transforms_are_the_naive_loops(kernel: tuple[Tensor, int, Any], transform: str, gain: Any) -> None:
+def test_transforms_are_the_naive_loops(kernel: tuple[Tensor, Any, Any], transform: str, gain: Any) -> None:
     weight, ratio, rounding = kernel
     weight.requires_grad_()
-    pooled = tuple(pooled_size(size, ratio, rounding) for size in weight.shape[2:])
+    pooled = pooled_sizes(weight, ratio, rounding)
     if transform == "center":
         result = center_kernel(weight, pooled, gain)
     elif transform == "linear":
@@ -192,10 +213,10 @@ def test_transforms_are_the_naive_loops(kernel: tuple[Tensor, int, Any], transfo
 
 @given(kernels(), st.booleans())
 @quick
-def test_gain_sum_keeps_the_sum_exactly(kernel: tuple[Tensor, int, Any], adaptive: bool) -> None:
+def test_gain_sum_keeps_the_sum_exactly(kernel: tuple[Tensor, Any, Any], adaptive: bool) -> None:
     weight, ratio, rounding = kernel
     weight = (100 * weight).round()  # whole numbers: their shares are whole eighths, so nothing is rounded
-    pooled = tuple(pooled_size(size, ratio, rounding) for size in weight.shape[2:])
+    pooled = pooled_sizes(weight, ratio, rounding)
     spatial = tuple(range(2, weight.ndim))
     result = average_kernel(weight, pooled, ratio, "sum", adaptive)
     assert torch.equal(result.sum(spatial), weight.sum(spatial))
@@ -203,9 +224,9 @@ def test_gain_sum_keeps_the_sum_exactly(kernel: tuple[Tensor, int, Any], adaptiv
 
 @given(kernels(), st.booleans())
 @quick
-def test_gain_mean_keeps_a_constant(kernel: tuple[Tensor, int, Any], adaptive: bool) -> None:
+def test_gain_mean_keeps_a_constant(kernel: tuple[Tensor, Any, Any], adaptive: bool) -> None:
     weight, ratio, rounding = kernel
-    pooled = tuple(pooled_size(size, ratio, rounding) for size in weight.shape[2:])
+    pooled = pooled_sizes(weight, ratio, rounding)
     result = average_kernel(torch.full_like(weight, 0.75), pooled, ratio, "mean", adaptive)
     torch.testing.assert_close(result, torch.full_like(result, 0.75), rtol=0, atol=1e-15)
 

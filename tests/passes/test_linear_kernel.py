@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -40,10 +42,14 @@ def row(*values: float) -> Tensor:
         (3, 1, 2, ((1, 1, 1),)),
         (1, 1, 2, ((1,),)),
         (3, 3, 1, ((1, 0, 0), (0, 1, 0), (0, 0, 1))),
+        (3, 3, "4/3", ((0.75, 0, 0), (0.25, 1, 0.25), (0, 0, 0.75))),
+        (4, 3, "3/2", ((1, 1 / 3, 0, 0), (0, 2 / 3, 2 / 3, 0), (0, 0, 1 / 3, 1))),
     ],
 )
-def test_linear_rows(size: int, pooled: int, ratio: int, rows: tuple[tuple[float, ...], ...]) -> None:
-    assert linear_rows(size, pooled, ratio) == rows
+def test_linear_rows(size: int, pooled: int, ratio: Any, rows: tuple[tuple[float, ...], ...]) -> None:
+    for found, expected in zip(linear_rows(size, pooled, ratio), rows, strict=True):
+        assert found == pytest.approx(expected, rel=1e-15)
+        assert [not share for share in found] == [not share for share in expected], "no share is none at all"
 
 
 @pytest.mark.parametrize(
@@ -72,9 +78,12 @@ def test_each_side_is_shared_by_itself() -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel that pools to one that covers it, and low-mode maps that are large enough for it."""
+    """A kernel that pools to one that covers it, and low-mode maps that are large enough for it.
 
-    ratio: int
+    The ratio is p / q: on a grid of p steps to a pixel of the low-mode map, pixels of the full-mode map lie q apart.
+    """
+
+    ratio: Fraction
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
@@ -84,6 +93,14 @@ class Case:
     @property
     def dims(self) -> int:
         return len(self.kernel)
+
+    @property
+    def p(self) -> int:
+        return self.ratio.numerator
+
+    @property
+    def q(self) -> int:
+        return self.ratio.denominator
 
     @property
     def pooled(self) -> tuple[int, ...]:
@@ -108,8 +125,12 @@ def random_tensor(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 @st.composite
-def cases(draw: st.DrawFn, kernels: tuple[int, ...], *, strides: int = 1, dilations: int = 1) -> Case:
-    ratio, dims = draw(st.integers(2, 4)), draw(st.integers(1, 3))
+def cases(
+    draw: st.DrawFn, kernels: tuple[int, ...], *, strides: int = 1, dilations: int = 1, whole: bool = False
+) -> Case:
+    ratio, dims = Fraction(draw(st.integers(2, 4))), draw(st.integers(1, 3))
+    if not whole:
+        ratio = draw(st.just(ratio) | st.fractions(1, 4, max_denominator=5))
     kernel = tuple(draw(st.sampled_from(kernels)) for _ in range(dims))
     stride = tuple(draw(st.integers(1, strides)) for _ in range(dims))
     dilation = tuple(draw(st.integers(1, dilations)) for _ in range(dims))
@@ -132,12 +153,12 @@ def assert_equal(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
-@given(cases((1, 3, 5, 7, 9), strides=2))
+@given(cases((1, 3, 5, 7, 9), strides=2, whole=True))
 @quick
 def test_low_output_i_is_full_output_r_times_i(case: Case) -> None:
     """Kernels padded to their centre, with the padding and strides that low-mode gives them; padded pixels left out."""
     low, weight = case.maps(case.size), case.weight()
-    full = case.interpolate(low, case.ratio)
+    full = case.interpolate(low, case.p)
     padding = [pooled_padding(k // 2, k // 2, k, p, 1) for k, p in zip(case.kernel, case.pooled, strict=True)]
     padded = F.pad(low, [amount for pair in reversed(padding) for amount in pair])
     found = CONVS[case.dims](padded, linear_kernel(weight, case.pooled, case.ratio), stride=case.stride)
@@ -147,21 +168,21 @@ def test_low_output_i_is_full_output_r_times_i(case: Case) -> None:
     first = tuple(-(-margin // jump) for margin, jump in zip(margins, case.stride, strict=True))
     last = [(n - 1 - margin) // jump for n, margin, jump in zip(case.size, margins, case.stride, strict=True)]
     counts = tuple(end - start + 1 for start, end in zip(first, last, strict=True))
-    ones, ratios = (1,) * case.dims, (case.ratio,) * case.dims
-    starts = tuple(case.ratio * start for start in first)
+    ones, ratios = (1,) * case.dims, (case.p,) * case.dims
+    starts = tuple(case.p * start for start in first)
     assert_equal(every(ones, found, first, counts), every(ratios, expected, starts, counts))
 
 
-@given(cases((1, 2, 3, 4, 5, 6, 7, 8, 9)))
+@given(cases((1, 2, 3, 4, 5, 6, 7, 8, 9), strides=2))
 @quick
-def test_even_kernels_too_centre_on_centre(case: Case) -> None:
-    """Their taps lie between pixels, so the full map has half pixels and the kernel takes every other one of them."""
+def test_even_kernels_and_any_ratio_centre_on_centre(case: Case) -> None:
+    """Taps of even kernels lie between pixels, so the grid has half steps too, and the kernel takes every 2q-th."""
     low, weight = case.maps(case.size), case.weight()
-    halves, ratio = case.interpolate(low, 2 * case.ratio), case.ratio
-    found = CONVS[case.dims](low, linear_kernel(weight, case.pooled, ratio))
-    expected = CONVS[case.dims](halves, weight, dilation=2)
-    starts = tuple(ratio * (p - 1) - (k - 1) for k, p in zip(case.kernel, case.pooled, strict=True))
-    assert_equal(found, every((2 * ratio,) * case.dims, expected, starts, tuple(found.shape[2:])))
+    found = CONVS[case.dims](low, linear_kernel(weight, case.pooled, case.ratio), stride=case.stride)
+    expected = CONVS[case.dims](case.interpolate(low, 2 * case.p), weight, dilation=2 * case.q)
+    starts = tuple(case.p * (p - 1) - case.q * (k - 1) for k, p in zip(case.kernel, case.pooled, strict=True))
+    steps = tuple(2 * case.p * jump for jump in case.stride)
+    assert_equal(found, every(steps, expected, starts, tuple(found.shape[2:])))
 
 
 @given(cases((1, 3, 5, 7, 9), dilations=3))
@@ -169,21 +190,25 @@ def test_even_kernels_too_centre_on_centre(case: Case) -> None:
 def test_dilated_kernels_on_maps_without_curvature(case: Case) -> None:
     """Dilated taps are shared between low taps d pixels apart, over whose gaps only a straight map is interpolated."""
     corners, weight = case.maps((2,) * case.dims), case.weight()
-    mode, ratio = INTERPOLATION[case.dims], case.ratio
+    mode = INTERPOLATION[case.dims]
     low = F.interpolate(corners, case.size, mode=mode, align_corners=True)
-    full = F.interpolate(corners, [ratio * (n - 1) + 1 for n in case.size], mode=mode, align_corners=True)
-    found = CONVS[case.dims](low, linear_kernel(weight, case.pooled, ratio), dilation=case.dilation)
-    expected = CONVS[case.dims](full, weight, dilation=case.dilation)
+    grid = F.interpolate(corners, [case.p * (n - 1) + 1 for n in case.size], mode=mode, align_corners=True)
+    found = CONVS[case.dims](low, linear_kernel(weight, case.pooled, case.ratio), dilation=case.dilation)
+    expected = CONVS[case.dims](grid, weight, dilation=tuple(case.q * step for step in case.dilation))
     starts = tuple(
-        step * (ratio * (p - 1) - (k - 1)) // 2
+        step * (case.p * (p - 1) - case.q * (k - 1)) // 2
         for k, p, step in zip(case.kernel, case.pooled, case.dilation, strict=True)
     )
-    assert_equal(found, every((ratio,) * case.dims, expected, starts, tuple(found.shape[2:])))
+    assert_equal(found, every((case.p,) * case.dims, expected, starts, tuple(found.shape[2:])))
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=3), st.integers(1, 4), st.integers(0, 2**16))
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    st.integers(1, 4) | st.fractions(1, 4, max_denominator=9),
+    st.integers(0, 2**16),
+)
 @quick
-def test_the_sum_is_kept(sides: list[int], ratio: int, seed: int) -> None:
+def test_the_sum_is_kept(sides: list[int], ratio: int | Fraction, seed: int) -> None:
     """Whether the pooled kernel covers the whole one or not."""
     weight = random_tensor((2, 2, *sides), seed)
     for rounding in ("ceil", "floor", "cover"):

@@ -285,6 +285,56 @@ def test_a_conv_is_named_after_its_module_although_its_kernel_is_computed() -> N
     assert pooled(build(model)) == {"body": ("3×3", "1×1")}
 
 
+# Ratios --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transform", ["avg", "linear"])
+@pytest.mark.parametrize("ratio", ["4/3", (1, 2), ("5/2", "4/3")])
+def test_any_ratio_reaches_the_kernels(ratio: Any, transform: Any) -> None:
+    """Through the code that the graph generates: it has to compile, and to give the oracle's kernel."""
+    model = nn.Conv2d(3, 4, (7, 5), padding=(3, 2))
+    pair = build(model, kernel_ratio=ratio, kernel_transform=transform, pool_convs="all")
+    compile(pair.low.code, "low", "exec")
+    exact = pair.config.effective_kernel_ratio
+    kernel = naive_pool_kernel(model.weight, exact, transform=transform)
+    assert kernel.shape != model.weight.shape
+    images = torch.randn(2, 3, 8, 8)
+    expected = F.conv2d(images, kernel, model.bias, padding=tuple(size // 2 for size in kernel.shape[2:]))
+    assert_equal(pair.low(images), expected)
+
+
+def test_a_ratio_for_each_side_leaves_a_side_whole() -> None:
+    pair = build(every_kind(), kernel_ratio=(1, 2))
+    assert pooled(pair) == {
+        "dense": ("3×3", "3×1"),
+        "strided": ("3×3", "3×1"),
+        "wide": ("1×7", "1×3"),
+        "five": ("5×5", "5×3"),
+        "depthwise3": ("3×3", "3×1"),
+        "depthwise7": ("7×7", "7×3"),
+        "grouped": ("3×3", "3×1"),
+        "up_wide": ("5×5", "5×3"),
+    }
+
+
+def test_a_ratio_for_each_side_leaves_other_numbers_of_sides_alone() -> None:
+    class Attention(nn.Module):
+        """Weights of channels, from a convolution along them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.body = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+            self.along = nn.Conv1d(1, 1, 5, padding=2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.body(self.stem(x))
+            return x * self.along(x.mean((2, 3))[:, None]).transpose(1, 2).unsqueeze(-1).sigmoid()
+
+    pair = build(Attention(), ratio=(2, 2))
+    assert pooled(pair) == {"body": ("3×3", "1×1")}
+    assert skipped(pair)["along"] == "5 has other sides than those of the ratio, 2×2"
+
+
 # How the calls are joined --------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from itertools import product
 from typing import Any
 
@@ -17,13 +18,16 @@ from torch import Tensor
 Taps = list[tuple[int, ...]]
 Shares = dict[tuple[int, ...], float]
 Padding = tuple[tuple[int, int], ...]
+#: Of one side, and of all sides at once or one a side.
+SideRatio = int | Fraction
+Ratio = SideRatio | tuple[SideRatio, ...]
 Transform = str | Callable[[Tensor, tuple[int, ...]], Tensor]
 
 
 # Kernels -------------------------------------------------------------------------------------------------------------
 
 
-def pooled_length(kernel: int, ratio: int, rounding: str = "ceil") -> int:
+def pooled_length(kernel: int, ratio: SideRatio, rounding: str = "ceil") -> int:
     """K' of one spatial dimension: ⌈K/r⌉ or ⌊K/r⌋ (at least 1), less one when even; r = 1 keeps the kernel.
 
     ``"cover"``: taps are added on both sides of the middle one until the outermost two, r pixels apart each, are as
@@ -40,17 +44,24 @@ def pooled_length(kernel: int, ratio: int, rounding: str = "ceil") -> int:
     return pooled - 1 if pooled % 2 == 0 else pooled
 
 
-def pooled_lengths(kernel: tuple[int, ...], ratio: int, rounding: str = "ceil") -> tuple[int, ...]:
-    return tuple(pooled_length(length, ratio, rounding) for length in kernel)
+def pooled_lengths(kernel: tuple[int, ...], ratio: Ratio, rounding: str = "ceil") -> tuple[int, ...]:
+    return tuple(pooled_length(*side, rounding) for side in _sides(kernel, ratio))
 
 
-def windows_of(kernel: int, ratio: int, rounding: str = "ceil", transform: str = "avg") -> list[list[int]]:
+def _sides(kernel: tuple[int, ...], ratio: Ratio) -> list[tuple[int, SideRatio]]:
+    """Each side of the kernel with its ratio."""
+    ratios = ratio if isinstance(ratio, tuple) else (ratio,) * len(kernel)
+    return list(zip(kernel, ratios, strict=True))
+
+
+def windows_of(kernel: int, ratio: SideRatio, rounding: str = "ceil", transform: str = "avg") -> list[list[int]]:
     """The taps that each pooled tap reads, in one dimension: ``windows_of(5, 2) == [[0, 1], [2, 3], [4]]``."""
     pooled = pooled_length(kernel, ratio, rounding)
     if transform == "center":
         offset = (kernel - pooled) // 2
         return [[offset + index] for index in range(pooled)]
-    if transform == "avg" and pooled == math.ceil(kernel / ratio):
+    if transform == "avg" and ratio == int(ratio) and pooled == math.ceil(kernel / ratio):
+        ratio = int(ratio)
         before = (ratio * pooled - kernel) // 2
         padded = [[ratio * index + tap - before for tap in range(ratio)] for index in range(pooled)]
         return [[tap for tap in window if 0 <= tap < kernel] for window in padded]
@@ -59,37 +70,37 @@ def windows_of(kernel: int, ratio: int, rounding: str = "ceil", transform: str =
     return [list(range(start, stop)) for start, stop in zip(starts, stops, strict=True)]
 
 
-def _rectangles(kernel: tuple[int, ...], ratio: int, rounding: str, transform: str) -> dict[tuple[int, ...], Taps]:
+def _rectangles(kernel: tuple[int, ...], ratio: Ratio, rounding: str, transform: str) -> dict[tuple[int, ...], Taps]:
     """Every pooled tap's index with the taps of its (rectangular) window."""
-    sides = [windows_of(length, ratio, rounding, transform) for length in kernel]
+    sides = [windows_of(*side, rounding, transform) for side in _sides(kernel, ratio)]
     corners = product(*(range(len(side)) for side in sides))
     return {corner: list(product(*(side[i] for side, i in zip(sides, corner, strict=True)))) for corner in corners}
 
 
-def linear_shares(kernel: int, ratio: int, rounding: str = "ceil") -> list[list[float]]:
+def linear_shares(kernel: int, ratio: SideRatio, rounding: str = "ceil") -> list[list[float]]:
     """How much of each tap each pooled tap gets, in one dimension: ``linear_shares(3, 2)[tap][index]``.
 
     Places are in pixels from the kernel's centre; pooled taps lie r pixels apart.
     """
     pooled = pooled_length(kernel, ratio, rounding)
-    places = [ratio * (index - (pooled - 1) / 2) for index in range(pooled)]
+    places = [ratio * Fraction(2 * index - pooled + 1, 2) for index in range(pooled)]
     shares = [[0.0] * pooled for _ in range(kernel)]
     for tap in range(kernel):
-        place = tap - (kernel - 1) / 2
+        place = Fraction(2 * tap - kernel + 1, 2)
         if place <= places[0]:
             shares[tap][0] = 1.0
         elif place >= places[-1]:
             shares[tap][-1] = 1.0
         else:
             right = next(index for index in range(pooled) if places[index] > place)
-            shares[tap][right] = (place - places[right - 1]) / ratio
-            shares[tap][right - 1] = (places[right] - place) / ratio
+            shares[tap][right] = float((place - places[right - 1]) / ratio)
+            shares[tap][right - 1] = float((places[right] - place) / ratio)
     return shares
 
 
-def _linear_parts(kernel: tuple[int, ...], ratio: int, rounding: str) -> dict[tuple[int, ...], Shares]:
+def _linear_parts(kernel: tuple[int, ...], ratio: Ratio, rounding: str) -> dict[tuple[int, ...], Shares]:
     """Every pooled tap's index with the taps that it is made of and its share of each."""
-    sides = [linear_shares(length, ratio, rounding) for length in kernel]
+    sides = [linear_shares(*side, rounding) for side in _sides(kernel, ratio)]
     corners = product(*(range(len(side[0])) for side in sides))
     parts: dict[tuple[int, ...], Shares] = {corner: {} for corner in corners}
     for corner, tap in product(parts, product(*map(range, kernel))):
@@ -106,7 +117,7 @@ def _tap(weight: Tensor, tap: tuple[int, ...]) -> Tensor:
 
 
 def naive_pool_kernel(
-    weight: Tensor, ratio: int, *, rounding: str = "ceil", transform: Transform = "avg", gain: str = "mean"
+    weight: Tensor, ratio: Ratio, *, rounding: str = "ceil", transform: Transform = "avg", gain: str = "mean"
 ) -> Tensor:
     """Pool ``weight`` (O, I, *K) to (O, I, *K') one tap at a time, differentiably; ``"linear"`` takes no gain."""
     kernel = tuple(weight.shape[2:])
@@ -134,7 +145,7 @@ def naive_pool_kernel(
 def naive_kernel_gradient(
     pooled_gradient: Tensor,
     kernel: tuple[int, ...],
-    ratio: int,
+    ratio: Ratio,
     *,
     rounding: str = "ceil",
     transform: str = "avg",

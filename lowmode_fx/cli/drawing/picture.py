@@ -23,6 +23,7 @@ from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.utils.atomic import write_atomically
+from passes.ratios import largest_ratio, ratio_text
 
 FORMATS = (".svg", ".png", ".pdf")
 
@@ -137,12 +138,12 @@ class _Picture:
     def _image(self, box: Box, low: bool, x: float, middle: float) -> None:
         icon = _landscape(16)
         if low:
-            icon = downsample(icon, min(self.config.ratio, 8), self.config.input_method)
+            icon = downsample(icon, min(largest_ratio(self.config.ratio), 8), self.config.input_method)
         cells = icon.shape[-1]
         steps = [44 * (step - cells / 2) / 16 for step in range(cells + 1)]
         edges = [x + 30 + step for step in steps], [middle + step for step in steps]
         self.axes.pcolormesh(*edges, icon[0, 0].tolist(), cmap="cividis", vmin=0, vmax=1, ec="face", lw=0.2, zorder=3)
-        how = f"({self.config.input_method}, r = {self.config.ratio})" if low else ""
+        how = f"({self.config.input_method}, r = {ratio_text(self.config.ratio)})" if low else ""
         self._text(x + 60, middle - 8 * bool(how), box.shape, 11.5, bold=True)
         self._text(x + 60, middle + 8, how, 10, _GREY)
 

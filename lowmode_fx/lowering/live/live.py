@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.ladder import Ladder, downsampler
 from lowmode_fx.lowering.live.images import ImageArguments
 from lowmode_fx.lowering.live.lookup import Lookup
 from lowmode_fx.lowering.live.mode import LowMode
@@ -21,6 +21,7 @@ from lowmode_fx.lowering.live.resizing import resizing_module
 from lowmode_fx.lowering.live.shadows import Shadows
 from lowmode_fx.lowering.mode import Mode
 from passes.preserve import ForwardAttributes
+from passes.ratios import ratio_terms, side_ratios
 
 
 class LiveLowering:
@@ -38,7 +39,7 @@ class LiveLowering:
         self._rung = rung
         self._full_inputs = ladder.inputs
         self._images = ImageArguments(ladder.inputs)
-        self._downsample = downsample and rung.config.downsample_input
+        self._downsample = downsampler(rung.config) if downsample and rung.config.downsample_input else None
         self._isolate = rung.config.batchnorm == "isolate"
         self._lookup = Lookup(ladder.model, make_plan(ladder.full, rung.graph, rung.config, rung.report.passes))
         self._mode = LowMode(self._lookup)
@@ -71,19 +72,23 @@ class LiveLowering:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own forward under the mode, once ``run`` has prepared it."""
         sides = self._images.sides(args, kwargs) if self._rung.config.restore_output else ()
-        if self._downsample:
-            args, kwargs = self._images.map(args, kwargs, self._rung.downsample)
+        if self._downsample is not None:
+            args, kwargs = self._images.map(args, kwargs, self._downsample)
         with self._mode:
             outputs = self.model(*args, **kwargs)
         if not self._rung.config.restore_output:
             return outputs
-        return restore(outputs, self._find_sizes(sides if self._downsample else self._full_sides(sides)))
+        return restore(outputs, self._find_sizes(self._full_sides(sides) if self._downsample is None else sides))
 
     def _full_sides(self, sides: Sides) -> Sides:
         """Sides of the images that were downsampled to ``sides``: the example's, or those that divide evenly."""
-        if sides == self._rung.inputs.image.shape[2:] or not self._rung.config.downsample_input:
-            return self._full_inputs.image.shape[2:] if self._rung.config.downsample_input else sides
-        return tuple(round(side * self._rung.config.ratio) for side in sides)
+        full, low = self._full_inputs.image.shape[2:], self._rung.inputs.image.shape[2:]
+        if sides == low or not self._rung.config.downsample_input:
+            return full if self._rung.config.downsample_input else sides
+        if self._rung.config.size_multiple > 1:  # what was rounded is forgotten: by as much as the example's sides
+            return tuple(round(side * of / to) for side, of, to in zip(sides, full, low, strict=True))
+        ratios = [ratio_terms(ratio) for ratio in side_ratios(self._rung.config.ratio, len(sides))]
+        return tuple(round(side * p / q) for side, (p, q) in zip(sides, ratios, strict=True))
 
     @contextlib.contextmanager
     def _around(self, modules: Sequence[nn.Module], refresh: bool = True) -> Iterator[None]:

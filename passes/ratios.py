@@ -1,0 +1,125 @@
+"""Ratios of low-mode in one exact form: any number ≥ 1, one of all sides or one a side.
+
+The ratio of one side is a fraction p / q in lowest terms, with q up to 100. Where it is reckoned with, p and q are
+plain ints, never a ``Fraction``: that code runs inside compiled steps too, and dynamo follows ints alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+#: What is taken for the ratio of one side: ``2``, ``4 / 3``, ``Fraction(4, 3)``, ``"4/3"``, ``"1.5"``.
+SideRatio = int | float | Fraction | str
+#: What is taken for a ratio: one of all sides, or one a side. As text: ``"4/3"``, ``"1x4/3"``.
+RatioLike = SideRatio | Sequence[SideRatio]
+#: The normal form. A ``Fraction`` in it is never whole; a tuple holds one ratio a side.
+Ratio = int | Fraction | tuple[int | Fraction, ...]
+#: What JSON, generated code and other processes can hold: ``2``, ``"4/3"``, ``(1, "4/3")``.
+PlainRatio = int | str | tuple[int | str, ...]
+
+_LARGEST_DENOMINATOR = 100
+_ALLOWED = "it must be a number ≥ 1, as 2, 4/3 or '4/3', or one a side, as (1, 2)"
+
+
+def read_ratio(value: RatioLike, name: str = "ratio") -> Ratio:
+    """The normal form of a ratio: ``2.0 → 2``, ``4 / 3 → Fraction(4, 3)``, ``"1x4/3" → (1, Fraction(4, 3))``.
+
+    A float, and a fraction written as text, stand for the fraction of smallest denominator that they equal to nine
+    digits.
+
+    Raises ``TypeError`` for what is no number, text, list or tuple, and ``ValueError`` for a number below 1 and for one
+    that is no fraction with a denominator of up to 100. ``name``: of the option at fault.
+    """
+    sides = _one_a_side(value)
+    if sides is None:
+        return _exact(value, name)
+    if not sides:
+        raise ValueError(f"{name} is {value!r}; {_ALLOWED}")
+    return tuple(_exact(side, name) for side in sides)
+
+
+def plain_ratio(ratio: RatioLike) -> PlainRatio:
+    """The ratio as JSON and generated code can hold it: an int, text, or a tuple of these. ``read_ratio`` reads it."""
+    exact = read_ratio(ratio)
+    if isinstance(exact, tuple):
+        return tuple(side if isinstance(side, int) else str(side) for side in exact)
+    return exact if isinstance(exact, int) else str(exact)
+
+
+def ratio_text(ratio: RatioLike) -> str:
+    """The ratio for people: ``"2"``, ``"4/3"``, ``"1×4/3"``."""
+    exact = read_ratio(ratio)
+    return "×".join(map(str, exact)) if isinstance(exact, tuple) else str(exact)
+
+
+def largest_ratio(ratio: RatioLike) -> int | Fraction:
+    """The largest of a ratio's sides; 1 where it changes nothing."""
+    exact = read_ratio(ratio)
+    return max(exact) if isinstance(exact, tuple) else exact
+
+
+def side_ratios(ratio: RatioLike, count: int, name: str = "ratio") -> tuple[SideRatio, ...]:
+    """The ratio of each of ``count`` sides. Raises ``ValueError`` where it is for another number of sides."""
+    sides = _one_a_side(ratio)
+    if sides is None:
+        return (ratio,) * count  # type: ignore[return-value]
+    if len(sides) != count:
+        raise ValueError(
+            f"{name} is {ratio!r}, one for each of {len(sides)} sides, where there {'is' if count == 1 else 'are'} "
+            f"{count}; give one for all, or as many as there are"
+        )
+    return sides
+
+
+def divides(ratio: RatioLike, sides: Sequence[int]) -> bool:
+    """Is every side a multiple of its ratio?"""
+    terms = map(ratio_terms, side_ratios(ratio, len(sides)))
+    return all(side * q % p == 0 for (p, q), side in zip(terms, sides, strict=True))
+
+
+def ratio_terms(ratio: SideRatio, name: str = "ratio") -> tuple[int, int]:
+    """``(p, q)`` of one side's ratio p / q, in lowest terms. Raises as ``read_ratio`` does."""
+    number = _number(ratio, name)
+    if not 1 <= number < float("inf"):
+        raise ValueError(f"{name} is {ratio!r}; {_ALLOWED}")
+    if isinstance(number, int):
+        return number, 1
+    if isinstance(number, Fraction):
+        if number.denominator <= _LARGEST_DENOMINATOR:
+            return number.numerator, number.denominator
+    else:
+        for denominator in range(1, _LARGEST_DENOMINATOR + 1):
+            numerator = round(number * denominator)
+            if abs(numerator - number * denominator) <= 1e-9 * numerator:
+                return numerator, denominator
+    near = Fraction(number).limit_denominator(_LARGEST_DENOMINATOR)
+    raise ValueError(
+        f"{name} is {ratio!r}, which is no fraction with a denominator of up to {_LARGEST_DENOMINATOR}; the nearest is "
+        f"{str(near)!r}"
+    )
+
+
+def _number(ratio: SideRatio, name: str) -> int | float | Fraction:
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float | Fraction | str):
+        raise TypeError(f"{name} is {ratio!r}; {_ALLOWED}")
+    if not isinstance(ratio, str):
+        return ratio
+    numerator, _, denominator = ratio.partition("/")
+    try:
+        return float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{name} is {ratio!r}; {_ALLOWED}") from None
+
+
+def _exact(side: SideRatio | Sequence[SideRatio], name: str) -> int | Fraction:
+    numerator, denominator = ratio_terms(side, name)  # type: ignore[arg-type]
+    return numerator if denominator == 1 else Fraction(numerator, denominator)
+
+
+def _one_a_side(ratio: RatioLike) -> tuple[SideRatio, ...] | None:
+    """One ratio a side, or ``None`` where one is for all."""
+    if isinstance(ratio, str):
+        parts = ratio.replace("×", "x").split("x")
+        return tuple(parts) if len(parts) > 1 and all(parts) else None
+    return tuple(ratio) if isinstance(ratio, list | tuple) else None
