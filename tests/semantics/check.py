@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lowmode_fx import BernoulliSchedule, LowModeConfig, LowModeModel, PeriodicSchedule, build_pair, downsample
 from semantics.habit import Habit, generators_at
@@ -49,16 +49,12 @@ def product(
 ) -> LowModeModel:
     """The net that a user makes of a habit's model."""
     config = LowModeConfig(ratio=RATIO, **habit.config)
-    pair = build_pair(model, _example(habit), config, front_end=front_end, submodule=habit.submodule)
-    return LowModeModel(pair, schedule, **options)
-
-
-def _example(habit: Habit) -> Any:
-    """The example of a pair: what a forward is given, alone, in order or by name."""
     given = (habit.example or habit.given)(0)
-    if given.kwargs:
-        return dict(given.kwargs)
-    return given.args[0] if len(given.args) == 1 else given.args
+    alone = len(given.args) == 1 and isinstance(given.args[0], Tensor)
+    example = dict(given.kwargs) or (given.args[0] if alone else given.args)
+    images = given.images if len(given.images) > 1 else None
+    pair = build_pair(model, example, config, front_end=front_end, images=images, submodule=habit.submodule)
+    return LowModeModel(pair, schedule, **options)
 
 
 def full(habit: Habit, make_net: Product = product) -> Verdict:

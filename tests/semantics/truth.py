@@ -74,6 +74,10 @@ class LowMode(EagerLowMode):
         self.current = weight
         return weight
 
+    def _pooled(self, weight: Tensor) -> Tensor:
+        self.pooled_kernels.clear()  # a kernel may be another at its next call, or be wanted without its gradient
+        return super()._pooled(weight)
+
     def _is_chosen(self, *call: Any) -> bool:
         return not self.functions and self._is_reached(self.current) and super()._is_chosen(*call)
 
