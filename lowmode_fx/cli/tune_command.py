@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import nn
 
 from lowmode_fx.cli.models import create_model
@@ -39,6 +36,7 @@ from lowmode_fx.tuning.trials import OptimizerFactory, Probe
 from lowmode_fx.tuning.tune import tune as tune_model
 from lowmode_fx.utils.allocator import keep_freed_memory
 from lowmode_fx.utils.atomic import write_text
+from lowmode_fx.utils.progress import progress
 
 Rate = partial(typer.Option, rich_help_panel="Optimisation of the short runs")
 BatchSize = Annotated[int, Rate()]
@@ -84,12 +82,12 @@ def probe(
         raise ValueError(f"--out {str(out)!r} is no PNG; give a name that ends in .png")
     config = low_mode_config("", **low)
     setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
-    with _bar() as tell:
+    with progress() as tell:
         measured = Probe(setting.model, setting.loader, classification_loss, setting.optimizer, batches)
         build_pair(measured.model, measured.batches[0][0][:2], config)  # what it refuses is told before any training
 
         def on_step(step: int) -> bool:
-            tell(f"full step {step} of {steps}", 0.5 * step / steps)
+            tell(f"{steps} full steps", 0.5 * step / steps)
             return True
 
         measured.run((steps,), on_step)
@@ -97,7 +95,7 @@ def probe(
 
         def on_site(name: str, total: int) -> None:
             nonlocal done
-            tell(name, 0.5 + 0.5 * done / total)
+            tell(f"pooling {name} alone", 0.5 + 0.5 * done / total)
             done += 1
 
         found = probe_sites(measured, config, on_site)
@@ -134,7 +132,7 @@ def tune(
         raise ValueError(f"--autocast is {autocast!r}; allowed: none, bf16 (whose prices hold for fp16 too)")
     config = low_mode_config("", **low)
     setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
-    with _bar() as tell:
+    with progress() as tell:
         tuning = tune_model(
             setting.model,
             setting.loader,
@@ -188,23 +186,6 @@ def _setting(
         return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=5e-4)
 
     return _Setting(built, splits, EpochBatches(splits, batch_size, place, seed), optimizer)
-
-
-@contextmanager
-def _bar() -> Any:
-    """A function ``(what, share of the work)`` that moves a bar on a terminal, and does nothing elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda what, share: None
-        return
-    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=1.0)
-
-        def move(what: str, share: float) -> None:
-            progress.update(task, completed=share, description=what)
-
-        yield move
 
 
 def _ratio(text: str) -> int:

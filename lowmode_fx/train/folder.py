@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from lowmode_fx.train.images import MemoryImages
-from lowmode_fx.train.progress import track
+from lowmode_fx.utils.progress import track
 from passes.wording import sides
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"})

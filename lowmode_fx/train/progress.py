@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from lowmode_fx.utils.progress import Tell, progress
 
 if TYPE_CHECKING:
     from lowmode_fx.train.records import EpochRecord
-
-Item = TypeVar("Item")
-
-
-def track(items: Iterable[Item], *, total: int, what: str) -> Iterator[Item]:
-    """The items, with a bar on a terminal that goes away at the end."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield from items
-        return
-    with _bar(console, transient=True) as bar:
-        yield from bar.track(items, total=total, description=what)
-
-
-def _bar(console: Console, *, transient: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=transient)
 
 
 class Reporter:
@@ -41,22 +25,20 @@ class Reporter:
         self.steps = steps
         self.console = console or Console()
         self.quiet = quiet
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._bar = ExitStack()
+        self._tell: Tell | None = None
 
     def __enter__(self) -> Reporter:
         if self.console.is_terminal and not self.quiet:
-            self._bar = _bar(self.console, transient=True)
-            self._task = self._bar.add_task(self.label, total=self.epochs * self.steps)
-            self._bar.start()
+            self._tell = self._bar.enter_context(progress(self.console))
+            self._tell(self.label, 0.0)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._tell = None
+        self._bar.close()
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -65,10 +47,9 @@ class Reporter:
 
     def step(self, epoch: int, step: int) -> None:
         """After step `step` (from 0) of `epoch`; kept cheap, for it runs inside the timed part."""
-        if self._bar is not None:
-            done = epoch * self.steps + step + 1
-            description = f"{self.label}: epoch {epoch + 1}/{self.epochs}"
-            self._bar.update(self._task, completed=done, description=description)
+        if self._tell is not None:
+            share = (epoch * self.steps + step + 1) / (self.epochs * self.steps)
+            self._tell(f"{self.label}: epoch {epoch + 1}/{self.epochs}", share)
 
     def epoch(self, record: EpochRecord) -> None:
         steps = record.low_steps + record.full_steps

@@ -53,7 +53,7 @@ class Search:
     epochs: int
     tail: float
     deadline: float
-    on_candidate: Callable[[Candidate], None] = lambda candidate: None
+    on_choice: Callable[[Choice], None] = lambda choice: None
     candidates: list[Candidate] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     stopped: bool = False
@@ -76,9 +76,9 @@ class Search:
         if signature in self._seen:
             return None
         self._seen.add(signature)
+        self.on_choice(choice)
         candidate = self._measured(choice, pair)
         self.candidates.append(candidate)
-        self.on_candidate(candidate)
         return candidate
 
     def _measured(self, choice: Choice, pair: ModePair) -> Candidate:

@@ -117,7 +117,7 @@ def tune(
     autocast: ``torch.bfloat16`` where the run will be under autocast to it: prices depend on it.
     tail: share of the progress that stays full, in [0, 1].
     seconds: a cap; what was not reached is said in ``reasons``. run_steps: of the short run, instead of what fits.
-    on_progress: told what is done and how much of the time is spent, in [0, 1].
+    on_progress: told what is being done (a run, a candidate) and how much of the time is spent, in [0, 1].
 
     The model is left as it was. Raises ``ValueError`` where the arguments are out of range, or where no candidate
     gives a pair.
@@ -137,7 +137,7 @@ def tune(
     wanted = max(_LEAST_STEPS, run_steps or min(round(0.2 * total), 600))
 
     def in_time(step: int) -> bool:
-        tell(f"short full run, step {step} of {wanted}")
+        tell(f"short full run of {wanted} steps")
         return run_steps is not None or step < _LEAST_STEPS or time.monotonic() - start < _RUN_SHARE * seconds
 
     last = probe.run((wanted // 4, wanted), in_time)
@@ -149,7 +149,7 @@ def tune(
         epochs=epochs,
         tail=tail,
         deadline=start + (_RUN_SHARE + _SEARCH_SHARE) / 2 * seconds,
-        on_candidate=lambda candidate: tell(candidate.name),
+        on_choice=lambda choice: tell(f"measuring {choice.name}"),
     )
     plain, _ = try_pair(captured, replace(base, kernel_ratio=1))
     has_maxpool = plain is not None and bool(plain.report.of("drop_maxpools").skips)

@@ -228,8 +228,9 @@ def test_a_corrupt_image_is_one_line(run: Run, tmp_path: Path) -> None:
     write_images(tmp_path / "test", {"cat": 1, "dog": 1})
     (tmp_path / "train/dog/001.png").write_bytes(b"no image")
     outcome = run("train", MODEL, *QUICK, "--data", f"folder:{tmp_path}", "--batch-size", "2")
-    assert outcome.status == 2 and len(outcome.error.splitlines()) == 1
-    assert outcome.error.startswith(f"error: cannot decode image '{tmp_path}/train/dog/001.png'")
+    stage, error = outcome.error.splitlines()
+    assert outcome.status == 2 and stage == "decoding train images …"
+    assert error.startswith(f"error: cannot decode image '{tmp_path}/train/dog/001.png'")
 
 
 def test_an_existing_run_is_left_alone(run: Run, finished: Path) -> None:

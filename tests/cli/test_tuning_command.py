@@ -54,7 +54,12 @@ def test_tune_writes_what_train_takes(run: Run, tmp_path: Path) -> None:
 
 
 def test_tune_says_where_low_mode_does_not_pay(run: Run, tmp_path: Path) -> None:
-    status, out, _ = run("tune", MODEL, *DATA, "--epochs", "1", "--ratios", "2", "--measure", "macs")
+    status, out, told = run("tune", MODEL, *DATA, "--epochs", "1", "--ratios", "2", "--measure", "macs")
+    assert told.splitlines()[:3] == [
+        "reading batches …",
+        "short full run of 8 steps …",
+        "measuring r = 2, kernels kept …",
+    ]
     assert status == 0 and json.loads((tmp_path / "tuned.json").read_text())["schedule"]["p"] == 0.0
     assert out.splitlines()[-1].startswith("train without low-mode: lowmode-fx train ")
     assert out.splitlines()[-1].endswith("--full-only --epochs 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -145,7 +146,10 @@ def test_progress_is_told() -> None:
     quick_tune(small_model(), ratios=(2,), on_progress=lambda what, share: told.append((what, share)))
     shares = [share for _, share in told]
     assert shares == sorted(shares) and shares[0] >= 0 and shares[-1] <= 1
-    assert any(what.startswith("rehearsing") for what, _ in told)
+    stages = [what for what, _ in itertools.groupby(what for what, _ in told)]
+    assert len(stages) == len(set(stages)) < len(told)
+    kinds = [kind for kind, _ in itertools.groupby(stage.split()[0] for stage in stages)]
+    assert kinds == ["reading", "short", "measuring", "rehearsing"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""What long work says meanwhile: a bar on a terminal, gone at the end; elsewhere a line for each of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+Item = TypeVar("Item")
+#: ``tell(stage, share)``: what is being done, and how much of all the work is done, in [0, 1].
+Tell = Callable[[str, float], None]
+
+#: Columns of a terminal: of the bar itself, and of all but the stage's name (bar, percentage, time, the gaps between).
+_BAR, _REST = 16, 16 + 4 + 8 + 3
+
+
+@contextmanager
+def progress(console: Console | None = None, *, lines: bool = True) -> Iterator[Tell]:
+    """A function that tells how far the work is.
+
+    console: standard error unless given. lines: ``False`` where a log that is piped has lines of its own.
+    """
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        yield _line_a_stage(console) if lines else lambda stage, share: None
+        return
+    with _bar(console) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda stage, share: bar.update(task, completed=share, description=stage)
+
+
+def track(items: Iterable[Item], *, total: int, what: str) -> Iterator[Item]:
+    """The items, as ``progress`` tells of them; total: how many they are, at least one."""
+    with progress() as tell:
+        tell(what, 0.0)
+        for done, item in enumerate(items, start=1):
+            yield item
+            tell(what, done / total)
+
+
+def _line_a_stage(console: Console) -> Tell:
+    last = ""
+
+    def tell(stage: str, share: float) -> None:
+        nonlocal last
+        if stage != last:
+            last = stage
+            console.print(f"{stage} …", soft_wrap=True, markup=False, highlight=False)
+
+    return tell
+
+
+def _bar(console: Console) -> Progress:
+    """A bar of one line, of 60 columns too: a name that is too long for it is cut."""
+    name = Column(no_wrap=True, overflow="ellipsis", max_width=max(1, console.width - _REST))
+    return Progress(
+        BarColumn(bar_width=_BAR),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False, table_column=name),
+        console=console,
+        transient=True,
+    )
