@@ -4,12 +4,40 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from lowmode_fx.runtime.schedules import BernoulliSchedule, PeriodicSchedule, annealed_shares
+from lowmode_fx.cli.ladder_options import EXAMPLE, LadderPlan
+from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, PeriodicSchedule, annealed_shares
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
 from lowmode_fx.tuning.tune import Tuning
+
+KINDS = ("bernoulli", "periodic", "agreement", "ladder")
+
+
+def schedule_kind(kind: str | None, plan: LadderPlan | None, shares: str | None) -> str:
+    """The schedule that is meant: the one given, else the ladder's where there is one, else ``bernoulli``.
+
+    Raises ``ValueError`` for one that there isn't, and for a ladder's options with another than its own.
+    """
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"--schedule {kind!r} is not allowed; give {', '.join(KINDS)}")
+    given = f"--ladder {plan.text}" if plan is not None else f"--shares {shares}" if shares is not None else ""
+    if given and kind not in (None, "ladder"):
+        raise ValueError(f"{given} has no meaning for --schedule {kind}; leave one of them out")
+    return kind or ("ladder" if given else "bernoulli")
+
+
+def ladder_epochs(plan: LadderPlan | None, epochs: int | None) -> int | None:
+    """The run's epochs: of ``--epochs``, or the sum of ``--ladder``'s. Raises ``ValueError`` where the two differ."""
+    if plan is None or not plan.epochs:
+        return epochs
+    total = sum(plan.epochs)
+    if epochs not in (None, total):
+        raise ValueError(f"--epochs {epochs} is not what --ladder {plan.text} adds up to, {total}; leave it out")
+    return total
 
 
 def make_schedule(
@@ -23,16 +51,25 @@ def make_schedule(
     hold_epochs: int | None,
     every: int,
     paper: bool,
-) -> BernoulliSchedule | PeriodicSchedule | AgreementSchedule:
-    """The schedule of ``--schedule``, ``--p`` and the like. Raises ``ValueError`` for options at odds."""
+    plan: LadderPlan | None = None,
+    shares: str | None = None,
+    modes: Sequence[str] = ("low", "full"),
+) -> BernoulliSchedule | PeriodicSchedule | AgreementSchedule | LadderSchedule:
+    """The schedule of ``--schedule``, ``--p``, ``--ladder`` and the like; ``modes`` are the names of a ladder's.
+
+    Raises ``ValueError`` for options at odds.
+    """
     changes = settings.milestones if settings.lr_schedule == "milestones" else ()
+    milestones = (0, *changes)
+    if kind in ("periodic", "ladder") and (p is not None or tail is not None):
+        option = f"--p {p}" if p is not None else f"--tail {tail:g}"
+        instead = "--period" if kind == "periodic" else "--shares, or epochs in --ladder,"
+        raise ValueError(f"{option} has no meaning for --schedule {kind}; give {instead} instead")
+    if kind == "ladder":
+        return _ladder(plan, shares, settings.epochs, modes, hold_epochs or 0, milestones if hold_epochs else ())
     # 4 of 200 epochs in the paper; in a run of ten, holding four after each change would leave none.
     hold = hold_epochs if hold_epochs is not None else 4 if paper else round(settings.epochs / 50)
-    milestones = (0, *changes)
     if kind == "periodic":
-        if p is not None or tail is not None:
-            option = f"--p {p}" if p is not None else f"--tail {tail:g}"
-            raise ValueError(f"{option} has no meaning for --schedule periodic; give --period instead")
         return PeriodicSchedule(period=period, hold_epochs=hold, milestones=milestones)
     if kind == "agreement":
         if tail is not None and not 0 <= tail <= 1:
@@ -45,12 +82,41 @@ def make_schedule(
         return AgreementSchedule(every, p=most, full_from=full_from, momentum=settings.momentum, seed=settings.seed)
     if tuning is not None and p is None and tail is None:
         return _tuned(tuning, settings, hold_epochs, milestones)
-    values = shares(p or "0.5", settings.epochs)
+    values = low_shares(p or "0.5", settings.epochs)
     if tail is not None:
         if isinstance(values, list):
             raise ValueError(f"--tail {tail:g} and a --p for each epoch exclude each other; give one number for --p")
         values = annealed_shares(values, settings.epochs, tail)
     return BernoulliSchedule(p=values, seed=settings.seed, hold_epochs=hold, milestones=milestones)
+
+
+def _ladder(
+    plan: LadderPlan | None,
+    shares: str | None,
+    epochs: int,
+    modes: Sequence[str],
+    hold_epochs: int,
+    milestones: tuple[int, ...],
+) -> LadderSchedule:
+    schedule = partial(LadderSchedule, modes=modes, hold_epochs=hold_epochs, milestones=milestones)
+    if plan is not None and not plan.ends_full:
+        raise ValueError(f"--ladder {plan.text} has no full-mode; in train it ends with 1, as in {EXAMPLE}")
+    if plan is not None and plan.epochs:
+        if shares is not None:
+            raise ValueError(f"--shares {shares} and the epochs of --ladder {plan.text} exclude each other")
+        return schedule(plan.epochs)
+    if shares is None:
+        given = "--schedule ladder" if plan is None else f"--ladder {plan.text}"
+        raise ValueError(f"{given} doesn't say for how long; give epochs, as in --ladder {EXAMPLE}, or --shares")
+    try:
+        values = tuple(float(part) for part in shares.split(","))
+    except ValueError:
+        raise ValueError(f"--shares {shares!r} is no list of numbers; give one for each mode: 0.5,0.3,0.2") from None
+    if len(values) != len(modes):
+        raise ValueError(
+            f"--shares {shares} gives {len(values)} for {len(modes)} modes, {', '.join(modes)}; give one for each"
+        )
+    return schedule(epochs, shares=values)
 
 
 def _tuned(
@@ -75,7 +141,7 @@ def read_tuning(path: Path) -> Tuning:
     return Tuning.from_dict(values)
 
 
-def shares(text: str, epochs: int) -> float | list[float]:
+def low_shares(text: str, epochs: int) -> float | list[float]:
     """`0.5`, or a value an epoch; `0.8x15` stands for fifteen of them."""
     values: list[float] = []
     for part in text.split(","):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ import torch
 import typer
 from rich.console import Console
 
+from lowmode_fx.cli.ladder_options import build_modes, low_mode_configs, read_ladder
 from lowmode_fx.cli.models import create_model
 from lowmode_fx.cli.options import (
     LOW_MODE,
@@ -25,23 +25,20 @@ from lowmode_fx.cli.options import (
     Low,
     ModelName,
     Preset,
-    low_mode_config,
     low_mode_options,
     spelled_as_options,
 )
-from lowmode_fx.cli.schedule_options import make_schedule, read_tuning
-from lowmode_fx.lowering.ladder import ModePair
+from lowmode_fx.cli.schedule_options import ladder_epochs, make_schedule, read_tuning, schedule_kind
+from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.lowering.pair import build_pair
-from lowmode_fx.lowering.report import NoEffectWarning
+from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules import Schedule, low_fraction
+from lowmode_fx.runtime.schedules import LadderSchedule, Schedule, StatefulSchedule, mode_fractions
 from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.data import load_data
 from lowmode_fx.train.loop import train as train_model
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import TrainSettings
-from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
 from lowmode_fx.utils.allocator import keep_freed_memory
 
 # One panel of --help each.
@@ -61,7 +58,13 @@ def train(
     workers: Annotated[int | None, Data(help="Loaders, for sets above 4 GiB.")] = None,
     tuned: Annotated[Path | None, Low(help="What `lowmode-fx tune` wrote. Other options win over it.")] = None,
     low_weight: Annotated[float | None, Low(help="Factor on the gradients of low steps. (default 1)")] = None,
-    schedule: Annotated[str, Low(help="bernoulli, periodic or agreement.")] = "bernoulli",
+    ladder: Annotated[
+        str | None, Low(help="Several low modes by ratio, each with its epochs, full-mode (1) last: 2x10,4/3x6,1x3.")
+    ] = None,
+    shares: Annotated[str | None, Low(help="Of the epochs, for --ladder without them: 0.5,0.3,0.2.")] = None,
+    schedule: Annotated[
+        str | None, Low(help="bernoulli, periodic, agreement or ladder. (default bernoulli, or --ladder's)")
+    ] = None,
     p: Annotated[
         str | None,
         Low(help="Share of low steps: a number, or one an epoch: 0.8,0.5,0 or 0.8x15,0x15."),
@@ -98,9 +101,13 @@ def train(
     saves a checkpoint; the same command with --resume goes on from there.
     """
     _demand("preset", preset, ("", "paper"))
-    _demand("schedule", schedule, ("bernoulli", "periodic", "agreement"))
+    plan = None if ladder is None else read_ladder(ladder)
+    kind = schedule_kind(schedule, plan, shares)
+    if plan is not None and tuned is not None:
+        raise ValueError(f"--tuned {str(tuned)!r} holds one low mode; leave it out, or --ladder {plan.text}")
     console = Console()
     choice = None if tuned is None else read_tuning(tuned)
+    epochs = ladder_epochs(plan, epochs)
     settings = _settings(
         preset,
         epochs=epochs if choice is None or epochs is not None else choice.epochs,
@@ -120,9 +127,9 @@ def train(
         compile=compile,
         workers=workers,
     )
-    config = low_mode_config(preset if choice is None else choice.config, **low)
-    modes = make_schedule(
-        schedule,
+    configs = low_mode_configs(preset if choice is None else choice.config, plan, low)
+    chosen = make_schedule(
+        kind,
         settings,
         choice,
         p=p,
@@ -131,6 +138,9 @@ def train(
         hold_epochs=hold_epochs,
         every=measure_every,
         paper=preset == "paper",
+        plan=plan,
+        shares=shares,
+        modes=[*(str(mode) for mode, _ in rung_names(configs)), str(Mode.FULL)],
     )
     late = [milestone for milestone in settings.milestones if milestone >= settings.epochs]
     if settings.lr_schedule == "milestones" and late:
@@ -156,13 +166,11 @@ def train(
     net: torch.nn.Module = built.to(torch_device)
     if not full_only:
         example = torch.randn(2, channels, height, width, device=torch_device)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NoEffectWarning)  # the notes say it
-            pair = build_pair(net, example, config)
-        net = LowModeModel(pair, modes, low_weight=weight, compile=settings.compile)
-        for line in _about_low_mode(pair, modes, settings, steps):
+        modes = build_modes(net, example, configs)
+        net = LowModeModel(modes, chosen, low_weight=weight, compile=settings.compile)
+        for line in _about_low_modes(modes, chosen, settings, steps):
             _print(console, line)
-    label = "full-mode" if full_only else "low-mode"
+    label = "full-mode" if full_only else "low-mode" if len(configs) == 1 else "ladder"
     identity = {"model": model}
     result = train_model(net, splits, settings, folder, label=label, resume=resume, identity=identity, console=console)
     if result.interrupted:
@@ -177,18 +185,27 @@ def train(
     _print(console, f"{accuracy} after {result.train_seconds:.1f} s of training{compiling}; see {path}")
 
 
-def _about_low_mode(pair: ModePair, modes: Schedule, settings: TrainSettings, steps: int) -> Iterator[str]:
-    """What a user should know of the low-mode that is about to run, a line each."""
+def _about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings, steps: int) -> Iterator[str]:
+    """What a user should know of the low modes that are about to run, a line each."""
     epochs = settings.epochs
-    share = None if isinstance(modes, AgreementSchedule) else low_fraction(modes, epochs, steps)
-    how_many = "as many steps as measuring says" if share is None else f"about {share:.0%} of {epochs * steps} steps"
-    yield f"low-mode: {len(pair.report.pooled)} convolutions with pooled kernels; {how_many}"
-    yield from (f"note: {spelled_as_options(note)}" for note in pair.report.notes)
-    last = range((epochs - 1) * steps, epochs * steps)
-    mixed = share is not None and any(modes.mode(step, epochs - 1) is Mode.LOW for step in last)
-    if mixed and pair.config.batchnorm == "isolate" and not settings.precise_bn:
-        yield "note: running statistics lag behind the last epoch's low steps; give --tail 0.2 or --precise-bn 100"
-    if share == 0:
+    fractions = None if isinstance(schedule, StatefulSchedule) else mode_fractions(schedule, epochs, steps)
+    shares = {ladder.resolve(mode): share for mode, share in (fractions or {}).items()}
+    for rung in ladder.rungs:
+        about = f"about {shares.get(rung.mode, 0):.0%} of {epochs * steps} steps"
+        how_many = "as many steps as measuring says" if fractions is None else about
+        yield f"{rung.mode}-mode: {len(rung.report.pooled)} convolutions with pooled kernels; {how_many}"
+    several = len(ladder.rungs) > 1
+    for rung in ladder.rungs:
+        of = f"{rung.mode}-mode: " if several else ""
+        yield from (f"note: {of}{spelled_as_options(note)}" for note in rung.report.notes)
+    if fractions is None:
+        return
+    last = {schedule.mode(step, epochs - 1) for step in range((epochs - 1) * steps, epochs * steps)}
+    isolated = any(rung.config.batchnorm == "isolate" for rung in ladder.rungs)
+    if last != {Mode.FULL} and isolated and not settings.precise_bn:
+        tail = "full epochs at the end" if isinstance(schedule, LadderSchedule) else "--tail 0.2"
+        yield f"note: running statistics lag behind the last epoch's low steps; give {tail} or --precise-bn 100"
+    if set(fractions) == {Mode.FULL}:
         yield "warning: no step is in low-mode; give a larger --p, fewer --hold-epochs or more --epochs"
 
 

@@ -26,7 +26,8 @@ from torch import nn
 from lowmode_fx.utils.atomic import sync_file, sync_folder
 
 FORMAT = "lowmode_fx.checkpoint"
-VERSION = 1
+#: Version 1 counted the steps of two modes; 2 counts them by mode.
+VERSION, READABLE = 2, (1, 2)
 CURRENT, PREVIOUS, PARTIAL = "checkpoint", "checkpoint.previous", "checkpoint.partial"
 MODEL_FILE, STATE_FILE = "model.safetensors", "state.pt"
 
@@ -120,9 +121,11 @@ def _read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise CheckpointError(f"checkpoint file {str(state_file)!r} is truncated or damaged") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint file {str(state_file)!r} was written by another program")
-    if state.get("version") != VERSION:
-        version = state.get("version")
-        raise CheckpointError(f"checkpoint file {str(state_file)!r} has version {version}; readable is {VERSION}")
+    if state.get("version") not in READABLE:
+        readable = ", ".join(map(str, READABLE))
+        raise CheckpointError(
+            f"checkpoint file {str(state_file)!r} has version {state.get('version')}; readable are {readable}"
+        )
     payload = model_file.read_bytes()
     if hashlib.sha256(payload).hexdigest() != state["model_sha256"]:
         raise CheckpointError(f"checkpoint file {str(model_file)!r} is truncated, damaged or from another checkpoint")

@@ -29,7 +29,14 @@ def run_identity(
 
 
 def _low_mode(net: LowModeModel) -> dict[str, Any]:
+    """The schedule, and the config of the low mode (`config`), or of each of several by its name (`configs`)."""
     schedule = net.schedule
     described = schedule.to_dict() if hasattr(schedule, "to_dict") else repr(schedule)
-    weight = {"low_weight": net.low_weight} if net.low_weight != 1 else {}
-    return {"config": net.pair.config.to_dict(), "schedule": described, **weight}
+    weight = {"low_weight": _plain(net.low_weight)} if net.low_weight != 1 else {}
+    configs = {str(rung.mode): rung.config.to_dict() for rung in net.ladder.rungs}
+    low = {"configs": configs} if len(configs) > 1 else {"config": next(iter(configs.values()))}
+    return {**low, "schedule": described, **weight}
+
+
+def _plain(weight: float | Mapping[str, float]) -> float | dict[str, float]:
+    return dict(weight) if isinstance(weight, Mapping) else weight

@@ -33,7 +33,7 @@ from lowmode_fx.train.interrupts import Interrupts
 from lowmode_fx.train.loss import classification_loss
 from lowmode_fx.train.precise_bn import demand_fvcore, recompute_statistics
 from lowmode_fx.train.progress import Reporter
-from lowmode_fx.train.records import EpochRecord, RunResult
+from lowmode_fx.train.records import EpochRecord, RunResult, unfinished_steps
 from lowmode_fx.train.run_folder import RunFolder, environment
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.train.warmup import modes_to_come, warm_up
@@ -113,7 +113,7 @@ class _Run:
 
     def start_epoch(self) -> None:
         self.step = 0
-        self.low_steps = 0
+        self.mode_steps = {str(mode): 0 for mode in (self.low_mode.modes if self.low_mode else (Mode.FULL,))}
         self.seconds = 0.0
         # Summed on the device, in float64 where it has that: reading each loss would wait for each step.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
@@ -202,7 +202,7 @@ class _Run:
             self.loss_sum += self.backward(self.forward, images, labels)
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.low_steps += self.low_mode is not None and self.low_mode.last_mode is Mode.LOW
+            self.mode_steps[str(self.low_mode.last_mode if self.low_mode else Mode.FULL)] += 1
             self.reporter.step(self.epoch, self.step)
             self.step += 1
             if interrupts.received:
@@ -234,12 +234,11 @@ class _Run:
         if self.settings.precise_bn and self.epoch == self.settings.epochs - 1:
             count = min(self.settings.precise_bn, self.steps)
             images = (images for images, _ in self.batches(self.epoch, 0))
-            recompute_statistics(self.low_mode.pair.model if self.low_mode else self.net, images, count)
+            recompute_statistics(self.low_mode.ladder.model if self.low_mode else self.net, images, count)
         accuracy = evaluate(self.net, self.splits, self.settings, self.device)
         total = self.seconds + (self.records[-1].total_seconds if self.records else 0.0)
         rate = float(self.optimizer.param_groups[0]["lr"])
-        full_steps = self.steps - self.low_steps
-        record = EpochRecord(self.epoch, self.seconds, total, loss, accuracy, self.low_steps, full_steps, rate)
+        record = EpochRecord(self.epoch, self.seconds, total, loss, accuracy, self.mode_steps, rate)
         self.records.append(record)
         self.reporter.epoch(record)
         self.epoch += 1
@@ -252,11 +251,11 @@ class _Run:
             "identity": self.identity,
             "epoch": self.epoch,
             "step": self.step,
-            "low_steps": self.low_steps,
+            "mode_steps": dict(self.mode_steps),
             "seconds": self.seconds,
             "loss_sum": self.loss_sum.cpu(),
             "compile_seconds": self.compile_seconds,
-            "records": [vars(record) for record in self.records],
+            "records": [record.to_dict() for record in self.records],
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "schedule": self.low_mode.schedule_state() if self.low_mode is not None else {},
@@ -276,10 +275,12 @@ class _Run:
         self.scaler.load_state_dict(state["scaler"])
         if self.low_mode is not None:
             self.low_mode.load_schedule_state(state["schedule"])
-        self.epoch, self.step, self.low_steps = state["epoch"], state["step"], state["low_steps"]
+        self.epoch, self.step = state["epoch"], state["step"]
+        steps = unfinished_steps(state)
+        self.mode_steps = {mode: steps.get(mode, 0) for mode in self.mode_steps}
         self.seconds, self.compile_seconds = state["seconds"], state["compile_seconds"]
         self.loss_sum = state["loss_sum"].to(self.loss_sum)
-        self.records = [EpochRecord(**record) for record in state["records"]]
+        self.records = [EpochRecord.from_dict(record) for record in state["records"]]
         set_rng_state(state["rng"])
         done = self.epoch >= self.settings.epochs
         where = (

@@ -52,9 +52,16 @@ class Reporter:
             self._tell(f"{self.label}: epoch {epoch + 1}/{self.epochs}", share)
 
     def epoch(self, record: EpochRecord) -> None:
-        steps = record.low_steps + record.full_steps
         self.say(
             f"epoch {record.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}  loss {record.train_loss:.4f}  "
-            f"validation {record.val_accuracy:6.2%}  low steps {record.low_steps}/{steps}  lr {record.lr:.2g}  "
+            f"validation {record.val_accuracy:6.2%}  {_steps(record)}  lr {record.lr:.2g}  "
             f"{record.seconds:.1f} s (training {record.total_seconds:.1f} s)"
         )
+
+
+def _steps(record: EpochRecord) -> str:
+    """Of two modes the low steps of all, of more those of each that ran."""
+    total = record.low_steps + record.full_steps
+    if len(record.steps) <= 2:
+        return f"low steps {record.low_steps}/{total}"
+    return f"steps {', '.join(f'{mode} {count}' for mode, count in record.steps.items() if count)}"

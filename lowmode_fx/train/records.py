@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from lowmode_fx.lowering.mode import Mode
+
+_FULL, _LOW = str(Mode.FULL), str(Mode.LOW)
+#: Columns that every run's metrics have, in their order; behind them stands one a mode, with its steps.
+COLUMNS = (
+    *("epoch", "seconds", "total_seconds", "train_loss", "val_accuracy"),
+    *("low_steps", "full_steps", "lr"),
+)
 
 
 @dataclass(frozen=True)
 class EpochRecord:
     """One epoch (from 0). Times are seconds of training alone: no evaluation, no compilation, no checkpoint.
 
-    `total_seconds` sums them up to this epoch's end; `val_accuracy` is a share in [0, 1]; `lr` is the last step's.
+    `total_seconds` sums them up to this epoch's end; `val_accuracy` is a share in [0, 1]; `steps` counts them by the
+    names of the run's modes, the cheapest first; `lr` is the last step's.
     """
 
     epoch: int
@@ -21,9 +31,36 @@ class EpochRecord:
     total_seconds: float
     train_loss: float
     val_accuracy: float
-    low_steps: int
-    full_steps: int
+    steps: Mapping[str, int]
     lr: float
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EpochRecord:
+        """A record that a checkpoint holds; older ones count the steps of two modes, `low_steps` and `full_steps`."""
+        values = dict(values)
+        if "steps" not in values:
+            values["steps"] = {_LOW: values.pop("low_steps"), _FULL: values.pop("full_steps")}
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for `from_dict`."""
+        return {**vars(self), "steps": dict(self.steps)}
+
+    @property
+    def low_steps(self) -> int:
+        """Steps that were not full."""
+        return sum(self.steps.values()) - self.full_steps
+
+    @property
+    def full_steps(self) -> int:
+        return self.steps.get(_FULL, 0)
+
+
+def unfinished_steps(state: Mapping[str, Any]) -> dict[str, int]:
+    """Steps by mode of the epoch that a checkpoint stopped in; older ones count those of a pair's low mode alone."""
+    if "mode_steps" in state:
+        return dict(state["mode_steps"])
+    return {_LOW: state["low_steps"], _FULL: state["step"] - state["low_steps"]}
 
 
 @dataclass(frozen=True)
@@ -48,7 +85,14 @@ class RunResult:
         return self.records[-1].total_seconds if self.records else 0.0
 
     @property
+    def steps(self) -> dict[str, int]:
+        """Steps of the whole run by the names of its modes, the cheapest first."""
+        modes = modes_of(self.records)
+        return {mode: sum(record.steps.get(mode, 0) for record in self.records) for mode in modes}
+
+    @property
     def low_steps(self) -> int:
+        """Steps that were not full."""
         return sum(record.low_steps for record in self.records)
 
     @property
@@ -65,17 +109,27 @@ class RunResult:
             "compile_seconds": round(self.compile_seconds, 3),
             "low_steps": self.low_steps,
             "full_steps": self.full_steps,
+            "steps": self.steps,
         }
 
 
+def modes_of(records: Iterable[EpochRecord]) -> list[str]:
+    """The names of the modes that the records count steps of, in their order, `full` last."""
+    names = dict.fromkeys(mode for record in records for mode in record.steps)
+    return sorted(names, key=lambda mode: mode == _FULL)
+
+
 def records_to_csv(runs: Mapping[str, Sequence[EpochRecord]]) -> str:
-    """All epochs of all runs as CSV text, the run's name in the first column."""
+    """All epochs of all runs as CSV text, the run's name in the first column; `steps_r2` counts the steps of mode r2.
+
+    `low_steps` counts all that were not full; a run without a mode has no steps of it.
+    """
     text = io.StringIO()
-    names = [field.name for field in fields(EpochRecord)]
+    modes = modes_of(record for records in runs.values() for record in records)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run", *names])
+    writer.writerow(["run", *COLUMNS, *(f"steps_{mode}" for mode in modes)])
     for run, records in runs.items():
         for record in records:
-            values = asdict(record).values()
+            values = [getattr(record, column) for column in COLUMNS] + [record.steps.get(mode, 0) for mode in modes]
             writer.writerow([run, *(f"{value:.6g}" if isinstance(value, float) else value for value in values)])
     return text.getvalue()

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from training import write_images
 
 from lowmode_fx import BernoulliSchedule, cli
-from lowmode_fx.cli.schedule_options import make_schedule, shares
+from lowmode_fx.cli.schedule_options import low_shares, make_schedule
 from lowmode_fx.cli.train_command import _settings
 from lowmode_fx.train import TrainSettings
 from lowmode_fx.train.progress import Reporter
@@ -173,6 +173,72 @@ def test_a_schedule_without_low_steps_is_a_warning(run: Run) -> None:
     assert outcome.status == 0 and "warning: no step is in low-mode; give a larger --p" in outcome.out
 
 
+LADDER = (
+    "train",
+    MODEL,
+    "--data",
+    "digits",
+    "--image-size",
+    "8",
+    "--no-compile",
+    "--device",
+    "cpu",
+    "--batch-size",
+    "125",
+)
+
+
+def test_a_ladder_by_its_ratios_and_their_epochs(run: Run) -> None:
+    outcome = run(*LADDER, "--ladder", "4x1,2x1,1x2", "--pool-convs", "all", "--low-weight", "0.5", "--out", "run")
+    assert outcome.status == 0, outcome.error
+    lines = outcome.out.splitlines()
+    assert lines[1:3] == [
+        f"{mode}-mode: 2 convolutions with pooled kernels; about 25% of 44 steps" for mode in ("r4", "r2")
+    ]
+    told = [line for line in lines if ": epoch " in line]
+    assert [line[:19] for line in told] == [f"ladder: epoch {epoch}/4  " for epoch in range(1, 5)]
+    assert [line.split("steps ")[1].split("  lr")[0] for line in told] == ["r4 11", "r2 11", "full 11", "full 11"]
+    header, *rows = (Path("run") / "metrics.csv").read_text().splitlines()
+    assert header.endswith(",low_steps,full_steps,lr,steps_r4,steps_r2,steps_full")
+    assert [row.split(",")[-3:] for row in rows] == [
+        ["11", "0", "0"],
+        ["0", "11", "0"],
+        ["0", "0", "11"],
+        ["0", "0", "11"],
+    ]
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["results"]["steps"] == {"r4": 11, "r2": 11, "full": 22} and summary["settings"]["epochs"] == 4
+    assert {name: config["pool_convs"] for name, config in summary["low_mode"]["configs"].items()} == {
+        "r4": "all",
+        "r2": "all",
+    }
+    assert summary["low_mode"]["schedule"]["modes"] == ["r4", "r2", "full"]
+    again = run(
+        *LADDER, "--ladder", "4x1,2x1,1x2", "--pool-convs", "all", "--low-weight", "0.5", "--out", "run", "--resume"
+    )
+    assert again.status == 0 and "all 4 epochs are done" in again.out
+
+
+def test_a_ladder_by_shares_and_one_of_a_pair(run: Run) -> None:
+    outcome = run(*LADDER, "--ladder", "4,2,1", "--shares", "0.5,0.25,0.25", "--epochs", "4", "--out", "three")
+    assert outcome.status == 0, outcome.error
+    assert json.loads(Path("three/summary.json").read_text())["results"]["steps"] == {"r4": 22, "r2": 11, "full": 11}
+    outcome = run(*LADDER, "--schedule", "ladder", "--shares", "0.5,0.5", "--epochs", "2", "--out", "pair")
+    assert outcome.status == 0 and "low-mode: epoch 2/2" in outcome.out and "low steps 11/11" in outcome.out
+    assert json.loads(Path("pair/summary.json").read_text())["results"]["steps"] == {"low": 11, "full": 11}
+
+
+def test_the_baseline_of_a_ladder_has_its_epochs(run: Run) -> None:
+    outcome = run(*LADDER, "--ladder", "4x1,2x1,1x1", "--full-only", "--out", "run")
+    assert outcome.status == 0 and "full-mode: epoch 3/3" in outcome.out
+    assert json.loads(Path("run/summary.json").read_text())["results"]["steps"] == {"full": 33}
+
+
+def test_low_steps_to_the_end_of_a_ladder_are_told(run: Run) -> None:
+    said = run(*LADDER, "--ladder", "4x1,2x1,1x0", "--out", "run").out
+    assert "give full epochs at the end or --precise-bn 100" in said
+
+
 MISTAKES = {
     "unknown model": (["train", "resnet999", *QUICK], "resnet999"),
     "unknown module": (["train", "no_such_module:net", *QUICK], "no_such_module"),
@@ -201,6 +267,18 @@ MISTAKES = {
         ["train", MODEL, *QUICK, "--schedule", "daily"],
         "--schedule 'daily' is not allowed; give bernoulli, p",
     ),
+    "ladder": (["train", MODEL, *QUICK, "--ladder", "2x1,3x1"], "--ladder 2x1,3x1 is not in order"),
+    "ladder and ratio": (
+        ["train", MODEL, *QUICK, "--ladder", "3x1,1x1", "--ratio", "2"],
+        "--ratio 2 and --ladder 3x1,1x1",
+    ),
+    "ladder and epochs": (["train", MODEL, *QUICK, "--ladder", "3x1,1x2"], "--epochs 2 is not what --ladder 3x1,1x2"),
+    "ladder and tuned": (
+        ["train", MODEL, *QUICK, "--ladder", "3x1,1x1", "--tuned", "tuned.json"],
+        "--tuned 'tuned.json' holds one low mode; leave it out, or --ladder 3x1,1x1",
+    ),
+    "ladder leaves no pixels": (["train", MODEL, *QUICK, "--ladder", "64x1,2x1,1x0"], "64"),
+    "shares": (["train", MODEL, *QUICK, "--shares", "0.5,0.6"], "add up to 1"),
     "p of a period": (
         ["train", MODEL, *QUICK, "--schedule", "periodic", "--p", "0.5"],
         "has no meaning for --schedule",
@@ -266,9 +344,9 @@ def test_without_a_preset_the_rate_falls_where_the_papers_does() -> None:
 
 
 def test_shares_of_low_steps() -> None:
-    assert shares("0.5", 3) == 0.5
-    assert shares("0.8, 0.5,0", 3) == [0.8, 0.5, 0.0]
-    assert shares("0.8x2,0x3", 5) == [0.8, 0.8, 0.0, 0.0, 0.0]
+    assert low_shares("0.5", 3) == 0.5
+    assert low_shares("0.8, 0.5,0", 3) == [0.8, 0.5, 0.0]
+    assert low_shares("0.8x2,0x3", 5) == [0.8, 0.8, 0.0, 0.0, 0.0]
 
 
 def test_what_a_run_can_not_do_well_is_told(run: Run) -> None:

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import nn
 
 from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.lowering.pair import build_pair
+from lowmode_fx.lowering.pair import build_ladder, build_pair
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules import BernoulliSchedule, Schedule
+from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, Schedule
 from lowmode_fx.train import DataSplits, RunFolder, RunResult, TrainSettings, load_data, train
 
 SIDE = 8  # of the images: the digits as they are, so that a step takes milliseconds
@@ -45,6 +45,13 @@ def model_without_options() -> nn.Module:
 def tiny_net(schedule: Schedule | None = None, *, compile: bool = False, seed: int = 0) -> LowModeModel:
     pair = build_pair(tiny_model(seed=seed), torch.randn(2, 3, SIDE, SIDE), LowModeConfig(pool_convs="all"))
     return LowModeModel(pair, schedule or BernoulliSchedule(p=0.5), compile=compile)
+
+
+def tiny_ladder_net(schedule: Schedule | None = None, *, compile: bool = False, seed: int = 0) -> LowModeModel:
+    """Modes `r4`, `r2` and `full`, an epoch of each."""
+    configs = [LowModeConfig(ratio=ratio, pool_convs="all") for ratio in (4, 2)]
+    ladder = build_ladder(tiny_model(seed=seed), torch.randn(2, 3, SIDE, SIDE), configs)
+    return LowModeModel(ladder, schedule or LadderSchedule(epochs=(1, 1, 1)), compile=compile)
 
 
 @cache

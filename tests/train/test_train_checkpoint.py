@@ -16,9 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from training import digits, quick_run, quick_settings, tiny_model, tiny_net
+from training import digits, quick_run, quick_settings, tiny_ladder_net, tiny_model, tiny_net
 
-from lowmode_fx.runtime.schedules import BernoulliSchedule
+from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule
 from lowmode_fx.train import CheckpointError, RunFolder, RunResult, load_checkpoint, save_checkpoint, train
 from lowmode_fx.train import checkpoint as checkpoint_module
 from lowmode_fx.train.checkpoint import has_checkpoint, load_weights, rng_state, set_rng_state
@@ -106,6 +107,61 @@ def test_a_signal_saves_and_resume_goes_on_to_the_same_bits(
     quick_run(folder=folder, resume=True, net=tiny_net(seed=7))
     assert_equal(final_state(straight), final_state(folder))
     assert json.loads((folder / "summary.json").read_text())["status"] == "complete"
+
+
+def ladder_net(seed: int = 0) -> LowModeModel:
+    """Each of its three modes in one epoch, and in the midst of one; low steps of one mode weigh less."""
+    schedule = LadderSchedule(probabilities=[(0.6, 0.3, 0.1), (0.1, 0.6, 0.3), (0, 0, 1)], seed=2)
+    ladder = tiny_ladder_net(seed=seed).ladder
+    return LowModeModel(ladder, schedule, low_weight={"r4": 0.5}, compile=False)
+
+
+def test_a_run_of_several_modes_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight, folder = tmp_path / "straight", tmp_path / "run"
+    quick_run(folder=straight, net=ladder_net())
+    with monkeypatch.context() as patch:
+        stop_after(patch, 16)
+        quick_run(folder=folder, net=ladder_net())
+    assert sum(load_checkpoint(folder).state["mode_steps"].values()) == 5
+    _, result = quick_run(folder=folder, resume=True, net=ladder_net(seed=7))
+    assert_equal(final_state(straight), final_state(folder))
+    assert all(sum(record.steps.values()) == 11 for record in result.records)
+    said = json.loads((folder / "summary.json").read_text())
+    assert list(said["low_mode"]["configs"]) == ["r4", "r2"] and said["low_mode"]["low_weight"] == {"r4": 0.5}
+    assert [config["ratio"] for config in said["low_mode"]["configs"].values()] == [4, 2]
+    assert said["results"]["steps"] == result.steps and min(result.steps.values()) > 0
+    with pytest.raises(CheckpointError, match=r"low_mode\.low_weight is None, the run there has \{'r4': 0\.5\}"):
+        quick_run(folder=folder, resume=True, net=LowModeModel(ladder_net().ladder, ladder_net().schedule))
+
+
+def as_version_1(folder: Path) -> None:
+    """Write the folder's checkpoint as it was written when a run had two modes at most."""
+    path = folder / "checkpoint/state.pt"
+    state = torch.load(path, weights_only=True)
+    state["version"] = 1
+    state["low_steps"] = state.pop("mode_steps").get("low", 0)
+    for record in state["records"]:
+        steps = record.pop("steps")
+        record |= {"low_steps": steps.get("low", 0), "full_steps": steps["full"]}
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize("make", [tiny_net, tiny_model])
+def test_a_checkpoint_of_two_modes_from_before_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., nn.Module]
+) -> None:
+    straight, folder = tmp_path / "straight", tmp_path / "run"
+    _, expected = quick_run(folder=straight, net=make())
+    with monkeypatch.context() as patch:
+        stop_after(patch, 16)
+        quick_run(folder=folder, net=make())
+    as_version_1(folder)
+    _, result = quick_run(folder=folder, resume=True, net=make(seed=7))
+    for name, value in load_checkpoint(straight).weights.items():
+        assert torch.equal(value, load_checkpoint(folder).weights[name]), name
+    counts = [(record.low_steps, record.full_steps) for record in result.records]
+    assert counts == [(record.low_steps, record.full_steps) for record in expected.records]
+    assert result.train_seconds > 0 and len(counts) == 3
 
 
 def test_resuming_from_another_place_in_the_generators(straight: Path, tmp_path: Path) -> None:
@@ -270,7 +326,7 @@ def test_a_foreign_state_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"state\.pt' was written by another program"):
         load_checkpoint(tmp_path)
     torch.save({"format": "lowmode_fx.checkpoint", "version": 99}, tmp_path / "checkpoint/state.pt")
-    with pytest.raises(CheckpointError, match=r"state\.pt' has version 99"):
+    with pytest.raises(CheckpointError, match=r"state\.pt' has version 99; readable are 1, 2$"):
         load_checkpoint(tmp_path)
     torch.save({"module": nn.Linear(1, 1)}, tmp_path / "checkpoint/state.pt")  # a pickle of code is never run
     with pytest.raises(CheckpointError, match=r"state\.pt' is truncated or damaged"):

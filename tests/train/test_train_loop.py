@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from training import SIDE, digits, model_without_options, quick_run, quick_settings, tiny_model, tiny_net
+from training import (
+    SIDE,
+    digits,
+    model_without_options,
+    quick_run,
+    quick_settings,
+    tiny_ladder_net,
+    tiny_model,
+    tiny_net,
+)
 
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.runtime.schedules import BernoulliSchedule, PeriodicSchedule
+from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, PeriodicSchedule
 from lowmode_fx.train import EpochRecord, RunResult, TrainingDivergedError, TrainSettings, plot_curves, train
 from lowmode_fx.train import loop as loop_module
 from lowmode_fx.train.batches import train_batches
@@ -57,7 +70,32 @@ def test_the_loop_is_algorithm_1() -> None:
     assert_same_bits(bits(net), bits(plain))
     assert [record.low_steps for record in result.records] == low_steps
     assert low_steps[0] == 0 and sum(low_steps) > 4
-    assert all(record.low_steps + record.full_steps == 11 for record in result.records)
+    assert [record.steps for record in result.records] == [{"low": low, "full": 11 - low} for low in low_steps]
+
+
+def test_the_loop_runs_each_step_in_its_mode_whatever_their_number() -> None:
+    """Modes mixed within an epoch, against a loop that is written out, to the bit."""
+    schedule = LadderSchedule(probabilities=[(0.5, 0.4, 0.1), (0.2, 0.4, 0.4), (0.0, 0.1, 0.9)], seed=3)
+    net, result = quick_run(net=tiny_ladder_net(schedule))
+
+    plain = tiny_ladder_net(schedule).train()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    torch.manual_seed(0)
+    step, counts = 0, [Counter[str]() for _ in range(3)]
+    for epoch in range(3):
+        for images, labels in train_batches(digits(), batch_size=125, seed=0, epoch=epoch, device=CPU):
+            place = [Mode.at(0, 3), Mode.at(1, 3), Mode.FULL].index(schedule.mode(step, epoch))
+            name = ("r4", "r2", "full")[place]
+            counts[epoch][name] += 1
+            optimizer.param_groups[0]["lr"] = 0.1 if epoch < 2 else 0.1 * 0.1
+            optimizer.zero_grad()
+            F.cross_entropy(plain.run(Mode(name), images), labels).backward()
+            optimizer.step()
+            step += 1
+    assert_same_bits(bits(net), bits(plain))
+    assert [Counter(record.steps) for record in result.records] == counts
+    assert all(list(record.steps) == ["r4", "r2", "full"] for record in result.records)
+    assert result.steps == dict(sum(counts, Counter())) and min(result.steps.values()) > 4
 
 
 def test_it_learns_the_digits() -> None:
@@ -143,6 +181,16 @@ def test_only_the_modes_that_come_are_warmed_up() -> None:
     late = tiny_net(PeriodicSchedule(period=2, hold_epochs=1, milestones=(2,)))
     late.load_schedule_state({"step": 20, "epoch": 2})
     assert modes_to_come(late, 3, 10) == [Mode.FULL]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "step", "names"),
+    [((1, 1, 1), 0, "r4 r2 full"), ((1, 1, 1), 10, "r2 full"), ((2, 0, 1), 0, "r4 full"), ((1, 1, 1), 29, "full")],
+)
+def test_of_a_ladder_the_rungs_that_come_are_warmed_up(epochs: tuple[int, ...], step: int, names: str) -> None:
+    net = tiny_ladder_net(LadderSchedule(epochs))
+    net.load_schedule_state({"step": step, "epoch": step // 10})
+    assert modes_to_come(net, 3, 10) == [Mode(name) for name in names.split()]
 
 
 @pytest.mark.slow
@@ -272,34 +320,78 @@ def test_output_is_plain_lines_when_piped(capsys: pytest.CaptureFixture[str]) ->
     assert "validation" in lines[0] and "low steps" in lines[0] and "\x1b" not in "".join(lines)
 
 
-def records(*accuracies: float) -> tuple[EpochRecord, ...]:
-    return tuple(EpochRecord(e, 2.0, 2.0 * (e + 1), 0.5, a, 3, 4, 0.1) for e, a in enumerate(accuracies))
+def test_a_line_of_a_ladder_names_the_modes_that_ran(capsys: pytest.CaptureFixture[str]) -> None:
+    schedule = LadderSchedule(probabilities=[(1, 0, 0), (0, 0.5, 0.5)])
+    train(tiny_ladder_net(schedule), digits(), quick_settings(epochs=2, milestones=()), label="ladder")
+    first, second = capsys.readouterr().out.splitlines()
+    assert "  steps r4 11  lr" in first
+    assert re.search(r"  steps r2 (\d+), full (\d+)  lr", second) and "r4" not in second
+
+
+def records(*accuracies: float, steps: Mapping[str, int] | None = None) -> tuple[EpochRecord, ...]:
+    steps = steps or {"low": 3, "full": 4}
+    return tuple(EpochRecord(e, 2.0, 2.0 * (e + 1), 0.5, a, steps, 0.1) for e, a in enumerate(accuracies))
 
 
 def test_metrics_as_csv() -> None:
-    text = records_to_csv({"full": records(0.5), "low": records(0.25, 1 / 3)})
+    """The columns of two modes stand where they always stood; behind them one a mode."""
+    text = records_to_csv({"full": records(0.5, steps={"full": 7}), "low": records(0.25, 1 / 3)})
     assert text.splitlines() == [
-        "run,epoch,seconds,total_seconds,train_loss,val_accuracy,low_steps,full_steps,lr",
-        "full,0,2,2,0.5,0.5,3,4,0.1",
-        "low,0,2,2,0.5,0.25,3,4,0.1",
-        "low,1,2,4,0.5,0.333333,3,4,0.1",
+        "run,epoch,seconds,total_seconds,train_loss,val_accuracy,low_steps,full_steps,lr,steps_low,steps_full",
+        "full,0,2,2,0.5,0.5,0,7,0.1,0,7",
+        "low,0,2,2,0.5,0.25,3,4,0.1,3,4",
+        "low,1,2,4,0.5,0.333333,3,4,0.1,3,4",
+    ]
+
+
+def test_metrics_of_a_ladder_as_csv() -> None:
+    runs = {"ladder": records(0.5, steps={"r2": 5, "r4/3": 3, "full": 1}), "low-mode": records(0.25)}
+    assert records_to_csv(runs).splitlines() == [
+        "run,epoch,seconds,total_seconds,train_loss,val_accuracy,low_steps,full_steps,lr"
+        ",steps_r2,steps_r4/3,steps_low,steps_full",
+        "ladder,0,2,2,0.5,0.5,8,1,0.1,5,3,0,1",
+        "low-mode,0,2,2,0.5,0.25,3,4,0.1,0,0,3,4",
     ]
 
 
 def test_result_sums_up() -> None:
     result = RunResult("low", records(0.25, 0.75, 0.5), 1.5)
     assert (result.final_accuracy, result.best_accuracy, result.train_seconds) == (0.5, 0.75, 6.0)
-    assert (result.low_steps, result.full_steps) == (9, 12)
+    assert (result.low_steps, result.full_steps, result.steps) == (9, 12, {"low": 9, "full": 12})
+    ladder = RunResult("ladder", records(0.5, 0.5, steps={"r2": 5, "r4/3": 3, "full": 1}), 1.5)
+    assert (ladder.low_steps, ladder.full_steps) == (16, 2)
+    assert ladder.summary()["steps"] == {"r2": 10, "r4/3": 6, "full": 2}
     assert RunResult("low", (), 0.0).summary()["epochs"] == 0
 
 
-def test_curves_are_drawn(tmp_path: Path) -> None:
+def colours(path: Path) -> dict[Any, int]:
     from PIL import Image
 
-    plot_curves({"full": records(0.5, 0.6), "low": records(0.4)}, tmp_path / "curves.png", title="digits")
-    with Image.open(tmp_path / "curves.png") as image:
+    with Image.open(path) as image:
         assert image.format == "PNG" and image.width >= 1000
-        assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20
+        return {colour: count for count, colour in image.convert("RGB").getcolors(1 << 20) or []}
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    plot_curves({"full": records(0.5, 0.6), "low": records(0.4)}, tmp_path / "curves.png", title="digits")
+    assert len(colours(tmp_path / "curves.png")) > 20
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
     with pytest.raises(ValueError, match="nothing to plot: no run has finished an epoch"):
         plot_curves({"low": ()}, tmp_path / "none.png")
+
+
+def test_the_modes_of_a_run_are_a_band_below_its_curve(tmp_path: Path) -> None:
+    """An epoch of each of three modes: three equal areas, from pale to the run's own grey; without low steps none."""
+    modes = ("r2", "r4/3", "full")
+    run = [replace(each, steps={mode: 7 * (mode == modes[each.epoch]) for mode in modes}) for each in records(1, 1, 1)]
+    plot_curves({"ladder": run}, tmp_path / "ladder.png")
+    plot_curves({"full": records(1, 1, 1, steps={"full": 7})}, tmp_path / "full.png")
+    shares = (0.25, 0.5, 1)
+    wanted = [[255 - share * (255 - value) for value in (0x6B, 0x72, 0x80)] for share in shares]
+
+    def area(name: str, colour: list[float]) -> int:
+        close = (n for found, n in colours(tmp_path / name).items() if np.allclose(found, colour, rtol=0, atol=1))
+        return sum(close)
+
+    areas = [area("ladder.png", colour) - area("full.png", colour) for colour in wanted]
+    assert min(areas) > 4000 and max(areas) < 1.25 * min(areas), areas
