@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from lowmode_fx.capture.inputs import Leaf
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.live.images import ImageArguments
 from lowmode_fx.lowering.live.lookup import Lookup
 from lowmode_fx.lowering.live.mode import LowMode
-from lowmode_fx.lowering.live.outputs import FullOutputs, Sides, restore
+from lowmode_fx.lowering.live.outputs import FullOutputs, Shapes, restore
 from lowmode_fx.lowering.live.plan import make_plan
 from lowmode_fx.lowering.live.recompute import recomputed_by
 from lowmode_fx.lowering.live.resizing import resizing_module
@@ -44,7 +45,7 @@ class LiveLowering:
         self._shadows = Shadows()
         self._running = 0
         outputs = FullOutputs(ladder.model, ladder.full, ladder.inputs, rung.report.any_size)
-        self._find_sizes = torch.compiler.assume_constant_result(lambda sides: outputs.sizes(sides))
+        self._find_sizes = torch.compiler.assume_constant_result(lambda shapes: outputs.sizes(shapes))
 
     @property
     def notes(self) -> list[str]:
@@ -64,20 +65,21 @@ class LiveLowering:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own forward under the mode, once ``run`` has prepared it."""
-        sides = self._images.sides(args, kwargs) if self._rung.config.restore_output else ()
+        shapes = self._images.shapes(args, kwargs) if self._rung.config.restore_output else ()
         if self._downsample:
             args, kwargs = self._images.map(args, kwargs, self._rung.downsample)
         with self._mode:
             outputs = self.model(*args, **kwargs)
         if not self._rung.config.restore_output:
             return outputs
-        return restore(outputs, self._find_sizes(sides if self._downsample else self._full_sides(sides)))
+        return restore(outputs, self._find_sizes(shapes if self._downsample else self._full_shapes(shapes)))
 
-    def _full_sides(self, sides: Sides) -> Sides:
-        """Sides of the images that were downsampled to ``sides``: the example's, or those that divide evenly."""
-        if sides == self._rung.inputs.image.shape[2:] or not self._rung.config.downsample_input:
-            return self._full_inputs.image.shape[2:] if self._rung.config.downsample_input else sides
-        return tuple(round(side * self._rung.config.ratio) for side in sides)
+    def _full_shapes(self, shapes: Shapes) -> Shapes:
+        """Shapes of a call before its images were downsampled to these."""
+        if not self._rung.config.downsample_input:
+            return shapes
+        leaves = zip(self._full_inputs.leaves, self._rung.inputs.leaves, shapes, strict=True)
+        return tuple(_full_shape(full, low, shape, self._rung.config.ratio) for full, low, shape in leaves)
 
     @contextlib.contextmanager
     def _around(self, modules: Sequence[nn.Module], refresh: bool = True) -> Iterator[None]:
@@ -106,3 +108,11 @@ class LiveLowering:
                 return function(*args, **kwargs)
 
         return again
+
+
+def _full_shape(full: Leaf, low: Leaf, shape: tuple[int, ...], ratio: int) -> tuple[int, ...]:
+    """The example's sides where the image has those of its low-mode; else those that divide evenly."""
+    if not full.is_image:
+        return shape
+    sides = full.shape[2:] if shape[2:] == low.shape[2:] else tuple(round(side * ratio) for side in shape[2:])
+    return (*shape[:2], *sides)
