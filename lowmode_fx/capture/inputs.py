@@ -96,11 +96,14 @@ class ModelInputs:
 
     def with_image_sides(self, sides: Callable[[tuple[int, ...]], tuple[int, ...]]) -> ModelInputs:
         """The same call on images of other sides: ``sides`` of their spatial sizes ``(*S)``."""
-        leaves = tuple(
-            replace(leaf, shape=(*leaf.shape[:2], *sides(leaf.shape[2:]))) if leaf.is_image else leaf
-            for leaf in self.leaves
+        return self.with_shapes(
+            (*leaf.shape[:2], *sides(leaf.shape[2:])) if leaf.is_image else leaf.shape for leaf in self.leaves
         )
-        return replace(self, leaves=leaves)
+
+    def with_shapes(self, shapes: Iterable[tuple[int, ...]]) -> ModelInputs:
+        """The same call on tensors of these shapes."""
+        leaves = (replace(leaf, shape=shape) for leaf, shape in zip(self.leaves, shapes, strict=True))
+        return replace(self, leaves=tuple(leaves))
 
     def blank(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
         """Zeros for every leaf; ``dtype``, where given, is that of floating leaves."""
@@ -209,8 +212,7 @@ def doubled(inputs: ModelInputs, tensors: Sequence[Tensor]) -> tuple[ModelInputs
     if any(inputs.leaves[place].shape[0] != 1 for place in inputs.images):
         return None
     values = [value.expand(2, *value.shape[1:]) if value.shape[:1] == (1,) else value for value in tensors]
-    leaves = (replace(leaf, shape=tuple(value.shape)) for leaf, value in zip(inputs.leaves, values, strict=True))
-    return replace(inputs, leaves=tuple(leaves)), values
+    return inputs.with_shapes(tuple(value.shape) for value in values), values
 
 
 def _key(key: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 #: In a path, every element of a list or tuple.
@@ -13,9 +14,10 @@ EACH = "*"
 
 def value_at(tree: Any, path: Sequence[Any]) -> Any:
     """What stands at ``path``, of several the first; ``LookupError`` or ``AttributeError`` where nothing does."""
+    value = tree
     for key in path:
-        tree = _get(tree, 0 if key is EACH else key)
-    return tree
+        value = _get(value, 0 if key is EACH else key)
+    return value
 
 
 def map_at(tree: Any, path: Sequence[Any], function: Callable[[Any], Any]) -> Any:
@@ -30,10 +32,9 @@ def map_at(tree: Any, path: Sequence[Any], function: Callable[[Any], Any]) -> An
         changed: Any = dict(tree) if type(tree) is dict else copy.copy(tree)
         changed[key] = value
         return changed
-    if isinstance(key, str):
-        if isinstance(tree, tuple):
-            return tree._replace(**{key: value})  # type: ignore[attr-defined]
-        return dataclasses.replace(tree, **{key: value})
+    if isinstance(key, str):  # a field
+        replace: Any = getattr(tree, "_replace", partial(dataclasses.replace, tree))
+        return replace(**{key: value})
     values = list(tree)
     values[key] = value
     return _rebuilt(tree, values)

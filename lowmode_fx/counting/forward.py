@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from lowmode_fx.counting.operators import COMPUTE_OPS, FREE_OPS
 from lowmode_fx.lowering.ladder import Ladder
@@ -21,6 +21,7 @@ from lowmode_fx.lowering.mode import Mode
 from passes.match import ConvSite, conv_sites
 from passes.preserve import copy_apart, preserve_attributes, train_mode
 from passes.shapes import node_shape
+from passes.trees import tree_leaves
 
 Handle = Callable[[list[Any], list[Any]], float]
 _FULL = str(Mode.FULL)
@@ -165,7 +166,7 @@ def _count(
 ) -> tuple[dict[str, float], dict[str, str]]:
     from fvcore.nn import FlopCountAnalysis
 
-    analysis = FlopCountAnalysis(graph_module, inputs)
+    analysis = FlopCountAnalysis(_Tensors(graph_module), inputs)
     for name, handle in _HANDLES.items():
         analysis.set_op_handle(name, handle)
     for name, given in handles.items():
@@ -181,6 +182,18 @@ def _count(
             f"handles={{{unknown[0]!r}: function}}, or None if it multiplies nothing"
         )
     return counts, {name: FREE_OPS[name] for name in sorted(skipped)}
+
+
+class _Tensors(nn.Module):
+    """A graph that returns its tensors alone: torch.jit knows few containers, and wants no numbers in them."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__()
+        self.graph_module = graph_module
+        self.training = graph_module.training
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(leaf for leaf in tree_leaves(self.graph_module(*inputs)) if isinstance(leaf, Tensor))
 
 
 def _conv_rows(ladder: Ladder, counts: Mapping[str, dict[str, float]]) -> list[LayerFlops]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from lowmode_fx.counting.forward import blank_inputs, full_first
@@ -14,6 +13,7 @@ from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from passes import propagate_shapes
 from passes.preserve import copy_apart, preserve_attributes, train_mode
+from passes.trees import tree_leaves
 
 
 def count_step_flops(ladder: Ladder) -> tuple[int, ...]:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from calls import CLASSES, Classifier, ClassifierOutput, Network, full_gradients, images, labels, low_twin
+from calls import (
+    CLASSES,
+    RETURNS,
+    Classifier,
+    ClassifierOutput,
+    Network,
+    Returning,
+    full_gradients,
+    images,
+    labels,
+    low_twin,
+)
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -104,7 +113,7 @@ CALLS: dict[str, tuple[Network, Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize("front_end", ["fx", "export"])
+@pytest.mark.parametrize("front_end", ["auto", "fx", "export"])
 @pytest.mark.parametrize("name", CALLS)
 def test_each_mode_takes_and_returns_what_the_model_does(name: str, front_end: Any) -> None:
     model, example, said = CALLS[name]
@@ -146,43 +155,7 @@ def _assert_alike(ours: Any, theirs: Any, same: Callable[[Tensor, Tensor], bool]
 # What is returned -----------------------------------------------------------------------------------------------------
 
 
-class Pair(NamedTuple):
-    loss: Tensor
-    logits: Tensor
-
-
-@dataclass
-class Plain:
-    loss: Tensor
-    logits: Tensor
-    name: str = "plain"
-
-
-class Items(dict[str, Any]):
-    """A dictionary of a class of its own."""
-
-
-RETURNS: dict[str, Callable[[Tensor, Tensor], Any]] = {
-    "tuple": lambda loss, map: (loss, map),
-    "dictionary": lambda loss, map: {"loss": loss, "logits": map, "none": None, "number": 3},
-    "namedtuple": Pair,
-    "dataclass": Plain,
-    "model output": lambda loss, map: ClassifierOutput(loss=loss, logits=map),
-    "ordered": lambda loss, map: OrderedDict(loss=loss, logits=map),
-    "defaults": lambda loss, map: defaultdict(list, loss=loss, logits=map),
-    "own": lambda loss, map: Items(loss=loss, logits=map),
-    "nested": lambda loss, map: {"list": [Plain(loss, map), (ClassifierOutput(logits=map),)], "empty": {}},
-}
-
-
-class Returning(Network):
-    def forward(self, x: Tensor, labels: Tensor) -> Any:
-        hidden = self.map(x)
-        make = RETURNS[self.settings["kind"]]
-        return make(F.cross_entropy(self.fc(hidden.mean((2, 3))), labels), hidden)
-
-
-@pytest.mark.parametrize("front_end", ["fx", "export"])
+@pytest.mark.parametrize("front_end", ["auto", "fx", "export"])
 @pytest.mark.parametrize("kind", RETURNS)
 def test_containers_come_back_as_they_are(kind: str, front_end: Any) -> None:
     model = Returning(kind=kind)
@@ -215,17 +188,54 @@ def test_containers_come_back_as_they_are(kind: str, front_end: Any) -> None:
 # The net around it ----------------------------------------------------------------------------------------------------
 
 
-def test_the_net_takes_the_call_in_any_spelling_and_refuses_another() -> None:
+@pytest.mark.parametrize("front_end", ["auto", "fx"])
+def test_the_net_takes_the_call_in_any_spelling(front_end: Any) -> None:
     model = Classifier()
-    pair = build_pair(model, {"pixel_values": IMAGES, "labels": LABELS})
+    pair = build_pair(model, {"pixel_values": IMAGES, "labels": LABELS}, front_end=front_end)
     net = LowModeModel(pair, BernoulliSchedule(1.0), compile=False).train()
     expected = net(pixel_values=IMAGES, labels=LABELS)["loss"]
-    for found in (net(IMAGES, LABELS), net(labels=LABELS, pixel_values=IMAGES), net(IMAGES, labels=LABELS)):
+    for found in (net(IMAGES, LABELS), net(labels=LABELS, pixel_values=IMAGES), net(IMAGES, LABELS, return_dict=None)):
         assert torch.equal(found["loss"], expected)
-    with pytest.raises(ValueError, match=r"^Classifier is called with \(tensor\), and its modes were built for"):
-        net(IMAGES)
-    # Evaluation is the model's own business.
     assert torch.equal(net.eval()(IMAGES).logits, model.eval()(IMAGES).logits)
+
+
+def test_a_graph_is_for_the_examples_call_and_the_model_itself_for_any() -> None:
+    model = Classifier()
+    example = {"pixel_values": IMAGES, "labels": LABELS}
+    by_graph, live = (
+        LowModeModel(build_pair(model, example, front_end=name), BernoulliSchedule(1.0), compile=False).train()
+        for name in ("fx", "auto")
+    )
+    with pytest.raises(ValueError, match=r"^Classifier is called with \(tensor\), and its modes were built for"):
+        by_graph(IMAGES)
+    assert list(live(IMAGES)) == ["logits"]
+    assert torch.equal(live(IMAGES)["logits"], live(**example)["logits"])
+    with pytest.raises(
+        ValueError, match=r"^more is \(4, 3, 16, 16\), as large as the images .* build the modes with an"
+    ):
+        live(IMAGES, more=IMAGES)
+
+
+def test_a_list_may_hold_any_number_of_images_unless_some_were_named() -> None:
+    model = Views()
+    twin = low_twin(model)
+    for example, said in [(([IMAGES, IMAGES], LABELS), None), (([IMAGES], LABELS), None)]:
+        net = LowModeModel(build_pair(model, example, images=said), BernoulliSchedule(1.0), compile=False).train()
+        torch.testing.assert_close(net([IMAGES] * 3, LABELS), twin([downsample(IMAGES, 2)] * 3, LABELS))
+    pair = build_pair(model, ([IMAGES, SMALL], LABELS), images="views.0")
+    net = LowModeModel(pair, BernoulliSchedule(1.0), compile=False).train()
+    torch.testing.assert_close(net([IMAGES, SMALL], LABELS), twin([downsample(IMAGES, 2), SMALL], LABELS))
+
+
+def test_what_stands_beside_images_in_a_dictionary_keeps_its_size() -> None:
+    class Weighted(Network):
+        def forward(self, batch: dict[str, Tensor]) -> Tensor:
+            return self.logits(batch["image"]) * batch["weights"].sum((1, 2), keepdim=True)[..., 0]
+
+    batch = {"image": IMAGES, "weights": torch.linspace(0, 1, 4 * 6 * 6).view(4, 6, 6)}
+    model = Weighted()
+    net = LowModeModel(build_pair(model, (batch,)), BernoulliSchedule(1.0), compile=False).train()
+    torch.testing.assert_close(net(batch), low_twin(model)({**batch, "image": downsample(IMAGES, 2)}))
 
 
 def test_a_ladder_of_several_inputs_trains_compiled() -> None:
@@ -253,12 +263,35 @@ def test_targets_that_low_mode_gives_no_map_of_are_refused_and_a_head_may_be_ada
     torch.testing.assert_close(pair.low(downsample(IMAGES, 2), MASKS), F.cross_entropy(full_size, MASKS))
 
 
+class Maps(Network):
+    """Returns a map of each image; the loss is on the first, brought to the size of its targets."""
+
+    def forward(self, left: Tensor, right: Tensor, targets: Tensor) -> dict[str, Any]:
+        maps = self.map(left), self.map(right)
+        resized = F.interpolate(maps[0], size=targets.shape[1:])
+        return {"loss": F.cross_entropy(resized, targets), "maps": maps}
+
+
+@pytest.mark.parametrize("on", ["device", "host"])
+@pytest.mark.parametrize(("batch", "left", "right"), [(4, 16, 8), (3, 16, 8), (2, 24, 20), (1, 16, 16)])
+def test_restored_maps_have_the_sizes_of_this_call(batch: int, left: int, right: int, on: Any) -> None:
+    model = Maps()
+    pair = build_pair(model, (IMAGES, SMALL, MASKS), LowModeConfig(restore_output=True), images=(0, 1))
+    net = LowModeModel(pair, BernoulliSchedule(1.0), compile=False, downsample_on=on).train()
+    call = [torch.randn(batch, 3, left, left), torch.randn(batch, 3, right, right)]
+    targets = torch.zeros(batch, left, left, dtype=torch.long)
+    given = call if on == "device" else [downsample(each, 2) for each in call]
+    first, second = net.run(Mode.LOW, *given, targets)["maps"]
+    assert (first.shape, second.shape) == ((batch, 4, left, left), (batch, 4, right, right))
+    small = low_twin(model).map(downsample(call[1], 2))
+    torch.testing.assert_close(second, F.interpolate(small, size=(right, right), mode="bilinear", align_corners=False))
+
+
 def test_a_forward_of_the_instances_own_is_followed() -> None:
     model = Classifier()
     model.forward = lambda x: model.logits(x) * 2  # type: ignore[method-assign, assignment]
     pair = build_pair(model, IMAGES)
     assert torch.equal(pair.full(IMAGES), model.train().logits(IMAGES) * 2)
-    assert set(vars(model)) >= {"forward"}
 
 
 @pytest.mark.parametrize("front_end", ["fx", "export"])

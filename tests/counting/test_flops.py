@@ -12,6 +12,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from calls import Returning, images, labels
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
@@ -341,6 +342,15 @@ def test_a_model_of_several_inputs_by_hand() -> None:
         2 * (2 * rows["stem"][mode] + 3 * rows["body"][mode] + 2 * rows["side"][mode] + 3 * 24)
         for mode in ("full", "r4", "r2")
     ]
+
+
+@pytest.mark.parametrize("returned", ["dictionary", "dataclass", "model output", "nested"])
+def test_what_a_model_returns_its_tensors_in_is_nothing_to_the_count(returned: str) -> None:
+    def counted(kind: str) -> tuple[dict[str, int], tuple[int, ...]]:
+        pair = build_pair(Returning(kind=kind), (images(4), labels(4)))
+        return count_flops(pair).macs, count_step_flops(pair)
+
+    assert counted(returned) == counted("tuple")
 
 
 @pytest.mark.parametrize("options", [{}, {"restore_output": True}, {"drop_maxpools": "all", "batchnorm": "share"}])

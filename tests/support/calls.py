@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +69,44 @@ class Classifier(Network):
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return ClassifierOutput(loss=loss, logits=logits, hidden_states=(hidden,) if output_hidden_states else None)
+
+
+class Pair(NamedTuple):
+    loss: Tensor
+    logits: Tensor
+
+
+@dataclass
+class Plain:
+    loss: Tensor
+    logits: Tensor
+    name: str = "plain"
+
+
+class Items(dict[str, Any]):
+    """A dictionary of a class of its own."""
+
+
+RETURNS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "tuple": lambda loss, map: (loss, map),
+    "dictionary": lambda loss, map: {"loss": loss, "logits": map, "none": None, "number": 3},
+    "namedtuple": Pair,
+    "dataclass": Plain,
+    "model output": lambda loss, map: ClassifierOutput(loss=loss, logits=map),
+    "ordered": lambda loss, map: OrderedDict(loss=loss, logits=map),
+    "defaults": lambda loss, map: defaultdict(list, loss=loss, logits=map),
+    "own": lambda loss, map: Items(loss=loss, logits=map),
+    "nested": lambda loss, map: {"list": [Plain(loss, map), (ClassifierOutput(logits=map),)], "empty": {}},
+}
+
+
+class Returning(Network):
+    """Returns a loss and a map in one of ``RETURNS``, which ``kind`` names."""
+
+    def forward(self, x: Tensor, labels: Tensor) -> Any:
+        hidden = self.map(x)
+        make = RETURNS[self.settings["kind"]]
+        return make(F.cross_entropy(self.fc(hidden.mean((2, 3))), labels), hidden)
 
 
 def images(batch: int = 2, seed: int = 0) -> Tensor:

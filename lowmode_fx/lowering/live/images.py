@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lowmode_fx.capture.inputs import ModelInputs
+from lowmode_fx.capture.inputs import Leaf, ModelInputs
 from lowmode_fx.capture.paths import map_at, value_at
 
 
@@ -16,7 +16,7 @@ class ImageArguments:
     """The arguments that held images in the example, by place and by name."""
 
     def __init__(self, inputs: ModelInputs) -> None:
-        self._paths = inputs.image_paths
+        self._leaves, self._paths = inputs.leaves, inputs.image_paths
         self._sides = inputs.image.shape[2:]
         self._places = {leaf.place for leaf in inputs.leaves}
         self._names = {leaf.path[0] for leaf in inputs.leaves}
@@ -41,16 +41,18 @@ class ImageArguments:
                 names[name] = map_at(names[name], within, changed)
         return tuple(places), names
 
-    def sides(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
-        """Spatial sizes ``(*S)`` of the call's first images."""
-        return tuple(next(self._images(args, kwargs)).shape[2:])
+    def shapes(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+        """The shape of each tensor that the example had; the example's own where the call has none there."""
+        return tuple(self._shape(leaf, args, kwargs) for leaf in self._leaves)
 
-    def _images(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
-        for name, place, within in self._paths:
-            if place is not None and place < len(args):
-                yield value_at(args[place], within)
-            elif name in kwargs:
-                yield value_at(kwargs[name], within)
+    def _shape(self, leaf: Leaf, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+        name, *within = leaf.path
+        given = args[leaf.place] if leaf.place is not None and leaf.place < len(args) else kwargs.get(name)
+        try:
+            value = value_at(given, within)
+        except (AttributeError, LookupError, TypeError):
+            value = None
+        return tuple(value.shape) if isinstance(value, Tensor) else leaf.shape
 
     def _check_others(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         others = [(f"argument {place}", value) for place, value in enumerate(args) if place not in self._places]

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from lowmode_fx.capture.inputs import Leaf
+from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, downsampler
 from lowmode_fx.lowering.live.images import ImageArguments
 from lowmode_fx.lowering.live.lookup import Lookup
 from lowmode_fx.lowering.live.mode import LowMode
-from lowmode_fx.lowering.live.outputs import FullOutputs, Sides, restore
+from lowmode_fx.lowering.live.outputs import FullOutputs, Shapes, restore
 from lowmode_fx.lowering.live.plan import make_plan
 from lowmode_fx.lowering.live.recompute import recomputed_by
 from lowmode_fx.lowering.live.resizing import resizing_module
@@ -47,7 +49,7 @@ class LiveLowering:
         self._attributes = ForwardAttributes()
         self._running = 0
         outputs = FullOutputs(ladder.model, ladder.full, ladder.inputs, rung.report.any_size)
-        self._find_sizes = torch.compiler.assume_constant_result(lambda sides: outputs.sizes(sides))
+        self._find_sizes = torch.compiler.assume_constant_result(lambda shapes: outputs.sizes(shapes))
 
     @property
     def notes(self) -> list[str]:
@@ -71,24 +73,21 @@ class LiveLowering:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own forward under the mode, once ``run`` has prepared it."""
-        sides = self._images.sides(args, kwargs) if self._rung.config.restore_output else ()
+        shapes = self._images.shapes(args, kwargs) if self._rung.config.restore_output else ()
         if self._downsample is not None:
             args, kwargs = self._images.map(args, kwargs, self._downsample)
         with self._mode:
             outputs = self.model(*args, **kwargs)
         if not self._rung.config.restore_output:
             return outputs
-        return restore(outputs, self._find_sizes(self._full_sides(sides) if self._downsample is None else sides))
+        return restore(outputs, self._find_sizes(self._full_shapes(shapes) if self._downsample is None else shapes))
 
-    def _full_sides(self, sides: Sides) -> Sides:
-        """Sides of the images that were downsampled to ``sides``: the example's, or those that divide evenly."""
-        full, low = self._full_inputs.image.shape[2:], self._rung.inputs.image.shape[2:]
-        if sides == low or not self._rung.config.downsample_input:
-            return full if self._rung.config.downsample_input else sides
-        if self._rung.config.size_multiple > 1:  # what was rounded is forgotten: by as much as the example's sides
-            return tuple(round(side * of / to) for side, of, to in zip(sides, full, low, strict=True))
-        ratios = [ratio_terms(ratio) for ratio in side_ratios(self._rung.config.ratio, len(sides))]
-        return tuple(round(side * p / q) for side, (p, q) in zip(sides, ratios, strict=True))
+    def _full_shapes(self, shapes: Shapes) -> Shapes:
+        """Shapes of a call before its images were downsampled to these."""
+        if not self._rung.config.downsample_input:
+            return shapes
+        leaves = zip(self._full_inputs.leaves, self._rung.inputs.leaves, shapes, strict=True)
+        return tuple(_full_shape(full, low, shape, self._rung.config) for full, low, shape in leaves)
 
     @contextlib.contextmanager
     def _around(self, modules: Sequence[nn.Module], refresh: bool = True) -> Iterator[None]:
@@ -118,3 +117,16 @@ class LiveLowering:
                 return function(*args, **kwargs)
 
         return again
+
+
+def _full_shape(full: Leaf, low: Leaf, shape: tuple[int, ...], config: LowModeConfig) -> tuple[int, ...]:
+    """The example's sides where the image has those of its low-mode; else those that divide evenly."""
+    if not full.is_image:
+        return shape
+    if shape[2:] == low.shape[2:]:
+        return (*shape[:2], *full.shape[2:])
+    if config.size_multiple > 1:  # what was rounded is forgotten: by as much as the example's sides
+        ratios = list(zip(full.shape[2:], low.shape[2:], strict=True))
+    else:
+        ratios = [ratio_terms(ratio) for ratio in side_ratios(config.ratio, len(shape) - 2)]
+    return (*shape[:2], *(round(side * p / q) for side, (p, q) in zip(shape[2:], ratios, strict=True)))
