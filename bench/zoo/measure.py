@@ -8,13 +8,11 @@ import gc
 import resource
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from lowmode_fx.capture.export_frontend import trace_by_export
-from lowmode_fx.capture.fx_frontend import holds_untraceable_convs, trace_symbolically
+from lowmode_fx.capture.frontends import front_ends
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.pair import build_pair
 
@@ -42,15 +40,14 @@ def measure_build(pair: ModePair, shape: tuple[int, ...]) -> tuple[float, float,
 
 
 def _front_end(pair: ModePair, images: torch.Tensor) -> Callable[[], object]:
-    """The very call that traced the pair's full graph."""
-    if pair.report.front_end == "export":
-        return partial(trace_by_export, pair.model, images)
-    if holds_untraceable_convs(pair.model):
-        entering = partial(trace_symbolically, pair.model, enter_untraceable=True)
+    """The very call that traced the pair's full graph: of several, the one that gives as many nodes."""
+    (front_end,) = front_ends(pair.report.front_end)  # type: ignore[arg-type]
+    attempts = list(front_end.attempts(pair.model, pair.inputs, [images], pair.report.leaf_modules))
+    for attempt in attempts[:-1]:
         with contextlib.suppress(Exception):
-            if len(entering().nodes) == len(pair.full.graph.nodes):
-                return entering
-    return partial(trace_symbolically, pair.model)
+            if len(attempt().nodes) == len(pair.full.graph.nodes):
+                return attempt
+    return attempts[-1]
 
 
 class PeakMemory:

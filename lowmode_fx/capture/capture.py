@@ -69,7 +69,8 @@ def capture(
 
     example_input: what ``forward`` takes, as a tensor of images ``(N, C, *S)``, a tuple of arguments or a mapping of
         keywords; of tensors only shapes, dtypes and devices count, all else is the same in each call.
-    front_end: ``"fx"``, ``"export"``, or ``"auto"`` for the first that takes the model.
+    front_end: ``"fx"`` or ``"export"``, whose graphs then run low steps, or ``"live"``, which runs the model;
+        ``"auto"`` takes the first that gives a graph to count and to plan by, and low steps run the model itself.
     images: what holds images, by the argument's name or place or a path into it (``"batch.image"``), where that is not
         plain from the shapes.
     leaf_modules: module classes that are not traced into; convolutions inside them stay whole.
@@ -104,9 +105,11 @@ def capture_call(
                 except Exception as error:
                     failures.append(f"{each.name}: {_where(error)}")
                     continue
-                told = tuple(dict.fromkeys(failures))
-                return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live=front_end == "auto")
+                told, live = tuple(dict.fromkeys(failures)), front_end in ("auto", "live")
+                return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live)
     shapes = ", ".join(f"{leaf.shape} of {leaf.dtype}" for leaf in inputs.leaves)
+    if tried[-1].name == "live":  # which runs the model itself: what went wrong there says it all
+        raise TraceError(f"{type(model).__name__} fails on {shapes}: {failures[-1].partition(': ')[2]}")
     raise TraceError(
         f"{type(model).__name__} can't be traced on {shapes}; {'; '.join(_once(failures))}. Check that the model takes "
         "this input; then mark the module at fault with leaf_modules=, or give submodule="

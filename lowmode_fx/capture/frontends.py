@@ -14,8 +14,9 @@ from torch import Tensor, fx, nn
 from lowmode_fx.capture.export_frontend import ExportFrontEnd
 from lowmode_fx.capture.fx_frontend import FxFrontEnd
 from lowmode_fx.capture.inputs import ModelInputs
+from lowmode_fx.capture.live_frontend import LiveFrontEnd
 
-FrontEndName = Literal["auto", "fx", "export"]
+FrontEndName = Literal["auto", "live", "fx", "export"]
 
 
 class FrontEnd(Protocol):
@@ -38,7 +39,7 @@ class FrontEnd(Protocol):
         ...
 
 
-FRONT_ENDS: tuple[FrontEnd, ...] = (FxFrontEnd(), ExportFrontEnd())
+FRONT_ENDS: tuple[FrontEnd, ...] = (FxFrontEnd(), ExportFrontEnd(), LiveFrontEnd())
 
 
 def front_ends(name: FrontEndName) -> list[FrontEnd]:

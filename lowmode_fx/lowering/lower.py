@@ -121,6 +121,6 @@ def _low_graph(captured: Captured, inputs: ModelInputs) -> fx.Graph:
         size = sides(inputs.image.shape[2:])
         cause = str(error).strip().splitlines()[0]
         raise PassError(
-            f"torch.{captured.front_end.name} can't follow the model on {size} inputs: {cause}; try an input size that "
+            f"{captured.front_end.name} can't follow the model on {size} inputs: {cause}; try an input size that "
             "halves more often, or pool kernels alone with downsample_input=False"
         ) from error

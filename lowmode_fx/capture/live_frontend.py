@@ -1,0 +1,204 @@
+"""The front end that always serves: the model runs once, and its calls are written down as they are made.
+
+The graph is one run's: branches on values were taken, draws made. So it is counted, drawn and planned by, and low steps
+run the model itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from lowmode_fx.capture.inputs import ModelInputs
+from passes.preserve import preserve_state
+from passes.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+_PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.memory_format, torch.layout)
+
+
+class LiveFrontEnd:
+    """Runs the model, whatever stands in its ``forward``. Low steps run the model too, for the graph is one run's."""
+
+    name = "live"
+    any_size = False
+
+    def attempts(
+        self, model: nn.Module, inputs: ModelInputs, example: Sequence[Tensor], leaf_modules: Sequence[type[nn.Module]]
+    ) -> Iterator[Callable[[], fx.Graph]]:
+        """One: a forward on the example."""
+        yield partial(record, model, inputs, example, leaf_modules)
+
+
+def record(
+    model: nn.Module, inputs: ModelInputs, example: Sequence[Tensor], leaf_modules: Sequence[type[nn.Module]] = ()
+) -> fx.Graph:
+    """The graph of one forward of ``model``; the model stays as it was, whatever its forward does to it.
+
+    example: values for the leaves of ``inputs``. leaf_modules: classes inside which nothing is to be rewritten.
+    Raises whatever the model raises.
+    """
+    leaves = [leaf.detach().clone() for leaf in example]
+    recorder = _Recorder(model, tuple(leaf_modules))
+    for leaf, value in zip(inputs.leaves, leaves, strict=True):
+        recorder.keep(value, recorder.graph.placeholder(leaf.name))
+    args, kwargs = inputs.call(leaves)
+    with preserve_state(model, gradients=True), _watching(recorder), torch.enable_grad():
+        result = model(*args, **kwargs)
+    recorder.graph.output(recorder.output(result))
+    return recorder.graph
+
+
+class _Recorder(TorchFunctionMode):
+    """Writes each call of torch's functions into ``graph``."""
+
+    def __init__(self, model: nn.Module, leaf_modules: tuple[type[nn.Module], ...]) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self._leaf_modules = leaf_modules
+        self._paths = {id(module): (path, module) for path, module in model.named_modules()}
+        self._names = {
+            id(value): name
+            for name, value in (
+                *model.named_buffers(remove_duplicate=False),
+                *model.named_parameters(remove_duplicate=False),
+            )
+        }
+        self._nodes: dict[int, tuple[Tensor, fx.Node]] = {}  # each tensor is held, so that its id stays its own
+        self._stack: list[nn.Module] = []
+
+    def keep(self, value: Tensor, node: fx.Node) -> None:
+        """``node`` stands for ``value`` from now on."""
+        self._nodes[id(value)] = (value, node)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func is Tensor.__setitem__:
+            written = self._write(operator.setitem, args, kwargs)
+            self.keep(args[0], self._call(_after, (self.argument(args[0]), written), {}))
+        elif any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+            if getattr(func, "__name__", "") == "__get__":  # of .T, .real, .data …
+                descriptor: Any = func
+                node = self._call(getattr, (self.argument(args[0]), descriptor.__self__.__name__), {})
+            else:
+                node = self._write(func, args, kwargs)
+            self._keep_result(result, node)
+        return result
+
+    def _write(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> fx.Node:
+        inside_leaf = any(isinstance(module, self._leaf_modules) for module in self._stack)
+        leaves, structure = tree_flatten((tuple(args), kwargs))
+        if not inside_leaf and all(_is_plain(leaf) for leaf in leaves):
+            return self._call(func, tuple(map(self.argument, args)), {n: self.argument(v) for n, v in kwargs.items()})
+        # What generated code can't spell travels in the function.
+        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+
+        def call(*tensors: Tensor) -> Any:
+            values = list(others)
+            for place, tensor in zip(places, tensors, strict=True):
+                values[place] = tensor
+            given, named = tree_unflatten(values, structure)
+            return func(*given, **named)
+
+        return self._call(call, tuple(self.argument(leaves[place]) for place in places), {})
+
+    def _keep_result(self, result: Any, node: fx.Node) -> None:
+        if isinstance(result, Tensor):
+            self.keep(result, node)
+        elif isinstance(result, tuple | list):
+            for place, value in enumerate(result):
+                if isinstance(value, Tensor | tuple | list):
+                    self._keep_result(value, self._call(operator.getitem, (node, place), {}))
+
+    def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
+        node = self.graph.call_function(func, args, kwargs)
+        self._place(node)
+        return node
+
+    def _place(self, node: fx.Node) -> None:
+        stack = [self._paths[id(module)] for module in self._stack if id(module) in self._paths]
+        node.meta["nn_module_stack"] = {path: (path, type(module)) for path, module in stack}
+
+    def argument(self, value: Any) -> Any:
+        """A value as the graph holds it: tensors become nodes."""
+        return tree_map(lambda leaf: self._node(leaf) if isinstance(leaf, Tensor) else leaf, value)
+
+    def _node(self, value: Tensor) -> fx.Node:
+        known = self._nodes.get(id(value))
+        if known is not None:
+            return known[1]
+        name = self._names.get(id(value))
+        node = self.graph.get_attr(name) if name else self._call(_returning(value.detach()), (), {})
+        self.keep(value, node)
+        return node
+
+    def output(self, result: Any) -> Any:
+        """What the model returned as the graph returns it."""
+        leaves, structure = tree_flatten(result)
+        found = [self.argument(leaf) for leaf in leaves]
+        if isinstance(result, Tensor):
+            return found[0]
+
+        def unflatten(values: list[Any]) -> Any:
+            return tree_unflatten(list(values), structure)
+
+        def held(values: list[Any]) -> Any:  # other leaves than tensors, which generated code can't spell
+            kept = iter(values)
+            return tree_unflatten([next(kept) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
+
+        plain = all(_is_plain(leaf) for leaf in leaves)
+        nodes = found if plain else [each for each in found if isinstance(each, fx.Node)]
+        return self.graph.call_function(unflatten if plain else held, (nodes,))
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        self._stack.append(module)
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        self._stack.pop()
+        if isinstance(module, torch.jit.ScriptModule) and id(module) in self._paths:
+            # Compiled code tells nothing of what it calls.
+            path, _ = self._paths[id(module)]
+            given = {name: self.argument(value) for name, value in kwargs.items()}
+            node = self.graph.call_module(path, tuple(map(self.argument, args)), given)
+            self._place(node)
+            self._keep_result(result, node)
+
+
+@contextlib.contextmanager
+def _watching(recorder: _Recorder) -> Iterator[None]:
+    """Inside, calls are written down, and the modules that make them."""
+    entered = register_module_forward_pre_hook(recorder.enter)
+    left = register_module_forward_hook(recorder.leave, with_kwargs=True, always_call=True)
+    try:
+        with recorder:
+            yield
+    finally:
+        entered.remove()
+        left.remove()
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (Tensor, slice, *_PLAIN)) or value is Ellipsis
+
+
+def _after(value: Tensor, written: None) -> Tensor:
+    """A tensor once something has been written to it."""
+    return value
+
+
+def _returning(value: Tensor) -> Callable[[], Tensor]:
+    def constant() -> Tensor:
+        return value
+
+    return constant
