@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import fx
@@ -12,11 +14,10 @@ from passes.checks import pooled_geometry
 from passes.kernel_math import Gain, KernelTransform, Rounding
 from passes.match import ConvSite, conv_sites, deformable_convs, match_conv, opaque_convs, trained
 from passes.patterns import select_names
-from passes.pooled_calls import conv_geometry
+from passes.pooled_calls import pooled_conv
 from passes.pooling_rule import DEFORMABLE, NOT_TRACED, NamedConvs, NamedTransform, PoolingRule, sides
 from passes.ratios import RatioLike
 from passes.shapes import Shape, record_shape
-from passes.transposed import pool_conv_transpose
 
 
 @graph_pass(ensures=[pooled_geometry])
@@ -84,26 +85,31 @@ def stem_nodes(graph_module: fx.GraphModule, sites: Sequence[ConvSite]) -> set[f
 
 
 def _rewire(graph_module: fx.GraphModule, site: ConvSite, rule: PoolingRule) -> None:
-    graph = graph_module.graph
-    pooled = rule.pooled(site.kernel)
-    function, arguments = rule.kernel_call(pooled)
-    with graph.inserting_before(site.node):
-        weight = graph.call_function(function, (site.weight, *arguments))
-        record_shape(weight, Shape((*site.weight_shape[:2], *pooled)))
-        if site.transposed:
-            pool_conv_transpose(graph, site, weight, pooled)
-        else:
-            _pool_conv(graph, site, weight, pooled)
-
-
-def _pool_conv(graph: fx.Graph, site: ConvSite, weight: fx.Node, pooled: tuple[int, ...]) -> None:
-    pad, padding = conv_geometry(site, pooled)
-    source = site.input if pad is None else graph.call_function(F.pad, (site.input, list(pad)))
+    graph, node = graph_module.graph, site.node
+    pooled = pooled_conv(site, rule)
+    with graph.inserting_before(node):
+        weight = graph.call_function(pooled.kernel_function, (site.weight, *pooled.kernel_arguments))
+        record_shape(weight, Shape((*site.weight_shape[:2], *rule.pooled(site.kernel))))
+        source = site.input if pooled.pad is None else graph.call_function(F.pad, (site.input, list(pooled.pad)))
     # The node is edited in place: it keeps its name, so that both graphs can be compared node by node.
-    site.node.target = site.function
-    site.node.args = (source, weight, site.bias, site.stride, padding, site.dilation, site.groups)
-    site.node.kwargs = {}
-    site.node.meta["unpooled"] = site
+    node.target, node.kwargs = pooled.function, {}
+    node.args = (source, weight, site.bias if pooled.margins is None else None, *pooled.arguments)
+    last = node
+    if pooled.margins is not None:
+        last = _after(graph, node, F.pad, list(pooled.margins))
+        if site.bias is not None:
+            with graph.inserting_before(node):
+                column = graph.call_method("view", (site.bias, -1, *(1,) * len(site.kernel)))
+            last = _after(graph, last, operator.add, column)
+    last.meta["unpooled"] = site
+
+
+def _after(graph: fx.Graph, node: fx.Node, function: Callable[..., Any], argument: Any) -> fx.Node:
+    """Insert ``function(node, argument)`` behind ``node``, for everyone who read ``node``."""
+    with graph.inserting_after(node):
+        result = graph.call_function(function, (node, argument))
+    node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
+    return result
 
 
 def is_custom_transform(node: fx.Node) -> bool:

@@ -1,51 +1,69 @@
 """How a convolution is called with its pooled kernel, so that its output has exactly the size that it had.
 
-Plain arithmetic: a graph pass makes nodes of it, live lowering makes calls.
+Plain arithmetic, in one record: a graph pass makes nodes of it, live lowering makes calls.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
 
 from passes.calls import ConvCall, Padding
 from passes.kernel_math import pooled_padding
+from passes.pooling_rule import PoolingRule
 
 
-class ConvGeometry(NamedTuple):
-    """``pad``: what ``F.pad`` does to the input first, if anything (negative amounts crop); ``padding``: what the
-    convolution pads itself, as much before as after.
+@dataclass(frozen=True)
+class PooledConv:
+    """What takes a convolution's place.
+
+    ``kernel_function`` of the kernel and ``kernel_arguments`` is the pooled one. ``pad`` is what ``F.pad`` does to the
+    input first, if anything (negative amounts crop). ``function`` takes input, kernel, bias and ``arguments``.
+    ``margins`` are what ``F.pad`` does to the output, if anything: it is padded with what an untouched pixel holds, the
+    bias, so the bias is added after, and the convolution has none.
     """
 
+    kernel_function: Callable[..., Tensor]
+    kernel_arguments: tuple[Any, ...]
     pad: tuple[int, ...] | None
-    padding: tuple[int, ...]
+    function: Callable[..., Tensor]
+    arguments: tuple[Any, ...]
+    margins: tuple[int, ...] | None = None
+
+    def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        kernel = self.kernel_function(weight, *self.kernel_arguments)
+        source = input if self.pad is None else F.pad(input, list(self.pad))
+        if self.margins is None:
+            return self.function(source, kernel, bias, *self.arguments)
+        padded = F.pad(self.function(source, kernel, None, *self.arguments), list(self.margins))
+        return padded if bias is None else padded + bias.view(-1, *(1,) * (kernel.ndim - 2))
 
 
-class TransposedGeometry(NamedTuple):
-    """``margins``: what ``F.pad`` does to the output of a transposed convolution, if anything.
-
-    Where there are margins the output is padded with what an untouched pixel holds, the bias: so the bias is added
-    after, and the convolution has none.
-    """
-
-    padding: tuple[int, ...]
-    output_padding: tuple[int, ...]
-    margins: tuple[int, ...] | None
+def pooled_conv(call: ConvCall[Any], rule: PoolingRule) -> PooledConv:
+    """The convolution with its kernel pooled by ``rule``; it gives exactly the size that the unpooled one gives."""
+    pooled = rule.pooled(call.kernel)
+    return _pooled_transposed(call, pooled, rule) if call.transposed else _pooled(call, pooled, rule)
 
 
-def conv_geometry(call: ConvCall[Any], pooled: tuple[int, ...]) -> ConvGeometry:
-    """What the convolution can pad itself stays with it; ``F.pad`` does the rest."""
+def _pooled(call: ConvCall[Any], pooled: tuple[int, ...], rule: PoolingRule) -> PooledConv:
     padding = tuple(
         pooled_padding(before, after, size, target, dilation)
         for (before, after), size, target, dilation in zip(
             call.padding, call.kernel, pooled, call.dilation, strict=True
         )
     )
-    if all(before == after >= 0 for before, after in padding):
-        return ConvGeometry(None, tuple(before for before, _ in padding))
-    return ConvGeometry(_flat(padding), (0,) * len(padding))
+    # What the convolution can pad itself (as much before as after) stays with it.
+    even = all(before == after >= 0 for before, after in padding)
+    own = tuple(before if even else 0 for before, _ in padding)
+    arguments = (call.stride, own, call.dilation, call.groups)
+    return PooledConv(*rule.kernel_call(pooled), None if even else _flat(padding), call.function, arguments)
 
 
-def transposed_geometry(call: ConvCall[Any], pooled: tuple[int, ...]) -> TransposedGeometry:
+def _pooled_transposed(call: ConvCall[Any], pooled: tuple[int, ...], rule: PoolingRule) -> PooledConv:
     """The same for a transposed convolution, whose padding crops the output instead of widening the input.
 
     The raw output loses d(K−K') pixels; padding and output padding give them back where they can.
@@ -58,11 +76,13 @@ def transposed_geometry(call: ConvCall[Any], pooled: tuple[int, ...]) -> Transpo
         before = removed // 2
         margins.append((before - crop, removed - before - crop + extra))
     limits = [max(stride, dilation) for stride, dilation in zip(call.stride, call.dilation, strict=True)]
-    if all(before <= 0 <= after - before < limit for (before, after), limit in zip(margins, limits, strict=True)):
-        padding = tuple(-before for before, _ in margins)
-        return TransposedGeometry(padding, tuple(after - before for before, after in margins), None)
-    zeros = (0,) * len(pooled)
-    return TransposedGeometry(zeros, zeros, _flat(tuple(margins)))
+    fits = all(before <= 0 <= after - before < limit for (before, after), limit in zip(margins, limits, strict=True))
+    crops = tuple(-before if fits else 0 for before, _ in margins)
+    extras = tuple(after - before if fits else 0 for before, after in margins)
+    arguments = (call.stride, crops, extras, call.groups, call.dilation)
+    return PooledConv(
+        *rule.kernel_call(pooled), None, call.function, arguments, None if fits else _flat(tuple(margins))
+    )
 
 
 def _flat(amounts: Padding) -> tuple[int, ...]:

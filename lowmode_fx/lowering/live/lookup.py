@@ -5,12 +5,13 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lowmode_fx.lowering.live.place import custom_function, module_path
+from lowmode_fx.lowering.live.place import custom_function, in_compiled_code, module_path
 from lowmode_fx.lowering.live.plan import KEEP, ConvEdit, Plan, PoolEdit
 from passes.calls import ConvCall, spatial
 from passes.match import is_convolution
@@ -36,6 +37,7 @@ class Lookup:
         self.kernels: dict[int, ConvEdit] = {}
         self.notes: list[str] = []
         self._paths: dict[int, str] = {}
+        self._plain: set[CodeType] = set()
         self._known: tuple[list[Any], list[Any]] = ([], [])
         self.find_place = _constant(self._find_place)
         self.find_function = _constant(self._find_function)
@@ -55,14 +57,14 @@ class Lookup:
         self._known = (list(modules), parameters)
         self._paths = {id(module): path for path, module in self.model.named_modules()}
         self.kernels = {
-            id(parameter): self._fitted(self.plan.kernels[name], parameter)
+            id(parameter): self.plan.kernels[name]
             for name, parameter in self.model.named_parameters(remove_duplicate=False)
             if name in self.plan.kernels
         }
 
-    def _fitted(self, edit: ConvEdit, kernel: Tensor) -> ConvEdit:
-        """The edit for a kernel of another size than the build saw, where a layer was replaced."""
-        return edit if edit.pooled is None else edit._replace(pooled=self.plan.rule.pooled(kernel.shape[2:]))
+    def in_compiled_code(self) -> bool:
+        """Whether compiled code makes the call that the mode meets."""
+        return in_compiled_code(self._paths, self._plain)
 
     def _find_place(self) -> str | None:
         return module_path(self._paths)
@@ -96,10 +98,12 @@ class Lookup:
         given = spatial(wanted[-1], len(weight_shape) - 2) if wanted else None
         call = _described(weight_shape, given or stride, groups, transposed)
         reason = self.plan.rule.reason_to_keep(call, name, stem=stem, trained=trained)
-        pooled = None if reason else self.plan.rule.pooled(call.kernel)
-        what = f"kept ({reason})" if pooled is None else f"pooled to {sides(pooled)}"
-        self._tell(f"the build has not seen the convolution {_shown(name)}: its {sides(call.kernel)} kernel is {what}")
-        return ConvEdit(given, pooled)
+        what = f"kept ({reason})" if reason else f"pooled to {sides(self.plan.rule.pooled(call.kernel))}"
+        if max(call.kernel) > 1:
+            self._tell(
+                f"the build has not seen the convolution {_shown(name)}: its {sides(call.kernel)} kernel is {what}"
+            )
+        return ConvEdit(given, reason is None)
 
     def _find_max_pool(self, place: str | None) -> PoolEdit:
         if self._is_whole(place):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from lowmode_fx.lowering.live.lookup import Lookup
-from lowmode_fx.lowering.live.plan import ConvEdit, Sizes, function_name
+from lowmode_fx.lowering.live.plan import ConvEdit, function_name
 from lowmode_fx.lowering.live.resizing import resize, resized_call
 from passes.calls import (
     AVG_POOL_ARGUMENTS,
@@ -31,7 +33,7 @@ from passes.calls import (
     named_arguments,
     spatial,
 )
-from passes.pooled_calls import conv_geometry, transposed_geometry
+from passes.pooled_calls import pooled_conv
 from passes.pooling_rule import PoolingRule
 
 Edit = TypeVar("Edit")
@@ -51,35 +53,38 @@ class LowMode(TorchFunctionMode):
         plan = lookup.plan
         self._rule = plan.rule
         self._convs, self._max_pools, self._avg_pools = plan.convs, plan.max_pools, plan.avg_pools
-        self._meets_max_pools, self._padded_drops = plan.meets_max_pools, plan.padded_drops
-        self._functions = plan.functions
-        self._function_names = {name for _, name in plan.functions}
+        self._functions, self._padded_drops = plan.functions, plan.padded_drops
+        self._handlers: dict[Any, Callable[..., Any]] = dict.fromkeys(CONVS, self._convolve)
+        if plan.meets_max_pools:
+            self._handlers |= dict.fromkeys(MAX_POOLS, self._max_pool)
+        if plan.avg_pools:
+            self._handlers |= dict.fromkeys(AVG_POOLS, self._avg_pool)
+        if plan.padded_drops:
+            self._handlers[F.pad] = self._pad
+        self._handlers[checkpoint] = self._checkpoint
+        self._resized_names = {name for _, name in plan.functions}
+        self._convolutions: dict[Any, Callable[..., Tensor]] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in CONVS:
-            return self._convolve(func, args, kwargs)
-        if self._meets_max_pools and func in MAX_POOLS:
-            return self._max_pool(func, args, kwargs)
-        if self._avg_pools and func in AVG_POOLS:
-            return self._avg_pool(func, args, kwargs)
-        if self._padded_drops and func is F.pad and self._lookup.find_place() in self._padded_drops:
-            return args[0] if args else kwargs["input"]
-        if func is checkpoint:  # as dynamo sees it, which traces the function outside of this mode
-            function, *rest = args
-            return func(self._inside(function), *rest, **kwargs)
-        if self._function_names and function_name(func) in self._function_names:
-            return self._resized(func, args, kwargs)
-        return func(*args, **kwargs)
+        handler = self._handlers.get(func)
+        if handler is None and self._resized_names and function_name(func) in self._resized_names:
+            handler = self._resize
+        if handler is None or (not torch.compiler.is_dynamo_compiling() and self._lookup.in_compiled_code()):
+            return func(*args, **kwargs)
+        return handler(func, args, kwargs)
 
-    def _inside(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _checkpoint(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """As dynamo meets it, which traces the function outside of this mode."""
+        function, *rest = args
+
         def inside(*args: Any, **kwargs: Any) -> Any:
             with self:
                 return function(*args, **kwargs)
 
-        return inside
+        return func(inside, *rest, **kwargs)
 
     def _convolve(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         weight = args[1] if len(args) > 1 else kwargs["weight"]
@@ -88,19 +93,32 @@ class LowMode(TorchFunctionMode):
             return func(*args, **kwargs)
         if not torch.is_grad_enabled() and self._lookup.find_function():
             return func(*args, **kwargs)
-        call = conv_call(func, args, kwargs, _shape)
-        assert call is not None
         if edit is None:
-            edit = self._conv_at_place(call)
-        called_alike = edit.stride is None and edit.pooled is None
-        result = func(*args, **kwargs) if called_alike else apply_edit(call, edit, self._rule)
+            edit = self._conv_at_place(func, args, kwargs)
+        result = self._edited(func, args, kwargs, edit)
         return resize(result, edit.resized) if edit.resized else result
 
-    def _conv_at_place(self, call: ConvCall[Tensor]) -> ConvEdit:
+    def _edited(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], edit: ConvEdit) -> Any:
+        if edit.stride is None and not edit.pooled:
+            return func(*args, **kwargs)
+        if kwargs or len(args) < 3 or list in map(type, args) or torch.compiler.is_dynamo_compiling():
+            call = _conv_call(func, args, kwargs)
+            return edited_conv(call, edit, self._rule)(call.input, call.weight, call.bias)
+        # What takes the place of a call like this is kept for the next step.
+        input, weight, bias, *given = args
+        key = (func, weight.shape, edit, *given)
+        convolution = self._convolutions.get(key)
+        if convolution is None:
+            call = _conv_call(func, args, kwargs)
+            convolution = self._convolutions[key] = edited_conv(call, edit, self._rule)
+        return convolution(input, weight, bias)
+
+    def _conv_at_place(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> ConvEdit:
         place = self._lookup.find_place()
         edits = self._convs.get(place)
         if edits:
             return self.next(("conv", place), edits)
+        call = _conv_call(func, args, kwargs)
         is_parameter = isinstance(call.weight, nn.Parameter)
         # What depends on no parameter and has passed no other convolution is the image.
         edit: ConvEdit = self._lookup.find_conv(
@@ -135,7 +153,12 @@ class LowMode(TorchFunctionMode):
         divisor = given.get("divisor_override")
         return result * (math.prod(spatial(given["kernel_size"], dims)) / divisor) if divisor else result
 
-    def _resized(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    def _pad(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        if self._lookup.find_place() in self._padded_drops:
+            return args[0] if args else kwargs["input"]
+        return func(*args, **kwargs)
+
+    def _resize(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         place = (self._lookup.find_place(), function_name(func))
         edits = self._functions.get(place)
         edit = self.next(place, edits) if edits else None
@@ -149,29 +172,25 @@ class LowMode(TorchFunctionMode):
         return edits[min(at, len(edits) - 1)]
 
 
-def apply_edit(call: ConvCall[Tensor], edit: ConvEdit, rule: PoolingRule) -> Tensor:
-    """The convolution with its low-mode stride and its pooled kernel: the calls that the low graph's nodes make."""
-    stride = edit.stride or call.stride
-    if edit.pooled is None:
-        padding: Sizes = tuple(before for before, _ in call.padding)
-        return call.function(call.input, call.weight, call.bias, stride, padding, call.dilation, call.groups)
-    function, arguments = rule.kernel_call(edit.pooled)
-    weight = function(call.weight, *arguments)
-    if call.transposed:
-        return _pooled_transposed(call, weight, edit.pooled)
-    pad, padding = conv_geometry(call, edit.pooled)
-    source = call.input if pad is None else F.pad(call.input, list(pad))
-    return call.function(source, weight, call.bias, stride, padding, call.dilation, call.groups)
+def edited_conv(call: ConvCall[Tensor], edit: ConvEdit, rule: PoolingRule) -> Callable[..., Tensor]:
+    """What takes the place of a convolution, as the low graph's nodes do: a function of input, kernel and bias."""
+    restrided = call if edit.stride is None else replace(call, stride=edit.stride)
+    if edit.pooled:
+        return pooled_conv(restrided, rule)
+    padding = tuple(before for before, _ in call.padding)  # as much as after, where there is another stride
+    return partial(_convolve, call.function, (restrided.stride, padding, call.dilation, call.groups))
 
 
-def _pooled_transposed(call: ConvCall[Tensor], weight: Tensor, pooled: Sizes) -> Tensor:
-    padding, output_padding, margins = transposed_geometry(call, pooled)
-    bias = call.bias if margins is None else None
-    result = call.function(call.input, weight, bias, call.stride, padding, output_padding, call.groups, call.dilation)
-    if margins is None:
-        return result
-    padded = F.pad(result, list(margins))
-    return padded if call.bias is None else padded + call.bias.view(-1, *(1,) * len(pooled))
+def _convolve(
+    function: Callable[..., Tensor], arguments: Sequence[Any], input: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    return function(input, weight, bias, *arguments)
+
+
+def _conv_call(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> ConvCall[Tensor]:
+    call = conv_call(func, args, kwargs, _shape)
+    assert call is not None
+    return call
 
 
 def _shape(weight: Tensor) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Where in a model's code a call is made: inside which module, and inside whose ``autograd.Function``.
+"""Where in a model's code a call is made: inside which module, inside whose ``autograd.Function``, or in compiled code.
 
 Nothing is hooked or patched for it: the frames of the call tell, and while dynamo traces, its own record of the code
 that it follows.
@@ -6,87 +6,110 @@ that it follows.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 _TRACER = "torch._dynamo.symbolic_convert"
 _RESUMED = "torch_dynamo_resume_in_"
 
 
-class Code(NamedTuple):
-    """Code that runs, or that dynamo follows. ``first``: its first argument, as ``self``; ``modules``: ids of the
-    modules that dynamo has entered to come here.
-    """
+class Code:
+    """Code that runs, in ``frame``, or that dynamo follows, as ``tracer`` does."""
 
-    code: CodeType
-    first: Any
-    modules: tuple[int, ...] = ()
+    __slots__ = ("_variables", "code", "entered", "names")
+
+    def __init__(self, frame: FrameType | None, tracer: Any = None) -> None:
+        self.code: CodeType
+        self.names: Mapping[str, Any]
+        #: Ids of the modules that dynamo has entered to come here.
+        self.entered: tuple[int, ...] = ()
+        if frame is not None:
+            self.code, self.names, self._variables = frame.f_code, frame.f_globals, frame
+            return
+        self.code, self.names, self._variables = tracer.f_code, tracer.f_globals, tracer.symbolic_locals
+        # Keys are ids, with a count behind them where a module is called again.
+        keys = [key.partition("@")[0] for key in getattr(tracer, "nn_module_stack", {})]
+        self.entered = tuple(int(key) for key in keys if key.isdigit())
+
+    @property
+    def owner(self) -> Any:
+        """What methods call ``self``: the first argument."""
+        variables: Any = getattr(self._variables, "f_locals", self._variables)
+        if not self.code.co_name.startswith(_RESUMED):
+            return _value(variables.get(self.code.co_varnames[0])) if self.code.co_argcount else None
+        # The rest of a forward that was broken off is handed the variables that it still needs, in an order of its own.
+        if "self" in variables:
+            return _value(variables["self"])
+        modules = [value for value in map(_value, variables.values()) if isinstance(value, nn.Module)]
+        return modules[0] if len(modules) == 1 else None
 
 
 def running_code() -> Iterator[Code]:
-    """The code that led to the caller's caller, innermost first."""
-    frame = inspect.currentframe()
-    frame = frame.f_back if frame else None
+    """The code that led to the caller, innermost first."""
+    frame: FrameType | None = sys._getframe(1)
     followed: set[int] = set()
     while frame is not None:
         if frame.f_globals.get("__name__") == _TRACER:
             tracer = frame.f_locals.get("self")
             if hasattr(tracer, "symbolic_locals") and id(tracer) not in followed:
                 followed.add(id(tracer))
-                yield _followed_code(tracer)
+                yield Code(None, tracer)
         else:
-            yield Code(frame.f_code, _first_argument(frame))
+            yield Code(frame)
         frame = frame.f_back
 
 
 def module_path(paths: Mapping[int, str]) -> str | None:
     """Path of the innermost module whose code runs, of those whose ``id`` has one; ``None`` where nothing tells."""
-    for code, first, modules in running_code():
-        if modules and modules[-1] in paths:
-            return paths[modules[-1]]
-        if isinstance(first, nn.Module) and id(first) in paths:
-            return paths[id(first)]
-        if code.co_name.startswith(_RESUMED):
-            return None  # the rest of a forward that was broken off, which may have forgotten whose it is
+    for each in running_code():
+        if each.entered and each.entered[-1] in paths:
+            return paths[each.entered[-1]]
+        owner = each.owner
+        if isinstance(owner, nn.Module) and id(owner) in paths:
+            return paths[id(owner)]
+        if each.code.co_name.startswith(_RESUMED):
+            return None  # it has forgotten whose it is
     return None
+
+
+def in_compiled_code(paths: Mapping[int, str], plain: set[CodeType]) -> bool:
+    """Whether a compiler's code makes the call, which was lowered when it was traced, and not a model's or a user's.
+
+    plain: code that calls for itself, and so is never a compiler's: known from earlier calls, and added to.
+    """
+    frame = sys._getframe(1)
+    while frame.f_globals.get("__package__") == __package__ and frame.f_back is not None:
+        frame = frame.f_back
+    caller = frame.f_code
+    if caller in plain:
+        return False
+    for each in running_code():
+        owner = each.owner
+        if isinstance(owner, fx.Interpreter):
+            owner = owner.module
+        known = isinstance(owner, nn.Module) and id(owner) in paths
+        if not known and (isinstance(owner, fx.GraphModule) or "extern_kernels" in each.names):
+            return True  # fx's code, or inductor's
+        if known or not str(each.names.get("__name__")).startswith(("torch.", __package__)):
+            if each.code is caller:
+                plain.add(caller)
+            return False
+    return False
 
 
 def custom_function() -> type[torch.autograd.Function] | None:
     """The user's own ``autograd.Function`` in whose forward this happens, if in any."""
-    for code, first, _ in running_code():
-        if code.co_name == "forward" and not isinstance(first, nn.Module):
-            found = next((kind for kind in _functions(torch.autograd.Function) if _code(kind.forward) is code), None)
-            if found is not None:
-                return found
+    for each in running_code():
+        if each.code.co_name == "forward" and not isinstance(each.owner, nn.Module):
+            for kind in _functions(torch.autograd.Function):
+                if getattr(kind.forward, "__code__", None) is each.code:
+                    return kind
     return None
-
-
-def _first_argument(frame: FrameType) -> Any:
-    code = frame.f_code
-    return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
-
-
-def _followed_code(tracer: Any) -> Code:
-    code: CodeType = tracer.f_code
-    first = tracer.symbolic_locals.get(code.co_varnames[0]) if code.co_argcount else None
-    # Keys are ids, with a count behind them where a module is called again.
-    entered = getattr(tracer, "nn_module_stack", {})
-    modules = tuple(int(key.partition("@")[0]) for key in entered if key.partition("@")[0].isdigit())
-    return Code(code, _followed_value(first), modules)
-
-
-def _followed_value(variable: Any) -> Any:
-    """What a variable that dynamo follows stands for, where it is an object; without making dynamo guard on it."""
-    if hasattr(type(variable), "peek_value"):
-        if not variable.is_realized():
-            return variable.peek_value()
-        variable = variable.unwrap()
-    return getattr(variable, "value", None)
 
 
 def _functions(base: type[torch.autograd.Function]) -> Iterator[type[torch.autograd.Function]]:
@@ -97,5 +120,14 @@ def _functions(base: type[torch.autograd.Function]) -> Iterator[type[torch.autog
         yield from _functions(kind)
 
 
-def _code(function: Callable[..., Any]) -> CodeType | None:
-    return getattr(function, "__code__", None)
+def _value(variable: Any) -> Any:
+    """What a variable that dynamo follows stands for, where it is an object, without making dynamo guard on it; another
+    variable itself.
+    """
+    if not type(variable).__module__.startswith("torch._dynamo"):
+        return variable
+    if hasattr(type(variable), "peek_value"):
+        if not variable.is_realized():
+            return variable.peek_value()
+        variable = variable.unwrap()
+    return getattr(variable, "value", None)

@@ -25,15 +25,15 @@ PoolEdit = Literal["keep", "drop", "global"]
 
 
 class ConvEdit(NamedTuple):
-    """What low-mode does to a convolution: another stride, a pooled kernel of size K', a map resized behind it."""
+    """What low-mode does to a convolution: another stride, a pooled kernel, a map resized behind it."""
 
     stride: Sizes | None = None
-    pooled: Sizes | None = None
+    pooled: bool = False
     resized: Sizes | None = None
 
     @property
     def changes(self) -> bool:
-        return self.stride is not None or self.pooled is not None or self.resized is not None
+        return self.stride is not None or self.pooled or self.resized is not None
 
 
 class Resize(NamedTuple):
@@ -127,7 +127,7 @@ def _conv_edits(
         restrided = site if stride is None else replace(site, stride=stride)
         reason = rule.reason_to_keep(restrided, site.name, stem=site.node in stems, trained=trained(full, site.weight))
         resize = resizes.get(site.node.name)
-        edit = ConvEdit(stride, None if reason else rule.pooled(site.kernel), resize.size if resize else None)
+        edit = ConvEdit(stride, reason is None, resize.size if resize else None)
         edits.append((site, edit))
     by_parameter: dict[str, set[ConvEdit]] = defaultdict(set)
     for site, edit in edits:

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass
-class _Shadow:
-    """A buffer's copy. ``seen``: the buffer's memory and version, and the copy's own, when it was last refreshed."""
-
-    copy: Tensor
-    seen: tuple[int, int, int] = (-1, -1, -1)
+Registry = dict[str, Tensor | None]
 
 
 class Shadows:
-    """One copy for each buffer and each tensor that a module holds as a plain attribute.
-
-    The copies stay the same tensors from step to step, as compiled code wants its inputs.
-    """
+    """One copy for each buffer, the same tensor from step to step, as compiled code wants its inputs."""
 
     def __init__(self) -> None:
-        self._shadows: dict[tuple[int, str], _Shadow] = {}
+        self._copies: dict[tuple[int, str], Tensor] = {}
+        self._pairs = _Pairs([], [])
 
     @contextlib.contextmanager
     def in_place(self, modules: Sequence[nn.Module], *, refresh: bool = True) -> Iterator[None]:
@@ -35,54 +27,85 @@ class Shadows:
 
         What a forward registers, reassigns or deletes is undone as well.
         """
-        registries = [module._buffers for module in modules]
+        registries: list[Registry] = [module._buffers for module in modules]
         held = [dict(registry) for registry in registries]
-        self._put_copies(registries, refresh)
+        buffers = [buffer for registry in registries for buffer in registry.values() if buffer is not None]
+        if not self._pairs.are_of(buffers):
+            self._pairs = _Pairs(buffers, self._copies_of(registries))
+        if refresh:
+            self._pairs.refresh()
+        copies = iter(self._pairs.copies)
+        for registry in registries:
+            for name, buffer in registry.items():
+                if buffer is not None:
+                    registry[name] = next(copies)
         try:
             yield
         finally:
-            for registry, buffers in zip(registries, held, strict=True):
-                registry.clear()
-                registry.update(buffers)
+            for registry, before in zip(registries, held, strict=True):
+                if registry or before:
+                    registry.clear()
+                    registry.update(before)
 
-    def _put_copies(self, registries: Sequence[dict[str, Tensor | None]], refresh: bool) -> None:
-        shared: dict[int, _Shadow] = {}
-        pairs: list[tuple[Tensor, _Shadow]] = []
+    def _copies_of(self, registries: Sequence[Registry]) -> list[Tensor]:
+        """A copy for each buffer in turn; one that two modules share stays one."""
+        shared: dict[int, Tensor] = {}
+        copies: list[Tensor] = []
         for registry in registries:
             for name, buffer in registry.items():
-                if buffer is None:
-                    continue
-                shadow = shared.get(id(buffer))
-                if shadow is None:  # a buffer that two modules share stays one
-                    shadow = shared[id(buffer)] = self._shadow((id(registry), name), buffer)
-                    pairs.append((buffer, shadow))
-                registry[name] = shadow.copy
-        if refresh:
-            _refresh(pairs)
+                if buffer is not None:
+                    if id(buffer) not in shared:
+                        shared[id(buffer)] = self._copy((id(registry), name), buffer)
+                    copies.append(shared[id(buffer)])
+        return copies
 
-    def _shadow(self, key: tuple[int, str], buffer: Tensor) -> _Shadow:
-        shadow = self._shadows.get(key)
-        if shadow is None or not _alike(shadow.copy, buffer):
-            shadow = self._shadows[key] = _Shadow(buffer.detach().clone().requires_grad_(buffer.requires_grad))
-        return shadow
+    def _copy(self, key: tuple[int, str], buffer: Tensor) -> Tensor:
+        copy = self._copies.get(key)
+        if copy is None or not _alike(copy, buffer):
+            copy = self._copies[key] = buffer.detach().clone().requires_grad_(buffer.requires_grad)
+        return copy
 
 
-def _refresh(pairs: Sequence[tuple[Tensor, _Shadow]]) -> None:
-    copies: dict[Any, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
-    for buffer, shadow in pairs:
-        seen = (buffer.data_ptr(), buffer._version, shadow.copy._version)
-        # A copy that nobody has written to, of a buffer that nobody has, is written below autograd: a backward pass
-        # that waits for its values still finds them. Values may yet differ, where they were written so themselves.
-        target = shadow.copy.data if seen == shadow.seen else shadow.copy.detach()
-        into, source = copies[buffer.dtype, buffer.device]
-        into.append(target)
-        source.append(buffer.detach())
-    for into, source in copies.values():
-        torch._foreach_copy_(into, source)
-    for buffer, shadow in pairs:
-        shadow.seen = (buffer.data_ptr(), buffer._version, shadow.copy._version)
+class _Pairs:
+    """Buffers with their copies, and what each held when it was last refreshed."""
+
+    def __init__(self, buffers: list[Tensor], copies: list[Tensor]) -> None:
+        self.buffers, self.copies = buffers, copies
+        self._seen: list[Any] = [None] * len(buffers)
+
+    def are_of(self, buffers: list[Tensor]) -> bool:
+        return (
+            len(buffers) == len(self.buffers)
+            and all(map(operator.is_, buffers, self.buffers))
+            and all(map(_alike, self.copies, buffers))
+        )
+
+    def refresh(self) -> None:
+        """Make the copies equal to the buffers.
+
+        A copy that nobody has written to, of a buffer that nobody has, is written below autograd: a backward pass that
+        waits for its values still finds them. (Values may differ even so, where they were written in that way.)
+        """
+        groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
+        for buffer, copy, seen in zip(self.buffers, self.copies, self._seen, strict=True):
+            unwritten = seen == _versions(buffer, copy)
+            into, source = groups[buffer.dtype, buffer.device]
+            into.append(copy.data if unwritten else copy)
+            source.append(buffer)
+        with torch.no_grad():
+            for into, source in groups.values():
+                torch._foreach_copy_(into, source)
+        self._seen = list(map(_versions, self.buffers, self.copies))
+
+
+def _versions(buffer: Tensor, copy: Tensor) -> tuple[int, int, int]:
+    return buffer.data_ptr(), buffer._version, copy._version
 
 
 def _alike(copy: Tensor, buffer: Tensor) -> bool:
-    kinds = ((type(each), each.shape, each.dtype, each.device) for each in (copy, buffer))
-    return next(kinds) == next(kinds)
+    return (
+        copy.shape == buffer.shape
+        and copy.dtype == buffer.dtype
+        and copy.device == buffer.device
+        and type(copy) is type(buffer)
+    )
