@@ -22,6 +22,7 @@ from passes.match import ConvSite, conv_sites
 from passes.preserve import copy_apart, preserve_attributes, train_mode
 from passes.shapes import node_shape
 from passes.trees import tree_leaves
+from passes.wording import sides
 
 Handle = Callable[[list[Any], list[Any]], float]
 _FULL = str(Mode.FULL)
@@ -203,12 +204,10 @@ def _conv_rows(ladder: Ladder, counts: Mapping[str, dict[str, float]]) -> list[L
     rows = []
     for row in zip(*sites.values(), strict=True):
         by_mode = dict(zip(sites, row, strict=True))
-        kernels = {mode: _sides(site.kernel) for mode, site in by_mode.items()}
+        kernels = {mode: sides(site.kernel) for mode, site in by_mode.items()}
         macs = {mode: _conv_macs(site) // images for mode, site in by_mode.items()}
         rows.append(LayerFlops(by_mode[_FULL].name, kernels, macs))
-    rest = {
-        mode: round(counts[mode].pop("conv", 0) / images) - sum(row.macs[mode] for row in rows) for mode in sites
-    }
+    rest = {mode: round(counts[mode].pop("conv", 0) / images) - sum(row.macs[mode] for row in rows) for mode in sites}
     assert min(rest.values()) >= 0, "the layers count more macs than fvcore does"
     return rows + ([LayerFlops("convolutions inside untraced modules", {}, rest)] if any(rest.values()) else [])
 
@@ -220,9 +219,7 @@ def _conv_macs(site: ConvSite) -> int:
     return int(conv_flop_count(shape, list(site.weight_shape), out, transposed=site.transposed))
 
 
-def _operator_rows(
-    modes: tuple[str, ...], counts: Mapping[str, Mapping[str, float]], images: int
-) -> list[LayerFlops]:
+def _operator_rows(modes: tuple[str, ...], counts: Mapping[str, Mapping[str, float]], images: int) -> list[LayerFlops]:
     names = {name for mode in modes for name in counts[mode]}
     operators = sorted(sorted(names), key=lambda name: -counts[_FULL].get(name, 0))
     rows = [(name, {mode: round(counts[mode].get(name, 0) / images) for mode in modes}) for name in operators]
@@ -259,10 +256,6 @@ _HANDLES: dict[str, Handle] = {
     "aten::dot": _vector_macs,
     "aten::baddbmm": _batched_macs,
 }
-
-
-def _sides(sizes: tuple[int, ...]) -> str:
-    return "×".join(map(str, sizes))
 
 
 class _quiet:

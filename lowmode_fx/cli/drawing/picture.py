@@ -24,6 +24,7 @@ from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.utils.atomic import write_atomically
 from passes.ratios import largest_ratio, ratio_text
+from passes.wording import sides
 
 FORMATS = (".svg", ".png", ".pdf")
 
@@ -175,8 +176,8 @@ class _Picture:
         cell = min(4.5, 14 / max(rows, columns))
         grid = _grid(x + KERNEL - 8 - cell * columns, y - 8 - cell * rows / 2, rows, columns, cell)
         self.axes.add_patch(PathPatch(grid, fc="white", ec=style.line, linewidth=0.6, zorder=3))
-        sides = "×".join(map(str, shape))
-        self._text(x + KERNEL / 2, y + 8.5, sides, min(9.5, 118 / len(sides)), _INK, "center")
+        size = sides(shape)
+        self._text(x + KERNEL / 2, y + 8.5, size, min(9.5, 118 / len(size)), _INK, "center")
 
     def _footer(self, title: str) -> None:
         y, right = self.place.height - 46, self.place.width - 14
