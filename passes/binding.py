@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
@@ -27,8 +28,27 @@ def bind_graph(model: nn.Module, graph: fx.Graph, class_name: str, *, draft: boo
     graph_module = kind(nn.Module(), fx.Graph(), class_name=class_name)
     share_registries(graph_module, model)
     graph_module.training = model.training
+    _read_hidden_names(graph, model)
     graph_module.graph = graph
     return graph_module
+
+
+def _read_hidden_names(graph: fx.Graph, model: nn.Module) -> None:
+    """What a model calls ``code`` or ``graph`` is something else on a graph module: a call reads it off the model."""
+    hidden = _HIDDEN & (model.__dict__["_parameters"].keys() | model.__dict__["_buffers"].keys())
+    for node in list(graph.nodes) if hidden else ():
+        if node.op == "get_attr" and str(node.target) in hidden:
+            node.op, node.target = "call_function", _reader(model, str(node.target))
+
+
+def _reader(model: nn.Module, name: str) -> Callable[[], Any]:
+    def read() -> Any:
+        return getattr(model, name)
+
+    return read
+
+
+_HIDDEN = frozenset(name for name in vars(fx.GraphModule) if not name.startswith("_"))
 
 
 def share_registries(module: nn.Module, model: nn.Module) -> None:

@@ -34,7 +34,7 @@ class Shape(tuple[int, ...]):
 ShapeTree = Any
 
 
-_SHAPE, _FULL_SHAPE = "shape", "full_shape"
+_SHAPE, _FULL_SHAPE, _RESULT = "shape", "full_shape", "result"
 
 
 def node_shape(node: fx.Node) -> ShapeTree:
@@ -56,6 +56,19 @@ def record_shapes(shapes: Mapping[fx.Node, ShapeTree]) -> None:
     """Note the shapes that ``propagate_shapes`` found."""
     for node, shape in shapes.items():
         record_shape(node, shape)
+
+
+def record_result(node: fx.Node, result: Any) -> None:
+    """Note what a run has given for the node, for what can't be worked out without values; its tensors are dropped."""
+    node.meta[_RESULT] = tree_map(
+        lambda value: torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value, result
+    )
+
+
+def forget_results(graph: fx.Graph) -> None:
+    """The graph is for other inputs than those of the run that ``record_result`` told of."""
+    for node in graph.nodes:
+        node.meta.pop(_RESULT, None)
 
 
 def record_full_shapes(graph: fx.Graph, full: fx.Graph) -> None:
@@ -175,9 +188,14 @@ class _FakeInterpreter(fx.Interpreter):
         try:
             result = super().run_node(node)
         except Exception as error:
-            raise ShapeError(node, self.shapes, _first_line(error)) from error
+            if _RESULT not in node.meta:
+                raise ShapeError(node, self.shapes, _first_line(error)) from error
+            result = tree_map(self._like, node.meta[_RESULT])
         self.shapes[node] = tree_map(_shape, result)
         return result
+
+    def _like(self, value: Any) -> Any:
+        return self.mode.from_tensor(torch.empty_like(value, device="cpu")) if isinstance(value, Tensor) else value
 
     def fetch_attr(self, target: str) -> Any:
         value = super().fetch_attr(target)

@@ -16,7 +16,7 @@ from lowmode_fx.capture.images import Argument
 from lowmode_fx.capture.inputs import ModelInputs, doubled, model_inputs
 from passes import bind_graph, propagate_shapes
 from passes.preserve import train_mode
-from passes.shapes import record_shapes
+from passes.shapes import forget_results, record_shapes
 
 
 class TraceError(ValueError):
@@ -49,7 +49,15 @@ class Captured:
             return copy.deepcopy(self.graph_module.graph)
         with train_mode(self.model):
             (trace, *_) = self.front_end.attempts(self.model, inputs, self.blank(inputs), self.leaf_modules)
-            return trace()
+            try:
+                return trace()
+            except Exception:
+                if self.front_end.name != "live":
+                    raise
+        # The model fails there as it is: with its full-mode calls it can be said where, and a head be resized.
+        graph = copy.deepcopy(self.graph_module.graph)
+        forget_results(graph)
+        return graph
 
     def blank(self, inputs: ModelInputs) -> tuple[Tensor, ...]:
         """Blank tensors for a call of the model, of its own floating dtype and on its device."""

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from lowmode_fx.capture.inputs import ModelInputs
 from passes.preserve import preserve_state
+from passes.shapes import record_result
 from passes.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 _PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.memory_format, torch.layout)
@@ -114,6 +115,7 @@ class _Recorder(TorchFunctionMode):
         return self._call(call, tuple(self.argument(leaves[place]) for place in places), {})
 
     def _keep_result(self, result: Any, node: fx.Node) -> None:
+        record_result(node, result)
         if isinstance(result, Tensor):
             self.keep(result, node)
         elif isinstance(result, tuple | list):
