@@ -93,7 +93,8 @@ def is_convolution(module: nn.Module) -> bool:
     """Whether the module convolves: one of torch's, or one that holds a kernel and says its size (``CondConv2d``)."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return True
-    return hasattr(module, "kernel_size") and any(name == "weight" for name, _ in module.named_parameters(recurse=False))
+    own = (name for name, _ in module.named_parameters(recurse=False))
+    return hasattr(module, "kernel_size") and "weight" in own
 
 
 def module_kernel(convolution: nn.Module) -> tuple[int, ...]:
