@@ -276,7 +276,7 @@ def test_constants_stay_and_sides_are_ceilings(method: str, sides: list[int], da
         ((64, 64), 4, 32, (32, 32)),  # 16: one multiple at least
         ((40, 96), 2, 32, (32, 64)),  # 20, 48
         ((20, 96), "4/3", 32, (20, 64)),  # 15: no side grows
-        ((20, 96), (1, 2), 32, (20, 64)),  # and none that stays is rounded
+        ((40, 96), (1, 2), 32, (40, 64)),  # and none that stays is rounded
         ((33,), 2, 1, (17,)),
     ],
 )
@@ -406,18 +406,18 @@ def test_its_arguments_travel(method: str, ratio: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "method", "multiple"),
+    ("ratio", "method", "multiple", "dynamic"),
     [
-        (4 / 3, "gaussian", 1),
-        (Fraction(13, 11), "gaussian", 1),
-        ((1, 2), "gaussian", 7),
-        ((1, "5/2"), "bilinear", 1),
-        ("4/3", "area", 1),
+        (4 / 3, "gaussian", 1, False),
+        (Fraction(13, 11), "gaussian", 1, False),
+        ((1, 2), "gaussian", 7, True),
+        ((1, "5/2"), "bilinear", 1, True),
+        ("4/3", "area", 1, True),
     ],
 )
-def test_compiles_to_one_graph_for_any_ratio(ratio: Any, method: str, multiple: int) -> None:
+def test_compiles_to_one_graph_for_any_ratio(ratio: Any, method: str, multiple: int, dynamic: bool) -> None:
     torch._dynamo.reset()
-    compiled = torch.compile(downsample, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(downsample, backend="aot_eager", fullgraph=True, dynamic=dynamic)
     images = torch.randn(2, 3, 16, 17)
     expected = downsample(images, ratio, method, size_multiple=multiple)
     torch.testing.assert_close(compiled(images, ratio, method, size_multiple=multiple), expected)

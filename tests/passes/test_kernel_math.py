@@ -111,7 +111,7 @@ def test_adaptive_windows(size: int, pooled: int, windows: Any) -> None:
         (7, 3, 3, False, ((0, 2), (2, 5), (5, 7))),
         (3, 1, 2, False, ((0, 3),)),  # the paper's 3×3 average for a 3×3 kernel
         (5, 1, 2, False, ((0, 5),)),  # rounded down
-        (5, 3, "5/3", False, ((0, 2), (1, 4), (3, 5))),  # no window has 5/3 taps
+        (7, 3, "3/2", False, ((0, 3), (2, 5), (4, 7))),  # no window has 3/2 taps
     ],
 )
 def test_windows_are_the_papers_where_they_give_the_pooled_size(
