@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, Literal
 
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
-
 from lowmode_fx.counting.forward import FlopReport, LayerFlops
 from lowmode_fx.lowering.ladder import Ladder, ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.report import PairReport
+from lowmode_fx.utils.tables import csv_table, markdown_table, rendered, text_table
+from passes.wording import sides
 
 ReportFormat = Literal["table", "markdown", "json", "csv"]
 _FULL = str(Mode.FULL)
@@ -59,7 +55,7 @@ def summary_lines(name: str, ladder: Ladder, flops: FlopReport) -> list[str]:
     """What a reader wants first: sizes, totals, what was done for each low mode, and notes."""
     first = ladder.rungs[0].report
     shapes = {_FULL: first.input_shape} | {str(rung.mode): rung.report.low_input_shape for rung in ladder.rungs}
-    totals = [f"{_mega(flops.macs[mode])} Mmacs {mode} at {_sides(shape)}" for mode, shape in shapes.items()]
+    totals = [f"{_mega(flops.macs[mode])} Mmacs {mode} at {sides(shape[1:])}" for mode, shape in shapes.items()]
     ratios = [f"{mode} / full = {ratio:.4f}" for mode, ratio in flops.ratios.items()]
     lines = [
         f"{name}: {', '.join(totals + ratios)} (per image, forward)",
@@ -105,41 +101,21 @@ def _rows(flops: FlopReport, macs: Callable[[int], str], ratio: Callable[[float]
 
 
 def _table(name: str, ladder: Ladder, flops: FlopReport) -> str:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for index, title in enumerate(_columns(flops, *_TITLES)):
-        table.add_column(title, justify="left" if index < 1 else "right", no_wrap=True)
-    *layers, total = _rows(flops, _mega, _ratio)
-    for row, layer in zip(layers, flops.layers, strict=True):
-        pooled = len(set(layer.kernels.values())) > 1
-        table.add_row(*row, style="green" if pooled else "")
-    table.add_row(*total, style="bold")
-    lines = [Text(line) for line in summary_lines(name, ladder, flops)]
-    console = Console(file=io.StringIO(), width=1000)  # wider than any row: nothing is cut
-    console.print(Group(*lines, Text(), table), soft_wrap=True)
-    stream = console.file
-    assert isinstance(stream, io.StringIO)
-    return stream.getvalue().rstrip()
+    table = text_table(_columns(flops, *_TITLES))
+    for row in _rows(flops, _mega, _ratio):
+        table.add_row(*row)
+    return rendered(*summary_lines(name, ladder, flops), "", table)
 
 
 def _markdown(name: str, ladder: Ladder, flops: FlopReport) -> str:
-    titles = _columns(flops, *_TITLES)
-    rule = [":--", *["--:"] * (len(titles) - 1)]
-    rows = [titles, rule, *_rows(flops, _mega, _ratio)]
-    table = "\n".join("| " + " | ".join(cell for cell in row) + " |" for row in rows)
+    table = markdown_table(_columns(flops, *_TITLES), _rows(flops, _mega, _ratio))
     return "\n".join([*(f"- {line}" for line in summary_lines(name, ladder, flops)), "", table])
 
 
 def _csv(flops: FlopReport) -> str:
     columns = _columns(flops, "_kernel", "_macs", "_ratio")
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*columns[:-1], "ratio"] if len(flops.modes) == 2 else columns)
-    writer.writerows(_rows(flops, str, "{:.6g}".format))
-    return stream.getvalue().rstrip()
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape[1:]))
+    head = [*columns[:-1], "ratio"] if len(flops.modes) == 2 else columns
+    return csv_table(head, _rows(flops, str, "{:.6g}".format))
 
 
 def _mega(macs: int) -> str:

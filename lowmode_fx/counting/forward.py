@@ -21,6 +21,7 @@ from lowmode_fx.lowering.mode import Mode
 from passes.match import ConvSite, conv_sites
 from passes.preserve import copy_apart, preserve_attributes, train_mode
 from passes.shapes import node_shape
+from passes.wording import sides
 
 Handle = Callable[[list[Any], list[Any]], float]
 _FULL = str(Mode.FULL)
@@ -190,7 +191,7 @@ def _conv_rows(ladder: Ladder, counts: Mapping[str, dict[str, float]]) -> list[L
     rows = []
     for row in zip(*sites.values(), strict=True):
         by_mode = dict(zip(sites, row, strict=True))
-        kernels = {mode: _sides(site.kernel) for mode, site in by_mode.items()}
+        kernels = {mode: sides(site.kernel) for mode, site in by_mode.items()}
         macs = {mode: _conv_macs(site) // images for mode, site in by_mode.items()}
         rows.append(LayerFlops(by_mode[_FULL].name, kernels, macs))
     rest = {
@@ -246,10 +247,6 @@ _HANDLES: dict[str, Handle] = {
     "aten::dot": _vector_macs,
     "aten::baddbmm": _batched_macs,
 }
-
-
-def _sides(sizes: tuple[int, ...]) -> str:
-    return "×".join(map(str, sizes))
 
 
 class _quiet:

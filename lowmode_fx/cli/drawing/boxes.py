@@ -14,6 +14,7 @@ from lowmode_fx.capture.inputs import ModelInputs
 from passes.isolate_batchnorm import isolated_norm
 from passes.match import ConvSite, conv_sites, max_pool_sites, module_path
 from passes.shapes import node_shape
+from passes.wording import sides
 
 Kind = Literal["image", "input", "conv", "call", "slim", "added", "ghost", "gap"]
 _TITLES = {
@@ -143,15 +144,15 @@ def _conv_title(site: ConvSite) -> str:
 
 
 def _window(kernel: Sequence[int], stride: Sequence[int]) -> str:
-    return "×".join(map(str, kernel)) + ("" if set(stride) == {1} else f", stride {_each(stride)}")
+    return sides(kernel) + ("" if set(stride) == {1} else f", stride {_each(stride)}")
 
 
-def _each(sides: Sequence[int]) -> str:
-    return str(sides[0]) if len(set(sides)) == 1 else "×".join(map(str, sides))
+def _each(sizes: Sequence[int]) -> str:
+    return str(sizes[0]) if len(set(sizes)) == 1 else sides(sizes)
 
 
 def _sides(shape: Any, batch: int) -> str:
     """``(N, C, H, W)`` as C×H×W, other shapes whole; nothing for what is no single tensor."""
     if not isinstance(shape, tuple) or not all(type(size) is int for size in shape):
         return ""
-    return "×".join(map(str, shape[1:] if shape[:1] == (batch,) else shape))
+    return sides(shape[1:] if shape[:1] == (batch,) else shape)
