@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowmode_fx import LowModeConfig, ModePair, build_pair
+from lowmode_fx import Ladder, LowModeConfig, ModePair, build_pair
 
 
 class Tiny(nn.Module):
@@ -38,10 +38,11 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def assert_shared(pair: ModePair) -> None:
-    expected = tensors(pair.model)
-    for graph_module in (pair.full, pair.low):
-        found = tensors(graph_module)
+def assert_shared(ladder: Ladder) -> None:
+    """Every mode holds the model's own parameters and buffers, under their names, and no others."""
+    expected = tensors(ladder.model)
+    for mode in ladder.modes:
+        found = tensors(ladder.graph(mode))
         assert found.keys() == expected.keys()
         for name, tensor in found.items():
             assert tensor is expected[name], name
