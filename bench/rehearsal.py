@@ -19,7 +19,8 @@ import torch.nn.functional as F
 
 from bench.ablation import LARGE, SMALL, Study, load, network
 from bench.harness import RESULTS, header, load_rows, save
-from lowmode_fx import LowModeConfig, build_pair, count_step_flops
+from lowmode_fx import LowModeConfig, count_step_flops
+from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.tuning.sensitivity import cosines
 from lowmode_fx.tuning.trials import Probe
@@ -54,7 +55,7 @@ def full_run(study: Study, data: str, steps: int, seed: int) -> Probe:
 
 
 def measure(probe: Probe, config: LowModeConfig, steps: int) -> dict[str, Any]:
-    pair = build_pair(probe.model, probe.batches[0][0][:2], config)
+    pair = pair_of(probe.captured, config)
     progress = probe.progress(pair)
     probe.model.load_state_dict(probe.points[-1].state)
     full, low = count_step_flops(pair)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_flatten_with_path, tree_leaves, tree_unflatten
 
 from lowmode_fx.capture.images import Argument, GivenTensor, choose_images
-from lowmode_fx.capture.paths import EACH
+from lowmode_fx.capture.paths import EACH, value_at
 from lowmode_fx.capture.signature import bind_call, is_same, place_of, positional_names, respell
 
 
@@ -133,6 +133,22 @@ class ModelInputs:
                 f"{_shown(*example)}; build them with an example of this call"
             )
         return [value for value, constant in zip(values, self.constants, strict=True) if constant is _TENSOR]
+
+    def first_image(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+        """The first images ``(N, C, *S)`` of a call, which need not be the example's in all else.
+
+        Raises ``ValueError`` where the call has none there.
+        """
+        for name, place, within in self.image_paths:
+            given = args[place] if place is not None and place < len(args) else kwargs.get(name)
+            try:
+                found = value_at(given, within)
+            except (AttributeError, LookupError, TypeError):
+                continue
+            if isinstance(found, Tensor):
+                return found
+        names = ", ".join(dict.fromkeys(path.name for path in self.image_paths))
+        raise ValueError(f"the call {_shown(args, kwargs)} has no images at {names}, where the example had them")
 
     def map_images(self, leaves: Sequence[Tensor], function: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """The leaves, the images among them through ``function``."""

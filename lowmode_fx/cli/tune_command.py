@@ -26,7 +26,7 @@ from lowmode_fx.cli.options import (
     spelled_as_options,
 )
 from lowmode_fx.cli.tuning_tables import plot_probe, probe_text, tuning_table
-from lowmode_fx.lowering.pair import build_pair
+from lowmode_fx.lowering.lower import lower
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.data import DataSplits, load_data
 from lowmode_fx.train.loss import classification_loss
@@ -84,7 +84,7 @@ def probe(
     setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
     with progress() as tell:
         measured = Probe(setting.model, setting.loader, classification_loss, setting.optimizer, batches)
-        build_pair(measured.model, measured.batches[0][0][:2], config)  # what it refuses is told before any training
+        lower(measured.captured, config)  # what it refuses is told before any training
 
         def on_step(step: int) -> bool:
             tell(f"{steps} full steps", 0.5 * step / steps)

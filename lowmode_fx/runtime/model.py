@@ -137,17 +137,13 @@ class LowModeModel(ModelView):
             return self._run(self.last_mode, args, kwargs)
         mode = due = self.mode
         if self.downsample_on == "host":
-            mode = self._mode_of(self._image(args, kwargs), due)
+            mode = self._mode_of(self.ladder.inputs.first_image(args, kwargs), due)
             self._guard.note_mode(mode, due, self.step)
-        elif mode is not Mode.FULL and not self._guard.fits_batch(mode, self._image(args, kwargs)):
-            mode = Mode.FULL
+        elif mode is not Mode.FULL:
+            mode = mode if self._guard.fits_batch(mode, self.ladder.inputs.first_image(args, kwargs)) else Mode.FULL
         self.last_mode = mode
         self._steps.count_forward()
         return self._run(mode, args, kwargs)
-
-    def _image(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        leaves = self.ladder.inputs.flatten(self.ladder.model, args, kwargs)
-        return leaves[self.ladder.inputs.images[0]]
 
     def _run(self, mode: Mode, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         outputs = self._runner.run(mode, args, kwargs)

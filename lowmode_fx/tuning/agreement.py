@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowmode_fx.lowering.ladder import ModePair
+from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.lowering.networks import network
+from lowmode_fx.tuning.batches import Batch, Call, read_batches
 from passes.preserve import preserve_state, train_mode
 
 Criterion = Callable[..., Tensor]
-#: Full-size images ``(N, C, *S)`` and whatever the criterion takes as targets.
-Batch = tuple[Tensor, Any]
+#: A model, or what runs one of its modes, called as the model is with images of full size.
+Forward = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -39,48 +42,37 @@ class GradientAgreement:
     batches: int = 1
 
 
-def gradient_agreement(pair: ModePair, batch: Batch | Iterable[Batch], criterion: Criterion) -> GradientAgreement:
+def gradient_agreement(
+    ladder: Ladder, batch: Batch | Iterable[Batch], criterion: Criterion, mode: Mode | None = None
+) -> GradientAgreement:
     """Agreement of the full and the low gradient of ``criterion(output, targets)``, on one batch or over several.
 
-    batch: full-size images ``(N, C, *S)`` and their targets, or an iterable of such batches. Weights, gradients,
-    running statistics, modes and RNG are left as they were; both modes see the same random numbers.
+    batch: one at full size, or an iterable of several: ``(inputs, targets)``, where inputs is what the model is called
+        with (images ``(N, C, *S)``, a tuple, a mapping of keywords), or a mapping of all that it takes where its loss
+        is inside; the criterion is given None as targets then, as in ``lambda output, _: output["loss"]``.
+    mode: which low mode of a ladder, by default the cheapest.
 
-    Raises ``ValueError`` where there is no batch.
+    Weights, gradients, running statistics, modes and RNG are left as they were; both modes see the same random numbers.
+    Raises ``ValueError`` where there is no batch, or one that the modes were not built for.
     """
-    batches = as_batches(batch)
-    names = [name for name, value in pair.model.named_parameters() if value.requires_grad]
-    with preserve_state(pair.model, parameters=True), train_mode(pair.model):
-        rows = [_compare_modes(pair, images, targets, criterion) for images, targets in batches]
+    batches = read_batches(batch, ladder.inputs, ladder.model)
+    full, low = (network(ladder, each, downsample=True) for each in (Mode.FULL, mode or ladder.modes[0]))
+    names = [name for name, value in ladder.model.named_parameters() if value.requires_grad]
+    with preserve_state(ladder.model, parameters=True), train_mode(ladder.model):
+        rows = [_compare_modes(full, low, each, criterion, ladder.model) for each in batches]
     whole = [agreements[0] for agreements in rows]
     layers = {name: _mean([agreements[1][index] for agreements in rows]) for index, name in enumerate(names)}
     return _mean(whole, layers)
 
 
-def as_batches(batch: Any) -> list[Batch]:
-    """One batch as a list of one, several as a list. Raises ``ValueError`` where there is none."""
-    if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor):
-        return [(batch[0], batch[1])]
-    batches = [(images, targets) for images, targets in batch]
-    if not batches:
-        raise ValueError("there is no batch; give (images, targets), or several of them")
-    return batches
-
-
-def batch_loss(
-    network: nn.Module, images: Tensor, targets: Any, criterion: Criterion, autocast: torch.dtype | None = None
-) -> Tensor:
-    """``criterion(network(images), targets)``, under autocast to that type; ``None``: as the caller has it."""
-    with contextlib.nullcontext() if autocast is None else torch.autocast(images.device.type, dtype=autocast):
-        return criterion(network(images), targets)
+def batch_loss(forward: Forward, batch: Call, criterion: Criterion, autocast: torch.dtype | None = None) -> Tensor:
+    """``criterion(output, targets)``, under autocast to that type; ``None``: as the caller has it."""
+    with contextlib.nullcontext() if autocast is None else torch.autocast(batch.device.type, dtype=autocast):
+        return criterion(batch.of(forward), batch.targets)
 
 
 def mode_gradient(
-    network: nn.Module,
-    images: Tensor,
-    targets: Any,
-    criterion: Criterion,
-    model: nn.Module,
-    autocast: torch.dtype | None = None,
+    forward: Forward, batch: Call, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None = None
 ) -> list[Tensor]:
     """The gradient of ``criterion(output, targets)`` for each trainable parameter of ``model``, in their order.
 
@@ -89,33 +81,22 @@ def mode_gradient(
     # One seed for both modes: dropout must not pass for disagreement where its masks have the same shape.
     torch.manual_seed(0)
     parameters = [value for value in model.parameters() if value.requires_grad]
-    loss = batch_loss(network, images, targets, criterion, autocast)
+    loss = batch_loss(forward, batch, criterion, autocast)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     pairs = zip(gradients, parameters, strict=True)
     return [torch.zeros_like(value) if gradient is None else gradient for gradient, value in pairs]
 
 
 def _compare_modes(
-    pair: ModePair, images: Tensor, targets: Any, criterion: Criterion
+    full: Forward, low: Forward, batch: Call, criterion: Criterion, model: nn.Module
 ) -> tuple[GradientAgreement, list[GradientAgreement]]:
     """Whole and per parameter, on one batch."""
-    full = mode_gradient(pair.full, images, targets, criterion, pair.model)
-    low = mode_gradient(pair.low, pair.downsample(images), targets, criterion, pair.model)
-    halves = _halves(pair, images, targets, criterion)
-    triples = [_products(a, b) for a, b in zip(full, low, strict=True)]
+    ours, theirs = (mode_gradient(forward, batch, criterion, model) for forward in (full, low))
+    halves = [mode_gradient(full, half, criterion, model) for half in batch.halves()]
+    triples = [_products(a, b) for a, b in zip(ours, theirs, strict=True)]
     ceilings = [_products(a, b) for a, b in zip(*halves, strict=True)] if halves else [(math.nan,) * 3] * len(triples)
     layers = [_agreement(products, ceiling) for products, ceiling in zip(triples, ceilings, strict=True)]
     return _agreement(_sums(triples), _sums(ceilings)), layers
-
-
-def _halves(pair: ModePair, images: Tensor, targets: Any, criterion: Criterion) -> list[list[Tensor]]:
-    count = len(images) // 2
-    if count < 2 or not isinstance(targets, Tensor) or len(targets) != len(images):
-        return []
-    return [
-        mode_gradient(pair.full, images[part], targets[part], criterion, pair.model)
-        for part in (slice(count), slice(count, 2 * count))
-    ]
 
 
 def _products(first: Tensor, second: Tensor) -> tuple[float, float, float]:

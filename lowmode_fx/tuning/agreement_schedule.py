@@ -15,7 +15,8 @@ from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules import uniform_draw
 from lowmode_fx.runtime.schedules.arguments import as_probability
-from lowmode_fx.tuning.agreement import Batch, Criterion, as_batches
+from lowmode_fx.tuning.agreement import Criterion
+from lowmode_fx.tuning.batches import Batch
 from lowmode_fx.tuning.costs import mac_cost
 from lowmode_fx.tuning.trials import progress_now
 
@@ -119,7 +120,7 @@ class AgreementSchedule:
         self, pair: ModePair, batches: Iterable[Batch], criterion: Criterion, autocast: torch.dtype | None
     ) -> float:
         # At most 1: where full gradients are all but lost in noise, the estimate has no upper bound.
-        return min(1.0, progress_now(pair, as_batches(batches), criterion, self.momentum, autocast).gain)
+        return min(1.0, progress_now(pair, batches, criterion, self.momentum, autocast).gain)
 
     def decide(self, step: int, gain: float, cost: float) -> None:
         """Note a measurement: a low step's ``gain`` and ``cost``, both in full steps, from ``step`` on.

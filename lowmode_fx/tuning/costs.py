@@ -11,7 +11,10 @@ from torch import nn
 
 from lowmode_fx.counting.step import count_forward_macs, count_step_flops
 from lowmode_fx.lowering.ladder import ModePair
-from lowmode_fx.tuning.agreement import Batch, Criterion, mode_gradient
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.lowering.networks import network
+from lowmode_fx.tuning.agreement import Criterion, Forward, mode_gradient
+from lowmode_fx.tuning.batches import Call
 from lowmode_fx.utils.devices import synchronize
 from passes.preserve import preserve_state, train_mode
 
@@ -20,7 +23,7 @@ CostMeasure = Literal["time", "macs"]
 
 def step_cost(
     pair: ModePair,
-    batch: Batch,
+    batch: Call,
     criterion: Criterion,
     measure: CostMeasure = "time",
     rounds: int = 5,
@@ -28,16 +31,17 @@ def step_cost(
 ) -> float:
     """A low step over a full one, forward and backward.
 
-    ``"time"``: the median over paired, interleaved rounds on ``batch`` of full-size images ``(N, C, *S)``, uncompiled,
-    under autocast to that type.
+    ``"time"``: the median over paired, interleaved rounds on ``batch``, of full size, uncompiled, under autocast to
+    that type.
     ``"macs"``: the ratio of multiply-adds, forward and backward.
     """
     if measure == "macs":
         return mac_cost(pair)
     ratios = []
+    full, low = (network(pair, mode, downsample=True) for mode in (Mode.FULL, Mode.LOW))
     with preserve_state(pair.model, parameters=True), train_mode(pair.model):
         for round_number in range(rounds + 1):
-            seconds = [_seconds(pair, graph, batch, criterion, autocast) for graph in (pair.full, pair.low)]
+            seconds = [_seconds(forward, batch, criterion, pair.model, autocast) for forward in (full, low)]
             if round_number:  # the first pays for what only first calls cost
                 ratios.append(seconds[1] / seconds[0])
     return statistics.median(ratios)
@@ -53,12 +57,10 @@ def mac_cost(pair: ModePair) -> float:
 
 
 def _seconds(
-    pair: ModePair, graph: nn.Module, batch: Batch, criterion: Criterion, autocast: torch.dtype | None
+    forward: Forward, batch: Call, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None
 ) -> float:
-    images, targets = batch
-    synchronize(images.device)
+    synchronize(batch.device)
     start = time.perf_counter()
-    seen = pair.downsample(images) if graph is pair.low else images
-    mode_gradient(graph, seen, targets, criterion, pair.model, autocast)
-    synchronize(images.device)
+    mode_gradient(forward, batch, criterion, model, autocast)
+    synchronize(batch.device)
     return time.perf_counter() - start

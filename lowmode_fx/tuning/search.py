@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from lowmode_fx.capture.capture import Captured
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.lower import pair_of
@@ -47,7 +46,6 @@ class Search:
     """What has been tried. ``refused`` holds the reasons of configurations that give no pair."""
 
     probe: Probe
-    captured: Captured
     measure: CostMeasure
     total_steps: int
     epochs: int
@@ -68,7 +66,7 @@ class Search:
         if self.candidates and time.monotonic() > self.deadline:
             self.stopped = True
             return None
-        pair, reason = try_pair(self.captured, choice.config)
+        pair, reason = try_pair(self.probe.captured, choice.config)
         if pair is None:
             self.refused[choice.name] = reason
             return None
@@ -106,7 +104,7 @@ class Search:
 
     def rehearse(self, candidate: Candidate, steps: int, weight: float) -> Candidate:
         """The candidate with a plan that stands on training: runs of ``steps / 2`` and ``steps`` steps, mostly low."""
-        pair = pair_of(self.captured, candidate.config)
+        pair = pair_of(self.probe.captured, candidate.config)
         lengths = (max(2, steps // 2), steps)
         worth = tuple(self.probe.rehearse(pair, length, weight) for length in lengths)
         # The mean worth over a rehearsal stands for what is worth less later; the full tail makes up for that. What the
@@ -123,7 +121,7 @@ class Search:
 
     def refine(self, family: Candidate) -> None:
         """Which stages of a pooled family to pool, then which sites, greedily by predicted time lost and saved."""
-        by_size = stages(pair_of(self.captured, family.config))
+        by_size = stages(pair_of(self.probe.captured, family.config))
         alone = {}
         for size, names in by_size.items():
             tried = self.try_choice(_with_sites(family, names, f"{family.name}: only maps of {size}"))

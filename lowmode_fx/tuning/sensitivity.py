@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lowmode_fx.capture.capture import capture
 from lowmode_fx.counting.forward import count_flops
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import ModePair
@@ -60,9 +59,8 @@ def probe_sites(
     """
     point = probe.points[-1]
     probe.model.load_state_dict(point.state)
-    captured = capture(probe.model, probe.batches[0][0][:2])
-    pooled = pair_of(captured, config)
-    kept, reason = try_pair(captured, replace(config, kernel_ratio=1))
+    pooled = pair_of(probe.captured, config)
+    kept, reason = try_pair(probe.captured, replace(config, kernel_ratio=1))
     if kept is None:
         raise ValueError(reason)
     pooled_flops, kept_flops = count_flops(pooled), count_flops(kept)
@@ -73,7 +71,7 @@ def probe_sites(
     sites = []
     for name, change in changes.items():
         on_site(name, len(changes))
-        alone = pair_of(captured, replace(config, pool_convs=(name,), keep_convs=()))
+        alone = pair_of(probe.captured, replace(config, pool_convs=(name,), keep_convs=()))
         losses = [before - after for before, after in zip(at_kept, cosines(probe, point, alone), strict=True)]
         error = statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan
         share = saved.get(name, 0) / kept_flops.full_macs

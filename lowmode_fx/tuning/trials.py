@@ -12,8 +12,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from lowmode_fx.capture.capture import capture
+from lowmode_fx.capture.images import Argument
 from lowmode_fx.lowering.ladder import ModePair
-from lowmode_fx.tuning.agreement import Batch, Criterion, batch_loss, mode_gradient
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.lowering.networks import network
+from lowmode_fx.tuning.agreement import Criterion, Forward, batch_loss, mode_gradient
+from lowmode_fx.tuning.batches import Batch, Call, read_batch, read_batches, split_batch
 from lowmode_fx.tuning.gain import StepProgress, gradient_products, step_progress
 from passes.preserve import preserve_generators, preserve_state, train_mode
 
@@ -39,7 +44,12 @@ class Probe:
     model: a copy of it is trained. batches: the first ``kept`` of them, at least two, are what gradients and losses are
     measured on; the others are trained on, from the start again where they end. Where a loader shuffles, later passes
     train on the measured images too. autocast: the type that forwards are computed in, as the run will have them.
-    Memory: a copy of the weights and ``kept`` gradients for each point, on the model's device.
+    images: what holds images in a batch, where that is not plain, as ``capture`` takes it.
+    ``captured``: the copy, for pairs over it. Memory: a copy of the weights and ``kept`` gradients for each point, on
+    the model's device.
+
+    Raises ``ValueError`` for batches that are none, can be gone through only once or are fewer than two, and what
+    ``capture`` raises.
     """
 
     def __init__(
@@ -50,10 +60,13 @@ class Probe:
         optimizer: OptimizerFactory,
         kept: int = 6,
         autocast: torch.dtype | None = None,
+        images: Argument | Iterable[Argument] | None = None,
     ) -> None:
         self.model, self.criterion, self.optimizer, self.autocast = copy.deepcopy(model), criterion, optimizer, autocast
         self._source = batches
-        self.batches = _first(batches, kept)
+        first = _first(batches, kept)
+        self.captured = capture(self.model, split_batch(first[0])[0], images=images)
+        self.batches = [self._read(batch) for batch in first]
         self.momentum = momentum_of(optimizer(self.model.parameters()))
         self.points: list[Point] = []
         #: The loss of the kept batches after so many full steps.
@@ -91,7 +104,7 @@ class Probe:
         low_steps = steps - full_steps
         places = {steps - round(full_steps * part / 8) for part in range(_LOOKS)}
         worth = []
-        for step in self._train([pair] * low_steps + [None] * full_steps, weight):
+        for step in self._train([_low(pair)] * low_steps + [None] * full_steps, weight):
             if step in places:
                 worth.append((self._steps_to(self.loss()) - (step - low_steps)) / low_steps)
         return min(1.0, statistics.fmean(worth))
@@ -109,21 +122,20 @@ class Probe:
         with preserve_state(self.model, parameters=True), train_mode(self.model), torch.no_grad():
             torch.manual_seed(0)  # the same dropout in every run that is compared
             return statistics.fmean(
-                float(batch_loss(self.model, *batch, self.criterion, self.autocast)) for batch in self.batches
+                float(batch_loss(self.model, batch, self.criterion, self.autocast)) for batch in self.batches
             )
 
-    def _train(self, pairs: Iterable[ModePair | None], weight: float = 1.0) -> Iterator[int]:
-        """One optimizer step for each item, low where it is a pair; yields the number of steps so far."""
+    def _train(self, low_steps: Iterable[Forward | None], weight: float = 1.0) -> Iterator[int]:
+        """One optimizer step for each item, low where it is low-mode's forward; yields the number of steps so far."""
         stepper = self.optimizer(self.model.parameters())
         source = _endless(self._source, len(self.batches))
         with preserve_generators(self.model), train_mode(self.model):
             torch.manual_seed(0)
-            for step, (pair, (images, targets)) in enumerate(zip(pairs, source, strict=False), start=1):
-                if pair is None:
-                    loss = batch_loss(self.model, images, targets, self.criterion, self.autocast)
+            for step, (low, batch) in enumerate(zip(low_steps, source, strict=False), start=1):
+                if low is None:
+                    loss = batch_loss(self.model, self._read(batch), self.criterion, self.autocast)
                 else:
-                    low_images = pair.downsample(images)
-                    loss = weight * batch_loss(pair.low, low_images, targets, self.criterion, self.autocast)
+                    loss = weight * batch_loss(low, self._read(batch), self.criterion, self.autocast)
                 loss.backward()
                 stepper.step()
                 stepper.zero_grad()
@@ -154,7 +166,11 @@ class Probe:
     def low_gradients(self, pair: ModePair) -> list[Tensor]:
         """The flat low gradients ``(P,)`` of the kept batches, at the weights as they are."""
         with preserve_state(self.model, parameters=True), train_mode(self.model):
-            return [low_gradient(pair, batch, self.criterion, self.autocast) for batch in self.batches]
+            low = _low(pair)
+            return [flat_gradient(low, batch, self.criterion, self.model, self.autocast) for batch in self.batches]
+
+    def _read(self, batch: Batch) -> Call:
+        return read_batch(batch, self.captured.inputs, self.model)
 
     def _state(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -162,29 +178,31 @@ class Probe:
 
 def progress_now(
     pair: ModePair,
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     criterion: Criterion,
     momentum: float,
     autocast: torch.dtype | None = None,
 ) -> StepProgress:
     """What a low step is worth at the weights as they are, by its gradients; the model is left as it was."""
+    calls = read_batches(batches, pair.inputs, pair.model)
     with preserve_state(pair.model, parameters=True), train_mode(pair.model):
-        full = [flat_gradient(pair.full, batch, criterion, pair.model, autocast) for batch in batches]
-        low = [low_gradient(pair, batch, criterion, autocast) for batch in batches]
+        full, low = (
+            [flat_gradient(forward, call, criterion, pair.model, autocast) for call in calls]
+            for forward in (network(pair, Mode.FULL), _low(pair))
+        )
     return step_progress(gradient_products(full, low), momentum)
 
 
 def flat_gradient(
-    network: nn.Module, batch: Batch, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None = None
+    forward: Forward, batch: Call, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None = None
 ) -> Tensor:
     """All of a gradient as one vector ``(P,)``."""
-    return torch.cat([gradient.flatten() for gradient in mode_gradient(network, *batch, criterion, model, autocast)])
+    return torch.cat([gradient.flatten() for gradient in mode_gradient(forward, batch, criterion, model, autocast)])
 
 
-def low_gradient(pair: ModePair, batch: Batch, criterion: Criterion, autocast: torch.dtype | None = None) -> Tensor:
-    """The low gradient of a full-size batch as one vector ``(P,)``."""
-    images, targets = batch
-    return flat_gradient(pair.low, (pair.downsample(images), targets), criterion, pair.model, autocast)
+def _low(pair: ModePair) -> Forward:
+    """Low-mode for images of full size."""
+    return network(pair, Mode.LOW, downsample=True)
 
 
 def momentum_of(optimizer: torch.optim.Optimizer) -> float:
@@ -197,9 +215,6 @@ def _first(batches: Iterable[Batch], count: int) -> list[Batch]:
     if iter(batches) is batches:
         raise ValueError("the batches can be gone through once only; give a list or a DataLoader")
     first = list(itertools.islice(batches, count))
-    for batch in first:
-        if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[0], Tensor):
-            raise ValueError(f"the loader gave a {type(batch).__name__}; wrap it to give (images, targets)")
     if len(first) < 2:
         raise ValueError(f"the loader gave {len(first)} batches; give two at least, of the size you train with")
     return first

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lowmode_fx.capture.capture import capture
+from lowmode_fx.capture.images import Argument
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.runtime.schedules import BernoulliSchedule, schedule_from_dict
-from lowmode_fx.tuning.agreement import Batch, Criterion
+from lowmode_fx.tuning.agreement import Criterion
+from lowmode_fx.tuning.batches import Batch
 from lowmode_fx.tuning.candidates import families, try_pair
 from lowmode_fx.tuning.costs import CostMeasure
 from lowmode_fx.tuning.search import Candidate, Search
@@ -95,6 +96,7 @@ def tune(
     seconds: float = 600.0,
     run_steps: int | None = None,
     steps_per_epoch: int | None = None,
+    images: Argument | Iterable[Argument] | None = None,
     seed: int = 0,
     on_progress: Callable[[str, float], None] = lambda what, share: None,
 ) -> Tuning:
@@ -105,8 +107,10 @@ def tune(
     trained from the same start, mostly in low-mode, and compared by the full-mode loss that they reach. From the
     worth of a low step and its price comes the plan (``tuning.plan``).
 
-    loader: gives ``(images (N, C, *S), targets)`` on the model's device, of the batch size that will be trained with;
-        gone through as often as needed. Without a length, say ``steps_per_epoch``.
+    loader: gives ``(inputs, targets)`` on the model's device, of the batch size that will be trained with, inputs being
+        what the model is called with (images ``(N, C, *S)``, a tuple, a mapping of keywords); or a mapping of all that
+        it takes where its loss is inside, for ``criterion=lambda output, _: output["loss"]``. Gone through as often as
+        needed. Without a length, say ``steps_per_epoch``.
     optimizer: makes the optimizer of the short runs from parameters, at about the run's rate.
     config: what it says of norms, heads and outputs holds for all candidates, as does ``keep_convs``; give
         ``restore_output=True`` for dense prediction, whose targets are of full size.
@@ -117,10 +121,11 @@ def tune(
     autocast: ``torch.bfloat16`` where the run will be under autocast to it: prices depend on it.
     tail: share of the progress that stays full, in [0, 1].
     seconds: a cap; what was not reached is said in ``reasons``. run_steps: of the short run, instead of what fits.
+    images: what holds images, as ``build_pair`` takes it.
     on_progress: told what is being done (a run, a candidate) and how much of the time is spent, in [0, 1].
 
-    The model is left as it was. Raises ``ValueError`` where the arguments are out of range, or where no candidate
-    gives a pair.
+    The model is left as it was. Raises ``ValueError`` where the arguments are out of range, for what is no
+    batch, or where no candidate gives a pair.
     """
     steps_per_epoch = _length(loader) if steps_per_epoch is None else steps_per_epoch
     _check(epochs, tail, seconds, ratios, measure, steps_per_epoch, autocast)
@@ -131,8 +136,7 @@ def tune(
         on_progress(what, min(1.0, (time.monotonic() - start) / seconds))
 
     tell("reading batches")
-    probe = Probe(model, loader, criterion, optimizer, autocast=autocast)
-    captured = capture(probe.model, probe.batches[0][0][:2])  # what it refuses is told before any training
+    probe = Probe(model, loader, criterion, optimizer, autocast=autocast, images=images)
     total = epochs * steps_per_epoch
     wanted = max(_LEAST_STEPS, run_steps or min(round(0.2 * total), 600))
 
@@ -143,7 +147,6 @@ def tune(
     last = probe.run((wanted // 4, wanted), in_time)
     search = Search(
         probe=probe,
-        captured=captured,
         measure=measure,
         total_steps=total,
         epochs=epochs,
@@ -151,7 +154,7 @@ def tune(
         deadline=start + (_RUN_SHARE + _SEARCH_SHARE) / 2 * seconds,
         on_choice=lambda choice: tell(f"measuring {choice.name}"),
     )
-    plain, _ = try_pair(captured, replace(base, kernel_ratio=1))
+    plain, _ = try_pair(probe.captured, replace(base, kernel_ratio=1))
     has_maxpool = plain is not None and bool(plain.report.of("drop_maxpools").skips)
     for choice in families(base, ratios, has_maxpool):
         search.try_choice(choice)

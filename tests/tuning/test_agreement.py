@@ -114,7 +114,7 @@ def test_any_iterable_of_batches_and_a_batch_in_a_list(model: nn.Module) -> None
     # What torch's default collation makes of a batch: a list of two tensors is one batch, and not two.
     (one,) = batches(1)
     assert gradient_agreement(pair, list(one), F.cross_entropy).batches == 1  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"there is no batch; give \(images, targets\), or several of them"):
+    with pytest.raises(ValueError, match=r"there is no batch; give \(inputs, targets\), or several of them"):
         gradient_agreement(pair, [], F.cross_entropy)
 
 

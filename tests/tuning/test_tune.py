@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lowmode_fx import LowModeConfig, build_pair, capture
 from lowmode_fx.cli.tuning_tables import plot_probe, probe_text, tuning_table
+from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.tuning.candidates import families, graph_signature, stages, try_pair
 from lowmode_fx.tuning.sensitivity import probe_sites
 from lowmode_fx.tuning.trials import Probe, momentum_of, progress_now
@@ -58,9 +59,9 @@ def slow(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.002, momentum=0.9)
 
 
-def quick_tune(model: nn.Module, **options: Any) -> Tuning:
+def quick_tune(model: nn.Module, loader: Any = None, **options: Any) -> Tuning:
     settings: dict[str, Any] = {"epochs": 10, "optimizer": sgd, "measure": "macs", "run_steps": 16, "ratios": (2, 1)}
-    return tune(model, Coloured(), **settings | options)
+    return tune(model, loader or Coloured(), **settings | options)
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +174,12 @@ def test_a_loader_without_a_length_and_one_that_is_too_short() -> None:
         tune(small_model(), iter(Coloured()), epochs=3)
     with pytest.raises(ValueError, match="can be gone through once only; give a list or a DataLoader"):
         tune(small_model(), iter(Coloured()), epochs=3, steps_per_epoch=8)
-    with pytest.raises(ValueError, match=r"the loader gave a dict; wrap it to give \(images, targets\)"):
-        tune(small_model(), [{"image": torch.zeros(4, 3, 16, 16)}] * 4, epochs=3)  # type: ignore[list-item]
+    with pytest.raises(
+        ValueError, match=r"a batch is a tuple of 3; give \(inputs, targets\), or a mapping of all that"
+    ):
+        tune(small_model(), [(torch.zeros(4, 3, 16, 16), 1, 2)] * 4, epochs=3)  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"Sequential\.forward\(input\) can't be called so: .*give all that it takes"):
+        tune(small_model(), [{"image": torch.zeros(4, 3, 16, 16)}] * 4, epochs=3)
     with pytest.raises(ValueError, match="the loader gave 1 batches; give two at least"):
         tune(small_model(), Coloured(1), epochs=3)
 
@@ -186,14 +191,33 @@ def test_a_model_with_nothing_to_pool_is_still_served_by_resolution() -> None:
     assert {each.name for each in tuning.candidates} == {"r = 2, kernels kept"}
 
 
+def test_a_model_with_its_loss_inside_is_tuned_on_the_batches_that_it_takes() -> None:
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = small_model()
+
+        def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            logits = self.body(pixel_values)
+            return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+    batches = [{"labels": labels, "pixel_values": images} for images, labels in Coloured()]
+    inside = quick_tune(WithLoss(), batches, criterion=lambda output, _: output["loss"], ratios=(2,))
+    outside = quick_tune(small_model(), ratios=(2,))
+    assert inside.to_dict() == outside.to_dict()
+    ours, theirs = (
+        {each.name: each.rehearsed for each in tuned.candidates if ":" not in each.name} for tuned in (inside, outside)
+    )
+    assert ours == theirs and any(ours.values())
+
+
 # Its parts -----------------------------------------------------------------------------------------------------------
 
 
 def test_rehearsing_full_mode_itself_is_worth_one() -> None:
     probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
     probe.run((24,))
-    captured = capture(probe.model, probe.batches[0][0][:2])
-    same, _ = try_pair(captured, LowModeConfig(downsample_input=False, kernel_ratio=1))
+    same, _ = try_pair(probe.captured, LowModeConfig(downsample_input=False, kernel_ratio=1))
     assert same is not None
     assert probe.rehearse(same, 24) == pytest.approx(1, abs=0.1)
     assert probe.rehearse(same, 24, weight=1e-6) < 0.3  # low steps that move nothing
@@ -208,9 +232,9 @@ def test_the_full_run_ends_when_told() -> None:
 def test_gains_by_gradients_are_the_same_now_and_at_a_point() -> None:
     probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
     probe.run((8,))
-    pair = build_pair(probe.model, probe.batches[0][0][:2], LowModeConfig())
+    pair = pair_of(probe.captured, LowModeConfig())
     (at_point,) = probe.progress(pair)
-    assert progress_now(pair, probe.batches, F.cross_entropy, 0.9).gain == pytest.approx(at_point.gain, rel=1e-4)
+    assert progress_now(pair, list(Coloured())[:6], F.cross_entropy, 0.9).gain == pytest.approx(at_point.gain, rel=1e-4)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 10])
@@ -265,7 +289,7 @@ def test_autocast_rounds_gradients_and_no_more() -> None:
     gradients = []
     for autocast in (None, torch.bfloat16):
         probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd, kept=2, autocast=autocast)
-        pair = build_pair(probe.model, probe.batches[0][0][:2], LowModeConfig())
+        pair = pair_of(probe.captured, LowModeConfig())
         gradients.append(probe.low_gradients(pair)[0])
     exact, rounded = gradients
     assert exact.dtype == rounded.dtype == torch.float32
@@ -330,7 +354,7 @@ def test_a_pooled_site_that_changes_nothing_loses_nothing() -> None:
 def test_a_low_mode_that_diverges_is_worth_nothing() -> None:
     probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
     probe.run((16,))
-    pair, _ = try_pair(capture(probe.model, probe.batches[0][0][:2]), LowModeConfig(kernel_ratio=1))
+    pair, _ = try_pair(probe.captured, LowModeConfig(kernel_ratio=1))
     assert pair is not None
     assert probe.rehearse(pair, 12, weight=float("nan")) <= 0
     assert probe.rehearse(pair, 12) > 0
