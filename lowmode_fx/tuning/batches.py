@@ -91,7 +91,9 @@ def _is_batch(batch: Any, inputs: ModelInputs, model: nn.Module) -> bool:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         return False
     first, second = batch
-    return isinstance(first, Tensor) or (_is_call(first, inputs, model) and not _is_call(second, inputs, model))
+    if isinstance(first, Tensor) or isinstance(second, Tensor):
+        return True
+    return _is_call(first, inputs, model) and not _is_call(second, inputs, model)
 
 
 def _is_call(value: Any, inputs: ModelInputs, model: nn.Module) -> bool:
