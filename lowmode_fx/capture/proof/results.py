@@ -31,7 +31,8 @@ class Results:
             by_rule = _RULES[func](*args) if func in _RULES and not kwargs else None
             if by_rule is None:
                 result = func(*args, **kwargs)
-                self._known[key] = _kind(result, args, kwargs)
+                turns = torch.Tag.inplace_view in func.tags  # an argument into a view of itself
+                self._known[key] = None if turns else _kind(result, args, kwargs)
                 return result
             self._known[key] = by_rule
         known = self._known[key]
