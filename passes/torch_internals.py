@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 #: The logger that fake tensors tell errors to, traceback and all.
@@ -53,6 +54,45 @@ def fake_tensor_mode() -> Any:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def fake_tensor_mode_without_kernels() -> Any:
+    """A mode in which no kernel runs, ever: operators without rules for shapes raise."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_fallback_kernels=False)
+
+
+def is_fake(tensor: Tensor) -> bool:
+    """Whether a tensor has shapes and no values."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return isinstance(tensor, FakeTensor)
+
+
+def fake_of(mode: Any, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
+    """A fake tensor of ``mode``, on ``device``, from the meta tensor that ``make`` makes of meta and fake tensors.
+
+    Passes by the mode, which takes most of the time of an operator whose result is known.
+    """
+    from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
+
+    with in_kernel_invocation_manager(mode):
+        meta = make()
+    return FakeTensor(mode, meta, device)
+
+
+def errors_of_unknown_values() -> tuple[type[Exception], ...]:
+    """What fake tensors raise where a value is asked for, or decides about a shape."""
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+    return DataDependentOutputException, DynamicOutputShapeException
+
+
+def autocast_depth() -> int:
+    """How many ``torch.autocast`` blocks, on or off, are entered here; told below autocast's own dispatch too."""
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()
 
 
 def device_constructors() -> Collection[Callable[..., Any]]:

@@ -155,5 +155,6 @@ def _join(path: str, name: str) -> str:
 
 
 def _told(value: Any) -> str:
-    text = repr(value) if isinstance(value, _PLAIN) else f"a {type(value).__name__}"
+    kind = "tensor" if isinstance(value, Tensor) else type(value).__name__
+    text = repr(value) if isinstance(value, _PLAIN) else f"a {kind}"
     return text if len(text) <= 40 else f"{text[:37]}..."

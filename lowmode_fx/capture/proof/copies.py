@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from lowmode_fx.capture.proof.fakes import Fakes
-from lowmode_fx.capture.proof.recorder import NotProvable
+from lowmode_fx.capture.proof.recorder import NotProvable, first_line
 
 _HOOKS = {
     "_forward_hooks": "forward hook",
@@ -31,8 +32,10 @@ def fake_copy(model: nn.Module, fakes: Fakes) -> nn.Module:
 
     Raises ``NotProvable`` where the model can't be copied.
     """
-    # Parameters copy themselves by their data: they are met before that.
+    # Parameters copy themselves by their data, generators by a tensor: they are met before that.
     memo: dict[int, Any] = {id(tensor): fakes.of(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    held = [value for module in model.modules() for value in vars(module).values()]
+    memo |= {id(value): value.clone_state() for value in held if isinstance(value, torch.Generator)}
     try:
         with _Copying(fakes):
             copied = copy.deepcopy(model, memo)
@@ -41,8 +44,7 @@ def fake_copy(model: nn.Module, fakes: Fakes) -> nn.Module:
     except NotProvable:
         raise
     except Exception as error:
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NotProvable(f"the model can't be copied: {cause}") from error
+        raise NotProvable(f"the model can't be copied: {first_line(error)}") from error
     if not copied.training:
         copied.train()
     return copied
@@ -91,7 +93,9 @@ def _copy_functions(name: str, module: nn.Module, memo: dict[int, Any], calls: l
         module.__class__ = _LoneNorm
     held = module.__dict__
     for attribute, value in held.items():
-        if callable(value):
+        if isinstance(value, weakref.ref):
+            held[attribute] = weakref.ref(memo[id(value())]) if id(value()) in memo else value
+        elif callable(value):
             held[attribute] = _function_copy(value, memo)
     for registry, kind in _HOOKS.items():
         hooks = held[registry]

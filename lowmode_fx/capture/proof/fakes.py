@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from lowmode_fx.capture.proof.recorder import NotProvable, Recorder, constant
 from lowmode_fx.capture.proof.results import Results
 from lowmode_fx.capture.proof.values import Key, Values
+from passes.torch_internals import is_fake
 
 
 class Names:
@@ -22,6 +22,7 @@ class Names:
         self._names: dict[int, tuple[torch.UntypedStorage, str]] = {}
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self.of(tensor, name)
+        self._registered = set(self._names)
 
     def of(self, tensor: Tensor, name: str = "") -> str:
         storage = tensor.untyped_storage()
@@ -31,11 +32,15 @@ class Names:
     def knows(self, tensor: Tensor) -> bool:
         return id(tensor.untyped_storage()) in self._names
 
+    def is_registered(self, tensor: Tensor) -> bool:
+        """Whether it shares memory with a parameter or buffer of the model."""
+        return id(tensor.untyped_storage()) in self._registered
+
 
 class Fakes:
     """Those of one side, each made once, and what that side's ``recorder`` calls their values."""
 
-    def __init__(self, mode: FakeTensorMode, results: Results, values: Values, names: Names, source_lines: bool) -> None:
+    def __init__(self, mode: Any, results: Results, values: Values, names: Names, source_lines: bool) -> None:
         self.mode = mode
         self.recorder = Recorder(values, results, self.of_stranger, source_lines)
         self._results = results
@@ -54,12 +59,14 @@ class Fakes:
 
     def of_stranger(self, tensor: Tensor) -> Tensor:
         """The fake of a real tensor that an operator is handed: the model's own, or a constant."""
-        if isinstance(tensor, FakeTensor):
+        if is_fake(tensor):
             raise NotProvable(f"a tensor of {tuple(tensor.shape)} comes from outside of torch's operators")
+        if tensor.requires_grad or self._names.is_registered(tensor):
+            # It could get a gradient, and what replaces it (``.to()``, say) would not be seen.
+            name = self._names.of(tensor) if self._names.is_registered(tensor) else f"a tensor of {tuple(tensor.shape)}"
+            raise NotProvable(f"{name} is read by another way than the model's registries, as from a constant")
         if self._names.knows(tensor):
             return self.of(tensor)
-        if tensor.requires_grad:
-            raise NotProvable(f"a trainable tensor of {tuple(tensor.shape)} is none of the model's parameters")
         if id(tensor) not in self._made:
             fake = self._make(tensor)
             self._made[id(tensor)] = (tensor, fake)
@@ -83,8 +90,10 @@ class Fakes:
         storage = tensor.untyped_storage()
         if id(storage) not in self._bases:
             whole = storage.nbytes() == tensor.numel() * tensor.itemsize
-            sides, strides = (tensor.shape, tensor.stride()) if whole else ((storage.nbytes() // tensor.itemsize,), (1,))
-            self._bases[id(storage)] = self._results.empty(sides, strides, tensor.dtype, tensor.device)
+            shape, strides = tuple(tensor.shape), tensor.stride()
+            if not whole:
+                shape, strides = (storage.nbytes() // tensor.itemsize,), (1,)
+            self._bases[id(storage)] = self._results.empty(shape, strides, tensor.dtype, tensor.device)
             if whole:
                 return self._bases[id(storage)]
         base = self._bases[id(storage)]

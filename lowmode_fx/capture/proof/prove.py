@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from lowmode_fx.capture.proof.copies import fake_copy, graph_over
 from lowmode_fx.capture.proof.fakes import Fakes, Names
-from lowmode_fx.capture.proof.recorder import NotProvable
+from lowmode_fx.capture.proof.recorder import NotProvable, first_line
 from lowmode_fx.capture.proof.results import Results
 from lowmode_fx.capture.proof.side import Side, calm
 from lowmode_fx.capture.proof.surroundings import Surroundings
 from lowmode_fx.capture.proof.values import Values
 from lowmode_fx.capture.proof.verdict import first_difference
+from passes.torch_internals import fake_tensor_mode_without_kernels
+
+#: Arguments of a call by place and by name.
+Call = tuple[Sequence[Any], Mapping[str, Any]]
+#: The tensors of a call, in the order in which a graph takes them.
+Leaves = Callable[[Sequence[Any], Mapping[str, Any]], Sequence[Tensor]]
 
 _TRAINING_STEPS = 2
+#: Torch's generator starts from it, so that a forward that seeds it shows.
+_A_SEED_OF_NOBODY = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True)
@@ -41,55 +50,73 @@ def prove(
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None = None,
     *,
-    at: Sequence[Sequence[Any]] = (),
+    leaves: Leaves | None = None,
+    at: Sequence[Call] = (),
 ) -> Proof:
     """Hold ``graph_module``, a graph over the model's own registries, against ``model`` on ``args`` and ``kwargs``.
 
-    Both take two training steps in a row in train mode, forward and backward from every output, the second inside of
-    autocast that casts nothing, then one step for each of ``at``: other positional arguments, such as images of another
-    size that the graph may run on as well. Only shapes, strides, dtypes and devices of tensors count. Compared are
-    outputs and their types, gradients, parameters, buffers, Python attributes, draws, which hooks are called, what is
-    computed more than once, and after each step all generators and the global names of the model's source files.
+    Both take two training steps in a row in train mode, forward and backward from every output, the second with
+    autocast on, to a dtype that casts nothing. Compared are outputs and their types, gradients, parameters, buffers,
+    Python attributes, draws, which hooks are called, what is computed more than once, and all that a step leaves
+    outside of the model: generators, and global names of its source files.
 
-    Nothing is computed; the model, its hooks and all generators stay as they are. A branch on an attribute is followed
-    as the attribute stands; where the values of tensors decide, there is no proof.
+    Only shapes, strides, dtypes and devices of tensors count. Nothing is computed, and the model, its hooks and all
+    generators stay as they are. A branch on an attribute is followed as the attribute stands; where the values of
+    tensors decide, there is no proof.
+
+    leaves: the tensors that the graph takes, of a call of the model; where not given, the graph is called as the model.
+    at: further calls, one step each, as of images of another size that the graph may run on too.
     """
     started = time.process_time()
-    steps = [(args, False), (args, True), *((other, False) for other in at)]
+    call = args, kwargs or {}
     try:
-        difference = _difference(model, graph_module, steps, kwargs or {})
-    except NotProvable as cause:
-        difference = f"not provable: {cause}"
+        difference = _difference(model, graph_module, leaves, [(call, False), (call, True), *((c, False) for c in at)])
+    except Exception as cause:  # which a model's own properties, copies and hooks may raise anywhere
+        difference = f"not provable: {first_line(cause)}"
     return Proof(not difference, difference, time.process_time() - started)
 
 
 def _difference(
-    model: nn.Module, graph_module: fx.GraphModule, steps: Sequence[tuple[Any, bool]], kwargs: Mapping[str, Any]
+    model: nn.Module, graph_module: fx.GraphModule, leaves: Leaves | None, steps: Sequence[tuple[Call, bool]]
 ) -> str:
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise NotProvable("the model holds TorchScript, which runs real tensors")
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        raise NotProvable("the model's lazy layers have no weights yet; run one forward first")
     surroundings = Surroundings(model)
     before = surroundings.take()
     try:
         with calm():
-            mode = FakeTensorMode(allow_fallback_kernels=False)
-            values, names, results = Values(), Names(model), Results(mode)
-            sides = []
-            for graph in (None, graph_module):
-                fakes = Fakes(mode, results, values, names, source_lines=graph is None)
-                copied = fake_copy(model, fakes)
-                run = copied if graph is None else graph_over(graph, copied)
-                sides.append(Side(copied, run, fakes, surroundings))
-            for number, (args, autocast) in enumerate(steps):
-                for side in sides:
-                    side.step(tuple(args), dict(kwargs), number, autocast)
-                found = first_difference(*sides, surroundings)
-                if found is not None:
-                    return found
-                if sides[0].failure:
-                    if number < _TRAINING_STEPS:
-                        raise NotProvable(sides[0].failure)
-                    return ""
-                for side in sides:
+            torch.default_generator.manual_seed(_A_SEED_OF_NOBODY)
+            ours, theirs = _sides(model, graph_module, leaves, surroundings)
+            for number, (call, autocast) in enumerate(steps):
+                for side in (ours, theirs):
+                    side.step(call, number, autocast)
+                if ours.failure and number < _TRAINING_STEPS:
+                    raise NotProvable(ours.failure)
+                found = first_difference(ours, theirs, surroundings)
+                if found is not None or ours.failure:
+                    return found or ""
+                for side in (ours, theirs):
                     side.update_parameters(number)
     finally:
         surroundings.put(before)
     return ""
+
+
+def _sides(
+    model: nn.Module, graph_module: fx.GraphModule, leaves: Leaves | None, surroundings: Surroundings
+) -> Iterator[Side]:
+    mode = fake_tensor_mode_without_kernels()
+    values, names, results = Values(), Names(model), Results(mode)
+    for graph in (None, graph_module):
+        fakes = Fakes(mode, results, values, names, source_lines=graph is None)
+        copied = fake_copy(model, fakes)
+        run: Callable[..., Any] = copied if graph is None else _caller(graph_over(graph, copied), leaves)
+        yield Side(copied, run, fakes, surroundings)
+
+
+def _caller(graph_module: fx.GraphModule, leaves: Leaves | None) -> Callable[..., Any]:
+    if leaves is None:
+        return graph_module
+    return lambda *args, **kwargs: graph_module(*leaves(args, kwargs))

@@ -1,4 +1,4 @@
-"""What a run computes, operator by operator, while nothing is computed: storages hold values, operators make new ones."""
+"""What a run computes, operator by operator, without computing it: storages hold values, operators make new ones."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowmode_fx.capture.proof.results import Results
 from lowmode_fx.capture.proof.values import Key, Values, key_of, layouts_of
+from passes.torch_internals import autocast_depth
 
 _TORCH, _OURS = (os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, __file__))
 #: Norms that move their running statistics, at these places, without their signatures saying so.
@@ -27,6 +28,10 @@ _STATISTICS, _TRAINING = (3, 4), 5
 
 class NotProvable(Exception):
     """The model does what can't be followed without real values. The message says what, in one line."""
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @dataclass(frozen=True)
@@ -57,15 +62,15 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, values: Values, results: Results, swap: Callable[[Tensor], Tensor], source_lines: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.values = values
         #: Hooks that were called, values that were asked for, draws by generator, how often each value was computed.
         self.calls: list[str] = []
         self.asked: list[int] = []
         self.draws: Counter[str] = Counter()
         self.computed: Counter[int] = Counter()
-        #: A device whose autocast is on, so that leaving it shows; none where it is off.
-        self.autocast: str | None = None
+        #: Why an operator raised last; a model may catch that and take a way that it never takes on real values.
+        self.refused = ""
         self._results = results
         self._swap_real = swap
         self._source_lines = source_lines
@@ -89,8 +94,14 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         if func is torch.ops.prim.device.default:  # which autograd asks for at every turn
             return args[0].device
-        kwargs = kwargs or {}
         operator = _operator(func)
+        try:
+            return self._record(func, operator, args, kwargs or {})
+        except Exception as error:
+            self.refused = str(error) if isinstance(error, NotProvable) else f"{operator.name} raises"
+            raise
+
+    def _record(self, func: Any, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if operator.name == "aten.lift_fresh":  # a tensor that Python data was made into
             result = func(*args, **kwargs)
             self.assign(result, *constant(args[0]))
@@ -113,12 +124,14 @@ class Recorder(TorchDispatchMode):
         for name, value in kwargs.items():
             if name != "generator":
                 expression += [name, key_of(value, self._key)]
-        if self.autocast is not None and not torch.is_autocast_enabled(self.autocast):
-            expression.append("autocast off")
+        if blocks := autocast_depth():
+            expression.append(("autocast", f"autocast entered {blocks} times"))
         if operator.draws:
-            generator = self._generator(kwargs.get("generator"))
-            self.draws[generator] += 1
-            expression.append(("draw", generator, self.draws[generator]))
+            generator = kwargs.get("generator") or torch.default_generator
+            name = self._generator(generator)
+            self.draws[name] += 1
+            # A forward may seed a generator before it draws; nothing that is drawn here moves one on.
+            expression += [("seed", generator.initial_seed()), ("draw", name, self.draws[name])]
         return tuple(expression)
 
     def _note(self, expression: tuple[Key, ...], targets: list[Tensor], result: Any) -> None:
@@ -150,8 +163,8 @@ class Recorder(TorchDispatchMode):
     def _set(self, storage: torch.UntypedStorage, value: int) -> None:
         self._held[id(storage)] = (storage, value)
 
-    def _generator(self, generator: torch.Generator | None) -> str:
-        if generator is None:
+    def _generator(self, generator: torch.Generator) -> str:
+        if generator is torch.default_generator:
             return "torch's generator"
         return self._generators.setdefault(id(generator), f"generator {len(self._generators)}")
 
@@ -188,7 +201,7 @@ def _operator(func: Any) -> _Operator:
         written=tuple(place for place, (each, writes) in enumerate(pairs) if writes and not each.kwarg_only),
         written_by_name=tuple(each.name for each, writes in pairs if writes and each.kwarg_only),
         silent_writer=func._schema.name in _SILENT_WRITERS,
-        copies_from={"aten::clone": 0, "aten::copy_": 1}.get(func._schema.name),
+        copies_from={"aten::clone": 0, "aten::lift_fresh_copy": 0, "aten::copy_": 1}.get(func._schema.name),
         draws=torch.Tag.nondeterministic_seeded in func.tags,
         asks=func._schema.name == "aten::_local_scalar_dense",
     )
@@ -201,9 +214,9 @@ def is_source(filename: str) -> bool:
 
 
 def _source_line() -> tuple[str, int] | None:
-    """The innermost line of the model's source that runs now; none in a backward pass, which we start ourselves."""
-    frame = sys._getframe(1)
-    while frame is not None and (frame.f_code.co_filename == __file__ or not frame.f_code.co_filename.startswith(_OURS)):
+    """The innermost line of the model's source that runs now; none in a backward pass, which the proof starts."""
+    frame = sys._getframe(4)  # what called the operator
+    while frame is not None and not frame.f_code.co_filename.startswith(_OURS):
         if is_source(frame.f_code.co_filename):
             return frame.f_code.co_filename, frame.f_lineno
         frame = frame.f_back  # type: ignore[assignment]

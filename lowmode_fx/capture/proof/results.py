@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
+from torch.utils._pytree import tree_leaves
 
 from lowmode_fx.capture.proof.values import Key
+from passes.torch_internals import fake_of
 
 #: Sides, strides, dtype and device of a tensor in memory of its own.
 Layout = tuple[Sequence[int], Sequence[int], torch.dtype, torch.device]
@@ -19,7 +20,7 @@ _FIRST_ARGUMENT, _VIEW = "the first argument itself", "a view of the first argum
 class Results:
     """Of one mode. Torch has a cache of such results too, which looks out for more and takes much longer to ask."""
 
-    def __init__(self, mode: FakeTensorMode) -> None:
+    def __init__(self, mode: Any) -> None:
         self._mode = mode
         self._known: dict[Key, Any] = {}
 
@@ -30,7 +31,8 @@ class Results:
             by_rule = _RULES[func](*args) if func in _RULES and not kwargs else None
             if by_rule is None:
                 result = func(*args, **kwargs)
-                self._known[key] = _kind(result, args, kwargs)
+                turns = torch.Tag.inplace_view in func.tags  # an argument into a view of itself
+                self._known[key] = None if turns else _kind(result, args, kwargs)
                 return result
             self._known[key] = by_rule
         known = self._known[key]
@@ -39,9 +41,7 @@ class Results:
         if known is _FIRST_ARGUMENT:
             return args[0]
         if known is _VIEW:
-            with in_kernel_invocation_manager(self._mode):
-                view = func(*args, **kwargs)
-            return FakeTensor(self._mode, view, args[0].device)
+            return fake_of(self._mode, args[0].device, lambda: func(*args, **kwargs))
         if isinstance(known, list):
             return tuple(None if layout is None else self.empty(*layout) for layout in known)
         return self.empty(*known)
@@ -56,26 +56,32 @@ class Results:
         dense: bool = False,
     ) -> Tensor:
         """A fake in memory of its own; ``dense``: without elements that share a place, or places in between."""
-        with in_kernel_invocation_manager(self._mode):
+
+        def make() -> Tensor:
             meta = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
-            meta = torch.empty_like(meta) if dense else meta
-        return FakeTensor(self._mode, meta, device)
+            return torch.empty_like(meta) if dense else meta
+
+        return fake_of(self._mode, device, make)
 
 
 def _kind(result: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """How to make such a result again; none where torch is to be asked each time."""
     if args and result is args[0]:
         return _FIRST_ARGUMENT
-    tensors = [each for each in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+    tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
     memory = {id(tensor.untyped_storage()) for tensor in tensors}
-    if isinstance(result, Tensor) and tensors and args[0] is tensors[0]:
-        if result.untyped_storage() is tensors[0].untyped_storage():
-            return _VIEW
+    first = args[0] if args else None
+    if isinstance(first, Tensor) and _shares_memory(result, first):
+        return _VIEW
     results = result if type(result) is tuple else (result,)
     layouts = [None if each is None else _layout(each) if _is_new(each, memory) else ... for each in results]
     if ... in layouts:
         return None
     return layouts if type(result) is tuple else layouts[0]
+
+
+def _shares_memory(result: Any, tensor: Tensor) -> bool:
+    return isinstance(result, Tensor) and result.untyped_storage() is tensor.untyped_storage()
 
 
 def _is_new(result: Any, memory: set[int]) -> bool:

@@ -7,21 +7,20 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils._pytree import tree_leaves
 
 from lowmode_fx.capture.proof.compare import tensors_within
 from lowmode_fx.capture.proof.fakes import Fakes, fake_inputs
-from lowmode_fx.capture.proof.recorder import NotProvable, is_source
+from lowmode_fx.capture.proof.recorder import NotProvable, first_line, is_source
 from lowmode_fx.capture.proof.surroundings import Surroundings
 from passes.shapes import quiet_misfits
+from passes.torch_internals import errors_of_unknown_values
 
-_ASKS_FOR_VALUES = (DataDependentOutputException, DynamicOutputShapeException)
 _SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 
 
@@ -39,25 +38,28 @@ class Side:
         self._run = run
         self._fakes = fakes
 
-    def step(self, args: tuple[Any, ...], kwargs: dict[str, Any], number: int, autocast: bool) -> None:
+    def step(self, call: tuple[Sequence[Any], Mapping[str, Any]], number: int, autocast: bool) -> None:
         """Forward, and backward from every output that has one, each with a gradient of its own.
 
         Raises ``NotProvable`` where values are asked for; ``failure`` tells of anything else that is raised.
         """
-        self.inputs, self.outputs, self.failure = fake_inputs((args, kwargs), self._fakes, number), None, ""
+        args, kwargs = call
+        self.inputs = fake_inputs((tuple(args), dict(kwargs)), self._fakes, number)
+        self.outputs, self.failure, self.recorder.refused = None, "", ""
         self._surroundings.put(self.left_behind)
         try:
             with self._fakes.mode, self.recorder:
                 self._forward(autocast)
                 self._backward(number)
+            if self.recorder.refused:
+                raise NotProvable(f"{self.recorder.refused}, and the model goes on")
         except NotProvable:
             raise
-        except _ASKS_FOR_VALUES as error:
-            raise NotProvable(f"{error.func} asks for a value{_where(error)}") from error
         except Exception as error:
-            self.failure = f"{(str(error).strip() or type(error).__name__).splitlines()[0]}{_where(error)}"
+            if isinstance(error, errors_of_unknown_values()):
+                raise NotProvable(f"{error} asks for a value{_where(error)}") from error
+            self.failure = f"{first_line(error)}{_where(error)}"
         finally:
-            self.recorder.autocast = None
             self.left_behind = self._surroundings.take()
 
     def update_parameters(self, number: int) -> None:
@@ -71,10 +73,8 @@ class Side:
     def _forward(self, autocast: bool) -> None:
         args, kwargs = self.inputs
         tensors = [leaf for leaf in tree_leaves(self.inputs) if isinstance(leaf, Tensor)]
-        with _autocast(tensors, autocast) as device:
-            self.recorder.autocast = device
+        with _autocast(tensors, autocast):
             self.outputs = self._run(*args, **kwargs)
-        self.recorder.autocast = None
 
     def _backward(self, number: int) -> None:
         ends = [each for each in tensors_within(self.outputs) if each.requires_grad]
@@ -84,19 +84,19 @@ class Side:
 
 
 @contextlib.contextmanager
-def _autocast(tensors: list[Tensor], enabled: bool) -> Iterator[str | None]:
-    """Autocast to the dtype that the tensors have, so that nothing is cast. Yields its device where it is on."""
+def _autocast(tensors: list[Tensor], enabled: bool) -> Iterator[None]:
+    """Autocast to the dtype that the tensors have: on for whoever asks, and nothing is cast."""
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
     device = floating[0].device.type if floating else "cpu"
     if not torch.amp.is_autocast_available(device):
-        yield None
+        yield
         return
     before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     own = floating[0].dtype if floating else torch.float32
     try:
         torch.set_autocast_enabled(device, enabled)
         torch.set_autocast_dtype(device, own if own in _SIXTEEN_BITS else torch.float32)
-        yield device if enabled else None
+        yield
     finally:
         torch.set_autocast_enabled(device, before[0])
         torch.set_autocast_dtype(device, before[1])

@@ -1,13 +1,15 @@
-"""What a forward can change outside of its model: generators, torch's settings, global names of its own source files."""
+"""What a forward can change outside of its model: generators, torch's settings, global names of its source files."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import random
 import sys
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,13 @@ from lowmode_fx.capture.proof.compare import generator_state
 from passes.preserve.generators import gpus
 
 _VALUES = (int, float, complex, str, tuple, type(None))
-_CONTAINERS = (list, dict, set, deque)
+_CONTAINERS = (list, dict, OrderedDict, defaultdict, Counter, set, deque)
+_Cache = type(functools.cache(len))
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """``settings``: by what they are called. ``names``: by their owner's place and their own, the value and its state."""
+    """``settings``: by what they are called. ``names``: by their owner's place and their own, value and state."""
 
     settings: dict[str, Any]
     names: dict[tuple[int, str], tuple[Any, Any]]
@@ -33,7 +36,7 @@ class Surroundings:
     """Of one model. ``take`` what is there, ``put`` it back; nested containers are followed one level deep."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._settings = {
+        self._settings: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
             "Python's generator": (random.getstate, random.setstate),
             "numpy's generator": (lambda: np.random.get_state(legacy=False), np.random.set_state),
             "torch's generator": _of_bytes(torch.get_rng_state, torch.set_rng_state),
@@ -62,10 +65,15 @@ class Surroundings:
                 setattr(self._owners[place], name, value)
             _put_state(value, state)
 
-    def told(self, snapshot: Snapshot) -> dict[str, Any]:
-        """The snapshot for a comparison, by names that a reader knows."""
+    def names(self, snapshot: Snapshot) -> SimpleNamespace:
+        """What global names and those of classes hold, by what a reader calls them."""
         owners = [owner.__name__ for owner in self._owners]
-        return snapshot.settings | {f"{owners[place]}.{name}": held[1] for (place, name), held in snapshot.names.items()}
+        states = {
+            f"{owners[place]}.{name}": state
+            for (place, name), (value, state) in snapshot.names.items()
+            if not isinstance(value, _Cache)
+        }
+        return SimpleNamespace(**states)
 
 
 def _owners(model: nn.Module) -> Iterator[Any]:
@@ -78,7 +86,7 @@ def _owners(model: nn.Module) -> Iterator[Any]:
 
 
 def _is_followed(value: Any) -> bool:
-    return isinstance(value, _VALUES) or type(value) in _CONTAINERS or _is_generator(value)
+    return isinstance(value, (*_VALUES, _Cache)) or type(value) in _CONTAINERS or _is_generator(value)
 
 
 def _is_generator(value: Any) -> bool:
@@ -89,6 +97,8 @@ def _is_generator(value: Any) -> bool:
 def _state(value: Any) -> Any:
     if _is_generator(value):
         return generator_state(value)
+    if isinstance(value, _Cache):
+        return value.cache_info().misses
     return copy.copy(value) if type(value) in _CONTAINERS else value
 
 
@@ -107,11 +117,16 @@ def _put_state(value: Any, state: Any) -> None:
         value.bit_generator.state = state
     elif isinstance(value, np.random.RandomState):
         value.set_state(state)
+    elif isinstance(value, _Cache):
+        if value.cache_info().misses != state:  # it holds tensors without numbers now
+            value.cache_clear()
     elif isinstance(value, torch.Generator):
         value.set_state(_tensor(state))
 
 
-def _of_bytes(get: Callable[[], Tensor], put: Callable[[Tensor], Any]) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+def _of_bytes(
+    get: Callable[[], Tensor], put: Callable[[Tensor], Any]
+) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     return (lambda: get().numpy().tobytes()), (lambda state: put(_tensor(state)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Iterator
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ class Values:
         self.expressions: list[tuple[Key, ...]] = []
         self._numbers: dict[tuple[Key, ...], int] = {}
         self._geometries: dict[Key, int] = {}
-        self._layouts: list[tuple[Any, ...]] = []
+        self._layouts: list[tuple[torch.Size, tuple[int, ...], int | torch.SymInt, torch.dtype, torch.device]] = []
         self._places: dict[int, tuple[str, int]] = {}
 
     def number(self, *expression: Key) -> int:
@@ -73,10 +74,14 @@ class Values:
         The words for the model's name the line of its source, where that is known.
         """
         while True:
+            model, graph = self._operator(model), self._operator(graph)
             ours, theirs = self.expressions[model], self.expressions[graph]
-            apart = [pair for pair in zip(_flat(ours), _flat(theirs), strict=False) if pair[0] != pair[1]]
+            pairs = zip_longest(_flat(ours), _flat(theirs), fillvalue=("nothing", "nothing more"))
+            apart = [pair for pair in pairs if pair[0] != pair[1]]
             if ours[0] != theirs[0] or not apart:
                 return self.told(model), self._named(graph)
+            one: Any
+            other: Any
             one, other = apart[0]
             if not (_is_tensor(one) and _is_tensor(other)) or one[1] == other[1]:
                 return f"{self.told(model)} with {self._argument(one)}", f"with {self._argument(other)}"
@@ -95,10 +100,17 @@ class Values:
         sides = "×".join(map(str, shape)) or "a scalar"
         return f"{sides} of {str(dtype).removeprefix('torch.')} on {device} with strides {strides}"
 
+    def _operator(self, value: int) -> int:
+        """The operator whose output ``value`` is, or that was written to a part of it."""
+        while (expression := self.expressions[value])[0] in ("output", "write"):
+            source: Any = expression[-1]
+            value = source[1]
+        return value
+
     def _named(self, value: int) -> str:
-        kind, *rest = self.expressions[value]
-        while kind in ("output", "write"):  # of an operator, or into a part of something
-            kind, *rest = self.expressions[rest[-1][1]]
+        kind: Any
+        rest: list[Any]
+        kind, *rest = self.expressions[self._operator(value)]
         if kind == "constant":
             return "a constant"
         return str(rest[0]) if kind in ("held", "input") else "the loss" if kind == "cotangent" else str(kind)

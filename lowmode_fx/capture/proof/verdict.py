@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -24,18 +25,19 @@ def first_difference(model: Side, graph: Side, surroundings: Surroundings) -> st
         or between(_gradients(model), _gradients(graph), "gradient")
         or between(model.module, graph.module, "")
         or between(model.inputs, graph.inputs, "input")
-        or between(model.recorder.calls, graph.recorder.calls, "calls")
+        or _of_calls(model.recorder.calls, graph.recorder.calls)
         or between(dict(model.recorder.draws), dict(graph.recorder.draws), "draws")
         or _of_values_asked_for(model, graph)
         or _of_work(model, graph)
-        or between(surroundings.told(model.left_behind), surroundings.told(graph.left_behind), "outside of the model")
+        or between(surroundings.names(model.left_behind), surroundings.names(graph.left_behind), "")
+        or _of_settings(model, graph)
     )
 
 
 def _of_failures(model: str, graph: str) -> str | None:
     if model and graph:
         return None  # neither takes such inputs
-    return f"the model can't take this: {model}" if model else f"the graph can't take what the model takes: {graph}"
+    return f"the graph takes what the model can't: {model}" if model else f"the graph fails, the model doesn't: {graph}"
 
 
 def _of_tensors(one: Tensor, other: Tensor, model: Side, graph: Side) -> str | None:
@@ -47,12 +49,27 @@ def _of_tensors(one: Tensor, other: Tensor, model: Side, graph: Side) -> str | N
     if our_geometry != their_geometry:
         return f"{values.layout(our_geometry)} in the model, {values.layout(their_geometry)} in the graph"
     if one.requires_grad is not other.requires_grad:
-        return f"has a gradient in the {'model' if one.requires_grad else 'graph'} alone"
+        return f"requires a gradient in the {'model' if one.requires_grad else 'graph'} alone"
     return None
 
 
 def _gradients(side: Side) -> dict[str, Tensor]:
     return {name: each.grad for name, each in side.module.named_parameters() if each.grad is not None}
+
+
+def _of_calls(model: Sequence[str], graph: Sequence[str]) -> str | None:
+    for hook in (*model, *graph):
+        ours, theirs = model.count(hook), graph.count(hook)
+        if ours != theirs:
+            return f"hooks: the {hook} is called {_times(ours)} in the model, {_times(theirs)} in the graph"
+    return None if model == graph else "hooks: they are called in another order in the graph than in the model"
+
+
+def _of_settings(model: Side, graph: Side) -> str | None:
+    for name, state in model.left_behind.settings.items():
+        if difference(state, graph.left_behind.settings[name], lambda *_: None, "") is not None:
+            return f"{name}: left otherwise by the graph than by the model"
+    return None
 
 
 def _of_values_asked_for(model: Side, graph: Side) -> str | None:
@@ -63,7 +80,7 @@ def _of_values_asked_for(model: Side, graph: Side) -> str | None:
 
 
 def _of_work(model: Side, graph: Side) -> str | None:
-    """What the model computes again, as checkpointing does. Work that a graph left out, for nobody used it, is no loss."""
+    """What the model computes again, as checkpointing does. What a graph leaves out, for nobody uses it, is no loss."""
     for value, times in model.recorder.computed.items():
         others = graph.recorder.computed[value]
         if others and others != times:
@@ -73,4 +90,4 @@ def _of_work(model: Side, graph: Side) -> str | None:
 
 
 def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+    return {0: "never", 1: "once"}.get(count, f"{count} times")
