@@ -7,6 +7,7 @@ import copy
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -14,6 +15,7 @@ from torch import Tensor, fx, nn
 from lowmode_fx.capture.frontends import FrontEnd, FrontEndName, front_ends
 from lowmode_fx.capture.images import Argument
 from lowmode_fx.capture.inputs import ModelInputs, doubled, model_inputs
+from lowmode_fx.capture.proof import prove
 from passes import bind_graph, propagate_shapes
 from passes.preserve import train_mode
 from passes.shapes import forget_results, record_shapes
@@ -59,6 +61,20 @@ class Captured:
         forget_results(graph)
         return graph
 
+    def require_proof(self, graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
+        """Hold a graph that is to run steps against the model, on a call of these shapes.
+
+        Raises ``TraceError`` where it does not train as the model does, or where that can't be told.
+        """
+        args, kwargs = inputs.call(self.blank(inputs))
+        flatten = partial(inputs.flatten, self.model)
+        proof = prove(self.model, graph_module, args, kwargs, leaves=lambda args, kwargs: flatten(args, kwargs))
+        if not proof.holds:
+            raise TraceError(
+                f"{self.front_end.name}'s graph of {type(self.model).__name__} does not train as the model does: "
+                f"{proof.difference}; leave front_end out, and low steps run the model itself"
+            )
+
     def blank(self, inputs: ModelInputs) -> tuple[Tensor, ...]:
         """Blank tensors for a call of the model, of its own floating dtype and on its device."""
         like = next((value for value in self.model.parameters() if value.is_floating_point()), None)
@@ -84,7 +100,8 @@ def capture(
     leaf_modules: module classes that are not traced into; convolutions inside them stay whole.
 
     The model is left as it was: no weight, buffer, mode or generator changes. Raises ``TraceError`` (a ``ValueError``)
-    where no front end gives a graph that runs, ``TypeError`` or ``ValueError`` for an example that is none.
+    where no front end gives a graph that runs, or the one that was named gives a graph that does not train as the model
+    does; ``TypeError`` or ``ValueError`` for an example that is none.
     """
     inputs, example = model_inputs(model, example_input, images)
     batch_of_two = doubled(inputs, example)
@@ -114,7 +131,10 @@ def capture_call(
                     failures.append(f"{each.name}: {_where(error)}")
                     continue
                 told, live = tuple(dict.fromkeys(failures)), front_end in ("auto", "live")
-                return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live)
+                captured = Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live)
+                if not live:
+                    captured.require_proof(graph_module, inputs)
+                return captured
     shapes = ", ".join(f"{leaf.shape} of {leaf.dtype}" for leaf in inputs.leaves)
     if tried[-1].name == "live":  # which runs the model itself: what went wrong there says it all
         raise TraceError(f"{type(model).__name__} fails on {shapes}: {failures[-1].partition(': ')[2]}")

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from lowmode_fx.capture.inputs import ModelInputs
@@ -163,13 +162,18 @@ class _Recorder(TorchFunctionMode):
         nodes = found if plain else [each for each in found if isinstance(each, fx.Node)]
         return self.graph.call_function(unflatten if plain else held, (nodes,))
 
-    def enter(self, module: nn.Module, args: Any) -> None:
+    @contextlib.contextmanager
+    def inside(self, module: nn.Module) -> Iterator[None]:
+        """What is written down inside is the module's."""
         self._stack.append(module)
+        try:
+            yield
+        finally:
+            self._stack.pop()
 
-    def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        self._stack.pop()
+    def note_compiled(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Write down the call of a scripted module, whose compiled code tells nothing of what it calls."""
         if isinstance(module, torch.jit.ScriptModule) and id(module) in self._paths:
-            # Compiled code tells nothing of what it calls.
             path, _ = self._paths[id(module)]
             given = {name: self.argument(value) for name, value in kwargs.items()}
             node = self.graph.call_module(path, tuple(map(self.argument, args)), given)
@@ -179,15 +183,21 @@ class _Recorder(TorchFunctionMode):
 
 @contextlib.contextmanager
 def _watching(recorder: _Recorder) -> Iterator[None]:
-    """Inside, calls are written down, and the modules that make them."""
-    entered = register_module_forward_pre_hook(recorder.enter)
-    left = register_module_forward_hook(recorder.leave, with_kwargs=True, always_call=True)
+    """Inside, calls are written down, and the modules that make them: as torch.fx does, by ``nn.Module``'s own call."""
+    original = nn.Module.__call__
+
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with recorder.inside(module):
+            result = original(module, *args, **kwargs)
+        recorder.note_compiled(module, args, kwargs, result)
+        return result
+
+    nn.Module.__call__ = call  # type: ignore[method-assign]
     try:
         with recorder:
             yield
     finally:
-        entered.remove()
-        left.remove()
+        nn.Module.__call__ = original  # type: ignore[method-assign]
 
 
 def _is_plain(value: Any) -> bool:

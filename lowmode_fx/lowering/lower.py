@@ -75,7 +75,9 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
     if config.pools_kernels:
         check_poolable(full, type(model).__name__, config.pool_convs)
     with train_mode(model):
-        low = bind_graph(model, _low_graph(captured, inputs), "Draft", draft=True)
+        low = bind_graph(model, _low_graph(captured, inputs), "Draft", draft=captured.live)
+        if not captured.live:
+            captured.require_proof(low, inputs)
         record_full_shapes(low.graph, full.graph)
         context = PassContext(full, captured.blank(inputs))
         run_passes(low, low_mode_passes(config), context)
