@@ -46,13 +46,17 @@ def record(
     Raises whatever the model raises.
     """
     leaves = [leaf.detach().clone() for leaf in example]
-    recorder = _Recorder(model, tuple(leaf_modules))
-    for leaf, value in zip(inputs.leaves, leaves, strict=True):
-        recorder.keep(value, recorder.graph.placeholder(leaf.name))
     args, kwargs = inputs.call(leaves)
-    with preserve_state(model, gradients=True), _watching(recorder), torch.enable_grad():
-        result = model(*args, **kwargs)
-    recorder.graph.output(recorder.output(result))
+    with preserve_state(model, buffers=False, gradients=True), torch.enable_grad():
+        for module in model.modules():  # whose registries are put back in the end
+            if not isinstance(module, torch.jit.ScriptModule):
+                module._buffers.update({n: None if b is None else b.clone() for n, b in module._buffers.items()})
+        recorder = _Recorder(model, tuple(leaf_modules))
+        for leaf, value in zip(inputs.leaves, leaves, strict=True):
+            recorder.keep(value, recorder.graph.placeholder(leaf.name))
+        with _watching(recorder):
+            result = model(*args, **kwargs)
+        recorder.graph.output(recorder.output(result))
     return recorder.graph
 
 
