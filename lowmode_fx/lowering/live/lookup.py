@@ -93,6 +93,9 @@ class Lookup:
         """By the rules of the passes, for a call that their graphs have not."""
         if self._is_whole(place):
             return KEEP
+        planned = self.plan.kernels.get(f"{place}.weight")
+        if planned is not None:  # a parameter at the build, and computed since: pruned, normalised
+            return planned
         name = self._conv_name(place, kernel_id)
         wanted = [given for glob, given in self.plan.strides.items() if matches(name, glob)]
         given = spatial(wanted[-1], len(weight_shape) - 2) if wanted else None

@@ -129,7 +129,7 @@ class LowMode(TorchFunctionMode):
             call.group_count,
             call.transposed,
             not call.input.requires_grad,
-            is_parameter or call.weight.requires_grad,
+            call.weight.requires_grad,
         )
         return edit
 

@@ -1,0 +1,208 @@
+"""What low-mode meets that its build has not seen: other branches, other layers, functions with a backward of their
+own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from live_checks import low_images, pair_of, step
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from lowmode_fx import ModePair
+from lowmode_fx.lowering.live import LiveLowering, LiveLoweringWarning
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+IMAGES = (2, 3, 16, 16)
+
+
+def conv(channels: int = 4, filters: int = 4, kernel: int = 3, **options: Any) -> nn.Conv2d:
+    return nn.Conv2d(channels, filters, kernel, padding=kernel // 2, **options)
+
+
+def single_tap(convolution: nn.Conv2d, maps: Tensor) -> Tensor:
+    """A 3×3 convolution that is padded by one pixel, its kernel pooled to its mean."""
+    return F.conv2d(maps, convolution.weight.mean((2, 3), keepdim=True), convolution.bias)
+
+
+class Branches(nn.Module):
+    """``seen`` takes the branch that the build follows, else the other one runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.left, self.right = conv(3), conv(), conv()
+        self.other_stem, self.pool, self.last = conv(3), nn.MaxPool2d(2), conv(kernel=1)
+        self.seen = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.seen:
+            return self.left(self.stem(x))
+        return self.last(self.pool(self.right(self.other_stem(x))))
+
+
+def unseen_branch(**options: Any) -> tuple[ModePair, LiveLowering]:
+    model = Branches()
+    pair = pair_of(model, *IMAGES, **options)
+    model.seen = False
+    return pair, LiveLowering(pair)
+
+
+def test_another_branch_is_treated_by_the_same_rules_and_told_once() -> None:
+    pair, live = unseen_branch(drop_maxpools="none")
+    model: Any = pair.model
+    images = low_images(pair)
+    with pytest.warns(LiveLoweringWarning) as told:
+        found = live.run(images)
+        live.run(images)
+    torch.testing.assert_close(found, model.last(model.pool(single_tap(model.right, model.other_stem(images)))))
+    assert (
+        live.notes
+        == [str(warning.message) for warning in told]
+        == [
+            "the build has not seen the convolution other_stem: its 3×3 kernel is kept (stem: it reads the image)",
+            "the build has not seen the convolution right: its 3×3 kernel is pooled to 1×1",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "pooled", "dropped"),
+    [
+        ({"keep_convs": ["left"], "drop_maxpools": "all"}, True, True),
+        ({"pool_convs": ["left"], "drop_maxpools": "stem"}, False, False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::lowmode_fx.lowering.live.LiveLoweringWarning")
+def test_names_and_pools_of_another_branch(options: dict[str, Any], pooled: bool, dropped: bool) -> None:
+    pair, live = unseen_branch(**options)
+    model: Any = pair.model
+    images = low_images(pair)
+    maps = model.other_stem(images)
+    maps = single_tap(model.right, maps) if pooled else model.right(maps)
+    torch.testing.assert_close(live.run(images), model.last(maps if dropped else model.pool(maps)))
+    assert any("max pool pool: it is " + ("dropped" if dropped else "kept") in note for note in live.notes)
+
+
+@pytest.mark.filterwarnings("ignore::lowmode_fx.lowering.live.LiveLoweringWarning")
+def test_a_layer_that_takes_anothers_place_is_treated_like_it() -> None:
+    model = nn.Sequential(conv(3), conv(), conv())
+    pair = pair_of(model, *IMAGES, keep_convs=["2"])
+    live, images = LiveLowering(pair), low_images(pair)
+    live.run(images)
+    model[1], model[2] = conv(), conv()
+    torch.testing.assert_close(live.run(images), model[2](single_tap(model[1], model[0](images))))
+    model[1].weight = nn.Parameter(torch.ones(4, 4, 3, 3))
+    torch.testing.assert_close(live.run(images), model[2](single_tap(model[1], model[0](images))))
+    model[1] = conv(kernel=1)  # nothing to pool
+    assert torch.equal(live.run(images), model(images))
+    assert live.notes == []
+
+
+@pytest.mark.filterwarnings("ignore::lowmode_fx.lowering.live.LiveLoweringWarning")
+def test_a_layer_that_is_added() -> None:
+    model = nn.Sequential(conv(3), conv())
+    pair = pair_of(model, *IMAGES)
+    live, images = LiveLowering(pair), low_images(pair)
+    model.append(conv())
+    torch.testing.assert_close(live.run(images), single_tap(model[2], single_tap(model[1], model[0](images))))
+    assert len(live.notes) == 1
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_kernel_that_stops_being_a_parameter_is_treated_as_before(kept: bool) -> None:
+    """Pruning: the weight is computed from then on."""
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(3), conv(), conv())
+    pair = pair_of(model, *IMAGES, keep_convs=["1"] if kept else [])
+    live, images = LiveLowering(pair), low_images(pair)
+    prune.l1_unstructured(model[1], "weight", amount=0.5)
+    maps = model[0](images)
+    expected = single_tap(model[2], model[1](maps) if kept else single_tap(model[1], maps))
+    torch.testing.assert_close(live.run(images), expected)
+    assert live.notes == []
+
+
+# Functions with a backward of their own ------------------------------------------------------------------------------
+
+
+class Binary(torch.autograd.Function):
+    """A convolution with binary weights, whose backward is written for the whole kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(maps, weight)
+        return F.conv2d(maps, weight.sign(), padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        maps, weight = ctx.saved_tensors
+        to_maps = torch.nn.grad.conv2d_input(maps.shape, weight.sign(), gradient, padding=1)
+        return to_maps, torch.nn.grad.conv2d_weight(maps, weight.shape, gradient, padding=1)
+
+
+class BinaryWithSetup(Binary):
+    """The newer form, whose forward is not told the context."""
+
+    @staticmethod
+    def forward(maps: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+        return F.conv2d(maps, weight.sign(), padding=1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+
+class Holding(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.stem, self.last, self.function = conv(3), conv(), function
+        self.weight = nn.Parameter(torch.randn(4, 4, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function.apply(self.stem(x), self.weight))
+
+
+@pytest.mark.filterwarnings("ignore::lowmode_fx.lowering.live.LiveLoweringWarning")
+@pytest.mark.parametrize("function", [Binary, BinaryWithSetup])
+def test_a_convolution_inside_a_function_stays_whole_and_is_told(function: Any) -> None:
+    torch.manual_seed(0)
+    model = Holding(function)
+    pair = pair_of(model, *IMAGES)
+    live, images = LiveLowering(pair), low_images(pair)
+    (found,), gradients = step(model, live.run, images)
+    (expected,), theirs = step(
+        model, lambda x: single_tap(model.last, function.apply(model.stem(x), model.weight)), images
+    )
+    torch.testing.assert_close(found, expected)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, theirs[name])
+    assert live.notes == [
+        f"convolutions in {function.__name__}, an autograd.Function of the model's own, keep their kernels: its "
+        "backward is written for them"
+    ]
+
+
+def test_a_frozen_part_under_no_grad_is_no_such_function() -> None:
+    torch.manual_seed(0)
+
+    class Teacher(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.student, self.teacher = conv(3), conv(), conv()
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.stem(x)
+            with torch.no_grad():
+                target = self.teacher(maps)
+            return self.student(maps) - target
+
+    model = Teacher()
+    pair = pair_of(model, *IMAGES)
+    live, images = LiveLowering(pair), low_images(pair)
+    maps = model.stem(images)
+    torch.testing.assert_close(live.run(images), single_tap(model.student, maps) - single_tap(model.teacher, maps))
+    assert live.notes == []
