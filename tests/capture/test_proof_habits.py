@@ -213,7 +213,7 @@ class CoinNobodyUses(Small):
         return maps
 
 
-@habit("aten.mul.Tensor (line")
+@habit("Python's generator: left otherwise")
 class FactorOfPython(Small):
     def between(self, maps: Tensor) -> Tensor:
         return maps * random.uniform(0.5, 1.5)
@@ -257,7 +257,7 @@ class Seeded(Small):
         self.of_torch = torch.Generator().manual_seed(0)
 
 
-@habit("aten.mul.Tensor (line")
+@habit("of_python.state[1][0]: ")
 class OwnGeneratorOfPython(Seeded):
     def between(self, maps: Tensor) -> Tensor:
         return maps * (1 + self.of_python.random())
@@ -295,7 +295,7 @@ class SeededInForward(Small):
 class Centred(Small):
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("centre", torch.full((CHANNELS, 1, 1), 0.1))
+        self.register_buffer("centre", torch.linspace(0, 1, CHANNELS)[:, None, None])
         self.centre: Tensor
 
     def between(self, maps: Tensor) -> Tensor:
@@ -392,14 +392,14 @@ class NumberedForwards(Stateful):
         return maps * self.count
 
 
-@habit("recent[2]: in the model alone")
+@habit("recent[1]: in the model alone")
 class RecentInADeque(Stateful):
     def between(self, maps: Tensor) -> Tensor:
         self.recent.append(len(self.recent))
         return maps
 
 
-@habit("tally['forward']: 2 in the model, 1 in the graph")
+@habit("tally['forward']: in the model alone")
 class TalliedByName(Stateful):
     def between(self, maps: Tensor) -> Tensor:
         self.tally["forward"] += 1
@@ -457,7 +457,7 @@ class FrozenNorm(Small):
         return maps * (self.variance * 1.5)
 
 
-@habit("with 4 in the model, with 3 in the graph")
+@habit("depth: aten.add.Tensor (line")
 class NumberFromABuffer(Small):
     def __init__(self) -> None:
         super().__init__()
@@ -484,14 +484,6 @@ class NumberAskedFor(Small):
 class EvaluatedInForward(Small):
     def between(self, maps: Tensor) -> Tensor:
         return self.norm.eval()(maps)
-
-
-@habit("aten.amax (line")
-class ForwardOfTheInstance(Small):
-    def __init__(self) -> None:
-        super().__init__()
-        usual = self.forward
-        self.forward = lambda images: usual(images).amax(1)  # type: ignore[method-assign]
 
 
 @habit("aten.renorm (line")
@@ -553,7 +545,7 @@ def hook_that_only_looks() -> nn.Module:
     return model
 
 
-@habit("kept[1]: in the model alone", alike=True)
+@habit("kept[0]: in the model alone", alike=True)
 def features_kept_by_a_hook() -> nn.Module:
     model, kept = Small(), []
     model.body.register_forward_hook(lambda module, args, output: kept.append(output))
@@ -579,19 +571,6 @@ class Checkpointed(Small):
 class CheckpointedNorm(Small):
     def between(self, maps: Tensor) -> Tensor:
         return checkpoint.checkpoint(lambda inner: self.norm(self.body(inner)), maps, use_reentrant=True)
-
-
-# -- outputs ---------------------------------------------------------------------------------------------------------
-
-
-class Output(dict[str, Tensor]):
-    pass
-
-
-@habit("output: a Output in the model, a dict in the graph")
-class OutputOfItsOwnKind(Small):
-    def forward(self, images: Tensor) -> Output:
-        return Output(logits=super().forward(images))
 
 
 def outside() -> list[Any]:

@@ -233,6 +233,24 @@ class DataClass(Small):
         return Maps(super().forward(images), (images * 2,))
 
 
+class Output(dict[str, Tensor]):
+    pass
+
+
+@plain
+class OutputOfItsOwnKind(Small):
+    def forward(self, images: Tensor) -> Output:
+        return Output(logits=super().forward(images))
+
+
+@plain
+class ForwardOfTheInstance(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        usual = self.forward
+        self.forward = lambda images: usual(images).amax(1)  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_plain_network_holds_and_trains_alike(name: str) -> None:
     torch.manual_seed(0)

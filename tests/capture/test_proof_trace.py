@@ -40,7 +40,7 @@ def test_no_operator_runs_on_real_tensors() -> None:
 
     with Watch():
         assert prove(model, graph, (IMAGES,)).holds
-    assert ran <= {"aten.detach.default"}  # a view
+    assert ran <= {"aten.detach.default", "aten.is_set_to.default"}  # another handle on the same memory
 
 
 def test_images_of_a_terabyte_take_no_time() -> None:

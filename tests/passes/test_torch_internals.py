@@ -31,9 +31,7 @@ def modules_used(path: Path) -> Iterator[str]:
 
 
 def test_private_modules_are_used_in_one_file() -> None:
-    # The proof works inside fake tensors: one feature, imported as a whole where it is asked for.
     files = [path for room in ("passes", "lowmode_fx") for path in (ROOT / room).rglob("*.py")]
-    files = [path for path in files if path.parent.name != "proof"]
     found = {path.name for path in files for name in modules_used(path) if name.startswith(PRIVATE)}
     assert found == {"torch_internals.py"}
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lowmode_fx.capture.proof.recorder import NotProvable, Recorder, constant
 from lowmode_fx.capture.proof.results import Results
 from lowmode_fx.capture.proof.values import Key, Values
 from passes.torch_internals import is_fake
+from passes.trees import tree_leaves
 
 
 class Names:

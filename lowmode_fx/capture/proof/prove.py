@@ -19,6 +19,7 @@ from lowmode_fx.capture.proof.side import Side, calm
 from lowmode_fx.capture.proof.surroundings import Surroundings
 from lowmode_fx.capture.proof.values import Values
 from lowmode_fx.capture.proof.verdict import first_difference
+from passes.preserve import preserve_state
 from passes.torch_internals import fake_tensor_mode_without_kernels
 
 #: Arguments of a call by place and by name.
@@ -86,7 +87,8 @@ def _difference(
     surroundings = Surroundings(model)
     before = surroundings.take()
     try:
-        with calm():
+        # Code may reach the model itself by ways that no copy follows.
+        with preserve_state(model, buffers=False, gradients=True), calm():
             torch.default_generator.manual_seed(_A_SEED_OF_NOBODY)
             ours, theirs = _sides(model, graph_module, leaves, surroundings)
             for number, (call, autocast) in enumerate(steps):

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from lowmode_fx.capture.proof.values import Key
 from passes.torch_internals import fake_of
+from passes.trees import tree_leaves
 
 #: Sides, strides, dtype and device of a tensor in memory of its own.
 Layout = tuple[Sequence[int], Sequence[int], torch.dtype, torch.device]

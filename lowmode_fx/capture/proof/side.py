@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lowmode_fx.capture.proof.compare import tensors_within
 from lowmode_fx.capture.proof.fakes import Fakes, fake_inputs
@@ -20,6 +19,7 @@ from lowmode_fx.capture.proof.recorder import NotProvable, first_line, is_source
 from lowmode_fx.capture.proof.surroundings import Surroundings
 from passes.shapes import quiet_misfits
 from passes.torch_internals import errors_of_unknown_values
+from passes.trees import tree_leaves
 
 _SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 
