@@ -142,7 +142,7 @@ def test_low_steps_compile_without_a_break(options: dict[str, Any]) -> None:
     live = LiveLowering(pair, downsample=True)
     live.callable = torch.compile(live.forward, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(live.run(images), expected)
-    graph = torch.compile(downsampling_graph(pair, pair.rungs[0]), backend="aot_eager", fullgraph=True)
+    graph = torch.compile(downsampling_graph(pair, pair.rungs[0]).forward, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(graph(images), expected)
 
 
