@@ -244,7 +244,7 @@ def test_a_mode_is_found_by_its_name_and_by_its_place() -> None:
     sides = [ladder.mode_inputs(mode).image.shape[2:] for mode in ladder.modes]
     assert sides == [(4, 4), (8, 8), (8, 8), (16, 16)]
     for name in ("low", "r3", "rung7"):
-        with pytest.raises(ValueError, match=f"mode '{name}' is none of this ladder's 4: 'r4', 'r2', 'r2-kept', 'full'"):
+        with pytest.raises(ValueError, match=f"^mode '{name}' is none of this ladder's 4: 'r4', 'r2', 'r2-kept', 'fu"):
             ladder.graph(Mode(name))
     with pytest.raises(ValueError, match="mode 'full' is no rung: it is the network as specified"):
         ladder.rung(Mode.FULL)
