@@ -23,6 +23,7 @@ from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.utils.atomic import write_atomically
+from passes.wording import sides
 
 FORMATS = (".svg", ".png", ".pdf")
 
@@ -174,8 +175,8 @@ class _Picture:
         cell = min(4.5, 14 / max(rows, columns))
         grid = _grid(x + KERNEL - 8 - cell * columns, y - 8 - cell * rows / 2, rows, columns, cell)
         self.axes.add_patch(PathPatch(grid, fc="white", ec=style.line, linewidth=0.6, zorder=3))
-        sides = "×".join(map(str, shape))
-        self._text(x + KERNEL / 2, y + 8.5, sides, min(9.5, 118 / len(sides)), _INK, "center")
+        text = sides(shape)
+        self._text(x + KERNEL / 2, y + 8.5, text, min(9.5, 118 / len(text)), _INK, "center")
 
     def _footer(self, title: str) -> None:
         y, right = self.place.height - 46, self.place.width - 14
@@ -186,7 +187,7 @@ class _Picture:
             self._text(14, y + 30, "isolated: the running statistics are left to full-mode.", 9, _GREY)
         self._text(right, y, "W: a kernel, one and the same parameter in both modes", 9, _BLUE, "right")
         if any(box.kernel and box.kernel.pooled for box in boxes):
-            text = "Ŵ: W pooled in every low-mode step; gradients flow back into W"
+            text = f"Ŵ: W pooled in every {self.mode}-mode step; gradients flow back into W"
             self._text(right, y + 15, text, 9, _ORANGE, "right")
 
     def _link(self, side: Side, link: Link) -> None:
