@@ -15,10 +15,11 @@ import typer
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from lowmode_fx import LowModeConfig, ModePair, build_pair
+from lowmode_fx import LowModeConfig, ModePair, build_ladder, build_pair
 from lowmode_fx.capture.frontends import FrontEnd
 from lowmode_fx.cli.draw_command import choose_part, draw
 from lowmode_fx.cli.drawing import Box, Kernel, Link, Row, align, connect, draw_pair, lay_out, pair_rows, shorten
+from lowmode_fx.cli.ladder_options import rung_pair
 
 FRONT_ENDS: tuple[FrontEnd, ...] = ("fx", "export")
 
@@ -276,6 +277,23 @@ def test_a_computed_kernel_is_drawn_with_its_whole_shape() -> None:
     assert rows[-1].low.sources == tuple(row.low.name for row in rows[1:3] if row.low)
 
 
+class Conditioned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.side = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 5), nn.Linear(7, 4)
+
+    def forward(self, embedding: Tensor, images: Tensor) -> Tensor:
+        return self.body(self.stem(images)) + self.side(embedding)[:, :, None, None]
+
+
+def test_an_input_that_holds_no_images_is_a_box_of_its_own(tmp_path: Path) -> None:
+    """Always drawn, in full and low-mode alike, and nothing is downsampled on the way."""
+    pair = build_pair(Conditioned(), (torch.zeros(2, 7), torch.zeros(2, 3, 32, 32)))
+    rows = draw_pair(pair, frozenset({"conv2d_1"}), tmp_path / "a.svg")
+    found = [(row.full.title, row.full.kind, row.full.shape, row.low.shape) for row in rows if row.full and row.low]
+    assert found[:2] == [("embedding", "input", "7", "7"), ("images", "image", "3×32×32", "3×16×16")]
+
+
 # Which part ----------------------------------------------------------------------------------------------------------
 
 
@@ -404,6 +422,29 @@ def test_the_command_takes_reports_options_and_says_what_it_drew(run: Callable[.
     assert result.exit_code == 0, result.exception
     assert result.stdout == f"{out}: 12 nodes, 2 with a pooled kernel, 1 dropped in low-mode\n"
     assert len(ids(out)) > 24
+
+
+@pytest.mark.parametrize(("options", "name"), [((), "r3"), (("--mode", "r2"), "r2")])
+def test_of_a_ladder_the_mode_that_was_named_is_drawn(
+    run: Callable[..., Any], tmp_path: Path, options: tuple[str, ...], name: str
+) -> None:
+    """By default the cheapest; the picture is that of the mode alone."""
+    out = tmp_path / "net.svg"
+    model = ("test_drawing:small_net", "--input-size", "36")
+    result = run(*model, "--ladder", "3x2,2x2,1x1", "--drop-maxpools", "stem", *options, "--out", str(out))
+    assert result.exit_code == 0, result.exception
+    assert result.stdout == f"{out}: 12 nodes, 2 with a pooled kernel, 1 dropped in {name}-mode\n"
+    for other in ("r3", "r2"):
+        configs = {other: LowModeConfig(ratio=int(other[1:]), drop_maxpools="stem")}
+        pair = rung_pair(build_ladder(small_net(), torch.zeros(2, 3, 36, 36), configs), other)
+        draw_pair(pair, choose_part(pair)[1], tmp_path / "other.svg", model[0])
+        assert ((tmp_path / "other.svg").read_bytes() == out.read_bytes()) == (other == name)
+
+
+def test_a_mode_that_is_not_there_is_refused(run: Callable[..., Any]) -> None:
+    for options, known in ((("--ladder", "3,2"), "r3, r2"), ((), "low")):
+        error = run("test_drawing:small_net", "--input-size", "36", *options, "--mode", "r4").exception
+        assert isinstance(error, ValueError) and str(error) == f"--mode 'r4' is no low mode; there is {known}"
 
 
 def test_another_ending_is_refused_before_anything_is_built(run: Callable[..., Any], tmp_path: Path) -> None:

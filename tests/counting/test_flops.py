@@ -308,21 +308,22 @@ def test_a_ladder_counts_what_its_modes_count_as_pairs() -> None:
 
 
 class Conditioned(nn.Module):
-    """Takes images, a map of the same size that stays whole, labels, and returns a loss."""
+    """Takes a weight a class, images, a map of the same size that stays whole, and labels; returns a loss."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.body = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 5, padding=2)
         self.side, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 6)
 
-    def forward(self, pixels: Tensor, depth: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, weights: Tensor, pixels: Tensor, depth: Tensor, labels: Tensor) -> Tensor:
         seen = self.body(self.stem(pixels)).mean((2, 3)) + self.side(depth).mean((2, 3))
-        return F.cross_entropy(self.fc(seen), labels)
+        return F.cross_entropy(self.fc(seen), labels, weights)
 
 
 def test_a_model_of_several_inputs_by_hand() -> None:
     """Only what is said to hold images shrinks; a count is per image, however many labels or maps come with one."""
     example = {
+        "weights": torch.zeros(6),
         "pixels": torch.zeros(3, 3, 16, 16),
         "depth": torch.zeros(3, 1, 16, 16),
         "labels": torch.zeros(3, dtype=torch.long),

@@ -188,7 +188,7 @@ class _Picture:
             self._text(14, y + 30, "isolated: the running statistics are left to full-mode.", 9, _GREY)
         self._text(right, y, "W: a kernel, one and the same parameter in both modes", 9, _BLUE, "right")
         if any(box.kernel and box.kernel.pooled for box in boxes):
-            text = "Ŵ: W pooled in every low-mode step; gradients flow back into W"
+            text = f"Ŵ: W pooled in every {self.mode}-mode step; gradients flow back into W"
             self._text(right, y + 15, text, 9, _ORANGE, "right")
 
     def _link(self, side: Side, link: Link) -> None:
