@@ -26,7 +26,7 @@ def model_names(sources: Sequence[str], pattern: str = "*") -> list[str]:
                 f"torchvision:{name}" for name in torchvision.models.list_models() if not name.startswith(_LEFT_OUT)
             ]
         else:
-            raise ValueError(f"source is {source!r}; allowed: 'timm', 'torchvision'")
+            raise ValueError(f"source={source!r} is unknown; give 'timm' or 'torchvision'")
     chosen = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name.partition(":")[2], pattern)]
     if not chosen:
         raise ValueError(f"--filter {pattern!r} matches none of {len(names)} models; give a glob, as 'resnet*'")

@@ -15,6 +15,7 @@ from lowmode_fx.capture.export_frontend import ExportFrontEnd
 from lowmode_fx.capture.fx_frontend import FxFrontEnd
 from lowmode_fx.capture.inputs import ModelInputs
 from lowmode_fx.capture.live_frontend import LiveFrontEnd
+from lowmode_fx.utils.validation import as_choice
 
 FrontEndName = Literal["auto", "live", "fx", "export"]
 
@@ -44,6 +45,5 @@ FRONT_ENDS: tuple[FrontEnd, ...] = (FxFrontEnd(), ExportFrontEnd(), LiveFrontEnd
 
 def front_ends(name: FrontEndName) -> list[FrontEnd]:
     """The front ends to try for ``"auto"`` or for the name of one. Raises ``ValueError`` for another name."""
-    if name not in get_args(FrontEndName):
-        raise ValueError(f"front_end is {name!r}; allowed: {', '.join(map(repr, get_args(FrontEndName)))}")
+    as_choice("front_end", name, get_args(FrontEndName))
     return [each for each in FRONT_ENDS if name in ("auto", each.name)]

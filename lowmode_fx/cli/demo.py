@@ -55,7 +55,7 @@ def demo(
     """
     if epochs < 2:
         raise ValueError(
-            f"--epochs {epochs} is not allowed; give at least 2: early ones for low-mode, a last one in full"
+            f"--epochs {epochs} is too small; give at least 2: early ones for low-mode, a last one in full"
         )
     if not overwrite and out.is_dir() and any(out.iterdir()):
         raise ValueError(f"run folder {str(out)!r} exists; give --overwrite or --out another path")

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.utils.validation import as_choice
 
 Low = partial(typer.Option, rich_help_panel="Low-mode")
 Data = partial(typer.Option, rich_help_panel="Data")
@@ -60,6 +61,10 @@ _SWITCHES = {
 }
 _VALUE = re.compile(rf"\b({'|'.join(LOW_MODE)})=(\([^()]*\)|'\d[^']*'|(?=\S))")
 _SUBJECT = re.compile(rf"^({'|'.join(LOW_MODE)})(?=: | is )")
+#: What a message of ``lowmode_fx.utils.validation`` begins with: an argument, or a value in it.
+_ARGUMENT = re.compile(r"^([a-z]\w*)(\[[^]]*\])*=(?=\S)")
+#: Arguments whose options have another name.
+_RENAMED = {"every": "measure_every"}
 
 #: Options that take a named set or globs, with the sets.
 _NAMED_SETS = {"pool_convs": ("dense", "all"), "keep_convs": (), "drop_maxpools": ("none", "stem", "all")}
@@ -101,10 +106,11 @@ def low_mode_config(preset: str | LowModeConfig, **given: Any) -> LowModeConfig:
 
     Globs and strides are spelled as on the command line. Raises ``ValueError`` for what is not allowed.
     """
-    if isinstance(preset, str):
-        if preset not in ("", "paper"):
-            raise ValueError(f"--preset is {preset!r}; allowed: paper")
-        preset = LowModeConfig.paper() if preset else LowModeConfig()
+    if preset == "":
+        preset = LowModeConfig()
+    elif isinstance(preset, str):
+        as_choice("preset", preset, ("paper",))
+        preset = LowModeConfig.paper()
     given = {name: value for name, value in given.items() if value is not None}
     for name, named in _NAMED_SETS.items():
         if isinstance(given.get(name), str):
@@ -121,6 +127,7 @@ def spelled_as_options(message: str) -> str:
     for argument, option in _SWITCHES.items():
         message = message.replace(f"set {argument}", f"give {option}").replace(argument, option)
     message = _VALUE.sub(lambda found: f"{_option(found[1])} {_spelled(found[2])}", message)
+    message = _ARGUMENT.sub(lambda found: f"{_option(_RENAMED.get(found[1], found[1]))} ", message)
     return _SUBJECT.sub(lambda found: _option(found[1]), message)
 
 

@@ -6,13 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lowmode_fx.counting.forward import FlopReport, LayerFlops
 from lowmode_fx.lowering.ladder import Ladder, ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.report import PairReport
 from lowmode_fx.utils.tables import csv_table, markdown_table, rendered, text_table
+from lowmode_fx.utils.validation import as_choice
 from passes.wording import sides
 
 ReportFormat = Literal["table", "markdown", "json", "csv"]
@@ -31,8 +32,7 @@ def render_report(name: str, ladder: Ladder, flops: FlopReport, style: ReportFor
         return _csv(flops)
     if style == "markdown":
         return _markdown(name, ladder, flops)
-    if style != "table":
-        raise ValueError(f"format is {style!r}; allowed: 'table', 'markdown', 'json', 'csv'")
+    as_choice("format", style, get_args(ReportFormat))
     return _table(name, ladder, flops)
 
 

@@ -25,6 +25,7 @@ from lowmode_fx.cli.report import ReportFormat, render_report
 from lowmode_fx.counting.forward import count_flops
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.utils.validation import as_choice
 
 
 @low_mode_options()
@@ -40,8 +41,7 @@ def report(
     format: Annotated[str, typer.Option(help="table, markdown, json or csv.")] = "table",
 ) -> None:
     """Print the macs of the full and the low graphs, layer by layer, with what was pooled, dropped and skipped."""
-    if format not in get_args(ReportFormat):
-        raise ValueError(f"--format is {format!r}; allowed: {', '.join(get_args(ReportFormat))}")
+    as_choice("format", format, get_args(ReportFormat))
     configs = low_mode_configs(preset, read_ladder(ladder) if ladder else None, low)
     modes = model_ladder(model, configs, input_size, in_chans, num_classes, submodule)
     text = render_report(model, modes, count_flops(modes), format)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import torch
 import typer
@@ -25,18 +25,20 @@ from lowmode_fx.cli.options import (
     low_mode_options,
     spelled_as_options,
 )
-from lowmode_fx.cli.tuning_tables import plot_probe, probe_text, tuning_table
+from lowmode_fx.cli.tuning_tables import PROBE_FORMATS, plot_probe, probe_text, tuning_table
 from lowmode_fx.lowering.lower import lower
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.data import DataSplits, load_data
 from lowmode_fx.train.loss import classification_loss
 from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.tuning.costs import CostMeasure
 from lowmode_fx.tuning.sensitivity import probe_sites
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe
 from lowmode_fx.tuning.tune import tune as tune_model
 from lowmode_fx.utils.allocator import keep_freed_memory
 from lowmode_fx.utils.atomic import write_text
 from lowmode_fx.utils.progress import progress
+from lowmode_fx.utils.validation import as_choice, as_count
 
 Rate = partial(typer.Option, rich_help_panel="Optimisation of the short runs")
 BatchSize = Annotated[int, Rate()]
@@ -74,10 +76,9 @@ def probe(
     out: Annotated[Path | None, typer.Option(help="PNG with a bar chart.")] = None,
 ) -> None:
     """Print, for each kernel that low-mode would pool, the macs saved and the agreement lost if it alone is pooled."""
-    if format not in ("table", "json", "csv"):
-        raise ValueError(f"--format is {format!r}; allowed: table, json, csv")
-    if batches < 2 or steps < 1:
-        raise ValueError("--batches must be at least 2 and --steps at least 1")
+    as_choice("format", format, PROBE_FORMATS)
+    as_count("batches", batches, 2)
+    as_count("steps", steps, 1)
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out {str(out)!r} is no PNG; give a name that ends in .png")
     config = low_mode_config("", **low)
@@ -126,10 +127,8 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="JSON for train --tuned. (default tuned.json)")] = None,
 ) -> None:
     """Choose a low-mode for a model and its data: ratio, kernels, how many epochs, with what weight; and say why."""
-    if measure not in ("time", "macs"):
-        raise ValueError(f"--measure is {measure!r}; allowed: time, macs")
-    if autocast not in ("none", "bf16"):
-        raise ValueError(f"--autocast is {autocast!r}; allowed: none, bf16 (whose prices hold for fp16 too)")
+    as_choice("measure", measure, get_args(CostMeasure))
+    as_choice("autocast", autocast, ("none", "bf16"))  # whose costs hold for fp16 too
     config = low_mode_config("", **low)
     setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
     with progress() as tell:

@@ -14,8 +14,11 @@ from lowmode_fx.tuning.sensitivity import ModelProbe
 from lowmode_fx.tuning.tune import Tuning
 from lowmode_fx.utils.atomic import write_atomically
 from lowmode_fx.utils.tables import csv_table, rendered, text_table
+from lowmode_fx.utils.validation import as_choice
 
 _SAVED, _LOST = "#0f62fe", "#d97706"
+#: How a probe is printed.
+PROBE_FORMATS = ("table", "json", "csv")
 _BAR = 24  # characters of the longest bar of a table
 
 
@@ -53,8 +56,7 @@ def probe_text(name: str, probe: ModelProbe, style: str = "table") -> str:
     if style == "csv":
         rows = [(s.name, s.kernel, s.pooled, f"{s.saved:.6g}", f"{s.lost:.6g}") for s in probe.sites]
         return csv_table(("site", "kernel", "pooled", "macs_saved", "agreement_lost"), rows)
-    if style != "table":
-        raise ValueError(f"format is {style!r}; allowed: 'table', 'json', 'csv'")
+    as_choice("format", style, PROBE_FORMATS)
     table = text_table(("site", "kernel", "pooled", "macs saved", "", "agreement lost", "±", ""))
     longest = [max((abs(value) for value in values), default=0) or 1 for values in _columns(probe)]
     for site in probe.sites:

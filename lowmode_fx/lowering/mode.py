@@ -22,7 +22,7 @@ class Mode:
 
     def __new__(cls, name: str) -> Mode:
         if not isinstance(name, str) or not name:
-            raise ValueError(f"mode is {name!r}; it must be a name, as 'full' or 'low'")
+            raise ValueError(f"mode={name!r} is no name; give one, such as 'full' or 'low'")
         known = cls._known.get(name)
         if known is None:
             known = cls._known[name] = super().__new__(cls)

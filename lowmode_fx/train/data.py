@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from lowmode_fx.train.folder import FolderImages, scan_folder
 from lowmode_fx.train.images import ImageSource, MemoryImages
+from lowmode_fx.utils.validation import as_count
 
 #: Sets whose decoded uint8 images take no more than this stay in memory.
 MEMORY_LIMIT_BYTES = 4 * 2**30
@@ -67,16 +68,16 @@ def load_data(spec: str, image_size: int | None = None, in_chans: int = 3, *, sp
     two halves, and images that cannot be decoded (by name).
     """
     kind, _, path = spec.partition(":")
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image size {image_size} is not allowed; give a number of pixels of at least 1")
+    if image_size is not None:
+        as_count("image_size", image_size, 1)
     if in_chans not in (1, 3):
-        raise ValueError(f"in_chans {in_chans} is not allowed; images are grey (1) or RGB (3)")
+        raise ValueError(f"in_chans={in_chans} is out of range; give 3 (RGB) or 1 (grey)")
     if kind == "digits" and not path:
         return _digits(image_size or 32, in_chans, split_seed)
     if kind not in ("cifar10", "folder"):
-        raise ValueError(f"unknown data {spec!r}; give {SPECS}")
+        raise ValueError(f"data={spec!r} is unknown; give {SPECS}")
     if not path:
-        raise ValueError(f"data {spec!r} names no folder; give {kind}:PATH")
+        raise ValueError(f"data={spec!r} names no folder; give {kind}:PATH")
     root = Path(path).expanduser()
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"

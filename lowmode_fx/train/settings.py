@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import torch
+
+from lowmode_fx.utils.validation import as_choice, as_count, as_flag, as_number, as_seed, as_sequence, check_names
 
 LR_SCHEDULES = ("milestones", "cosine", "onecycle")
 AUTOCASTS = ("none", "bf16", "fp16")
@@ -45,24 +47,30 @@ class TrainSettings:
     eval_batch_size: int = 500
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "milestones", tuple(self.milestones))
         for name in ("epochs", "batch_size", "eval_batch_size"):
-            self._demand_int(name, 1)
-        for name in ("warmup_epochs", "seed", "workers", "precise_bn"):
-            self._demand_int(name, 0)
-        self._demand_number("lr", self.lr, lambda v: v > 0, "a number above 0")
-        self._demand_number("lr_gamma", self.lr_gamma, lambda v: 0 < v <= 1, "a number above 0, at most 1")
-        self._demand_number("weight_decay", self.weight_decay, lambda v: v >= 0, "a number of at least 0")
-        self._demand_number("momentum", self.momentum, lambda v: 0 <= v < 1, "a number of at least 0, below 1")
-        self._demand_number("label_smoothing", self.label_smoothing, lambda v: 0 <= v < 1, "at least 0, below 1")
-        self._demand_one_of("lr_schedule", LR_SCHEDULES)
-        self._demand_one_of("autocast", AUTOCASTS)
-        if any(isinstance(m, bool) or not isinstance(m, int) or m < 1 for m in self.milestones):
-            raise ValueError(f"milestones {self.milestones} are not allowed; give epoch numbers of at least 1")
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones {self.milestones} are not in rising order; give each epoch once, rising")
+            self._set(name, as_count(name, getattr(self, name), 1))
+        for name in ("warmup_epochs", "workers", "precise_bn"):
+            self._set(name, as_count(name, getattr(self, name)))
+        self._set("seed", as_seed(self.seed))
+        self._set("lr", as_number("lr", self.lr, above=0))
+        self._set("lr_gamma", as_number("lr_gamma", self.lr_gamma, above=0, most=1))
+        self._set("weight_decay", as_number("weight_decay", self.weight_decay, least=0))
+        self._set("momentum", as_number("momentum", self.momentum, least=0, below=1))
+        self._set("label_smoothing", as_number("label_smoothing", self.label_smoothing, least=0, below=1))
+        for name in ("nesterov", "compile"):
+            as_flag(name, getattr(self, name))
+        as_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
+        as_choice("autocast", self.autocast, AUTOCASTS)
+        given = as_sequence("milestones", self.milestones, "epochs, such as (80, 120)")
+        milestones = tuple(as_count(f"milestones[{place}]", epoch, 1) for place, epoch in enumerate(given))
+        if list(milestones) != sorted(set(milestones)):
+            raise ValueError(f"milestones={milestones} is not in rising order; give each epoch once, rising")
+        self._set("milestones", milestones)
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum, which is 0; give a momentum such as 0.9")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainSettings:
@@ -79,9 +87,7 @@ class TrainSettings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainSettings:
         """The inverse of `to_dict`. Raises `ValueError` for a name that is no setting."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"unknown training setting {unknown[0]!r}; allowed are {', '.join(sorted(known))}")
+        check_names("TrainSettings", values, [field.name for field in fields(cls)])
         return cls(**values)
 
     def trajectory(self) -> dict[str, Any]:
@@ -113,28 +119,11 @@ class TrainSettings:
             device = torch.device(self.device)
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, TypeError) as error:
-            raise ValueError(f"device {self.device!r} isn't there; give auto, cpu or a GPU that torch sees") from error
+            raise ValueError(f"device={self.device!r} is not there; give auto, cpu or a GPU that torch sees") from error
         return device
 
     def autocast_dtype(self) -> torch.dtype | None:
         return {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.autocast]
-
-    def _demand_int(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} {value!r} is no integer; give one of at least {least}")
-        if value < least:
-            raise ValueError(f"{name} {value} is not allowed; give an integer of at least {least}")
-
-    def _demand_number(self, name: str, value: Any, allowed: Callable[[float], bool], text: str) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name} {value!r} is no number; give {text}")
-        if not (math.isfinite(value) and allowed(value)):
-            raise ValueError(f"{name} {value} is not allowed; give {text}")
-
-    def _demand_one_of(self, name: str, allowed: tuple[str, ...]) -> None:
-        if getattr(self, name) not in allowed:
-            raise ValueError(f"{name} {getattr(self, name)!r} is not allowed; give one of {', '.join(allowed)}")
 
 
 def _cosine(start: float, end: float, share: float) -> float:

@@ -14,11 +14,11 @@ import torch.distributed as dist
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules import uniform_draw
-from lowmode_fx.runtime.schedules.arguments import as_probability
 from lowmode_fx.tuning.agreement import Criterion
 from lowmode_fx.tuning.batches import Batch
 from lowmode_fx.tuning.costs import mac_cost
 from lowmode_fx.tuning.trials import progress_now
+from lowmode_fx.utils.validation import as_count, as_number, as_probability
 
 #: Measuring may take no more than this share of the steps between two measurements.
 MOST_OVERHEAD = 0.1
@@ -49,10 +49,9 @@ class AgreementSchedule:
         momentum: float = 0.9,
         seed: int = 0,
     ) -> None:
-        if batches < 2:
-            raise ValueError(f"batches={batches} is too small; give at least 2, for noise shows between batches only")
-        if cost is not None and not cost > 0:
-            raise ValueError(f"cost={cost!r} is too small; give a low step's share of a full step, above 0")
+        as_count("batches", batches, 2)  # noise shows between batches only
+        if cost is not None:
+            as_number("cost", cost, above=0)
         least = round(2 * batches / MOST_OVERHEAD)
         if every < least:
             raise ValueError(

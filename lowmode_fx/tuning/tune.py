@@ -22,6 +22,7 @@ from lowmode_fx.tuning.candidates import families, try_pair
 from lowmode_fx.tuning.costs import CostMeasure
 from lowmode_fx.tuning.search import Candidate, Search
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe
+from lowmode_fx.utils.validation import as_choice, as_count, as_number, as_share
 from passes.ratios import largest_ratio
 
 #: Shares of the time: the short full run, then the search; rehearsals take the rest.
@@ -251,15 +252,10 @@ def _check(
         raise ValueError(
             "autocast=torch.float16 would need a gradient scaler; give torch.bfloat16, whose price is alike"
         )
-    if measure not in get_args(CostMeasure):
-        raise ValueError(f"measure={measure!r} is unknown; give 'time' or 'macs'")
-    if steps_per_epoch < 1:
-        raise ValueError(f"steps_per_epoch={steps_per_epoch} is too small; give the optimizer steps of one epoch")
-    if epochs < 1:
-        raise ValueError(f"epochs={epochs} is too small; give the epochs of the full run that is to be matched")
-    if not 0 <= tail <= 1:
-        raise ValueError(f"tail={tail!r} is no share; give a number from 0 to 1")
-    if seconds <= 0:
-        raise ValueError(f"seconds={seconds!r} leaves no time; give a number above 0")
+    as_choice("measure", measure, get_args(CostMeasure))
+    as_count("steps_per_epoch", steps_per_epoch, 1)
+    as_count("epochs", epochs, 1)
+    as_share("tail", tail)
+    as_number("seconds", seconds, above=0)
     if not ratios or any(ratio not in (1, 2, 3, 4) for ratio in ratios):
-        raise ValueError(f"ratios={tuple(ratios)!r} are not allowed; give some of 1, 2, 3, 4")
+        raise ValueError(f"ratios={tuple(ratios)!r} is out of range; give some of 1, 2, 3, 4")

@@ -224,7 +224,7 @@ def test_names_of_both_zoos() -> None:
     assert family("torchvision:fcn_resnet50") == "torchvision.segmentation.fcn"
     with pytest.raises(ValueError, match="matches none of"):
         model_names(["timm"], "zzz*")
-    with pytest.raises(ValueError, match="allowed: 'timm', 'torchvision'"):
+    with pytest.raises(ValueError, match="is unknown; give 'timm' or 'torchvision'"):
         model_names(["tim"])
 
 

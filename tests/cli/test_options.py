@@ -128,6 +128,9 @@ def test_arguments_become_options() -> None:
     assert spelled_as_options("kernel_ratio is 0; it is no ratio") == "--kernel-ratio is 0; it is no ratio"
     assert spelled_as_options("drop_maxpools='stem' found none") == "--drop-maxpools 'stem' found none"
     assert spelled_as_options("ratio='4/3' is one; give ratio=(1, '4/3')") == "--ratio 4/3 is one; give --ratio 1x4/3"
+    assert spelled_as_options("lr_gamma=2 is out of range; give x=1") == "--lr-gamma 2 is out of range; give x=1"
+    assert spelled_as_options("milestones[1]=0 is too small") == "--milestones 0 is too small"
+    assert spelled_as_options("every=1 is too small") == "--measure-every 1 is too small"
 
 
 def test_ratios_are_given_as_text() -> None:

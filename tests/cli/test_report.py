@@ -208,7 +208,7 @@ def test_a_ladder_in_every_format(ladder: Ladder) -> None:
 
 
 def test_an_unknown_format(pair: ModePair) -> None:
-    with pytest.raises(ValueError, match=r"^format is 'yaml'; allowed: 'table', 'markdown', 'json', 'csv'$"):
+    with pytest.raises(ValueError, match=r"^format='yaml' is unknown; give 'table', 'markdown', 'json' or 'csv'$"):
         render_report("tiny", pair, FLOPS, "yaml")  # type: ignore[arg-type]
 
 
@@ -296,8 +296,8 @@ def test_a_ladder_of_one_low_mode_is_a_pair(nets: str, capsys: pytest.CaptureFix
     [
         ({"ladder": "4,2", "ratio": 3}, "--ratio 3 and --ladder 4,2 exclude each other; give one of them"),
         ({"ladder": "big"}, "--ladder has 'big', which is no ratio of at least 1; give ratios, as in 2x10,4/3x6,1x3"),
-        ({"format": "yaml"}, "--format is 'yaml'; allowed: table, markdown, json, csv"),
-        ({"preset": "article"}, "--preset is 'article'; allowed: paper"),
+        ({"format": "yaml"}, "format='yaml' is unknown; give 'table', 'markdown', 'json' or 'csv'"),
+        ({"preset": "article"}, "preset='article' is unknown; give 'paper'"),
         (
             {"ratio": 1},
             "ratio is 1; it must be above 1 on some side; for pooled kernels on whole images, downsample_input=False",

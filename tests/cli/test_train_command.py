@@ -242,7 +242,7 @@ def test_low_steps_to_the_end_of_a_ladder_are_told(run: Run) -> None:
 MISTAKES = {
     "unknown model": (["train", "resnet999", *QUICK], "resnet999"),
     "unknown module": (["train", "no_such_module:net", *QUICK], "no_such_module"),
-    "unknown data": (["train", MODEL, *QUICK, "--data", "mnist"], "unknown data 'mnist'; give digits, cifar10:PATH"),
+    "unknown data": (["train", MODEL, *QUICK, "--data", "mnist"], "--data 'mnist' is unknown; give digits, "),
     "no such path": (["train", MODEL, *QUICK, "--data", "folder:nowhere"], "data path 'nowhere' does not exist"),
     "no class folders": (
         ["train", MODEL, *QUICK, "--data", "folder:."],
@@ -256,8 +256,8 @@ MISTAKES = {
     "no list": (["train", MODEL, *QUICK, "--p", "often"], "--p 'often' is no list of numbers"),
     "p out of range": (["train", MODEL, *QUICK, "--p", "1.5"], "1.5"),
     "milestones": (["train", MODEL, *QUICK, "--milestones", "one"], "--milestones 'one' is no list of epochs"),
-    "epochs": (["train", MODEL, *QUICK, "--epochs", "0"], "epochs 0 is not allowed; give an integer of at least 1"),
-    "rate": (["train", MODEL, *QUICK, "--lr", "-1"], "lr -1.0 is not allowed; give a number above 0"),
+    "epochs": (["train", MODEL, *QUICK, "--epochs", "0"], "--epochs 0 is too small; give an int of at least 1"),
+    "rate": (["train", MODEL, *QUICK, "--lr", "-1"], "--lr -1.0 is out of range; give a number above 0"),
     "batch": (
         ["train", MODEL, *QUICK, "--batch-size", "9999"],
         "batch size 9999 is more than the 1437 training images",
@@ -285,7 +285,7 @@ MISTAKES = {
     ),
     "device": (
         ["train", MODEL, *QUICK, "--device", "toaster"],
-        "device 'toaster' isn't there; give auto, cpu or a GPU",
+        "--device 'toaster' is not there; give auto, cpu or a GPU",
     ),
     "nothing to pool": (["train", "vit_tiny_patch16_224", *QUICK, "--image-size", "32"], "nothing to pool"),
 }
@@ -317,7 +317,7 @@ def test_an_existing_run_is_left_alone(run: Run, finished: Path) -> None:
         ([], "exists; give --resume, --overwrite or --out another path"),
         (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
         (["--resume"], "cannot resume"),  # other convolutions are pooled
-        (["--overwrite", "--data", "mnist"], "unknown data 'mnist'"),
+        (["--overwrite", "--data", "mnist"], "--data 'mnist' is unknown"),
         (["--overwrite", "--ratio", "64"], "64"),
     ):
         outcome = run("train", MODEL, *QUICK, "--out", str(finished), *options)

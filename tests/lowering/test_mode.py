@@ -30,7 +30,7 @@ def test_modes_of_places() -> None:
 
 @pytest.mark.parametrize("name", ["", 2, None])
 def test_what_is_no_name(name: object) -> None:
-    with pytest.raises(ValueError, match="it must be a name, as 'full' or 'low'"):
+    with pytest.raises(ValueError, match="is no name; give one, such as 'full' or 'low'"):
         Mode(name)  # type: ignore[arg-type]
 
 

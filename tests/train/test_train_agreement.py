@@ -182,7 +182,7 @@ def test_annealing_to_the_limits_and_beyond() -> None:
     assert annealed_shares(0.5, 3, 1) == [0.0] * 3
     with pytest.raises(ValueError, match="tail=2 is no share; give a number from 0 to 1"):
         annealed_shares(0.5, 3, 2)
-    with pytest.raises(ValueError, match="shape='round' is unknown; give one of 'step', 'linear', 'cosine'"):
+    with pytest.raises(ValueError, match="shape='round' is unknown; give 'step', 'linear' or 'cosine'"):
         annealed_shares(0.5, 3, 0.5, "round")
 
 

@@ -194,9 +194,9 @@ def test_cifar10_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mnist", "unknown data 'mnist'; give digits, cifar10:PATH or folder:PATH"),
-        ("digits:/tmp", "unknown data 'digits:/tmp'; give digits, cifar10:PATH or folder:PATH"),
-        ("folder:", "data 'folder:' names no folder; give folder:PATH"),
+        ("mnist", "data='mnist' is unknown; give digits, cifar10:PATH or folder:PATH"),
+        ("digits:/tmp", "data='digits:/tmp' is unknown; give digits, cifar10:PATH or folder:PATH"),
+        ("folder:", "data='folder:' names no folder; give folder:PATH"),
         ("folder:/no/such", "data path '/no/such' does not exist; give folder:PATH of an existing folder"),
         ("cifar10:/no/such", "data path '/no/such' does not exist; give cifar10:PATH of an existing folder"),
     ],
@@ -207,9 +207,9 @@ def test_bad_specs(spec: str, message: str) -> None:
 
 
 def test_bad_sizes() -> None:
-    with pytest.raises(ValueError, match="image size 0 is not allowed"):
+    with pytest.raises(ValueError, match="image_size=0 is too small"):
         load_data("digits", 0)
-    with pytest.raises(ValueError, match=r"in_chans 2 is not allowed; images are grey \(1\) or RGB \(3\)"):
+    with pytest.raises(ValueError, match=r"in_chans=2 is out of range; give 3 \(RGB\) or 1"):
         load_data("digits", in_chans=2)
 
 

@@ -246,23 +246,23 @@ def test_settings_survive_json() -> None:
 
     settings = TrainSettings.paper(lr=0.05, autocast="bf16")
     assert TrainSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
-    with pytest.raises(ValueError, match="unknown training setting 'learning_rate'; allowed are autocast, batch_size"):
+    with pytest.raises(ValueError, match="TrainSettings has no 'learning_rate'; near matches: "):
         TrainSettings.from_dict({"learning_rate": 1})
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"epochs": 0}, ValueError, "epochs 0 is not allowed; give an integer of at least 1"),
-        ({"epochs": 2.5}, TypeError, "epochs 2.5 is no integer; give one of at least 1"),
-        ({"lr": 0.0}, ValueError, "lr 0.0 is not allowed; give a number above 0"),
-        ({"lr": float("nan")}, ValueError, "lr nan is not allowed"),
-        ({"lr": "fast"}, TypeError, "lr 'fast' is no number"),
-        ({"momentum": 1.0}, ValueError, "momentum 1.0 is not allowed; give a number of at least 0, below 1"),
-        ({"lr_schedule": "step"}, ValueError, "lr_schedule 'step' is not allowed; give one of milestones, cosine, on"),
-        ({"autocast": "int8"}, ValueError, "autocast 'int8' is not allowed; give one of none, bf16, fp16"),
-        ({"milestones": (5, 3)}, ValueError, r"milestones \(5, 3\) are not in rising order"),
-        ({"milestones": (0, 3)}, ValueError, r"milestones \(0, 3\) are not allowed; give epoch numbers of at least 1"),
+        ({"epochs": 0}, ValueError, "epochs=0 is too small; give an int of at least 1"),
+        ({"epochs": 2.5}, TypeError, "epochs=2.5 is of type float; give an int of at least 1"),
+        ({"lr": 0.0}, ValueError, "lr=0.0 is out of range; give a number above 0"),
+        ({"lr": float("nan")}, ValueError, "lr=nan is out of range"),
+        ({"lr": "fast"}, TypeError, "lr='fast' is of type str; give a number above 0"),
+        ({"momentum": 1.0}, ValueError, "momentum=1.0 is out of range; give a number of at least 0, below 1"),
+        ({"lr_schedule": "step"}, ValueError, "lr_schedule='step' is unknown; give 'milestones', 'cosine' or"),
+        ({"autocast": "int8"}, ValueError, "autocast='int8' is unknown; give 'none', 'bf16' or 'fp16'"),
+        ({"milestones": (5, 3)}, ValueError, r"milestones=\(5, 3\) is not in rising order"),
+        ({"milestones": (0, 3)}, ValueError, r"milestones\[0\]=0 is too small; give an int of at least 1"),
         ({"nesterov": True, "momentum": 0.0}, ValueError, "nesterov needs a momentum"),
     ],
 )
@@ -273,7 +273,7 @@ def test_bad_settings(changes: dict[str, Any], error: type[Exception], message: 
 
 @pytest.mark.parametrize("device", ["cuda:99", "toaster"])
 def test_a_device_that_is_not_there(device: str) -> None:
-    with pytest.raises(ValueError, match=f"device '{device}' isn't there; give auto, cpu or a GPU"):
+    with pytest.raises(ValueError, match=f"device='{device}' is not there; give auto, cpu or a GPU"):
         TrainSettings(device=device).torch_device()
 
 

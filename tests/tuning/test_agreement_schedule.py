@@ -126,9 +126,9 @@ def test_decisions_travel_with_the_net() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batches": 1}, "batches=1 is too small; give at least 2, for noise shows between batches only"),
+        ({"batches": 1}, "batches=1 is too small; give an int of at least 2"),
         ({"p": 1.5}, "p=1.5 is no probability; give a number from 0 to 1"),
-        ({"cost": 0.0}, "cost=0.0 is too small; give a low step's share of a full step, above 0"),
+        ({"cost": 0.0}, "cost=0.0 is out of range; give a number above 0"),
         (
             {"every": 50, "batches": 4},
             "every=50 would spend more than 10% of the steps on measuring 4 batches; give at least 80",

@@ -156,12 +156,12 @@ def test_progress_is_told() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs=0 is too small; give the epochs of the full run that is to be matched"),
+        ({"epochs": 0}, "epochs=0 is too small; give an int of at least 1"),
         ({"tail": 2}, "tail=2 is no share; give a number from 0 to 1"),
-        ({"seconds": 0}, "seconds=0 leaves no time; give a number above 0"),
+        ({"seconds": 0}, "seconds=0 is out of range; give a number above 0"),
         ({"measure": "joules"}, "measure='joules' is unknown; give 'time' or 'macs'"),
         ({"autocast": torch.float16}, "autocast=torch.float16 would need a gradient scaler; give torch.bfloat16"),
-        ({"ratios": (5,)}, r"ratios=\(5,\) are not allowed; give some of 1, 2, 3, 4"),
+        ({"ratios": (5,)}, r"ratios=\(5,\) is out of range; give some of 1, 2, 3, 4"),
     ],
 )
 def test_what_is_refused(options: dict[str, Any], message: str) -> None:
@@ -336,7 +336,7 @@ def test_the_probe_of_sites(tmp_path: Any) -> None:
     assert "1.0" in table and "█" in table
     assert json.loads(probe_text("small", found, "json"))["sites"][0]["name"] == "1.0"
     assert len(probe_text("small", found, "csv").splitlines()) == 4
-    with pytest.raises(ValueError, match="format is 'xml'; allowed: 'table', 'json', 'csv'"):
+    with pytest.raises(ValueError, match="format='xml' is unknown; give 'table', 'json' or 'csv'"):
         probe_text("small", found, "xml")
     plot_probe("small", found, tmp_path / "probe.png")
     assert (tmp_path / "probe.png").read_bytes().startswith(b"\x89PNG")

@@ -73,7 +73,8 @@ def draw_pair(pair: ModePair, shown: AbstractSet[str], path: Path, title: str = 
 def check_format(path: Path) -> None:
     """Raises ``ValueError`` where the ending of ``path`` names no format that a picture can have."""
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"--out is {str(path)!r}; it must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+        endings = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise ValueError(f"--out {str(path)!r} is no picture; give a name that ends in {endings}")
 
 
 def pair_rows(pair: ModePair, shown: AbstractSet[str]) -> tuple[Row, ...]:

@@ -23,6 +23,7 @@ from lowmode_fx.runtime.schedules.draws import uniform_draw
 from lowmode_fx.runtime.schedules.ladder import LadderSchedule
 from lowmode_fx.runtime.schedules.milestones import lr_milestones
 from lowmode_fx.runtime.schedules.periodic import PeriodicSchedule
+from lowmode_fx.utils.validation import as_choice, check_names
 
 __all__ = [
     "SCHEDULES",
@@ -55,9 +56,6 @@ def schedule_from_dict(values: Mapping[str, Any]) -> PlannedSchedule:
     """
     arguments = dict(values)
     kind = arguments.pop("kind", None)
-    if kind not in SCHEDULES:
-        raise ValueError(f"kind={kind!r} names no schedule; give one of {sorted(SCHEDULES)}")
-    allowed = inspect.signature(SCHEDULES[kind]).parameters
-    if unknown := sorted(set(arguments) - set(allowed)):
-        raise ValueError(f"a {kind} schedule has no argument {', '.join(unknown)}; it takes {', '.join(allowed)}")
-    return SCHEDULES[kind](**arguments)
+    schedule = SCHEDULES[as_choice("kind", kind, sorted(SCHEDULES))]
+    check_names(f"a {kind} schedule", arguments, inspect.signature(schedule).parameters)
+    return schedule(**arguments)

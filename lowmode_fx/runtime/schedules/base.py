@@ -13,7 +13,7 @@ import torch
 
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.runtime.schedules.arguments import as_count
+from lowmode_fx.utils.validation import as_count, as_sequence
 
 __all__ = [
     "DrawnSchedule",
@@ -114,9 +114,8 @@ class PlannedSchedule(abc.ABC):
         As it stands it leads from ``__post_init__`` to the caller of a dataclass's generated ``__init__``.
         """
         hold_epochs = as_count("hold_epochs", self.hold_epochs)
-        if isinstance(self.milestones, str) or not isinstance(self.milestones, Iterable):
-            raise TypeError(f"milestones={self.milestones!r} is no sequence; give epochs, such as (0, 80, 120)")
-        milestones = tuple(as_count(f"milestones[{place}]", epoch) for place, epoch in enumerate(self.milestones))
+        given = as_sequence("milestones", self.milestones, "epochs, such as (0, 80, 120)")
+        milestones = tuple(as_count(f"milestones[{place}]", epoch) for place, epoch in enumerate(given))
         if hold_epochs and not milestones:
             warnings.warn(
                 f"hold_epochs={hold_epochs} has no effect without milestones; give the epochs in which the learning "

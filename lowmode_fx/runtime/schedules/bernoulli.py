@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.runtime.schedules.arguments import as_count, as_per_epoch, as_probability, as_seed, as_share, value_at
 from lowmode_fx.runtime.schedules.base import PlannedSchedule
 from lowmode_fx.runtime.schedules.draws import uniform_draw
+from lowmode_fx.runtime.schedules.per_epoch import as_per_epoch, value_at
+from lowmode_fx.utils.validation import as_choice, as_count, as_probability, as_seed, as_share
 
 __all__ = ["BernoulliSchedule", "annealed_shares"]
 
@@ -86,10 +87,9 @@ class BernoulliSchedule(PlannedSchedule):
 def annealed_shares(p: float, epochs: int, tail: float, shape: str = "step") -> list[float]:
     """One low probability an epoch, as ``BernoulliSchedule.annealed`` has them."""
     p, epochs, tail = as_probability("p", p), as_count("epochs", epochs, 1), as_share("tail", tail)
-    if shape not in _ANNEALING:
-        raise ValueError(f"shape={shape!r} is unknown; give one of {', '.join(map(repr, _ANNEALING))}")
+    annealing = _ANNEALING[as_choice("shape", shape, list(_ANNEALING))]
     early = epochs - math.ceil(tail * epochs)
-    return [p * _ANNEALING[shape](epoch / early) for epoch in range(early)] + [0.0] * (epochs - early)
+    return [p * annealing(epoch / early) for epoch in range(early)] + [0.0] * (epochs - early)
 
 
 #: What is left of p after a share in [0, 1) of the epochs before the tail.

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.runtime.schedules.arguments import as_count, as_probability, as_seed, as_share
 from lowmode_fx.runtime.schedules.base import PlannedSchedule
 from lowmode_fx.runtime.schedules.draws import uniform_draw
+from lowmode_fx.utils.validation import as_count, as_probability, as_seed, as_sequence, as_share
 
 __all__ = ["LadderSchedule", "epochs_of_shares"]
 
@@ -153,9 +153,8 @@ def _plan(epochs: Any, shares: Any) -> tuple[int, ...]:
 
 
 def _rows(probabilities: Any) -> tuple[tuple[float, ...], ...]:
-    if isinstance(probabilities, str) or not isinstance(probabilities, Iterable):
-        raise TypeError(f"probabilities={probabilities!r} is no sequence; give a row for each epoch: [(0.7, 0.2, 0.1)]")
-    rows = tuple(_values(f"probabilities[{epoch}]", row, as_probability) for epoch, row in enumerate(probabilities))
+    given = as_sequence("probabilities", probabilities, "a row for each epoch: [(0.7, 0.2, 0.1)]")
+    rows = tuple(_values(f"probabilities[{epoch}]", row, as_probability) for epoch, row in enumerate(given))
     if not rows:
         raise ValueError("probabilities is empty; give a row for each epoch, or one for all: [(0.7, 0.2, 0.1)]")
     for epoch, row in enumerate(rows):
@@ -168,11 +167,11 @@ def _rows(probabilities: Any) -> tuple[tuple[float, ...], ...]:
 
 
 def _values(name: str, values: Any, check: Callable[[str, Any], _Number]) -> tuple[_Number, ...]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}={values!r} is no sequence; give one value for each mode, cheapest first and full last")
-    checked = tuple(check(f"{name}[{place}]", value) for place, value in enumerate(values))
+    give = "one value for each mode, cheapest first and full last"
+    given = as_sequence(name, values, give)
+    checked = tuple(check(f"{name}[{place}]", value) for place, value in enumerate(given))
     if len(checked) < 2:
-        raise ValueError(f"{name}={checked} is too short; give one value for each mode, cheapest first and full last")
+        raise ValueError(f"{name}={checked} is too short; give {give}")
     return checked
 
 
@@ -184,9 +183,8 @@ def _check_sum(name: str, values: tuple[float, ...]) -> None:
 def _modes(names: Any, count: int) -> tuple[Mode, ...]:
     if names is None:
         return tuple(Mode.at(place, count) for place in range(count))
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise TypeError(f"modes={names!r} is no sequence; give names, such as ('r2', 'r4/3', 'full')")
-    modes = tuple(name if isinstance(name, Mode) else Mode(name) for name in names)
+    given = as_sequence("modes", names, "names, such as ('r2', 'r4/3', 'full')")
+    modes = tuple(name if isinstance(name, Mode) else Mode(name) for name in given)
     told = tuple(map(str, modes))
     if len(modes) != count:
         raise ValueError(f"modes={told} has {len(modes)} names for {count} values; give one for each, the last 'full'")

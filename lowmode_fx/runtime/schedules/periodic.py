@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.runtime.schedules.arguments import as_count, as_per_epoch, value_at
 from lowmode_fx.runtime.schedules.base import PlannedSchedule
+from lowmode_fx.runtime.schedules.per_epoch import as_per_epoch, value_at
+from lowmode_fx.utils.validation import as_count
 
 __all__ = ["PeriodicSchedule"]
 

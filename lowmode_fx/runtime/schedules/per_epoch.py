@@ -1,0 +1,25 @@
+"""Arguments that are one value for all epochs, or one for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+__all__ = ["as_per_epoch", "value_at"]
+
+_Number = TypeVar("_Number", int, float)
+
+
+def as_per_epoch(name: str, values: Any, check: Callable[[str, Any], _Number]) -> _Number | tuple[_Number, ...]:
+    """One checked value for all epochs, or a tuple with one for each. Raises ``ValueError`` where there is none."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        return check(name, values)
+    checked = tuple(check(f"{name}[{epoch}]", value) for epoch, value in enumerate(values))
+    if not checked:
+        raise ValueError(f"{name} is empty; give one value for each epoch, or a single value for all of them")
+    return checked
+
+
+def value_at(values: _Number | Sequence[_Number], epoch: int) -> _Number:
+    """The value of ``epoch``; the last one goes on for later epochs."""
+    return values[min(epoch, len(values) - 1)] if isinstance(values, Sequence) else values

@@ -1,0 +1,124 @@
+"""Checks of arguments: each returns the value in its plain type, or says what is wrong and what to give instead.
+
+What they say is one line, ``name=value is …; give …``: a ``TypeError`` for a value of another kind, a ``ValueError``
+for one that is out of range or unknown.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsIndex, TypeVar
+
+from passes.wording import near_matches_hint
+
+Choice = TypeVar("Choice")
+
+
+def wrong_type(name: str, value: Any, give: str) -> TypeError:
+    """The error for a value of another kind. give: what to give instead."""
+    # A tensor or a model would fill the line.
+    shown = f"={value!r}" if isinstance(value, bool | numbers.Number | str | None) else ""
+    return TypeError(f"{name}{shown} is of type {type(value).__name__}; give {give}")
+
+
+def as_count(name: str, value: SupportsIndex, minimum: int = 0) -> int:
+    """An int of at least ``minimum``. Raises ``TypeError`` or ``ValueError`` for anything else."""
+    give = f"an int of at least {minimum}"
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise wrong_type(name, value, give)
+    count = operator.index(value)
+    if count < minimum:
+        raise ValueError(f"{name}={count} is too small; give {give}")
+    return count
+
+
+def as_seed(value: SupportsIndex) -> int:
+    """An int from 0 to 2**64 - 1. Raises ``TypeError`` or ``ValueError`` for anything else."""
+    seed = as_count("seed", value)
+    if seed >= 2**64:
+        raise ValueError(f"seed={seed} does not fit in 64 bits; give an int from 0 to 2**64 - 1")
+    return seed
+
+
+def as_number(
+    name: str,
+    value: float,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> float:
+    """A finite float, ``least`` ≤ value ≤ ``most`` and ``above`` < value < ``below``.
+
+    Raises ``TypeError`` or ``ValueError`` for anything else.
+    """
+    bounds = {"above": above, "of at least": least, "below": below, "at most": most}
+    told = [f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound)]
+    give = f"a number {', '.join(told)}" if told else "a finite number"
+    number = _number(name, value, give)
+    # Written so that not-a-number fails too.
+    if not (math.isfinite(number) and least <= number <= most and above < number < below):
+        raise ValueError(f"{name}={value!r} is out of range; give {give}")
+    return number
+
+
+def as_probability(name: str, value: float) -> float:
+    """A float in [0, 1]. Raises ``TypeError`` or ``ValueError`` for anything else."""
+    return _from_0_to_1(name, value, "probability")
+
+
+def as_share(name: str, value: float) -> float:
+    """A float in [0, 1]. Raises ``TypeError`` or ``ValueError`` for anything else."""
+    return _from_0_to_1(name, value, "share")
+
+
+def as_flag(name: str, value: bool) -> bool:
+    """True or False. Raises ``TypeError`` for anything else."""
+    if not isinstance(value, bool):
+        raise wrong_type(name, value, "True or False")
+    return value
+
+
+def as_choice(name: str, value: Choice, choices: Sequence[Choice], other: str = "") -> Choice:
+    """One of ``choices``; other: what may be given instead of them. Raises ``ValueError`` for anything else."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; give {_any_of([*map(repr, choices), *filter(None, [other])])}")
+    return value
+
+
+def as_sequence(name: str, values: Iterable[Any], give: str) -> tuple[Any, ...]:
+    """A tuple of what there is to go through, text aside. Raises ``TypeError`` for anything else."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}={values!r} is no sequence; give {give}")
+    return tuple(values)
+
+
+def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises ``ValueError`` for the first of the ``given`` names that ``owner`` does not have, with near matches."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise ValueError(f"{owner} has no {name!r}; {near_matches_hint(name, names)}")
+
+
+def _from_0_to_1(name: str, value: float, noun: str) -> float:
+    give = "a number from 0 to 1"
+    number = _number(name, value, give)
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(f"{name}={value!r} is no {noun}; give {give}")
+    return number
+
+
+def _number(name: str, value: float, give: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise wrong_type(name, value, give)
+    return float(value)
+
+
+def _any_of(choices: Sequence[str]) -> str:
+    *first, last = choices
+    return f"{', '.join(first)} or {last}" if first else last
