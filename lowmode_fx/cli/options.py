@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import Field, fields, replace
 from functools import partial, wraps
 from typing import Annotated, Any
 
@@ -31,32 +31,29 @@ DataName = Annotated[str, Data(help="digits, cifar10:PATH or folder:PATH.")]
 ImageSize = Annotated[int | None, Data(help="Side in pixels.")]
 ImageChannels = Annotated[int, Data(help="3 (RGB) or 1 (grey).")]
 
-#: ``LowModeConfig`` on the command line; what isn't given is None.
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _annotation(entry: Field[Any]) -> Any:
+    """An option of ``LowModeConfig`` as typer takes it; what isn't given is None."""
+    help, flag = entry.metadata["help"], entry.metadata["flag"]
+    if flag:
+        return Annotated[bool | None, Low(_option(flag), help=help)]
+    if entry.type == "int":
+        return Annotated[int | None, Low(help=help)]
+    return Annotated[str | None, Low(help=help)]
+
+
+_FLAGS = [entry for entry in fields(LowModeConfig) if entry.metadata["flag"]]
+#: ``LowModeConfig`` on the command line, by parameter.
 LOW_MODE: dict[str, Any] = {
-    "ratio": Annotated[str | None, Low(help="Of the images' sides: 2, 4/3, or one a side: 1x2. (default 2)")],
-    "kernel_ratio": Annotated[str | None, Low(help="Of the kernels; 1 keeps them. (default: ratio)")],
-    "rounding": Annotated[str | None, Low(help="ceil, floor or cover.")],
-    "kernel_transform": Annotated[str | None, Low(help="avg, adaptive, center or linear.")],
-    "gain": Annotated[str | None, Low(help="What pooling preserves: mean or sum.")],
-    "pool_convs": Annotated[str | None, Low(help="dense, all, or globs: a,b. (default dense)")],
-    "keep_convs": Annotated[str | None, Low(help="Globs of convs to keep.")],
-    "drop_maxpools": Annotated[str | None, Low(help="none, stem, all or globs. (default none)")],
-    "strides": Annotated[str | None, Low(help="Globs with their stride in low-mode: conv1=1,layer2.0.*=1.")],
-    "batchnorm": Annotated[str | None, Low(help="isolate or share.")],
-    "input_method": Annotated[str | None, Low(help="gaussian, bilinear or area.")],
-    "size_multiple": Annotated[int | None, Low(help="Round low-mode's sides to multiples of it. (default 1)")],
-    "whole_images": Annotated[bool | None, Low("--whole-images", help="Pool kernels alone.")],
-    "restore_output": Annotated[
-        bool | None, Low("--restore-output", help="Bring maps that are returned to full size.")
-    ],
-    "adapt_head": Annotated[bool | None, Low("--adapt-head", help="Resize a map that is flattened.")],
+    entry.metadata["flag"] or entry.name: _annotation(entry) for entry in fields(LowModeConfig)
 }
 
 #: Switches, as messages name them to a user of Python.
 _SWITCHES = {
-    "downsample_input=False": "--whole-images",
-    "restore_output=True": "--restore-output",
-    "adapt_head=True": "--adapt-head",
+    **{f"{entry.name}={not entry.default}": _option(entry.metadata["flag"]) for entry in _FLAGS},
     "submodule=": "--submodule",
 }
 _VALUE = re.compile(rf"\b({'|'.join(LOW_MODE)})=(\([^()]*\)|'\d[^']*'|(?=\S))")
@@ -134,10 +131,6 @@ def spelled_as_options(message: str) -> str:
 def _spelled(value: str) -> str:
     """A ratio of Python as on the command line: ``(1, '4/3')`` is ``1x4/3``."""
     return value.strip("()").replace("'", "").replace(", ", "x")
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def image_sides(text: str) -> tuple[int, int]:

@@ -16,6 +16,16 @@ BatchNormMode = Literal["isolate", "share"]
 InputMethod = Literal["gaussian", "bilinear", "area"]
 
 
+def _option(help: str, flag: str = "") -> dict[str, str]:
+    """What a command line says of a field. flag: the switch that turns it from its default."""
+    return {"help": help, "flag": flag}
+
+
+def _choices(kind: Any) -> str:
+    *others, last = get_args(kind)
+    return f"{', '.join(others)} or {last}"
+
+
 @dataclass(frozen=True)
 class LowModeConfig:
     """How low-mode differs from full-mode.
@@ -44,21 +54,39 @@ class LowModeConfig:
     Raises ``ValueError`` or ``TypeError`` for anything else.
     """
 
-    ratio: RatioLike = 2
-    kernel_ratio: RatioLike | None = None
-    rounding: Rounding = "ceil"
-    kernel_transform: NamedTransform | KernelTransform = "avg"
-    gain: Gain = "mean"
-    pool_convs: NamedConvs | Sequence[str] = "dense"
-    keep_convs: Sequence[str] = ()
-    drop_maxpools: NamedMaxPools | Sequence[str] = "none"
-    strides: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
-    batchnorm: BatchNormMode = "isolate"
-    input_method: InputMethod = "gaussian"
-    size_multiple: int = 1
-    downsample_input: bool = True
-    restore_output: bool = False
-    adapt_head: bool = False
+    ratio: RatioLike = field(
+        default=2, metadata=_option("Of the images' sides: 2, 4/3, or one a side: 1x2. (default 2)")
+    )
+    kernel_ratio: RatioLike | None = field(
+        default=None, metadata=_option("Of the kernels; 1 keeps them. (default: ratio)")
+    )
+    rounding: Rounding = field(default="ceil", metadata=_option(f"{_choices(Rounding)}."))
+    kernel_transform: NamedTransform | KernelTransform = field(
+        default="avg", metadata=_option(f"{_choices(NamedTransform)}.")
+    )
+    gain: Gain = field(default="mean", metadata=_option(f"What pooling preserves: {_choices(Gain)}."))
+    pool_convs: NamedConvs | Sequence[str] = field(
+        default="dense", metadata=_option("dense, all, or globs: a,b. (default dense)")
+    )
+    keep_convs: Sequence[str] = field(default=(), metadata=_option("Globs of convs to keep."))
+    drop_maxpools: NamedMaxPools | Sequence[str] = field(
+        default="none", metadata=_option("none, stem, all or globs. (default none)")
+    )
+    strides: Mapping[str, int | tuple[int, ...]] = field(
+        default_factory=dict, metadata=_option("Globs with their stride in low-mode: conv1=1,layer2.0.*=1.")
+    )
+    batchnorm: BatchNormMode = field(default="isolate", metadata=_option(f"{_choices(BatchNormMode)}."))
+    input_method: InputMethod = field(default="gaussian", metadata=_option(f"{_choices(InputMethod)}."))
+    size_multiple: int = field(
+        default=1, metadata=_option("Round low-mode's sides to multiples of it. (default 1)")
+    )
+    downsample_input: bool = field(default=True, metadata=_option("Pool kernels alone.", flag="whole_images"))
+    restore_output: bool = field(
+        default=False, metadata=_option("Bring maps that are returned to full size.", flag="restore_output")
+    )
+    adapt_head: bool = field(
+        default=False, metadata=_option("Resize a map that is flattened.", flag="adapt_head")
+    )
 
     def __post_init__(self) -> None:
         ratio = read_ratio(self.ratio)
