@@ -53,11 +53,13 @@ class PassContext:
     """What passes share beside the graph that they rewrite.
 
     full: the full-mode graph, whose nodes hold their shapes (``passes.shapes``). inputs: low-mode's example inputs in
-    the order of the placeholders; only their shapes, dtypes and devices count. reports: of the passes that have run.
+    the order of the placeholders; only their shapes, dtypes and devices count. any_size: the graphs hold for images of
+    any size. reports: of the passes that have run.
     """
 
     full: fx.GraphModule
     inputs: tuple[Tensor, ...]
+    any_size: bool = True
     reports: list[PassReport] = field(default_factory=list)
 
     def report(self, name: str) -> PassReport:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from torch import fx
+from torch import Tensor, fx
 
 from passes.base import PassContext
 from passes.calls import CONVS
 from passes.errors import PassError
-from passes.find_maps import find_flatten, find_map
+from passes.find_maps import find_flatten, find_map, is_map
 from passes.match import module_path
-from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, propagate_shapes
+from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, node_shape, propagate_shapes
 from passes.wording import sides
+
+#: To which sides are rounded for a model that halves its maps so often.
+_MULTIPLES = (2, 4, 8, 16, 32, 64)
 
 
 def misfit(error: ShapeError, context: PassContext) -> PassError:
@@ -26,21 +30,53 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
             f"{_shapes(error.inputs)}; set adapt_head=True to resize the map to its full-mode size there"
         )
     cause = re.sub(r"\s*\(?Proxy\([^)]*\)(\*Proxy\([^)]*\))?\)?", "", error.cause)
-    try:
-        propagate_shapes(context.full, *context.inputs)
+    way_out = "try an input size that halves more often"
+    if _takes(context.full, context.inputs):
         what = "low-mode does not fit the model"
-    except ShapeError:
+    else:
         sizes = next(value.shape[2:] for value in context.inputs if value.ndim > 2)
         what = f"the model itself can't take {sides(sizes)} inputs"
+        multiple, nearest = _nearest_sides(context) if context.any_size else (1, [])
+        if nearest:
+            way_out = f"the nearest that it takes are {' and '.join(nearest)}: set size_multiple={multiple}"
     source = find_map(error)
     resize = ""
     if source is not None:
         size = sides(full_shape(source)[2:])
         resize = f", set adapt_head=True to resize the map behind {place(source)} to its full-mode {size}"
     return PassError(
-        f"{what}: at {place(error.node)}, given {_shapes(error.inputs)}: {cause}; try an input size that halves more "
-        f"often{resize}, or pool kernels alone with downsample_input=False"
+        f"{what}: at {place(error.node)}, given {_shapes(error.inputs)}: {cause}; {way_out}"
+        f"{resize}, or pool kernels alone with downsample_input=False"
     )
+
+
+def _takes(graph_module: fx.GraphModule, inputs: Sequence[Tensor]) -> bool:
+    try:
+        propagate_shapes(graph_module, *inputs)
+    except ShapeError:
+        return False
+    return True
+
+
+def _nearest_sides(context: PassContext) -> tuple[int, list[str]]:
+    """The least multiple to which low-mode's sides can be rounded for the model to take them, and the sides then."""
+    placeholders = [node for node in context.full.graph.nodes if node.op == "placeholder"]
+    pairs = list(zip(placeholders, context.inputs, strict=True))
+    shrunk = [node for node, value in pairs if is_map(node_shape(node)) and node_shape(node) != Shape(value.shape)]
+    for multiple in _MULTIPLES:
+        found = []
+        for rounded in (math.floor, math.ceil):
+            inputs = [_rounded(value, multiple, rounded) if node in shrunk else value for node, value in pairs]
+            if _takes(context.full, inputs):
+                found.append(next(sides(value.shape[2:]) for value in inputs if value.ndim > 2))
+        if found:
+            return multiple, list(dict.fromkeys(found))
+    return 1, []
+
+
+def _rounded(value: Tensor, multiple: int, rounded: Callable[[float], int]) -> Tensor:
+    sizes = [max(1, rounded(size / multiple)) * multiple for size in value.shape[2:]]
+    return value.new_empty((*value.shape[:2], *sizes))
 
 
 def unequal_branches(error: ShapeError, context: PassContext) -> PassError | None:

@@ -79,7 +79,7 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
         if not captured.live:
             captured.require_proof(low, inputs)
         record_full_shapes(low.graph, full.graph)
-        context = PassContext(full, captured.blank(inputs))
+        context = PassContext(full, captured.blank(inputs), captured.front_end.any_size)
         run_passes(low, low_mode_passes(config), context)
     full_sides, low_sides = captured.inputs.image.shape[2:], inputs.image.shape[2:]
     report = PairReport(
