@@ -118,7 +118,7 @@ def autocast() -> Any:
     return torch.autocast("cpu", dtype=torch.bfloat16)
 
 
-@habit("autocast entered 1 times in the model, with nothing more in the graph", around=autocast)
+@habit("autocast entered, 1 deep, in the model, with nothing more in the graph", around=autocast)
 class Float32Island(Small):
     def forward(self, images: Tensor) -> Tensor:
         pooled = self.features(images)

@@ -125,7 +125,7 @@ class Recorder(TorchDispatchMode):
             if name != "generator":
                 expression += [name, key_of(value, self._key)]
         if blocks := autocast_depth():
-            expression.append(("autocast", f"autocast entered {blocks} times"))
+            expression.append(("autocast", f"autocast entered, {blocks} deep,"))
         if operator.draws:
             generator = kwargs.get("generator") or torch.default_generator
             name = self._generator(generator)
