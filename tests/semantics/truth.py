@@ -107,6 +107,8 @@ def _unmark(value: Tensor) -> None:
 
 
 def _mark_reached(value: Any) -> None:
+    if isinstance(value, nn.Parameter):
+        return  # written in place, as a momentum teacher's is: it is trained or it is not
     if isinstance(value, Tensor):
         value.is_reached = True  # type: ignore[attr-defined]
     elif isinstance(value, list | tuple):
