@@ -139,22 +139,9 @@ def capture_call(
     if tried[-1].name == "live":  # which runs the model itself: what went wrong there says it all
         raise TraceError(f"{type(model).__name__} fails on {shapes}: {failures[-1].partition(': ')[2]}")
     raise TraceError(
-        f"{type(model).__name__} can't be traced on {shapes}; {'; '.join(_once(failures))}. Check that the model takes "
+        f"{type(model).__name__} can't be traced on {shapes}; {'; '.join(dict.fromkeys(failures))}. Check that the model takes "
         "this input; then mark the module at fault with leaf_modules=, or give submodule="
     )
-
-
-def _once(failures: Sequence[str]) -> list[str]:
-    """Each failure once; what both front ends complain of in the same words, in one line."""
-    found = list(dict.fromkeys(failures))
-    (one, first), (other, last) = (found[at].split(": ", 1) for at in (0, -1))
-    if one != other and _without_place(first).endswith(_without_place(last)):
-        return [*found[1:-1], f"{one} and {other}: {last}"]
-    return found
-
-
-def _without_place(complaint: str) -> str:
-    return complaint.partition(" (line ")[0]
 
 
 def _where(error: Exception) -> str:
