@@ -119,6 +119,20 @@ def capture_call(
     leaf_modules: Sequence[type[nn.Module]],
 ) -> Captured:
     """``capture`` for a call that is known already; ``example`` are values for its leaves."""
+    captured = trace_call(model, inputs, example, front_end, leaf_modules)
+    if not captured.live:
+        captured.require_proof(captured.graph_module, inputs)
+    return captured
+
+
+def trace_call(
+    model: nn.Module,
+    inputs: ModelInputs,
+    example: Sequence[Tensor],
+    front_end: FrontEndName,
+    leaf_modules: Sequence[type[nn.Module]] = (),
+) -> Captured:
+    """``capture_call``, without a proof of what a front end that was named gives."""
     tried = front_ends(front_end)
     failures: list[str] = []
     with train_mode(model):
@@ -131,30 +145,14 @@ def capture_call(
                     failures.append(f"{each.name}: {_where(error)}")
                     continue
                 told, live = tuple(dict.fromkeys(failures)), front_end in ("auto", "live")
-                captured = Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live)
-                if not live:
-                    captured.require_proof(graph_module, inputs)
-                return captured
+                return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live)
     shapes = ", ".join(f"{leaf.shape} of {leaf.dtype}" for leaf in inputs.leaves)
     if tried[-1].name == "live":  # which runs the model itself: what went wrong there says it all
         raise TraceError(f"{type(model).__name__} fails on {shapes}: {failures[-1].partition(': ')[2]}")
     raise TraceError(
-        f"{type(model).__name__} can't be traced on {shapes}; {'; '.join(_once(failures))}. Check that the model takes "
-        "this input; then mark the module at fault with leaf_modules=, or give submodule="
+        f"{type(model).__name__} can't be traced on {shapes}; {'; '.join(dict.fromkeys(failures))}. Check that the model "
+        "takes this input; then mark the module at fault with leaf_modules=, or give submodule="
     )
-
-
-def _once(failures: Sequence[str]) -> list[str]:
-    """Each failure once; what both front ends complain of in the same words, in one line."""
-    found = list(dict.fromkeys(failures))
-    (one, first), (other, last) = (found[at].split(": ", 1) for at in (0, -1))
-    if one != other and _without_place(first).endswith(_without_place(last)):
-        return [*found[1:-1], f"{one} and {other}: {last}"]
-    return found
-
-
-def _without_place(complaint: str) -> str:
-    return complaint.partition(" (line ")[0]
 
 
 def _where(error: Exception) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 #: In a path, every element of a list or tuple.
-EACH = "*"
+EACH = ...
 
 
 def value_at(tree: Any, path: Sequence[Any]) -> Any:

@@ -6,7 +6,6 @@ worker downsamples with the very function that the device path runs.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch.utils.data import (
 
 from lowmode_fx.lowering.ladder import downsampler
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.image_places import BatchPlace, ImagePlaces
 from lowmode_fx.runtime.model import LowModeModel
 
 __all__ = ["ModeBatchSampler", "host_loader"]
@@ -86,36 +86,14 @@ class _DownsamplingCollate:
         self,
         collate: Callable[[list[Any]], Any],
         downsamplers: Mapping[Mode, Callable[[Tensor], Tensor]],
-        key: int | str,
+        images: ImagePlaces,
     ) -> None:
-        self.collate, self.downsamplers, self.key = collate, downsamplers, key
+        self.collate, self.downsamplers, self.images = collate, downsamplers, images
 
     def __call__(self, samples: list[Any]) -> Any:
         assert isinstance(samples, _ModeList), "the loader's data set hands the mode on"
         batch = self.collate(list(samples))
-        downsample = self.downsamplers.get(samples.mode)
-        if isinstance(batch, Tensor):
-            return batch if downsample is None else downsample(batch)
-        try:
-            images = batch[self.key]
-        except (KeyError, IndexError, TypeError) as error:
-            known = f"with {', '.join(map(repr, batch))}" if isinstance(batch, Mapping) else f"of {len(batch)}"
-            kind = f"a {type(batch).__name__} {known}"
-            raise ValueError(
-                f"images={self.key!r} is no place in a batch, which is {kind}; say where they are"
-            ) from error
-        return batch if downsample is None else _replaced(batch, self.key, downsample(images))
-
-
-def _replaced(batch: Any, key: int | str, images: Tensor) -> Any:
-    """The batch with other images, in the structure that it has."""
-    if isinstance(batch, Mapping):
-        changed: Any = copy.copy(batch)
-        changed[key] = images
-        return changed
-    values = list(batch)
-    values[key] = images  # type: ignore[index]
-    return batch._make(values) if hasattr(batch, "_make") else type(batch)(values)
+        return self.images.map(batch, self.downsamplers.get(samples.mode))
 
 
 def host_loader(
@@ -128,14 +106,16 @@ def host_loader(
     batch_sampler: Iterable[Sequence[int]] | None = None,
     drop_last: bool = False,
     accumulation: int = 1,
-    images: int | str = 0,
+    images: BatchPlace | Iterable[BatchPlace] | None = None,
     collate_fn: Callable[[list[Any]], Any] = default_collate,
     **options: Any,
 ) -> DataLoader[Any]:
     """A ``DataLoader`` whose workers downsample the images of low steps, for a net with ``downsample_on="host"``.
 
     Arguments are the loader's own, and these: accumulation, the batches of each optimizer step; images, where a batch
-    holds its float images ``(N, C, *S)``: a place in a tuple (the first) or a key. A low batch holds
+    holds its float images ``(N, C, *S)``: a place in a tuple or a key, or several. By default a batch is images alone;
+    ``(inputs, targets)``, inputs being what the net is called with; or all that it is called with, a tuple or a mapping
+    of keywords, and its images are those of the example that the modes were built for. A low batch holds
     ``(N, C, *⌈S/r⌉)`` there, what its rung's ``downsample`` gives: bit for bit the device path's where that runs
     uncompiled on a CPU, and to within rounding elsewhere. Call ``net.set_epoch`` before each iteration.
 
@@ -162,7 +142,7 @@ def host_loader(
     return DataLoader(
         _ModeDataset(dataset),
         batch_sampler=ModeBatchSampler(batch_sampler, net, accumulation),  # type: ignore[arg-type]
-        collate_fn=_DownsamplingCollate(collate_fn, _downsamplers(net), images),
+        collate_fn=_DownsamplingCollate(collate_fn, _downsamplers(net), ImagePlaces(net.ladder.inputs, images)),
         **options,
     )
 

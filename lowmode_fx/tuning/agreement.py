@@ -7,20 +7,17 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lowmode_fx.lowering import networks
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.lowering.networks import network
 from lowmode_fx.tuning.batches import Batch, Call, read_batches
 from passes.preserve import preserve_state, train_mode
 
 Criterion = Callable[..., Tensor]
-#: A model, or what runs one of its modes, called as the model is with images of full size.
-Forward = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -56,42 +53,53 @@ def gradient_agreement(
     Raises ``ValueError`` where there is no batch, or one that the modes were not built for.
     """
     batches = read_batches(batch, ladder.inputs, ladder.model)
-    full, low = (network(ladder, each, downsample=True) for each in (Mode.FULL, mode or ladder.modes[0]))
+    full, low = (networks.network(ladder, each, downsample=True) for each in (Mode.FULL, mode or ladder.modes[0]))
     names = [name for name, value in ladder.model.named_parameters() if value.requires_grad]
-    with preserve_state(ladder.model, parameters=True), train_mode(ladder.model):
+    with train_mode(ladder.model):
         rows = [_compare_modes(full, low, each, criterion, ladder.model) for each in batches]
     whole = [agreements[0] for agreements in rows]
     layers = {name: _mean([agreements[1][index] for agreements in rows]) for index, name in enumerate(names)}
     return _mean(whole, layers)
 
 
-def batch_loss(forward: Forward, batch: Call, criterion: Criterion, autocast: torch.dtype | None = None) -> Tensor:
+def batch_loss(
+    network: networks.Network, batch: Call, criterion: Criterion, autocast: torch.dtype | None = None
+) -> Tensor:
     """``criterion(output, targets)``, under autocast to that type; ``None``: as the caller has it."""
     with contextlib.nullcontext() if autocast is None else torch.autocast(batch.device.type, dtype=autocast):
-        return criterion(batch.of(forward), batch.targets)
+        return criterion(batch.of(network), batch.targets)
 
 
 def mode_gradient(
-    forward: Forward, batch: Call, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None = None
+    network: networks.Network, batch: Call, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None = None
 ) -> list[Tensor]:
     """The gradient of ``criterion(output, targets)`` for each trainable parameter of ``model``, in their order.
 
-    To be called inside ``preserve_state`` and ``train_mode``.
+    To be called inside ``train_mode``. The model is left as it was, so that every gradient is taken in one state.
     """
-    # One seed for both modes: dropout must not pass for disagreement where its masks have the same shape.
-    torch.manual_seed(0)
+    with preserve_state(model, parameters=True):
+        # One seed for both modes: dropout must not pass for disagreement where its masks have the same shape.
+        torch.manual_seed(0)
+        return step_gradient(network, batch, criterion, model, autocast)
+
+
+def step_gradient(
+    network: networks.Network, batch: Call, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None = None
+) -> list[Tensor]:
+    """The same as a training step takes it, which may change the model's buffers and attributes."""
     parameters = [value for value in model.parameters() if value.requires_grad]
-    loss = batch_loss(forward, batch, criterion, autocast)
+    loss = batch_loss(network, batch, criterion, autocast)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    network.settle()
     pairs = zip(gradients, parameters, strict=True)
     return [torch.zeros_like(value) if gradient is None else gradient for gradient, value in pairs]
 
 
 def _compare_modes(
-    full: Forward, low: Forward, batch: Call, criterion: Criterion, model: nn.Module
+    full: networks.Network, low: networks.Network, batch: Call, criterion: Criterion, model: nn.Module
 ) -> tuple[GradientAgreement, list[GradientAgreement]]:
     """Whole and per parameter, on one batch."""
-    ours, theirs = (mode_gradient(forward, batch, criterion, model) for forward in (full, low))
+    ours, theirs = (mode_gradient(network, batch, criterion, model) for network in (full, low))
     halves = [mode_gradient(full, half, criterion, model) for half in batch.halves()]
     triples = [_products(a, b) for a, b in zip(ours, theirs, strict=True)]
     ceilings = [_products(a, b) for a, b in zip(*halves, strict=True)] if halves else [(math.nan,) * 3] * len(triples)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from lowmode_fx.counting.step import count_forward_macs, count_step_flops
+from lowmode_fx.lowering import networks
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.lowering.networks import network
-from lowmode_fx.tuning.agreement import Criterion, Forward, mode_gradient
+from lowmode_fx.tuning.agreement import Criterion, step_gradient
 from lowmode_fx.tuning.batches import Call
 from lowmode_fx.utils.devices import synchronize
 from passes.preserve import preserve_state, train_mode
@@ -38,10 +38,10 @@ def step_cost(
     if measure == "macs":
         return mac_cost(pair)
     ratios = []
-    full, low = (network(pair, mode, downsample=True) for mode in (Mode.FULL, Mode.LOW))
+    full, low = (networks.network(pair, mode, downsample=True) for mode in (Mode.FULL, Mode.LOW))
     with preserve_state(pair.model, parameters=True), train_mode(pair.model):
         for round_number in range(rounds + 1):
-            seconds = [_seconds(forward, batch, criterion, pair.model, autocast) for forward in (full, low)]
+            seconds = [_seconds(each, batch, criterion, pair.model, autocast) for each in (full, low)]
             if round_number:  # the first pays for what only first calls cost
                 ratios.append(seconds[1] / seconds[0])
     return statistics.median(ratios)
@@ -57,10 +57,10 @@ def mac_cost(pair: ModePair) -> float:
 
 
 def _seconds(
-    forward: Forward, batch: Call, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None
+    network: networks.Network, batch: Call, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None
 ) -> float:
     synchronize(batch.device)
     start = time.perf_counter()
-    mode_gradient(forward, batch, criterion, model, autocast)
+    step_gradient(network, batch, criterion, model, autocast)
     synchronize(batch.device)
     return time.perf_counter() - start

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from lowmode_fx.capture.capture import capture
 from lowmode_fx.capture.images import Argument
+from lowmode_fx.lowering import networks
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.lowering.networks import network
-from lowmode_fx.tuning.agreement import Criterion, Forward, batch_loss, mode_gradient
+from lowmode_fx.tuning.agreement import Criterion, batch_loss, mode_gradient
 from lowmode_fx.tuning.batches import Batch, Call, read_batch, read_batches, split_batch
 from lowmode_fx.tuning.gain import StepProgress, gradient_products, step_progress
 from passes.preserve import preserve_generators, preserve_state, train_mode
@@ -63,7 +63,7 @@ class Probe:
         images: Argument | Iterable[Argument] | None = None,
     ) -> None:
         self.model, self.criterion, self.optimizer, self.autocast = copy.deepcopy(model), criterion, optimizer, autocast
-        self._source = batches
+        self._full, self._source = networks.FullNetwork(self.model), batches
         first = _first(batches, kept)
         self.captured = capture(self.model, split_batch(first[0])[0], images=images)
         self.batches = [self._read(batch) for batch in first]
@@ -122,23 +122,22 @@ class Probe:
         with preserve_state(self.model, parameters=True), train_mode(self.model), torch.no_grad():
             torch.manual_seed(0)  # the same dropout in every run that is compared
             return statistics.fmean(
-                float(batch_loss(self.model, batch, self.criterion, self.autocast)) for batch in self.batches
+                float(batch_loss(self._full, batch, self.criterion, self.autocast)) for batch in self.batches
             )
 
-    def _train(self, low_steps: Iterable[Forward | None], weight: float = 1.0) -> Iterator[int]:
-        """One optimizer step for each item, low where it is low-mode's forward; yields the number of steps so far."""
+    def _train(self, low_steps: Iterable[networks.Network | None], weight: float = 1.0) -> Iterator[int]:
+        """One optimizer step for each item, low where it is given low-mode; yields the number of steps so far."""
         stepper = self.optimizer(self.model.parameters())
         source = _endless(self._source, len(self.batches))
         with preserve_generators(self.model), train_mode(self.model):
             torch.manual_seed(0)
             for step, (low, batch) in enumerate(zip(low_steps, source, strict=False), start=1):
-                if low is None:
-                    loss = batch_loss(self.model, self._read(batch), self.criterion, self.autocast)
-                else:
-                    loss = weight * batch_loss(low, self._read(batch), self.criterion, self.autocast)
-                loss.backward()
+                network = self._full if low is None else low
+                loss = batch_loss(network, self._read(batch), self.criterion, self.autocast)
+                (loss if low is None else weight * loss).backward()
                 stepper.step()
                 stepper.zero_grad()
+                network.settle()
                 yield step
 
     def _steps_to(self, loss: float) -> float:
@@ -157,15 +156,15 @@ class Probe:
         return steps[place - 1] + (steps[place] - steps[place - 1]) * (above - loss) / (above - below)
 
     def _add_point(self, step: int) -> None:
-        with preserve_state(self.model, parameters=True), train_mode(self.model):
+        with train_mode(self.model):
             full = [
-                flat_gradient(self.model, batch, self.criterion, self.model, self.autocast) for batch in self.batches
+                flat_gradient(self._full, batch, self.criterion, self.model, self.autocast) for batch in self.batches
             ]
         self.points.append(Point(step, self._state(), full))
 
     def low_gradients(self, pair: ModePair) -> list[Tensor]:
         """The flat low gradients ``(P,)`` of the kept batches, at the weights as they are."""
-        with preserve_state(self.model, parameters=True), train_mode(self.model):
+        with train_mode(self.model):
             low = _low(pair)
             return [flat_gradient(low, batch, self.criterion, self.model, self.autocast) for batch in self.batches]
 
@@ -185,24 +184,24 @@ def progress_now(
 ) -> StepProgress:
     """What a low step is worth at the weights as they are, by its gradients; the model is left as it was."""
     calls = read_batches(batches, pair.inputs, pair.model)
-    with preserve_state(pair.model, parameters=True), train_mode(pair.model):
+    with train_mode(pair.model):
         full, low = (
-            [flat_gradient(forward, call, criterion, pair.model, autocast) for call in calls]
-            for forward in (network(pair, Mode.FULL), _low(pair))
+            [flat_gradient(each, call, criterion, pair.model, autocast) for call in calls]
+            for each in (networks.network(pair, Mode.FULL), _low(pair))
         )
     return step_progress(gradient_products(full, low), momentum)
 
 
 def flat_gradient(
-    forward: Forward, batch: Call, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None = None
+    network: networks.Network, batch: Call, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None = None
 ) -> Tensor:
     """All of a gradient as one vector ``(P,)``."""
-    return torch.cat([gradient.flatten() for gradient in mode_gradient(forward, batch, criterion, model, autocast)])
+    return torch.cat([gradient.flatten() for gradient in mode_gradient(network, batch, criterion, model, autocast)])
 
 
-def _low(pair: ModePair) -> Forward:
+def _low(pair: ModePair) -> networks.Network:
     """Low-mode for images of full size."""
-    return network(pair, Mode.LOW, downsample=True)
+    return networks.network(pair, Mode.LOW, downsample=True)
 
 
 def momentum_of(optimizer: torch.optim.Optimizer) -> float:

@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from lowmode_fx import BernoulliSchedule, LowModeModel, TraceError, build_pair, count_flops
 
 
-@pytest.mark.parametrize(("asked", "served"), [("auto", "fx"), ("fx", "fx"), ("export", "export")])
+@pytest.mark.parametrize(("asked", "served"), [("auto", "fx"), ("fx", "fx"), ("export", "export"), ("live", "live")])
 def test_the_front_end_that_is_asked_for_serves(asked: Any, served: str) -> None:
     pair = build_pair(Tiny(), torch.zeros(IMAGES), front_end=asked)
     assert (pair.report.front_end, pair.report.front_end_failures) == (served, ())
     assert [(change.site, change.after) for change in pair.report.pooled] == [("blocks.2", "1×1")]
 
 
-def test_both_front_ends_compute_the_same() -> None:
+@pytest.mark.parametrize("name", ["export", "live"])
+def test_front_ends_compute_the_same(name: Any) -> None:
     model, images = Tiny(), torch.randn(2, 3, 8, 8)
     model.drop.p = 0.0
-    first, second = (build_pair(model, torch.zeros(IMAGES), front_end=name).low(images) for name in ("fx", "export"))
+    first, second = (build_pair(model, torch.zeros(IMAGES), front_end=each).low(images) for each in ("fx", name))
     torch.testing.assert_close(first, second)
 
 
@@ -123,24 +124,27 @@ def test_a_front_end_that_does_not_exist() -> None:
         build_pair(Tiny(), torch.zeros(IMAGES), front_end="jit")  # type: ignore[arg-type]
 
 
+EXAMPLES = [
+    (torch.zeros(2, 5, 16, 16), "Given groups=1, weight of size [4, 3, 3, 3], expected input[2, 5, 16, 16] to have 3"),
+    (torch.zeros(IMAGES, dtype=torch.float64), "Input type (double) and bias type (float) should be the same"),
+]
+
+
+@pytest.mark.parametrize(("example", "complaint"), EXAMPLES)
 @pytest.mark.parametrize(
-    ("example", "complaint"),
+    ("front_end", "start"),
     [
-        (
-            torch.zeros(2, 5, 16, 16),
-            "Given groups=1, weight of size [4, 3, 3, 3], expected input[2, 5, 16, 16] to have 3",
-        ),
-        (
-            torch.zeros(2, 3, 16, 16, dtype=torch.float64),
-            "Input type (double) and bias type (float) should be the same",
-        ),
+        ("auto", "Tiny fails on {}: "),
+        ("fx", "Tiny can't be traced on {}; fx: conv2d can't take {}: "),
+        ("live", "Tiny fails on {}: "),
     ],
 )
-def test_an_example_that_the_model_does_not_take(example: Tensor, complaint: str) -> None:
+def test_an_example_that_the_model_does_not_take(example: Tensor, complaint: str, front_end: Any, start: str) -> None:
     with pytest.raises(TraceError) as error:
-        build_pair(Tiny(), example)
+        build_pair(Tiny(), example, front_end=front_end)
     message = str(error.value)
-    assert message.startswith(f"Tiny fails on {tuple(example.shape)} of {example.dtype}: {complaint}")
+    shape = str(tuple(example.shape))
+    assert message.startswith(start.format(f"{shape} of {example.dtype}", shape) + complaint)
     assert message.count(complaint) == 1 and "\n" not in message
 
 
@@ -150,9 +154,7 @@ def test_the_models_own_complaint_is_told_once() -> None:
             assert self.scale.shape[0] == 1, "for grey images"
             return super().forward(x)
 
-    with pytest.raises(
-        TraceError, match=r"^Grey fails on .*: for grey images \(line \d+ of test_front_ends\.py\)$"
-    ):
+    with pytest.raises(TraceError, match=r"^Grey fails on .*: for grey images \(line \d+ of test_front_ends\.py\)$"):
         build_pair(Grey(), torch.zeros(IMAGES))
     with pytest.raises(TraceError, match=r"; fx: for grey images \(line \d+ of test_front_ends\.py\)\. Check"):
         build_pair(Grey(), torch.zeros(IMAGES), front_end="fx")

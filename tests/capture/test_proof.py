@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from proof_oracle import CHANNELS, Small
 from torch import Tensor, fx, nn
+from traced import traced
 
-from lowmode_fx.capture.capture import capture
 from lowmode_fx.capture.proof import Proof, prove
 from passes import bind_graph
 
@@ -21,7 +21,7 @@ IMAGES = torch.zeros(2, 3, 8, 8)
 
 
 def changed(model: nn.Module, change: Callable[[fx.Graph], Any]) -> Proof:
-    captured = capture(model, IMAGES, "fx")
+    captured = traced(model, IMAGES, "fx")
     change(captured.graph_module.graph)
     return prove(model, bind_graph(model, captured.graph_module.graph, "Changed"), (IMAGES,))
 
@@ -120,7 +120,7 @@ class OneSize(Small):
 
 def test_a_graph_is_held_against_its_model_at_other_sizes_too() -> None:
     model, smaller = OneSize(), torch.zeros(2, 3, 4, 4)
-    by_fx, by_export = (capture(model, IMAGES, name).graph_module for name in ("fx", "export"))
+    by_fx, by_export = (traced(model, IMAGES, name).graph_module for name in ("fx", "export"))
     assert prove(model, by_fx, (IMAGES,), at=[((smaller,), {})]).holds
     assert prove(model, by_export, (IMAGES,)).holds
     proof = prove(model, by_export, (IMAGES,), at=[((smaller,), {})])
@@ -129,13 +129,13 @@ def test_a_graph_is_held_against_its_model_at_other_sizes_too() -> None:
 
 def test_a_size_that_neither_takes_is_no_difference() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 2))
-    graph = capture(model, IMAGES, "fx").graph_module
+    graph = traced(model, IMAGES, "fx").graph_module
     assert prove(model, graph, (IMAGES,), at=[((torch.zeros(2, 3, 4, 4),), {})]).holds
 
 
 def test_a_model_that_fails_is_not_proven() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 2))
-    graph = capture(model, IMAGES, "fx").graph_module
+    graph = traced(model, IMAGES, "fx").graph_module
     proof = prove(model, graph, (torch.zeros(2, 3, 4, 4),))
     assert not proof.holds
     assert proof.difference.startswith("not provable: ")
@@ -152,7 +152,7 @@ class Supervised(Small):
 
 def test_a_graph_of_tensors_alone_is_called_with_the_leaves_of_the_call() -> None:
     model, labels = Supervised(), torch.zeros(2, dtype=torch.long)
-    captured = capture(model, {"pixel_values": IMAGES, "labels": labels}, "fx")
+    captured = traced(model, {"pixel_values": IMAGES, "labels": labels}, "fx")
 
     def leaves(args: Any, kwargs: Any) -> Any:
         return captured.inputs.flatten(model, args, kwargs)
@@ -178,7 +178,7 @@ def test_images_that_are_written_to_are_compared() -> None:
 
 
 def test_models_without_fakes_are_not_provable() -> None:
-    graph = capture(Small(), IMAGES, "fx").graph_module
+    graph = traced(Small(), IMAGES, "fx").graph_module
     scripted = nn.Sequential(torch.jit.script(nn.Conv2d(3, 4, 3)))
     assert prove(scripted, graph, (IMAGES,)).difference == (
         "not provable: the model holds TorchScript, which runs real tensors"
@@ -202,7 +202,7 @@ def test_parameters_that_the_model_does_not_hold_are_not_provable() -> None:
             return maps * loose
 
     model = Loose()
-    graph = capture(Small(), IMAGES, "fx").graph_module
+    graph = traced(Small(), IMAGES, "fx").graph_module
     proof = prove(model, graph, (IMAGES,))
     assert proof.difference.startswith("not provable: a tensor of (4, 1, 1) is read by another way")
     assert loose.grad is None

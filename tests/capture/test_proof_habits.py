@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from proof_oracle import CHANNELS, Small, trains_alike
 from torch import Tensor, nn
 from torch.utils import checkpoint
+from traced import traced
 
-from lowmode_fx.capture.capture import capture
 from lowmode_fx.capture.proof import prove
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -588,7 +588,7 @@ def test_a_habit_whose_graph_trains_otherwise_is_found(name: str) -> None:
     case, start = HABITS[name], outside()
     torch.manual_seed(0)
     model = case.make()
-    captured = capture(model, torch.zeros(2, 3, 8, 8), case.front_end)
+    captured = traced(model, torch.zeros(2, 3, 8, 8), case.front_end)
     torch.set_grad_enabled(True)
     put_back(start)
     proof = prove(model, captured.graph_module, (torch.zeros(2, 3, 8, 8),))

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from proof_oracle import CHANNELS, Small, trains_alike
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from traced import traced
 
-from lowmode_fx.capture.capture import capture
 from lowmode_fx.capture.proof import prove
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -255,7 +255,7 @@ class ForwardOfTheInstance(Small):
 def test_a_plain_network_holds_and_trains_alike(name: str) -> None:
     torch.manual_seed(0)
     model = PLAIN[name]()
-    captured = capture(model, IMAGES, "fx")
+    captured = traced(model, IMAGES, "fx")
     proof = prove(model, captured.graph_module, (IMAGES,))
     assert proof.holds, proof.difference
     assert proof.difference == ""

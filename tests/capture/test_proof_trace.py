@@ -15,8 +15,8 @@ from proof_oracle import CHANNELS, Small
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from traced import traced
 
-from lowmode_fx.capture.capture import capture
 from lowmode_fx.capture.proof import prove
 from passes import bind_graph
 from passes.torch_internals import is_fake
@@ -28,7 +28,7 @@ IMAGES = torch.zeros(2, 3, 8, 8)
 
 def test_no_operator_runs_on_real_tensors() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.GroupNorm(2, 4))
-    graph = capture(model, IMAGES, "fx").graph_module
+    graph = traced(model, IMAGES, "fx").graph_module
     ran: set[str] = set()
 
     class Watch(TorchDispatchMode):
@@ -45,7 +45,7 @@ def test_no_operator_runs_on_real_tensors() -> None:
 
 def test_images_of_a_terabyte_take_no_time() -> None:
     model = Small()
-    graph = capture(model, IMAGES, "fx").graph_module
+    graph = traced(model, IMAGES, "fx").graph_module
     images = torch.zeros(1).expand(4096, 3, 4096, 4096)
     proof = prove(model, graph, (images,))
     assert proof.holds
@@ -113,7 +113,7 @@ def state_of(model: Everything, kept: list[Tensor]) -> list[Any]:
 def test_everything_stays_as_it_was(fails: bool) -> None:
     kept: list[Tensor] = []
     model = everything(kept)
-    graph = bind_graph(model, capture(Small(), IMAGES, "fx").graph_module.graph, "Graph")
+    graph = bind_graph(model, traced(Small(), IMAGES, "fx").graph_module.graph, "Graph")
     images = torch.zeros(2, 5, 8, 8) if fails else IMAGES
     before = state_of(model, kept)
     proof = prove(model, graph, (images,))
@@ -130,7 +130,7 @@ def test_everything_stays_as_it_was(fails: bool) -> None:
 )
 def test_the_callers_contexts_do_not_matter(context: Callable[[], Any]) -> None:
     model = Small()
-    graph = capture(model, IMAGES, "fx").graph_module
+    graph = traced(model, IMAGES, "fx").graph_module
     with context():
         proof = prove(model, graph, (IMAGES,))
         assert proof.holds, proof.difference

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import OrderedDict, UserDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
+from calls import Classifier, Network
 from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
@@ -21,6 +24,7 @@ from torch.utils.data import (
 
 from lowmode_fx import AgreementSchedule, BernoulliSchedule, LowModeConfig, LowModeModel, Mode, build_pair, host_loader
 from lowmode_fx.runtime.host_loader import ModeBatchSampler
+from passes.trees import tree_leaves
 
 SCHEDULE = BernoulliSchedule(p=0.5, seed=1)
 IMAGES, LABELS = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 5
@@ -134,6 +138,98 @@ def test_a_place_that_is_not_there_is_named_at_once() -> None:
             next(iter(host_loader(SAMPLES, never, 4, images=images)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="images='pixels' is no place in a batch, which is a dict with 'image'"):
         next(iter(host_loader(Dictionaries(), never, 4, images="pixels")))
+
+
+# Models of several inputs ---------------------------------------------------------------------------------------------
+
+
+class Tensors(Dataset[Any]):
+    """Samples in the structure that ``make`` gives them, of an image, a depth map and a label."""
+
+    def __init__(self, make: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
+        self.make = make
+
+    def __getitem__(self, index: int) -> Any:
+        return self.make(IMAGES[index], IMAGES[index, :1], LABELS[index])
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+
+class Depth(Network):
+    def forward(self, x: Tensor, depth: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(x) + depth.mean((1, 2, 3))[:, None], labels)
+
+
+class Views(Network):
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        return sum((self.logits(each) for each in views), torch.zeros(()))
+
+
+DEPTH, VIEWS = (IMAGES[:4], IMAGES[:4, :1], LABELS[:4]), [IMAGES[:4], IMAGES[:4]]
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "said", "make", "call"),
+    [
+        (Classifier(), {"pixel_values": IMAGES[:4], "labels": LABELS[:4]}, None,
+         lambda x, d, y: {"labels": y, "pixel_values": x}, lambda batch: ((), batch)),
+        (Classifier(), {"pixel_values": IMAGES[:4], "labels": LABELS[:4]}, None,
+         lambda x, d, y: (x, y), lambda batch: (batch, {})),
+        (Depth(), DEPTH, "x", lambda x, d, y: (x, d, y), lambda batch: (batch, {})),
+        (Depth(), DEPTH, ("x", "depth"), lambda x, d, y: {"depth": d, "x": x, "labels": y}, lambda batch: ((), batch)),
+        (Depth(), DEPTH, "x", lambda x, d, y: ({"depth": d, "x": x, "labels": y}, y), lambda batch: ((), batch[0])),
+        (Depth(), DEPTH, ("depth", "x"), lambda x, d, y: ((x, d, y), y), lambda batch: (batch[0], {})),
+        (Views(), (VIEWS,), None, lambda x, d, y: (([x, x, x],), y), lambda batch: (batch[0], {})),
+        (Views(), {"views": VIEWS, "labels": None}, None, lambda x, d, y: {"views": [x, x]},
+         lambda batch: ((), {"labels": None, **batch})),
+    ],
+)  # fmt: skip
+def test_the_images_that_the_model_is_called_with_are_downsampled(
+    model: nn.Module, example: Any, said: Any, make: Any, call: Any
+) -> None:
+    pair = build_pair(model, example, images=said)
+    device, host = (
+        LowModeModel(pair, SCHEDULE, downsample_on=on, compile=False).train()  # type: ignore[arg-type]
+        for on in ("device", "host")
+    )
+    loader = host_loader(Tensors(make), host, 4)
+    loader.collate_fn = pickle.loads(pickle.dumps(loader.collate_fn))  # as a spawned worker gets it
+    modes = []
+    for ours, theirs in zip(loader, DataLoader(Tensors(make), 4), strict=True):
+        results = []
+        for net, batch in ((host, ours), (device, theirs)):
+            args, kwargs = call(batch)
+            results.append(net(*args, **kwargs))
+        assert host.last_mode is device.last_mode
+        modes.append(host.last_mode)
+        assert all(map(torch.equal, tensors(results[0]), tensors(results[1])))
+    assert set(modes) == {Mode.LOW, Mode.FULL}
+
+
+def tensors(outputs: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def test_where_a_batch_holds_the_images_may_be_said_of_several() -> None:
+    pair = build_pair(Depth(), DEPTH, images=("x", "depth"))
+    net = LowModeModel(pair, BernoulliSchedule(1.0), downsample_on="host", compile=False)
+    (batch, *_) = host_loader(Tensors(lambda x, d, y: {"a": x, "b": d, "c": d}), net, 4, images=("a", "b"))
+    assert [value.shape[-1] for value in batch.values()] == [8, 8, 16]
+
+
+def test_a_batch_without_the_models_images_is_refused() -> None:
+    pair = build_pair(Classifier(), {"pixel_values": IMAGES[:4], "labels": LABELS[:4]})
+    net = LowModeModel(pair, BernoulliSchedule(0.0), downsample_on="host", compile=False)
+    with pytest.raises(ValueError) as error:
+        next(iter(host_loader(Tensors(lambda x, d, y: {"image": x, "labels": y}), net, 4)))
+    assert str(error.value) == (
+        "pixel_values, the model's images, are not found in a batch, which is a dict with 'image', 'labels'; "
+        "say where: images="
+    )
+    low = LowModeModel(pair, BernoulliSchedule(1.0), downsample_on="host", compile=False)
+    with pytest.raises(TypeError, match=r"images is of type torch\.int64; give a tensor"):
+        next(iter(host_loader(Tensors(lambda x, d, y: {"pixel_values": x.long(), "labels": y}), low, 4)))
 
 
 def test_a_generator_orders_the_batches_as_it_does_in_torchs_loader() -> None:

@@ -159,3 +159,21 @@ def test_agreement_of_a_mode_of_a_ladder() -> None:
     assert [by_mode[mode] for mode in ladder.modes[:-1]] == alone and alone[0] != alone[1]
     assert by_mode[Mode.FULL] == pytest.approx(1)
     assert gradient_agreement(ladder, (X, Y), F.cross_entropy).cosine == alone[0]
+
+
+@pytest.mark.parametrize("front_end", ["auto", "live"])
+def test_every_gradient_is_taken_in_one_state(front_end: Any) -> None:
+    class Counting(Network):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.logits(x) * self.calls
+
+    model = Counting()
+    found = gradient_agreement(
+        build_pair(model, X, LowModeConfig(), front_end=front_end), [(X, Y)] * 3, lambda output, _: output.mean()
+    )
+    assert found.norm_ratio_error == found.cosine_error == 0 and "calls" not in vars(model)
+    plain = gradient_agreement(build_pair(Plain(), X), (X, Y), lambda output, _: output.mean())
+    assert found.norm_ratio == pytest.approx(plain.norm_ratio, rel=1e-5)

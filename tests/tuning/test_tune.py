@@ -202,8 +202,8 @@ def test_a_model_with_its_loss_inside_is_tuned_on_the_batches_that_it_takes() ->
             return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
     batches = [{"labels": labels, "pixel_values": images} for images, labels in Coloured()]
-    inside = quick_tune(WithLoss(), batches, criterion=lambda output, _: output["loss"], ratios=(2,))
-    outside = quick_tune(small_model(), ratios=(2,))
+    inside = quick_tune(WithLoss(), batches, criterion=lambda output, _: output["loss"], ratios=(2,), run_steps=8)
+    outside = quick_tune(small_model(), ratios=(2,), run_steps=8)
     assert inside.to_dict() == outside.to_dict()
     ours, theirs = (
         {each.name: each.rehearsed for each in tuned.candidates if ":" not in each.name} for tuned in (inside, outside)
