@@ -12,7 +12,7 @@ from passes.base import Change, PassContext, PassReport, Skip, graph_pass
 from passes.errors import PassError
 from passes.match import MaxPoolSite, max_pool_sites
 from passes.patterns import select_names
-from passes.pooling_rule import sides
+from passes.wording import sides
 
 NamedMaxPools = Literal["none", "stem", "all"]
 _PADS = (nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd)

@@ -15,9 +15,10 @@ from passes.kernel_math import Gain, KernelTransform, Rounding
 from passes.match import ConvSite, conv_sites, deformable_convs, match_conv, opaque_convs, trained
 from passes.patterns import select_names
 from passes.pooled_calls import pooled_conv
-from passes.pooling_rule import DEFORMABLE, NOT_TRACED, NamedConvs, NamedTransform, PoolingRule, sides
+from passes.pooling_rule import DEFORMABLE, NOT_TRACED, NamedConvs, NamedTransform, PoolingRule
 from passes.ratios import RatioLike
 from passes.shapes import Shape, record_shape
+from passes.wording import sides
 
 
 @graph_pass(ensures=[pooled_geometry])

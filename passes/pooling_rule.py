@@ -22,6 +22,7 @@ from passes.kernel_math import (
 )
 from passes.patterns import matches
 from passes.ratios import RatioLike, SideRatio, plain_ratio, ratio_text, side_ratios
+from passes.wording import sides
 
 NamedTransform = Literal["avg", "adaptive", "center", "linear"]
 NamedConvs = Literal["dense", "all"]
@@ -114,8 +115,3 @@ def bind_transform(transform: KernelTransform, gain: Gain) -> KernelTransform:
 
     custom_transform.users_name = getattr(transform, "__name__", repr(transform))  # type: ignore[attr-defined]
     return custom_transform
-
-
-def sides(sizes: Sequence[int]) -> str:
-    """Sizes as a person writes them: 3×3."""
-    return "×".join(map(str, sizes))

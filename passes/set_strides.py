@@ -10,7 +10,7 @@ from passes.base import Change, PassContext, PassReport, graph_pass
 from passes.errors import PassError
 from passes.match import ConvSite, conv_sites
 from passes.patterns import matches, select_names
-from passes.pooling_rule import sides
+from passes.wording import sides
 
 
 @graph_pass()

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from passes.wording import sides
+
 #: An operator's argument: a tensor is ``("tensor", value, geometry)``, a list ``("list", *keys)``, the rest itself.
 Key = Hashable
 _AS_THEY_ARE = (int, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -97,8 +99,8 @@ class Values:
     def layout(self, geometry: int) -> str:
         """Sides, dtype and strides in words."""
         shape, strides, _, dtype, device = self._layouts[geometry]
-        sides = "×".join(map(str, shape)) or "a scalar"
-        return f"{sides} of {str(dtype).removeprefix('torch.')} on {device} with strides {strides}"
+        size = sides(shape) or "a scalar"
+        return f"{size} of {str(dtype).removeprefix('torch.')} on {device} with strides {strides}"
 
     def _operator(self, value: int) -> int:
         """The operator whose output ``value`` is, or that was written to a part of it."""

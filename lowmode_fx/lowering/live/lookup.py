@@ -16,7 +16,7 @@ from lowmode_fx.lowering.live.plan import KEEP, ConvEdit, Plan, PoolEdit
 from passes.calls import ConvCall, spatial
 from passes.match import is_convolution
 from passes.patterns import matches
-from passes.pooling_rule import sides
+from passes.wording import sides
 
 
 class LiveLoweringWarning(UserWarning):

@@ -15,6 +15,7 @@ from passes import PassError, propagate_shapes
 from passes.checks import output_node
 from passes.shapes import Shape
 from passes.trees import tree_leaves, tree_map
+from passes.wording import sides
 
 Sides = tuple[int, ...]
 #: Of the tensors of a call, in the order of ``ModelInputs.leaves``.
@@ -38,7 +39,7 @@ class FullOutputs:
             try:
                 self._known[shapes] = tuple(tuple(shape[2:]) for shape in self._shapes(shapes))
             except Exception as error:
-                size = "×".join(map(str, shapes[self._inputs.images[0]][2:]))
+                size = sides(shapes[self._inputs.images[0]][2:])
                 raise PassError(
                     f"restore_output: what {type(self._model).__name__} returns for {size} images can't be told "
                     f"without running it: {error}; leave restore_output False and resize the maps in the loss"
