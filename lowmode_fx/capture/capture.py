@@ -150,8 +150,8 @@ def trace_call(
     if tried[-1].name == "live":  # which runs the model itself: what went wrong there says it all
         raise TraceError(f"{type(model).__name__} fails on {shapes}: {failures[-1].partition(': ')[2]}")
     raise TraceError(
-        f"{type(model).__name__} can't be traced on {shapes}; {'; '.join(dict.fromkeys(failures))}. Check that the model "
-        "takes this input; then mark the module at fault with leaf_modules=, or give submodule="
+        f"{type(model).__name__} can't be traced on {shapes}; {'; '.join(dict.fromkeys(failures))}. Check that the "
+        "model takes this input; then mark the module at fault with leaf_modules=, or give submodule="
     )
 
 
