@@ -11,44 +11,25 @@ from torch import fx
 
 from passes.base import Change, PassContext, PassReport, Skip, graph_pass
 from passes.checks import pooled_geometry
-from passes.kernel_math import Gain, KernelTransform, Rounding
 from passes.match import ConvSite, conv_sites, deformable_convs, match_conv, opaque_convs, trained
 from passes.patterns import select_names
 from passes.pooled_calls import pooled_conv
-from passes.pooling_rule import DEFORMABLE, NOT_TRACED, NamedConvs, NamedTransform, PoolingRule
-from passes.ratios import RatioLike
+from passes.pooling_rule import DEFORMABLE, NOT_TRACED, PoolingRule
 from passes.shapes import Shape, record_shape
 from passes.wording import sides
 
 
 @graph_pass(ensures=[pooled_geometry])
-def pool_weights(
-    graph_module: fx.GraphModule,
-    context: PassContext,
-    *,
-    ratio: RatioLike,
-    rounding: Rounding = "ceil",
-    transform: NamedTransform | KernelTransform = "avg",
-    gain: Gain = "mean",
-    pool_convs: NamedConvs | Sequence[str] = "dense",
-    keep_convs: Sequence[str] = (),
-) -> PassReport:
-    """Pool the kernels of the chosen convolutions by ``ratio``; every output keeps the size it had.
-
-    A ratio that is one a side leaves convolutions with another number of sides alone.
-    ``pool_convs``: ``"dense"`` (windows overlap, K > stride; not the stem; no depthwise conv to a single tap),
-    ``"all"`` (the stem and patchifying convs too; still no depthwise conv to a single tap), or globs over module names,
-    which are taken at their word. ``keep_convs`` are globs that are left alone whatever ``pool_convs`` says.
-    ``"linear"`` rewrites a kernel that keeps its size too: its taps move closer.
+def pool_weights(graph_module: fx.GraphModule, context: PassContext, *, rule: PoolingRule) -> PassReport:
+    """Pool the kernels that ``rule`` chooses; every output keeps the size it had.
 
     Raises ``PassError`` where a glob matches nothing, ``ValueError`` where a custom transform returns a wrong shape.
     """
-    rule = PoolingRule(ratio, rounding, transform, gain, pool_convs, keep_convs)
     sites = conv_sites(graph_module)
     names = [site.name for site in sites]
-    if not isinstance(pool_convs, str):
-        select_names(names, pool_convs, "pool_convs", "convolution")
-    select_names(names, keep_convs, "keep_convs", "convolution")
+    if not isinstance(rule.pool_convs, str):
+        select_names(names, rule.pool_convs, "pool_convs", "convolution")
+    select_names(names, rule.keep_convs, "keep_convs", "convolution")
     stems = stem_nodes(graph_module, sites)
     changes, skips = [], []
     for site in sites:
@@ -116,13 +97,3 @@ def _after(graph: fx.Graph, node: fx.Node, function: Callable[..., Any], argumen
 def is_custom_transform(node: fx.Node) -> bool:
     """Does the node run a user's own kernel transform?"""
     return hasattr(node.target, "users_name")
-
-
-__all__ = [
-    "NOT_TRACED",
-    "NamedConvs",
-    "NamedTransform",
-    "is_custom_transform",
-    "pool_weights",
-    "stem_nodes",
-]

@@ -33,7 +33,14 @@ UNTRAINED = "no trained parameter reaches it"
 
 @dataclass(frozen=True)
 class PoolingRule:
-    """How kernels shrink by ``ratio`` and which do; see ``passes.pool_weights`` for what the options mean."""
+    """How kernels shrink by ``ratio`` and which do.
+
+    A ratio that is one a side leaves convolutions with another number of sides alone. transform: ``"linear"`` rewrites
+    a kernel that keeps its size too: its taps move closer. pool_convs: ``"dense"`` (windows overlap, K > stride; not
+    the stem; no depthwise conv to a single tap), ``"all"`` (the stem and patchifying convs too; still no depthwise conv
+    to a single tap), or globs over module names, which are taken at their word. keep_convs: globs that are left alone
+    whatever ``pool_convs`` says.
+    """
 
     ratio: RatioLike
     rounding: Rounding = "ceil"

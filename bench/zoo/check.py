@@ -23,7 +23,8 @@ from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.pair import build_pair
 from passes import PassError
 from passes.match import conv_sites
-from passes.pool_weights import NOT_TRACED, stem_nodes
+from passes.pool_weights import stem_nodes
+from passes.pooling_rule import NOT_TRACED
 
 #: Largest model whose gradients are computed; above it, the pair is built and counted, and run without gradients.
 GRADIENT_LIMIT = 400_000_000

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from bench.zoo.eager import EagerLowMode
 from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.ladder import ModePair
-from passes.pool_weights import NOT_TRACED
+from passes.pooling_rule import NOT_TRACED
 from passes.preserve import preserve_state
 
 #: How far an eager low-mode may be off: other kernels sum in another order where padding is spelled differently.

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from lowmode_fx.lowering.downsampling import downsampled_sides
 from passes.drop_maxpools import NamedMaxPools
 from passes.kernel_math import Gain, KernelTransform, Rounding
-from passes.pool_weights import NamedConvs, NamedTransform
+from passes.pooling_rule import NamedConvs, NamedTransform, PoolingRule
 from passes.ratios import Ratio, RatioLike, largest_ratio, plain_ratio, ratio_text, read_ratio
 
 BatchNormMode = Literal["isolate", "share"]
@@ -122,6 +122,18 @@ class LowModeConfig:
     def paper(cls) -> LowModeConfig:
         """The paper's setting (§4): r = 2, the blocks' 3×3 convs to 1×1, no max pool in the stem, shared norms."""
         return cls(ratio=2, pool_convs="dense", drop_maxpools="stem", batchnorm="share", input_method="gaussian")
+
+    @property
+    def pooling_rule(self) -> PoolingRule:
+        """Which kernels are pooled, and how."""
+        return PoolingRule(
+            ratio=self.effective_kernel_ratio,
+            rounding=self.rounding,
+            transform=self.kernel_transform,
+            gain=self.gain,
+            pool_convs=self.pool_convs,
+            keep_convs=self.keep_convs,
+        )
 
     @property
     def effective_kernel_ratio(self) -> Ratio:

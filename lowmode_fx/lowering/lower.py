@@ -41,15 +41,7 @@ def low_mode_passes(config: LowModeConfig) -> tuple[GraphPass, ...]:
     return (
         partial(drop_maxpools, which=config.drop_maxpools),
         partial(set_strides, strides=config.strides),
-        partial(
-            pool_weights,
-            ratio=config.effective_kernel_ratio,
-            rounding=config.rounding,
-            transform=config.kernel_transform,
-            gain=config.gain,
-            pool_convs=config.pool_convs,
-            keep_convs=config.keep_convs,
-        ),
+        partial(pool_weights, rule=config.pooling_rule),
         *isolate,
         adapt_heads,
         partial(resize_head, adapt_head=config.adapt_head),

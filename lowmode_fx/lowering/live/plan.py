@@ -81,14 +81,7 @@ def make_plan(full: fx.GraphModule, low: fx.Graph, config: LowModeConfig, report
 
     full: the graph as it was captured. low: as the passes have left it. reports: what they said.
     """
-    rule = PoolingRule(
-        ratio=config.effective_kernel_ratio,
-        rounding=config.rounding,
-        transform=config.kernel_transform,
-        gain=config.gain,
-        pool_convs=config.pool_convs,
-        keep_convs=config.keep_convs,
-    )
+    rule = config.pooling_rule
     resizes = dict(_resizes(low))
     kernels, convs = _conv_edits(full, rule, config, resizes)
     made_global = {change.node for report in reports if report.name == "adapt_heads" for change in report.changes}
