@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import fx
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from passes import pooling_rule
 from passes.wording import sides
 
 CONVOLUTION, NORM, ELEMENTWISE = "convolution+matmul", "norm", "elementwise"
@@ -77,12 +78,17 @@ def largest(times: Iterable[tuple[str, float]], count: int = 6) -> dict[str, flo
     return {name: sums[name] / total for name in sorted(sums, key=sums.__getitem__, reverse=True)[:count] if total}
 
 
-def mark_pooling(graph_module: fx.GraphModule) -> None:
-    """Let a profiler see which operators of an uncompiled low graph pool a kernel. Without one, nothing changes."""
-    for node in graph_module.graph.nodes:
-        if node.op == "call_function" and getattr(node.target, "__module__", "") == "passes.kernel_math":
-            node.target = _marked(node.target)
-    graph_module.recompile()
+@contextlib.contextmanager
+def marked_pooling() -> Iterator[None]:
+    """Pairs that are built and run inside let a profiler see which operators pool a kernel, uncompiled."""
+    functions = {name: getattr(pooling_rule, name) for name in ("average_kernel", "center_kernel", "linear_kernel")}
+    try:
+        for name, function in functions.items():
+            setattr(pooling_rule, name, _marked(function))
+        yield
+    finally:
+        for name, function in functions.items():
+            setattr(pooling_rule, name, function)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ model. Beside every ratio of times that of multiply-adds, the peak memory, and w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import statistics
 import time
@@ -26,7 +27,7 @@ from torch._dynamo.utils import counters
 
 from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save, summary
 from bench.networks import CASES, Case
-from bench.step_profile import mark_pooling, profile_step
+from bench.step_profile import marked_pooling, profile_step
 from bench.step_report import report
 from bench.training_step import training_step
 from bench.zoo.measure import PeakMemory
@@ -53,8 +54,6 @@ def steps(case: Case, device: torch.device, kind: str, batch: int) -> tuple[Step
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
     pair = build_pair(model, images[:2])
     resolution = build_pair(model, images[:2], LowModeConfig(kernel_ratio=1))
-    if kind == EAGER:
-        mark_pooling(pair.low)
     options = {"dynamic": False, **({"mode": "reduce-overhead"} if kind == GRAPHS else {})}
     net, half = (
         LowModeModel(each, BernoulliSchedule(0.5), compile=kind != EAGER, compile_options=options)
@@ -95,6 +94,13 @@ def measure(
     case: Case, device: torch.device, kind: str, rounds: int, batch: int, mac_ratio: float | None
 ) -> dict[str, Any]:
     """One kind of step: the ratios of times, memory, profiles; and ``mac_ratio`` where it isn't known yet."""
+    with marked_pooling() if kind == EAGER else contextlib.nullcontext():
+        return _measured(case, device, kind, rounds, batch, mac_ratio)
+
+
+def _measured(
+    case: Case, device: torch.device, kind: str, rounds: int, batch: int, mac_ratio: float | None
+) -> dict[str, Any]:
     counters.clear()
     functions, pair, held = steps(case, device, kind, batch)
     found: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from torch.autograd import DeviceType
 
 from bench import harness, networks, step_time
 from bench.networks import Case, small_resnet
-from bench.step_profile import GROUPS, WITHIN, _kernel_times, group_of, largest, mark_pooling, profile_step, shares
+from bench.step_profile import GROUPS, WITHIN, _kernel_times, group_of, largest, marked_pooling, profile_step, shares
 from bench.step_report import expected, largest_table, profile_table, ratio_table, short_table
 from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, build_pair
 
@@ -75,15 +75,15 @@ def test_shares_are_of_the_sum() -> None:
 
 
 def test_a_profile_sees_weight_pooling_in_low_mode_alone() -> None:
-    model = small_resnet(width=8).train()
-    images = torch.randn(4, 3, 16, 16)
+    model = small_resnet(width=32).train()
+    images = torch.randn(4, 3, 8, 8)
     pair = build_pair(model, images)
-    mark_pooling(pair.low)
     net = LowModeModel(pair, BernoulliSchedule(0.5), compile=False)
-    found = {
-        mode: profile_step(lambda mode=mode: net.run(mode, images).sum().backward(), CPU, wall=1.0)
-        for mode in net.modes
-    }
+    with marked_pooling():
+        found = {
+            mode: profile_step(lambda mode=mode: net.run(mode, images).sum().backward(), CPU, wall=1.0)
+            for mode in net.modes
+        }
     for profile in found.values():
         assert math.isclose(sum(profile["shares"].values()), 1)
         assert profile["busy seconds"] > 0
@@ -127,10 +127,9 @@ def test_kernels_belong_to_what_launched_them_and_count_once() -> None:
 def test_marks_change_no_value() -> None:
     torch.manual_seed(0)
     model, images = small_resnet(width=8).train(), torch.randn(4, 3, 8, 8)
-    pair = build_pair(model, torch.randn(4, 3, 16, 16))
-    before = pair.low(images)
-    mark_pooling(pair.low)
-    assert torch.equal(pair.low(images), before)
+    before = build_pair(model, torch.randn(4, 3, 16, 16)).low(images)
+    with marked_pooling():
+        assert torch.equal(build_pair(model, torch.randn(4, 3, 16, 16)).low(images), before)
 
 
 # Step times.
