@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from live_checks import low_images, pair_of, step
 from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, prune
 
 from lowmode_fx import ModePair
 from lowmode_fx.lowering.live import LiveLowering, LiveLoweringWarning
@@ -110,6 +110,47 @@ def test_a_layer_that_is_added() -> None:
     model.append(conv())
     torch.testing.assert_close(live.run(images), single_tap(model[2], single_tap(model[1], model[0](images))))
     assert len(live.notes) == 1
+
+
+def test_a_layer_that_is_put_between_others_moves_no_decision() -> None:
+    """In an ``nn.Sequential`` names are places: what stands behind goes by another name from then on."""
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(3), nn.BatchNorm2d(4), nn.MaxPool2d(2), conv(), nn.MaxPool2d(2), conv())
+    pair = pair_of(model, *IMAGES, keep_convs=["5"], drop_maxpools=["4"])
+    live, images = LiveLowering(pair), low_images(pair)
+    first, norm, pool, second, _, last = model
+    model.insert(1, conv())
+    expected = last(single_tap(second, pool(norm(single_tap(model[1], first(images))))))
+    with pytest.warns(LiveLoweringWarning) as told:
+        torch.testing.assert_close(live.run(images), expected)
+    assert [str(warning.message) for warning in told] == [
+        "the build has not seen the convolution 1: its 3×3 kernel is pooled to 1×1"
+    ]
+    del model[1]
+    torch.testing.assert_close(live.run(images), last(single_tap(second, pool(norm(first(images))))))
+
+
+def test_a_new_layer_has_nothing_of_the_module_around_it() -> None:
+    """The model's own forward calls a convolution that is computed and kept, and so has a plan for its place."""
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.layers, self.scale = conv(3), nn.Sequential(), nn.Parameter(torch.ones(1))
+            self.register_buffer("blur", torch.full((4, 4, 3, 3), 0.1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers(F.conv2d(self.stem(x), self.blur, padding=1) * self.scale)
+
+    torch.manual_seed(0)
+    model = Around()
+    pair = pair_of(model, *IMAGES)
+    live, images = LiveLowering(pair), low_images(pair)
+    torch.testing.assert_close(live.run(images), model(images))
+    model.layers.append(parametrizations.weight_norm(conv()))
+    expected = single_tap(model.layers[0], F.conv2d(model.stem(images), model.blur, padding=1) * model.scale)
+    with pytest.warns(LiveLoweringWarning):
+        torch.testing.assert_close(live.run(images), expected)
 
 
 @pytest.mark.parametrize("kept", [False, True])

@@ -96,8 +96,10 @@ class LiveLowering:
                 stack.enter_context(self._attributes.kept(modules))
                 stack.enter_context(self._shadows.in_place(modules, refresh=refresh))
             for path, edits in self._lookup.plan.modules.items():
-                next_edit = partial(self._mode.next, ("module", path), edits)
-                stack.enter_context(resizing_module(self.model.get_submodule(path), next_edit))
+                module = self._lookup.module_at(path)
+                if module is not None:
+                    next_edit = partial(self._mode.next, ("module", path), edits)
+                    stack.enter_context(resizing_module(module, next_edit))
             self._running += 1
             try:
                 yield

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CodeType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from lowmode_fx.lowering.live.place import custom_function, in_compiled_code, module_path
+from lowmode_fx.lowering.live.place import calling_module, custom_function, in_compiled_code
 from lowmode_fx.lowering.live.plan import KEEP, ConvEdit, Plan, PoolEdit
 from passes.calls import ConvCall, spatial
 from passes.match import is_convolution
 from passes.patterns import matches
 from passes.wording import sides
+
+Thing = TypeVar("Thing")
 
 
 class LiveLoweringWarning(UserWarning):
@@ -26,8 +28,10 @@ class LiveLoweringWarning(UserWarning):
 class Lookup:
     """What is planned for the calls of ``model``, as the model stands now.
 
-    ``kernels``: edits by the ``id`` of the parameter that is the kernel. ``notes``: what was told, a line each.
+    A module or a parameter that was there at the build keeps what was planned for it, under whatever name it goes now;
+    one that has taken another's place has what was planned for that.
 
+    ``kernels``: edits by the ``id`` of the parameter that is the kernel. ``notes``: what was told, a line each.
     The functions that start with ``find`` are asked once by dynamo, while it traces, and taken at their word.
     """
 
@@ -36,16 +40,21 @@ class Lookup:
         self.plan = plan
         self.kernels: dict[int, ConvEdit] = {}
         self.notes: list[str] = []
-        self._paths: dict[int, str] = {}
+        # What was there at the build, and what was there last, are held on to: so no id becomes another's.
+        self._built_modules = _Names(model.named_modules())
+        self._built_parameters = _Names(model.named_parameters(remove_duplicate=False))
+        self._known: tuple[Sequence[Any], Sequence[Any]] = ((), ())
+        #: By the id of a module, its path at the build (or that of the module whose place it has taken), and now.
+        self._places: Mapping[int, str] = {}
+        self._paths: Mapping[int, str] = {}
         self._plain: set[CodeType] = set()
-        self._known: tuple[list[Any], list[Any]] = ([], [])
         self.find_place = _constant(self._find_place)
         self.find_function = _constant(self._find_function)
         self.find_conv = _constant(self._find_conv)
         self.find_max_pool = _constant(self._find_max_pool)
 
     def follow(self, modules: Sequence[nn.Module]) -> None:
-        """Take note of modules and parameters that have taken others' places since the last step.
+        """Take note of modules and parameters that are other ones than in the last step.
 
         modules: all of the model's, in order.
         """
@@ -53,21 +62,31 @@ class Lookup:
         known_modules, known_parameters = self._known
         if _same(modules, known_modules) and _same(parameters, known_parameters):
             return
-        # Both are held on to, so that no id becomes another's meanwhile.
         self._known = (list(modules), parameters)
-        self._paths = {id(module): path for path, module in self.model.named_modules()}
-        self.kernels = {
-            id(parameter): self.plan.kernels[name]
-            for name, parameter in self.model.named_parameters(remove_duplicate=False)
-            if name in self.plan.kernels
-        }
+        named_modules = list(self.model.named_modules())
+        self._paths = {id(module): path for path, module in named_modules}
+        self._places = self._built_modules.of(named_modules)
+        names = self._built_parameters.of(self.model.named_parameters(remove_duplicate=False))
+        kernels = self.plan.kernels
+        self.kernels = {identity: kernels[name] for identity, name in names.items() if name in kernels}
+
+    def module_at(self, place: str) -> nn.Module | None:
+        """The module that stands at a planned place; ``None`` where it is gone."""
+        return next((module for module in self._known[0] if self._places.get(id(module)) == place), None)
 
     def in_compiled_code(self) -> bool:
         """Whether compiled code makes the call that the mode meets."""
         return in_compiled_code(self._paths, self._plain)
 
     def _find_place(self) -> str | None:
-        return module_path(self._paths)
+        """The place that makes the call, as the build called it; ``None`` for one that it has not seen."""
+        module = calling_module(self._paths)
+        return None if module is None else self._places.get(module)
+
+    def _find_path(self) -> str:
+        """Path of the module that makes the call, as the model stands now; empty where nothing tells."""
+        module = calling_module(self._paths)
+        return "" if module is None else self._paths[module]
 
     def _find_function(self) -> bool:
         """Whether a convolution stands in a custom ``autograd.Function``, whose backward is for the full kernel."""
@@ -96,7 +115,7 @@ class Lookup:
         planned = self.plan.kernels.get(f"{place}.weight")
         if planned is not None:  # a parameter at the build, and computed since: pruned, normalised
             return planned
-        name = self._conv_name(place, kernel_id)
+        name = self._conv_name(self._find_path(), kernel_id)
         wanted = [given for glob, given in self.plan.strides.items() if matches(name, glob)]
         given = spatial(wanted[-1], len(weight_shape) - 2) if wanted else None
         call = _described(weight_shape, given or stride, groups, transposed)
@@ -111,22 +130,21 @@ class Lookup:
     def _find_max_pool(self, place: str | None) -> PoolEdit:
         if self._is_whole(place):
             return "keep"
-        which = self.plan.drop_maxpools
-        dropped = which == "all" or (not isinstance(which, str) and any(matches(place or "", glob) for glob in which))
+        which, name = self.plan.drop_maxpools, self._find_path()
+        dropped = which == "all" or (not isinstance(which, str) and any(matches(name, glob) for glob in which))
         what = "dropped" if dropped else "kept"
-        self._tell(f"the build has not seen the max pool {_shown(place)}: it is {what}")
+        self._tell(f"the build has not seen the max pool {_shown(name)}: it is {what}")
         return "drop" if dropped else "keep"
 
     def _is_whole(self, place: str | None) -> bool:
         return place is not None and any(matches(place, whole) for whole in self.plan.whole)
 
-    def _conv_name(self, place: str | None, kernel_id: int | None) -> str:
+    def _conv_name(self, path: str, kernel_id: int | None) -> str:
         """As the passes name sites: by the module that convolves, or the one that holds the kernel."""
-        module = self.model.get_submodule(place) if place else None
-        if place and module is not None and is_convolution(module):
-            return place
+        if path and is_convolution(self.model.get_submodule(path)):
+            return path
         owner = next((name for name, value in self.model.named_parameters() if id(value) == kernel_id), "")
-        return owner.rpartition(".")[0] or place or ""
+        return owner.rpartition(".")[0] or path
 
     def _tell(self, note: str) -> None:
         if note not in self.notes:
@@ -134,11 +152,34 @@ class Lookup:
             warnings.warn(note, LiveLoweringWarning, stacklevel=2)
 
 
-def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
-    def answer(*args: Any) -> Any:
+class _Names:
+    """Names that things had at the build."""
+
+    def __init__(self, named: Iterable[tuple[str, Any]]) -> None:
+        self._held = list(named)
+        self._names: dict[int, str] = {}
+        for name, thing in self._held:
+            self._names.setdefault(id(thing), name)
+
+    def of(self, named: Iterable[tuple[str, Any]]) -> dict[int, str]:
+        """By its id, what each thing that is there now was called; for a new one, who had its name and is gone."""
+        now = list(named)
+        there = {id(thing) for _, thing in now}
+        taken = {name for name, thing in self._held if id(thing) in there}
+        found: dict[int, str] = {}
+        for name, thing in now:
+            if id(thing) in self._names:
+                found[id(thing)] = self._names[id(thing)]
+            elif name not in taken:
+                found.setdefault(id(thing), name)
+        return found
+
+
+def _constant(function: Callable[..., Thing]) -> Callable[..., Thing]:
+    def answer(*args: Any) -> Thing:
         return function(*args)
 
-    constant: Callable[..., Any] = torch.compiler.assume_constant_result(answer)
+    constant: Callable[..., Thing] = torch.compiler.assume_constant_result(answer)
     return constant
 
 
@@ -164,5 +205,5 @@ def _same(now: Sequence[Any], before: Sequence[Any]) -> bool:
     return len(now) == len(before) and all(map(operator.is_, now, before))
 
 
-def _shown(place: str | None) -> str:
-    return place or "of the model's own forward"
+def _shown(path: str) -> str:
+    return path or "of the model's own forward"

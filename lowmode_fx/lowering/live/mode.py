@@ -115,7 +115,7 @@ class LowMode(TorchFunctionMode):
 
     def _conv_at_place(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> ConvEdit:
         place = self._lookup.find_place()
-        edits = self._convs.get(place)
+        edits = None if place is None else self._convs.get(place)
         if edits:
             return self.next(("conv", place), edits)
         call = _conv_call(func, args, kwargs)
@@ -135,7 +135,7 @@ class LowMode(TorchFunctionMode):
 
     def _max_pool(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         place = self._lookup.find_place()
-        edits = self._max_pools.get(place)
+        edits = None if place is None else self._max_pools.get(place)
         edit = self.next(("max pool", place), edits) if edits else self._lookup.find_max_pool(place)
         if edit == "keep":
             return func(*args, **kwargs)
@@ -145,7 +145,7 @@ class LowMode(TorchFunctionMode):
 
     def _avg_pool(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         place = self._lookup.find_place()
-        edits = self._avg_pools.get(place)
+        edits = None if place is None else self._avg_pools.get(place)
         if not edits or self.next(("average pool", place), edits) == "keep":
             return func(*args, **kwargs)
         given, dims = named_arguments(AVG_POOL_ARGUMENTS, args, kwargs), AVG_POOLS[func]
@@ -159,8 +159,9 @@ class LowMode(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _resize(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        place = (self._lookup.find_place(), function_name(func))
-        edits = self._functions.get(place)
+        module = self._lookup.find_place()
+        place = (module or "", function_name(func))
+        edits = None if module is None else self._functions.get(place)
         edit = self.next(place, edits) if edits else None
         return resized_call(func, args, kwargs, edit)
 

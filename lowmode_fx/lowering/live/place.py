@@ -7,7 +7,7 @@ that it follows.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from types import CodeType, FrameType
 from typing import Any
 
@@ -64,23 +64,24 @@ def running_code() -> Iterator[Code]:
         frame = frame.f_back
 
 
-def module_path(paths: Mapping[int, str]) -> str | None:
-    """Path of the innermost module whose code runs, of those whose ``id`` has one; ``None`` where nothing tells."""
+def calling_module(known: Container[int]) -> int | None:
+    """The ``id`` of the innermost module whose code runs, of those that are ``known``; ``None`` where nothing tells."""
     for each in running_code():
-        if each.entered and each.entered[-1] in paths:
-            return paths[each.entered[-1]]
+        if each.entered and each.entered[-1] in known:
+            return each.entered[-1]
         owner = each.owner
-        if isinstance(owner, nn.Module) and id(owner) in paths:
-            return paths[id(owner)]
+        if isinstance(owner, nn.Module) and id(owner) in known:
+            return id(owner)
         if each.code.co_name.startswith(_RESUMED):
             return None  # it has forgotten whose it is
     return None
 
 
-def in_compiled_code(paths: Mapping[int, str], plain: set[CodeType]) -> bool:
+def in_compiled_code(known: Container[int], plain: set[CodeType]) -> bool:
     """Whether a compiler's code makes the call, which was lowered when it was traced, and not a model's or a user's.
 
-    plain: code that calls for itself, and so is never a compiler's: known from earlier calls, and added to.
+    known: ids of the model's modules. plain: code that calls for itself, and so is never a compiler's, from earlier
+    calls; it is added to.
     """
     frame = sys._getframe(1)
     while frame.f_globals.get("__package__") == __package__ and frame.f_back is not None:
@@ -92,10 +93,10 @@ def in_compiled_code(paths: Mapping[int, str], plain: set[CodeType]) -> bool:
         owner = each.owner
         if isinstance(owner, fx.Interpreter):
             owner = owner.module
-        known = isinstance(owner, nn.Module) and id(owner) in paths
-        if not known and (isinstance(owner, fx.GraphModule) or "extern_kernels" in each.names):
+        ours = isinstance(owner, nn.Module) and id(owner) in known
+        if not ours and (isinstance(owner, fx.GraphModule) or "extern_kernels" in each.names):
             return True  # fx's code, or inductor's
-        if known or not str(each.names.get("__name__")).startswith(("torch.", __package__)):
+        if ours or not str(each.names.get("__name__")).startswith(("torch.", __package__)):
             if each.code is caller:
                 plain.add(caller)
             return False
