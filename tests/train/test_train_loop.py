@@ -26,9 +26,17 @@ from training import (
     tiny_net,
 )
 
-from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, PeriodicSchedule
-from lowmode_fx.train import EpochRecord, RunResult, TrainingDivergedError, TrainSettings, plot_curves, train
+from lowmode_fx import (
+    BernoulliSchedule,
+    LadderSchedule,
+    LowModeConfig,
+    LowModeModel,
+    Mode,
+    PeriodicSchedule,
+    build_ladder,
+)
+from lowmode_fx.cli.demo import demo_model
+from lowmode_fx.train import EpochRecord, RunResult, TrainingDivergedError, TrainSettings, load_data, plot_curves, train
 from lowmode_fx.train import loop as loop_module
 from lowmode_fx.train.batches import train_batches
 from lowmode_fx.train.records import records_to_csv
@@ -105,6 +113,18 @@ def test_it_learns_the_digits() -> None:
     assert result.final_accuracy > 0.35, "chance is 0.1"
     assert result.records[-1].train_loss < result.records[0].train_loss
     assert result.best_accuracy == max(record.val_accuracy for record in result.records)
+
+
+def test_a_ladder_learns_the_digits() -> None:
+    """By the demo's loop and network, on smaller images: three modes one after the other, full-mode last."""
+    splits = load_data("digits", 16)
+    configs = [LowModeConfig(ratio=ratio, pool_convs=("layer3*", "layer4*")) for ratio in (3, 2)]
+    ladder = build_ladder(demo_model(), torch.randn(2, *splits.image_shape), configs)
+    net = LowModeModel(ladder, LadderSchedule(epochs=(2, 1, 2)), compile=False)
+    settings = quick_settings(epochs=5, batch_size=48, lr=0.05, lr_schedule="onecycle", milestones=())
+    result = train(net, splits, settings, quiet=True)
+    assert result.final_accuracy > 0.9
+    assert result.steps == {"r3": 58, "r2": 29, "full": 58}
 
 
 def test_a_plain_module_trains_in_full_mode_and_keeps_its_keys() -> None:
