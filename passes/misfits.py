@@ -34,8 +34,7 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
     if _takes(context.full, context.inputs):
         what = "low-mode does not fit the model"
     else:
-        sizes = next(value.shape[2:] for value in context.inputs if value.ndim > 2)
-        what = f"the model itself can't take {sides(sizes)} inputs"
+        what = f"the model itself can't take {sides(image_shape(error.shapes)[2:])} inputs"
         multiple, nearest = _nearest_sides(context) if context.any_size else (1, [])
         if nearest:
             way_out = f"the nearest that it takes are {' and '.join(nearest)}: set size_multiple={multiple}"
