@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from torch import fx
@@ -68,9 +68,17 @@ def _is_smaller_map(full: ShapeTree, low: ShapeTree, error: ShapeError) -> bool:
     return alike and full[:2] == low[:2] and full[0] == images[0] and full[2:] != low[2:]
 
 
+def mark_images(graph: fx.Graph, places: Collection[int]) -> None:
+    """Note which of the graph's placeholders, by their places, are images; copies of the graph know it too."""
+    placeholders = (node for node in graph.nodes if node.op == "placeholder")
+    for place, node in enumerate(placeholders):
+        node.meta["images"] = place in places
+
+
 def image_shape(shapes: Mapping[fx.Node, ShapeTree]) -> Shape:
-    """Shape ``(N, C, *S)`` of the first input that is a map."""
-    return next(shape for node, shape in shapes.items() if node.op == "placeholder" and is_map(shape))
+    """Shape ``(N, C, *S)`` of the first images; of the first input that is a map, where nothing is marked."""
+    inputs = {node: shape for node, shape in shapes.items() if node.op == "placeholder" and is_map(shape)}
+    return next(shape for node, shape in inputs.items() if node.meta.get("images", True))
 
 
 def is_map(shape: Any) -> TypeGuard[Shape]:

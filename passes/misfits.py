@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from passes.base import PassContext
 from passes.calls import CONVS
 from passes.errors import PassError
-from passes.find_maps import find_flatten, find_map, is_map
+from passes.find_maps import find_flatten, find_map, image_shape, is_map
 from passes.match import module_path
 from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, node_shape, propagate_shapes
 from passes.wording import sides
@@ -34,8 +34,7 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
     if _takes(context.full, context.inputs):
         what = "low-mode does not fit the model"
     else:
-        sizes = next(value.shape[2:] for value in context.inputs if value.ndim > 2)
-        what = f"the model itself can't take {sides(sizes)} inputs"
+        what = f"the model itself can't take {sides(image_shape(error.shapes)[2:])} inputs"
         multiple, nearest = _nearest_sides(context) if context.any_size else (1, [])
         if nearest:
             way_out = f"the nearest that it takes are {' and '.join(nearest)}: set size_multiple={multiple}"
@@ -68,7 +67,11 @@ def _nearest_sides(context: PassContext) -> tuple[int, list[str]]:
         for rounded in (math.floor, math.ceil):
             inputs = [_rounded(value, multiple, rounded) if node in shrunk else value for node, value in pairs]
             if _takes(context.full, inputs):
-                found.append(next(sides(value.shape[2:]) for value in inputs if value.ndim > 2))
+                found.append(
+                    next(
+                        sides(value.shape[2:]) for (node, _), value in zip(pairs, inputs, strict=True) if node in shrunk
+                    )
+                )
         if found:
             return multiple, list(dict.fromkeys(found))
     return 1, []

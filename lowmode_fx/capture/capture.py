@@ -17,6 +17,7 @@ from lowmode_fx.capture.images import Argument
 from lowmode_fx.capture.inputs import ModelInputs, doubled, model_inputs
 from lowmode_fx.capture.proof import prove
 from passes import bind_graph, propagate_shapes
+from passes.find_maps import mark_images
 from passes.preserve import train_mode
 from passes.shapes import forget_results, record_shapes
 
@@ -52,7 +53,9 @@ class Captured:
         with train_mode(self.model):
             (trace, *_) = self.front_end.attempts(self.model, inputs, self.blank(inputs), self.leaf_modules)
             try:
-                return trace()
+                graph = trace()
+                mark_images(graph, inputs.images)
+                return graph
             except Exception:
                 if self.front_end.name != "live":
                     raise
@@ -139,7 +142,9 @@ def trace_call(
         for each in tried:
             for trace in each.attempts(model, inputs, example, leaf_modules):
                 try:
-                    graph_module = bind_graph(model, trace(), f"{type(model).__name__}Full")
+                    graph = trace()
+                    mark_images(graph, inputs.images)
+                    graph_module = bind_graph(model, graph, f"{type(model).__name__}Full")
                     record_shapes(propagate_shapes(graph_module, *example))
                 except Exception as error:
                     failures.append(f"{each.name}: {_where(error)}")

@@ -287,6 +287,34 @@ def test_restored_maps_have_the_sizes_of_this_call(batch: int, left: int, right:
     torch.testing.assert_close(second, F.interpolate(small, size=(right, right), mode="bilinear", align_corners=False))
 
 
+@pytest.mark.parametrize("shape", [(1, 7, 9), (4, 16, 16), (1, 2, 16, 16), (3,)])
+def test_images_are_told_from_other_maps_that_come_before_them(shape: tuple[int, ...]) -> None:
+    class Head(Network):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4 * 16 * 16, CLASSES)
+
+        def forward(self, prior: Tensor, x: Tensor) -> Tensor:
+            return self.fc(self.map(x).flatten(1)) * prior.mean()
+
+    class Halving(Network):
+        def forward(self, prior: Tensor, x: Tensor) -> Tensor:
+            pixels = F.pixel_unshuffle(x, 4) * prior.mean()
+            return self.logits(F.pixel_shuffle(pixels, 4))
+
+    model, prior = Head(), torch.rand(shape)
+    with pytest.raises(ValueError, match=r"fc takes a flattened map of fixed size .* set adapt_head=True"):
+        build_pair(model, (prior, IMAGES), images="x")
+    pair = build_pair(model, (prior, IMAGES), LowModeConfig(adapt_head=True), images="x")
+    net, twin = LowModeModel(pair, BernoulliSchedule(1.0), compile=False).train(), low_twin(model)
+    full_size = F.interpolate(twin.map(downsample(IMAGES, 2)), size=(16, 16), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(net(prior, IMAGES), twin.fc(full_size.flatten(1)) * prior.mean())
+    with pytest.raises(
+        ValueError, match=r"^the model itself can't take 6×6 inputs: .* are 4×4 and 8×8: set size_multiple=4"
+    ):
+        build_pair(Halving(), (prior, IMAGES[..., :12, :12]), images="x")
+
+
 def test_a_forward_of_the_instances_own_is_followed() -> None:
     model = Classifier()
     model.forward = lambda x: model.logits(x) * 2  # type: ignore[method-assign, assignment]
