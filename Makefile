@@ -24,7 +24,7 @@ test: lint types unit
 
 lint: $(installed)
 	$(bin)/ruff check .
-	$(bin)/lint-imports --no-cache
+	$(bin)/lint-imports --no-cache --no-logo
 
 types: $(installed)
 	$(bin)/mypy

@@ -157,7 +157,7 @@ def custom_kernel(weight: Tensor, pooled: tuple[int, ...], transform: KernelTran
         found = tuple(result.shape) if isinstance(result, Tensor) else f"a {type(result).__name__}"
         raise ValueError(
             f"kernel_transform {getattr(transform, '__name__', transform)!r} turned a kernel of shape "
-            f"{tuple(weight.shape)} into {found}; it must return {expected}"
+            f"{tuple(weight.shape)} into {found}; give one that returns {expected}"
         )
     return result * _tap_ratio(weight, pooled) if gain == "sum" else result
 

@@ -101,7 +101,7 @@ def failed_transform(error: ShapeError) -> PassError:
     if error.cause.startswith("kernel_transform "):
         return PassError(f"{where}: {error.cause}")
     name = getattr(error.node.target, "users_name", "")
-    expected = "it must be a function (kernel (F, C, *K), K') → kernel"
+    expected = "give a function (kernel (F, C, *K), K') → kernel"
     return PassError(f"{where}: kernel_transform {name!r} failed: {error.cause}; {expected}")
 
 

@@ -19,7 +19,7 @@ Ratio = int | Fraction | tuple[int | Fraction, ...]
 PlainRatio = int | str | tuple[int | str, ...]
 
 _LARGEST_DENOMINATOR = 100
-_ALLOWED = "it must be a number ≥ 1, as 2, 4/3 or '4/3', or one a side, as (1, 2)"
+_ALLOWED = "give a number of at least 1, as 2, 4/3 or '4/3', or one a side, as (1, 2)"
 
 
 def read_ratio(value: RatioLike, name: str = "ratio") -> Ratio:
@@ -35,7 +35,7 @@ def read_ratio(value: RatioLike, name: str = "ratio") -> Ratio:
     if sides is None:
         return _exact(value, name)
     if not sides:
-        raise ValueError(f"{name} is {value!r}; {_ALLOWED}")
+        raise ValueError(f"{name}={value!r} is empty; {_ALLOWED}")
     return tuple(_exact(side, name) for side in sides)
 
 
@@ -66,7 +66,7 @@ def side_ratios(ratio: RatioLike, count: int, name: str = "ratio") -> tuple[Side
         return (ratio,) * count  # type: ignore[return-value]
     if len(sides) != count:
         raise ValueError(
-            f"{name} is {ratio!r}, one for each of {len(sides)} sides, where there {'is' if count == 1 else 'are'} "
+            f"{name}={ratio!r} is one for each of {len(sides)} sides, where there {'is' if count == 1 else 'are'} "
             f"{count}; give one for all, or as many as there are"
         )
     return sides
@@ -82,7 +82,7 @@ def ratio_terms(ratio: SideRatio, name: str = "ratio") -> tuple[int, int]:
     """``(p, q)`` of one side's ratio p / q, in lowest terms. Raises as ``read_ratio`` does."""
     number = _number(ratio, name)
     if not 1 <= number < float("inf"):
-        raise ValueError(f"{name} is {ratio!r}; {_ALLOWED}")
+        raise ValueError(f"{name}={ratio!r} is out of range; {_ALLOWED}")
     if isinstance(number, int):
         return number, 1
     if isinstance(number, Fraction):
@@ -95,21 +95,21 @@ def ratio_terms(ratio: SideRatio, name: str = "ratio") -> tuple[int, int]:
                 return numerator, denominator
     near = Fraction(number).limit_denominator(_LARGEST_DENOMINATOR)
     raise ValueError(
-        f"{name} is {ratio!r}, which is no fraction with a denominator of up to {_LARGEST_DENOMINATOR}; the nearest is "
-        f"{str(near)!r}"
+        f"{name}={ratio!r} is no fraction with a denominator of up to {_LARGEST_DENOMINATOR}; give the nearest, "
+        f"{str(near)!r}, or another"
     )
 
 
 def _number(ratio: SideRatio, name: str) -> int | float | Fraction:
     if isinstance(ratio, bool) or not isinstance(ratio, int | float | Fraction | str):
-        raise TypeError(f"{name} is {ratio!r}; {_ALLOWED}")
+        raise TypeError(f"{name}={ratio!r} is of type {type(ratio).__name__}; {_ALLOWED}")
     if not isinstance(ratio, str):
         return ratio
     numerator, _, denominator = ratio.partition("/")
     try:
         return float(numerator) / float(denominator or 1)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{name} is {ratio!r}; {_ALLOWED}") from None
+        raise ValueError(f"{name}={ratio!r} is no ratio; {_ALLOWED}") from None
 
 
 def _exact(side: SideRatio | Sequence[SideRatio], name: str) -> int | Fraction:

@@ -60,7 +60,7 @@ def _named(argument: Argument, tensors: Sequence[GivenTensor]) -> list[GivenTens
         raise ValueError(f"images={argument!r} is no tensor of the example; it has {labels}")
     if not any(map(_may_be_images, matches)):
         shown = describe(each.value for each in matches)
-        raise ValueError(f"images={argument!r} holds {shown}; it must hold a float tensor (N, C, *S)")
+        raise ValueError(f"images={argument!r} holds {shown}; give one that holds a float tensor (N, C, *S)")
     return _infer(matches, matches[0].label.split(".")[0])
 
 
@@ -84,7 +84,7 @@ def _infer(tensors: Sequence[GivenTensor], within: str) -> list[GivenTensor]:
     if not known:
         shown = describe(each.value for each in tensors) or "no tensor"
         raise TypeError(
-            f"example_input is {shown}; it must be a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or hold "
+            f"example_input is {shown}; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or hold "
             "one: a tuple or a mapping of what forward takes"
         )
     found = [each for each in known if each.value.ndim == most]

@@ -98,5 +98,5 @@ def rung_pair(ladder: Ladder, name: str | None) -> ModePair:
     """
     rungs = {str(rung.mode): rung for rung in ladder.rungs}
     if name is not None and name not in rungs:
-        raise ValueError(f"--mode {name!r} is no low mode; there is {', '.join(rungs)}")
+        raise ValueError(f"--mode {name!r} is no low mode; give {', '.join(rungs)}")
     return ModePair(ladder.model, ladder.full, (rungs[name] if name else ladder.rungs[0],), ladder.inputs, ladder.live)

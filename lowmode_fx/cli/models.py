@@ -87,7 +87,7 @@ def _imported_model(module_name: str, attribute: str, offered: dict[str, Any]) -
     if isinstance(build, nn.Module):
         return build
     if not callable(build):
-        raise ValueError(f"{place} is a {type(build).__name__}; it must be a callable or a module")
+        raise ValueError(f"{place} is of type {type(build).__name__}; give a callable or a module")
     accepted = _parameters(build)
     try:
         model = build(**{name: value for name, value in offered.items() if name in accepted})
@@ -96,7 +96,7 @@ def _imported_model(module_name: str, attribute: str, offered: dict[str, Any]) -
             f"{place} can't be built ({error}); it may take num_classes and in_chans, no others"
         ) from error
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{place} returned a {type(model).__name__}; it must return an nn.Module")
+        raise ValueError(f"{place} returned a {type(model).__name__}; give one that returns an nn.Module")
     return model
 
 

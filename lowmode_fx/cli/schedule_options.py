@@ -13,6 +13,7 @@ from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, Peri
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
 from lowmode_fx.tuning.tune import Tuning
+from lowmode_fx.utils.validation import as_choice, as_share
 
 KINDS = ("bernoulli", "periodic", "agreement", "ladder")
 
@@ -22,8 +23,8 @@ def schedule_kind(kind: str | None, plan: LadderPlan | None, shares: str | None)
 
     Raises ``ValueError`` for one that there isn't, and for a ladder's options with another than its own.
     """
-    if kind is not None and kind not in KINDS:
-        raise ValueError(f"--schedule {kind!r} is not allowed; give {', '.join(KINDS)}")
+    if kind is not None:
+        as_choice("schedule", kind, KINDS)
     given = f"--ladder {plan.text}" if plan is not None else f"--shares {shares}" if shares is not None else ""
     if given and kind not in (None, "ladder"):
         raise ValueError(f"{given} has no meaning for --schedule {kind}; leave one of them out")
@@ -72,9 +73,7 @@ def make_schedule(
     if kind == "periodic":
         return PeriodicSchedule(period=period, hold_epochs=hold, milestones=milestones)
     if kind == "agreement":
-        if tail is not None and not 0 <= tail <= 1:
-            raise ValueError(f"--tail {tail:g} is no share; give a number from 0 to 1")
-        full_from = None if tail is None else settings.epochs - math.ceil(tail * settings.epochs)
+        full_from = None if tail is None else settings.epochs - math.ceil(as_share("tail", tail) * settings.epochs)
         try:
             most = float(p or 0.9)
         except ValueError:

@@ -40,6 +40,7 @@ from lowmode_fx.train.loop import train as train_model
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.utils.allocator import keep_freed_memory
+from lowmode_fx.utils.validation import as_choice
 
 # One panel of --help each.
 Rate = partial(typer.Option, rich_help_panel="Optimisation")
@@ -100,7 +101,8 @@ def train(
     Leaves metrics.csv, summary.json, curves.png and a checkpoint in the run folder. Interrupted (Ctrl-C, SIGTERM), it
     saves a checkpoint; the same command with --resume goes on from there.
     """
-    _demand("preset", preset, ("", "paper"))
+    if preset:
+        as_choice("preset", preset, ("paper",))
     plan = None if ladder is None else read_ladder(ladder)
     kind = schedule_kind(schedule, plan, shares)
     if plan is not None and tuned is not None:
@@ -226,12 +228,6 @@ def _integers(name: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise ValueError(f"--{name} {text!r} is no list of epochs; give integers such as 80,120") from None
-
-
-def _demand(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        choices = ", ".join(choice for choice in allowed if choice)
-        raise ValueError(f"--{name} {value!r} is not allowed; give {choices}")
 
 
 def _print(console: Console, text: str) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from lowmode_fx.lowering.downsampling import downsampled_sides
+from lowmode_fx.utils.validation import as_choice, as_count, as_flag, check_names
 from passes.drop_maxpools import NamedMaxPools
 from passes.kernel_math import Gain, KernelTransform, Rounding
 from passes.pooling_rule import NamedConvs, NamedTransform, PoolingRule
-from passes.ratios import Ratio, RatioLike, largest_ratio, plain_ratio, ratio_text, read_ratio
+from passes.ratios import Ratio, RatioLike, largest_ratio, plain_ratio, read_ratio
 
 BatchNormMode = Literal["isolate", "share"]
 InputMethod = Literal["gaussian", "bilinear", "area"]
@@ -92,24 +93,23 @@ class LowModeConfig:
         ratio = read_ratio(self.ratio)
         if largest_ratio(ratio) == 1:
             raise ValueError(
-                f"ratio is {ratio_text(ratio)}; it must be above 1 on some side; for pooled kernels on whole images, "
-                "downsample_input=False"
+                f"ratio={self.ratio!r} leaves images as they are; give one above 1 on some side, or, to pool kernels "
+                "on whole images, downsample_input=False"
             )
         self._set("ratio", ratio)
         if self.kernel_ratio is not None:
             self._set("kernel_ratio", read_ratio(self.kernel_ratio, "kernel_ratio"))
             _check_sides(ratio, self.kernel_ratio)
-        _check_integer("size_multiple", self.size_multiple, 1)
-        _check_choice("rounding", self.rounding, get_args(Rounding))
+        self._set("size_multiple", as_count("size_multiple", self.size_multiple, 1))
+        as_choice("rounding", self.rounding, get_args(Rounding))
         if not callable(self.kernel_transform):
             choices = get_args(NamedTransform)
-            _check_choice("kernel_transform", self.kernel_transform, choices, "a function (kernel, size) → kernel")
-        _check_choice("gain", self.gain, get_args(Gain))
-        _check_choice("batchnorm", self.batchnorm, get_args(BatchNormMode))
-        _check_choice("input_method", self.input_method, get_args(InputMethod))
+            as_choice("kernel_transform", self.kernel_transform, choices, "a function (kernel, size) → kernel")
+        as_choice("gain", self.gain, get_args(Gain))
+        as_choice("batchnorm", self.batchnorm, get_args(BatchNormMode))
+        as_choice("input_method", self.input_method, get_args(InputMethod))
         for name in ("downsample_input", "restore_output", "adapt_head"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} is {getattr(self, name)!r}; it must be True or False")
+            as_flag(name, getattr(self, name))
         self._set("pool_convs", _names("pool_convs", self.pool_convs, get_args(NamedConvs)))
         self._set("keep_convs", _names("keep_convs", self.keep_convs, ()))
         self._set("drop_maxpools", _names("drop_maxpools", self.drop_maxpools, get_args(NamedMaxPools)))
@@ -159,7 +159,7 @@ class LowModeConfig:
         """Plain values, for JSON. Raises ``TypeError`` where ``kernel_transform`` is a function."""
         if callable(self.kernel_transform):
             named = "'avg', 'adaptive', 'center' or 'linear'"
-            raise TypeError(f"kernel_transform is a function, which can't be saved; use {named}")
+            raise TypeError(f"kernel_transform is a function, which can't be saved; give {named}")
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         values |= {name: plain_ratio(values[name]) for name in ("ratio", "kernel_ratio") if values[name] is not None}
         if self.size_multiple == 1:
@@ -170,52 +170,37 @@ class LowModeConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LowModeConfig:
         """The inverse of ``to_dict``. Raises ``ValueError`` for a key that is no option."""
-        known = [entry.name for entry in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"LowModeConfig has no option {unknown[0]!r}; options: {', '.join(known)}")
+        check_names("LowModeConfig", values, [entry.name for entry in fields(cls)])
         return cls(**values)
 
 
 def _check_sides(ratio: Ratio, kernel_ratio: RatioLike) -> None:
     if isinstance(ratio, tuple) and isinstance(kernel_ratio, tuple) and len(ratio) != len(kernel_ratio):
+        ours, theirs = plain_ratio(ratio), plain_ratio(kernel_ratio)
         raise ValueError(
-            f"kernel_ratio is {ratio_text(kernel_ratio)}, for {len(kernel_ratio)} sides, and ratio is "
-            f"{ratio_text(ratio)}, for {len(ratio)}; give both for as many as the images have"
+            f"kernel_ratio={theirs} is for {len(kernel_ratio)} sides, and ratio={ours} for {len(ratio)}; give both for "
+            "as many as the images have"
         )
 
 
-def _check_integer(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}; it must be an integer ≥ {least}")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...], other: str = "") -> None:
-    if value not in choices:
-        allowed = ", ".join(map(repr, choices)) + (f" or {other}" if other else "")
-        raise ValueError(f"{name} is {value!r}; allowed: {allowed}")
-
-
 def _names(name: str, value: Any, named: tuple[str, ...]) -> Any:
+    globs = "a list of globs over module names"
     if isinstance(value, str):
-        if value in named:
-            return value
-        allowed = f"{', '.join(map(repr, named))} or " if named else ""
-        raise ValueError(f"{name} is {value!r}; allowed: {allowed}a list of globs over module names, as in [{value!r}]")
+        return as_choice(name, value, named, f"{globs}, as in [{value!r}]")
     if not isinstance(value, Sequence) or not all(isinstance(pattern, str) for pattern in value):
-        raise TypeError(f"{name} is {value!r}; it must be a list of globs over module names, as in ['layer4.*']")
+        raise TypeError(f"{name}={value!r} is no list of names; give {globs}, as in ['layer4.*']")
     return tuple(value)
 
 
 def _strides(strides: Mapping[str, Any]) -> dict[str, int | tuple[int, ...]]:
     if not isinstance(strides, Mapping):
-        raise TypeError(f"strides is {strides!r}; it must map globs to strides, as in {{'conv1': 1}}")
+        raise TypeError(f"strides={strides!r} is no mapping; give strides by glob, as in {{'conv1': 1}}")
     for glob, stride in strides.items():
         if not isinstance(glob, str):
-            raise TypeError(f"strides has the key {glob!r}; keys must be globs over module names, as in {{'conv1': 1}}")
+            raise TypeError(f"strides has the key {glob!r}; give globs over module names, as in {{'conv1': 1}}")
         sides = (stride,) if isinstance(stride, int) else stride
         if not isinstance(sides, list | tuple) or not sides or any(type(s) is not int or s < 1 for s in sides):
-            raise ValueError(f"strides[{glob!r}] is {stride!r}; it must be an integer ≥ 1 or one a side")
+            raise ValueError(f"strides[{glob!r}]={stride!r} is out of range; give an int of at least 1, or one a side")
     return {glob: stride if isinstance(stride, int) else tuple(stride) for glob, stride in strides.items()}
 
 

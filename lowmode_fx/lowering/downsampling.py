@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lowmode_fx.lowering.resampling import METHODS, Terms
+from lowmode_fx.utils.validation import as_choice
 from passes.ratios import RatioLike, plain_ratio, ratio_terms, ratio_text, side_ratios
 
 __all__ = ["DOWNSAMPLING_METHODS", "downsample", "downsampled_sides"]
@@ -63,8 +64,7 @@ def downsample(
             f"images is of type {kind}; give a tensor of a floating dtype "
             "(for uint8: images.float() / 255, and the normalisation that full-mode uses)"
         )
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is unknown; give one of {', '.join(map(repr, DOWNSAMPLING_METHODS))}")
+    as_choice("method", method, DOWNSAMPLING_METHODS)
     dims = images.ndim - 2 if spatial_dims is None else spatial_dims
     if dims not in (1, 2, 3) or images.ndim - dims not in (1, 2):
         raise ValueError(
@@ -93,7 +93,7 @@ def downsampled_sides(sides: Sequence[int], ratio: RatioLike, size_multiple: int
     number of sides, and for a multiple below 1 or one that leaves every side as it was.
     """
     if isinstance(size_multiple, bool) or not isinstance(size_multiple, int) or size_multiple < 1:
-        raise ValueError(f"size_multiple is {size_multiple!r}; it must be an integer ≥ 1")
+        raise ValueError(f"size_multiple={size_multiple!r} is out of range; give an int of at least 1")
     ratios = [ratio_terms(each) for each in side_ratios(ratio, len(sides))]
     if any(p > q * side for (p, q), side in zip(ratios, sides, strict=True)):
         raise ValueError(_too_large(sides, ratio))
@@ -121,7 +121,9 @@ def _plan(
 ) -> tuple[tuple[int, ...], tuple[Terms, ...]]:
     """Low sides, and the ratio that leads to each."""
     if (ratio is None) == (low is None):
-        raise ValueError(f"ratio is {ratio!r} and sides is {low!r}; give one of them, as ratio=2 or sides=(112, 112)")
+        raise ValueError(
+            f"ratio={ratio!r}, sides={low!r} is not one size; give one of them, as ratio=2 or sides=(112, 112)"
+        )
     if ratio is not None:
         found = downsampled_sides(sides, ratio, multiple)
         asked = [ratio_terms(each) for each in side_ratios(ratio, len(sides))]
@@ -134,7 +136,9 @@ def _plan(
     if len(found) != len(sides) or not all(
         isinstance(short, int) and 1 <= short <= side for short, side in zip(found, sides, strict=True)
     ):
-        raise ValueError(f"sides is {found}; give {len(sides)} integers from 1 to {tuple(sides)}, the images' own")
+        raise ValueError(
+            f"sides={found} is out of range; give {len(sides)} integers from 1 to {tuple(sides)}, the images' own"
+        )
     return found, tuple(_lowest_terms(side, short) for side, short in zip(sides, found, strict=True))
 
 

@@ -14,6 +14,7 @@ from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, ModePair
 from lowmode_fx.lowering.lower import lower_quietly, pair_of, warn_of
 from lowmode_fx.lowering.rung_names import rung_names
+from lowmode_fx.utils.validation import wrong_type
 from passes.wording import near_matches_hint
 
 
@@ -83,14 +84,14 @@ def _capture(
     if isinstance(getattr(model, "ladder", None), Ladder):
         raise TypeError("the model is a LowModeModel already, with a pair of its own; give net.pair.model")
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; it must be an nn.Module, as timm.create_model makes it")
+        raise wrong_type("model", model, "an nn.Module, as timm.create_model makes it")
     part = model if submodule is None else _find_submodule(model, submodule)
     return capture(part, example_input, front_end, images=images, leaf_modules=leaf_modules)
 
 
 def _check_config(config: Any) -> LowModeConfig:
     if config is not None and not isinstance(config, LowModeConfig):
-        raise TypeError(f"config is a {type(config).__name__}; it must be a LowModeConfig, as LowModeConfig(ratio=2)")
+        raise wrong_type("config", config, "a LowModeConfig, as LowModeConfig(ratio=2)")
     return LowModeConfig() if config is None else config
 
 

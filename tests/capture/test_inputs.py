@@ -308,7 +308,7 @@ def refusal(model: nn.Module, example: Any, said: Any = None) -> str:
         (lambda x, y: x, (IMAGES, LABELS), 2, "images=2 is no tensor of the example; it has x, y"),
         (lambda x, y: x, (IMAGES, LABELS), True, "images=True is no tensor of the example; it has x, y"),
         (lambda x, y: x, (IMAGES, LABELS), "y",
-         "images='y' holds (2,) of torch.int64; it must hold a float tensor (N, C, *S)"),
+         "images='y' holds (2,) of torch.int64; give one that holds a float tensor (N, C, *S)"),
         (lambda x, y: x, (IMAGES, LABELS), (),
          "images=() names nothing; give the arguments that hold images, by name or place"),
         (lambda x: x, IMAGES.to(torch.uint8), None,
@@ -318,13 +318,13 @@ def refusal(model: nn.Module, example: Any, said: Any = None) -> str:
          "x is (2, 3, 16, 16) of torch.int64, and images are of a floating dtype; scale them first, as "
          "images.float() / 255, or say which are images: images='boxes'"),
         (lambda x: x, torch.ones(2, 3), None,
-         "example_input is (2, 3) of torch.float32; it must be a float tensor (N, C, *S), as torch.randn(2, 3, 224, "
+         "example_input is (2, 3) of torch.float32; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, "
          "224), or hold one: a tuple or a mapping of what forward takes"),
         (lambda x: x, None, None,
-         "example_input is no tensor; it must be a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or hold "
+         "example_input is no tensor; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or hold "
          "one: a tuple or a mapping of what forward takes"),
         (lambda x: x, torch.ones(0, 3, 16, 16), None,
-         "example_input is (0, 3, 16, 16) of torch.float32; it must be a float tensor (N, C, *S), as torch.randn(2, "
+         "example_input is (0, 3, 16, 16) of torch.float32; give a float tensor (N, C, *S), as torch.randn(2, "
          "3, 224, 224), or hold one: a tuple or a mapping of what forward takes"),
         (lambda x, y, *, scale=1.0: x, IMAGES, None,
          "Takes.forward(x, y, *, scale=1.0) can't be called so: missing a required argument: 'y'; give all that it "

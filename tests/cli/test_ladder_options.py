@@ -108,7 +108,7 @@ def test_one_low_mode_makes_a_pair_and_several_a_ladder() -> None:
         chosen = rung_pair(ladder, name)
         assert chosen.low is ladder.rungs[place].graph_module and chosen.full is ladder.full
     for name in ("r4", "full", "low"):
-        with pytest.raises(ValueError, match=f"^--mode '{name}' is no low mode; there is r3, r2$"):
+        with pytest.raises(ValueError, match=f"^--mode '{name}' is no low mode; give r3, r2$"):
             rung_pair(ladder, name)
 
 
@@ -169,7 +169,7 @@ def test_the_epochs_of_a_ladder_are_the_runs() -> None:
     [
         (
             lambda: schedule_kind("daily", None, None),
-            "--schedule 'daily' is not allowed; give bernoulli, periodic, agreement, ladder",
+            "schedule='daily' is unknown; give 'bernoulli', 'periodic', 'agreement' or 'ladder'",
         ),
         (
             lambda: schedule_kind("periodic", plan("2,1"), None),

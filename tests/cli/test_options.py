@@ -64,7 +64,7 @@ def test_only_the_options_that_were_given_count() -> None:
     base = LowModeConfig(ratio=3, drop_maxpools="stem")
     config = low_mode_config(base, ratio=None, kernel_ratio=1, drop_maxpools=None, keep_convs=(), adapt_head=False)
     assert config == LowModeConfig(ratio=3, drop_maxpools="stem", kernel_ratio=1)
-    with pytest.raises(ValueError, match=r"^rounding is 'up'; allowed: 'ceil', 'floor', 'cover'$"):
+    with pytest.raises(ValueError, match=r"^rounding='up' is unknown; give 'ceil', 'floor' or 'cover'$"):
         low_mode_config(base, rounding="up")
 
 
@@ -116,7 +116,7 @@ def test_the_command_line_names_its_own_options(
         return "".join(capsys.readouterr())
 
     assert "give --adapt-head to resize the map" in run()
-    assert run("--ratio", "1").endswith("above 1 on some side; for pooled kernels on whole images, --whole-images\n")
+    assert run("--ratio", "1").endswith("on some side, or, to pool kernels on whole images, --whole-images\n")
     assert "at 3×8×8" in run("--adapt-head") and "low at 3×16×16" in run("--whole-images")
 
 

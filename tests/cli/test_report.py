@@ -300,7 +300,7 @@ def test_a_ladder_of_one_low_mode_is_a_pair(nets: str, capsys: pytest.CaptureFix
         ({"preset": "article"}, "preset='article' is unknown; give 'paper'"),
         (
             {"ratio": 1},
-            "ratio is 1; it must be above 1 on some side; for pooled kernels on whole images, downsample_input=False",
+            "ratio=1 leaves images as they are; give one above 1 on some side",
         ),
         (
             {"input_size": "16x"},
@@ -312,7 +312,7 @@ def test_a_ladder_of_one_low_mode_is_a_pair(nets: str, capsys: pytest.CaptureFix
 def test_the_command_says_what_is_wrong(nets: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as error:
         report(f"{nets}:Net", **{"input_size": "16", **options})
-    assert str(error.value) == message
+    assert str(error.value).startswith(message)
 
 
 # Models by name ------------------------------------------------------------------------------------------------------
@@ -358,8 +358,8 @@ def test_a_callable_gets_what_its_signature_takes(nets: str) -> None:
         ("torchvision:", "model 'torchvision:': timm has no such model; "),
         ("no_such_package:net", "model no_such_package:net can't be imported (No module named 'no_such_package'); "),
         ("nets_of_a_test:net", "model nets_of_a_test:net can't be imported (module 'nets_of_a_test' has no attribute"),
-        ("nets_of_a_test:number", "model nets_of_a_test:number is a int; it must be a callable or a module"),
-        ("nets_of_a_test:nothing", "model nets_of_a_test:nothing returned a NoneType; it must return an nn.Module"),
+        ("nets_of_a_test:number", "model nets_of_a_test:number is of type int; give a callable or a module"),
+        ("nets_of_a_test:nothing", "model nets_of_a_test:nothing returned a NoneType; give one that returns"),
         pytest.param("nets_of_a_test:needs", "model nets_of_a_test:needs can't be built"),
         pytest.param(".nets_of_a_test:Net", "model .nets_of_a_test:Net can't be imported"),
         pytest.param(":Net", "model :Net can't be imported"),

@@ -273,10 +273,10 @@ MISTAKES = {
         ["train", MODEL, *QUICK, "--batch-size", "9999"],
         "batch size 9999 is more than the 1437 training images",
     ),
-    "preset": (["train", MODEL, *QUICK, "--preset", "mine"], "--preset 'mine' is not allowed; give paper"),
+    "preset": (["train", MODEL, *QUICK, "--preset", "mine"], "--preset 'mine' is unknown; give 'paper'"),
     "schedule": (
         ["train", MODEL, *QUICK, "--schedule", "daily"],
-        "--schedule 'daily' is not allowed; give bernoulli, p",
+        "--schedule 'daily' is unknown; give 'bernoulli', 'p",
     ),
     "ladder": (["train", MODEL, *QUICK, "--ladder", "2x1,3x1"], "--ladder 2x1,3x1 is not in order"),
     "ladder and ratio": (

@@ -92,7 +92,7 @@ def test_a_clip_of_one_frame() -> None:
 
 
 def test_a_ratio_for_another_number_of_sides() -> None:
-    with pytest.raises(ValueError, match=r"^ratio is \(1, 2, 2\), one for each of 3 sides, where there are 2; give"):
+    with pytest.raises(ValueError, match=r"^ratio=\(1, 2, 2\) is one for each of 3 sides, where there are 2; give"):
         build_pair(Tiny(), torch.zeros(IMAGES), LowModeConfig(ratio=(1, 2, 2)))
 
 

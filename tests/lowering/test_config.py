@@ -84,7 +84,7 @@ def test_lists_become_tuples() -> None:
 
 
 GLOBS = "a list of globs over module names"
-RATIOS = "it must be a number ≥ 1, as 2, 4/3 or '4/3', or one a side, as (1, 2)"
+RATIOS = "give a number of at least 1, as 2, 4/3 or '4/3', or one a side, as (1, 2)"
 TRANSFORMS = "'avg', 'adaptive', 'center', 'linear' or a function (kernel, size) → kernel"
 
 
@@ -93,65 +93,68 @@ TRANSFORMS = "'avg', 'adaptive', 'center', 'linear' or a function (kernel, size)
     [
         (
             {"ratio": 1},
-            "ratio is 1; it must be above 1 on some side; for pooled kernels on whole images, downsample_input=False",
+            "ratio=1 leaves images as they are; give one above 1 on some side",
         ),
         (
             {"ratio": (1, 1)},
-            "ratio is 1×1; it must be above 1 on some side; for pooled kernels on whole images, downsample_input=False",
+            "ratio=(1, 1) leaves images as they are; give one above 1 on some side",
         ),
-        ({"ratio": -2}, f"ratio is -2; {RATIOS}"),
-        ({"kernel_ratio": 0}, f"kernel_ratio is 0; {RATIOS}"),
+        ({"ratio": -2}, f"ratio=-2 is out of range; {RATIOS}"),
+        ({"kernel_ratio": 0}, f"kernel_ratio=0 is out of range; {RATIOS}"),
         (
             {"kernel_ratio": 1.333},
-            "kernel_ratio is 1.333, which is no fraction with a denominator of up to 100; the nearest is '4/3'",
+            "kernel_ratio=1.333 is no fraction with a denominator of up to 100; give the nearest, '4/3'",
         ),
         (
             {"ratio": (1, 2), "kernel_ratio": (1, 2, 2)},
-            "kernel_ratio is 1×2×2, for 3 sides, and ratio is 1×2, for 2; give both for as many as the images have",
+            "kernel_ratio=(1, 2, 2) is for 3 sides, and ratio=(1, 2) for 2; give both for as many as the images have",
         ),
-        ({"size_multiple": 0}, "size_multiple is 0; it must be an integer ≥ 1"),
-        ({"size_multiple": 32.0}, "size_multiple is 32.0; it must be an integer ≥ 1"),
-        ({"rounding": "up"}, "rounding is 'up'; allowed: 'ceil', 'floor', 'cover'"),
+        ({"size_multiple": 0}, "size_multiple=0 is too small; give an int of at least 1"),
+        ({"rounding": "up"}, "rounding='up' is unknown; give 'ceil', 'floor' or 'cover'"),
         (
             {"kernel_transform": "max"},
-            f"kernel_transform is 'max'; allowed: {TRANSFORMS}",
+            f"kernel_transform='max' is unknown; give {TRANSFORMS}",
         ),
         (
             {"kernel_transform": None},
-            f"kernel_transform is None; allowed: {TRANSFORMS}",
+            f"kernel_transform=None is unknown; give {TRANSFORMS}",
         ),
-        ({"gain": "max"}, "gain is 'max'; allowed: 'mean', 'sum'"),
-        ({"batchnorm": "frozen"}, "batchnorm is 'frozen'; allowed: 'isolate', 'share'"),
-        ({"input_method": "nearest"}, "input_method is 'nearest'; allowed: 'gaussian', 'bilinear', 'area'"),
-        ({"pool_convs": "layer4"}, f"pool_convs is 'layer4'; allowed: 'dense', 'all' or {GLOBS}, as in ['layer4']"),
-        ({"keep_convs": "conv1"}, f"keep_convs is 'conv1'; allowed: {GLOBS}, as in ['conv1']"),
+        ({"gain": "max"}, "gain='max' is unknown; give 'mean' or 'sum'"),
+        ({"batchnorm": "frozen"}, "batchnorm='frozen' is unknown; give 'isolate' or 'share'"),
+        ({"input_method": "nearest"}, "input_method='nearest' is unknown; give 'gaussian', 'bilinear' or 'area'"),
+        ({"pool_convs": "layer4"}, f"pool_convs='layer4' is unknown; give 'dense', 'all' or {GLOBS}, as in ['layer4']"),
+        ({"keep_convs": "conv1"}, f"keep_convs='conv1' is unknown; give {GLOBS}, as in ['conv1']"),
         (
             {"drop_maxpools": "first"},
-            f"drop_maxpools is 'first'; allowed: 'none', 'stem', 'all' or {GLOBS}, as in ['first']",
+            f"drop_maxpools='first' is unknown; give 'none', 'stem', 'all' or {GLOBS}, as in ['first']",
         ),
-        ({"strides": {"a": 0}}, "strides['a'] is 0; it must be an integer ≥ 1 or one a side"),
-        ({"strides": {"a": True}}, "strides['a'] is True; it must be an integer ≥ 1 or one a side"),
-        ({"strides": {"a": 1.0}}, "strides['a'] is 1.0; it must be an integer ≥ 1 or one a side"),
-        ({"strides": {"a": ()}}, "strides['a'] is (); it must be an integer ≥ 1 or one a side"),
-        ({"strides": {"a": "12"}}, "strides['a'] is '12'; it must be an integer ≥ 1 or one a side"),
-        ({"strides": {"b": 1, "a": (1, 0)}}, "strides['a'] is (1, 0); it must be an integer ≥ 1 or one a side"),
+        ({"strides": {"a": 0}}, "strides['a']=0 is out of range; give an int of at least 1, or one a side"),
+        ({"strides": {"a": True}}, "strides['a']=True is out of range; give an int of at least 1, or one a side"),
+        ({"strides": {"a": 1.0}}, "strides['a']=1.0 is out of range; give an int of at least 1, or one a side"),
+        ({"strides": {"a": ()}}, "strides['a']=() is out of range; give an int of at least 1, or one a side"),
+        ({"strides": {"a": "12"}}, "strides['a']='12' is out of range; give an int of at least 1, or one a side"),
+        (
+            {"strides": {"b": 1, "a": (1, 0)}},
+            "strides['a']=(1, 0) is out of range; give an int of at least 1, or one a side",
+        ),
     ],
 )
 def test_a_value_that_is_not_allowed(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         LowModeConfig(**options)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ratio": True}, f"ratio is True; {RATIOS}"),
-        ({"ratio": None}, f"ratio is None; {RATIOS}"),
-        ({"pool_convs": None}, f"pool_convs is None; it must be {GLOBS}, as in ['layer4.*']"),
-        ({"pool_convs": {"a"}}, f"pool_convs is {{'a'}}; it must be {GLOBS}, as in ['layer4.*']"),
-        ({"keep_convs": [1]}, f"keep_convs is [1]; it must be {GLOBS}, as in ['layer4.*']"),
-        ({"drop_maxpools": 3}, f"drop_maxpools is 3; it must be {GLOBS}, as in ['layer4.*']"),
-        ({"strides": [("a", 1)]}, "strides is [('a', 1)]; it must map globs to strides, as in {'conv1': 1}"),
+        ({"ratio": True}, f"ratio=True is of type bool; {RATIOS}"),
+        ({"ratio": None}, f"ratio=None is of type NoneType; {RATIOS}"),
+        ({"size_multiple": 32.0}, "size_multiple=32.0 is of type float; give an int of at least 1"),
+        ({"pool_convs": None}, f"pool_convs=None is no list of names; give {GLOBS}, as in ['layer4.*']"),
+        ({"pool_convs": {"a"}}, f"pool_convs={{'a'}} is no list of names; give {GLOBS}, as in ['layer4.*']"),
+        ({"keep_convs": [1]}, f"keep_convs=[1] is no list of names; give {GLOBS}, as in ['layer4.*']"),
+        ({"drop_maxpools": 3}, f"drop_maxpools=3 is no list of names; give {GLOBS}, as in ['layer4.*']"),
+        ({"strides": [("a", 1)]}, "strides=[('a', 1)] is no mapping; give strides by glob, as in {'conv1': 1}"),
     ],
 )
 def test_a_value_of_the_wrong_type(options: dict[str, Any], message: str) -> None:
@@ -162,7 +165,7 @@ def test_a_value_of_the_wrong_type(options: dict[str, Any], message: str) -> Non
 @pytest.mark.parametrize("name", ["downsample_input", "restore_output", "adapt_head"])
 @pytest.mark.parametrize("value", ["no", None, 1])
 def test_a_flag_is_true_or_false(name: str, value: Any) -> None:
-    with pytest.raises(TypeError, match=f"^{name} is {value!r}; it must be True or False$"):
+    with pytest.raises(TypeError, match=f"^{name}={value!r} is of type .*; give True or False$"):
         LowModeConfig(**{name: value})
 
 
@@ -248,15 +251,12 @@ def test_a_part_of_the_options_is_enough() -> None:
 
 
 def test_an_unknown_option() -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r"^LowModeConfig has no 'ration'; near matches: ratio, "):
         LowModeConfig.from_dict({"ratio": 2, "ration": 3})
-    assert str(error.value) == (
-        f"LowModeConfig has no option 'ration'; options: {', '.join(e.name for e in dataclasses.fields(LowModeConfig))}"
-    )
 
 
 def test_from_dict_validates() -> None:
-    with pytest.raises(ValueError, match=r"^ratio is 1;"):
+    with pytest.raises(ValueError, match=r"^ratio=1 leaves"):
         LowModeConfig.from_dict({"ratio": 1})
 
 
@@ -265,5 +265,5 @@ def test_a_function_is_allowed_but_cannot_be_saved() -> None:
     with pytest.raises(TypeError) as error:
         config.to_dict()
     assert str(error.value) == (
-        "kernel_transform is a function, which can't be saved; use 'avg', 'adaptive', 'center' or 'linear'"
+        "kernel_transform is a function, which can't be saved; give 'avg', 'adaptive', 'center' or 'linear'"
     )

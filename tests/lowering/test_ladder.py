@@ -227,7 +227,7 @@ def test_a_mapping_names_its_modes() -> None:
             ValueError,
             "the mode 'full' is the network as specified; give the low modes other names",
         ),
-        ([2, 3], TypeError, "config is a int; it must be a LowModeConfig, as LowModeConfig(ratio=2)"),
+        ([2, 3], TypeError, "config=2 is of type int; give a LowModeConfig, as LowModeConfig(ratio=2)"),
     ],
 )
 def test_what_makes_no_ladder(configs: Any, error: type[Exception], message: str) -> None:

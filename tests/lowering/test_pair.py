@@ -251,7 +251,7 @@ def test_an_example_that_is_no_batch_of_images(example: Any, found: str) -> None
     with pytest.raises(TypeError) as error:
         build_pair(Tiny(), example)
     assert str(error.value) == (
-        f"example_input is {found}; it must be a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or hold one: "
+        f"example_input is {found}; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or hold one: "
         "a tuple or a mapping of what forward takes"
     )
 

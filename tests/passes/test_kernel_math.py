@@ -153,7 +153,7 @@ def test_a_3x3_kernel_becomes_its_mean() -> None:
 
 @pytest.mark.parametrize("transform", [average_kernel, linear_kernel])
 def test_a_ratio_for_another_number_of_sides(transform: Any) -> None:
-    with pytest.raises(ValueError, match=r"^ratio is \(1, 2\), one for each of 2 sides, where there is 1; give one"):
+    with pytest.raises(ValueError, match=r"^ratio=\(1, 2\) is one for each of 2 sides, where there is 1; give one"):
         transform(row(1, 2, 3, 4, 5), (3,), (1, 2))
 
 
@@ -266,7 +266,7 @@ def test_a_custom_transform_of_the_wrong_shape() -> None:
         custom_kernel(torch.zeros(2, 4, 5, 1), (3, 1), forgetful)
     assert str(error.value) == (
         "kernel_transform 'forgetful' turned a kernel of shape (2, 4, 5, 1) into (2, 4, 5, 1); "
-        "it must return (2, 4, 3, 1)"
+        "give one that returns (2, 4, 3, 1)"
     )
 
 

@@ -422,11 +422,11 @@ def test_a_users_transform() -> None:
     [
         (
             lambda weight, size: weight,
-            "turned a kernel of shape (4, 3, 5, 5) into (4, 3, 5, 5); it must return (4, 3, 3, 3)",
+            "turned a kernel of shape (4, 3, 5, 5) into (4, 3, 5, 5); give one that returns (4, 3, 3, 3)",
         ),
         (
             lambda weight, size: [weight],
-            "turned a kernel of shape (4, 3, 5, 5) into a list; it must return (4, 3, 3, 3)",
+            "turned a kernel of shape (4, 3, 5, 5) into a list; give one that returns (4, 3, 3, 3)",
         ),
         (lambda weight, size: weight.where(), "failed: "),
     ],

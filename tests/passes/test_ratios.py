@@ -82,7 +82,7 @@ def test_plain_forms_and_texts() -> None:
 def test_a_ratio_of_each_side() -> None:
     assert side_ratios("4/3", 2) == ("4/3", "4/3")
     assert side_ratios([1, 2], 2) == (1, 2)
-    message = "ratio is (1, 2), one for each of 2 sides, where there are 3; give one for all, or as many as there are"
+    message = "ratio=(1, 2) is one for each of 2 sides, where there are 3; give one for all, or as many as there are"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         side_ratios((1, 2), 3)
 
@@ -93,34 +93,34 @@ def test_what_divides() -> None:
     assert divides((1, 2), (7, 8)) and not divides((2, 1), (7, 8))
 
 
-ALLOWED = "it must be a number ≥ 1, as 2, 4/3 or '4/3', or one a side, as (1, 2)"
-NO_FRACTION = "which is no fraction with a denominator of up to 100; the nearest is"
+ALLOWED = "give a number of at least 1, as 2, 4/3 or '4/3', or one a side, as (1, 2)"
+NO_FRACTION = "is no fraction with a denominator of up to 100; give the nearest,"
 
 
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        (0, ValueError, f"ratio is 0; {ALLOWED}"),
-        (-2, ValueError, f"ratio is -2; {ALLOWED}"),
-        (0.5, ValueError, f"ratio is 0.5; {ALLOWED}"),
-        (Fraction(1, 2), ValueError, f"ratio is Fraction(1, 2); {ALLOWED}"),
-        (float("nan"), ValueError, f"ratio is nan; {ALLOWED}"),
-        (float("inf"), ValueError, f"ratio is inf; {ALLOWED}"),
-        ("1/0", ValueError, f"ratio is '1/0'; {ALLOWED}"),
-        ("half", ValueError, f"ratio is 'half'; {ALLOWED}"),
-        ("1x", ValueError, f"ratio is '1x'; {ALLOWED}"),
-        ("", ValueError, f"ratio is ''; {ALLOWED}"),
-        ((), ValueError, f"ratio is (); {ALLOWED}"),
-        ((2, 0), ValueError, f"ratio is 0; {ALLOWED}"),
-        (1.333, ValueError, f"ratio is 1.333, {NO_FRACTION} '4/3'"),
-        (2**0.5, ValueError, f"ratio is 1.4142135623730951, {NO_FRACTION} '140/99'"),
-        (Fraction(1001, 1000), ValueError, f"ratio is Fraction(1001, 1000), {NO_FRACTION} '1'"),
-        ("3.14159", ValueError, f"ratio is '3.14159', {NO_FRACTION} '311/99'"),
-        (True, TypeError, f"ratio is True; {ALLOWED}"),
-        (None, TypeError, f"ratio is None; {ALLOWED}"),
-        ((1, None), TypeError, f"ratio is None; {ALLOWED}"),
-        ({2}, TypeError, f"ratio is {{2}}; {ALLOWED}"),
-        (((1, 2), 2), TypeError, f"ratio is (1, 2); {ALLOWED}"),
+        (0, ValueError, f"ratio=0 is out of range; {ALLOWED}"),
+        (-2, ValueError, f"ratio=-2 is out of range; {ALLOWED}"),
+        (0.5, ValueError, f"ratio=0.5 is out of range; {ALLOWED}"),
+        (Fraction(1, 2), ValueError, f"ratio=Fraction(1, 2) is out of range; {ALLOWED}"),
+        (float("nan"), ValueError, f"ratio=nan is out of range; {ALLOWED}"),
+        (float("inf"), ValueError, f"ratio=inf is out of range; {ALLOWED}"),
+        ("1/0", ValueError, f"ratio='1/0' is no ratio; {ALLOWED}"),
+        ("half", ValueError, f"ratio='half' is no ratio; {ALLOWED}"),
+        ("1x", ValueError, f"ratio='1x' is no ratio; {ALLOWED}"),
+        ("", ValueError, f"ratio='' is no ratio; {ALLOWED}"),
+        ((), ValueError, f"ratio=() is empty; {ALLOWED}"),
+        ((2, 0), ValueError, f"ratio=0 is out of range; {ALLOWED}"),
+        (1.333, ValueError, f"ratio=1.333 {NO_FRACTION} '4/3', or another"),
+        (2**0.5, ValueError, f"ratio=1.4142135623730951 {NO_FRACTION} '140/99', or another"),
+        (Fraction(1001, 1000), ValueError, f"ratio=Fraction(1001, 1000) {NO_FRACTION} '1', or another"),
+        ("3.14159", ValueError, f"ratio='3.14159' {NO_FRACTION} '311/99', or another"),
+        (True, TypeError, f"ratio=True is of type bool; {ALLOWED}"),
+        (None, TypeError, f"ratio=None is of type NoneType; {ALLOWED}"),
+        ((1, None), TypeError, f"ratio=None is of type NoneType; {ALLOWED}"),
+        ({2}, TypeError, f"ratio={{2}} is of type set; {ALLOWED}"),
+        (((1, 2), 2), TypeError, f"ratio=(1, 2) is of type tuple; {ALLOWED}"),
     ],
 )
 def test_what_is_refused(value: Any, error: type[Exception], message: str) -> None:

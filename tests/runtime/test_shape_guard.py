@@ -169,8 +169,8 @@ def test_a_schedule_that_never_measures_says_so_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("resnet18", torch.zeros(2, 3, 16, 16)), "model is a str; it must be an nn.Module"),
-        ((plain(), torch.zeros(2, 3, 16, 16), {"ratio": 2}), "config is a dict; it must be a LowModeConfig"),
+        (("resnet18", torch.zeros(2, 3, 16, 16)), "model='resnet18' is of type str; give an nn.Module"),
+        ((plain(), torch.zeros(2, 3, 16, 16), {"ratio": 2}), "config is of type dict; give a LowModeConfig"),
         ((net_of(plain()), torch.zeros(2, 3, 16, 16)), "the model is a LowModeModel already, with a pair of its own"),
     ],
 )
