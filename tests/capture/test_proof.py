@@ -108,6 +108,24 @@ def test_work_done_twice_is_a_difference() -> None:
     assert proof.difference.endswith(" once in the model, 2 times in the graph")
 
 
+def test_statistics_that_a_norm_moves_without_saying_so_are_compared() -> None:
+    class Observed(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(CHANNELS))
+            self.register_buffer("variance", torch.ones(CHANNELS))
+
+        def between(self, maps: Tensor) -> Tensor:
+            F.batch_norm(maps.detach(), self.mean, self.variance, training=True)
+            return maps
+
+    def change(graph: fx.Graph) -> None:
+        graph.erase_node(node_of(graph, F.batch_norm))
+
+    assert changed(Observed(), lambda graph: None).holds
+    assert changed(Observed(), change).difference.startswith("mean: aten.native_batch_norm (line ")
+
+
 # -- images of another size ------------------------------------------------------------------------------------------
 
 

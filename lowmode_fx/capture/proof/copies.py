@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from lowmode_fx.capture.proof.complaints import NotProvable, first_line
 from lowmode_fx.capture.proof.fakes import Fakes
-from lowmode_fx.capture.proof.recorder import NotProvable, first_line
 
 _HOOKS = {
     "_forward_hooks": "forward hook",
@@ -107,7 +107,9 @@ def _function_copy(function: Any, memo: dict[int, Any]) -> Any:
     if isinstance(function, types.MethodType):
         return types.MethodType(_function_copy(function.__func__, memo), function.__self__)
     if type(function) is functools.partial:
-        return functools.partial(_function_copy(function.func, memo), *function.args, **function.keywords)
+        bound = functools.partial(_function_copy(function.func, memo), *function.args, **function.keywords)
+        bound.__dict__.update(function.__dict__)
+        return bound
     if not isinstance(function, types.FunctionType) or not function.__closure__:
         return function
     if id(function) not in memo:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowmode_fx.capture.proof.recorder import NotProvable, Recorder, constant
+from lowmode_fx.capture.proof.complaints import NotProvable
+from lowmode_fx.capture.proof.recorder import Recorder, constant
 from lowmode_fx.capture.proof.results import Results
 from lowmode_fx.capture.proof.values import Key, Values
 from passes.torch_internals import is_fake
@@ -23,6 +24,10 @@ class Names:
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self.of(tensor, name)
         self._registered = set(self._names)
+        for path, module in model.named_modules():
+            for attribute, value in vars(module).items():
+                if isinstance(value, Tensor):
+                    self.of(value, f"{path}.{attribute}" if path else attribute)
 
     def of(self, tensor: Tensor, name: str = "") -> str:
         storage = tensor.untyped_storage()

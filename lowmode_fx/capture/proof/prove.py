@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from lowmode_fx.capture.proof.complaints import NotProvable, first_line
 from lowmode_fx.capture.proof.copies import fake_copy, graph_over
 from lowmode_fx.capture.proof.fakes import Fakes, Names
-from lowmode_fx.capture.proof.recorder import NotProvable, first_line
 from lowmode_fx.capture.proof.results import Results
 from lowmode_fx.capture.proof.side import Side, calm
 from lowmode_fx.capture.proof.surroundings import Surroundings
@@ -66,7 +66,8 @@ def prove(
     tensors decide, there is no proof.
 
     leaves: the tensors that the graph takes, of a call of the model; where not given, the graph is called as the model.
-    at: further calls, one step each, as of images of another size that the graph may run on too.
+    at: further calls, one step each, of images of another size or number that the graph is to run on too: without them
+        a graph is proven for these inputs alone, which an exported one may be made for.
     """
     started = time.process_time()
     call = args, kwargs or {}

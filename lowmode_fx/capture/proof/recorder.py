@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,22 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lowmode_fx.capture.proof.complaints import NotProvable, running_place
 from lowmode_fx.capture.proof.results import Results
 from lowmode_fx.capture.proof.values import Key, Values, key_of, layouts_of
 from passes.torch_internals import autocast_depth
 
-_TORCH, _OURS = (os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, __file__))
 #: Norms that move their running statistics, at these places, without their signatures saying so.
 _SILENT_WRITERS = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
 _STATISTICS, _TRAINING = (3, 4), 5
-
-
-class NotProvable(Exception):
-    """The model does what can't be followed without real values. The message says what, in one line."""
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @dataclass(frozen=True)
@@ -143,13 +133,10 @@ class Recorder(TorchDispatchMode):
         computed = self.values.number(*expression)
         self.computed[computed] += 1
         if self._source_lines:
-            self.values.locate(computed, _source_line())
+            self.values.locate(computed, running_place())
+        # What an operator writes to is one of its arguments: memory that is written in part keeps what else it held.
         for place, tensor in enumerate([*targets, *fresh]):
-            value = self.values.output(computed, place)
-            storage = tensor.untyped_storage()
-            if place < len(targets) and storage.nbytes() != tensor.numel() * tensor.itemsize:
-                value = self.values.written(self._held[id(storage)][1], self.values.geometry(tensor), value)
-            self._set(storage, value)
+            self._set(tensor.untyped_storage(), self.values.output(computed, place))
 
     def _lies_as(self, copied: Tensor, source: Tensor) -> bool:
         """Whether a copy, which fills its memory, has its elements where they were."""
@@ -205,19 +192,3 @@ def _operator(func: Any) -> _Operator:
         draws=torch.Tag.nondeterministic_seeded in func.tags,
         asks=func._schema.name == "aten::_local_scalar_dense",
     )
-
-
-@cache
-def is_source(filename: str) -> bool:
-    """Whether a file is the model's source: neither torch's, nor generated, nor a part of the proof."""
-    return not filename.startswith((_TORCH, _OURS, "<"))
-
-
-def _source_line() -> tuple[str, int] | None:
-    """The innermost line of the model's source that runs now; none in a backward pass, which the proof starts."""
-    frame = sys._getframe(4)  # what called the operator
-    while frame is not None and not frame.f_code.co_filename.startswith(_OURS):
-        if is_source(frame.f_code.co_filename):
-            return frame.f_code.co_filename, frame.f_lineno
-        frame = frame.f_back  # type: ignore[assignment]
-    return None

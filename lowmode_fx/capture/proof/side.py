@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lowmode_fx.capture.proof.compare import tensors_within
+from lowmode_fx.capture.proof.complaints import NotProvable, first_line, place_of
 from lowmode_fx.capture.proof.fakes import Fakes, fake_inputs
-from lowmode_fx.capture.proof.recorder import NotProvable, first_line, is_source
 from lowmode_fx.capture.proof.surroundings import Surroundings
 from passes.shapes import quiet_misfits
 from passes.torch_internals import errors_of_unknown_values
@@ -57,8 +55,8 @@ class Side:
             raise
         except Exception as error:
             if isinstance(error, errors_of_unknown_values()):
-                raise NotProvable(f"{error} asks for a value{_where(error)}") from error
-            self.failure = f"{first_line(error)}{_where(error)}"
+                raise NotProvable(f"{error} asks for a value{place_of(error)}") from error
+            self.failure = f"{first_line(error)}{place_of(error)}"
         finally:
             self.left_behind = self._surroundings.take()
 
@@ -114,8 +112,3 @@ def calm() -> Iterator[None]:
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
-
-
-def _where(error: Exception) -> str:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_source(frame.filename)]
-    return f" (line {frames[-1].lineno} of {os.path.basename(frames[-1].filename)})" if frames else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Hashable, Iterator
 from itertools import zip_longest
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowmode_fx.capture.proof.complaints import Place, told
 from passes.wording import sides
 
 #: An operator's argument: a tensor is ``("tensor", value, geometry)``, a list ``("list", *keys)``, the rest itself.
@@ -27,7 +27,7 @@ class Values:
         self._numbers: dict[tuple[Key, ...], int] = {}
         self._geometries: dict[Key, int] = {}
         self._layouts: list[tuple[torch.Size, tuple[int, ...], int | torch.SymInt, torch.dtype, torch.device]] = []
-        self._places: dict[int, tuple[str, int]] = {}
+        self._places: dict[int, Place] = {}
 
     def number(self, *expression: Key) -> int:
         """The value of ``expression``: an operator's name and its arguments, or a leaf's kind and name."""
@@ -53,11 +53,7 @@ class Values:
         """The value of an operator's output at ``place``."""
         return computed if place == 0 else self.number("output", place, ("tensor", computed, 0))
 
-    def written(self, before: int, geometry: int, value: int) -> int:
-        """What a storage holds that held ``before``, once ``value`` is written to what lies in it as ``geometry``."""
-        return self.number("write", ("tensor", before, 0), geometry, ("tensor", value, 0))
-
-    def locate(self, value: int, place: tuple[str, int] | None) -> None:
+    def locate(self, value: int, place: Place | None) -> None:
         """``value`` is first computed at ``place``, a file and a line of the model's source."""
         if place is not None:
             self._places.setdefault(value, place)
@@ -92,9 +88,9 @@ class Values:
     def told(self, value: int) -> str:
         """The operator that computes ``value``, and the line of the model's source that has it do so."""
         if value in self._places:
-            return f"{self._named(value)} ({_line(self._places[value])})"
+            return f"{self._named(value)} ({told(self._places[value])})"
         place = next((self._places[each] for each in self._behind(value) if each in self._places), None)
-        return self._named(value) + (f" (behind {_line(place)})" if place else "")
+        return self._named(value) + (f" (behind {told(place)})" if place else "")
 
     def layout(self, geometry: int) -> str:
         """Sides, dtype and strides in words."""
@@ -103,11 +99,10 @@ class Values:
         return f"{size} of {str(dtype).removeprefix('torch.')} on {device} with strides {strides}"
 
     def _operator(self, value: int) -> int:
-        """The operator whose output ``value`` is, or that was written to a part of it."""
-        while (expression := self.expressions[value])[0] in ("output", "write"):
-            source: Any = expression[-1]
-            value = source[1]
-        return value
+        """The operator that ``value`` is an output of."""
+        kind, *_, last = self.expressions[value]
+        source: Any = last
+        return source[1] if kind == "output" else value
 
     def _named(self, value: int) -> str:
         kind: Any
@@ -171,8 +166,3 @@ def _flat(key: Key) -> Iterator[Any]:
 
 def _is_tensor(key: Any) -> bool:
     return isinstance(key, tuple) and len(key) == 3 and key[0] == "tensor"
-
-
-def _line(place: tuple[str, int]) -> str:
-    path, line = place
-    return f"line {line} of {os.path.basename(path)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,11 +59,12 @@ def _gradients(side: Side) -> dict[str, Tensor]:
 
 
 def _of_calls(model: Sequence[str], graph: Sequence[str]) -> str | None:
-    for hook in (*model, *graph):
-        ours, theirs = model.count(hook), graph.count(hook)
-        if ours != theirs:
-            return f"hooks: the {hook} is called {_times(ours)} in the model, {_times(theirs)} in the graph"
-    return None if model == graph else "hooks: they are called in another order in the graph than in the model"
+    ours, theirs = Counter(model), Counter(graph)
+    for hook in ours | theirs:
+        if ours[hook] != theirs[hook]:
+            counts = f"{_times(ours[hook])} in the model, {_times(theirs[hook])} in the graph"
+            return f"hooks: the {hook} is called {counts}"
+    return None
 
 
 def _of_settings(model: Side, graph: Side) -> str | None:
