@@ -17,6 +17,7 @@ from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, ModePair
 from lowmode_fx.lowering.pair import build_ladder, build_pair
 from lowmode_fx.lowering.report import NoEffectWarning
+from passes.ratios import ratio_terms
 
 #: For commands that look at a model; epochs, and full-mode at the end, may stand in it and don't count.
 LadderOption = Annotated[str | None, Low(help="Several low modes by their ratios, the cheapest first: 2,4/3.")]
@@ -34,7 +35,7 @@ class LadderPlan:
     """
 
     text: str
-    ratios: tuple[int | Fraction, ...]
+    ratios: tuple[Fraction, ...]
     epochs: tuple[int, ...]
     ends_full: bool
 
@@ -50,7 +51,7 @@ def read_ladder(text: str) -> LadderPlan:
     if wrong is not None:
         raise ValueError(f"--ladder has {wrong!r}, which is no ratio of at least 1; give ratios, as in {EXAMPLE}")
     matches = [match for _, match in found if match is not None]
-    ratios = [Fraction(match[1]) for match in matches]
+    ratios = [Fraction(*ratio_terms(match[1], "--ladder")) for match in matches]
     epochs = [int(match[2]) for match in matches if match[2] is not None]
     if not all(larger > smaller for larger, smaller in pairwise(ratios)):
         ordered = dict(sorted(zip(ratios, parts, strict=True), reverse=True))
@@ -60,7 +61,7 @@ def read_ladder(text: str) -> LadderPlan:
         )
     if epochs and len(epochs) < len(parts):
         raise ValueError(f"--ladder {text} gives epochs to some of its modes; give them to all, as in {EXAMPLE}")
-    low = tuple(int(ratio) if ratio.denominator == 1 else ratio for ratio in ratios if ratio != 1)
+    low = tuple(ratio for ratio in ratios if ratio != 1)
     if not low:
         raise ValueError(f"--ladder {text} has no low mode; give ratios above 1, as in {EXAMPLE}")
     return LadderPlan(text, low, tuple(epochs), len(low) < len(ratios))

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.train.records import EpochRecord, modes_of
@@ -75,20 +76,23 @@ def _band(axes: Axes, records: Sequence[EpochRecord], colour: str, longest: floa
             share = count / sum(record.steps.values())
             axes.bar(record.total_seconds, share, -record.seconds, bottom, align="edge", color=shades[mode])
             bottom += share
-    for mode, group in groupby(records, key=_main_mode):
+    for label, group in groupby(records, key=_label):
         first, *_, last = [*group] * 2
         start, end = first.total_seconds - first.seconds, last.total_seconds
-        if end - start > 0.012 * longest * (len(mode) + 1):
-            ink = "white" if mode == _FULL else "black"
-            axes.text((start + end) / 2, 0.47, mode, ha="center", va="center_baseline", fontsize=8, color=ink)
+        if end - start > 0.012 * longest * (len(label) + 1):  # as long as its name
+            text = axes.text((start + end) / 2, 0.47, label, ha="center", va="center_baseline", fontsize=8)
+            if label == _FULL:
+                text.set_color("white")
+            else:
+                text.set_path_effects([withStroke(linewidth=2, foreground="white")])
     axes.set(ylim=(0, 1), yticks=[])
     axes.tick_params(axis="x", length=0)
     axes.spines[:].set_visible(False)
 
 
-def _main_mode(record: EpochRecord) -> str:
-    """The mode of most steps; its share of the band, more than half or most of it, holds the band's middle."""
-    return max(record.steps, key=lambda mode: record.steps[mode])
+def _label(record: EpochRecord) -> str:
+    """The modes of an epoch's steps: ``r2``, or ``low + full``."""
+    return " + ".join(mode for mode, count in record.steps.items() if count)
 
 
 def _tint(colour: str, share: float) -> tuple[float, float, float]:

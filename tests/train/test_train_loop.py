@@ -115,16 +115,17 @@ def test_it_learns_the_digits() -> None:
     assert result.best_accuracy == max(record.val_accuracy for record in result.records)
 
 
+@pytest.mark.filterwarnings("ignore::lowmode_fx.NoEffectWarning")  # at r = 4/3 a kernel of three taps stays whole
 def test_a_ladder_learns_the_digits() -> None:
     """By the demo's loop and network, on smaller images: three modes one after the other, full-mode last."""
     splits = load_data("digits", 16)
-    configs = [LowModeConfig(ratio=ratio, pool_convs=("layer3*", "layer4*")) for ratio in (3, 2)]
+    configs = [LowModeConfig(ratio=ratio, pool_convs=("layer3*", "layer4*")) for ratio in (2, 4 / 3)]
     ladder = build_ladder(demo_model(), torch.randn(2, *splits.image_shape), configs)
     net = LowModeModel(ladder, LadderSchedule(epochs=(2, 1, 2)), compile=False)
     settings = quick_settings(epochs=5, batch_size=48, lr=0.05, lr_schedule="onecycle", milestones=())
     result = train(net, splits, settings, quiet=True)
     assert result.final_accuracy > 0.9
-    assert result.steps == {"r3": 58, "r2": 29, "full": 58}
+    assert result.steps == {"r2": 58, "r4/3": 29, "full": 58}
 
 
 def test_a_plain_module_trains_in_full_mode_and_keeps_its_keys() -> None:
