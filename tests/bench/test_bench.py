@@ -21,7 +21,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 BENCH = Path(__file__).parents[2] / "bench"
 CPU = torch.device("cpu")
-SCRIPTS = sorted(path.stem for path in BENCH.glob("*.py") if '__name__ == "__main__"' in path.read_text())
+SCRIPTS = sorted(
+    ".".join(path.relative_to(BENCH).with_suffix("").parts)
+    for path in BENCH.rglob("*.py")
+    if '__name__ == "__main__"' in path.read_text()
+)
 
 # Every script starts.
 
@@ -36,7 +40,7 @@ def test_a_script_tells_its_options(script: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_scripts_are_found() -> None:
-    assert {"step_time", "table1", "scaling", "smoke", "overhead", "ablation", "zoo"} <= set(SCRIPTS)
+    assert {"step_time", "table1", "scaling", "smoke", "overhead", "ablation", "zoo.__main__"} <= set(SCRIPTS)
 
 
 def test_every_other_network_is_one_of_timms() -> None:
