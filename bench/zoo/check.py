@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from bench.zoo.compare import WrongPairError, compare, is_adapted, open_gates
+from bench.zoo.compare import WrongPairError, compare, is_adapted, undo_zero_init
 from bench.zoo.measure import measure_build
 from bench.zoo.names import family, image_shape, part
 from bench.zoo.record import Record
@@ -85,7 +85,7 @@ def _checked(record: Record, name: str) -> Record:
     full_macs, low_macs = count_forward_macs(pair)
     record = replace(record, full_macs=full_macs, low_macs=low_macs)
     gradients = record.parameters <= GRADIENT_LIMIT
-    open_gates(model)
+    undo_zero_init(model)
     return replace(record, status="right", checked_at=_run(pair, shape, gradients), gradients_checked=gradients)
 
 

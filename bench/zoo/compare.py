@@ -47,11 +47,12 @@ def compare(pair: ModePair, images: Tensor, gradients: bool) -> None:
     with preserve_state(model):
         found, full = _step(model, pair.full, images, gradients)
         moved = [name for name, value in model.named_buffers() if not torch.equal(value, changed[name])]
-    _demand(len(outputs) == len(found) and all(map(torch.equal, outputs, found)), "full-mode outputs differ from eager")
-    _demand(not moved, f"full-mode buffers differ: {moved[:3]}")
-    _demand(eager.keys() == full.keys(), "full-mode gives other parameters a gradient")
+    same = len(outputs) == len(found) and all(map(torch.equal, outputs, found))
+    _require(same, "full-mode outputs differ from eager")
+    _require(not moved, f"full-mode buffers differ: {moved[:3]}")
+    _require(eager.keys() == full.keys(), "full-mode gives other parameters a gradient")
     unequal = [name for name in eager if not torch.equal(eager[name], full[name])]
-    _demand(not unequal, f"full-mode gradient differs from eager at {unequal[:3]}")
+    _require(not unequal, f"full-mode gradient differs from eager at {unequal[:3]}")
     expected = set(full)
     del eager, full
 
@@ -61,10 +62,10 @@ def compare(pair: ModePair, images: Tensor, gradients: bool) -> None:
         statistics = ("running_mean", "running_var", "num_batches_tracked")
         kept = ((name, value) for name, value in model.named_buffers() if name.rpartition(".")[2] in statistics)
         moved = [name for name, value in kept if not torch.equal(value, buffers[name])]
-    _demand(all(value.isfinite().all() for value in low_outputs), "low-mode output is not finite")
-    _demand(not moved, f"low-mode moved the running statistics {moved[:3]}")
+    _require(all(value.isfinite().all() for value in low_outputs), "low-mode output is not finite")
+    _require(not moved, f"low-mode moved the running statistics {moved[:3]}")
     missing = [name for name in expected if name not in low or not low[name].isfinite().all()]
-    _demand(not missing, f"no finite low-mode gradient at {sorted(missing)[:3]}")
+    _require(not missing, f"no finite low-mode gradient at {sorted(missing)[:3]}")
     if is_adapted(pair):
         low_images, gradients = images, False  # the outputs tell; whole images are dear
         with preserve_state(model):
@@ -75,8 +76,8 @@ def compare(pair: ModePair, images: Tensor, gradients: bool) -> None:
     _compare_low((low_outputs, low), expected_step)
 
 
-def open_gates(model: nn.Module) -> None:
-    """Draw anew what is initialised to shut a branch off: zero gammas, layer scales, skip gains.
+def undo_zero_init(model: nn.Module) -> None:
+    """Draw anew what is initialised to about zero, to shut a branch off: last norms, layer scales, skip gains.
 
     Behind them every gradient is zero, and nothing could be found wrong.
     """
@@ -95,18 +96,18 @@ def is_adapted(pair: ModePair) -> bool:
 def _compare_low(found: Step, expected: Step) -> None:
     outputs, gradients = found
     reference, slopes = expected
-    _demand(len(outputs) == len(reference), "low-mode returns other tensors than an eager low-mode")
+    _require(len(outputs) == len(reference), "low-mode returns other tensors than an eager low-mode")
     pairs = [("output", ours, theirs) for ours, theirs in zip(outputs, reference, strict=True)]
     pairs += [(f"gradient of {name}", gradients[name], slope) for name, slope in slopes.items() if name in gradients]
     largest = max((slope.abs().max().item() for slope in slopes.values() if slope.numel()), default=0.0)
     for what, ours, theirs in pairs:
-        _demand(ours.shape == theirs.shape, f"the low-mode {what} has another shape than an eager low-mode's")
+        _require(ours.shape == theirs.shape, f"the low-mode {what} has another shape than an eager low-mode's")
         if ours.numel() and not torch.equal(ours, theirs):
             # Each by its own scale; what is nothing but rounding noise beside the largest gradient has none.
             noise = NOISE * largest if what.startswith("gradient") else 0.0
             error, scale = (ours - theirs).abs().max().item(), theirs.abs().max().item()
             off = f"the low-mode {what} is off an eager low-mode's by {error / (scale or 1.0):.0e} of its scale"
-            _demand(error <= max(TOLERANCE * scale, noise), off)
+            _require(error <= max(TOLERANCE * scale, noise), off)
 
 
 def _step(
@@ -132,6 +133,6 @@ def _untraced_weights(pair: ModePair) -> frozenset[int]:
     return frozenset(id(value) for path in paths for value in pair.model.get_submodule(path).parameters())
 
 
-def _demand(condition: Any, what: str) -> None:
+def _require(condition: Any, what: str) -> None:
     if not condition:
         raise WrongPairError(what)

@@ -123,12 +123,12 @@ def spelled_as_options(message: str) -> str:
     """A message that names arguments of Python, with the options that stand for them."""
     for argument, option in _SWITCHES.items():
         message = message.replace(f"set {argument}", f"give {option}").replace(argument, option)
-    message = _VALUE.sub(lambda found: f"{_option(found[1])} {_spelled(found[2])}", message)
+    message = _VALUE.sub(lambda found: f"{_option(found[1])} {_option_value(found[2])}", message)
     message = _ARGUMENT.sub(lambda found: f"{_option(_RENAMED.get(found[1], found[1]))} ", message)
     return _SUBJECT.sub(lambda found: _option(found[1]), message)
 
 
-def _spelled(value: str) -> str:
+def _option_value(value: str) -> str:
     """A ratio of Python as on the command line: ``(1, '4/3')`` is ``1x4/3``."""
     return value.strip("()").replace("'", "").replace(", ", "x")
 

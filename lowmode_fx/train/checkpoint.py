@@ -146,12 +146,12 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
     model.load_state_dict(checkpoint.weights, strict=True)
 
 
-def demand_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], run_folder: Path, prefix: str = "") -> None:
+def require_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], run_folder: Path, prefix: str = "") -> None:
     """Raises `CheckpointError` naming the first value in which a checkpoint's run and the one wanted differ."""
     for key in [*wanted, *(key for key in saved if key not in wanted)]:
         before, now = saved.get(key), wanted.get(key)
         if isinstance(before, Mapping) and isinstance(now, Mapping):
-            demand_same_run(before, now, run_folder, f"{prefix}{key}.")
+            require_same_run(before, now, run_folder, f"{prefix}{key}.")
         elif before != now:
             raise CheckpointError(
                 f"cannot resume {str(run_folder)!r}: {prefix}{key} is {now!r}, the run there has {before!r}; "

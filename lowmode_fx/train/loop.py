@@ -18,10 +18,10 @@ from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import MeasuringSchedule
 from lowmode_fx.train.batches import steps_per_epoch, train_batches
 from lowmode_fx.train.checkpoint import (
-    demand_same_run,
     has_checkpoint,
     load_checkpoint,
     load_weights,
+    require_same_run,
     rng_state,
     save_checkpoint,
     set_rng_state,
@@ -31,7 +31,7 @@ from lowmode_fx.train.evaluate import check_outputs, evaluate
 from lowmode_fx.train.identity import run_identity
 from lowmode_fx.train.interrupts import Interrupts
 from lowmode_fx.train.loss import classification_loss
-from lowmode_fx.train.precise_bn import demand_fvcore, recompute_statistics
+from lowmode_fx.train.precise_bn import recompute_statistics, require_fvcore
 from lowmode_fx.train.progress import Reporter
 from lowmode_fx.train.records import EpochRecord, RunResult, unfinished_steps
 from lowmode_fx.train.run_folder import RunFolder, environment
@@ -122,7 +122,7 @@ class _Run:
     def run(self, resume: bool) -> RunResult:
         check_outputs(self.net, self.splits, self.device)
         if self.settings.precise_bn:
-            demand_fvcore()
+            require_fvcore()
         if self.folder is not None:
             self.folder.prepare()
         torch.manual_seed(self.settings.seed)  # what the model draws (dropout) doesn't depend on how it was built
@@ -269,7 +269,7 @@ class _Run:
         for problem in saved.damage:
             self.reporter.say(f"{problem}; going on from {saved.folder.name} instead")
         state = saved.state
-        demand_same_run(state["identity"], self.identity, folder.path)
+        require_same_run(state["identity"], self.identity, folder.path)
         load_weights(self.net, saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

@@ -18,7 +18,7 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
     where it fails. Raises ``ValueError`` where fvcore is missing, where a norm runs twice in a forward or keeps no
     statistics, and where there are fewer batches.
     """
-    from_fvcore = demand_fvcore()
+    from_fvcore = require_fvcore()
     norms = [module for module in model.modules() if isinstance(module, from_fvcore.BN_MODULE_TYPES)]
     if any(norm.running_mean is None for norm in norms):
         raise ValueError("precise_bn can't serve this model: a norm keeps no running statistics; leave it at 0")
@@ -40,7 +40,7 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
                 statistic.copy_(value)
 
 
-def demand_fvcore() -> Any:
+def require_fvcore() -> Any:
     """fvcore's module, for a run to know before it starts. Raises ``ValueError`` where it is missing."""
     try:
         from fvcore.nn import precise_bn

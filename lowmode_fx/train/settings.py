@@ -14,7 +14,7 @@ from lowmode_fx.utils.validation import as_choice, as_count, as_flag, as_number,
 LR_SCHEDULES = ("milestones", "cosine", "onecycle")
 AUTOCASTS = ("none", "bf16", "fp16")
 #: Settings that say where and how fast, or what comes after the last step: a resumed run may change them.
-PLACE_ONLY = frozenset({"device", "compile", "workers", "eval_batch_size", "precise_bn"})
+CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "workers", "eval_batch_size", "precise_bn"})
 ONECYCLE_RISE, ONECYCLE_START, ONECYCLE_END = 0.3, 1 / 25, 1e-4  # shares of the run, and of the peak rate
 
 
@@ -92,7 +92,7 @@ class TrainSettings:
 
     def trajectory(self) -> dict[str, Any]:
         """What a run and its continuation must share. More epochs are allowed where no rate depends on their number."""
-        dropped = PLACE_ONLY | ({"epochs"} if self.lr_schedule == "milestones" else set())
+        dropped = CHANGEABLE_ON_RESUME | ({"epochs"} if self.lr_schedule == "milestones" else set())
         return {name: value for name, value in self.to_dict().items() if name not in dropped}
 
     def learning_rate(self, epoch: int, share: float = 0.0) -> float:

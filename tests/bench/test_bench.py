@@ -21,10 +21,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 BENCH = Path(__file__).parents[2] / "bench"
 CPU = torch.device("cpu")
-#: Modules that ``python -m bench.…`` runs; a package's is its ``__main__``.
 SCRIPTS = sorted(
-    [path.stem for path in BENCH.glob("*.py") if '__name__ == "__main__"' in path.read_text()]
-    + [f"{path.parent.name}.__main__" for path in BENCH.glob("*/__main__.py")]
+    ".".join(path.relative_to(BENCH).with_suffix("").parts)
+    for path in BENCH.rglob("*.py")
+    if '__name__ == "__main__"' in path.read_text()
 )
 
 # Every script starts.

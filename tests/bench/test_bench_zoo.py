@@ -13,7 +13,7 @@ from torch import fx, nn
 from bench.zoo import Record, sweep
 from bench.zoo.__main__ import main
 from bench.zoo.check import check_model
-from bench.zoo.compare import WrongPairError, compare, open_gates
+from bench.zoo.compare import WrongPairError, compare, undo_zero_init
 from bench.zoo.measure import PeakMemory
 from bench.zoo.names import family, model_names, part
 from bench.zoo.record import read_records
@@ -114,22 +114,22 @@ def negated_gradient(weight: torch.Tensor, pooled: tuple[int, ...], ratio: int, 
 
 
 def test_a_wrong_gradient_behind_a_gate_that_is_shut_at_first_is_found_out() -> None:
-    """A zero gamma hides it until the gate is opened; and then a tiny gradient counts as much as a large one."""
+    """Zero-init hides it until that is undone; and then a tiny gradient counts as much as a large one."""
     pair = small_pair()
     nn.init.zeros_(pair.model[1].weight)
     node = next(each for each in pair.low.graph.nodes if each.target is average_kernel)
     node.target = negated_gradient
     pair.low.recompile()
-    open_gates(pair.model)
+    undo_zero_init(pair.model)
     with pytest.raises(WrongPairError, match=r"the low-mode gradient of 3\.weight is off an eager low-mode's by 2e"):
         compare(pair, IMAGES, gradients=True)
 
 
-def test_only_gates_are_opened() -> None:
+def test_only_zero_init_is_undone() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.PReLU(init=1e-6))
     nn.init.zeros_(model[2].weight)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    open_gates(model)
+    undo_zero_init(model)
     changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert changed == {"2.weight", "3.weight"}
 

@@ -76,7 +76,7 @@ def test_a_traced_graph_takes_any_size() -> None:
         assert net.run(mode, torch.zeros(4, 3, 24, 24)).shape == (4, 4, (24 * 24) // (4 if mode is Mode.LOW else 1))
 
 
-def test_a_second_stranger_in_a_row_is_told_that_it_runs_uncompiled() -> None:
+def test_a_second_shape_mismatch_in_a_row_is_told_to_run_uncompiled() -> None:
     net = net_of(plain(), compile=True, compile_options={"backend": "eager"})
     usual, other = torch.zeros(4, 3, 16, 16), torch.zeros(2, 3, 16, 16)
     with warnings.catch_warnings():
@@ -115,10 +115,10 @@ def test_an_optimizer_that_takes_the_attached_ones_place_counts(pair: ModePair) 
     net = LowModeModel(pair, BernoulliSchedule(0.5), compile=False)
     net.attach(torch.optim.SGD(pair.model[0].parameters(), lr=0.1))
     later = torch.optim.SGD(pair.model[2].parameters(), lr=0.1)
-    stranger = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    other = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
     for _ in range(3):
         net(torch.zeros(4, 3, 16, 16)).sum().backward()
-        stranger.step()
+        other.step()
         later.step()
     assert net.step == 3
 

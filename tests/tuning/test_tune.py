@@ -302,7 +302,7 @@ def test_stages_by_the_size_of_their_maps() -> None:
     assert stages(pair) == {"16×16": ("1.0",), "8×8": ("2.0", "3.0")}
 
 
-def test_families_and_footprints() -> None:
+def test_families_and_graph_signatures() -> None:
     choices = list(families(LowModeConfig(batchnorm="share"), (2, 1), stem_maxpool=True))
     assert len({choice.name for choice in choices}) == len(choices) == 10
     assert all(choice.config.batchnorm == "share" for choice in choices)
