@@ -20,6 +20,7 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from oracle import EagerLowMode
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from semantics.habit import Call, generators_at
 from semantics.state import GENERATORS
@@ -144,7 +145,7 @@ class LowTruth:
         self.shadow = shadow_of(self.model)
         low = Call(args, kwargs, self.images).mapped(self.downsample)
         mode = LowMode(self.untrained)
-        with mode, _functions_told(mode), _without_checkpointing():
+        with mode, _functions_told(mode), _scripts_told(), _without_checkpointing():
             outputs = self.shadow(*low.args, **low.kwargs)
         if not self.restore:
             return outputs
@@ -204,6 +205,21 @@ def _functions_told(mode: LowMode) -> Iterator[None]:
 
     with mock.patch.object(torch.autograd.Function, "apply", classmethod(told)):
         yield
+
+
+@contextlib.contextmanager
+def _scripts_told() -> Iterator[None]:
+    """Nor does it see what a scripted part does with maps: they have passed the convolutions that they had passed."""
+
+    def told(part: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+        if isinstance(part, torch.jit.ScriptModule) and any(map(_is_marked, args)):
+            result.is_fed_by_conv = True
+
+    handle = register_module_forward_hook(told)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextlib.contextmanager
