@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from lowmode_fx.capture.frontends import FrontEnd, FrontEndName, front_ends
 from lowmode_fx.capture.images import Argument
@@ -106,12 +107,23 @@ def capture(
     where no front end gives a graph that runs, or the one that was named gives a graph that does not train as the model
     does; ``TypeError`` or ``ValueError`` for an example that is none.
     """
+    _check_weights(model)
     inputs, example = model_inputs(model, example_input, images)
     batch_of_two = doubled(inputs, example)
     if batch_of_two is not None:
         with contextlib.suppress(TraceError):  # a tensor of length one need not be one of the batch
             return capture_call(model, *batch_of_two, front_end, leaf_modules)
     return capture_call(model, inputs, example, front_end, leaf_modules)
+
+
+def _check_weights(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if any(map(is_lazy, module.parameters(recurse=False))):
+            kind = type(module).__name__
+            raise ValueError(
+                f"{path or 'the model'} is a lazy layer ({kind}), whose weights have no shape yet; run the model once "
+                "on a batch first"
+            )
 
 
 def capture_call(

@@ -29,7 +29,7 @@ def preserve_state(
 
     Attributes are all that ``find_holdings`` finds: containers' contents, registries and hooks, numpy's arrays,
     variables of closures, and iterators, of which a copy is used inside. Out of reach are iterators that can't be
-    copied (a generator function's), attributes of classes, and variables of a program's modules.
+    copied (a generator function's), and variables of a program's modules.
     """
     found = find_holdings(model)
     let_be = {*map(id, () if parameters else model.parameters()), *map(id, () if buffers else model.buffers())}
@@ -101,6 +101,7 @@ def _preserve_attributes(found: Holdings) -> Iterator[None]:
     restorers: list[Restorer] = [*generator_restorers(found.generators), empty_restorer(found.empty)]
     restorers += map(container_restorer, found.containers)
     restorers += map(array_restorer, found.arrays)
+    restorers += map(_class_restorer, {kind for module in found.modules for kind in _own_classes(type(module))})
     # A scripted module's mode is no attribute, and nothing takes the place of its tensors, whatever a forward runs on.
     for module in found.modules:
         if isinstance(module, torch.jit.ScriptModule):
@@ -114,6 +115,26 @@ def _preserve_attributes(found: Holdings) -> Iterator[None]:
                     copies[id(iterator)] = copy_iterator(iterator)
                 replace_item(holder, key, copies[id(iterator)])
         yield
+
+
+def _own_classes(kind: type) -> tuple[type, ...]:
+    """The classes of users among those of a module: torch's own change no attribute."""
+    return tuple(each for each in kind.__mro__ if each.__module__.partition(".")[0] not in ("torch", "builtins"))
+
+
+def _class_restorer(kind: type) -> Restorer:
+    """For the attributes of a class, such as a counter that all its instances share."""
+    before = dict(vars(kind))
+
+    def restore() -> None:
+        now = vars(kind)
+        for name in [name for name in now if name not in before]:
+            delattr(kind, name)
+        for name, value in before.items():
+            if now.get(name) is not value:
+                setattr(kind, name, value)
+
+    return restore
 
 
 def _set_mode(module: nn.Module, training: bool) -> None:
