@@ -8,15 +8,12 @@ from __future__ import annotations
 KNOWN_WRONG: dict[str, frozenset[str]] = {
     "full": frozenset(
         {
-            "counters/counted_on_the_class",
-            "foreign/lazy_layers",
             "hooks/hook_set_on_the_net",
         }
     ),
     "low": frozenset(
         {
             "foreign/functional_call",
-            "replaced/grown_sequence",
         }
     ),
     "compiled": frozenset(
@@ -25,7 +22,6 @@ KNOWN_WRONG: dict[str, frozenset[str]] = {
             "control_flow/experts_by_image",
             "foreign/functional_call",
             "hooks/backward_hook_set_later",
-            "replaced/grown_sequence",
         }
     ),
 }
