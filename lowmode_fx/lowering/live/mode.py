@@ -130,9 +130,11 @@ class LowMode(TorchFunctionMode):
     def _conv_at_place(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> ConvEdit:
         place = self._lookup.find_place()
         edits = None if place is None else self._convs.get(place)
-        if edits:
-            return self.next(("conv", place), edits)
+        planned = self.next(("conv", place), edits) if edits else None
         call = _conv_call(func, args, kwargs)
+        # A graph may have taken for a constant what a parameter reaches after all.
+        if planned is not None and not (planned.fixed and call.weight.requires_grad):
+            return planned
         is_parameter = isinstance(call.weight, nn.Parameter)
         # What depends on no parameter and has passed no other convolution is the image.
         edit: ConvEdit = self._lookup.find_conv(
