@@ -6,6 +6,7 @@ A name that torch moves costs the feature that asks for it, never an import of t
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -114,3 +115,17 @@ def written_tensors(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any
             values = value if isinstance(value, list | tuple) else [value]
             written += [each for each in values if isinstance(each, Tensor)]
     return written
+
+
+def frames_are_compiled() -> bool:
+    """Whether dynamo looks at the frames that Python runs now, to compile them."""
+    from torch._C._dynamo.eval_frame import get_eval_frame_callback
+
+    return get_eval_frame_callback() not in (None, False)
+
+
+def leave_frames_of(function: Callable[..., Any]) -> None:
+    """Have dynamo compile no frame of ``function``; it still follows calls of it from code that it compiles."""
+    eval_frame = sys.modules.get("torch._dynamo.eval_frame")
+    if eval_frame is not None:  # else nobody has compiled anything yet
+        eval_frame.skip_code(function.__code__)

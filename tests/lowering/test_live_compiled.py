@@ -136,6 +136,42 @@ def test_where_dynamo_leaves_code_to_python(backend: str, options: dict[str, Any
     assert live.notes == []
 
 
+class Loops(nn.Module):
+    """Code that dynamo gives up on, and runs frame by frame: a break on a value, in a loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate = conv(3), nn.Linear(4, 3)
+        self.blocks = nn.ModuleList(nn.Sequential(conv(4, 4, 5), nn.MaxPool2d(2)) for _ in range(3))
+
+    def between(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = torch.tanh(block(x))
+            if x.abs().mean() < 0.01:
+                break
+        rows = (self.gate(x.mean((2, 3))).argmax(1) < 3).nonzero()[:, 0]
+        if len(rows):
+            x = x.index_add(0, rows, self.blocks[0][0](x[rows]))
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.between(F.relu(self.stem(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize("drop_maxpools", ["none", "stem"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_where_dynamo_compiles_frame_by_frame(backend: str, drop_maxpools: str) -> None:
+    torch.manual_seed(0)
+    model = Loops()
+    pair = pair_of(model, *IMAGES, drop_maxpools=drop_maxpools)
+    assert pair.report.front_end == "live"
+    live, images = LiveLowering(pair), low_images(pair)
+    expected = step(model, live.run, images)
+    live.callable = torch.compile(live.forward, backend=backend, dynamic=False)
+    for _ in range(3):
+        assert_equal_steps(step(model, live.run, images), expected)
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_part_that_the_user_has_compiled(backend: str) -> None:
     torch.manual_seed(0)

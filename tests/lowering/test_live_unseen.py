@@ -153,6 +153,28 @@ def test_a_new_layer_has_nothing_of_the_module_around_it() -> None:
         torch.testing.assert_close(live.run(images), expected)
 
 
+def test_a_kernel_that_the_graph_takes_for_a_constant_is_trained() -> None:
+    """torch.fx works out what comes of parameters alone, once."""
+
+    class Halved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.body = conv(3), conv()
+
+        def forward(self, x: Tensor) -> Tensor:
+            values = {name: value * 0.5 for name, value in self.body.named_parameters()}
+            return torch.func.functional_call(self.body, values, (self.stem(x),))
+
+    torch.manual_seed(0)
+    model = Halved()
+    pair = pair_of(model, *IMAGES)
+    live, images = LiveLowering(pair), low_images(pair)
+    if pair.report.pooled:
+        pytest.skip("the graph has it right")
+    with pytest.warns(LiveLoweringWarning, match="the convolution body: its 3×3 kernel is pooled to 1×1"):
+        torch.testing.assert_close(live.run(images), single_tap(model.body, model.stem(images)) / 2)
+
+
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_kernel_that_stops_being_a_parameter_is_treated_as_before(kept: bool) -> None:
     """Pruning: the weight is computed from then on."""

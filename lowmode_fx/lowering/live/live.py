@@ -24,6 +24,7 @@ from lowmode_fx.lowering.live.shadows import Shadows
 from lowmode_fx.lowering.mode import Mode
 from passes.preserve import ForwardAttributes
 from passes.ratios import ratio_terms, side_ratios
+from passes.torch_internals import leave_frames_of
 
 
 class LiveLowering:
@@ -61,6 +62,7 @@ class LiveLowering:
 
         The model is in train mode, or in whatever modes its modules are.
         """
+        leave_frames_of(LowMode.__torch_function__)
         modules = list(self.model.modules())
         self._lookup.follow(modules)
         self._mode.calls.clear()

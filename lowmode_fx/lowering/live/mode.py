@@ -35,6 +35,7 @@ from passes.calls import (
 )
 from passes.pooled_calls import pooled_conv
 from passes.pooling_rule import PoolingRule
+from passes.torch_internals import frames_are_compiled
 
 Edit = TypeVar("Edit")
 
@@ -63,16 +64,29 @@ class LowMode(TorchFunctionMode):
             self._handlers[F.pad] = self._pad
         self._handlers[checkpoint] = self._checkpoint
         self._resized_names = {name for _, name in plan.functions}
+        self._other: Callable[..., Any] | None = self._resize if plan.functions else None
+        self._apart: Callable[..., Any] | None = None
         self._convolutions: dict[Any, Callable[..., Tensor]] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        handler = self._handlers.get(func)
-        if handler is None and self._resized_names and function_name(func) in self._resized_names:
-            handler = self._resize
-        if handler is None or (not torch.compiler.is_dynamo_compiling() and self._lookup.in_compiled_code()):
+        handler = self._handlers.get(func, self._other)
+        if handler is None:
+            return func(*args, **kwargs)
+        if torch.compiler.is_dynamo_compiling():
+            return handler(func, args, kwargs)
+        if frames_are_compiled():  # those of the model's own code, where dynamo has left it to Python; these not
+            if self._apart is None:
+                self._apart = torch.compiler.disable(self._run)
+            return self._apart(handler, func, args, kwargs)
+        return self._run(handler, func, args, kwargs)
+
+    def _run(
+        self, handler: Callable[..., Any], func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        if self._lookup.in_compiled_code():
             return func(*args, **kwargs)
         return handler(func, args, kwargs)
 
@@ -116,9 +130,11 @@ class LowMode(TorchFunctionMode):
     def _conv_at_place(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> ConvEdit:
         place = self._lookup.find_place()
         edits = None if place is None else self._convs.get(place)
-        if edits:
-            return self.next(("conv", place), edits)
+        planned = self.next(("conv", place), edits) if edits else None
         call = _conv_call(func, args, kwargs)
+        # A graph may have taken for a constant what a parameter reaches after all.
+        if planned is not None and not (planned.fixed and call.weight.requires_grad):
+            return planned
         is_parameter = isinstance(call.weight, nn.Parameter)
         # What depends on no parameter and has passed no other convolution is the image.
         edit: ConvEdit = self._lookup.find_conv(
@@ -159,6 +175,8 @@ class LowMode(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _resize(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        if function_name(func) not in self._resized_names:
+            return func(*args, **kwargs)
         module = self._lookup.find_place()
         place = (module or "", function_name(func))
         edits = None if module is None else self._functions.get(place)

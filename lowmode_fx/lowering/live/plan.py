@@ -16,7 +16,7 @@ from passes.calls import AVG_POOL_MODULES, AVG_POOLS, MAX_POOL_MODULES
 from passes.drop_maxpools import NamedMaxPools, chosen_maxpools
 from passes.match import ConvSite, conv_sites, max_pool_sites, module_path, opaque_convs, trained
 from passes.pool_weights import stem_nodes
-from passes.pooling_rule import PoolingRule
+from passes.pooling_rule import UNTRAINED, PoolingRule
 from passes.set_strides import chosen_strides
 
 Sizes = tuple[int, ...]
@@ -25,11 +25,15 @@ PoolEdit = Literal["keep", "drop", "global"]
 
 
 class ConvEdit(NamedTuple):
-    """What low-mode does to a convolution: another stride, a pooled kernel, a map resized behind it."""
+    """What low-mode does to a convolution: another stride, a pooled kernel, a map resized behind it.
+
+    ``fixed``: the kernel stays whole because the graph has no parameter that reaches it.
+    """
 
     stride: Sizes | None = None
     pooled: bool = False
     resized: Sizes | None = None
+    fixed: bool = False
 
     @property
     def changes(self) -> bool:
@@ -120,7 +124,7 @@ def _conv_edits(
         restrided = site if stride is None else replace(site, stride=stride)
         reason = rule.reason_to_keep(restrided, site.name, stem=site.node in stems, trained=trained(full, site.weight))
         resize = resizes.get(site.node.name)
-        edit = ConvEdit(stride, reason is None, resize.size if resize else None)
+        edit = ConvEdit(stride, reason is None, resize.size if resize else None, reason == UNTRAINED)
         edits.append((site, edit))
     by_parameter: dict[str, set[ConvEdit]] = defaultdict(set)
     for site, edit in edits:
