@@ -82,6 +82,26 @@ def test_draws_in_another_order_are_a_difference() -> None:
     assert "aten.rand_like" in proof.difference
 
 
+@pytest.mark.parametrize("seed", [5, 6])
+def test_a_generator_that_is_seeded_before_it_draws_shows_whatever_its_seed_was(seed: int) -> None:
+    class Seeded(Small):
+        def between(self, maps: Tensor) -> Tensor:
+            torch.default_generator.manual_seed(5)
+            return maps * torch.rand_like(maps)
+
+    class Drawing(Small):
+        def between(self, maps: Tensor) -> Tensor:
+            return maps * torch.rand_like(maps)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        graph = capture(Drawing(), IMAGES, "fx").graph_module.graph
+        model = Seeded()
+        proof = prove(model, bind_graph(model, graph, "Drawing"), (IMAGES,))
+    assert proof.difference.startswith("output: aten.rand_like (line ")
+    assert " with 5 in the model, " in proof.difference
+
+
 def test_a_draw_that_nobody_uses_is_a_difference() -> None:
     def change(graph: fx.Graph) -> None:
         node = node_of(graph, F.relu)

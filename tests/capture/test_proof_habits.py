@@ -349,6 +349,16 @@ class MadeInTheFirstForward(Small):
         return maps
 
 
+@habit("centre: requires a gradient in the graph alone", alike=True)
+class KeptUnderNoGrad(Centred):
+    """The graph's buffer holds on to each step's whole tape."""
+
+    def between(self, maps: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.centre.copy_(maps.mean((0, 2, 3))[:, None, None])
+        return maps
+
+
 @habit("aten.roll (line")
 class RolledHistory(Centred):
     def move(self, mean: Tensor) -> None:
