@@ -152,6 +152,17 @@ def _assert_alike(ours: Any, theirs: Any, same: Callable[[Tensor, Tensor], bool]
     assert pairs and all(same(a, b) if isinstance(b, Tensor) else a == b for a, b in pairs)
 
 
+@pytest.mark.parametrize("front_end", ["auto", "live", "fx", "export"])
+def test_a_batch_of_one_stands_for_larger_ones_where_it_has_no_statistics(front_end: Any) -> None:
+    class Pooled(Network):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.norm(self.map(x).mean((2, 3), keepdim=True)).flatten(1))
+
+    pair = build_pair(Pooled(), IMAGES[:1], front_end=front_end)
+    assert pair.report.input_shape == (2, 3, 16, 16)
+    assert pair.low(downsample(IMAGES[:2], 2)).shape == (2, CLASSES)
+
+
 # What is returned -----------------------------------------------------------------------------------------------------
 
 

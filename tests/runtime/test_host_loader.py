@@ -161,6 +161,12 @@ class Depth(Network):
         return F.cross_entropy(self.logits(x) + depth.mean((1, 2, 3))[:, None], labels)
 
 
+class LabelsFirst(Network):
+    def forward(self, labels: Tensor | None = None, x: Tensor | None = None) -> Tensor:
+        assert x is not None
+        return self.logits(x)
+
+
 class Views(Network):
     def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
         return sum((self.logits(each) for each in views), torch.zeros(()))
@@ -176,6 +182,7 @@ DEPTH, VIEWS = (IMAGES[:4], IMAGES[:4, :1], LABELS[:4]), [IMAGES[:4], IMAGES[:4]
          lambda x, d, y: {"labels": y, "pixel_values": x}, lambda batch: ((), batch)),
         (Classifier(), {"pixel_values": IMAGES[:4], "labels": LABELS[:4]}, None,
          lambda x, d, y: (x, y), lambda batch: (batch, {})),
+        (LabelsFirst(), {"x": IMAGES[:4]}, None, lambda x, d, y: (x, y), lambda batch: ((), {"x": batch[0]})),
         (Depth(), DEPTH, "x", lambda x, d, y: (x, d, y), lambda batch: (batch, {})),
         (Depth(), DEPTH, ("x", "depth"), lambda x, d, y: {"depth": d, "x": x, "labels": y}, lambda batch: ((), batch)),
         (Depth(), DEPTH, "x", lambda x, d, y: ({"depth": d, "x": x, "labels": y}, y), lambda batch: ((), batch[0])),

@@ -12,7 +12,12 @@ from torch import Tensor
 
 from lowmode_fx import LowModeConfig, Mode, build_ladder, build_pair, downsample, gradient_agreement
 from lowmode_fx.capture.inputs import ModelInputs, model_inputs
+from lowmode_fx.lowering.lower import pair_of
+from lowmode_fx.lowering.networks import network
+from lowmode_fx.tuning.agreement import step_gradient
 from lowmode_fx.tuning.batches import read_batches
+from lowmode_fx.tuning.costs import step_cost
+from lowmode_fx.tuning.trials import Probe
 
 X, Y, D = images(8), labels(8), images(8, seed=1)[:, :1]
 
@@ -161,19 +166,41 @@ def test_agreement_of_a_mode_of_a_ladder() -> None:
     assert gradient_agreement(ladder, (X, Y), F.cross_entropy).cosine == alone[0]
 
 
+class Counting(Network):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.logits(x) * self.calls
+
+
 @pytest.mark.parametrize("front_end", ["auto", "live"])
 def test_every_gradient_is_taken_in_one_state(front_end: Any) -> None:
-    class Counting(Network):
-        calls = 0
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.calls += 1
-            return self.logits(x) * self.calls
-
     model = Counting()
-    found = gradient_agreement(
-        build_pair(model, X, LowModeConfig(), front_end=front_end), [(X, Y)] * 3, lambda output, _: output.mean()
-    )
+    pair = build_pair(model, X, front_end=front_end)
+    found = gradient_agreement(pair, [(X, Y)] * 3, lambda output, _: output.mean())
     assert found.norm_ratio_error == found.cosine_error == 0 and "calls" not in vars(model)
     plain = gradient_agreement(build_pair(Plain(), X), (X, Y), lambda output, _: output.mean())
     assert found.norm_ratio == pytest.approx(plain.norm_ratio, rel=1e-5)
+
+
+def test_low_steps_leave_no_trace_on_trials_and_costs() -> None:
+    class Penalised(Network):
+        penalty = torch.zeros(())
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits = self.logits(x)
+            self.penalty = self.penalty.detach() + 1 + 0 * logits.sum()  # with a gradient, for the loss to read
+            return logits
+
+    probe = Probe(Penalised(), [(X, Y)] * 3, F.cross_entropy, lambda weights: torch.optim.SGD(weights, lr=0.01), kept=2)
+    probe.run((3,))
+    assert probe.model.penalty == 3
+    pair = pair_of(probe.captured, LowModeConfig())
+    probe.rehearse(pair, 6)  # four low steps, then two full ones
+    assert probe.model.penalty == 5
+    low = network(pair, Mode.LOW, downsample=True)
+    step_gradient(low, probe.batches[0], F.cross_entropy, probe.model)
+    assert probe.model.penalty == 5
+    step_cost(pair, probe.batches[0], F.cross_entropy, rounds=1)
+    assert probe.model.penalty == 5

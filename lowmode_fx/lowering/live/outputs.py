@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lowmode_fx.capture.inputs import ModelInputs, doubled
+from lowmode_fx.capture.inputs import ModelInputs
 from lowmode_fx.lowering.live.resizing import resize
 from passes import PassError, propagate_shapes
 from passes.checks import output_node
@@ -48,14 +48,13 @@ class FullOutputs:
 
     def _shapes(self, shapes: Shapes) -> list[Shape]:
         inputs = self._inputs.with_shapes(shapes)
-        inputs, blank = doubled(inputs, inputs.blank("meta")) or (inputs, inputs.blank("meta"))
         if self._any_size:
             like = next((value for value in self._model.parameters() if value.is_floating_point()), None)
             values = inputs.blank() if like is None else inputs.blank(like.device, like.dtype)
             found = propagate_shapes(self._full, *values)
             return [leaf for leaf in tree_leaves(found[output_node(self._full.graph)]) if isinstance(leaf, Shape)]
         model = copy.deepcopy(self._model, {id(value): value.detach().to("meta") for value in self._model.buffers()})
-        args, kwargs = inputs.call(blank)
+        args, kwargs = inputs.call(inputs.blank("meta"))
         with torch.no_grad():
             outputs = tree_leaves(model.to("meta")(*args, **kwargs))
         return [Shape(value.shape) for value in outputs if isinstance(value, Tensor)]
