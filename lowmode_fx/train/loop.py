@@ -222,7 +222,7 @@ class _Run:
             # float16 would need a scaler for these gradients too.
             autocast = torch.bfloat16 if self.settings.autocast == "bf16" else None
             gain = schedule.measure(self.low_mode.pair, coming, self.criterion, self.low_mode.step, autocast)
-            self.reporter.say(f"step {self.low_mode.step}: a low step is worth {gain:.2f} full ones")
+            self.reporter.say(f"step {self.low_mode.step}: a low step gains {gain:.2f} full ones")
 
     def finish_epoch(self) -> None:
         loss = self.loss_sum.item() / self.steps
