@@ -3,7 +3,7 @@
 python -m bench.ablation --small --data folder:PATH    # two CPU cores: small ResNets with 3×3 and 5×5 kernels, a subset
 python -m bench.ablation --data folder:PATH            # one GPU: ResNet-18, all of CIFAR-10
 
-Time is counted in full epochs: full steps plus low steps times the price of one, measured paired and interleaved before
+Time is counted in full epochs: full steps plus low steps times the cost of one, measured paired and interleaved before
 any training. So runs may share the machine (``--jobs``), and a figure does not depend on what else it does.
 """
 
@@ -32,6 +32,7 @@ from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.evaluate import evaluate
 from lowmode_fx.train.images import MemoryImages
 from lowmode_fx.tuning.tune import Tuning, tune
+from lowmode_fx.utils.progress import progress
 
 NETWORKS = {
     "resnet8": lambda: small_resnet(blocks=1, kernel=3),
@@ -111,18 +112,19 @@ def tuned(study: Study, splits: DataSplits, seconds: float) -> Tuning:
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=study.lr / 2, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
-    return tune(
-        network(study, seed=1000),
-        loader(splits),
-        epochs=study.epochs,
-        optimizer=optimizer,
-        autocast=torch.bfloat16,
-        seconds=seconds,
-        on_progress=lambda what, share: None if "step" in what else print(f"  tuner {share:4.0%}: {what}", flush=True),
-    )
+    with progress() as tell:
+        return tune(
+            network(study, seed=1000),
+            loader(splits),
+            epochs=study.epochs,
+            optimizer=optimizer,
+            autocast=torch.bfloat16,
+            seconds=seconds,
+            on_progress=tell,
+        )
 
 
-def price(study: Study, splits: DataSplits, arm: Arm, rounds: int) -> dict[str, Any]:
+def measure_cost(study: Study, splits: DataSplits, arm: Arm, rounds: int) -> dict[str, Any]:
     """A low step of an arm over a full one: forward, backward, optimizer; in bf16, as runs have it.
 
     On a CPU in float32 too, under ``"float32"``: small convolutions follow their multiply-adds better there.
@@ -142,36 +144,36 @@ def price(study: Study, splits: DataSplits, arm: Arm, rounds: int) -> dict[str, 
     return ratios[0] | ({"float32": ratios[1]} if len(ratios) > 1 else {})
 
 
-def add_prices(
+def add_costs(
     found: dict[str, Any], study: Study, data: str, chosen: list[Arm], rounds: int, saved: Callable[[], None]
 ) -> None:
-    """The price of every arm that ``found`` hasn't got, each ``saved`` as it comes; one for equal configurations."""
+    """The cost of every arm that ``found`` hasn't got, each ``saved`` as it comes; one for equal configurations."""
     known = [(arm.config, found[arm.name]) for arm in chosen if arm.name in found]
     for arm in chosen:
         if arm.config is None or arm.name in found:
             continue
         same = next((cost for config, cost in known if config == arm.config), None)
-        found[arm.name] = price(study, load(study, data)[0], arm, rounds) if same is None else same
+        found[arm.name] = measure_cost(study, load(study, data)[0], arm, rounds) if same is None else same
         known.append((arm.config, found[arm.name]))
         saved()
 
 
 def prepare(study: Study, splits: DataSplits, tune_seconds: float) -> dict[str, Any]:
-    """The tuner's choice and what it stands on; prices are yet to come."""
+    """The tuner's choice and what it stands on; costs are yet to come."""
     print(f"{study.network}: tuning", flush=True)
     choice = tuned(study, splits, tune_seconds)
     print("\n".join(f"  {reason}" for reason in choice.reasons), flush=True)
-    rehearsed = {
+    tried = {
         f"{each.name}, low gradients × {each.weight:g}": {
-            "price": each.cost,
-            "worth by gradients": [progress.gain for progress in each.progress],
-            "worth in rehearsal": each.rehearsed,
+            "cost": each.cost,
+            "gain by gradients": [progress.gain for progress in each.progress],
+            "gain in trial runs": each.trial_gains,
             "predicted time": each.plan.time,
         }
         for each in choice.candidates
-        if each.rehearsed
+        if each.trial_gains
     }
-    return {"study": asdict(study), "tuning": choice.to_dict(), "rehearsed": rehearsed, "prices": {}}
+    return {"study": asdict(study), "tuning": choice.to_dict(), "trial runs": tried, "costs": {}}
 
 
 def run_one(task: tuple[Study, Arm, int, str, int]) -> tuple[str, dict[str, Any]]:
@@ -212,7 +214,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after so many")
     parser.add_argument("--networks", nargs="*", help="of the studies, only these")
     parser.add_argument("--arms", nargs="*", default=["*"], help="only those whose names match one of these globs")
-    parser.add_argument("--reprice", action="store_true", help="time the steps again: nothing else should run beside")
+    parser.add_argument("--time-again", action="store_true", help="steps, where nothing else runs beside")
     parser.add_argument("--resume", action="store_true", help="keep the runs that the result file has")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -233,9 +235,9 @@ def main() -> None:
             rows[key] = prepare(study, load(study, options.data)[0], options.tune_seconds)
             saved()
         choice = Tuning.from_dict(rows[key]["tuning"])
-        if options.reprice:
-            rows[key]["prices"] = {}
-        add_prices(rows[key]["prices"], study, options.data, all_arms(study, choice), options.rounds, saved)
+        if options.time_again:
+            rows[key]["costs"] = {}
+        add_costs(rows[key]["costs"], study, options.data, all_arms(study, choice), options.rounds, saved)
         for seed in range(seeds):
             for arm in all_arms(study, choice):
                 wanted = any(fnmatchcase(arm.name, glob) for glob in options.arms)

@@ -22,7 +22,7 @@ from lowmode_fx.utils.tables import markdown_table
 class Line:
     """One arm over its seeds. Times in full epochs; accuracies in [0, 1]; ``error``: standard error of the mean.
 
-    ``exact_time``: at the price of a low step in float32; ``nan`` where it wasn't measured.
+    ``exact_time``: at the cost of a low step in float32; ``nan`` where it wasn't measured.
     """
 
     arm: str
@@ -40,7 +40,7 @@ class Line:
 
 def lines(rows: Mapping[str, Any], network: str) -> list[Line]:
     """The arms of one network, the most accurate first."""
-    prices = rows[f"{network} / study"]["prices"]
+    costs = rows[f"{network} / study"]["costs"]
     by_arm: dict[str, list[dict[str, Any]]] = {}
     for record in rows.values():
         if record.get("network") == network:
@@ -48,11 +48,11 @@ def lines(rows: Mapping[str, Any], network: str) -> list[Line]:
     found = []
     for arm, records in by_arm.items():
         full = arm.startswith("full-mode")
-        if not full and arm not in prices:
+        if not full and arm not in costs:
             continue  # an arm of another state of the script
-        price = 0.0 if full else prices[arm]["median"]
-        exact = 0.0 if full else prices[arm].get("float32", {}).get("median", math.nan)
-        curves = [_times(record["curve"], price) for record in records]
+        cost = 0.0 if full else costs[arm]["median"]
+        exact = 0.0 if full else costs[arm].get("float32", {}).get("median", math.nan)
+        curves = [_times(record["curve"], cost) for record in records]
         values = [record["accuracy"] for record in records]
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
         mean_curve = tuple((at[0][0], statistics.fmean(value for _, value in at)) for at in zip(*curves, strict=True))
@@ -62,10 +62,10 @@ def lines(rows: Mapping[str, Any], network: str) -> list[Line]:
     return sorted(found, key=lambda line: -line.accuracy)
 
 
-def _times(curve: Sequence[Sequence[float]], price: float) -> list[tuple[float, float]]:
+def _times(curve: Sequence[Sequence[float]], cost: float) -> list[tuple[float, float]]:
     time, found = 0.0, []
     for full, low, accuracy in curve:
-        time += (full + price * low) / (full + low)
+        time += (full + cost * low) / (full + low)
         found.append((time, accuracy))
     return found
 
@@ -91,15 +91,15 @@ def _between(points: Sequence[tuple[float, float]], x: float) -> float:
 def table(rows: Mapping[str, Any], network: str) -> str:
     """Markdown: one line an arm."""
     found = lines(rows, network)
-    head = ("configuration", "low step / full", "time, full epochs", "at float32's price", "test accuracy, %")
+    head = ("configuration", "low step / full", "time, full epochs", "at float32's cost", "test accuracy, %")
     head += ("full-mode in the same time, %", "full-mode needs, epochs")
-    prices = rows[f"{network} / study"]["prices"]
+    costs = rows[f"{network} / study"]["costs"]
     body = []
     for line in found:
-        price = prices.get(line.arm, {}).get("median")
+        cost = costs.get(line.arm, {}).get("median")
         spread = "" if math.isnan(line.error) else f" ± {100 * line.error:.2f}"
         exact = "" if math.isnan(line.exact_time) else f"{line.exact_time:.2f}"
-        cells = [line.arm, "" if price is None else f"{price:.2f}", f"{line.time:.2f}", exact]
+        cells = [line.arm, "" if cost is None else f"{cost:.2f}", f"{line.time:.2f}", exact]
         cells += [f"{100 * line.accuracy:.2f}{spread} (n = {line.seeds})"]
         body.append([*cells, _percent(full_accuracy(found, line.time)), _number(full_time(found, line.accuracy))])
     return markdown_table(head, body)

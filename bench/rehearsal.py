@@ -1,10 +1,10 @@
-"""Do gradients tell what low steps are worth? Their prediction beside what training says, for several low-modes.
+"""Do gradients tell what low steps gain? Their prediction beside what training says, for several low-modes.
 
 python -m bench.rehearsal --small --data folder:PATH    # a small ResNet, a subset of CIFAR-10, on one CPU core
 python -m bench.rehearsal --data folder:PATH            # one GPU: ResNet-18, all of CIFAR-10
 
 Both are the tuner's own measurements (``lowmode_fx.tuning``): by gradients, at the weights of a full run after half and
-all of its steps, and by rehearsals of that length, two thirds of them low. Worth is in full steps.
+all of its steps, and by trial runs of that length, two thirds of them low. Gains are in full steps.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lowmode_fx.tuning.trials import Probe
 from lowmode_fx.utils.tables import markdown_table
 
 #: The two measurements, as rows name them.
-KINDS = ("worth by gradients", "worth in rehearsal")
+KINDS = ("gain by gradients", "gain in trial runs")
 
 
 def configs(last_stage: str) -> dict[str, LowModeConfig]:
@@ -62,9 +62,9 @@ def measure(probe: Probe, config: LowModeConfig, steps: int) -> dict[str, Any]:
     return {
         "low / full macs": low / full,
         "cosine": statistics.fmean(cosines(probe, probe.points[-1], pair)),
-        "worth by gradients": [each.gain for each in progress],
+        "gain by gradients": [each.gain for each in progress],
         "standard error": [each.gain_error for each in progress],
-        "worth in rehearsal": [probe.rehearse(pair, steps // 2), probe.rehearse(pair, steps)],
+        "gain in trial runs": [probe.trial_run(pair, steps // 2), probe.trial_run(pair, steps)],
     }
 
 
@@ -72,8 +72,8 @@ def table(rows: dict[str, Any]) -> str:
     """Markdown: a low-mode a line; arrows go from half of the steps to all of them."""
     lines = []
     for key, row in rows.items():
-        worth = (" → ".join(f"{each:.2f}" for each in row[kind]) for kind in KINDS)
-        lines.append((key.partition(" / ")[2], f"{row['low / full macs']:.2f}", f"{row['cosine']:.2f}", *worth))
+        gains = (" → ".join(f"{each:.2f}" for each in row[kind]) for kind in KINDS)
+        lines.append((key.partition(" / ")[2], f"{row['low / full macs']:.2f}", f"{row['cosine']:.2f}", *gains))
     return markdown_table(("low-mode", "low / full macs", "cosine", *KINDS), lines)
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder:PATH or cifar10:PATH")
     parser.add_argument("--small", action="store_true", help="a small network and a subset")
-    parser.add_argument("--steps", type=int, default=600, help="of the full run and the longer rehearsals")
+    parser.add_argument("--steps", type=int, default=600, help="of the full run and the longer trial runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="keep the rows that the result file has")
     parser.add_argument("--out", type=Path)
@@ -101,10 +101,10 @@ def main() -> None:
         rows[key] = measure(probe, config, options.steps)
         save(path, head, rows)
         row = rows[key]
-        by_gradients, rehearsed = (" → ".join(f"{worth:.2f}" for worth in row[kind]) for kind in KINDS)
+        by_gradients, tried = (" → ".join(f"{gain:.2f}" for gain in row[kind]) for kind in KINDS)
         print(
-            f"{key}: macs {row['low / full macs']:.2f}, cosine {row['cosine']:.2f}, worth by gradients {by_gradients}, "
-            f"in rehearsal {rehearsed}",
+            f"{key}: macs {row['low / full macs']:.2f}, cosine {row['cosine']:.2f}, gain by gradients {by_gradients}, "
+            f"in trial runs {tried}",
             flush=True,
         )
     print(table(rows))

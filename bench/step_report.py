@@ -24,8 +24,9 @@ PIXELS = 1 / 4
 
 
 def expected(row: Mapping[str, Any], kind: str) -> float | None:
-    """Low / full if convolutions took what their macs say, norms and elementwise operators what their pixels do, and
-    all else what it takes in a full step. None where that has no profile.
+    """Low / full if convolutions followed their macs, norms and elementwise work their pixels, and all else stayed.
+
+    ``None`` where the full step has no profile.
     """
     shares = row[kind].get("profile", {}).get("full", {}).get("shares")
     if shares is None:

@@ -49,7 +49,7 @@ from lowmode_fx.train.batches import steps_per_epoch, train_batches
 from lowmode_fx.train.interrupts import Interrupts
 
 
-def price(name: str, arm: str, splits: DataSplits, rounds: int, batch_size: int) -> dict[str, Any]:
+def measure_cost(name: str, arm: str, splits: DataSplits, rounds: int, batch_size: int) -> dict[str, Any]:
     """A low iteration over a full one, as the loop has them: batch, augmentation, forward, backward, optimizer."""
     settings = recipe(1, 0, batch_size)
     model = network(name, splits.num_classes, 0)
@@ -141,16 +141,16 @@ def main(argv: list[str] | None = None) -> None:
     steps = steps_per_epoch(splits.train, options.batch_size)
     with alarm(options.seconds):
         for name, seed, arm in itertools.product(form.networks, range(options.seeds), ARMS):
-            key, prices = f"{name} / {arm} / {seed}", f"{name} / prices"
+            key, costs = f"{name} / {arm} / {seed}", f"{name} / costs"
             if rows.get(key, {}).get("complete") or time.monotonic() - began > options.seconds:
                 continue
-            priced = LOW if arm == SAME_TIME else arm
-            if priced in CONFIGS and priced not in rows.setdefault(prices, {}):
-                rows[prices][priced] = price(name, priced, splits, options.rounds, options.batch_size)
+            timed = LOW if arm == SAME_TIME else arm
+            if timed in CONFIGS and timed not in rows.setdefault(costs, {}):
+                rows[costs][timed] = measure_cost(name, timed, splits, options.rounds, options.batch_size)
                 save(path, head, rows)
             epochs = form.epochs
             if arm == SAME_TIME:
-                cost = rows[prices][LOW]["low / full"]["median"]
+                cost = rows[costs][LOW]["low / full"]["median"]
                 epochs = control_epochs(*count_modes(form.epochs, steps, seed), cost, steps)
             folder = options.runs / re.sub(r"\W+", "-", f"{name}-{arm}-{seed}")
             settings = recipe(epochs, seed, options.batch_size)

@@ -59,12 +59,12 @@ def count_modes(epochs: int, steps: int, seed: int) -> tuple[int, int]:
     return epochs * steps - low, low
 
 
-def control_epochs(full_steps: int, low_steps: int, price: float, steps: int) -> int:
+def control_epochs(full_steps: int, low_steps: int, cost: float, steps: int) -> int:
     """Whole epochs of ``steps`` full steps in low-mode's time, rounded up in the control's favour.
 
-    ``price``: a low step over a full one.
+    cost: a low step over a full one.
     """
-    return max(1, math.ceil((full_steps + price * low_steps) / steps - 1e-9))
+    return max(1, math.ceil((full_steps + cost * low_steps) / steps - 1e-9))
 
 
 def recipe(epochs: int, seed: int, batch_size: int) -> TrainSettings:

@@ -16,7 +16,7 @@ from bench.table1_recipe import ARMS, FULL, LOW
 from lowmode_fx.train.plots import COLOURS
 from lowmode_fx.utils.tables import markdown_table
 
-#: Table 1: errors in % of full-mode and low-mode, change of the total time and price of a low iteration in %.
+#: Table 1: errors in % of full-mode and low-mode, change of the total time and cost of a low iteration in %.
 PAPER = {"resnet18": ("ResNet-18", 6.7, 6.9, -18, 37), "resnet50": ("ResNet-50", 6.3, 6.4, -23, 39)}
 #: What the small form's network is held against.
 STANDS_FOR = {"resnet8": "resnet18"}
@@ -30,17 +30,17 @@ def of_arm(rows: Mapping[str, Any], name: str, arm: str, complete: bool = True) 
     return [row for row in found if row["complete"] or (row["curve"] and not complete)]
 
 
-def low_price(rows: Mapping[str, Any], name: str, arm: str) -> float:
+def low_cost(rows: Mapping[str, Any], name: str, arm: str) -> float:
     """A low iteration of an arm over a full one; 0 for an arm that has none, or before it is known."""
-    found = rows.get(f"{name} / prices", {}).get(arm)
+    found = rows.get(f"{name} / costs", {}).get(arm)
     return float(found["low / full"]["median"]) if found else 0.0
 
 
-def curve(record: Mapping[str, Any], price: float, gpu: bool) -> Points:
-    """(time, accuracy) at each epoch's end: seconds of training on a GPU, elsewhere full epochs by price."""
+def curve(record: Mapping[str, Any], cost: float, gpu: bool) -> Points:
+    """(time, accuracy) at each epoch's end: seconds of training on a GPU, elsewhere full epochs by cost."""
     time, points = 0.0, []
     for full, low, accuracy, seconds in record["curve"]:
-        time += (full + price * low) / (full + low)
+        time += (full + cost * low) / (full + low)
         points.append((seconds if gpu else time, accuracy))
     return points
 
@@ -60,7 +60,7 @@ def total_time(rows: Mapping[str, Any], name: str, arm: str, gpu: bool) -> float
     """The mean total time of an arm's complete runs over full-mode's; ``nan`` where one of them is missing."""
     times = {}
     for each in (arm, FULL):
-        runs = [curve(record, low_price(rows, name, each), gpu) for record in of_arm(rows, name, each)]
+        runs = [curve(record, low_cost(rows, name, each), gpu) for record in of_arm(rows, name, each)]
         times[each] = statistics.fmean(points[-1][0] for points in runs) if runs else math.nan
     return times[arm] / times[FULL]
 
@@ -75,8 +75,8 @@ def table(rows: Mapping[str, Any], gpu: bool) -> str:
         errors = (_error(of_arm(rows, name, arm)) for arm in ARMS)
         ratio = total_time(rows, name, LOW, gpu)
         change = "" if math.isnan(ratio) else f"{_signed(100 * (ratio - 1))} %"
-        price = low_price(rows, name, LOW)
-        lines.append((name, "here", *errors, change, f"{100 * price:.0f} %" if price else ""))
+        cost = low_cost(rows, name, LOW)
+        lines.append((name, "here", *errors, change, f"{100 * cost:.0f} %" if cost else ""))
     return markdown_table((*head, "total time", "low / full"), lines, left=2)
 
 
@@ -112,7 +112,7 @@ def report(rows: Mapping[str, Any], path: Path, device: str, form: str) -> str:
         for arm in ARMS:
             records = of_arm(rows, name, arm, complete=False)
             if records:  # the first seed's: the paper shows one run
-                curves[arm] = curve(records[0], low_price(rows, name, arm), gpu)
+                curves[arm] = curve(records[0], low_cost(rows, name, arm), gpu)
         gained = f"velocity ΔA/Δτ, points of accuracy per {unit.removesuffix('s')}"
         for number, ylabel, change in ((3, "validation accuracy in %", list), (4, gained, velocity)):
             lines = {arm: change(points) for arm, points in curves.items()}

@@ -24,8 +24,8 @@ def drop_maxpools(
 ) -> PassReport:
     """Replace the chosen max pools by their input.
 
-    ``which``: ``"none"``, ``"stem"`` (the first max pool on each path from the image; the paper's choice), ``"all"``,
-    or globs over module names.
+    which: ``"none"``, ``"stem"`` (the first max pool on each path from the image; the paper's choice), ``"all"``,
+        or globs over module names.
 
     Raises ``PassError`` where a glob matches nothing, where the pool's indices are used, or where the
     pool's input was padded by hand just for it.

@@ -54,7 +54,7 @@ def test_the_options_table_names_every_option() -> None:
     assert documented == set(LowModeConfig().to_dict())
 
 
-def test_what_low_steps_are_worth_is_what_was_measured() -> None:
+def test_what_low_steps_gain_is_what_was_measured() -> None:
     assert rehearsal.table(json.loads((ROOT / "bench/results/rehearsal_cpu.json").read_text())["rows"]) in README
 
 

@@ -108,8 +108,9 @@ def _slides(module: nn.Module) -> bool:
 
 
 def _build(model: nn.Module, shape: tuple[int, ...]) -> tuple[ModePair, tuple[int, ...], str]:
-    """The pair at the model's own size; else at one that halves more often; else with the map resized where its size is
-    fixed; else with whole images. With the reason where it is not the first.
+    """The pair, its image size and, where it is not the first that was tried, the reason.
+
+    Tried are the model's own size, one that halves more often, maps resized where their size is fixed, whole images.
     """
     rounded = (shape[0], *(-(-side // 64) * 64 for side in shape[1:]))
     choices = [(shape, LowModeConfig()), (shape, LowModeConfig(adapt_head=True))]

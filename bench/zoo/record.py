@@ -52,8 +52,10 @@ class Record:
 
     @property
     def kind(self) -> Literal["fits", "rounded", "resized", "whole"]:
-        """What a right pair trains on: smaller images, as the model is or at a size that halves more often; smaller
-        images with a map resized where its size is fixed; or whole images.
+        """What a right pair trains on.
+
+        Smaller images, as the model is or at a size that halves more often; smaller images with a map resized where its
+        size is fixed; or whole images.
         """
         if not self.downsample_input:
             return "whole"

@@ -116,8 +116,10 @@ class ModelInputs:
         return args, kwargs
 
     def flatten(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-        """The tensors of a call, in the order of ``leaves``, however it is written: by place or by name, in any order,
-        defaults given or left out. Raises ``ValueError`` where it isn't the example's call.
+        """The tensors of a call, in the order of ``leaves``.
+
+        However it is written: by place or by name, in any order, defaults given or left out. Raises ``ValueError``
+        where it isn't the example's call.
         """
         if self.is_one_tensor and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             return [args[0]]

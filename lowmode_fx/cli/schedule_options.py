@@ -141,7 +141,7 @@ def read_tuning(path: Path) -> Tuning:
 
 
 def low_shares(text: str, epochs: int) -> float | list[float]:
-    """`0.5`, or a value an epoch; `0.8x15` stands for fifteen of them."""
+    """``0.5``, or a value an epoch; ``0.8x15`` stands for fifteen of them."""
     values: list[float] = []
     for part in text.split(","):
         number, _, count = part.strip().partition("x")

@@ -1,4 +1,4 @@
-"""`lowmode-fx train`: options to settings, then the loop."""
+"""``lowmode-fx train``: options to settings, then the loop."""
 
 from __future__ import annotations
 

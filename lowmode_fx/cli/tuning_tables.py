@@ -23,8 +23,8 @@ _BAR = 24  # characters of the longest bar of a table
 
 
 def tuning_table(tuning: Tuning, most: int = 16) -> str:
-    """Every candidate, the best first: price and worth of a low step, and the time of the plan with it."""
-    head = ("low-mode", "low step / full", "worth by gradients", "in rehearsal", "weight", "low + full epochs", "time")
+    """Every candidate, the best first: cost and gain of a low step, and the time of the plan with it."""
+    head = ("low-mode", "low step / full", "gain by gradients", "in trial runs", "weight", "low + full epochs", "time")
     table = text_table(head)
     for candidate in tuning.candidates[:most]:
         table.add_row(*_cells(candidate))
@@ -42,7 +42,7 @@ def _cells(candidate: Candidate) -> tuple[str, ...]:
         candidate.name,
         f"{candidate.cost:.2f}",
         " → ".join(gains),
-        " → ".join(f"{worth:.2f}" for worth in candidate.rehearsed),
+        " → ".join(f"{gain:.2f}" for gain in candidate.trial_gains),
         f"{candidate.weight:.2f}",
         f"{plan.low_epochs:.1f} + {plan.full_epochs:.1f}",
         f"{plan.time:.0%}",

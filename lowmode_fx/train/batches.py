@@ -51,7 +51,7 @@ def augment(images: torch.Tensor, augmentation: Augmentation, generator: torch.G
 
 
 class Normalise:
-    """uint8 (N, C, H, W) → float32 of zero mean and unit deviation per channel, on `device`."""
+    """uint8 (N, C, H, W) → float32 of zero mean and unit deviation per channel, on ``device``."""
 
     def __init__(self, splits: DataSplits, device: torch.device) -> None:
         mean, std = (torch.tensor(v, dtype=torch.float32, device=device) for v in (splits.mean, splits.std))
@@ -72,7 +72,7 @@ def train_batches(
     first: int = 0,
     workers: int = 0,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The (images (N, C, H, W), labels (N,)) of an epoch, from its step `first` on. All batches are whole."""
+    """The (images (N, C, H, W), labels (N,)) of an epoch, from its step ``first`` on. All batches are whole."""
     steps = steps_per_epoch(splits.train, batch_size)
     order = epoch_order(len(splits.train), seed, epoch)
     indices = [order[step * batch_size : (step + 1) * batch_size] for step in range(first, steps)]

@@ -1,8 +1,8 @@
-"""Checkpoints: `checkpoint/model.safetensors` (the model's own keys) and `checkpoint/state.pt` (all else).
+"""Checkpoints: ``checkpoint/model.safetensors`` (the model's own keys) and ``checkpoint/state.pt`` (all else).
 
-The two files change together or not at all. A new pair is written to `checkpoint.partial`; then the old one is renamed
-to `checkpoint.previous` and the new one into its place. A kill at any moment leaves at least one whole pair, and
-`load_checkpoint` takes the newest whole one; checksums tell which are whole.
+The two files change together or not at all. A new pair is written to ``checkpoint.partial``; then the old one is
+renamed to ``checkpoint.previous`` and the new one into its place. A kill at any moment leaves at least one whole pair,
+and ``load_checkpoint`` takes the newest whole one; checksums tell which are whole.
 """
 
 from __future__ import annotations
@@ -47,10 +47,12 @@ class Checkpoint:
 
 
 def save_checkpoint(run_folder: Path, weights: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint; the one before it stays as `checkpoint.previous`.
+    """Write a checkpoint; the one before it stays as ``checkpoint.previous``.
 
-    `weights` is a `state_dict()`; `state` holds what `torch.load(weights_only=True)` reads: numbers, strings, lists,
-    dicts and tensors. Raises `OSError` when the disk is full; the checkpoints that were there are then untouched.
+    weights: a ``state_dict()``.
+    state: what ``torch.load(weights_only=True)`` reads: numbers, strings, lists, dicts and tensors.
+
+    Raises ``OSError`` when the disk is full; the checkpoints that were there are then untouched.
     """
     partial, current, previous = (run_folder / name for name in (PARTIAL, CURRENT, PREVIOUS))
     _remove(partial)
@@ -88,9 +90,9 @@ def has_checkpoint(run_folder: Path) -> bool:
 
 
 def load_checkpoint(run_folder: Path) -> Checkpoint:
-    """The newest whole checkpoint of a run folder. Raises `CheckpointError`, naming the file, if there is none."""
+    """The newest whole checkpoint of a run folder. Raises ``CheckpointError``, naming the file, if there is none."""
     damage = []
-    # A whole `partial` comes from a kill between the two renames. One that isn't whole is the usual trace of a kill.
+    # A whole ``partial`` comes from a kill between the two renames. One that isn't whole is the usual trace of a kill.
     for name in (CURRENT, PARTIAL, PREVIOUS):
         folder = run_folder / name
         if not folder.is_dir():
@@ -133,7 +135,7 @@ def _read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load strictly. Raises `CheckpointError` that names a key or shape that doesn't fit."""
+    """Load strictly. Raises ``CheckpointError`` that names a key or shape that doesn't fit."""
     wanted = model.state_dict()
     path = str(checkpoint.folder / MODEL_FILE)
     if differing := sorted(set(wanted) ^ set(checkpoint.weights)):
@@ -147,7 +149,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def require_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], run_folder: Path, prefix: str = "") -> None:
-    """Raises `CheckpointError` naming the first value in which a checkpoint's run and the one wanted differ."""
+    """Raises ``CheckpointError`` naming the first value in which a checkpoint's run and the one wanted differ."""
     for key in [*wanted, *(key for key in saved if key not in wanted)]:
         before, now = saved.get(key), wanted.get(key)
         if isinstance(before, Mapping) and isinstance(now, Mapping):
@@ -173,7 +175,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
-    """The inverse of `rng_state`. GPU generators are set for as many GPUs as there are now."""
+    """The inverse of ``rng_state``. GPU generators are set for as many GPUs as there are now."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available():
         for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):

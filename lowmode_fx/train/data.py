@@ -1,4 +1,4 @@
-"""From a data spec (`digits`, `cifar10:PATH`, `folder:PATH`) to two labelled image sets of one size."""
+"""From a data spec (``digits``, ``cifar10:PATH``, ``folder:PATH``) to two labelled image sets of one size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPECS = "digits, cifar10:PATH or folder:PATH"
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training batch: a crop out of an image padded by `shift` pixels of zeros, and a flip."""
+    """Random changes of a training batch: a crop out of an image padded by ``shift`` pixels of zeros, and a flip."""
 
     shift: int = 0
     flip: bool = False
@@ -34,7 +34,10 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class DataSplits:
-    """The two halves of a data set: uint8 images (C, H, W). `mean` and `std` are per channel, of images in [0, 1]."""
+    """The two halves of a data set: uint8 images ``(C, H, W)``.
+
+    ``mean`` and ``std``: per channel, of images in [0, 1].
+    """
 
     name: str
     train: ImageSource
@@ -54,17 +57,18 @@ class DataSplits:
         return len(self.classes)
 
     def to(self, device: torch.device) -> DataSplits:
-        """Move images that are held in memory to `device`; files stay where they are."""
+        """Move images that are held in memory to ``device``; files stay where they are."""
         return replace(self, train=self.train.to(device), val=self.val.to(device))
 
 
 def load_data(spec: str, image_size: int | None = None, in_chans: int = 3, *, split_seed: int = 0) -> DataSplits:
-    """Load the data set that `spec` names. Nothing is ever downloaded.
+    """Load the data set that ``spec`` names. Nothing is ever downloaded.
 
-    `image_size` is the side in pixels that every image is brought to (None: digits 32, the others as stored);
-    `in_chans` is 3 (RGB) or 1 (grey). `split_seed` draws the validation part of sets that come without one.
+    image_size: the side in pixels that every image is brought to (``None``: digits 32, the others as stored).
+    in_chans: 3 (RGB) or 1 (grey).
+    split_seed: draws the validation part of sets that come without one.
 
-    Raises `ValueError` for an unknown spec, a path or layout that is not as expected, classes that differ between the
+    Raises ``ValueError`` for an unknown spec, a path or layout that is not as expected, classes that differ between the
     two halves, and images that cannot be decoded (by name).
     """
     kind, _, path = spec.partition(":")
@@ -104,7 +108,7 @@ def _digits(size: int, in_chans: int, split_seed: int) -> DataSplits:
 
 
 def _cifar10(spec: str, root: Path, size: int | None, in_chans: int) -> DataSplits:
-    """CIFAR-10 in its python-pickle form, read by torchvision from `root` or from the `cifar-10-batches-py` in it."""
+    """CIFAR-10 in its python-pickle form, read by torchvision from ``root`` or the ``cifar-10-batches-py`` in it."""
     from torchvision.datasets import CIFAR10
 
     base = CIFAR10.base_folder
@@ -127,7 +131,7 @@ def _cifar10(spec: str, root: Path, size: int | None, in_chans: int) -> DataSpli
 
 
 def _folder(spec: str, root: Path, size: int | None, in_chans: int) -> DataSplits:
-    """One folder of images per class, below `train` and `test` (or `val`, `valid`, `validation`)."""
+    """One folder of images per class, below ``train`` and ``test`` (or ``val``, ``valid``, ``validation``)."""
     layout = scan_folder(root)
     side = (size, size) if size is not None else None
     train, val = (FolderImages.of(part, side, in_chans) for part in (layout.train, layout.val))

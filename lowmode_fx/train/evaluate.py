@@ -20,7 +20,7 @@ def split_outputs(output: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 
 def check_outputs(model: nn.Module, splits: DataSplits, device: torch.device) -> None:
-    """Raises `ValueError` unless the model gives a logit for every class: here, and not as an index error in a loss."""
+    """Raises ``ValueError`` unless the model gives a logit for every class: here, not as an index error in a loss."""
     images, _ = next(val_batches(splits, batch_size=2, device=device))
     model.eval()
     with torch.no_grad():

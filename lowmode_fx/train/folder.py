@@ -1,4 +1,4 @@
-"""Image folders: `{train,test}/CLASS/*.png`, decoded once by a pool of threads or on the fly by loader workers."""
+"""Image folders: ``{train,test}/CLASS/*.png``, decoded once by a pool of threads or on the fly by loader workers."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def _children(folder: Path) -> list[Path]:
 
 
 def scan_folder(root: Path) -> FolderLayout:
-    """Find the two splits and their classes below `root`, or below the only folder in it.
+    """Find the two splits and their classes below ``root``, or below the only folder in it.
 
-    Raises `ValueError` that says which layout is expected and what was found instead.
+    Raises ``ValueError`` that says which layout is expected and what was found instead.
     """
     children = _children(root)
     if len(children) == 1 and children[0].name != "train":
@@ -84,9 +84,9 @@ def _number(files: dict[str, list[Path]], classes: tuple[str, ...]) -> FolderPar
 
 
 def decode(path: Path, size: tuple[int, int] | None, in_chans: int) -> torch.Tensor:
-    """One image as uint8 (C, H, W). With `size` (H, W) the middle of the image is cropped to its sides' ratio first.
+    """One image as uint8 (C, H, W). With ``size`` (H, W) the middle of the image is cropped to its sides' ratio first.
 
-    Raises `ValueError` with the file's name when it cannot be decoded.
+    Raises ``ValueError`` with the file's name when it cannot be decoded.
     """
     try:
         with Image.open(path) as opened:
@@ -115,7 +115,7 @@ class FolderImages:
 
     @classmethod
     def of(cls, part: FolderPart, size: tuple[int, int] | None, in_chans: int) -> FolderImages:
-        """Without a `size`, the first image gives it, and `read` demands it of all others."""
+        """Without a ``size``, the first image gives it, and ``read`` demands it of all others."""
         _, height, width = decode(part.paths[0], size, in_chans).shape
         return cls(part, size, (in_chans, height, width))
 

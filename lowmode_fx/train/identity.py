@@ -29,7 +29,7 @@ def run_identity(
 
 
 def _low_mode(net: LowModeModel) -> dict[str, Any]:
-    """The schedule, and the config of the low mode (`config`), or of each of several by its name (`configs`)."""
+    """The schedule, and the config of the low mode (``config``), or of each of several by its name (``configs``)."""
     schedule = net.schedule
     described = schedule.to_dict() if hasattr(schedule, "to_dict") else repr(schedule)
     weight = {"low_weight": _plain(net.low_weight)} if net.low_weight != 1 else {}

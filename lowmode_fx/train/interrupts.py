@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Inside the `with`, `received` is the number of the first signal that came, or 0."""
+    """Inside the ``with``, ``received`` is the number of the first signal that came, or 0."""
 
     def __init__(self) -> None:
         self.received = 0

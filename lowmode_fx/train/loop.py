@@ -56,14 +56,15 @@ def train(
     console: Console | None = None,
     quiet: bool = False,
 ) -> RunResult:
-    """Train `model`, a `LowModeModel` or any module (which then trains in full-mode only), and measure each epoch.
+    """Train ``model``, a ``LowModeModel`` or any module (which then trains in full-mode only), and measure each epoch.
 
-    With a `folder`, every epoch ends with a checkpoint and `metrics.csv`, and the run with `summary.json` and
-    `curves.png`; SIGINT and SIGTERM save a checkpoint and end the run. `resume` goes on from the folder's checkpoint,
-    on the CPU to the very bits of a run that never stopped. `identity` adds plain values, such as the model's name, to
-    what the summary tells and a checkpoint must agree in: config, schedule, data and settings.
+    folder: where every epoch ends with a checkpoint and ``metrics.csv``, and the run with ``summary.json`` and
+        ``curves.png``; SIGINT and SIGTERM save a checkpoint and end the run.
+    resume: go on from the folder's checkpoint, on the CPU to the very bits of a run that never stopped.
+    identity: plain values, such as the model's name, beside what the summary tells and a checkpoint must agree in:
+        config, schedule, data and settings.
 
-    Raises `ValueError` for a model without an output for each class, a batch size above the training set's size, a
+    Raises ``ValueError`` for a model without an output for each class, a batch size above the training set's size, a
     checkpoint of another run, and a loss that is no number.
     """
     return _Run(model, splits, settings, folder, label, identity or {}, console, quiet).run(resume)
@@ -188,7 +189,7 @@ class _Run:
         return loss.detach()
 
     def train_epoch(self, interrupts: Interrupts) -> None:
-        """The epoch's steps from `self.step` on, up to its end or a signal."""
+        """The epoch's steps from ``self.step`` on, up to its end or a signal."""
         self.net.train()
         if self.low_mode is not None:
             self.low_mode.set_epoch(self.epoch)
@@ -222,7 +223,7 @@ class _Run:
             # float16 would need a scaler for these gradients too.
             autocast = torch.bfloat16 if self.settings.autocast == "bf16" else None
             gain = schedule.measure(self.low_mode.pair, coming, self.criterion, self.low_mode.step, autocast)
-            self.reporter.say(f"step {self.low_mode.step}: a low step is worth {gain:.2f} full ones")
+            self.reporter.say(f"step {self.low_mode.step}: a low step gains {gain:.2f} full ones")
 
     def finish_epoch(self) -> None:
         loss = self.loss_sum.item() / self.steps

@@ -26,7 +26,7 @@ def plot_curves(runs: Mapping[str, Sequence[EpochRecord]], path: Path, title: st
     """Write a PNG with one line a run: accuracy in % over training seconds. The legend tells where each line ends.
 
     Where a run has low steps, a band for each run below shows the shares of its steps by mode, epoch by epoch.
-    Raises `ValueError` when no run has an epoch.
+    Raises ``ValueError`` when no run has an epoch.
     """
     drawn = {name: records for name, records in runs.items() if records}
     if not drawn:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Reporter:
-    """Prints a run's epochs. As a context manager it shows a bar over the steps when `console` is a terminal."""
+    """Prints a run's epochs. As a context manager it shows a bar over the steps when ``console`` is a terminal."""
 
     def __init__(
         self, label: str, epochs: int, steps: int, console: Console | None = None, quiet: bool = False
@@ -46,7 +46,7 @@ class Reporter:
             self.console.print(f"{self.label}: {text}", soft_wrap=True, markup=False, highlight=False)
 
     def step(self, epoch: int, step: int) -> None:
-        """After step `step` (from 0) of `epoch`; kept cheap, for it runs inside the timed part."""
+        """After step ``step`` (from 0) of ``epoch``; kept cheap, for it runs inside the timed part."""
         if self._tell is not None:
             share = (epoch * self.steps + step + 1) / (self.epochs * self.steps)
             self._tell(f"{self.label}: epoch {epoch + 1}/{self.epochs}", share)

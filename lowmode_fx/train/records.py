@@ -22,8 +22,8 @@ COLUMNS = (
 class EpochRecord:
     """One epoch (from 0). Times are seconds of training alone: no evaluation, no compilation, no checkpoint.
 
-    `total_seconds` sums them up to this epoch's end; `val_accuracy` is a share in [0, 1]; `steps` counts them by the
-    names of the run's modes, the cheapest first; `lr` is the last step's.
+    ``total_seconds``: their sum up to this epoch's end. ``val_accuracy``: a share in [0, 1]. ``steps``: how many, by
+    the names of the run's modes, the cheapest first. ``lr``: the last step's.
     """
 
     epoch: int
@@ -36,14 +36,14 @@ class EpochRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EpochRecord:
-        """A record that a checkpoint holds; older ones count the steps of two modes, `low_steps` and `full_steps`."""
+        """A record that a checkpoint holds; older ones count steps of two modes, ``low_steps`` and ``full_steps``."""
         values = dict(values)
         if "steps" not in values:
             values["steps"] = {_LOW: values.pop("low_steps"), _FULL: values.pop("full_steps")}
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for `from_dict`."""
+        """Plain values, for ``from_dict``."""
         return {**vars(self), "steps": dict(self.steps)}
 
     @property
@@ -65,7 +65,7 @@ def unfinished_steps(state: Mapping[str, Any]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run, or the part of it up to an interruption. `interrupted` is the number of the signal that ended it, or 0."""
+    """A run, or the part of it up to an interruption. ``interrupted``: the number of the signal that ended it, or 0."""
 
     label: str
     records: tuple[EpochRecord, ...]
@@ -114,15 +114,15 @@ class RunResult:
 
 
 def modes_of(records: Iterable[EpochRecord]) -> list[str]:
-    """The names of the modes that the records count steps of, in their order, `full` last."""
+    """The names of the modes that the records count steps of, in their order, ``full`` last."""
     names = dict.fromkeys(mode for record in records for mode in record.steps)
     return sorted(names, key=lambda mode: mode == _FULL)
 
 
 def records_to_csv(runs: Mapping[str, Sequence[EpochRecord]]) -> str:
-    """All epochs of all runs as CSV text, the run's name in the first column; `steps_r2` counts the steps of mode r2.
+    """All epochs of all runs as CSV text, the run's name in the first column; ``steps_r2`` counts the steps of mode r2.
 
-    `low_steps` counts all that were not full; a run without a mode has no steps of it.
+    ``low_steps`` counts all that were not full; a run without a mode has no steps of it.
     """
     text = io.StringIO()
     modes = modes_of(record for records in runs.values() for record in records)

@@ -1,4 +1,4 @@
-"""A run folder: `metrics.csv`, `summary.json`, `curves.png` and `checkpoint/`, and nothing else is touched in it."""
+"""A run folder: ``metrics.csv``, ``summary.json``, ``curves.png``, ``checkpoint/``; nothing else in it is touched."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
-        """A new folder, or an existing one as `resume` or `overwrite` says. Nothing is changed before `prepare`.
+        """A new folder, or an existing one as ``resume`` or ``overwrite`` says. Nothing is changed before ``prepare``.
 
-        `overwrite` removes the files of the old run and nothing else. `resume` of a folder that isn't there yet starts
-        a new run, so that a job that is restarted needs no other command. Raises `ValueError` for a folder that holds
-        a run (give one of the two), or other things (give another folder).
+        resume: of a folder that isn't there yet, starts a new run, so that a restarted job needs no other command.
+        overwrite: remove the files of the old run and nothing else.
+
+        Raises ``ValueError`` for a folder that holds a run (give one of the two), or other things (give another one).
         """
         path = Path(path).expanduser()
         if resume and overwrite:

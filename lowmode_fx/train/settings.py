@@ -1,4 +1,4 @@
-"""`TrainSettings`: all that decides how a run trains, and the learning rate as a pure function of it."""
+"""``TrainSettings``: all that decides how a run trains, and the learning rate as a pure function of it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ ONECYCLE_RISE, ONECYCLE_START, ONECYCLE_END = 0.3, 1 / 25, 1e-4  # shares of the
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """SGD settings. At the start of each epoch in `milestones` (counted from 0) the rate is multiplied by `lr_gamma`.
+    """How a run trains, by SGD.
 
-    `precise_bn`: at the end of the run, running statistics are made anew from so many training batches (0: they stay).
+    ``milestones``: epochs (counted from 0) at whose start the rate is multiplied by ``lr_gamma``. ``precise_bn``: from
+    so many training batches running statistics are made anew at the end of the run (0: they stay).
 
-    Raises `ValueError` (a value out of range) or `TypeError` (a value of another kind), naming what is allowed.
+    Raises ``ValueError`` (a value out of range) or ``TypeError`` (a value of another kind), naming what is allowed.
     """
 
     epochs: int = 30
@@ -86,7 +87,7 @@ class TrainSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainSettings:
-        """The inverse of `to_dict`. Raises `ValueError` for a name that is no setting."""
+        """The inverse of ``to_dict``. Raises ``ValueError`` for a name that is no setting."""
         check_names("TrainSettings", values, [field.name for field in fields(cls)])
         return cls(**values)
 
@@ -96,7 +97,7 @@ class TrainSettings:
         return {name: value for name, value in self.to_dict().items() if name not in dropped}
 
     def learning_rate(self, epoch: int, share: float = 0.0) -> float:
-        """The rate in epoch `epoch`, of which `share` in [0, 1) has passed."""
+        """The rate in epoch ``epoch``, of which ``share`` in [0, 1) has passed."""
         passed = (epoch + share) / self.epochs
         if self.lr_schedule == "milestones":
             rate = self.lr * self.lr_gamma ** sum(epoch >= milestone for milestone in self.milestones)
@@ -112,7 +113,7 @@ class TrainSettings:
         return rate
 
     def torch_device(self) -> torch.device:
-        """The device, `auto` being the first GPU that torch sees, or the CPU. Raises `ValueError` if it isn't there."""
+        """The device; ``auto`` is torch's first GPU, or else the CPU. Raises ``ValueError`` if it isn't there."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:

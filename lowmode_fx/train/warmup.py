@@ -40,7 +40,7 @@ def modes_to_come(net: LowModeModel, epochs: int, steps_per_epoch: int) -> list[
 
 
 def warm_up(module: nn.Module, device: torch.device, passes: Sequence[Callable[[], object]]) -> float:
-    """Run forward-and-backward `passes` in train mode, trace by trace undone; returns the seconds that they took."""
+    """Run forward-and-backward ``passes`` in train mode, trace by trace undone; returns the seconds that they took."""
     synchronize(device)
     start = time.perf_counter()
     with preserve_training(module):

@@ -4,7 +4,7 @@ Let ḡ be the gradient of the loss in full-mode and d the (random) gradient of 
 step of length η along d lowers the loss by η ḡ·E[d] − η² h E‖d‖² / 2 in expectation. The best η is ḡ·E[d] / (h E‖d‖²);
 with it the loss falls by (ḡ·E[d])² / (2 h E‖d‖²). Against a full step, in which E[d] = ḡ, the curvature cancels:
 
-    gain   = (ḡ·l̄)² / E‖l‖²  :  ‖ḡ‖⁴ / E‖f‖²        what a low step is worth, in full steps
+    gain   = (ḡ·l̄)² / E‖l‖²  :  ‖ḡ‖⁴ / E‖f‖²        how many full steps a low step stands for
     weight = ḡ·l̄ / E‖l‖²     :  ‖ḡ‖² / E‖f‖²        what to multiply its gradient with, for the full step's η
 
 f and l are the gradients of single batches in full- and low-mode, l̄ the mean of l. An optimizer with momentum β steps
@@ -24,7 +24,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StepProgress:
-    """gain: what a low step is worth in full steps, 0 where it leads the wrong way; weight: of the low gradient.
+    """gain: how many full steps a low step stands for, 0 where it leads the wrong way; weight: of the low gradient.
 
     ``gain_error`` and ``weight_error`` are standard errors, by leaving out one batch after the other (jackknife).
     """

@@ -1,4 +1,4 @@
-"""The search: every family first, then which stages and which sites of the best one are worth pooling."""
+"""The search: every family first, then which stages and which sites of the best one it pays to pool."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LEAST_WEIGHT = 0.1
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration that was measured: its price in full steps, its worth at each point, and the best plan with it.
+    """A configuration that was measured: its cost in full steps, its gain at each point, and the best plan with it.
 
-    ``weight``: of its gradients. ``rehearsed``: its worth by training, in a short and a longer run, where that was
+    ``weight``: of its gradients. ``trial_gains``: its gain by training, in a short and a longer run, where that was
     tried; the plan then stands on it. ``family``: the name of what it is a part of, its own for a whole family.
     """
 
@@ -37,7 +37,7 @@ class Candidate:
     progress: tuple[StepProgress, ...]
     plan: Plan
     weight: float
-    rehearsed: tuple[float, ...] = ()
+    trial_gains: tuple[float, ...] = ()
     family: str = ""
 
 
@@ -102,22 +102,22 @@ class Search:
         places = [min(1.0, point.step / self.total_steps) for point in self.probe.points]
         return [(x, each.gain) for x, each in zip(places, progress, strict=True)]
 
-    def rehearse(self, candidate: Candidate, steps: int, weight: float) -> Candidate:
+    def trial_run(self, candidate: Candidate, steps: int, weight: float) -> Candidate:
         """The candidate with a plan that stands on training: runs of ``steps / 2`` and ``steps`` steps, mostly low."""
         pair = pair_of(self.probe.captured, candidate.config)
         lengths = (max(2, steps // 2), steps)
-        worth = tuple(self.probe.rehearse(pair, length, weight) for length in lengths)
-        # The mean worth over a rehearsal stands for what is worth less later; the full tail makes up for that. What the
-        # longer one adds to the shorter would be the local worth, but as a difference of two noisy means it misleads.
+        gains = tuple(self.probe.trial_run(pair, length, weight) for length in lengths)
+        # The mean gain over a trial run stands for what falls later; the full tail makes up for that. What the longer
+        # one adds to the shorter would be the local gain, but as a difference of two noisy means it misleads.
         places = (min(1.0, length / self.total_steps) for length in lengths)
-        curve = gain_curve(list(zip(places, worth, strict=True)))
+        curve = gain_curve(list(zip(places, gains, strict=True)))
         plan = make_plan(curve, candidate.cost, self.epochs, self.tail)
-        rehearsed = replace(candidate, plan=plan, rehearsed=worth, weight=weight)
-        # Training says more than gradients do: it takes their place, not that of a rehearsal with another weight.
-        if not candidate.rehearsed:
+        tried = replace(candidate, plan=plan, trial_gains=gains, weight=weight)
+        # Training says more than gradients do: it takes their place, not that of a trial run with another weight.
+        if not candidate.trial_gains:
             self.candidates.remove(candidate)
-        self.candidates.append(rehearsed)
-        return rehearsed
+        self.candidates.append(tried)
+        return tried
 
     def refine(self, family: Candidate) -> None:
         """Which stages of a pooled family to pool, then which sites, greedily by predicted time lost and saved."""

@@ -1,4 +1,4 @@
-"""Where low-mode is measured: a short full-mode run, gradients at a few points of it, and rehearsals against it."""
+"""Where low-mode is measured: a short full-mode run, gradients at a few points of it, and trial runs against it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from lowmode_fx.tuning.gain import StepProgress, gradient_products, step_progres
 from passes.preserve import preserve_generators, preserve_state, train_mode
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-#: Of a rehearsal's steps, the share that is full, so that what is compared has settled in full-mode.
+#: Of a trial run's steps, the share that is full, so that what is compared has settled in full-mode.
 FULL_SHARE = 1 / 3
-#: Places, an eighth of a rehearsal's full steps apart, where its loss is looked up.
+#: Places, an eighth of a trial run's full steps apart, where its loss is looked up.
 _LOOKS = 5
 
 
@@ -39,7 +39,7 @@ class Point:
 
 
 class Probe:
-    """What low steps of any pair over ``model`` are worth, at points of a short full-mode run.
+    """What low steps of any pair over ``model`` gain, at points of a short full-mode run.
 
     model: a copy of it is trained. batches: the first ``kept`` of them, at least two, are what gradients and losses are
     measured on; the others are trained on, from the start again where they end. Where a loader shuffles, later passes
@@ -92,8 +92,8 @@ class Probe:
                 break
         return step
 
-    def rehearse(self, pair: ModePair, steps: int, weight: float = 1.0) -> float:
-        """What a low step is worth, in full steps, by training: low steps from the start, then a third full ones.
+    def trial_run(self, pair: ModePair, steps: int, weight: float = 1.0) -> float:
+        """A low step's gain, in full steps, by training: low steps from the start, then a third full ones.
 
         The loss that they reach is looked up in the full run's, which needed so many steps for it: about 1 where it is
         as low as that run's after ``steps`` steps; negative where the low steps did harm. Losses are noisy from step to
@@ -103,14 +103,14 @@ class Probe:
         full_steps = max(1, round(steps * FULL_SHARE))
         low_steps = steps - full_steps
         places = {steps - round(full_steps * part / 8) for part in range(_LOOKS)}
-        worth = []
+        gains = []
         for step in self._train([_low(pair)] * low_steps + [None] * full_steps, weight):
             if step in places:
-                worth.append((self._steps_to(self.loss()) - (step - low_steps)) / low_steps)
-        return min(1.0, statistics.fmean(worth))
+                gains.append((self._steps_to(self.loss()) - (step - low_steps)) / low_steps)
+        return min(1.0, statistics.fmean(gains))
 
     def progress(self, pair: ModePair) -> tuple[StepProgress, ...]:
-        """What a low step of ``pair``, which is over the probe's model, is worth at each point, by its gradients."""
+        """The gain of a low step of ``pair``, which is over the probe's model, at each point, by its gradients."""
         found = []
         for point in self.points:
             self.model.load_state_dict(point.state)
@@ -182,7 +182,7 @@ def progress_now(
     momentum: float,
     autocast: torch.dtype | None = None,
 ) -> StepProgress:
-    """What a low step is worth at the weights as they are, by its gradients; the model is left as it was."""
+    """A low step's gain at the weights as they are, by its gradients; the model is left as it was."""
     calls = read_batches(batches, pair.inputs, pair.model)
     with train_mode(pair.model):
         full, low = (

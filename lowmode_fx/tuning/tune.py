@@ -1,4 +1,4 @@
-"""``tune``: measure what low steps are worth on a user's model and data, and plan a run from it."""
+"""``tune``: measure what low steps gain on a user's model and data, and plan a run from it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from lowmode_fx.tuning.trials import OptimizerFactory, Probe
 from lowmode_fx.utils.validation import as_choice, as_count, as_number, as_share
 from passes.ratios import largest_ratio
 
-#: Shares of the time: the short full run, then the search; rehearsals take the rest.
+#: Shares of the time: the short full run, then the search; trial runs take the rest.
 _RUN_SHARE, _SEARCH_SHARE = 0.35, 0.6
-#: Of the short run: below it a rehearsal has hardly a low step.
+#: Of the short run: below it a trial run has hardly a low step.
 _LEAST_STEPS = 8
 #: Low steps are no use below this saving of time: noise is larger.
 _LEAST_SAVING = 0.05
@@ -104,9 +104,9 @@ def tune(
     """Choose a low-mode for ``model`` on the data of ``loader``, for a run that is to match ``epochs`` full epochs.
 
     A copy of the model trains in full-mode for a part of the time; at two points of that run the gradients of every
-    candidate are compared with full-mode's (``tuning.progress``), and its step is timed. The best are then rehearsed:
-    trained from the same start, mostly in low-mode, and compared by the full-mode loss that they reach. From the
-    worth of a low step and its price comes the plan (``tuning.plan``).
+    candidate are compared with full-mode's (``tuning.progress``), and its step is timed. The best then have
+    trial runs from the same start, mostly in low-mode, and are compared by the full-mode loss that they reach. From the
+    gain of a low step and its cost comes the plan (``tuning.plan``).
 
     loader: gives ``(inputs, targets)`` on the model's device, of the batch size that will be trained with, inputs being
         what the model is called with (images ``(N, C, *S)``, a tuple, a mapping of keywords); or a mapping of all that
@@ -116,10 +116,10 @@ def tune(
     config: what it says of norms, heads and outputs holds for all candidates, as does ``keep_convs``; give
         ``restore_output=True`` for dense prediction, whose targets are of full size.
     ratios: of the images, tried in this order; 1 pools kernels on whole images. 3 and 4 are left out unless asked for:
-        short rehearsals overrate them (README.md, Accuracy in time).
-    measure: a step's price by ``"time"`` (forward and backward, uncompiled) or by ``"macs"``; where a GPU runs small
+        short trial runs overrate them (README.md, Accuracy in time).
+    measure: a step's cost by ``"time"`` (forward and backward, uncompiled) or by ``"macs"``; where a GPU runs small
         maps, which wait for launches, macs say more of compiled steps.
-    autocast: ``torch.bfloat16`` where the run will be under autocast to it: prices depend on it.
+    autocast: ``torch.bfloat16`` where the run will be under autocast to it: costs depend on it.
     tail: share of the progress that stays full, in [0, 1].
     seconds: a cap; what was not reached is said in ``reasons``. run_steps: of the short run, instead of what fits.
     images: what holds images, as ``build_pair`` takes it.
@@ -166,12 +166,12 @@ def tune(
     pooled = [each for each in search.candidates if each.config.pools_kernels]
     if pooled:
         search.refine(min(pooled, key=lambda each: each.plan.time))
-    reasons = _rehearse(search, last, start + seconds, tell)
+    reasons = _trial_runs(search, last, start + seconds, tell)
     return _decide(search, epochs, seed, reasons, last / total)
 
 
-def _rehearse(search: Search, steps: int, deadline: float, tell: Callable[[str], None]) -> list[str]:
-    """Rehearse the smallest ratio with its kernels kept, the best of each other kind, then the winner weighted."""
+def _trial_runs(search: Search, steps: int, deadline: float, tell: Callable[[str], None]) -> list[str]:
+    """Trial runs of the smallest ratio with its kernels kept, the best of each other kind, then the winner weighted."""
     order = sorted(search.candidates, key=lambda each: each.plan.time)
     kinds: dict[tuple[object, ...], Candidate] = {}
     for each in order:
@@ -185,29 +185,30 @@ def _rehearse(search: Search, steps: int, deadline: float, tell: Callable[[str],
     for candidate in chosen:
         began = time.monotonic()
         if done and began + lasted > deadline:
-            return [f"time allowed for {len(done)} of {len(chosen)} rehearsals"]
-        tell(f"rehearsing {candidate.name}")
-        done.append(search.rehearse(candidate, steps, 1.0))
+            return [f"time allowed for {len(done)} of {len(chosen)} trial runs"]
+        tell(f"trial run of {candidate.name}")
+        done.append(search.trial_run(candidate, steps, 1.0))
         lasted = time.monotonic() - began
     best = min(done, key=lambda each: each.plan.time)
     if time.monotonic() + lasted > deadline:
-        return ["no time was left to rehearse the winner with shorter low gradients"]
+        return ["no time was left for a trial run of the winner with shorter low gradients"]
     weight = next(each.weight for each in chosen if each.config == best.config)
     if weight != 1:
-        search.rehearse(best, steps, weight)
+        search.trial_run(best, steps, weight)
     return []
 
 
 def _decide(search: Search, epochs: int, seed: int, reasons: list[str], seen: float) -> Tuning:
-    rehearsed = [each for each in search.candidates if each.rehearsed]
-    best = min(rehearsed, key=lambda each: each.plan.time)
-    order = sorted(search.candidates, key=lambda each: (not each.rehearsed, each.plan.time))
+    tried = [each for each in search.candidates if each.trial_gains]
+    best = min(tried, key=lambda each: each.plan.time)
+    order = sorted(search.candidates, key=lambda each: (not each.trial_gains, each.plan.time))
     plan = best.plan
     if search.stopped:
         reasons.append("time was up before every configuration was tried")
+    early, late = best.trial_gains[0], best.trial_gains[-1]
     reasons.append(
-        f"{best.name}: a low step costs {best.cost:.2f} of a full one, and in rehearsals was worth "
-        f"{best.rehearsed[0]:.2f} of one over {seen / 2:.0%} of the run and {best.rehearsed[-1]:.2f} over {seen:.0%}, "
+        f"{best.name}: a low step costs {best.cost:.2f} of a full one, and in trial runs gained "
+        f"{early:.2f} of one over {seen / 2:.0%} of the run and {late:.2f} over {seen:.0%}, "
         f"its gradients multiplied by {best.weight:g}"
     )
     low, full = (math.ceil(number - 1e-9) for number in (plan.low_epochs, plan.full_epochs))
@@ -250,7 +251,7 @@ def _check(
 ) -> None:
     if autocast is torch.float16:
         raise ValueError(
-            "autocast=torch.float16 would need a gradient scaler; give torch.bfloat16, whose price is alike"
+            "autocast=torch.float16 would need a gradient scaler; give torch.bfloat16, whose cost is alike"
         )
     as_choice("measure", measure, get_args(CostMeasure))
     as_count("steps_per_epoch", steps_per_epoch, 1)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file next to `path`, then put it in `path`'s place.
+    """Let ``write`` fill a temporary file next to ``path``, then put it in ``path``'s place.
 
-    What was there stays if anything fails. Raises `OSError` (a full disk, no permission).
+    What was there stays if anything fails. Raises ``OSError`` (a full disk, no permission).
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the suffix tells matplotlib the format
     try:

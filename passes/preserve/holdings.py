@@ -34,9 +34,11 @@ _CLOSED = sys.stdlib_module_names | {"torch", "numpy"}
 
 @dataclass
 class Holdings:
-    """Each thing once. ``containers``: dictionaries (``__dict__`` and registries of modules among them), lists, deques,
-    sets, bytearrays and cells of closures. ``empty``: those that hold nothing, as most of a module's do; here one may
-    stand twice. ``generators``: of random numbers, torch's, Python's and numpy's.
+    """Each thing once.
+
+    ``containers``: dictionaries (``__dict__`` and registries of modules among them), lists, deques, sets, bytearrays
+    and cells of closures. ``empty``: those that hold nothing, as most of a module's do; here one may stand twice.
+    ``generators``: of random numbers, torch's, Python's and numpy's.
     ``iterators``: each with the container that holds it, and its key there.
     """
 

@@ -1,4 +1,4 @@
-"""The ablation: prices that are kept and added to, runs that end early, tables of what is there."""
+"""The ablation: costs that are kept and added to, runs that end early, tables of what is there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from bench_rows import ratio
 
 from bench import ablation
-from bench.ablation import Study, add_prices, run_one
+from bench.ablation import Study, add_costs, run_one
 from bench.ablation_arms import Arm, longer_low
 from bench.ablation_report import lines, table
 from lowmode_fx import LowModeConfig
@@ -22,20 +22,20 @@ KEPT, POOLED = LowModeConfig(kernel_ratio=1), LowModeConfig()
 ARMS = [Arm("a", KEPT, (1.0, 0.0)), Arm("b", POOLED, (1.0, 0.0)), Arm("full-mode, 2 epochs", None, (0.0, 0.0))]
 
 
-def test_only_what_is_missing_is_priced_and_saved_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    priced: list[str] = []
+def test_only_what_is_missing_is_timed_and_saved_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[str] = []
 
-    def price(study: Study, splits: Any, arm: Arm, rounds: int) -> dict[str, Any]:
-        priced.append(arm.name)
+    def measure_cost(study: Study, splits: Any, arm: Arm, rounds: int) -> dict[str, Any]:
+        timed.append(arm.name)
         return ratio(0.25)
 
-    monkeypatch.setattr(ablation, "price", price)
+    monkeypatch.setattr(ablation, "measure_cost", measure_cost)
     monkeypatch.setattr(ablation, "load", lambda study, data: (data, data))
     found: dict[str, Any] = {"a": ratio(0.5)}
     saved: list[list[str]] = []
     arms = [*ARMS, Arm("as a", KEPT, (0.5, 0.5))]
-    add_prices(found, STUDY, "folder:x", arms, 3, lambda: saved.append(list(found)))
-    assert priced == ["b"]
+    add_costs(found, STUDY, "folder:x", arms, 3, lambda: saved.append(list(found)))
+    assert timed == ["b"]
     assert found["a"]["median"] == found["as a"]["median"] == 0.5
     assert saved == [["a", "b"], ["a", "b", "as a"]]
 
@@ -53,10 +53,10 @@ def record(arm: str, curve: list[tuple[int, int, float]]) -> dict[str, Any]:
     return {"arm": arm, "network": "resnet8", "seed": 0, "accuracy": curve[-1][2], "seconds": 1.0, "curve": curve}
 
 
-def test_times_are_at_both_prices_and_arms_without_one_are_left_out() -> None:
-    prices = {"a": {**ratio(0.25), "float32": ratio(0.125)}}
+def test_times_are_at_both_costs_and_arms_without_one_are_left_out() -> None:
+    costs = {"a": {**ratio(0.25), "float32": ratio(0.125)}}
     rows = {
-        "resnet8 / study": {"study": {}, "prices": prices},
+        "resnet8 / study": {"study": {}, "costs": costs},
         "resnet8 / a / 0": record("a", [(0, 4, 0.5), (4, 0, 0.7)]),
         "resnet8 / old / 0": record("old", [(0, 4, 0.5)]),
         "resnet8 / full-mode, 2 epochs / 0": record("full-mode, 2 epochs", [(4, 0, 0.6), (4, 0, 0.8)]),
@@ -79,4 +79,4 @@ def test_a_result_file_has_a_study_for_every_run() -> None:
     for key, row in rows.items():
         if "arm" in row:
             assert key == f"{row['network']} / {row['arm']} / {row['seed']}"
-            assert row["arm"].startswith("full-mode") or row["arm"] in rows[f"{row['network']} / study"]["prices"]
+            assert row["arm"].startswith("full-mode") or row["arm"] in rows[f"{row['network']} / study"]["costs"]

@@ -43,11 +43,11 @@ def test_modes_are_counted_as_they_are_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("full", "low", "price", "expected"),
+    ("full", "low", "cost", "expected"),
     [(400, 400, 0.5, 15), (400, 400, 0.375, 14), (400, 400, 0.36, 14), (800, 0, 0.5, 20), (0, 1, 0.5, 1)],
 )
-def test_the_control_is_as_long_as_low_mode_takes_rounded_up(full: int, low: int, price: float, expected: int) -> None:
-    assert control_epochs(full, low, price, steps=40) == expected
+def test_the_control_is_as_long_as_low_mode_takes_rounded_up(full: int, low: int, cost: float, expected: int) -> None:
+    assert control_epochs(full, low, cost, steps=40) == expected
 
 
 def test_velocity_is_gain_over_time_averaged_over_three_epochs() -> None:
@@ -62,20 +62,20 @@ def test_velocity_is_gain_over_time_averaged_over_three_epochs() -> None:
 
 
 def table1_rows() -> dict[str, Any]:
-    """Two epochs of ten steps; half of low-mode's are low, at half the price."""
+    """Two epochs of ten steps; half of low-mode's are low, at half the cost."""
 
     def record(arm: str, low: int, accuracy: float) -> dict[str, Any]:
         curve = [[10 - low, low, 0.5, 10.0], [10 - low, low, accuracy, 20.0 - low]]
         common = {"network": "resnet18", "arm": arm, "seed": 0, "epochs": 2, "complete": True}
         return {**common, "accuracy": accuracy, "curve": curve}
 
-    rows: dict[str, Any] = {"resnet18 / prices": {LOW: {"low / full": ratio(0.5)}}}
+    rows: dict[str, Any] = {"resnet18 / costs": {LOW: {"low / full": ratio(0.5)}}}
     for arm, low, accuracy in ((FULL, 0, 0.9), (LOW, 5, 0.88)):
         rows[f"resnet18 / {arm} / 0"] = record(arm, low, accuracy)
     return rows
 
 
-def test_time_is_full_epochs_by_price_and_seconds_on_a_gpu() -> None:
+def test_time_is_full_epochs_by_cost_and_seconds_on_a_gpu() -> None:
     low = table1_rows()[f"resnet18 / {LOW} / 0"]
     assert table1_report.curve(low, 0.5, gpu=False) == [(0.75, 0.5), (1.5, 0.88)]
     assert table1_report.curve(low, 0.5, gpu=True) == [(10.0, 0.5), (15.0, 0.88)]
@@ -116,12 +116,12 @@ def test_table1_from_images_to_figures(images: Path, tmp_path: Path, monkeypatch
     result = json.loads((tmp_path / "table1.json").read_text())
     rows = result["rows"]
     assert result["header"]["settings"]["form"] == "small form"
-    assert [key for key in rows if "prices" not in key] == [
+    assert [key for key in rows if "costs" not in key] == [
         f"resnet8 / {arm} / 0" for arm in (FULL, LOW, SAME_TIME, RESOLUTION)
     ]
-    assert all(row["complete"] for key, row in rows.items() if "prices" not in key)
+    assert all(row["complete"] for key, row in rows.items() if "costs" not in key)
     assert sum(low for _, low, _, _ in rows[f"resnet8 / {LOW} / 0"]["curve"]) == count_modes(2, 3, 0)[1] > 0
-    cost = rows["resnet8 / prices"][LOW]["low / full"]["median"]
+    cost = rows["resnet8 / costs"][LOW]["low / full"]["median"]
     assert len(rows[f"resnet8 / {SAME_TIME} / 0"]["curve"]) == control_epochs(*count_modes(2, 3, 0), cost, 3)
     assert "| ResNet-18 | paper | 6.7 | 6.9 |" in (tmp_path / "table1.md").read_text()
     for number in (3, 4):

@@ -1,4 +1,4 @@
-"""`lowmode-fx train` as its user meets it: a run, its folder, and one line for each mistake."""
+"""``lowmode-fx train`` as its user meets it: a run, its folder, and one line for each mistake."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Run = Callable[..., Outcome]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """The command, in an empty folder: `run("train", …)` → what it printed and its exit status."""
+    """The command, in an empty folder: ``run("train", …)`` → what it printed and its exit status."""
     monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments: str) -> Outcome:

@@ -39,7 +39,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 def test_tune_writes_what_train_takes(run: Run, tmp_path: Path) -> None:
     status, out, _ = run("tune", MODEL, *DATA, "--epochs", "10", "--ratios", "2", "--measure", "macs")
     assert status == 0
-    assert "r = 2, kernels kept" in out and "was worth" in out
+    assert "r = 2, kernels kept" in out and "in trial runs gained" in out
     tuned = json.loads((tmp_path / "tuned.json").read_text())
     command = next(line for line in out.splitlines() if line.startswith("train with it: lowmode-fx "))
     assert "--image-size 8" in command and command.endswith("--tuned tuned.json")
@@ -80,7 +80,7 @@ def test_train_with_a_schedule_that_measures(run: Run, tmp_path: Path) -> None:
     settings = ("--epochs", "2", "--no-compile", "--out", "run", "--schedule", "agreement", "--measure-every", "100")
     status, out, _ = run("train", MODEL, *DATA, *settings, "--precise-bn", "3", "--low-weight", "0.5")
     assert status == 0
-    assert "as many steps as measuring says" in out and "a low step is worth" in out
+    assert "as many steps as measuring says" in out and "a low step gains" in out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["low_mode"]["schedule"]["kind"] == "agreement" and summary["low_mode"]["low_weight"] == 0.5
     assert summary["settings"]["precise_bn"] == 3

@@ -38,7 +38,7 @@ def tiny_model(num_classes: int = 10, in_chans: int = 3, dropout: float = 0.2, s
 
 
 def model_without_options() -> nn.Module:
-    """Takes no `num_classes`: five outputs whatever the data."""
+    """Takes no ``num_classes``: five outputs whatever the data."""
     return tiny_model(5)
 
 
@@ -48,7 +48,7 @@ def tiny_net(schedule: Schedule | None = None, *, compile: bool = False, seed: i
 
 
 def tiny_ladder_net(schedule: Schedule | None = None, *, compile: bool = False, seed: int = 0) -> LowModeModel:
-    """Modes `r4`, `r2` and `full`, an epoch of each."""
+    """Modes ``r4``, ``r2`` and ``full``, an epoch of each."""
     configs = [LowModeConfig(ratio=ratio, pool_convs="all") for ratio in (4, 2)]
     ladder = build_ladder(tiny_model(seed=seed), torch.randn(2, 3, SIDE, SIDE), configs)
     return LowModeModel(ladder, schedule or LadderSchedule(epochs=(1, 1, 1)), compile=compile)
@@ -77,7 +77,7 @@ def quick_run(
 
 
 def write_images(root: Path, classes: dict[str, int], side: int = 8, seed: int = 0) -> None:
-    """`classes[name]` random PNGs in `root/name`."""
+    """``classes[name]`` random PNGs in ``root/name``."""
     rng = np.random.default_rng(seed)
     for name, count in classes.items():
         (root / name).mkdir(parents=True, exist_ok=True)

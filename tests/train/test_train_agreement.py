@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 def agreement() -> AgreementSchedule:
-    # 11 steps an epoch: measured at 0, and again in every eighth epoch. Any gain pays at this price.
+    # 11 steps an epoch: measured at 0, and again in every eighth epoch. Any gain pays at this cost.
     return AgreementSchedule(every=40, batches=2, p=0.5, cost=1e-9, full_from=5)
 
 

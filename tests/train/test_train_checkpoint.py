@@ -211,7 +211,7 @@ def test_the_one_before_is_kept(tmp_path: Path) -> None:
 
 
 def kill_in(folder: Path, patch: Callable[[Callable[[], None]], None]) -> None:
-    """Save number 3 in a child process that dies, as by SIGKILL, where `patch` puts the call that it is handed."""
+    """Save number 3 in a child process that dies, as by SIGKILL, where ``patch`` puts the call that it is handed."""
     child = os.fork()
     if not child:
         patch(lambda: os._exit(9))

@@ -68,7 +68,7 @@ def test_a_measurement_is_due_every_so_many_steps() -> None:
         schedule.decide(50, 0.5, 0.2)
 
 
-def test_equal_modes_are_worth_one_and_the_model_stays_as_it_was() -> None:
+def test_equal_modes_gain_one_and_the_model_stays_as_it_was() -> None:
     with pytest.warns(UserWarning, match="does what full-mode does"):
         same = pair(downsample_input=False, keep_convs=["3"])
     state = {name: value.clone() for name, value in same.model.state_dict().items()}
@@ -98,11 +98,11 @@ def test_gradients_are_measured_in_the_type_of_the_run() -> None:
     assert set(seen) == {torch.bfloat16}
 
 
-def test_the_price_is_the_ratio_of_multiply_adds_unless_told() -> None:
+def test_the_cost_is_the_ratio_of_multiply_adds_unless_told() -> None:
     schedule = AgreementSchedule(every=100)
     schedule.measure(pair(), batches(), F.cross_entropy, step=7)
-    (price,) = schedule.state_dict()["costs"]
-    assert 0.02 < price < 0.25
+    (cost,) = schedule.state_dict()["costs"]
+    assert 0.02 < cost < 0.25
     assert schedule.state_dict()["steps"] == [7]
 
 

@@ -40,7 +40,7 @@ def test_gain_and_weight_are_those_of_the_best_steps_on_a_quadratic() -> None:
     assert progress.weight == pytest.approx(best[0] / best[1], rel=0.03)
 
 
-def test_equal_gradients_are_worth_one() -> None:
+def test_equal_gradients_gain_one() -> None:
     full = noisy(torch.ones(20, dtype=torch.float64), 0.3, 6, 0)
     progress = step_progress(gradient_products(full, full))
     assert progress.gain == pytest.approx(1) and progress.weight == pytest.approx(1)
@@ -49,7 +49,7 @@ def test_equal_gradients_are_worth_one() -> None:
 
 @given(st.floats(0.1, 10), st.integers(0, 1000), st.sampled_from([0.0, 0.9]))
 @quick
-def test_a_longer_gradient_is_worth_the_same_and_weighs_less(scale: float, seed: int, momentum: float) -> None:
+def test_a_longer_gradient_gains_the_same_and_weighs_less(scale: float, seed: int, momentum: float) -> None:
     full = noisy(torch.ones(30, dtype=torch.float64), 0.4, 5, seed)
     low = noisy(torch.ones(30, dtype=torch.float64), 0.6, 5, seed + 1)
     plain = step_progress(gradient_products(full, low), momentum)
@@ -71,7 +71,7 @@ def test_momentum_forgives_noise_and_not_bias() -> None:
     assert gain(biased_low, 0.9) == pytest.approx(gain(biased_low, 0.0), rel=0.05)
 
 
-def test_a_step_the_wrong_way_is_worth_nothing() -> None:
+def test_a_step_the_wrong_way_gains_nothing() -> None:
     full = noisy(torch.ones(10, dtype=torch.float64), 0.1, 4, 0)
     assert step_progress(gradient_products(full, [-each for each in full])) == StepProgress(0.0, 0.0, 0.0, 0.0)
 
@@ -93,7 +93,7 @@ def test_a_constant_gain_up_to_the_tail() -> None:
     assert plan.time == pytest.approx(0.5 * 0.25 / 0.5 + 0.5)
 
 
-def test_low_steps_end_where_they_are_worth_less_than_they_cost() -> None:
+def test_low_steps_end_where_they_gain_less_than_they_cost() -> None:
     plan = make_plan(lambda x: 1 - x, cost=0.7, epochs=10, tail=0.5)
     assert plan.share == pytest.approx(0.3, abs=0.005)
     # ∫ 0.7 / (1 − x) dx up to 0.3, then full steps
@@ -107,8 +107,8 @@ def test_low_steps_that_never_pay() -> None:
 
 @given(st.floats(0.02, 1), st.floats(0.02, 1), st.floats(0, 1))
 @quick
-def test_a_plan_never_takes_longer_than_full_mode(worth: float, cost: float, tail: float) -> None:
-    plan = make_plan(lambda x: worth, cost, epochs=10, tail=tail)
+def test_a_plan_never_takes_longer_than_full_mode(gain: float, cost: float, tail: float) -> None:
+    plan = make_plan(lambda x: gain, cost, epochs=10, tail=tail)
     assert 0 < plan.time <= 1 + 1e-9
     assert plan.full_epochs >= 10 * tail - 1e-9
 

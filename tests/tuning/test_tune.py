@@ -80,19 +80,19 @@ def test_every_family_is_measured_once(tuning: Tuning) -> None:
         "whole images, kernels averaged",
     }
     assert any("only maps of 16×16" in name for name in names)
-    prices = {each.name: each.cost for each in tuning.candidates}
-    assert prices["r = 2, kernels resampled (cover)"] < prices["r = 2, kernels kept"] < 0.3
-    assert prices["whole images, kernels averaged"] > prices["r = 2, kernels averaged"]
+    costs = {each.name: each.cost for each in tuning.candidates}
+    assert costs["r = 2, kernels resampled (cover)"] < costs["r = 2, kernels kept"] < 0.3
+    assert costs["whole images, kernels averaged"] > costs["r = 2, kernels averaged"]
 
 
 def test_an_image_of_one_colour_needs_no_resolution(tuning: Tuning) -> None:
     assert tuning.time < 0.8
     assert tuning.schedule.low_probability(0) == 1 and tuning.schedule.low_probability(tuning.epochs - 1) == 0
-    rehearsed = [candidate for candidate in tuning.candidates if candidate.rehearsed]
-    assert rehearsed[0].config == tuning.config
+    tried = [candidate for candidate in tuning.candidates if candidate.trial_gains]
+    assert tried[0].config == tuning.config
     assert len({(each.name, each.weight) for each in tuning.candidates}) == len(tuning.candidates)
-    assert all(candidate.rehearsed[-1] <= 1 for candidate in rehearsed)
-    assert any("was worth" in reason for reason in tuning.reasons)
+    assert all(candidate.trial_gains[-1] <= 1 for candidate in tried)
+    assert any("in trial runs gained" in reason for reason in tuning.reasons)
 
 
 def test_low_steps_that_teach_nothing_are_not_chosen() -> None:
@@ -136,9 +136,9 @@ def test_the_table_shows_the_choice_and_why(tuning: Tuning) -> None:
     assert tuning.reasons[-1] in text
 
 
-def test_the_cap_on_time_is_told_and_the_control_is_rehearsed_even_so() -> None:
+def test_the_cap_on_time_is_told_and_the_control_has_a_trial_run_even_so() -> None:
     tuning = quick_tune(small_model(), seconds=1e-3)
-    assert [candidate.name for candidate in tuning.candidates if candidate.rehearsed] == ["r = 2, kernels kept"]
+    assert [candidate.name for candidate in tuning.candidates if candidate.trial_gains] == ["r = 2, kernels kept"]
     assert "time was up before every configuration was tried" in tuning.reasons
 
 
@@ -150,7 +150,7 @@ def test_progress_is_told() -> None:
     stages = [what for what, _ in itertools.groupby(what for what, _ in told)]
     assert len(stages) == len(set(stages)) < len(told)
     kinds = [kind for kind, _ in itertools.groupby(stage.split()[0] for stage in stages)]
-    assert kinds == ["reading", "short", "measuring", "rehearsing"]
+    assert kinds == ["reading", "short", "measuring", "trial"]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,8 @@ def test_a_model_with_its_loss_inside_is_tuned_on_the_batches_that_it_takes() ->
     outside = quick_tune(small_model(), ratios=(2,), run_steps=8)
     assert inside.to_dict() == outside.to_dict()
     ours, theirs = (
-        {each.name: each.rehearsed for each in tuned.candidates if ":" not in each.name} for tuned in (inside, outside)
+        {each.name: each.trial_gains for each in found.candidates if ":" not in each.name}
+        for found in (inside, outside)
     )
     assert ours == theirs and any(ours.values())
 
@@ -214,13 +215,13 @@ def test_a_model_with_its_loss_inside_is_tuned_on_the_batches_that_it_takes() ->
 # Its parts -----------------------------------------------------------------------------------------------------------
 
 
-def test_rehearsing_full_mode_itself_is_worth_one() -> None:
+def test_a_trial_run_of_full_mode_itself_gains_one() -> None:
     probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
     probe.run((24,))
     same, _ = try_pair(probe.captured, LowModeConfig(downsample_input=False, kernel_ratio=1))
     assert same is not None
-    assert probe.rehearse(same, 24) == pytest.approx(1, abs=0.1)
-    assert probe.rehearse(same, 24, weight=1e-6) < 0.3  # low steps that move nothing
+    assert probe.trial_run(same, 24) == pytest.approx(1, abs=0.1)
+    assert probe.trial_run(same, 24, weight=1e-6) < 0.3  # low steps that move nothing
 
 
 def test_the_full_run_ends_when_told() -> None:
@@ -280,7 +281,7 @@ def test_everything_is_measured_under_the_autocast_of_the_run(
     model = nn.Sequential(Witness(), *small_model())
     options = {"measure": "time", "criterion": criterion, "autocast": autocast, "ratios": (2,), "run_steps": 8}
     tuned = quick_tune(model, **options)
-    assert tuned.candidates and any(each.rehearsed for each in tuned.candidates)
+    assert tuned.candidates and any(each.trial_gains for each in tuned.candidates)
     assert criteria == {autocast}
     assert autocast in Witness.seen and Witness.seen <= {autocast, None}  # tracing itself runs without
 
@@ -351,13 +352,13 @@ def test_a_pooled_site_that_changes_nothing_loses_nothing() -> None:
     assert found == again  # measuring moves nothing
 
 
-def test_a_low_mode_that_diverges_is_worth_nothing() -> None:
+def test_a_low_mode_that_diverges_gains_nothing() -> None:
     probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
     probe.run((16,))
     pair, _ = try_pair(probe.captured, LowModeConfig(kernel_ratio=1))
     assert pair is not None
-    assert probe.rehearse(pair, 12, weight=float("nan")) <= 0
-    assert probe.rehearse(pair, 12) > 0
+    assert probe.trial_run(pair, 12, weight=float("nan")) <= 0
+    assert probe.trial_run(pair, 12) > 0
 
 
 def test_measured_batches_are_not_trained_on() -> None:

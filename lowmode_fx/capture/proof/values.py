@@ -18,8 +18,10 @@ _AS_THEY_ARE = (int, str, type(None), torch.dtype, torch.device, torch.layout, t
 
 
 class Values:
-    """Every value met so far. Equal expressions are one value, so two runs that compute the same thing in whatever
-    order, with or without idle work, in place or not, end in the same numbers.
+    """Every value met so far.
+
+    Equal expressions are one value, so two runs that compute the same thing in whatever order, with or without idle
+    work, in place or not, end in the same numbers.
     """
 
     def __init__(self) -> None:

@@ -122,8 +122,9 @@ def _functions(base: type[torch.autograd.Function]) -> Iterator[type[torch.autog
 
 
 def _value(variable: Any) -> Any:
-    """What a variable that dynamo follows stands for, where it is an object, without making dynamo guard on it; another
-    variable itself.
+    """What a variable that dynamo follows stands for, where it is an object; another variable itself.
+
+    Dynamo is not made to guard on it.
     """
     if not type(variable).__module__.startswith("torch._dynamo"):
         return variable

@@ -14,8 +14,8 @@ __all__ = ["lr_milestones"]
 def lr_milestones(scheduler: LRScheduler, epochs: int) -> tuple[int, ...]:
     """The epochs, 0 first, that begin with another learning rate than the one before, for a schedule's ``milestones``.
 
-    ``scheduler`` is stepped once an epoch, as torch's are; a copy of it is run ahead for ``epochs`` epochs, and the
-    scheduler and its optimizer stay as they are.
+    scheduler: stepped once an epoch, as torch's are; a copy of it is run ahead for ``epochs`` epochs, and the
+        scheduler and its optimizer stay as they are.
 
     Raises ``ValueError`` for a rate that changes in more than half of the epochs (cosine, linear): every epoch would be
     held; for one that follows the loss, which nobody knows ahead; and for a scheduler that has taken steps, whose past
