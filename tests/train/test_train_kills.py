@@ -37,7 +37,7 @@ def test_twenty_kills_leave_the_weights_of_a_run_that_was_never_killed(tmp_path:
     """Each life makes at least one checkpoint; every third ends while the next one is being written."""
     killed, straight = tmp_path / "killed", tmp_path / "straight"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training", "sklearn.datasets", "sklearn.model_selection"])
+    context.set_forkserver_preload(["training", "torch._dynamo", "sklearn.datasets", "sklearn.model_selection"])
     moments, in_writing = random.Random(0), 0
     for kill in range(KILLS):
         process = context.Process(target=run_to_the_end, args=(str(killed), EPOCHS))
