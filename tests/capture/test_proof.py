@@ -95,7 +95,7 @@ def test_a_generator_that_is_seeded_before_it_draws_shows_whatever_its_seed_was(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        graph = capture(Drawing(), IMAGES, "fx").graph_module.graph
+        graph = traced(Drawing(), IMAGES, "fx").graph_module.graph
         model = Seeded()
         proof = prove(model, bind_graph(model, graph, "Drawing"), (IMAGES,))
     assert proof.difference.startswith("output: aten.rand_like (line ")

@@ -6,22 +6,7 @@ A habit that is listed here and is right, or is refused with its cause named, fa
 from __future__ import annotations
 
 KNOWN_WRONG: dict[str, frozenset[str]] = {
-    "full": frozenset(
-        {
-            "hooks/hook_set_on_the_net",
-        }
-    ),
-    "low": frozenset(
-        {
-            "foreign/functional_call",
-        }
-    ),
-    "compiled": frozenset(
-        {
-            "control_flow/break_in_a_loop",
-            "control_flow/experts_by_image",
-            "foreign/functional_call",
-            "hooks/backward_hook_set_later",
-        }
-    ),
+    "full": frozenset({"hooks/hook_set_on_the_net"}),
+    "low": frozenset(),
+    "compiled": frozenset({"hooks/backward_hook_set_later"}),
 }
