@@ -66,7 +66,12 @@ def _nearest_sides(context: PassContext) -> tuple[int, list[str]]:
         found = []
         for rounded in (math.floor, math.ceil):
             inputs = [_rounded(value, multiple, rounded) if node in shrunk else value for node, value in pairs]
-            if _takes(context.full, inputs):
+            smaller = all(
+                tuple(value.shape[2:]) < node_shape(node)[2:]
+                for node, value in zip(placeholders, inputs, strict=True)
+                if node in shrunk
+            )
+            if smaller and _takes(context.full, inputs):
                 found.append(
                     next(
                         sides(value.shape[2:]) for (node, _), value in zip(pairs, inputs, strict=True) if node in shrunk

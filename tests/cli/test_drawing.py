@@ -444,7 +444,7 @@ def test_of_a_ladder_the_mode_that_was_named_is_drawn(
 def test_a_mode_that_is_not_there_is_refused(run: Callable[..., Any]) -> None:
     for options, known in ((("--ladder", "3,2"), "r3, r2"), ((), "low")):
         error = run("test_drawing:small_net", "--input-size", "36", *options, "--mode", "r4").exception
-        assert isinstance(error, ValueError) and str(error) == f"--mode 'r4' is no low mode; there is {known}"
+        assert isinstance(error, ValueError) and str(error) == f"--mode 'r4' is no low mode; give {known}"
 
 
 def test_another_ending_is_refused_before_anything_is_built(run: Callable[..., Any], tmp_path: Path) -> None:

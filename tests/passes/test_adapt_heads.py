@@ -332,3 +332,22 @@ def test_a_refusal_is_one_clear_line(capfd: pytest.CaptureFixture[str], caplog: 
         build(Head(nn.Flatten(), 256), 16)
     assert caplog.records == []
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_refusal_names_the_nearest_sides_that_the_model_takes() -> None:
+    class Halving(nn.Module):
+        """Adds a map that was halved twice and doubled twice to itself, which fits multiples of four alone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.deep = nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 1, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            halved = F.avg_pool2d(F.avg_pool2d(self.deep(x), 2), 2)
+            return (x + F.interpolate(halved, scale_factor=4.0)).mean((2, 3))
+
+    with pytest.raises(PassError, match="the nearest that it takes are 8×8 and 12×12: set size_multiple=4"):
+        build_pair(Halving(), torch.zeros(2, 3, 20, 20))
+    pair = build_pair(Halving(), torch.zeros(2, 3, 20, 20), LowModeConfig(size_multiple=4))
+    assert pair.report.low_input_shape == (2, 3, 12, 12)

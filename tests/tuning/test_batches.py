@@ -197,7 +197,7 @@ def test_low_steps_leave_no_trace_on_trials_and_costs() -> None:
     probe.run((3,))
     assert probe.model.penalty == 3
     pair = pair_of(probe.captured, LowModeConfig())
-    probe.rehearse(pair, 6)  # four low steps, then two full ones
+    probe.trial_run(pair, 6)  # four low steps, then two full ones
     assert probe.model.penalty == 5
     low = network(pair, Mode.LOW, downsample=True)
     step_gradient(low, probe.batches[0], F.cross_entropy, probe.model)
