@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lowmode_fx.capture.fx_frontend import replace_by_constant
+from lowmode_fx.capture.hooks import forward_hooks_aside
 from lowmode_fx.capture.inputs import ModelInputs
 from passes.preserve import preserve_state
 from passes.shapes import quiet_misfits
@@ -36,7 +37,8 @@ def trace_by_export(model: nn.Module, inputs: ModelInputs, example: Sequence[Ten
     Raises whatever ``torch.export`` raises, and ``ValueError`` where it gave the model tensors that aren't its own.
     """
     structures: list[Structure] = []
-    with warnings.catch_warnings(), quiet_misfits(), preserve_state(model, buffers=False):
+    aside = forward_hooks_aside(model)
+    with warnings.catch_warnings(), quiet_misfits(), preserve_state(model, buffers=False), aside:
         warnings.simplefilter("ignore")
         args, kwargs = inputs.call(example)
         model.__dict__["forward"] = _flat(model.forward, structures)

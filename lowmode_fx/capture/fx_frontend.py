@@ -13,6 +13,7 @@ from timm.layers import get_notrace_functions, get_notrace_modules
 from timm.layers.padding import pad_same
 from torch import Tensor, fx, nn
 
+from lowmode_fx.capture.hooks import forward_hooks_aside
 from lowmode_fx.capture.inputs import ModelInputs
 from passes.match import is_convolution, module_kernel
 from passes.preserve import preserve_state, undo_writes
@@ -118,7 +119,7 @@ def trace_symbolically(
 
     Raises whatever the model's own code raises on symbolic values.
     """
-    with preserve_state(model, buffers=False), undo_writes():
+    with preserve_state(model, buffers=False), forward_hooks_aside(model), undo_writes():
         graph = ConvTracer(inputs, leaf_modules, enter_untraceable).trace(model)
         inline_constants(graph, model)
     return graph

@@ -174,3 +174,15 @@ def test_a_model_of_several_inputs() -> None:
     ):
         build_pair(Pairwise(), torch.zeros(IMAGES))
     assert build_pair(Pairwise(), torch.zeros(IMAGES), submodule="body").report.model == "Tiny"
+
+
+KEPT: list[type] = []  # where no build can put anything back
+
+
+@pytest.mark.parametrize("front_end", ["auto", "live"])
+def test_a_forward_hook_never_keeps_what_stands_for_a_tensor(front_end: Any) -> None:
+    model, example = Tiny(), torch.zeros(IMAGES)
+    handle = model.blocks.register_forward_hook(lambda module, inputs, output: KEPT.append(type(output)))
+    build_pair(model, example, front_end=front_end)
+    assert set(KEPT) <= {torch.Tensor}
+    assert list(model.blocks._forward_hooks) == [handle.id]
