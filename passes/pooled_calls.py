@@ -6,8 +6,7 @@ Plain arithmetic, in one record: a graph pass makes nodes of it, live lowering m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,8 +16,7 @@ from passes.kernel_math import pooled_padding
 from passes.pooling_rule import PoolingRule
 
 
-@dataclass(frozen=True)
-class PooledConv:
+class PooledConv(NamedTuple):
     """What takes a convolution's place.
 
     ``kernel_function`` of the kernel and ``kernel_arguments`` is the pooled one. ``pad`` is what ``F.pad`` does to the
@@ -34,13 +32,15 @@ class PooledConv:
     arguments: tuple[Any, ...]
     margins: tuple[int, ...] | None = None
 
-    def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        kernel = self.kernel_function(weight, *self.kernel_arguments)
-        source = input if self.pad is None else F.pad(input, list(self.pad))
-        if self.margins is None:
-            return self.function(source, kernel, bias, *self.arguments)
-        padded = F.pad(self.function(source, kernel, None, *self.arguments), list(self.margins))
-        return padded if bias is None else padded + bias.view(-1, *(1,) * (kernel.ndim - 2))
+
+def run_pooled(pooled: PooledConv, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The pooled convolution of tensors, ``weight`` the whole kernel: the calls that a graph's nodes make."""
+    kernel = pooled.kernel_function(weight, *pooled.kernel_arguments)
+    source = input if pooled.pad is None else F.pad(input, list(pooled.pad))
+    if pooled.margins is None:
+        return pooled.function(source, kernel, bias, *pooled.arguments)
+    padded = F.pad(pooled.function(source, kernel, None, *pooled.arguments), list(pooled.margins))
+    return padded if bias is None else padded + bias.view(-1, *(1,) * (kernel.ndim - 2))
 
 
 def pooled_conv(call: ConvCall[Any], rule: PoolingRule) -> PooledConv:

@@ -10,7 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from live_checks import assert_equal_steps, assert_unmoved, buffers, low_images, pair_of, step
+from live_checks import COMPILED, assert_equal_steps, assert_unmoved, buffers, low_images, pair_of, step
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.utils import parametrizations
@@ -98,7 +98,7 @@ def test_one_compilation_a_mode_and_the_steps_are_those_of_uncompiled_training(
     torch.manual_seed(1)
     found = mixed_steps(pair, full, live)
     assert [counter.frame_count for counter in counters] == [1, 1]
-    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    torch.testing.assert_close(found, expected, **COMPILED)
     assert live.notes == []
 
 
@@ -131,7 +131,7 @@ def test_where_dynamo_leaves_code_to_python(backend: str, options: dict[str, Any
     assert_equal_steps(expected, step(model, pair.low, images))
     live.callable = torch.compile(live.forward, backend=counter, dynamic=False)
     for _ in range(3):
-        assert_equal_steps(step(model, live.run, images), expected)
+        assert_equal_steps(step(model, live.run, images), expected, **COMPILED)
     assert counter.frame_count == 4
     assert live.notes == []
 
@@ -169,7 +169,7 @@ def test_where_dynamo_compiles_frame_by_frame(backend: str, drop_maxpools: str) 
     expected = step(model, live.run, images)
     live.callable = torch.compile(live.forward, backend=backend, dynamic=False)
     for _ in range(3):
-        assert_equal_steps(step(model, live.run, images), expected)
+        assert_equal_steps(step(model, live.run, images), expected, **COMPILED)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -181,8 +181,8 @@ def test_a_part_that_the_user_has_compiled(backend: str) -> None:
     low, full = step(model, live.run, images), step(model, model, images)
     model[1].compile(backend=backend, dynamic=False)
     for _ in range(2):
-        assert_equal_steps(step(model, live.run, images), low)
-        assert_equal_steps(step(model, model, images), full)
+        assert_equal_steps(step(model, live.run, images), low, **COMPILED)
+        assert_equal_steps(step(model, model, images), full, **COMPILED)
 
 
 def test_a_part_that_dynamo_is_told_to_leave_alone() -> None:
@@ -206,7 +206,7 @@ def test_a_part_that_dynamo_is_told_to_leave_alone() -> None:
     expected = step(model, live.run, images)
     assert_equal_steps(expected, step(model, pair.low, images))
     live.callable = torch.compile(live.forward, backend="aot_eager", dynamic=False)
-    assert_equal_steps(step(model, live.run, images), expected)
+    assert_equal_steps(step(model, live.run, images), expected, **COMPILED)
 
 
 def test_resized_heads_and_restored_maps() -> None:
@@ -227,7 +227,7 @@ def test_resized_heads_and_restored_maps() -> None:
     expected = step(model, live.run, images)
     assert_equal_steps(expected, step(model, pair.low, images))
     live.callable = torch.compile(live.forward, backend="eager", dynamic=False, fullgraph=True)
-    assert_equal_steps(step(model, live.run, images), expected)
+    assert_equal_steps(step(model, live.run, images), expected, **COMPILED)
 
 
 def test_hooks_of_the_model_are_called() -> None:
@@ -239,5 +239,5 @@ def test_hooks_of_the_model_are_called() -> None:
     expected = live.run(images)
     torch.testing.assert_close(expected, 2 * pair.low(images))
     live.callable = torch.compile(live.forward, backend="eager", dynamic=False)
-    assert torch.equal(live.run(images), expected)
+    torch.testing.assert_close(live.run(images), expected, **COMPILED)
     assert len(seen) == 2

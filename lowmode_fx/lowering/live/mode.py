@@ -33,7 +33,7 @@ from passes.calls import (
     named_arguments,
     spatial,
 )
-from passes.pooled_calls import pooled_conv
+from passes.pooled_calls import pooled_conv, run_pooled
 from passes.pooling_rule import PoolingRule
 from passes.torch_internals import frames_are_compiled
 
@@ -195,7 +195,7 @@ def edited_conv(call: ConvCall[Tensor], edit: ConvEdit, rule: PoolingRule) -> Ca
     """What takes the place of a convolution, as the low graph's nodes do: a function of input, kernel and bias."""
     restrided = call if edit.stride is None else replace(call, stride=edit.stride)
     if edit.pooled:
-        return pooled_conv(restrided, rule)
+        return partial(run_pooled, pooled_conv(restrided, rule))
     padding = tuple(before for before, _ in call.padding)  # as much as after, where there is another stride
     return partial(_convolve, call.function, (restrided.stride, padding, call.dilation, call.groups))
 

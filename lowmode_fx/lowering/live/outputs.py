@@ -76,5 +76,6 @@ def restore(outputs: Any, sizes: Sequence[Sides]) -> Any:
 
 
 def _restored(value: Tensor, size: Sides) -> Tensor:
-    is_smaller_map = 3 <= value.ndim <= 5 and len(size) == value.ndim - 2 and tuple(value.shape[2:]) != size
-    return resize(value, size) if is_smaller_map else value
+    is_map = 3 <= value.ndim <= 5 and len(size) == value.ndim - 2
+    is_smaller = is_map and any(ours != full for ours, full in zip(value.shape[2:], size, strict=True))
+    return resize(value, size) if is_smaller else value
