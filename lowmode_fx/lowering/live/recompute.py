@@ -19,6 +19,11 @@ Reentrant = Callable[[Function], Function]
 
 #: Where torch.utils.checkpoint is handed the function that it keeps, its first argument; not every torch has them all.
 _KEEPERS = ("_checkpoint_without_reentrant_generator", "_checkpoint_without_reentrant_generator_impl")
+#: Dynamo of torch 2.11 traces what is checkpointed outside of the modes around it, as full-mode: there it must not
+#: know the function for what it is, and leaves it to Python (a break in the graph).
+#: Torch 2.14's asks the mode; between the two nobody has looked.
+LEFT_TO_PYTHON = torch.__version__ < "2.14"
+_checkpoint = torch.utils.checkpoint.checkpoint
 _lock = threading.Lock()
 _users = 0
 _current = threading.local()
@@ -47,6 +52,8 @@ def _install() -> None:
             keeper = getattr(torch.utils.checkpoint, name, None)
             if keeper is not None:
                 setattr(torch.utils.checkpoint, name, _handing_over(keeper))
+        if LEFT_TO_PYTHON:
+            torch.utils.checkpoint.checkpoint = functools.partial(_checkpoint)
         # An attribute of the class itself, in front of the method that it inherits.
         apply = torch.utils.checkpoint.CheckpointFunction.apply
         torch.utils.checkpoint.CheckpointFunction.apply = _handing_over(apply)
@@ -62,6 +69,7 @@ def _remove() -> None:
             keeper = getattr(torch.utils.checkpoint, name, None)
             if keeper is not None:
                 setattr(torch.utils.checkpoint, name, keeper.__wrapped__)
+        torch.utils.checkpoint.checkpoint = _checkpoint
         del torch.utils.checkpoint.CheckpointFunction.apply
 
 
