@@ -18,6 +18,7 @@ from lowmode_fx.runtime.model_view import ModelView
 from lowmode_fx.runtime.schedules import Schedule, StatefulSchedule
 from lowmode_fx.runtime.shape_guard import ShapeGuard
 from lowmode_fx.runtime.step_counter import StepCounter
+from passes.wording import sides
 
 
 class LowModeModel(ModelView):
@@ -159,13 +160,13 @@ class LowModeModel(ModelView):
     def _mode_of(self, images: Tensor, due: Mode) -> Mode:
         """The mode of a batch that a loader has downsampled or left alone; of several of its size, the one due."""
         sizes = {mode: self.ladder.mode_inputs(mode).image.shape[2:] for mode in (due, Mode.FULL, *self.modes[:-1])}
-        for mode, sides in sizes.items():
-            if tuple(images.shape[2:]) == sides:
+        for mode, size in sizes.items():
+            if tuple(images.shape[2:]) == size:
                 return mode
         del sizes[Mode.FULL]
-        low = " or ".join(dict.fromkeys("×".join(map(str, sides)) for sides in sizes.values()))
-        full = "×".join(map(str, self.ladder.inputs.image.shape[2:]))
-        found = "×".join(map(str, images.shape[2:]))
+        low = " or ".join(dict.fromkeys(sides(size) for size in sizes.values()))
+        full = sides(self.ladder.inputs.image.shape[2:])
+        found = sides(images.shape[2:])
         raise ValueError(
             f"images are {found}; with downsample_on='host' they are {full} for a full step or {low} for a low one, as "
             "the pair was built for: build it with an example of your size"

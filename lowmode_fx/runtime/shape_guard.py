@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 
 from torch import Tensor
 
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
+from passes.wording import sides
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -33,8 +33,8 @@ class ShapeGuard:
         expected = (self._ladder.mode_inputs(mode) if downsampled else self._ladder.inputs).image.shape[2:]
         if tuple(images.shape[2:]) != tuple(expected):
             raise ValueError(
-                f"{report.model} was traced by torch.{report.front_end}, for {_sides(expected)} images alone, and "
-                f"these are {_sides(images.shape[2:])}; build a pair with an example of their size"
+                f"{report.model} was traced by torch.{report.front_end}, for {sides(expected)} images alone, and "
+                f"these are {sides(images.shape[2:])}; build a pair with an example of their size"
             )
 
     def note_shapes(self, mode: Mode, shapes: Shapes, compiled: Shapes) -> None:
@@ -47,8 +47,8 @@ class ShapeGuard:
             ours, theirs = next(pair for pair in zip(compiled, shapes, strict=True) if pair[0] != pair[1])
             self._warn_once(
                 f"{mode} shape",
-                f"{mode}-mode was compiled for images {_sides(ours)}, the first that it saw, and runs "
-                f"uncompiled, slower, on {_sides(theirs)}; make the first training forward with your own batch size",
+                f"{mode}-mode was compiled for images {sides(ours)}, the first that it saw, and runs "
+                f"uncompiled, slower, on {sides(theirs)}; make the first training forward with your own batch size",
             )
 
     def fits_batch(self, mode: Mode, images: Tensor) -> bool:
@@ -76,7 +76,3 @@ class ShapeGuard:
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=4)
-
-
-def _sides(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))
