@@ -68,11 +68,11 @@ def switch_microseconds(net: LowModeModel, images: Tensor, calls: int = 20_000) 
     def empty(images: Tensor) -> Tensor:
         return images
 
-    compiled, net._compiled = net._compiled, dict.fromkeys((Mode.FULL, Mode.LOW), empty)
+    compiled, net._runner.compiled = net._runner.compiled, dict.fromkeys((Mode.FULL, Mode.LOW), empty)
     try:
         ours, theirs = (_seconds(function, images, calls) for function in (net, empty))
     finally:
-        net._compiled = compiled
+        net._runner.compiled = compiled
     return summary([(a - b) * 1e6 for a, b in zip(ours, theirs, strict=True)])
 
 
