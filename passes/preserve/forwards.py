@@ -7,6 +7,7 @@ go through or something that holds one, stays for the training loop to read unti
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from passes.preserve.containers import array_restorer, container_restorer, replace_item
 from passes.preserve.holdings import Holdings, copy_iterator, find_held
 from passes.preserve.restorers import Restorer, restore_all
-from passes.torch_internals import REGISTRIES
 
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Tensor, nn.Module)
+#: What every module has: registries, hooks and the mode, each of which somebody else looks after.
+_EVERY_MODULES = frozenset(vars(nn.Module()))
 #: Layers of torch itself, whose forwards change no attribute.
 _LAYERS = "torch.nn.modules."
 _MISSING = object()
@@ -45,7 +47,7 @@ class ForwardAttributes:
         finally:
             restorers: list[Restorer] = []
             for now, attributes in zip(own, before, strict=True):
-                if now.keys() != attributes.keys() or any(now[name] is not attributes[name] for name in attributes):
+                if now.keys() != attributes.keys() or any(map(operator.is_not, now.values(), attributes.values())):
                     self._sort_out(now, attributes, restorers)
             for holder, restorer in contents:
                 (self._left if _carries_gradient(holder) else restorers).append(restorer)
@@ -83,7 +85,7 @@ def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Restorer]]:
     told = {
         name: value
         for name, value in attributes.items()
-        if not isinstance(value, _ATOMS) and name not in REGISTRIES and not name.endswith("_hooks")
+        if name not in _EVERY_MODULES and not isinstance(value, _ATOMS)
     }
     if not told:
         return []
