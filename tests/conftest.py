@@ -15,3 +15,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def double_precision(one_thread: None) -> Iterator[None]:
+    """Values from a known seed that agree to the last few of float64's digits, whatever order they are added in."""
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)

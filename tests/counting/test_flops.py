@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 import torchvision
 from calls import Returning, images, labels
 from fvcore.nn import FlopCountAnalysis
+from tiny import named
 from torch import Tensor, nn
 
 from lowmode_fx import (
@@ -30,10 +30,6 @@ from lowmode_fx.counting.forward import blank_inputs
 from lowmode_fx.counting.step import _forward_macs_on_fakes, count_forward_macs
 from passes import propagate_shapes
 from passes.shapes import node_shape
-
-
-def named(**modules: nn.Module) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(modules))
 
 
 def small_cnn() -> nn.Sequential:

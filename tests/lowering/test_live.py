@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from live_checks import assert_does_what_the_graph_does, low_images, pair_of, st
 from oracle import EagerLowMode, buffers_restored
 from timm.layers import CondConv2d
 from timm.layers.pool2d_same import MaxPool2dSame
+from tiny import named
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -22,10 +22,6 @@ from lowmode_fx.lowering.live import LiveLowering
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 IMAGES = (2, 3, 32, 32)
-
-
-def named(**modules: nn.Module) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(modules))
 
 
 def conv(channels: int = 4, filters: int = 4, kernel: int = 3, **options: Any) -> nn.Conv2d:

@@ -5,21 +5,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections import OrderedDict
 from typing import Any
 
 import pytest
 import timm
 import torch
-from tiny import IMAGES, Tiny, assert_shared, tensors, tiny_pair
+from tiny import IMAGES, Tiny, assert_shared, named, tensors, tiny_pair
 from torch import Tensor, nn
 
 from lowmode_fx import LowModeConfig, NoEffectWarning, PassError, TraceError, build_pair
-
-
-def named(**modules: nn.Module) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(modules))
-
 
 # The model is left as it was -----------------------------------------------------------------------------------------
 

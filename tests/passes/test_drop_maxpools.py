@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import named
 from torch import Tensor, nn
 
 from lowmode_fx import LowModeConfig, ModePair, PassError, build_pair
 
 quiet = pytest.mark.filterwarnings("ignore::lowmode_fx.NoEffectWarning")
-
-
-def named(**modules: nn.Module) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(modules))
 
 
 def two_pools() -> nn.Sequential:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,27 +10,16 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from oracle_kernels import naive_pool_kernel
+from tiny import named
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from lowmode_fx import LowModeConfig, ModePair, PassError, build_pair
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
-    torch.set_num_threads(threads)
-
-
-def named(**modules: nn.Module) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(modules))
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+    pytest.mark.usefixtures("double_precision"),
+]
 
 
 def pooled(pair: ModePair) -> dict[str, tuple[str, str]]:

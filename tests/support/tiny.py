@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowmode_fx import Ladder, LowModeConfig, ModePair, build_pair
+
+
+def named(**modules: nn.Module) -> nn.Sequential:
+    """The modules one after the other, by these names."""
+    return nn.Sequential(OrderedDict(modules))
 
 
 class Tiny(nn.Module):
