@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -232,22 +233,25 @@ def test_a_pool_whose_input_is_padded_by_hand_is_refused(pool: Any, name: str) -
     assert refusal(Pooled(pool), "all") == f"drop_maxpools: the input of {name} for this max pool; keep it"
 
 
+class Branches(nn.Module):
+    """A convolution and a max pool that halve the same maps, and what joins them."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, 1)
+        self.pool, self.join = nn.MaxPool2d(2), join
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.join(self.down(x), self.pool(x))
+
+
 def test_a_join_that_no_longer_fits_is_named() -> None:
-    class Join(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem, self.down = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, 1)
-            self.pool = nn.MaxPool2d(2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.stem(x)
-            return self.down(x) + self.pool(x)
-
-    assert refusal(Join(), "all") == (
+    assert refusal(Branches(operator.add), "all") == (
         "branches no longer fit at add, 2×4×4×4 and 2×4×8×8, once pool changed; "
         "keep it (drop_maxpools, strides), or change every branch alike"
     )
-    pair = build(Join(), "all", strides={"down": 1})
+    pair = build(Branches(operator.add), "all", strides={"down": 1})
     images = torch.randn(2, 3, 8, 8)
     stem = pair.model.stem(images)
     down = F.conv2d(stem, pair.model.down.weight, pair.model.down.bias, 1, 1)
@@ -255,15 +259,5 @@ def test_a_join_that_no_longer_fits_is_named() -> None:
 
 
 def test_a_concatenation_that_no_longer_fits_is_named() -> None:
-    class Concatenated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem, self.down = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, 1)
-            self.pool = nn.MaxPool2d(2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.stem(x)
-            return torch.cat([self.down(x), self.pool(x)], dim=1)
-
-    message = refusal(Concatenated(), ["pool"])
+    message = refusal(Branches(lambda one, other: torch.cat([one, other], dim=1)), ["pool"])
     assert message.startswith("branches no longer fit at cat, 2×4×4×4 and 2×4×8×8, once pool changed; keep it")

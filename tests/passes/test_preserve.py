@@ -98,8 +98,9 @@ def test_the_first_error_of_several_is_told_and_the_rest_still_run() -> None:
     def fail(word: str) -> None:
         raise ValueError(word)
 
-    with pytest.raises(ValueError, match="first"), restoring(
-        [lambda: fail("first"), lambda: done.append(1), lambda: fail("second"), lambda: done.append(2)]
+    with (
+        pytest.raises(ValueError, match="first"),
+        restoring([lambda: fail("first"), lambda: done.append(1), lambda: fail("second"), lambda: done.append(2)]),
     ):
         pass
     assert done == [1, 2]
