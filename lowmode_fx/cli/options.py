@@ -31,6 +31,7 @@ DataName = Annotated[str, Data(help="digits, cifar10:PATH or folder:PATH.")]
 ImageSize = Annotated[int | None, Data(help="Side in pixels.")]
 ImageChannels = Annotated[int, Data(help="3 (RGB) or 1 (grey).")]
 
+
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -47,9 +48,7 @@ def _annotation(entry: Field[Any]) -> Any:
 
 _FLAGS = [entry for entry in fields(LowModeConfig) if entry.metadata["flag"]]
 #: ``LowModeConfig`` on the command line, by parameter.
-LOW_MODE: dict[str, Any] = {
-    entry.metadata["flag"] or entry.name: _annotation(entry) for entry in fields(LowModeConfig)
-}
+LOW_MODE: dict[str, Any] = {entry.metadata["flag"] or entry.name: _annotation(entry) for entry in fields(LowModeConfig)}
 
 #: Switches, as messages name them to a user of Python.
 _SWITCHES = {

@@ -78,16 +78,12 @@ class LowModeConfig:
     )
     batchnorm: BatchNormMode = field(default="isolate", metadata=_option(f"{_choices(BatchNormMode)}."))
     input_method: InputMethod = field(default="gaussian", metadata=_option(f"{_choices(InputMethod)}."))
-    size_multiple: int = field(
-        default=1, metadata=_option("Round low-mode's sides to multiples of it. (default 1)")
-    )
+    size_multiple: int = field(default=1, metadata=_option("Round low-mode's sides to multiples of it. (default 1)"))
     downsample_input: bool = field(default=True, metadata=_option("Pool kernels alone.", flag="whole_images"))
     restore_output: bool = field(
         default=False, metadata=_option("Bring maps that are returned to full size.", flag="restore_output")
     )
-    adapt_head: bool = field(
-        default=False, metadata=_option("Resize a map that is flattened.", flag="adapt_head")
-    )
+    adapt_head: bool = field(default=False, metadata=_option("Resize a map that is flattened.", flag="adapt_head"))
 
     def __post_init__(self) -> None:
         ratio = read_ratio(self.ratio)

@@ -39,7 +39,7 @@ def contributions(side: int, low: int, ratio: Fraction, method: str, place: int)
             return [(place, 1.0)]
         centre, reach = ratio * place, math.ceil(3 * sigma)
         near = range(math.ceil(centre - reach), math.floor(centre + reach) + 1)
-        found = [(min(max(at, 0), side - 1), math.exp(-float(at - centre) ** 2 / (2 * sigma**2))) for at in near]
+        found = [(min(max(at, 0), side - 1), math.exp(-(float(at - centre) ** 2) / (2 * sigma**2))) for at in near]
     elif method == "bilinear" and (whole or ratio <= 2):
         position = max((place + Fraction(1, 2)) * scale - Fraction(1, 2), Fraction(0))
         left = math.floor(position)
