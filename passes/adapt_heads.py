@@ -8,29 +8,26 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 
 from passes.base import Change, PassContext, PassReport, graph_pass
-from passes.calls import aten, bound_arguments, spatial
+from passes.calls import (
+    AVG_POOL_ARGUMENTS,
+    AVG_POOL_MODULES,
+    GLOBAL_AVG_POOLS,
+    GLOBAL_MAX_POOLS,
+    aten,
+    bound_arguments,
+    spatial,
+)
 from passes.checks import full_shapes_known
 from passes.find_maps import is_map
-from passes.match import max_pool_sites, module_path
+from passes.match import max_pool_sites, site_name
+from passes.rewire import insert_after
 from passes.shapes import full_shape
 from passes.wording import sides
 
-_AVG_POOL = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-_MODULES: tuple[tuple[type[nn.Module], int], ...] = ((nn.AvgPool1d, 1), (nn.AvgPool2d, 2), (nn.AvgPool3d, 3))
 _FUNCTIONS = {F.avg_pool1d: 1, F.avg_pool2d: 2, F.avg_pool3d: 3, aten.avg_pool2d.default: 2, aten.avg_pool3d.default: 3}
-_GLOBAL_AVG: dict[int, Callable[..., Any]] = {
-    1: F.adaptive_avg_pool1d,
-    2: F.adaptive_avg_pool2d,
-    3: F.adaptive_avg_pool3d,
-}
-_GLOBAL_MAX: dict[int, Callable[..., Any]] = {
-    1: F.adaptive_max_pool1d,
-    2: F.adaptive_max_pool2d,
-    3: F.adaptive_max_pool3d,
-}
 
 
 @graph_pass(requires=[full_shapes_known])
@@ -39,7 +36,7 @@ def adapt_heads(graph_module: fx.GraphModule, context: PassContext) -> PassRepor
     changes = []
     for site in max_pool_sites(graph_module):
         if not site.with_indices and _covers(site.node, site.input, site.kernel):
-            _make_global(site.node, site.input, _GLOBAL_MAX[len(site.kernel)])
+            _make_global(site.node, site.input, GLOBAL_MAX_POOLS[len(site.kernel)])
             changes.append(_change(site.name, site.node, "max", site.kernel))
     for node in list(graph_module.graph.nodes):
         arguments = _avg_pool_arguments(graph_module, node)
@@ -47,10 +44,11 @@ def adapt_heads(graph_module: fx.GraphModule, context: PassContext) -> PassRepor
         if kernel and not any(spatial(arguments["padding"], len(kernel))):
             source = node.all_input_nodes[0]
             if _covers(node, source, kernel):
-                name = str(node.target) if node.op == "call_module" else module_path(node) or node.name
-                _make_global(node, source, _GLOBAL_AVG[len(kernel)])
+                name = site_name(node)
+                _make_global(node, source, GLOBAL_AVG_POOLS[len(kernel)])
                 if arguments["divisor_override"]:
-                    _scale(graph_module.graph, node, math.prod(kernel) / arguments["divisor_override"])
+                    factor = math.prod(kernel) / arguments["divisor_override"]
+                    insert_after(graph_module.graph, node, operator.mul, factor)
                 changes.append(_change(name, node, "average", kernel))
     return PassReport("adapt_heads", tuple(changes))
 
@@ -66,12 +64,6 @@ def _make_global(node: fx.Node, source: fx.Node, function: Callable[..., Any]) -
     node.args, node.kwargs = (source, 1), {}
 
 
-def _scale(graph: fx.Graph, node: fx.Node, factor: float) -> None:
-    with graph.inserting_after(node):
-        scaled = graph.call_function(operator.mul, (node, factor))
-    node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
-
-
 def _change(name: str, node: fx.Node, kind: str, kernel: tuple[int, ...]) -> Change:
     return Change(name, node.name, f"{kind} pool {sides(kernel)}", f"global {kind} pool")
 
@@ -80,11 +72,11 @@ def _avg_pool_arguments(graph_module: fx.GraphModule, node: fx.Node) -> dict[str
     """Arguments of an average pool with a constant window, the kernel as one integer a side; else nothing."""
     if node.op == "call_module":
         module = graph_module.get_submodule(str(node.target))
-        dims = next((dims for cls, dims in _MODULES if type(module) is cls), None)
-        arguments = {name: getattr(module, name, None) for name in _AVG_POOL[1:]}
+        dims = AVG_POOL_MODULES.get(type(module))
+        arguments = {name: getattr(module, name, None) for name in AVG_POOL_ARGUMENTS[1:]}
     else:
         dims = _FUNCTIONS.get(node.target) if node.op == "call_function" else None
-        arguments = bound_arguments(node, _AVG_POOL) if dims else {}
+        arguments = bound_arguments(node, AVG_POOL_ARGUMENTS) if dims else {}
     constant = _is_constant(arguments.get("kernel_size")) and _is_constant(arguments.get("padding", 0))
     if dims is None or not constant:
         return {}

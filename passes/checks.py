@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -95,9 +96,7 @@ def _parameters_at(graph_module: fx.GraphModule, targets: set[str]) -> set[str]:
     """Names of the parameters at these paths: the parameter itself, or all that a module holds."""
     names: set[str] = set()
     for target in targets:
-        value: Any = graph_module
-        for atom in target.split("."):
-            value = getattr(value, atom)
+        value = operator.attrgetter(target)(graph_module)
         if isinstance(value, nn.Module):
             names |= {f"{target}.{name}" for name, _ in value.named_parameters()}
         elif isinstance(value, nn.Parameter):

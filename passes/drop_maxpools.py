@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from passes.base import Change, PassContext, PassReport, Skip, graph_pass
 from passes.errors import PassError
-from passes.match import MaxPoolSite, max_pool_sites
+from passes.match import MaxPoolSite, first_on_paths, max_pool_sites
 from passes.patterns import select_names
 from passes.wording import sides
 
@@ -56,16 +56,7 @@ def chosen_maxpools(
     if which != "stem":
         names = select_names([site.name for site in sites], which, "drop_maxpools", "max pool")
         return {site.node for site in sites if site.name in names}
-    pools = {site.node for site in sites}
-    after_pool: set[fx.Node] = set()
-    first = set()
-    for node in graph_module.graph.nodes:
-        if any(source in after_pool for source in node.all_input_nodes):
-            after_pool.add(node)
-        elif node in pools:
-            first.add(node)
-            after_pool.add(node)
-    return first
+    return first_on_paths(graph_module.graph, sites)
 
 
 def _check_droppable(graph_module: fx.GraphModule, site: MaxPoolSite) -> None:

@@ -5,6 +5,8 @@ A site is a frozen record of one place that a pass may rewrite; passes never loo
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -72,6 +74,22 @@ def norm_sites(graph_module: fx.GraphModule) -> list[NormSite]:
     return [site for site in matched if site is not None]
 
 
+def first_on_paths(graph: fx.Graph, sites: Sequence[ConvSite] | Sequence[MaxPoolSite]) -> set[fx.Node]:
+    """Of the sites' nodes those that no other one leads to, by the data that they take."""
+    inputs = {site.node: site.input for site in sites}
+    first: set[fx.Node] = set()
+    after: set[fx.Node] = set()
+    for node in graph.nodes:
+        # A kernel may be computed from activations (dynamic convolutions): it leads nowhere.
+        sources = [inputs[node]] if node in inputs else node.all_input_nodes
+        if any(source in after for source in sources):
+            after.add(node)
+        elif node in inputs:
+            first.add(node)
+            after.add(node)
+    return first
+
+
 def opaque_convs(graph_module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
     """Kernel sizes of the convolutions inside leaf modules, where no pass can reach them, by their paths."""
     found = {}
@@ -86,7 +104,7 @@ def opaque_convs(graph_module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
 def deformable_convs(graph_module: fx.GraphModule) -> dict[str, str]:
     """Nodes that call torchvision's deformable convolution, and the paths of the modules that do."""
     calls = (node for node in graph_module.graph.nodes if node.op == "call_function")
-    return {node.name: module_path(node) or node.name for node in calls if "deform_conv2d" in str(node.target)}
+    return {node.name: site_name(node) for node in calls if "deform_conv2d" in str(node.target)}
 
 
 def is_convolution(module: nn.Module) -> bool:
@@ -112,6 +130,11 @@ def module_path(node: fx.Node) -> str | None:
     return path.removeprefix("L['self'].") or None
 
 
+def site_name(node: fx.Node) -> str:
+    """Path of the module that the node calls or stands in; the node's own name where nothing tells."""
+    return str(node.target) if node.op == "call_module" else module_path(node) or node.name
+
+
 def weight_shape(graph_module: fx.GraphModule, weight: fx.Node) -> tuple[int, ...] | None:
     """Shape of a kernel: read off the parameter, or off what shape propagation has left on a computed one."""
     if weight.op == "get_attr":
@@ -120,10 +143,7 @@ def weight_shape(graph_module: fx.GraphModule, weight: fx.Node) -> tuple[int, ..
 
 
 def _attribute(graph_module: fx.GraphModule, node: fx.Node) -> Any:
-    value: Any = graph_module
-    for atom in str(node.target).split("."):
-        value = getattr(value, atom)
-    return value
+    return operator.attrgetter(str(node.target))(graph_module)
 
 
 def trained(graph_module: fx.GraphModule, kernel: fx.Node) -> bool:
@@ -171,7 +191,7 @@ def _match_max_pool(graph_module: fx.GraphModule, node: fx.Node) -> MaxPoolSite 
     if node.op != "call_function":
         return None
     call = max_pool_call(node.target, node.args, node.kwargs)
-    return None if call is None else MaxPoolSite(**vars(call), node=node, name=module_path(node) or node.name)
+    return None if call is None else MaxPoolSite(**vars(call), node=node, name=site_name(node))
 
 
 def _match_norm(graph_module: fx.GraphModule, node: fx.Node) -> NormSite | None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import fx
 
 from passes.base import Change, PassContext, PassReport, Skip, graph_pass
 from passes.checks import pooled_geometry
-from passes.match import ConvSite, conv_sites, deformable_convs, match_conv, opaque_convs, trained
+from passes.match import ConvSite, conv_sites, deformable_convs, first_on_paths, match_conv, opaque_convs, trained
 from passes.patterns import select_names
 from passes.pooled_calls import pooled_conv
 from passes.pooling_rule import DEFORMABLE, NOT_TRACED, PoolingRule
+from passes.rewire import insert_after
 from passes.shapes import Shape, record_shape
 from passes.wording import sides
 
@@ -51,19 +51,7 @@ def pool_weights(graph_module: fx.GraphModule, context: PassContext, *, rule: Po
 
 def stem_nodes(graph_module: fx.GraphModule, sites: Sequence[ConvSite]) -> set[fx.Node]:
     """The convolutions that read the image: none of their inputs has passed another convolution."""
-    convs = {site.node: site for site in sites}
-    after_conv: set[fx.Node] = set()
-    stems = set()
-    for node in graph_module.graph.nodes:
-        site = convs.get(node)
-        # A kernel may be computed from activations (dynamic convs); only the data path makes a stem.
-        sources = [site.input] if site else node.all_input_nodes
-        if any(source in after_conv for source in sources):
-            after_conv.add(node)
-        elif site:
-            stems.add(node)
-            after_conv.add(node)
-    return stems
+    return first_on_paths(graph_module.graph, sites)
 
 
 def _rewire(graph_module: fx.GraphModule, site: ConvSite, rule: PoolingRule) -> None:
@@ -78,20 +66,12 @@ def _rewire(graph_module: fx.GraphModule, site: ConvSite, rule: PoolingRule) -> 
     node.args = (source, weight, site.bias if pooled.margins is None else None, *pooled.arguments)
     last = node
     if pooled.margins is not None:
-        last = _after(graph, node, F.pad, list(pooled.margins))
+        last = insert_after(graph, node, F.pad, list(pooled.margins))
         if site.bias is not None:
             with graph.inserting_before(node):
                 column = graph.call_method("view", (site.bias, -1, *(1,) * len(site.kernel)))
-            last = _after(graph, last, operator.add, column)
+            last = insert_after(graph, last, operator.add, column)
     last.meta["unpooled"] = site
-
-
-def _after(graph: fx.Graph, node: fx.Node, function: Callable[..., Any], argument: Any) -> fx.Node:
-    """Insert ``function(node, argument)`` behind ``node``, for everyone who read ``node``."""
-    with graph.inserting_after(node):
-        result = graph.call_function(function, (node, argument))
-    node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
-    return result
 
 
 def is_custom_transform(node: fx.Node) -> bool:

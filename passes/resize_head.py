@@ -12,7 +12,7 @@ from passes.base import Change, PassContext, PassReport, graph_pass
 from passes.checks import check_batch, full_shapes_known, outputs_alike, parameters_reached
 from passes.errors import PassError
 from passes.find_maps import find_flatten, find_map
-from passes.match import module_path
+from passes.match import site_name
 from passes.misfits import failed_transform, misfit, unequal_branches
 from passes.pool_weights import is_custom_transform
 from passes.shapes import ShapeError, full_shape, node_shape, propagate_shapes, record_shapes
@@ -73,8 +73,7 @@ def _resize(graph_module: fx.GraphModule, error: ShapeError) -> fx.Node:
         _move_sites(graph_module, source, resized)
     graph_module.recompile()
     site = flatten or source
-    name = str(site.target) if site.op == "call_module" else module_path(site) or site.name
-    resized.meta["resized"] = Change(name, site.name, "low-mode map", f"resized to {sides(size)}")
+    resized.meta["resized"] = Change(site_name(site), site.name, "low-mode map", f"resized to {sides(size)}")
     return resized
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from passes.base import Change, PassContext, PassReport, graph_pass
 from passes.checks import output_node, outputs_alike
 from passes.errors import PassError
+from passes.find_maps import is_map
 from passes.resize_head import SMOOTH
 from passes.shapes import Shape, node_shape, record_shape
 from passes.trees import tree_flatten, tree_unflatten
@@ -50,7 +51,7 @@ def restore_output(graph_module: fx.GraphModule, context: PassContext) -> PassRe
 
 
 def _sizes(full: Any, low: Any) -> tuple[int, ...] | None:
-    if not (isinstance(full, Shape) and isinstance(low, Shape)) or len(full) != len(low) or not 3 <= len(full) <= 5:
+    if not (is_map(full) and is_map(low)) or len(full) != len(low):
         return None
     return tuple(full[2:]) if full[:2] == low[:2] and full[2:] != low[2:] else None
 

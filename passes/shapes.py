@@ -24,6 +24,7 @@ from passes.preserve import preserve_attributes
 from passes.shape_rules import SHAPE_RULES
 from passes.torch_internals import FAKE_TENSOR_LOGGER, fake_tensor_mode
 from passes.trees import tree_map
+from passes.wording import first_line
 
 
 class Shape(tuple[int, ...]):
@@ -189,7 +190,7 @@ class _FakeInterpreter(fx.Interpreter):
             result = super().run_node(node)
         except Exception as error:
             if _RESULT not in node.meta:
-                raise ShapeError(node, self.shapes, _first_line(error)) from error
+                raise ShapeError(node, self.shapes, _complaint(error)) from error
             result = tree_map(self._like, node.meta[_RESULT])
         self.shapes[node] = tree_map(_shape, result)
         return result
@@ -219,10 +220,9 @@ def _shape(value: Any) -> Any:
     return Shape(value.shape) if isinstance(value, Tensor) else value
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    if text:
-        return text.splitlines()[0]
+def _complaint(error: Exception) -> str:
+    if str(error).strip():
+        return first_line(error)
     # An assertion without words: the line that makes it is the next best thing.
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
     line = frames[-1].line if frames else ""

@@ -1,4 +1,4 @@
-"""How messages and reports spell sizes, and the names that a user may have meant."""
+"""How messages and reports spell sizes and errors, and the names that a user may have meant."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ _MOST, _ALIKE = 4, 0.3
 def sides(sizes: Iterable[int]) -> str:
     """Sizes as a person writes them: ``3×3``."""
     return "×".join(map(str, sizes))
+
+
+def first_line(error: Exception) -> str:
+    """What an error complains of, in one line; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def near_matches(name: str, known: Iterable[str]) -> list[str]:

@@ -21,6 +21,7 @@ from passes import bind_graph, propagate_shapes
 from passes.find_maps import mark_images
 from passes.preserve import train_mode
 from passes.shapes import forget_results, record_shapes
+from passes.wording import first_line
 
 
 class TraceError(ValueError):
@@ -52,7 +53,7 @@ class Captured:
         if self.front_end.any_size:
             return copy.deepcopy(self.graph_module.graph)
         with train_mode(self.model):
-            (trace, *_) = self.front_end.attempts(self.model, inputs, self.blank(inputs), self.leaf_modules)
+            (trace, *_) = self.front_end.attempts(self.model, inputs, inputs.blank_for(self.model), self.leaf_modules)
             try:
                 graph = trace()
                 mark_images(graph, inputs.images)
@@ -70,19 +71,13 @@ class Captured:
 
         Raises ``TraceError`` where it does not train as the model does, or where that can't be told.
         """
-        args, kwargs = inputs.call(self.blank(inputs))
-        flatten = partial(inputs.flatten, self.model)
-        proof = prove(self.model, graph_module, args, kwargs, leaves=lambda args, kwargs: flatten(args, kwargs))
+        args, kwargs = inputs.call(inputs.blank_for(self.model))
+        proof = prove(self.model, graph_module, args, kwargs, leaves=partial(inputs.flatten, self.model))
         if not proof.holds:
             raise TraceError(
                 f"{self.front_end.name}'s graph of {type(self.model).__name__} does not train as the model does: "
                 f"{proof.difference}; leave front_end out, and low steps run the model itself"
             )
-
-    def blank(self, inputs: ModelInputs) -> tuple[Tensor, ...]:
-        """Blank tensors for a call of the model, of its own floating dtype and on its device."""
-        like = next((value for value in self.model.parameters() if value.is_floating_point()), None)
-        return inputs.blank() if like is None else inputs.blank(like.device, like.dtype)
 
 
 def capture(
@@ -174,7 +169,6 @@ def trace_call(
 
 def _where(error: Exception) -> str:
     """The error's first line, and the last line of the model's own code that led to it."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
     ours = ("/torch/", "/lowmode_fx/", "/passes/")
     frames = [
         frame
@@ -182,4 +176,4 @@ def _where(error: Exception) -> str:
         if not any(part in frame.filename.replace("\\", "/") for part in ours) and not frame.filename.startswith("<")
     ]
     place = f" (line {frames[-1].lineno} of {frames[-1].filename.rsplit('/', 1)[-1]})" if frames else ""
-    return f"{lines[0]}{place}"
+    return f"{first_line(error)}{place}"

@@ -137,12 +137,14 @@ def inline_constants(graph: fx.Graph, model: nn.Module) -> None:
 def replace_by_constant(graph: fx.Graph, node: fx.Node, value: Tensor) -> None:
     """Put a call that returns ``value`` in the place of ``node``."""
     with graph.inserting_before(node):
-        constant = graph.call_function(_returning(value))
+        constant = graph.call_function(returning(value))
     node.replace_all_uses_with(constant)
     graph.erase_node(node)
 
 
-def _returning(value: Tensor) -> Callable[[], Tensor]:
+def returning(value: Tensor) -> Callable[[], Tensor]:
+    """A call that gives ``value``, as a graph holds a constant."""
+
     def constant() -> Tensor:
         return value
 

@@ -109,6 +109,11 @@ class ModelInputs:
         """Zeros for every leaf; ``dtype``, where given, is that of floating leaves."""
         return tuple(leaf.blank(None if device is None else torch.device(device), dtype) for leaf in self.leaves)
 
+    def blank_for(self, model: nn.Module) -> tuple[Tensor, ...]:
+        """Zeros for every leaf, of the floating dtype of ``model`` and on its device."""
+        like = next((value for value in model.parameters() if value.is_floating_point()), None)
+        return self.blank() if like is None else self.blank(like.device, like.dtype)
+
     def call(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of the call with these values for its tensors."""
         found = iter(leaves)

@@ -16,12 +16,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from lowmode_fx.capture.fx_frontend import returning
 from lowmode_fx.capture.inputs import ModelInputs
 from passes.preserve import preserve_state
 from passes.shapes import record_result
 from passes.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 _PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.memory_format, torch.layout)
+#: Stands for a tensor among other leaves.
+_TENSOR = object()
 
 
 class LiveFrontEnd:
@@ -105,17 +108,13 @@ class _Recorder(TorchFunctionMode):
         if not inside_leaf and all(_is_plain(leaf) for leaf in leaves):
             return self._call(func, tuple(map(self.argument, args)), {n: self.argument(v) for n, v in kwargs.items()})
         # What generated code can't spell travels in the function.
-        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        refill = _refilling(leaves, structure)
 
         def call(*tensors: Tensor) -> Any:
-            values = list(others)
-            for place, tensor in zip(places, tensors, strict=True):
-                values[place] = tensor
-            given, named = tree_unflatten(values, structure)
+            given, named = refill(tensors)
             return func(*given, **named)
 
-        return self._call(call, tuple(self.argument(leaves[place]) for place in places), {})
+        return self._call(call, tuple(self.argument(leaf) for leaf in leaves if isinstance(leaf, Tensor)), {})
 
     def _keep_result(self, result: Any, node: fx.Node) -> None:
         record_result(node, result)
@@ -144,7 +143,7 @@ class _Recorder(TorchFunctionMode):
         if known is not None:
             return known[1]
         name = self._names.get(id(value))
-        node = self.graph.get_attr(name) if name else self._call(_returning(value.detach()), (), {})
+        node = self.graph.get_attr(name) if name else self._call(returning(value.detach()), (), {})
         self.keep(value, node)
         return node
 
@@ -158,13 +157,9 @@ class _Recorder(TorchFunctionMode):
         def unflatten(values: list[Any]) -> Any:
             return tree_unflatten(list(values), structure)
 
-        def held(values: list[Any]) -> Any:  # other leaves than tensors, which generated code can't spell
-            kept = iter(values)
-            return tree_unflatten([next(kept) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
-
         plain = all(_is_plain(leaf) for leaf in leaves)
         nodes = found if plain else [each for each in found if isinstance(each, fx.Node)]
-        return self.graph.call_function(unflatten if plain else held, (nodes,))
+        return self.graph.call_function(unflatten if plain else _refilling(leaves, structure), (nodes,))
 
     @contextlib.contextmanager
     def inside(self, module: nn.Module) -> Iterator[None]:
@@ -213,8 +208,12 @@ def _after(value: Tensor, written: None) -> Tensor:
     return value
 
 
-def _returning(value: Tensor) -> Callable[[], Tensor]:
-    def constant() -> Tensor:
-        return value
+def _refilling(leaves: Sequence[Any], structure: Any) -> Callable[[Sequence[Any]], Any]:
+    """A function of tensors that puts them back among the other leaves, which generated code can't spell."""
+    kept = [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
-    return constant
+    def refill(tensors: Sequence[Any]) -> Any:
+        left = iter(tensors)
+        return tree_unflatten([next(left) if each is _TENSOR else each for each in kept], structure)
+
+    return refill

@@ -31,7 +31,7 @@ from passes import (
 from passes.checks import check_poolable, single_pixel_norms
 from passes.preserve import train_mode
 from passes.shapes import record_full_shapes
-from passes.wording import sides
+from passes.wording import first_line, sides
 
 
 def low_mode_passes(config: LowModeConfig) -> tuple[GraphPass, ...]:
@@ -71,7 +71,7 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
         if not captured.live:
             captured.require_proof(low, inputs)
         record_full_shapes(low.graph, full.graph)
-        context = PassContext(full, captured.blank(inputs), captured.front_end.any_size)
+        context = PassContext(full, inputs.blank_for(model), captured.front_end.any_size)
         run_passes(low, low_mode_passes(config), context)
     full_sides, low_sides = captured.inputs.image.shape[2:], inputs.image.shape[2:]
     report = PairReport(
@@ -113,7 +113,7 @@ def _low_graph(captured: Captured, inputs: ModelInputs) -> fx.Graph:
         return captured.graph_for(inputs)
     except Exception as error:
         size = sides(inputs.image.shape[2:])
-        cause = str(error).strip().splitlines()[0]
+        cause = first_line(error)
         raise PassError(
             f"{captured.front_end.name} can't follow the model on {size} inputs: {cause}; try an input size that "
             "halves more often, or pool kernels alone with downsample_input=False"

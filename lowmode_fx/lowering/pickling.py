@@ -34,10 +34,8 @@ def rebuild_ladder(
     """
     report = rungs[0][2]
     # The model may have another type than when the pair was built, and so may the images that it takes.
-    like = next((value for value in model.parameters() if value.is_floating_point()), None)
-    leaves = inputs.blank() if like is None else inputs.blank(like.device, like.dtype)
     front_end: Any = report.front_end
-    captured = capture_call(model, inputs, leaves, front_end, report.leaf_modules)
+    captured = capture_call(model, inputs, inputs.blank_for(model), front_end, report.leaf_modules)
     made = tuple(lower_quietly(captured, config, mode) for mode, config, _ in rungs)
     ladder = kind(model, captured.graph_module, made, captured.inputs, live)
     if graph_digest(ladder) != digest:

@@ -14,6 +14,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.networks import Network, network
 from lowmode_fx.runtime.shape_guard import ShapeGuard, Shapes
 from passes.torch_internals import compiler_errors
+from passes.wording import first_line
 
 Place = Literal["device", "host"]
 
@@ -61,7 +62,7 @@ class ModeRunner:
             return compiled(*args, **kwargs)
         except compiler_errors() as error:
             self.compiled = {}
-            cause = str(error).strip().splitlines()[0]
+            cause = first_line(error)
             warnings.warn(
                 f"torch.compile does not work here, so all modes run uncompiled, slower and no less right: {cause}; "
                 "compile=False says so without a warning",

@@ -3,6 +3,7 @@
 from passes.preserve.copies import copy_apart
 from passes.preserve.forwards import ForwardAttributes
 from passes.preserve.state import (
+    own_classes,
     preserve_attributes,
     preserve_generators,
     preserve_modes,
@@ -14,6 +15,7 @@ from passes.preserve.state import (
 __all__ = [
     "ForwardAttributes",
     "copy_apart",
+    "own_classes",
     "preserve_attributes",
     "preserve_generators",
     "preserve_modes",

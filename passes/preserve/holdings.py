@@ -20,7 +20,6 @@ from passes.preserve.containers import cell_contents
 
 _ATOMS = frozenset({bool, int, float, complex, str, bytes, type, type(None), torch.dtype, torch.device, torch.Size})
 _PLAIN_CONTAINERS = frozenset({dict, list, set, deque, OrderedDict})
-_LIKE_LISTS = (list, tuple, deque, set, frozenset)
 #: Iterators that tell where they stand, and so can be copied.
 _RUN_OVER: tuple[Any, ...] = ([], (), set(), range(0), range(2**70), "", "é", b"", {}, {}.values(), {}.items())
 _ITERATORS = frozenset(

@@ -101,7 +101,7 @@ def _preserve_attributes(found: Holdings) -> Iterator[None]:
     restorers: list[Restorer] = [*generator_restorers(found.generators), empty_restorer(found.empty)]
     restorers += map(container_restorer, found.containers)
     restorers += map(array_restorer, found.arrays)
-    restorers += map(_class_restorer, {kind for module in found.modules for kind in _own_classes(type(module))})
+    restorers += map(_class_restorer, {kind for module in found.modules for kind in own_classes(type(module))})
     # A scripted module's mode is no attribute, and nothing takes the place of its tensors, whatever a forward runs on.
     for module in found.modules:
         if isinstance(module, torch.jit.ScriptModule):
@@ -117,7 +117,7 @@ def _preserve_attributes(found: Holdings) -> Iterator[None]:
         yield
 
 
-def _own_classes(kind: type) -> tuple[type, ...]:
+def own_classes(kind: type) -> tuple[type, ...]:
     """The classes of users among those of a module: torch's own change no attribute."""
     return tuple(each for each in kind.__mro__ if each.__module__.partition(".")[0] not in ("torch", "builtins"))
 

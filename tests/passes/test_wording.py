@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from passes.wording import near_matches, near_matches_hint, sides
+from passes.wording import first_line, near_matches, near_matches_hint, sides
 
 STAGES = [f"layer{stage}.{block}.conv{conv}" for stage in (1, 2) for block in (0, 1) for conv in (1, 2)]
 
@@ -15,6 +15,14 @@ STAGES = [f"layer{stage}.{block}.conv{conv}" for stage in (1, 2) for block in (0
 )
 def test_sizes_have_a_multiplication_sign_between_them(sizes: list[int], spelled: str) -> None:
     assert sides(sizes) == spelled
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(ValueError("one\ntwo"), "one"), (ValueError("\n one\n"), "one"), (AssertionError(), "AssertionError")],
+)
+def test_an_error_is_told_in_one_line(error: Exception, line: str) -> None:
+    assert first_line(error) == line
 
 
 def test_near_matches_are_at_most_four_each_once_the_nearest_first() -> None:

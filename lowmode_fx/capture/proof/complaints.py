@@ -18,11 +18,6 @@ class NotProvable(Exception):
     """The model does what can't be followed without real values. The message says what, in one line."""
 
 
-def first_line(error: Exception) -> str:
-    """What an error complains of, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def told(place: Place) -> str:
     path, line = place
     return f"line {line} of {os.path.basename(path)}"

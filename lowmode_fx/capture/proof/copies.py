@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from lowmode_fx.capture.proof.complaints import NotProvable, first_line
+from lowmode_fx.capture.proof.complaints import NotProvable
 from lowmode_fx.capture.proof.fakes import Fakes
+from passes.wording import first_line
 
 _HOOKS = {
     "_forward_hooks": "forward hook",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from lowmode_fx.capture.proof.complaints import NotProvable, first_line
+from lowmode_fx.capture.proof.complaints import NotProvable
 from lowmode_fx.capture.proof.copies import fake_copy, graph_over
 from lowmode_fx.capture.proof.fakes import Fakes, Names
 from lowmode_fx.capture.proof.results import Results
@@ -21,6 +21,7 @@ from lowmode_fx.capture.proof.values import Values
 from lowmode_fx.capture.proof.verdict import first_difference
 from passes.preserve import preserve_state
 from passes.torch_internals import fake_tensor_mode_without_kernels
+from passes.wording import first_line
 
 #: Arguments of a call by place and by name.
 Call = tuple[Sequence[Any], Mapping[str, Any]]

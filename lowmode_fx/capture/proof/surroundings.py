@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lowmode_fx.capture.proof.compare import generator_state
+from passes.preserve import own_classes
 from passes.preserve.generators import gpus
 
 _VALUES = (int, float, complex, str, tuple, type(None))
@@ -77,8 +78,7 @@ class Surroundings:
 
 
 def _owners(model: nn.Module) -> Iterator[Any]:
-    classes = dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__)
-    own = [kind for kind in classes if kind.__module__.partition(".")[0] not in ("torch", "builtins")]
+    own = dict.fromkeys(kind for module in model.modules() for kind in own_classes(type(module)))
     yield from own
     for name in dict.fromkeys(kind.__module__ for kind in own):
         if name in sys.modules:

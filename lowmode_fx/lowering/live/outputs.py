@@ -49,9 +49,7 @@ class FullOutputs:
     def _shapes(self, shapes: Shapes) -> list[Shape]:
         inputs = self._inputs.with_shapes(shapes)
         if self._any_size:
-            like = next((value for value in self._model.parameters() if value.is_floating_point()), None)
-            values = inputs.blank() if like is None else inputs.blank(like.device, like.dtype)
-            found = propagate_shapes(self._full, *values)
+            found = propagate_shapes(self._full, *inputs.blank_for(self._model))
             return [leaf for leaf in tree_leaves(found[output_node(self._full.graph)]) if isinstance(leaf, Shape)]
         model = copy.deepcopy(self._model, {id(value): value.detach().to("meta") for value in self._model.buffers()})
         args, kwargs = inputs.call(inputs.blank("meta"))

@@ -1,0 +1,16 @@
+"""Edits of a graph that several passes make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+
+def insert_after(graph: fx.Graph, node: fx.Node, function: Callable[..., Any], argument: Any) -> fx.Node:
+    """Insert ``function(node, argument)`` behind ``node``, for everyone who read ``node``."""
+    with graph.inserting_after(node):
+        result = graph.call_function(function, (node, argument))
+    node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
+    return result
