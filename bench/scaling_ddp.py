@@ -62,7 +62,8 @@ def _make(name: str, images: torch.Tensor) -> tuple[DistributedDataParallel, tor
     if name == "net":
         net.attach(optimizer)
     else:
-        net.forward = net._runner.networks[Mode.LOW].forward  # the module that DDP wraps, without schedule and choice
+        # The module that DDP wraps, without schedule and choice; set plainly, it would go to the model.
+        vars(net)["forward"] = net._runner.networks[Mode.LOW]
     return DistributedDataParallel(net), optimizer
 
 
