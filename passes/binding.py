@@ -37,14 +37,17 @@ def _read_hidden_names(graph: fx.Graph, model: nn.Module) -> None:
     """What a model calls ``code`` or ``graph`` is something else on a graph module: a call reads it off the model."""
     hidden = _HIDDEN & (model.__dict__["_parameters"].keys() | model.__dict__["_buffers"].keys())
     for node in list(graph.nodes) if hidden else ():
-        if node.op == "get_attr" and str(node.target) in hidden:
-            node.op, node.target = "call_function", _reader(model, str(node.target))
+        # A copied graph has the readers of the model that it is a copy of.
+        name = getattr(node.target, "hidden_name", "") if node.op == "call_function" else str(node.target)
+        if node.op in ("call_function", "get_attr") and name in hidden:
+            node.op, node.target = "call_function", _reader(model, name)
 
 
 def _reader(model: nn.Module, name: str) -> Callable[[], Any]:
     def read() -> Any:
         return getattr(model, name)
 
+    read.hidden_name = name  # type: ignore[attr-defined]
     return read
 
 

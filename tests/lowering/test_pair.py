@@ -367,3 +367,27 @@ def test_the_report_of_a_pass() -> None:
     }
     with pytest.raises(KeyError, match="restore_output"):
         report.of("restore_output")
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("mode", ["full", "low"])
+def test_a_copy_reads_its_own_parameter_whatever_its_name(mode: str, copies: int) -> None:
+    class Coded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.code = nn.Conv2d(3, 4, 3, padding=1), nn.Parameter(torch.ones(4, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.conv(x) * self.code).mean((2, 3))
+
+    pair = build_pair(Coded(), torch.randn(2, 3, 8, 8), LowModeConfig(pool_convs="all"))
+    copied = pair
+    for _ in range(copies):
+        copied = copy.deepcopy(copied)
+    with torch.no_grad():
+        copied.model.code.zero_()
+    output = getattr(copied, mode)(torch.randn(2, 3, 8, 8))
+    output.sum().backward()
+    assert not output.any()
+    assert copied.model.code.grad is not None
+    assert pair.model.code.grad is None
