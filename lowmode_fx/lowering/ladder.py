@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -44,7 +44,7 @@ class Rung:
 
     def over(self, model: nn.Module, graph: fx.Graph) -> Rung:
         """The same rung over another copy of its model."""
-        return Rung(self.mode, model, graph, self.config, self.inputs, self.report)
+        return replace(self, model=model, graph=graph)
 
 
 class downsampler:
@@ -148,8 +148,8 @@ def graph_digest(ladder: Ladder) -> str:
     """A digest of every graph: operations, targets and arguments."""
     lines = (
         f"{node.name} {node.op} {_target(node)} {node.args} {node.kwargs}"
-        for mode in (Mode.FULL, *ladder.modes[:-1])
-        for node in ladder.graph(mode).graph.nodes
+        for graph in (ladder.full.graph, *(rung.graph for rung in ladder.rungs))
+        for node in graph.nodes
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

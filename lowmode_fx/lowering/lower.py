@@ -73,6 +73,7 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
         record_full_shapes(low.graph, full.graph)
         context = PassContext(full, inputs.blank_for(model), captured.front_end.any_size)
         run_passes(low, low_mode_passes(config), context)
+    effect, lone = no_effect(config, context), single_pixel_norms(full, low)
     full_sides, low_sides = captured.inputs.image.shape[2:], inputs.image.shape[2:]
     report = PairReport(
         model=type(model).__name__,
@@ -81,12 +82,12 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
         input_shape=captured.inputs.image.shape,
         low_input_shape=inputs.image.shape,
         passes=tuple(context.reports),
-        notes=notes(full_sides, low_sides, config, context, low),
+        notes=notes(full_sides, low_sides, config, context, low, effect, lone),
         input_dtype=captured.inputs.image.dtype,
         leaf_modules=captured.leaf_modules,
         any_size=captured.front_end.any_size,
-        no_effect=no_effect(config, context),
-        least_batch=2 if single_pixel_norms(full, low) else 1,
+        no_effect=effect,
+        least_batch=2 if lone else 1,
     )
     return Rung(mode, model, low.graph, config, inputs, report)
 

@@ -9,7 +9,7 @@ from torch import fx
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.downsampling import downsampled_sides
 from passes import PassContext
-from passes.checks import output_node, single_pixel_norms
+from passes.checks import output_node
 from passes.ratios import divides, ratio_text
 from passes.shapes import Shape, node_shape
 from passes.wording import sides
@@ -33,11 +33,16 @@ def notes(
     config: LowModeConfig,
     context: PassContext,
     low: fx.GraphModule,
+    effect: str,
+    lone: Sequence[str],
 ) -> tuple[str, ...]:
-    """Sides that the ratio doesn't divide, options without an effect, and maps that are returned smaller."""
+    """Sides that the ratio doesn't divide, options without an effect, and maps that are returned smaller.
+
+    effect: what ``no_effect`` says. lone: norms that get one pixel of an image.
+    """
     found = []
     found += [_rounding(full_sides, low_sides, config)] if config.downsample_input else []
-    found += [no_effect(config, context)]
+    found += [effect]
     if config.drop_maxpools in ("stem", "all") and not context.report("drop_maxpools").changes:
         found.append(f"drop_maxpools={config.drop_maxpools!r} found no max pool")
     ours, theirs = (node_shape(output_node(each.graph)) for each in (context.full, low))
@@ -47,7 +52,6 @@ def notes(
         found.append(
             f"low-mode returns maps of {small} where full-mode returns {full}; restore_output=True resizes them"
         )
-    lone = single_pixel_norms(context.full, low)
     if lone:
         found.append(f"at {lone[0]} low-mode's map is 1×1, without statistics of one image, which runs in full-mode")
     return tuple(filter(None, found))

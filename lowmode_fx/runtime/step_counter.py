@@ -67,8 +67,8 @@ class StepCounter:
             self.step += 1
 
     def _trains(self, optimizer: Optimizer) -> bool:
-        ours = {id(parameter) for parameter in self._parameters()}
-        return any(id(parameter) in ours for group in optimizer.param_groups for parameter in group["params"])
+        theirs = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        return any(id(parameter) in theirs for parameter in self._parameters())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StepCounter:
         raise TypeError("a step counter belongs to one model; its copy makes its own")

@@ -44,9 +44,11 @@ class Lookup:
         self._built_modules = _Names(model.named_modules())
         self._built_parameters = _Names(model.named_parameters(remove_duplicate=False))
         self._known: tuple[Sequence[Any], Sequence[Any]] = ((), ())
-        #: By the id of a module, its path at the build (or that of the module whose place it has taken), and now.
+        #: By the id of a module, its path at the build (or that of the module whose place it has taken), and now; and
+        #: the modules by the former.
         self._places: Mapping[int, str] = {}
         self._paths: Mapping[int, str] = {}
+        self._standing: Mapping[str, nn.Module] = {}
         self._plain: set[CodeType] = set()
         self.find_place = _constant(self._find_place)
         self.find_function = _constant(self._find_function)
@@ -66,13 +68,18 @@ class Lookup:
         named_modules = list(self.model.named_modules())
         self._paths = {id(module): path for path, module in named_modules}
         self._places = self._built_modules.of(named_modules)
+        standing: dict[str, nn.Module] = {}
+        for _, module in named_modules:
+            if id(module) in self._places:
+                standing.setdefault(self._places[id(module)], module)
+        self._standing = standing
         names = self._built_parameters.of(self.model.named_parameters(remove_duplicate=False))
         kernels = self.plan.kernels
         self.kernels = {identity: kernels[name] for identity, name in names.items() if name in kernels}
 
     def module_at(self, place: str) -> nn.Module | None:
         """The module that stands at a planned place; ``None`` where it is gone."""
-        return next((module for module in self._known[0] if self._places.get(id(module)) == place), None)
+        return self._standing.get(place)
 
     def in_compiled_code(self) -> bool:
         """Whether compiled code makes the call that the mode meets."""
