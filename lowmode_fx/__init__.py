@@ -13,6 +13,7 @@ from lowmode_fx.lowering.report import NoEffectWarning, PairReport
 from lowmode_fx.runtime.host_loader import host_loader
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, PeriodicSchedule, Schedule, lr_milestones
+from lowmode_fx.runtime.train_step import TrainStep
 from lowmode_fx.tuning.agreement import GradientAgreement, gradient_agreement
 from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
 from lowmode_fx.tuning.tune import Tuning, tune
@@ -38,6 +39,7 @@ __all__ = [
     "Rung",
     "Schedule",
     "TraceError",
+    "TrainStep",
     "Tuning",
     "build_ladder",
     "build_pair",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -68,6 +69,7 @@ class LowModeModel(ModelView):
         self.last_mode: Mode | None = None
         self._steps = StepCounter(ladder.model.parameters)
         self._epoch = 0
+        self._forced: Mode | None = None
         self._compile_options = {"dynamic": False, **(compile_options or {})} if compile else None
         self._guard = ShapeGuard(ladder)
         self._runner = ModeRunner(ladder, downsample_on, self._compile_options, self._guard)
@@ -131,11 +133,21 @@ class LowModeModel(ModelView):
                 "use DistributedDataParallel"
             )
         self._runner.settle()
+        if self._forced is not None:
+            return self._run(self._forced, args, kwargs)
         kind = forward_kind() if self.training else ForwardKind.NO_STEP
         if kind is ForwardKind.NO_STEP:
             return self.ladder.model(*args, **kwargs)
         if kind is ForwardKind.RECOMPUTED and self.last_mode is not None:
             return self._run(self.last_mode, args, kwargs)
+        return self._run(self.begin_step(args, kwargs), args, kwargs)
+
+    def begin_step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mode:
+        """The mode of a training forward that is about to run with these arguments, counted as one.
+
+        For loops that run it themselves, under ``in_mode``. Raises ``ValueError`` where a loader's images have no
+        mode's size.
+        """
         mode = due = self.mode
         if self.downsample_on == "host":
             mode = self._mode_of(self.ladder.inputs.first_image(args, kwargs), due)
@@ -144,7 +156,16 @@ class LowModeModel(ModelView):
             mode = mode if self._guard.fits_batch(mode, self.ladder.inputs.first_image(args, kwargs)) else Mode.FULL
         self.last_mode = mode
         self._steps.count_forward()
-        return self._run(mode, args, kwargs)
+        return mode
+
+    @contextlib.contextmanager
+    def in_mode(self, mode: Mode) -> Iterator[None]:
+        """Inside, forwards of this module run in ``mode``, whatever the schedule says, and count no step."""
+        before, self._forced = self._forced, self.ladder.resolve(mode)
+        try:
+            yield
+        finally:
+            self._forced = before
 
     def _run(self, mode: Mode, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         outputs = self._runner.run(mode, args, kwargs)

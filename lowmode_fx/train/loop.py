@@ -16,6 +16,7 @@ from torch import nn
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import MeasuringSchedule
+from lowmode_fx.runtime.train_step import TrainStep
 from lowmode_fx.train.batches import steps_per_epoch, train_batches
 from lowmode_fx.train.checkpoint import (
     has_checkpoint,
@@ -94,7 +95,7 @@ class _Run:
         self.reporter = Reporter(label, settings.epochs, self.steps, console, quiet)
         self.low_mode = model if isinstance(model, LowModeModel) else None
         # What torch.compile returns is called and never saved: the module itself keeps the model's own keys.
-        self.forward: Callable[[torch.Tensor], Any] = model
+        self.forward: Any = model
         if self.low_mode is None and settings.compile:
             self.forward = torch.compile(model, dynamic=False)
         self.identity = run_identity(identity, self.low_mode, splits, settings)
@@ -104,9 +105,12 @@ class _Run:
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             nesterov=settings.nesterov,
+            fused=self.device.type == "cuda" or None,  # so that a captured step holds the optimizer's too
         )
         self.criterion = partial(classification_loss, label_smoothing=settings.label_smoothing)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "fp16")
+        autocast = settings.autocast_dtype()
+        self.train_step = TrainStep(self.forward, self.criterion, self.optimizer, autocast=autocast, scaler=self.scaler)
         self.records: list[EpochRecord] = []
         self.compile_seconds = 0.0
         self.epoch = 0
@@ -129,8 +133,6 @@ class _Run:
         torch.manual_seed(self.settings.seed)  # what the model draws (dropout) doesn't depend on how it was built
         if resume and self.folder is not None and has_checkpoint(self.folder.path):
             self.load(self.folder)
-        if self.low_mode is not None:
-            self.low_mode.attach(self.optimizer)
         self.write_summary("running")
         interrupted = 0
         with Interrupts() as interrupts, self.reporter:
@@ -177,16 +179,12 @@ class _Run:
             workers=self.settings.workers,
         )
 
-    def backward(
-        self, forward: Callable[[torch.Tensor], Any], images: torch.Tensor, labels: torch.Tensor
-    ) -> torch.Tensor:
-        """The mean loss of a batch (a scalar), its gradients being in place."""
+    def backward(self, forward: Callable[[torch.Tensor], Any], images: torch.Tensor, labels: torch.Tensor) -> None:
+        """One forward and backward pass, which no update follows."""
         dtype = self.settings.autocast_dtype()
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             loss = self.criterion(forward(images), labels)
-        self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        return loss.detach()
 
     def train_epoch(self, interrupts: Interrupts) -> None:
         """The epoch's steps from ``self.step`` on, up to its end or a signal."""
@@ -200,9 +198,7 @@ class _Run:
             rate = self.settings.learning_rate(self.epoch, self.step / self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            self.loss_sum += self.backward(self.forward, images, labels)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            self.loss_sum += self.train_step(images, labels)
             self.mode_steps[str(self.low_mode.last_mode if self.low_mode else Mode.FULL)] += 1
             self.reporter.step(self.epoch, self.step)
             self.step += 1
