@@ -1,7 +1,7 @@
 """CIFAR-10 out of one or two small archives: sheets of 100 images each, as lossless WebP.
 
-``cifar10_a.zip`` holds ``test/CLASS/NN.webp`` (all 10,000 images) and ``train/CLASS/NN.webp`` (20,000), ``cifar10_b.zip``
-the other 30,000. A sheet has 10 × 10 tiles of 32 × 32, row by row. Needs Pillow.
+``cifar10_a.zip`` holds ``test/CLASS/NN.webp`` (all 10,000 images) and ``train/CLASS/NN.webp`` (20,000),
+``cifar10_b.zip`` the other 30,000. A sheet has 10 × 10 tiles of 32 × 32, row by row. Needs Pillow.
 """
 
 from __future__ import annotations

@@ -116,7 +116,8 @@ def arms(epochs: int = 24) -> list[Arm]:
     def cut(of: int) -> int:
         return max(1, round(epochs * of / 24))
 
-    return [
+    found = [
         full(epochs), ramp(epochs), ladder(cut(14)), full(cut(14)), full(cut(12)), ladder(cut(12)), neighbours(epochs),
         full(cut(17)), full(cut(19)), ladder(cut(17)), paper(epochs, SHARED), paper(epochs, POOLED),
     ]  # fmt: skip
+    return list({arm.name: arm for arm in found}.values())  # few epochs have fewer cuts

@@ -1,8 +1,8 @@
-"""The training steps that are timed beside each other: of a net's modes, run by a loop or as one call, and of its peers."""
+"""The training steps that are timed beside each other: a net's modes, run by a loop or as one call, and its peers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,6 @@ from bench.networks import Case
 from bench.timed_graphs import TimedGraphs
 from bench.training_step import training_step
 from lowmode_fx import LowModeConfig, LowModeModel, Mode, TrainStep, build_ladder
-from lowmode_fx.lowering.ladder import Ladder
 
 EAGER, COMPILED, GRAPHS, WHOLE = "eager", "compiled", "cuda graphs", "whole step"
 #: Low modes by the names that rows have: pooled kernels, kept ones, kept ones of larger images.
@@ -49,10 +48,15 @@ class Steps:
     """
 
     kinds: dict[str, dict[str, Step]]
-    ladder: Ladder
+    net: LowModeModel
     held: int
     whole: TrainStep | None = None
     graphs: TimedGraphs | None = None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the net's modes run compiled: where the compiler fails, all go on without it."""
+        return bool(self.net._runner.compiled)
 
 
 def steps(case: Case, device: torch.device, kinds: tuple[str, ...], batch: int, graphs: Any = None) -> Steps:
@@ -84,7 +88,7 @@ def steps(case: Case, device: torch.device, kinds: tuple[str, ...], batch: int, 
     modes = {"full": Mode.FULL, **{name: Mode(name) for name in CONFIGS}}
     # Parameters, their momentum, buffers and the batch; gradients are there within a step only.
     held = [*model.parameters(), *model.parameters(), *model.buffers(), images]
-    found = Steps({}, ladder, sum(tensor.nbytes for tensor in held))
+    found = Steps({}, net, sum(tensor.nbytes for tensor in held))
     for kind in kinds:
         if kind == WHOLE:
             if graphs is None and device.type == "cuda":
@@ -101,9 +105,20 @@ def steps(case: Case, device: torch.device, kinds: tuple[str, ...], batch: int, 
     return found
 
 
-def _whole(
-    step: TrainStep, schedule: ChosenMode, images: torch.Tensor, targets: torch.Tensor, mode: Mode
-) -> None:
+def capture_all(whole: TrainStep, functions: Sequence[Step]) -> None:
+    """Run each step until it is compiled and, on a GPU, captured: it runs twice as a loop would before.
+
+    What one step compiles may make others be captured again, so that they go round twice at most.
+    """
+    for _ in range(2):
+        for function in functions:
+            for _ in range(4):
+                function()
+        if whole.uncaptured is not None or whole.captures >= len(functions):
+            return
+
+
+def _whole(step: TrainStep, schedule: ChosenMode, images: torch.Tensor, targets: torch.Tensor, mode: Mode) -> None:
     schedule.chosen = mode
     step(images, targets)
 

@@ -26,8 +26,21 @@ import torch._inductor.config as inductor
 from torch._dynamo.utils import counters
 
 from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save, summary
-from bench.networks import CASES, GPU_CASES, Case
-from bench.step_functions import COMPILED, EAGER, GRAPHS, KEPT, LOW, PLAIN_FULL, PLAIN_HALF, WHOLE, Step, Steps, steps
+from bench.networks import CASES, GPU_CASES, TINY, Case
+from bench.step_functions import (
+    COMPILED,
+    EAGER,
+    GRAPHS,
+    KEPT,
+    LOW,
+    PLAIN_FULL,
+    PLAIN_HALF,
+    WHOLE,
+    Step,
+    Steps,
+    capture_all,
+    steps,
+)
 from bench.step_profile import marked_pooling, profile_step
 from bench.step_report import report
 from bench.zoo.measure import PeakMemory
@@ -80,7 +93,7 @@ def measure(
         began = time.monotonic()
         found = steps(case, device, kinds, batch, graphs)
         if mac_ratio is None:
-            full, low, *_ = count_step_flops(found.ladder)
+            full, low, *_ = count_step_flops(found.net.ladder)
             mac_ratio = low / full
         built = time.monotonic() - began
         pools = warm_up(found, device)
@@ -88,10 +101,11 @@ def measure(
         rows = _timed(found, device, rounds, mac_ratio)
         for kind, row in rows.items():
             functions = found.kinds[kind]
+            row["compiled"] = found.compiled
             row["seconds to build"], row["seconds to warm up"] = built, ready
             row["compiler"] = {name: dict(counters[name]) for name in ("frames", "inductor", "aot_autograd")}
             if kind == GRAPHS:
-                # All graphs' pools stay allocated: a peak would tell nothing of one mode. A skip would spoil the figure.
+                # Their pools stay allocated: a peak would tell nothing of one mode. A skip would spoil the figure.
                 row["cudagraph skips"] = counters["inductor"]["cudagraph_skips"]
             elif kind != WHOLE:
                 row["peak memory, bytes"] = {
@@ -109,18 +123,18 @@ def warm_up(found: Steps, device: torch.device) -> dict[str, Any]:
 
     The pool of full steps alone, and of all modes: what ``"pool, bytes"`` says of one pool that modes share.
     """
-    held, reserved = 0, {}
     for kind, functions in found.kinds.items():
-        if kind == WHOLE:
-            held = _reserved(device)
-        for name, function in functions.items():
-            for _ in range(4):  # a whole step runs twice before it is captured
+        if kind != WHOLE:
+            for function in functions.values():
                 function()
-            if kind == WHOLE:
-                reserved[name] = _reserved(device) - held
-    if device.type != "cuda" or not reserved:
+                function()
+    if found.whole is None:
         return {}
-    return {"pool, bytes": {"full": reserved["full"], "all": list(reserved.values())[-1]}}
+    every, held = list(found.kinds[WHOLE].values()), _reserved(device)
+    capture_all(found.whole, every[:1])
+    full = _reserved(device) - held
+    capture_all(found.whole, every)
+    return {"pool, bytes": {"full": full, "all": _reserved(device) - held}} if device.type == "cuda" else {}
 
 
 def _reserved(device: torch.device) -> int:
@@ -162,7 +176,7 @@ def _seconds(step: Step, device: torch.device) -> float:
 
 
 def _whole_step(found: Steps, device: torch.device, calls: int = 20) -> dict[str, Any]:
-    """What was captured, and what the host takes for a call of a captured step, in seconds: its launch, and the rest."""
+    """What was captured, and the host's seconds for a call of a captured step: for its launch, and for the rest."""
     whole, graphs = found.whole, found.graphs
     assert whole is not None
     row: dict[str, Any] = {
@@ -203,6 +217,7 @@ def line(name: str, row: dict[str, Any], kind: str) -> str:
         f"macs {row['mac_ratio']:.3f}  time/macs {found['time / macs']:.2f}"
         + (f"  plain compiled {plain['median']:.3f}" if plain else "")
         + (f"  over the loop's {loop['median']:.3f}" if loop else "")
+        + ("" if found.get("compiled", True) or kind == EAGER else "  UNCOMPILED")
         + (f"  UNCAPTURED: {found['uncaptured']}" if found.get("uncaptured") else "")
         + (f"  optimizer outside: {found['optimizer outside']}" if found.get("optimizer outside") else "")
     )
@@ -211,7 +226,7 @@ def line(name: str, row: dict[str, Any], kind: str) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help=f"only {', '.join(SMALL)}")
-    parser.add_argument("--cases", nargs="*", choices=sorted({*CASES, *GPU_CASES}), help="instead of all")
+    parser.add_argument("--cases", nargs="*", choices=[*{**CASES, **GPU_CASES, **TINY}], help="instead of all")
     parser.add_argument("--gpu-cases", action="store_true", help=f"{', '.join(GPU_CASES)}")
     parser.add_argument(
         "--compile-mode", choices=KINDS, default="default", help="off: eager alone; cuda-graphs: on a GPU only"
@@ -232,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
     path = options.out or RESULTS / f"step_time_{device.type}.json"
     precision = "bf16, channels_last" if device.type == "cuda" else "float32, channels_last images"
     head = header("step_time", rounds=rounds, small=options.small, precision=precision)
-    rows, cases = load_rows(path, options.resume), {**CASES, **GPU_CASES}
+    rows, cases = load_rows(path, options.resume), {**CASES, **GPU_CASES, **TINY}
     others = {name: row["batch"] for name, row in rows.items() if row["batch"] != (options.batch or cases[name].batch)}
     if others:
         parser.error(f"{path} was measured with other batches, {others}; give another --out")
@@ -265,9 +280,9 @@ def main(argv: list[str] | None = None) -> None:
                 del failures[label]
                 for kind in kinds:
                     print(line(name, row, kind), flush=True)
+                report(_measured(rows), path, device.type)
             save(path, head, rows)
             if not _forget(device):
-                report(_measured(rows), path, device.type)
                 raise SystemExit(LOST)
     report(_measured(rows), path, device.type)
     if failed:

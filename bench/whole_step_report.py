@@ -1,4 +1,4 @@
-"""Whole steps as a table: what one call of ``TrainStep`` takes beside a loop's step, and beside the peers' of the same rounds."""
+"""Whole steps as a table: a call of ``TrainStep`` beside a loop's step and the peers', in the same rounds."""
 
 from __future__ import annotations
 
