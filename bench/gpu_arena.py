@@ -79,11 +79,14 @@ class Arena:
         return {kind: {mode: middle[kind, mode] for mode in MODES} for kind in kinds}
 
     def told(self) -> dict[str, Any]:
-        """Whether steps are captured: what stands in each row, so that nothing falls back unseen."""
+        """Whether steps are compiled and captured: what stands in each row, so that nothing falls back unseen."""
         step = self.step
         return {
-            "compiled": bool(self.net._runner.compiled), "captures": step.captures, "uncaptured": step.uncaptured, "optimizer outside": step.optimizer_outside
-        }  # fmt: skip
+            "compiled": bool(self.net._runner.compiled),
+            "captures": step.captures,
+            "uncaptured": step.uncaptured,
+            "optimizer outside": step.optimizer_outside,
+        }
 
     def train(self, modes: Sequence[str], train: Split, seed: int, peak_rate: float) -> dict[str, Any]:
         """A run from new weights: one step for each of ``modes``. Seconds are the whole loop's, loading included."""

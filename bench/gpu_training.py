@@ -183,6 +183,7 @@ def main(argv: list[str] | None = None) -> None:
             said(
                 f"seed {seed}  {arm.name:44} {row['accuracy']:.2f} %  {row['seconds']:6.1f} s  "
                 f"{row['cost, full epochs']:5.1f} full epochs  {row['replays']} of {row['steps']} steps replayed"
+                + ("" if row["compiled"] or options.small else ", UNCOMPILED")
             )
             options.out.with_suffix(".md").write_text(f"# Time to accuracy\n\n{table(rows.trained())}\n")
         if late:

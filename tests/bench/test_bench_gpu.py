@@ -171,8 +171,14 @@ def test_jobs_run_side_by_side_are_noted_and_stopped(tmp_path: Path, monkeypatch
 # Whole steps.
 
 
-def test_whole_steps_of_all_modes_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that does nothing takes no time."""
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_whole_steps_of_all_modes_are_captured() -> None:
     recorder = Recorder()
     found = step_time.measure(TINY["tiny"], CPU, (COMPILED, WHOLE), 2, 8, 0.1, False, recorder)
     whole = found[WHOLE]
@@ -185,6 +191,7 @@ def test_whole_steps_of_all_modes_are_captured(monkeypatch: pytest.MonkeyPatch) 
     assert set(found[COMPILED]["peak memory, bytes"]) == {"full", "low", "resolution only"}
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_a_mode_that_is_chosen_runs() -> None:
     """Each name runs its own mode: the losses of smaller images, and of pooled kernels, are others."""
     found = steps(TINY["tiny"], CPU, (WHOLE,), 8)
