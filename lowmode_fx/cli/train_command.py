@@ -106,7 +106,7 @@ def train(
     plan = None if ladder is None else read_ladder(ladder)
     kind = schedule_kind(schedule, plan, shares)
     if plan is not None and tuned is not None:
-        raise ValueError(f"--tuned {str(tuned)!r} holds one low mode; leave it out, or --ladder {plan.text}")
+        raise ValueError(f"--tuned {str(tuned)!r} holds its own low modes; leave it out, or --ladder {plan.text}")
     console = Console()
     choice = None if tuned is None else read_tuning(tuned)
     epochs = ladder_epochs(plan, epochs)
@@ -129,7 +129,8 @@ def train(
         compile=compile,
         workers=workers,
     )
-    configs = low_mode_configs(preset if choice is None else choice.config, plan, low)
+    bases = (preset,) if choice is None else choice.configs
+    configs = [config for base in bases for config in low_mode_configs(base, plan, low)]
     chosen = make_schedule(
         kind,
         settings,

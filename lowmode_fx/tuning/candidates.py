@@ -11,6 +11,7 @@ from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.lower import pair_of
 from passes import PassError
 from passes.match import conv_sites
+from passes.ratios import RatioLike, largest_ratio, ratio_text, read_ratio
 from passes.shapes import Shape, node_shape
 from passes.wording import sides
 
@@ -24,14 +25,14 @@ class Choice:
     family: str = ""
 
 
-def families(base: LowModeConfig, ratios: Sequence[int], stem_maxpool: bool) -> Iterator[Choice]:
+def families(base: LowModeConfig, ratios: Sequence[RatioLike], stem_maxpool: bool) -> Iterator[Choice]:
     """Every ratio with the kernels kept, resampled and averaged; with a max pool in the stem, without it too.
 
     base: whatever it says of norms, heads and outputs holds for all. Ratio 1 pools kernels on whole images; there is
     nothing to resample them to there, so that they are averaged.
     """
     drops = ("none", "stem") if stem_maxpool else ("none",)
-    for ratio in ratios:
+    for ratio in map(read_ratio, ratios):
         for drop in drops:
             note = ", no stem max pool" if drop == "stem" else ""
             common = replace(
@@ -42,13 +43,15 @@ def families(base: LowModeConfig, ratios: Sequence[int], stem_maxpool: bool) -> 
                 yield Choice(f"whole images, kernels averaged{note}", whole)
                 continue
             at = replace(common, ratio=ratio)
-            yield Choice(f"r = {ratio}, kernels kept{note}", replace(at, kernel_ratio=1))
+            yield Choice(f"r = {ratio_text(ratio)}, kernels kept{note}", replace(at, kernel_ratio=1))
             resampled = replace(at, kernel_transform="linear")
-            yield Choice(f"r = {ratio}, kernels resampled (cover){note}", replace(resampled, rounding="cover"))
-            yield Choice(f"r = {ratio}, kernels resampled{note}", replace(resampled, rounding="ceil"))
-            yield Choice(f"r = {ratio}, kernels averaged{note}", at)
-            if ratio > 2:
-                yield Choice(f"r = {ratio}, kernels averaged by 2{note}", replace(at, kernel_ratio=2))
+            yield Choice(
+                f"r = {ratio_text(ratio)}, kernels resampled (cover){note}", replace(resampled, rounding="cover")
+            )
+            yield Choice(f"r = {ratio_text(ratio)}, kernels resampled{note}", replace(resampled, rounding="ceil"))
+            yield Choice(f"r = {ratio_text(ratio)}, kernels averaged{note}", at)
+            if largest_ratio(ratio) > 2:
+                yield Choice(f"r = {ratio_text(ratio)}, kernels averaged by 2{note}", replace(at, kernel_ratio=2))
 
 
 def try_pair(captured: Captured, config: LowModeConfig) -> tuple[ModePair | None, str]:

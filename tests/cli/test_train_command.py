@@ -286,7 +286,7 @@ MISTAKES = {
     "ladder and epochs": (["train", MODEL, *QUICK, "--ladder", "3x1,1x2"], "--epochs 2 is not what --ladder 3x1,1x2"),
     "ladder and tuned": (
         ["train", MODEL, *QUICK, "--ladder", "3x1,1x1", "--tuned", "tuned.json"],
-        "--tuned 'tuned.json' holds one low mode; leave it out, or --ladder 3x1,1x1",
+        "--tuned 'tuned.json' holds its own low modes; leave it out, or --ladder 3x1,1x1",
     ),
     "ladder leaves no pixels": (["train", MODEL, *QUICK, "--ladder", "64x1,2x1,1x0"], "64"),
     "shares": (["train", MODEL, *QUICK, "--shares", "0.5,0.6"], "add up to 1"),

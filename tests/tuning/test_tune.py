@@ -12,13 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowmode_fx import LowModeConfig, build_pair, capture
+from lowmode_fx import LowModeConfig, LowModeModel, Mode, build_pair, capture
 from lowmode_fx.cli.tuning_tables import plot_probe, probe_text, tuning_table
 from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.tuning.candidates import families, graph_signature, stages, try_pair
+from lowmode_fx.tuning.ladder_plan import choose, ramp
+from lowmode_fx.tuning.plan import make_plan
+from lowmode_fx.tuning.search import Candidate
 from lowmode_fx.tuning.sensitivity import probe_sites
 from lowmode_fx.tuning.trials import Probe, momentum_of, progress_now
 from lowmode_fx.tuning.tune import Tuning, tune
+from passes.ratios import largest_ratio
 
 
 class Coloured:
@@ -161,7 +165,9 @@ def test_progress_is_told() -> None:
         ({"seconds": 0}, "seconds=0 is out of range; give a number above 0"),
         ({"measure": "joules"}, "measure='joules' is unknown; give 'time' or 'macs'"),
         ({"autocast": torch.float16}, "autocast=torch.float16 would need a gradient scaler; give torch.bfloat16"),
-        ({"ratios": (5,)}, r"ratios=\(5,\) is out of range; give some of 1, 2, 3, 4"),
+        ({"ratios": (5,)}, r"ratios=5 is out of range; give numbers from 1 to 4, such as 2, 4/3"),
+        ({"modes": 1}, "modes=1 is too small; give an int of at least 2"),
+        ({"time_budget": 0}, "time_budget=0 is out of range; give a number above 0, at most 1"),
     ],
 )
 def test_what_is_refused(options: dict[str, Any], message: str) -> None:
@@ -210,6 +216,71 @@ def test_a_model_with_its_loss_inside_is_tuned_on_the_batches_that_it_takes() ->
         for found in (inside, outside)
     )
     assert ours == theirs and any(ours.values())
+
+
+# Ladders -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ladder_tuning() -> Tuning:
+    return quick_tune(small_model(), ratios=None, modes=3)
+
+
+def test_a_ladder_is_planned_from_what_was_measured(ladder_tuning: Tuning) -> None:
+    names = [candidate.name for candidate in ladder_tuning.candidates if candidate.trial_gains]
+    assert {"r = 2, kernels kept", "r = 4/3, kernels kept"} <= set(names)
+    sides = [largest_ratio(config.ratio) for config in ladder_tuning.configs]
+    assert sides == sorted(sides, reverse=True)
+    assert any("the plain ramp" in reason for reason in ladder_tuning.reasons)
+    assert ladder_tuning.time <= 0.95
+
+
+def test_a_tuned_ladder_trains(ladder_tuning: Tuning) -> None:
+    model = small_model()
+    ladder = ladder_tuning.build(model, torch.zeros(2, 3, 16, 16))
+    net = LowModeModel(ladder, ladder_tuning.schedule, low_weight=ladder_tuning.low_weight, compile=False)
+    modes = [net.mode_at(step, epoch) for step, epoch in enumerate(range(ladder_tuning.epochs))]
+    places = [net.modes.index(mode) for mode in modes]
+    assert places == sorted(places) and modes[-1] is Mode.FULL
+    net(torch.randn(4, 3, 16, 16)).sum().backward()
+
+
+def test_a_tuned_ladder_survives_json(ladder_tuning: Tuning) -> None:
+    again = Tuning.from_dict(json.loads(ladder_tuning.to_json()))
+    assert (again.configs, again.schedule, again.epochs) == (
+        ladder_tuning.configs,
+        ladder_tuning.schedule,
+        ladder_tuning.epochs,
+    )
+
+
+def measured(name: str, ratio: Any, cost: float, gain: float) -> Candidate:
+    config = LowModeConfig(ratio=ratio, kernel_ratio=1)
+    plan = make_plan([], 10)
+    return Candidate(name, config, cost, (), plan, 1.0, (gain, gain), gain=lambda x: gain)
+
+
+def test_a_cheaper_mode_first_then_a_dearer_one() -> None:
+    halved, nearly = measured("halved", 2, 0.25, 0.7), measured("nearly", "4/3", 0.6, 0.95)
+    chosen = choose([nearly, halved], 20, 0.5, 3)
+    assert [each.name for each in chosen.candidates] == ["halved", "nearly"]
+    assert chosen.plan.share == pytest.approx(1 - 0.125, abs=0.003)
+    assert chosen.time < min(choose([each], 20, 0.5, 2).time for each in (halved, nearly))
+    assert ramp([nearly, halved], 0.5) >= chosen.plan.time
+    assert ramp([halved], 0.5) is None
+
+
+def test_a_mode_that_does_not_pay_is_left_out() -> None:
+    chosen = choose([measured("halved", 2, 0.25, 0.7), measured("dear", "4/3", 0.97, 0.95)], 20, 0.5, 3)
+    assert [each.name for each in chosen.candidates] == ["halved"]
+
+
+def test_a_budget_is_kept_and_as_much_as_it_allows_is_reached() -> None:
+    tried = [measured("halved", 2, 0.25, 0.7), measured("nearly", "4/3", 0.6, 0.95)]
+    whole, half = (choose(tried, 20, 0.5, 3, budget) for budget in (1.0, 0.3))
+    assert whole.reached == 20
+    assert half.time == pytest.approx(0.3 * 20, rel=0.01)
+    assert half.reached == pytest.approx(20 * 0.3 / whole.plan.time, rel=0.02)  # gains are the same all along
 
 
 # Its parts -----------------------------------------------------------------------------------------------------------
