@@ -166,8 +166,9 @@ def train(
     steps = steps_per_epoch(splits.train, settings.batch_size)
     channels, height, width = splits.image_shape
     sizes = f"{len(splits.train)} + {len(splits.val)} images of {channels}×{height}×{width}"
-    held = "on it" if images_on(settings.data_on, splits, torch_device) == "device" else "on the host"
-    _print(console, f"{data}: {sizes}, {splits.num_classes} classes; {model} on {torch_device}, images {held}")
+    together = images_on(settings.data_on, splits, torch_device) == "device"
+    where = f"{model} and images on {torch_device}" if together else f"{model} on {torch_device}, images on the host"
+    _print(console, f"{data}: {sizes}, {splits.num_classes} classes; {where}")
     torch.manual_seed(settings.seed)
     side = height if height == width else None
     built = create_model(model, num_classes=splits.num_classes, in_chans=in_chans, image_size=side)

@@ -13,9 +13,9 @@ import pytest
 import torch
 from training import write_images
 
-from lowmode_fx.train import data as data_module
 from lowmode_fx.loading.augmentation import Augmentation
 from lowmode_fx.loading.normalise import Normalise
+from lowmode_fx.train import data as data_module
 from lowmode_fx.train.batches import steps_per_epoch, train_batches, val_batches
 from lowmode_fx.train.data import load_data
 from lowmode_fx.train.folder import decode
