@@ -3,6 +3,7 @@
 from lowmode_fx.capture.capture import Captured, TraceError, capture
 from lowmode_fx.counting.forward import FlopReport, LayerFlops, count_flops
 from lowmode_fx.counting.step import count_step_flops
+from lowmode_fx.loading import Augmentation, DeviceLoader, PrefetchLoader
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.ladder import Ladder, ModePair, Rung
@@ -21,8 +22,10 @@ from passes import PassError
 
 __all__ = [
     "AgreementSchedule",
+    "Augmentation",
     "BernoulliSchedule",
     "Captured",
+    "DeviceLoader",
     "FlopReport",
     "GradientAgreement",
     "Ladder",
@@ -36,6 +39,7 @@ __all__ = [
     "PairReport",
     "PassError",
     "PeriodicSchedule",
+    "PrefetchLoader",
     "Rung",
     "Schedule",
     "TraceError",

@@ -37,6 +37,7 @@ from lowmode_fx.runtime.schedules import LadderSchedule, Schedule, StatefulSched
 from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.data import load_data
 from lowmode_fx.train.loop import train as train_model
+from lowmode_fx.train.placement import images_on
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.utils.allocator import keep_freed_memory
@@ -57,6 +58,9 @@ def train(
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
     workers: Annotated[int | None, Data(help="Loaders, for sets above 4 GiB.")] = None,
+    data_on: Annotated[
+        str | None, Data(help="Where all images lie: device, host, or auto, by what is free. (default auto)")
+    ] = None,
     tuned: Annotated[Path | None, Low(help="What `lowmode-fx tune` wrote. Other options win over it.")] = None,
     low_weight: Annotated[float | None, Low(help="Factor on the gradients of low steps. (default 1)")] = None,
     ladder: Annotated[
@@ -128,6 +132,7 @@ def train(
         device=device,
         compile=compile,
         workers=workers,
+        data_on=data_on,
     )
     bases = (preset,) if choice is None else choice.configs
     configs = [config for base in bases for config in low_mode_configs(base, plan, low)]
@@ -158,11 +163,13 @@ def train(
     path = out or Path("runs") / re.sub(r"[^\w.-]+", "-", f"{model}-{data.partition(':')[0]}{'-full' * full_only}")
     folder = RunFolder.open(path, resume=resume, overwrite=overwrite)
 
-    splits = load_data(data, image_size, in_chans)
+    splits = load_data(data, image_size, in_chans, in_memory=settings.data_on == "device")
     steps = steps_per_epoch(splits.train, settings.batch_size)
     channels, height, width = splits.image_shape
     sizes = f"{len(splits.train)} + {len(splits.val)} images of {channels}×{height}×{width}"
-    _print(console, f"{data}: {sizes}, {splits.num_classes} classes; {model} on {torch_device}")
+    together = images_on(settings.data_on, splits, torch_device) == "device"
+    where = f"{model} and images on {torch_device}" if together else f"{model} on {torch_device}, images on the host"
+    _print(console, f"{data}: {sizes}, {splits.num_classes} classes; {where}")
     torch.manual_seed(settings.seed)
     side = height if height == width else None
     built = create_model(model, num_classes=splits.num_classes, in_chans=in_chans, image_size=side)
@@ -185,7 +192,8 @@ def train(
         raise typer.Exit(128 + result.interrupted)
     accuracy = f"validation accuracy {result.final_accuracy:.2%} (best {result.best_accuracy:.2%})"
     compiling = f" and {result.compile_seconds:.1f} s of compilation" if settings.compile else ""
-    _print(console, f"{accuracy} after {result.train_seconds:.1f} s of training{compiling}; see {path}")
+    loading = f"{result.loading_share:.1%} of it for images"
+    _print(console, f"{accuracy} after {result.train_seconds:.1f} s of training ({loading}){compiling}; see {path}")
 
 
 def _about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings, steps: int) -> Iterator[str]:

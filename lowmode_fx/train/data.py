@@ -10,11 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lowmode_fx.loading.augmentation import UNCHANGED, Augmentation
 from lowmode_fx.train.folder import FolderImages, scan_folder
 from lowmode_fx.train.images import ImageSource, MemoryImages
 from lowmode_fx.utils.validation import as_count
 
-#: Sets whose decoded uint8 images take no more than this stay in memory.
+#: Sets whose decoded uint8 images take no more than this stay in memory without being told to.
 MEMORY_LIMIT_BYTES = 4 * 2**30
 #: Statistics for sets that are too large to decode once just to measure them.
 STANDARD_STATISTICS: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -22,14 +23,6 @@ STANDARD_STATISTICS: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
     1: ((0.449,), (0.226,)),
 }
 SPECS = "digits, cifar10:PATH or folder:PATH"
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of a training batch: a crop out of an image padded by ``shift`` pixels of zeros, and a flip."""
-
-    shift: int = 0
-    flip: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class DataSplits:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = UNCHANGED
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -61,12 +54,15 @@ class DataSplits:
         return replace(self, train=self.train.to(device), val=self.val.to(device))
 
 
-def load_data(spec: str, image_size: int | None = None, in_chans: int = 3, *, split_seed: int = 0) -> DataSplits:
+def load_data(
+    spec: str, image_size: int | None = None, in_chans: int = 3, *, split_seed: int = 0, in_memory: bool = False
+) -> DataSplits:
     """Load the data set that ``spec`` names. Nothing is ever downloaded.
 
     image_size: the side in pixels that every image is brought to (``None``: digits 32, the others as stored).
     in_chans: 3 (RGB) or 1 (grey).
     split_seed: draws the validation part of sets that come without one.
+    in_memory: hold the decoded images of any set in memory, not only those of up to 4 GiB.
 
     Raises ``ValueError`` for an unknown spec, a path or layout that is not as expected, classes that differ between the
     two halves, and images that cannot be decoded (by name).
@@ -86,7 +82,9 @@ def load_data(spec: str, image_size: int | None = None, in_chans: int = 3, *, sp
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise ValueError(f"data path {str(root)!r} {problem}; give {kind}:PATH of an existing folder")
-    return (_cifar10 if kind == "cifar10" else _folder)(spec, root, image_size, in_chans)
+    if kind == "cifar10":
+        return _cifar10(spec, root, image_size, in_chans)
+    return _folder(spec, root, image_size, in_chans, in_memory)
 
 
 def _digits(size: int, in_chans: int, split_seed: int) -> DataSplits:
@@ -130,7 +128,7 @@ def _cifar10(spec: str, root: Path, size: int | None, in_chans: int) -> DataSpli
     return DataSplits(spec, halves[0], halves[1], classes, mean, std, image_augmentation(halves[0].shape[-1]))
 
 
-def _folder(spec: str, root: Path, size: int | None, in_chans: int) -> DataSplits:
+def _folder(spec: str, root: Path, size: int | None, in_chans: int, in_memory: bool) -> DataSplits:
     """One folder of images per class, below ``train`` and ``test`` (or ``val``, ``valid``, ``validation``)."""
     layout = scan_folder(root)
     side = (size, size) if size is not None else None
@@ -138,11 +136,13 @@ def _folder(spec: str, root: Path, size: int | None, in_chans: int) -> DataSplit
     if val.shape != train.shape:
         raise ValueError(f"images are {train.size_text} in train and {val.size_text} in test; give --image-size")
     augmentation = image_augmentation(min(train.shape[1:]))
-    if train.nbytes + val.nbytes > MEMORY_LIMIT_BYTES:
+    is_large = train.nbytes + val.nbytes > MEMORY_LIMIT_BYTES
+    if is_large and not in_memory:
         mean, std = STANDARD_STATISTICS[in_chans]
         return DataSplits(spec, train, val, layout.classes, mean, std, augmentation)
     kept = train.decode_all("decoding train images"), val.decode_all("decoding validation images")
-    mean, std = _statistics(kept[0])
+    # A large set has the same statistics wherever its images lie.
+    mean, std = STANDARD_STATISTICS[in_chans] if is_large else _statistics(kept[0])
     return DataSplits(spec, kept[0], kept[1], layout.classes, mean, std, augmentation)
 
 

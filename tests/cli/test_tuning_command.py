@@ -64,7 +64,7 @@ def test_a_ladder_that_tune_wrote_trains(run: Run, tmp_path: Path) -> None:
         more=(LowModeConfig(ratio="4/3", kernel_ratio=1),),
     )
     (tmp_path / "tuned.json").write_text(tuning.to_json())
-    status, out, _ = run(
+    status, _, _ = run(
         "train", MODEL, *DATA, "--tuned", "tuned.json", "--device", "cpu", "--no-compile", "--out", "run"
     )
     assert status == 0
