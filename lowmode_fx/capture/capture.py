@@ -67,12 +67,16 @@ class Captured:
         return graph
 
     def require_proof(self, graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
-        """Hold a graph that is to run steps against the model, on a call of these shapes.
+        """Hold a graph that is to run steps against the model, on a call of these shapes and on one of more images.
 
         Raises ``TraceError`` where it does not train as the model does, or where that can't be told.
         """
-        args, kwargs = inputs.call(inputs.blank_for(self.model))
-        proof = prove(self.model, graph_module, args, kwargs, leaves=partial(inputs.flatten, self.model))
+        call, more = (each.call(each.blank_for(self.model)) for each in (inputs, inputs.with_more_images()))
+        # A graph for any size that has taken its steps on the example takes one more on smaller images.
+        again = self.front_end.any_size and inputs is not self.inputs
+        second = more if again or not self.front_end.any_size else None
+        leaves = partial(inputs.flatten, self.model)
+        proof = prove(self.model, graph_module, *call, leaves=leaves, second=second, steps=1 if again else 2)
         if not proof.holds:
             raise TraceError(
                 f"{self.front_end.name}'s graph of {type(self.model).__name__} does not train as the model does: "
