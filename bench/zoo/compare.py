@@ -55,7 +55,9 @@ def compare(pair: ModePair, leaves: Sequence[Tensor], gradients: bool, graphs: S
         with preserve_state(model):
             found = _step(model, each.full, shown, gradients)
             _require_same(found, expected, f"{each.report.front_end}'s full-mode", "the model's")
-            _require_unmoved(model, moved_on, f"{each.report.front_end}'s full-mode leaves other buffers than the model")
+            _require_unmoved(
+                model, moved_on, f"{each.report.front_end}'s full-mode leaves other buffers than the model"
+            )
 
     before = _buffers(model)
     low = _step(model, _call(pair, network(pair, Mode.LOW, downsample=True)), leaves, gradients)

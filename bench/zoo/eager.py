@@ -106,7 +106,7 @@ def _pooled_transposed_conv(func: Callable[..., Tensor], call: dict[str, Any], w
 
 
 def _is_marked(value: Any, mark: str) -> bool:
-    """Whether a convolution came before (``FED``), so that this is no image, or a parameter that trains (``TRAINED``)."""
+    """Whether a convolution came before (``FED``: this is no image), or a parameter that trains (``TRAINED``)."""
     if isinstance(value, list | tuple):
         return any(_is_marked(each, mark) for each in value)
     if mark == TRAINED and isinstance(value, nn.Parameter):

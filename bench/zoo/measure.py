@@ -24,7 +24,8 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def measure_build(pair: ModePair, example: Any) -> tuple[float, float, float]:
     """Seconds of the front end alone, seconds of ``build_pair``, and its peak memory in MB, all on a warm model.
 
-    example: what the pair was built with. As in ``timeit``, no garbage is collected meanwhile: a collection falls on whichever comes next.
+    As in ``timeit``, no garbage is collected meanwhile: a collection falls on whichever comes next. example: what the
+    pair was built with.
     """
     front_end = _front_end(pair, example)
     gc.collect()

@@ -115,8 +115,8 @@ def summary_lines(records: Sequence[Record]) -> list[str]:
         )
     for front_end, proofs in found.proofs.items():
         lines.append(
-            f"{front_end}'s graphs are proven for {proofs['proven']} of {proofs['tried']} right models, and their steps "
-            f"are those of the model itself, bit for bit; build_pair with the proofs takes "
+            f"{front_end}'s graphs are proven for {proofs['proven']} of {proofs['tried']} right models, and their "
+            f"steps are those of the model itself, bit for bit; build_pair with the proofs takes "
             f"{proofs['median_seconds']:.1f} s of CPU time (median; worst {proofs['worst_seconds']:.1f})"
         )
     if found.without_gradients:

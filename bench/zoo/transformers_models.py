@@ -13,6 +13,7 @@ from bench.zoo.extras import imported
 SHAPE = (3, 96, 96)
 LABELS = 10
 
+_BIT = {"embedding_size": 32, "num_groups": 8, "hidden_sizes": [32, 64, 64, 128], "depths": [1, 1, 2, 1]}
 _STAGES = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 2, 1]}
 #: name → (stem of the classes' names, what its configuration is given)
 _MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -25,11 +26,8 @@ _MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mobilenetv1": ("MobileNetV1", {"depth_multiplier": 0.25}),
     "mobilenetv2": ("MobileNetV2", {"depth_multiplier": 0.35}),
     "efficientnet": ("EfficientNet", {"width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640}),
-    "bit_preactivation": ("Bit", {"embedding_size": 32, "num_groups": 8, **_STAGES, "hidden_sizes": [32, 64, 64, 128]}),
-    "bit_bottleneck": (
-        "Bit",
-        {"embedding_size": 32, "num_groups": 8, **_STAGES, "hidden_sizes": [32, 64, 64, 128], "layer_type": "bottleneck"},
-    ),
+    "bit_preactivation": ("Bit", _BIT),
+    "bit_bottleneck": ("Bit", {**_BIT, "layer_type": "bottleneck"}),
     "poolformer": ("PoolFormer", {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 2, 1]}),
 }
 

@@ -66,14 +66,14 @@ class Captured:
         forget_results(graph)
         return graph
 
-    def require_proof(self, graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
+    def require_proof(self, graph_module: fx.GraphModule, inputs: ModelInputs, *, again: bool = False) -> None:
         """Hold a graph that is to run steps against the model, on a call of these shapes and on one of more images.
+
+        again: a graph for any size, which has taken its steps on images of another one, takes one more on these.
 
         Raises ``TraceError`` where it does not train as the model does, or where that can't be told.
         """
         call, more = (each.call(each.blank_for(self.model)) for each in (inputs, inputs.with_more_images()))
-        # A graph for any size that has taken its steps on the example takes one more on smaller images.
-        again = self.front_end.any_size and inputs is not self.inputs
         second = more if again or not self.front_end.any_size else None
         leaves = partial(inputs.flatten, self.model)
         proof = prove(self.model, graph_module, *call, leaves=leaves, second=second, steps=1 if again else 2)

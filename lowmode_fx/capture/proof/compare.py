@@ -7,7 +7,7 @@ import random
 import types
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -119,7 +119,8 @@ def _attributes(value: Any) -> Parts:
 
 
 @functools.cache
-def _slots(kind: type) -> tuple[str, ...]:
+def _slots(kind: Hashable) -> tuple[str, ...]:
+    assert isinstance(kind, type)
     slots = [slot for each in kind.__mro__ for slot in _as_tuple(getattr(each, "__slots__", ()))]
     return tuple(slot for slot in slots if slot[:2] != "__")
 

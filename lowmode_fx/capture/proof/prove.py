@@ -98,7 +98,11 @@ def prove(
 
 
 def _difference(
-    model: nn.Module, graph_module: fx.GraphModule, leaves: Leaves | None, training: Sequence[Step], more: Sequence[Step]
+    model: nn.Module,
+    graph_module: fx.GraphModule,
+    leaves: Leaves | None,
+    training: Sequence[Step],
+    more: Sequence[Step],
 ) -> str:
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise NotProvable("the model holds TorchScript, which runs real tensors")
