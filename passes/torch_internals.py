@@ -83,6 +83,13 @@ def fake_of(mode: Any, device: torch.device, make: Callable[[], Tensor]) -> Tens
     return FakeTensor(mode, meta, device)
 
 
+def without_modes() -> Any:
+    """A context in which tensors are real again, inside a fake mode and what is entered above it."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    return _disable_current_modes()
+
+
 def errors_of_unknown_values() -> tuple[type[Exception], ...]:
     """What fake tensors raise where a value is asked for, or decides about a shape."""
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
