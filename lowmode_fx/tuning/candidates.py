@@ -25,10 +25,11 @@ class Choice:
 
 
 def families(base: LowModeConfig, ratios: Sequence[int], stem_maxpool: bool) -> Iterator[Choice]:
-    """Every ratio with the kernels kept, resampled and averaged; with a max pool in the stem, without it too.
+    """Every ratio with kernels kept, resampled, averaged, and the large ones resized; with a stem's max pool, without.
 
     base: whatever it says of norms, heads and outputs holds for all. Ratio 1 pools kernels on whole images; there is
-    nothing to resample them to there, so that they are averaged.
+    nothing to resample them to there, so that they are averaged. Where no kernel is large, to resize the large ones
+    comes to the same as to keep them all.
     """
     drops = ("none", "stem") if stem_maxpool else ("none",)
     for ratio in ratios:
@@ -47,6 +48,8 @@ def families(base: LowModeConfig, ratios: Sequence[int], stem_maxpool: bool) -> 
             yield Choice(f"r = {ratio}, kernels resampled (cover){note}", replace(resampled, rounding="cover"))
             yield Choice(f"r = {ratio}, kernels resampled{note}", replace(resampled, rounding="ceil"))
             yield Choice(f"r = {ratio}, kernels averaged{note}", at)
+            large = replace(at, pool_convs="large", kernel_transform="pi_resize")
+            yield Choice(f"r = {ratio}, large kernels resized{note}", large)
             if ratio > 2:
                 yield Choice(f"r = {ratio}, kernels averaged by 2{note}", replace(at, kernel_ratio=2))
 
