@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from passes.shapes import node_shape
 from passes.trees import tree_leaves
 from passes.wording import sides
 
-Handle = Callable[[list[Any], list[Any]], float]
+Handle = Callable[[list[Any], list[Any]], float | Counter[str]]
 _FULL = str(Mode.FULL)
 
 
@@ -249,8 +250,17 @@ def _batched_macs(inputs: list[Any], outputs: list[Any]) -> float:
     return float(bmm_flop_jit(inputs[1:3], outputs))
 
 
+def _padded_conv_macs(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """A convolution that is told its padding in words, ``"same"``, among the other convolutions."""
+    from fvcore.nn.jit_handles import conv_flop_count, get_shape
+
+    images, weight, out = (get_shape(value) for value in (*inputs[:2], outputs[0]))
+    return Counter(conv=conv_flop_count(images, weight, out))
+
+
 #: What fvcore does not count by itself.
 _HANDLES: dict[str, Handle] = {
+    "aten::_convolution_mode": _padded_conv_macs,
     "aten::scaled_dot_product_attention": _attention_macs,
     "aten::mv": _vector_macs,
     "aten::dot": _vector_macs,

@@ -13,6 +13,7 @@ from lowmode_fx.capture.inputs import ModelInputs
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.draft import Draft
 from lowmode_fx.lowering.ladder import ModePair, Rung
+from lowmode_fx.lowering.least_side import with_least_side
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.notes import no_effect, notes
 from lowmode_fx.lowering.report import NoEffectWarning, PairReport
@@ -65,6 +66,7 @@ def lower(captured: Captured, config: LowModeConfig | None = None, mode: Mode = 
 def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung:
     """``lower``, without its warning."""
     model, full = captured.model, captured.graph_module
+    config, fitted = with_least_side(config, full)
     inputs = low_inputs(captured.inputs, config)
     if config.pools_kernels:
         check_poolable(full, type(model).__name__, config.pool_convs)
@@ -83,7 +85,7 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
         input_shape=captured.inputs.image.shape,
         low_input_shape=inputs.image.shape,
         passes=tuple(context.reports),
-        notes=notes(full_sides, low_sides, config, context, low, effect, lone),
+        notes=tuple(filter(None, (fitted, *notes(full_sides, low_sides, config, context, low, effect, lone)))),
         input_dtype=captured.inputs.image.dtype,
         leaf_modules=captured.leaf_modules,
         any_size=captured.front_end.any_size,
