@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ def balanced_weights(labels: Tensor, classes: int) -> tuple[float, ...]:
     """A weight for each class that makes up for how often it is there: images / (classes × images of it)."""
     from sklearn.utils.class_weight import compute_class_weight
 
-    found = compute_class_weight("balanced", classes=range(classes), y=labels.tolist())
+    found = compute_class_weight("balanced", classes=np.arange(classes), y=labels.cpu().numpy())
     return tuple(round(float(weight), 6) for weight in found)
 
 

@@ -105,7 +105,7 @@ def test_a_contest_s_layout(tmp_path: Path) -> None:
     grey_images(tmp_path / "train", 2, 10)
     grey_images(tmp_path / "test", 2, 20)
     (tmp_path / "train.csv").write_text("id,label\n0.png,a\n")
-    told = r"found none below 'train', but images side by side, and labels in train\.csv; move each into a folder of its"
+    told = r"found none below 'train', but images side by side, and labels in train\.csv; move each into a"
     with pytest.raises(ValueError, match=told):
         scan_folder(tmp_path)
 

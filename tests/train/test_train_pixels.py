@@ -1,4 +1,4 @@
-"""What becomes of each kind of image file, against plain Pillow and numpy; what has no plain meaning is refused by name."""
+"""What becomes of each kind of image file, by plain Pillow and numpy; what has no plain meaning is refused by name."""
 
 from __future__ import annotations
 
