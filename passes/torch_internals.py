@@ -124,6 +124,12 @@ def written_tensors(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     return written
 
 
+def compiled_graphs() -> int:
+    """How many graphs dynamo has compiled in this process."""
+    counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", None)
+    return int(counters["stats"]["unique_graphs"]) if counters is not None else 0
+
+
 def frames_are_compiled() -> bool:
     """Whether dynamo looks at the frames that Python runs now, to compile them."""
     from torch._C._dynamo.eval_frame import get_eval_frame_callback

@@ -17,6 +17,7 @@ from lowmode_fx.capture.frontends import FrontEnd, FrontEndName, front_ends
 from lowmode_fx.capture.images import Argument
 from lowmode_fx.capture.inputs import ModelInputs, doubled, model_inputs
 from lowmode_fx.capture.proof import prove
+from lowmode_fx.utils.channels import channels_hint
 from passes import bind_graph, propagate_shapes
 from passes.find_maps import mark_images
 from passes.preserve import train_mode
@@ -164,7 +165,8 @@ def trace_call(
                 return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live)
     shapes = ", ".join(f"{leaf.shape} of {leaf.dtype}" for leaf in inputs.leaves)
     if tried[-1].name == "live":  # which runs the model itself: what went wrong there says it all
-        raise TraceError(f"{type(model).__name__} fails on {shapes}: {failures[-1].partition(': ')[2]}")
+        cause = failures[-1].partition(": ")[2]
+        raise TraceError(f"{type(model).__name__} fails on {shapes}: {channels_hint(model, cause) or cause}")
     raise TraceError(
         f"{type(model).__name__} can't be traced on {shapes}; {'; '.join(dict.fromkeys(failures))}. Check that the "
         "model takes this input; then mark the module at fault with leaf_modules=, or give submodule="

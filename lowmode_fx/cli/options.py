@@ -27,9 +27,15 @@ Classes = Annotated[int | None, typer.Option(help="Of the head.")]
 Submodule = Annotated[str | None, typer.Option(help="Only this part, as backbone; fed the images.")]
 
 # Commands that train.
-DataName = Annotated[str, Data(help="digits, cifar10:PATH or folder:PATH.")]
+DataName = Annotated[str, Data(help="digits, cifar10:PATH, folder:PATH or torchvision:NAME=PATH.")]
 ImageSize = Annotated[int | None, Data(help="Side in pixels.")]
-ImageChannels = Annotated[int, Data(help="3 (RGB) or 1 (grey).")]
+ImageChannels = Annotated[int, Data(help="3 (RGB), 1 (grey) or, of a folder, 4 (bands as stored).")]
+CriterionName = Annotated[
+    str | None,
+    typer.Option(
+        help="cross_entropy, bce or package.module:callable, of outputs and labels.", rich_help_panel="Optimisation"
+    ),
+]
 
 
 def _option(name: str) -> str:

@@ -16,6 +16,7 @@ from torch import nn
 from lowmode_fx.cli.models import create_model
 from lowmode_fx.cli.options import (
     LOW_MODE,
+    CriterionName,
     DataName,
     ImageChannels,
     ImageSize,
@@ -29,7 +30,7 @@ from lowmode_fx.cli.tuning_tables import PROBE_FORMATS, plot_probe, probe_text, 
 from lowmode_fx.lowering.lower import lower
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.data import DataSplits, load_data
-from lowmode_fx.train.loss import classification_loss
+from lowmode_fx.train.loss import CRITERIA, Criterion, make_criterion
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.tuning.costs import CostMeasure
 from lowmode_fx.tuning.sensitivity import probe_sites
@@ -57,6 +58,7 @@ class _Setting:
     splits: DataSplits
     loader: EpochBatches
     optimizer: OptimizerFactory
+    criterion: Criterion
 
 
 @low_mode_options(*(name for name in LOW_MODE if name != "restore_output"))
@@ -71,6 +73,7 @@ def probe(
     batch_size: BatchSize = 125,
     lr: LearningRate = 0.05,
     momentum: Momentum = 0.9,
+    criterion: CriterionName = None,
     seed: Seed = 0,
     device: Device = "auto",
     format: Annotated[str, typer.Option(help="table, json or csv.")] = "table",
@@ -83,9 +86,9 @@ def probe(
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out {str(out)!r} is no PNG; give a name that ends in .png")
     config = low_mode_config("", **low)
-    setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
+    setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, criterion, seed, device)
     with progress() as tell:
-        measured = Probe(setting.model, setting.loader, classification_loss, setting.optimizer, batches)
+        measured = Probe(setting.model, setting.loader, setting.criterion, setting.optimizer, batches)
         lower(measured.captured, config)  # what it refuses is told before any training
 
         def on_step(step: int) -> bool:
@@ -125,6 +128,7 @@ def tune(
     batch_size: BatchSize = 125,
     lr: LearningRate = 0.05,
     momentum: Momentum = 0.9,
+    criterion: CriterionName = None,
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON for train --tuned. (default tuned.json)")] = None,
@@ -133,13 +137,13 @@ def tune(
     as_choice("measure", measure, get_args(CostMeasure))
     as_choice("autocast", autocast, ("none", "bf16"))  # whose costs hold for fp16 too
     config = low_mode_config("", **low)
-    setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
+    setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, criterion, seed, device)
     with progress() as tell:
         tuning = tune_model(
             setting.model,
             setting.loader,
             epochs=epochs,
-            criterion=classification_loss,
+            criterion=setting.criterion,
             optimizer=setting.optimizer,
             config=config,
             ratios=[_ratio(part) for part in ratios.split(",")],
@@ -159,6 +163,7 @@ def tune(
     given: dict[str, Any] = {"--image-size": image_size, "--in-chans": in_chans if in_chans != 3 else None}
     given |= {"--batch-size": batch_size, "--lr": lr, "--momentum": momentum}
     given |= {"--autocast": autocast} if autocast != "none" else {}
+    given |= {"--criterion": criterion}
     options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     never = tuning.time == 1
     choice = ["--full-only", "--epochs", str(epochs)] if never else ["--tuned", str(path)]
@@ -174,6 +179,7 @@ def _setting(
     batch_size: int,
     lr: float,
     momentum: float,
+    criterion: str | None,
     seed: int,
     device: str,
 ) -> _Setting:
@@ -181,6 +187,8 @@ def _setting(
     if place.type == "cpu":
         keep_freed_memory()
     splits = load_data(data, image_size, in_chans).to(place)
+    for note in splits.notes:
+        typer.echo(f"note: {note}", err=True)
     _, height, width = splits.image_shape
     torch.manual_seed(seed)
     side = height if height == width else None
@@ -189,7 +197,8 @@ def _setting(
     def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=5e-4)
 
-    return _Setting(built, splits, EpochBatches(splits, batch_size, place, seed), optimizer)
+    loss = make_criterion(criterion or CRITERIA[0], device=place)
+    return _Setting(built, splits, EpochBatches(splits, batch_size, place, seed), optimizer, loss)
 
 
 def _ratio(text: str) -> Ratio:
