@@ -16,6 +16,10 @@ from lowmode_fx.lowering.mode import Mode
 from passes import bind_graph
 
 
+#: What makes of a function or a module one that is compiled.
+Compiler = Callable[[Any], Callable[..., Any]]
+
+
 class Network(Protocol):
     """One mode of a model, called as the model is."""
 
@@ -23,8 +27,8 @@ class Network(Protocol):
         """What the mode returns, uncompiled."""
         ...
 
-    def compile(self, **options: Any) -> Callable[..., Any]:
-        """The same through ``torch.compile`` with these options."""
+    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
+        """The same through ``compiler``, a ``torch.compile`` with its options."""
         ...
 
     def settle(self) -> None:
@@ -40,9 +44,8 @@ class FullNetwork:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._model(*args, **kwargs)
 
-    def compile(self, **options: Any) -> Callable[..., Any]:
-        compiled: Callable[..., Any] = torch.compile(self._model, **options)
-        return compiled
+    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
+        return compiler(self._model)
 
     def settle(self) -> None:
         pass
@@ -58,8 +61,8 @@ class GraphNetwork:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.graph_module(*self._ladder.inputs.flatten(self._ladder.model, args, kwargs))
 
-    def compile(self, **options: Any) -> Callable[..., Any]:
-        graph = torch.compile(self.graph_module.forward, **options)
+    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
+        graph = compiler(self.graph_module.forward)
 
         def compiled(*args: Any, **kwargs: Any) -> Any:
             return graph(*self._ladder.inputs.flatten(self._ladder.model, args, kwargs))
@@ -79,8 +82,8 @@ class LiveNetwork:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._run(self._live.forward, args, kwargs)
 
-    def compile(self, **options: Any) -> Callable[..., Any]:
-        forward = torch.compile(self._live.forward, **options)
+    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
+        forward = compiler(self._live.forward)
 
         def compiled(*args: Any, **kwargs: Any) -> Any:
             return self._run(forward, args, kwargs)
