@@ -136,10 +136,9 @@ def compiler_around() -> Callable[[Callable[..., Any]], Callable[..., Any]] | No
     frame = sys._getframe(1).f_back
     while frame is not None:
         if frame.f_globals.get("__name__") == "torch._dynamo.eval_frame":
-            context = frame.f_locals.get("self")
+            context: Any = frame.f_locals.get("self")
             if type(context).__name__ == "OptimizeContext":
-                compiler: Callable[[Callable[..., Any]], Callable[..., Any]] = context
-                return compiler
+                return context  # type: ignore[no-any-return]
         frame = frame.f_back
     return None
 

@@ -15,7 +15,6 @@ from lowmode_fx.lowering.live import LiveLowering
 from lowmode_fx.lowering.mode import Mode
 from passes import bind_graph
 
-
 #: What makes of a function or a module one that is compiled.
 Compiler = Callable[[Any], Callable[..., Any]]
 

@@ -42,10 +42,11 @@ def _is_fsdp(module: nn.Module) -> bool:
 
 def _twin(module: nn.Module, known: dict[int, Any]) -> nn.Module:
     if id(module) in known:
-        return known[id(module)]
+        found: nn.Module = known[id(module)]
+        return found
     # fully_shard puts a class of its own before the module's.
     kind = type(module).__mro__[2] if _is_fsdp(module) else type(module)
-    twin: nn.Module = known.setdefault(id(module), object.__new__(kind))
+    twin: Any = known.setdefault(id(module), object.__new__(kind))
     twin.__dict__.update(module.__dict__)
     for name in ("_parameters", "_buffers"):
         twin.__dict__[name] = {key: _whole(value, known) for key, value in module.__dict__[name].items()}
@@ -54,7 +55,8 @@ def _twin(module: nn.Module, known: dict[int, Any]) -> nn.Module:
         twin.__dict__[name] = type(hooks)((key, hook) for key, hook in hooks.items() if not _gathers(hook))
     children = module._modules.items()
     twin.__dict__["_modules"] = {key: None if child is None else _twin(child, known) for key, child in children}
-    return twin
+    made: nn.Module = twin
+    return made
 
 
 def _gathers(hook: Any) -> bool:

@@ -92,9 +92,11 @@ class ModeBatchSampler(BatchSampler):
         """The batches without modes, anew for each iteration."""
         if self.batches is not None:
             return self.batches
-        kind = BatchSampler
+        kind: type[BatchSampler] = BatchSampler
         if type(self.sampler).__module__.startswith("torchdata."):
-            from torchdata.stateful_dataloader.sampler import BatchSampler as kind  # its iterators have states
+            from torchdata.stateful_dataloader import sampler  # whose iterators have states
+
+            kind = sampler.BatchSampler
         return kind(self.sampler, self.batch_size, self.drop_last)
 
 

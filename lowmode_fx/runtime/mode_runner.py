@@ -44,7 +44,7 @@ class ModeRunner:
             self.compiled = {mode: each.compile(compiler) for mode, each in self.networks.items()}
 
     def compile_like(self, compiler: Compiler | None) -> None:
-        """Compile each mode with what wraps functions for a user's own ``torch.compile``, where none is compiled yet."""
+        """Compile each mode as a user's own ``torch.compile`` does, where none is compiled yet."""
         if compiler is not None and not self.compiled:
             self.compiled = {mode: each.compile(compiler) for mode, each in self.networks.items()}
 

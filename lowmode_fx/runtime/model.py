@@ -97,6 +97,11 @@ class LowModeModel(ModelView):
         return self._steps.step
 
     @property
+    def is_copy(self) -> bool:
+        """Whether this is a deep copy that no optimizer has trained yet: it runs in full-mode and counts nothing."""
+        return self._steps.waits
+
+    @property
     def epoch(self) -> int:
         """The epoch that ``set_epoch`` told."""
         return self._epoch
@@ -144,7 +149,7 @@ class LowModeModel(ModelView):
             return self.ladder.model.forward(*args, **kwargs)
         return self._forward(args, kwargs)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _forward_compiled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Inside what a user compiles: each mode is compiled for itself, as the user compiles."""
         self._runner.compile_like(compiler_around())

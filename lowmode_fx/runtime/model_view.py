@@ -24,7 +24,7 @@ class ModelView(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.__class__ = _signed(type(self), type(model).forward)
+        self.__class__ = _signed(type(self), type(model))  # type: ignore[arg-type]
         self.__dict__["_viewed"] = model  # no child: the model's children are this module's
         share_registries(self, model)
         # What a parent that loads runs for each of its children.
@@ -91,12 +91,16 @@ class ModelView(nn.Module):
 _LOAD_HOOKS = "_load_state_dict_post_hooks"
 
 
+#: What a container is asked for through its class.
+_CONTAINER = ("__getitem__", "__len__", "__iter__", "__contains__")
+
+
 @functools.cache
-def _signed(kind: type[ModelView], forward: Callable[..., Any]) -> type[ModelView]:
-    """``kind`` with the signature of ``forward``."""
+def _signed(kind: type[ModelView], model: type[nn.Module]) -> type[ModelView]:
+    """``kind`` with the signature of ``model``'s forward, and its subscripts where it is a container."""
     own = kind.forward
 
-    @functools.wraps(forward)
+    @functools.wraps(model.forward)
     def signed(self: ModelView, *args: Any, **kwargs: Any) -> Any:
         return own(self, *args, **kwargs)
 
@@ -106,4 +110,12 @@ def _signed(kind: type[ModelView], forward: Callable[..., Any]) -> type[ModelVie
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
     }
+    names |= {name: _forwarding(name) for name in _CONTAINER if hasattr(model, name)}
     return type(kind.__name__, (kind,), names)
+
+
+def _forwarding(name: str) -> Callable[..., Any]:
+    def method(self: ModelView, *args: Any) -> Any:
+        return getattr(self._viewed, name)(*args)
+
+    return method

@@ -60,6 +60,8 @@ class StepCounter:
         """Of a run that has taken ``step`` steps, the next forward is the first."""
         self.step = step
         self._forwards = 0
+        if self._saved is not None:
+            self._saved.is_lost = False
 
     def count_forward(self) -> None:
         """A forward that a step may follow has begun."""

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from calls import Classifier, Network
 from torch import Tensor, nn
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
