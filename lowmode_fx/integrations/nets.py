@@ -19,8 +19,8 @@ def nets_in(module: nn.Module) -> list[LowModeModel]:
     found = [net for net in _walk(module, set()) if not net.is_copy]
     if not found:
         raise ValueError(
-            f"{type(module).__name__} holds no LowModeModel; wrap its network: LowModeModel(build_pair(network, images), "
-            "schedule)"
+            f"{type(module).__name__} holds no LowModeModel; wrap its network: "
+            "LowModeModel(build_pair(network, images), schedule)"
         )
     return found
 

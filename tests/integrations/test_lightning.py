@@ -52,9 +52,8 @@ class Module(lightning.LightningModule):
 def trainer(folder: Path, epochs: int = 2, callbacks: Any = None, **options: Any) -> lightning.Trainer:
     quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
     chosen = [LowModeCallback()] if callbacks is None else callbacks
-    return lightning.Trainer(
-        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=chosen, **{"logger": False, **quiet, **options}
-    )  # fmt: skip
+    given = {"logger": False, **quiet, **options}
+    return lightning.Trainer(max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=chosen, **given)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

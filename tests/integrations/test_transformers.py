@@ -53,7 +53,8 @@ def trainer(net: Any, folder: Path, modes: list[str] | None = None, **options: A
     )  # fmt: skip
     if modes is not None:
         net.register_forward_hook(lambda net, args, output: net.training and modes.append(str(net.last_mode)))
-    return Trainer(model=net, args=arguments, train_dataset=Samples(), eval_dataset=Samples(), callbacks=[LowModeCallback()])  # fmt: skip
+    data = {"train_dataset": Samples(), "eval_dataset": Samples()}
+    return Trainer(model=net, args=arguments, callbacks=[LowModeCallback()], **data)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
