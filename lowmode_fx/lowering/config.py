@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from typing import Any, Literal, get_args
+
+import torch
 
 from lowmode_fx.lowering.downsampling import downsampled_sides
 from lowmode_fx.utils.validation import as_choice, as_count, as_flag, check_names
@@ -212,3 +215,7 @@ def _strides(strides: Mapping[str, Any]) -> dict[str, int | tuple[int, ...]]:
 
 def _plain_stride(stride: int | tuple[int, ...]) -> int | list[int]:
     return stride if isinstance(stride, int) else list(stride)
+
+
+# A trainer may keep it among its hyper-parameters, and torch.load reads it with weights_only=True.
+torch.serialization.add_safe_globals([LowModeConfig, Fraction])

@@ -17,6 +17,9 @@ from lowmode_fx.lowering.mode import Mode
 from passes import bind_graph
 from passes.preserve import ForwardAttributes
 
+#: What makes of a function or a module one that is compiled.
+Compiler = Callable[[Any], Callable[..., Any]]
+
 
 class Network(Protocol):
     """One mode of a model, called as the model is."""
@@ -25,8 +28,8 @@ class Network(Protocol):
         """What the mode returns, uncompiled."""
         ...
 
-    def compile(self, **options: Any) -> Callable[..., Any]:
-        """The same through ``torch.compile`` with these options."""
+    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
+        """The same through ``compiler``, a ``torch.compile`` with its options."""
         ...
 
     def settle(self) -> None:
@@ -42,9 +45,8 @@ class FullNetwork:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._model(*args, **kwargs)
 
-    def compile(self, **options: Any) -> Callable[..., Any]:
-        compiled: Callable[..., Any] = torch.compile(self._model, **options)
-        return compiled
+    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
+        return compiler(self._model)
 
     def settle(self) -> None:
         pass
@@ -66,8 +68,8 @@ class GraphNetwork:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._run(self.graph_module, args, kwargs)
 
-    def compile(self, **options: Any) -> Callable[..., Any]:
-        graph = torch.compile(self.graph_module.forward, **options)
+    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
+        graph = compiler(self.graph_module.forward)
 
         def compiled(*args: Any, **kwargs: Any) -> Any:
             return self._run(graph, args, kwargs)
@@ -97,8 +99,8 @@ class LiveNetwork:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._run(self._live.forward, args, kwargs)
 
-    def compile(self, **options: Any) -> Callable[..., Any]:
-        forward = torch.compile(self._live.forward, **options)
+    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
+        forward = compiler(self._live.forward)
 
         def compiled(*args: Any, **kwargs: Any) -> Any:
             return self._run(forward, args, kwargs)
