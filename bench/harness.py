@@ -39,8 +39,10 @@ def header(script: str, **settings: Any) -> dict[str, Any]:
     }
 
 
-def timed(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call: device events on a GPU, the wall clock elsewhere."""
+def timed(
+    function: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of one call: device events on a GPU, ``clock`` elsewhere."""
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
@@ -48,18 +50,23 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
         end.record()
         torch.cuda.synchronize(device)
         return float(start.elapsed_time(end)) / 1000
-    began = time.perf_counter()
+    began = clock()
     function()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def paired_times(
-    functions: Mapping[Key, Callable[[], object]], device: torch.device, rounds: int, warmup: int = 2
+    functions: Mapping[Key, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Key, list[float]]:
     """Seconds of each function, one call of each a round: what disturbs the machine disturbs all alike.
 
     The first ``warmup`` calls of each pay for compilation and are not kept. Freed memory is, as
-    ``lowmode-fx train`` has it: on a CPU a step would wait for its pages otherwise.
+    ``lowmode-fx train`` has it: on a CPU a step would wait for its pages otherwise. clock: on a CPU;
+    ``time.process_time`` where one thread computes, and others use the machine.
     """
     keep_freed_memory()
     for function in functions.values():
@@ -69,7 +76,7 @@ def paired_times(
     times: dict[Key, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            times[name].append(timed(function, device))
+            times[name].append(timed(function, device, clock))
     return times
 
 
@@ -78,6 +85,7 @@ def paired_steps(
     device: torch.device,
     rounds: int,
     warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
     inner: int | None = None,
 ) -> dict[Key, list[float]]:
     """Seconds of one training step, by ``paired_times``: of ten on end on a GPU, where the host then runs ahead.
@@ -86,7 +94,7 @@ def paired_steps(
     """
     count = inner or (10 if device.type == "cuda" else 1)
     repeated = {name: partial(_repeat, function, count) for name, function in functions.items()}
-    times = paired_times(repeated, device, rounds, warmup)
+    times = paired_times(repeated, device, rounds, warmup, clock)
     return {name: [seconds / count for seconds in values] for name, values in times.items()}
 
 

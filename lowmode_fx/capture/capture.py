@@ -17,6 +17,7 @@ from lowmode_fx.capture.frontends import FrontEnd, FrontEndName, front_ends
 from lowmode_fx.capture.images import Argument
 from lowmode_fx.capture.inputs import ModelInputs, doubled, model_inputs
 from lowmode_fx.capture.proof import prove
+from lowmode_fx.utils.channels import channels_hint
 from passes import bind_graph, propagate_shapes
 from passes.find_maps import mark_images
 from passes.preserve import train_mode
@@ -66,13 +67,17 @@ class Captured:
         forget_results(graph)
         return graph
 
-    def require_proof(self, graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
-        """Hold a graph that is to run steps against the model, on a call of these shapes.
+    def require_proof(self, graph_module: fx.GraphModule, inputs: ModelInputs, *, again: bool = False) -> None:
+        """Hold a graph that is to run steps against the model, on a call of these shapes and on one of more images.
+
+        again: a graph for any size, which has taken its steps on images of another one, takes one more on these.
 
         Raises ``TraceError`` where it does not train as the model does, or where that can't be told.
         """
-        args, kwargs = inputs.call(inputs.blank_for(self.model))
-        proof = prove(self.model, graph_module, args, kwargs, leaves=partial(inputs.flatten, self.model))
+        call, more = (each.call(each.blank_for(self.model)) for each in (inputs, inputs.with_more_images()))
+        second = more if again or not self.front_end.any_size else None
+        leaves = partial(inputs.flatten, self.model)
+        proof = prove(self.model, graph_module, *call, leaves=leaves, second=second, steps=1 if again else 2)
         if not proof.holds:
             raise TraceError(
                 f"{self.front_end.name}'s graph of {type(self.model).__name__} does not train as the model does: "
@@ -160,7 +165,8 @@ def trace_call(
                 return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live)
     shapes = ", ".join(f"{leaf.shape} of {leaf.dtype}" for leaf in inputs.leaves)
     if tried[-1].name == "live":  # which runs the model itself: what went wrong there says it all
-        raise TraceError(f"{type(model).__name__} fails on {shapes}: {failures[-1].partition(': ')[2]}")
+        cause = failures[-1].partition(": ")[2]
+        raise TraceError(f"{type(model).__name__} fails on {shapes}: {channels_hint(model, cause) or cause}")
     raise TraceError(
         f"{type(model).__name__} can't be traced on {shapes}; {'; '.join(dict.fromkeys(failures))}. Check that the "
         "model takes this input; then mark the module at fault with leaf_modules=, or give submodule="

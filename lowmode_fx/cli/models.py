@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import timm
 import torchvision
 from torch import nn
 
+from lowmode_fx.utils.imports import import_named
 from passes.wording import near_matches
 
 DEFAULT_IMAGE_SIZE = 224
@@ -75,15 +73,8 @@ def _torchvision_model(name: str, arguments: dict[str, Any], in_chans: int) -> n
 
 
 def _imported_model(module_name: str, attribute: str, offered: dict[str, Any]) -> nn.Module:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     place = f"model {module_name}:{attribute}"
-    try:
-        build: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            build = getattr(build, part)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"{place} can't be imported ({error}); give package.module:callable") from error
+    build = import_named(f"{module_name}:{attribute}", "model")
     if isinstance(build, nn.Module):
         return build
     if not callable(build):

@@ -18,6 +18,7 @@ from lowmode_fx.cli.ladder_options import build_modes, low_mode_configs, read_la
 from lowmode_fx.cli.models import create_model
 from lowmode_fx.cli.options import (
     LOW_MODE,
+    CriterionName,
     Data,
     DataName,
     ImageChannels,
@@ -91,6 +92,10 @@ def train(
     momentum: Annotated[float | None, Rate(help="(default 0.9)")] = None,
     nesterov: Annotated[bool | None, Rate("--nesterov")] = None,
     label_smoothing: Annotated[float | None, Rate(help="(default 0)")] = None,
+    criterion: CriterionName = None,
+    class_weights: Annotated[
+        str | None, Rate(help="In the loss: balanced, or a number for each class: 1,1,5. (default 1)")
+    ] = None,
     precise_bn: Annotated[int | None, Rate(help="Batches for running statistics at the end. (default 0)")] = None,
     autocast: Annotated[str | None, Rate(help="none, bf16 or fp16.")] = None,
     seed: Annotated[int | None, Run(help="Of weights, order, crops, modes. (default 0)")] = None,
@@ -110,7 +115,7 @@ def train(
     plan = None if ladder is None else read_ladder(ladder)
     kind = schedule_kind(schedule, plan, shares)
     if plan is not None and tuned is not None:
-        raise ValueError(f"--tuned {str(tuned)!r} holds one low mode; leave it out, or --ladder {plan.text}")
+        raise ValueError(f"--tuned {str(tuned)!r} holds its own low modes; leave it out, or --ladder {plan.text}")
     console = Console()
     choice = None if tuned is None else read_tuning(tuned)
     epochs = ladder_epochs(plan, epochs)
@@ -126,6 +131,8 @@ def train(
         momentum=momentum,
         nesterov=nesterov,
         label_smoothing=label_smoothing,
+        criterion=criterion,
+        class_weights=None if class_weights is None else _weights(class_weights),
         precise_bn=precise_bn,
         autocast=autocast,
         seed=seed,
@@ -134,7 +141,8 @@ def train(
         workers=workers,
         data_on=data_on,
     )
-    configs = low_mode_configs(preset if choice is None else choice.config, plan, low)
+    bases = (preset,) if choice is None else choice.configs
+    configs = [config for base in bases for config in low_mode_configs(base, plan, low)]
     chosen = make_schedule(
         kind,
         settings,
@@ -166,8 +174,11 @@ def train(
     steps = steps_per_epoch(splits.train, settings.batch_size)
     channels, height, width = splits.image_shape
     sizes = f"{len(splits.train)} + {len(splits.val)} images of {channels}×{height}×{width}"
-    held = "on it" if images_on(settings.data_on, splits, torch_device) == "device" else "on the host"
-    _print(console, f"{data}: {sizes}, {splits.num_classes} classes; {model} on {torch_device}, images {held}")
+    together = images_on(settings.data_on, splits, torch_device) == "device"
+    where = f"{model} and images on {torch_device}" if together else f"{model} on {torch_device}, images on the host"
+    _print(console, f"{data}: {sizes}, {splits.num_classes} classes; {where}")
+    for note in splits.notes:
+        _print(console, f"note: {note}")
     torch.manual_seed(settings.seed)
     side = height if height == width else None
     built = create_model(model, num_classes=splits.num_classes, in_chans=in_chans, image_size=side)
@@ -189,6 +200,8 @@ def train(
         )
         raise typer.Exit(128 + result.interrupted)
     accuracy = f"validation accuracy {result.final_accuracy:.2%} (best {result.best_accuracy:.2%})"
+    if result.test_accuracy is not None:
+        accuracy = f"test accuracy {result.test_accuracy:.2%}, {accuracy}"
     compiling = f" and {result.compile_seconds:.1f} s of compilation" if settings.compile else ""
     loading = f"{result.loading_share:.1%} of it for images"
     _print(console, f"{accuracy} after {result.train_seconds:.1f} s of training ({loading}){compiling}; see {path}")
@@ -228,6 +241,15 @@ def _settings(preset: str, **given: Any) -> TrainSettings:
         return settings
     falls = sorted({round(settings.epochs * share) for share in (0.4, 0.6)} - {0, settings.epochs})
     return replace(settings, milestones=tuple(falls))
+
+
+def _weights(text: str) -> str | tuple[float, ...]:
+    if text == "balanced":
+        return text
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--class-weights {text!r} is no list of numbers; give balanced, or such as 1,1,5") from None
 
 
 def _integers(name: str, text: str) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from torch import nn
 from lowmode_fx.cli.models import create_model
 from lowmode_fx.cli.options import (
     LOW_MODE,
+    CriterionName,
     DataName,
     ImageChannels,
     ImageSize,
@@ -29,7 +30,7 @@ from lowmode_fx.cli.tuning_tables import PROBE_FORMATS, plot_probe, probe_text, 
 from lowmode_fx.lowering.lower import lower
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.data import DataSplits, load_data
-from lowmode_fx.train.loss import classification_loss
+from lowmode_fx.train.loss import CRITERIA, Criterion, make_criterion
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.tuning.costs import CostMeasure
 from lowmode_fx.tuning.sensitivity import probe_sites
@@ -39,6 +40,7 @@ from lowmode_fx.utils.allocator import keep_freed_memory
 from lowmode_fx.utils.atomic import write_text
 from lowmode_fx.utils.progress import progress
 from lowmode_fx.utils.validation import as_choice, as_count
+from passes.ratios import Ratio, read_ratio
 
 Rate = partial(typer.Option, rich_help_panel="Optimisation of the short runs")
 BatchSize = Annotated[int, Rate()]
@@ -56,6 +58,7 @@ class _Setting:
     splits: DataSplits
     loader: EpochBatches
     optimizer: OptimizerFactory
+    criterion: Criterion
 
 
 @low_mode_options(*(name for name in LOW_MODE if name != "restore_output"))
@@ -70,6 +73,7 @@ def probe(
     batch_size: BatchSize = 125,
     lr: LearningRate = 0.05,
     momentum: Momentum = 0.9,
+    criterion: CriterionName = None,
     seed: Seed = 0,
     device: Device = "auto",
     format: Annotated[str, typer.Option(help="table, json or csv.")] = "table",
@@ -82,9 +86,9 @@ def probe(
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out {str(out)!r} is no PNG; give a name that ends in .png")
     config = low_mode_config("", **low)
-    setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
+    setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, criterion, seed, device)
     with progress() as tell:
-        measured = Probe(setting.model, setting.loader, classification_loss, setting.optimizer, batches)
+        measured = Probe(setting.model, setting.loader, setting.criterion, setting.optimizer, batches)
         lower(measured.captured, config)  # what it refuses is told before any training
 
         def on_step(step: int) -> bool:
@@ -114,7 +118,9 @@ def tune(
     epochs: Annotated[int, typer.Option(help="Of the full run that low-mode is to match.")] = 30,
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
-    ratios: Annotated[str, Low(help="Of the images' sides, of 1 to 4; 1 pools kernels on whole images.")] = "2,1",
+    ratios: Annotated[str, Low(help="Of the images' sides, of 1 to 4; 1 pools kernels on whole images.")] = "2,4/3,1",
+    modes: Annotated[int, typer.Option(help="How many modes the plan has at most, full-mode counted.")] = 3,
+    time_budget: Annotated[float, typer.Option(help="Share of the full run's time that the plan may take.")] = 1.0,
     measure: Annotated[str, typer.Option(help="A step's cost: time or macs.")] = "time",
     autocast: Annotated[str, typer.Option(help="none or bf16, as in train: costs depend on it.")] = "none",
     tail: Annotated[float, typer.Option(help="Share of the progress that stays full.")] = 0.5,
@@ -122,6 +128,7 @@ def tune(
     batch_size: BatchSize = 125,
     lr: LearningRate = 0.05,
     momentum: Momentum = 0.9,
+    criterion: CriterionName = None,
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON for train --tuned. (default tuned.json)")] = None,
@@ -130,16 +137,18 @@ def tune(
     as_choice("measure", measure, get_args(CostMeasure))
     as_choice("autocast", autocast, ("none", "bf16"))  # whose costs hold for fp16 too
     config = low_mode_config("", **low)
-    setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
+    setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, criterion, seed, device)
     with progress() as tell:
         tuning = tune_model(
             setting.model,
             setting.loader,
             epochs=epochs,
-            criterion=classification_loss,
+            criterion=setting.criterion,
             optimizer=setting.optimizer,
             config=config,
             ratios=[_ratio(part) for part in ratios.split(",")],
+            modes=modes,
+            time_budget=time_budget,
             measure=measure,  # type: ignore[arg-type]
             autocast=torch.bfloat16 if autocast == "bf16" else None,
             tail=tail,
@@ -154,8 +163,9 @@ def tune(
     given: dict[str, Any] = {"--image-size": image_size, "--in-chans": in_chans if in_chans != 3 else None}
     given |= {"--batch-size": batch_size, "--lr": lr, "--momentum": momentum}
     given |= {"--autocast": autocast} if autocast != "none" else {}
+    given |= {"--criterion": criterion}
     options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
-    never = not any(tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs))
+    never = tuning.time == 1
     choice = ["--full-only", "--epochs", str(epochs)] if never else ["--tuned", str(path)]
     command = ["lowmode-fx", "train", model, "--data", data, *options, *choice]
     typer.echo(f"train {'without low-mode' if never else 'with it'}: {shlex.join(command)}")
@@ -169,6 +179,7 @@ def _setting(
     batch_size: int,
     lr: float,
     momentum: float,
+    criterion: str | None,
     seed: int,
     device: str,
 ) -> _Setting:
@@ -176,6 +187,8 @@ def _setting(
     if place.type == "cpu":
         keep_freed_memory()
     splits = load_data(data, image_size, in_chans).to(place)
+    for note in splits.notes:
+        typer.echo(f"note: {note}", err=True)
     _, height, width = splits.image_shape
     torch.manual_seed(seed)
     side = height if height == width else None
@@ -184,11 +197,12 @@ def _setting(
     def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=5e-4)
 
-    return _Setting(built, splits, EpochBatches(splits, batch_size, place, seed), optimizer)
+    loss = make_criterion(criterion or CRITERIA[0], device=place)
+    return _Setting(built, splits, EpochBatches(splits, batch_size, place, seed), optimizer, loss)
 
 
-def _ratio(text: str) -> int:
+def _ratio(text: str) -> Ratio:
     try:
-        return int(text)
+        return read_ratio(text.strip(), "--ratios")
     except ValueError:
-        raise ValueError(f"--ratios has {text!r}, which is no integer; give some of 1, 2, 3, 4, as in 2,3") from None
+        raise ValueError(f"--ratios has {text!r}, which is no ratio; give numbers from 1 to 4, as in 2,4/3") from None

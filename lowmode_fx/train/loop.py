@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -34,7 +35,7 @@ from lowmode_fx.train.evaluate import check_outputs, evaluate
 from lowmode_fx.train.identity import run_identity
 from lowmode_fx.train.interrupts import Interrupts
 from lowmode_fx.train.loading_clock import LoadingClock
-from lowmode_fx.train.loss import classification_loss
+from lowmode_fx.train.loss import balanced_weights, make_criterion
 from lowmode_fx.train.placement import place_images
 from lowmode_fx.train.precise_bn import recompute_statistics, require_fvcore
 from lowmode_fx.train.progress import Reporter
@@ -112,7 +113,10 @@ class _Run:
             nesterov=settings.nesterov,
             fused=self.device.type == "cuda" or None,  # so that a captured step holds the optimizer's too
         )
-        self.criterion = partial(classification_loss, label_smoothing=settings.label_smoothing)
+        weights = settings.class_weights
+        if weights == "balanced":
+            weights = balanced_weights(splits.train.labels, splits.num_classes)
+        self.criterion = make_criterion(settings.criterion, settings.label_smoothing, weights, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "fp16")
         autocast = settings.autocast_dtype()
         self.train_step = TrainStep(self.forward, self.criterion, self.optimizer, autocast=autocast, scaler=self.scaler)
@@ -131,7 +135,7 @@ class _Run:
         self.loss_sum = torch.zeros((), dtype=dtype, device=self.device)
 
     def run(self, resume: bool) -> RunResult:
-        check_outputs(self.net, self.splits, self.device)
+        check_outputs(self.net, self.splits, self.settings, self.device)
         if self.settings.precise_bn:
             require_fvcore()
         if self.folder is not None:
@@ -151,7 +155,10 @@ class _Run:
                 self.save()
             if self.epoch < self.settings.epochs:
                 interrupted = interrupts.received
-        result = RunResult(self.label, tuple(self.records), self.compile_seconds, interrupted)
+        tested = None
+        if self.splits.test is not None and not interrupted:
+            tested = evaluate(self.net, replace(self.splits, val=self.splits.test), self.settings, self.device)
+        result = RunResult(self.label, tuple(self.records), self.compile_seconds, interrupted, tested)
         self.write_summary("interrupted" if interrupted else "complete", result)
         if self.folder is not None:
             self.folder.write_metrics({self.label: self.records})

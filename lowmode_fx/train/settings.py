@@ -16,6 +16,8 @@ AUTOCASTS = ("none", "bf16", "fp16")
 PLACES = ("auto", "device", "host")
 #: Settings that say where and how fast, or what comes after the last step: a resumed run may change them.
 CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "workers", "data_on", "eval_batch_size", "precise_bn"})
+#: Settings that older checkpoints don't know: left out of what is compared where they are as they were then.
+_ADDED_LATER = ("criterion", "class_weights")
 ONECYCLE_RISE, ONECYCLE_START, ONECYCLE_END = 0.3, 1 / 25, 1e-4  # shares of the run, and of the peak rate
 
 
@@ -25,7 +27,8 @@ class TrainSettings:
 
     ``milestones``: epochs (counted from 0) at whose start the rate is multiplied by ``lr_gamma``. ``precise_bn``: from
     so many training batches running statistics are made anew at the end of the run (0: they stay). ``data_on``: where
-    the images lie, all on the device or on the host; the batches are the same.
+    the images lie, all on the device or on the host; the batches are the same. ``criterion``: ``"cross_entropy"``,
+    ``"bce"`` or ``package.module:callable``; ``class_weights``: its weight of each class, or ``"balanced"``.
 
     Raises ``ValueError`` (a value out of range) or ``TypeError`` (a value of another kind), naming what is allowed.
     """
@@ -41,6 +44,8 @@ class TrainSettings:
     lr_gamma: float = 0.1
     warmup_epochs: int = 0
     label_smoothing: float = 0.0
+    criterion: str = "cross_entropy"
+    class_weights: Literal["balanced"] | tuple[float, ...] = ()
     precise_bn: int = 0
     autocast: Literal["none", "bf16", "fp16"] = "none"
     seed: int = 0
@@ -61,6 +66,10 @@ class TrainSettings:
         self._set("weight_decay", as_number("weight_decay", self.weight_decay, least=0))
         self._set("momentum", as_number("momentum", self.momentum, least=0, below=1))
         self._set("label_smoothing", as_number("label_smoothing", self.label_smoothing, least=0, below=1))
+        if self.class_weights != "balanced":
+            weights = as_sequence("class_weights", self.class_weights, "'balanced', or a number for each class")
+            named = [as_number(f"class_weights[{place}]", weight, least=0) for place, weight in enumerate(weights)]
+            self._set("class_weights", tuple(named))
         for name in ("nesterov", "compile"):
             as_flag(name, getattr(self, name))
         as_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
@@ -87,7 +96,9 @@ class TrainSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**asdict(self), "milestones": list(self.milestones)}
+        weights = self.class_weights
+        plain = weights if isinstance(weights, str) else list(weights)
+        return {**asdict(self), "milestones": list(self.milestones), "class_weights": plain}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainSettings:
@@ -97,7 +108,8 @@ class TrainSettings:
 
     def trajectory(self) -> dict[str, Any]:
         """What a run and its continuation must share. More epochs are allowed where no rate depends on their number."""
-        dropped = CHANGEABLE_ON_RESUME | ({"epochs"} if self.lr_schedule == "milestones" else set())
+        later = {name for name in _ADDED_LATER if getattr(self, name) == _DEFAULTS[name]}
+        dropped = CHANGEABLE_ON_RESUME | later | ({"epochs"} if self.lr_schedule == "milestones" else set())
         return {name: value for name, value in self.to_dict().items() if name not in dropped}
 
     def learning_rate(self, epoch: int, share: float = 0.0) -> float:
@@ -129,6 +141,9 @@ class TrainSettings:
 
     def autocast_dtype(self) -> torch.dtype | None:
         return {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.autocast]
+
+
+_DEFAULTS = {field.name: field.default for field in fields(TrainSettings)}
 
 
 def _cosine(start: float, end: float, share: float) -> float:

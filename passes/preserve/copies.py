@@ -27,6 +27,21 @@ def copy_apart(value: Copied, model: nn.Module, *, meta: bool = False) -> Copied
     return copy.deepcopy(value, memo)
 
 
+def copy_spread_out(value: Copied, model: nn.Module) -> Copied:
+    """``copy_apart`` on the CPU of a model on the meta device: each weight is one zero, spread over its shape.
+
+    So it takes next to no memory until it runs. Buffers are zeros of their own, for forwards write to them.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in (*find_holdings(model).tensors, *model.parameters(), *model.buffers()):
+        if isinstance(tensor, nn.Parameter):
+            blank = torch.zeros((), dtype=tensor.dtype, device="cpu").expand(tensor.shape)
+            memo[id(tensor)] = nn.Parameter(blank, tensor.requires_grad)
+        elif tensor.is_meta:
+            memo[id(tensor)] = torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
+    return copy.deepcopy(value, memo)
+
+
 def _on_meta(tensor: Tensor) -> Tensor:
     empty = torch.empty_like(tensor, device="meta")
     return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
