@@ -8,7 +8,7 @@
 # cifar10_b.zip; without DATA nothing is trained. --small tries all of it on a small network, on a CPU in some minutes.
 # PYTHON names the interpreter; torch, torchvision, timm, numpy and Pillow are taken as they are found.
 #
-# 1. Tests that want CUDA (60 s), while everything is compiled in parallel processes (100 s).
+# 1. Tests that want CUDA (60 s), while everything is compiled in parallel processes (110 s).
 # 2. Times of steps and memory: compiled and whole steps, beside peers (150 s); inductor's CUDA graphs (40 s).
 # 3. Training: full-mode, ladders, the ways of others, seed after seed, in the time that is left.
 set -u
@@ -85,7 +85,8 @@ tests() {
     part smoke 45 "$python" -m bench.smoke --small
     if "$python" -c 'import pytest' 2>/dev/null; then
         part tests 60 "$python" -m pytest -q --tb=short -p no:cacheprovider -rs \
-            tests/runtime/test_train_step_cuda.py tests/lowering/test_downsampling.py -k "cuda or gpu or device"
+            tests/runtime/test_train_step_cuda.py tests/loading/test_device_loader.py tests/loading/test_prefetch.py \
+            tests/lowering/test_downsampling.py -k "cuda or gpu or device or prefetch"
     else
         echo "=== tests: no pytest here, smoke.py alone has run"
         note tests 127 0
@@ -95,7 +96,7 @@ tests() {
 echo "=== $("$python" -c 'import torch; print("torch", torch.__version__, torch.cuda.is_available() and torch.cuda.get_device_name())')"
 command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,memory.used,clocks.sm,driver_version --format=csv
 
-compiling=$(least $((100 * patience)) "$(left)")
+compiling=$(least $((110 * patience)) "$(left)")
 [ "$compiling" -ge 1 ] || compiling=1
 timeout --kill-after=10 $((compiling + 10)) "$python" -m bench.warm_compile --out "$out/compiled" \
     --seconds "$compiling" $small >"$out/logs/compile.log" 2>&1 &

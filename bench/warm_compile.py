@@ -1,6 +1,6 @@
 """Compile everything that the next benchmarks run, in parallel processes, into the compiler's cache on disk.
 
-python -m bench.warm_compile --out OUT --seconds 90        # TORCHINDUCTOR_CACHE_DIR says where the cache lies
+python -m bench.warm_compile --out OUT --seconds 110       # TORCHINDUCTOR_CACHE_DIR says where the cache lies
 
 One process a network and mode, the most wanted first; what has ended is noted in ``OUT`` and left out by a later call.
 A step that finds no memory here is compiled all the same: what it compiles is kept before it runs.
@@ -27,6 +27,8 @@ from bench.networks import GPU_CASES, TINY
 from bench.step_functions import COMPILED, CONFIGS, GRAPHS, PLAIN_HALF, steps
 
 ARMS = "arms"
+#: Of the device's memory, for all processes together: tests run beside them, and each needs some for itself.
+SHARE = 0.7
 Job = tuple[str, str, str]  # what: a case or the arms of the training; the kind of step; its name
 
 
@@ -73,7 +75,7 @@ def run_all(wanted: Sequence[Job], out: Path, seconds: float, at_once: int) -> i
             while waiting and len(running) < at_once:
                 job = waiting.pop(0)
                 log = files.enter_context(_note(out, job).with_suffix(".log").open("wb"))
-                command = [sys.executable, "-m", "bench.warm_compile", "--job", *job, "--share", f"{0.9 / at_once:.3f}"]
+                command = [sys.executable, "-m", "bench.warm_compile", "--job", *job, "--share", f"{SHARE / at_once:.3f}"]
                 running[job] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment())
             for job in _ended(running):
                 status = running.pop(job).returncode
@@ -106,7 +108,7 @@ def _environment() -> dict[str, str]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu/compiled"), help="notes of what has been compiled")
-    parser.add_argument("--seconds", type=float, default=90, help="all that runs then is ended")
+    parser.add_argument("--seconds", type=float, default=110, help="all that runs then is ended")
     parser.add_argument("--at-once", type=int, help="processes; one a core, without it, and 14 at most")
     parser.add_argument("--small", action="store_true", help="one small network")
     parser.add_argument("--job", nargs=3, metavar=("WHAT", "KIND", "NAME"), help="this process compiles one step")
