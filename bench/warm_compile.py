@@ -75,7 +75,15 @@ def run_all(wanted: Sequence[Job], out: Path, seconds: float, at_once: int) -> i
             while waiting and len(running) < at_once:
                 job = waiting.pop(0)
                 log = files.enter_context(_note(out, job).with_suffix(".log").open("wb"))
-                command = [sys.executable, "-m", "bench.warm_compile", "--job", *job, "--share", f"{SHARE / at_once:.3f}"]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "bench.warm_compile",
+                    "--job",
+                    *job,
+                    "--share",
+                    f"{SHARE / at_once:.3f}",
+                ]
                 running[job] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment())
             for job in _ended(running):
                 status = running.pop(job).returncode
