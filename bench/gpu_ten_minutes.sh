@@ -9,7 +9,8 @@
 # PYTHON names the interpreter; torch, torchvision, timm, numpy and Pillow are taken as they are found.
 #
 # 1. Tests that want CUDA (60 s), while everything is compiled in parallel processes (110 s).
-# 2. Times of steps and memory: compiled and whole steps, beside peers (150 s); inductor's CUDA graphs (40 s).
+# 2. Times of steps and memory: compiled and whole steps, beside peers (150 s); inductor's CUDA graphs (40 s); in a second
+#    call, where that time goes (60 s).
 # 3. Training: full-mode, ladders, the ways of others, seed after seed, in the time that is left.
 set -u
 
@@ -108,14 +109,20 @@ note compile $? "$SECONDS"
 tail -n 3 "$out/logs/compile.log"
 
 if [ -n "$small" ]; then cases="--cases tiny --rounds 2" graphs=; else cases="--gpu-cases --rounds 11" graphs=1; fi
+second=
+grep -qs '"part": "training"' "$out/parts.jsonl" && second=1
 steps=$out/step_time.json
 again=--skip-failed
 # Lists of words are meant to be split here.
 # shellcheck disable=SC2086
-persistent step_time 150 "$python" -m bench.step_time $cases --compile-mode whole-step --resume --seconds 125 --out "$steps"
+persistent step_time 150 "$python" -m bench.step_time $cases --compile-mode whole-step --no-profile --resume \
+    --seconds 125 --out "$steps"
 # shellcheck disable=SC2086
 [ -z "$graphs" ] || persistent step_time_graphs 40 "$python" -m bench.step_time --cases resnet18-cifar resnet18-cifar-b512 \
     --rounds 11 --compile-mode cuda-graphs --no-profile --resume --seconds 25 --out "$steps"
+# Last, and by itself: a profiler of replayed graphs has been known to end its process.
+[ -z "$graphs" ] || [ -z "$second" ] || persistent step_profiles 60 "$python" -m bench.step_time \
+    --cases resnet18-cifar resnet18-cifar-b512 --compile-mode whole-step --rounds 5 --resume --out "$out/step_profiles.json"
 
 if [ -n "$data" ]; then
     # shellcheck disable=SC2086

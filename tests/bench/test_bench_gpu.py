@@ -93,10 +93,13 @@ def test_a_process_that_dies_or_loses_the_device_is_followed_by_another_once(tmp
 
 def test_a_second_call_leaves_out_tests_that_passed(tmp_path: Path) -> None:
     run_script(tmp_path, "out")
-    again = run_script(tmp_path, "out")
+    again = run_script(tmp_path, "out", "data")
     assert "tests: passed before" in again.stdout
-    assert modules(again) == ["step_time", "step_time"]
-    assert "training: no DATA" in again.stdout
+    assert modules(again) == ["step_time", "step_time", "gpu_training"]
+    third = run_script(tmp_path, "out")
+    assert modules(third) == ["step_time", "step_time", "step_time"], "profiles come when all else has had its turn"
+    assert [("--no-profile" in line) for line in commands(third)] == [True, True, False]
+    assert "training: no DATA" in third.stdout
 
 
 def test_nothing_begins_when_time_is_up(tmp_path: Path) -> None:
