@@ -97,7 +97,7 @@ def _kept_name(sides: tuple[tuple[Side, int], ...], dtype: torch.dtype, device: 
     return name
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _find_name(sides: tuple[tuple[Side, int], ...], dtype: torch.dtype, device: torch.device) -> str:
     return _kept_name(sides, dtype, device)  # where dynamo traces, it is called while it does
 
