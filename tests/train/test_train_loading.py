@@ -78,14 +78,16 @@ def test_a_gpu_gets_the_same_batches_from_either_place() -> None:
 
 def test_where_images_lie(streamed: DataSplits, monkeypatch: pytest.MonkeyPatch) -> None:
     size = digits().train.images.nbytes + digits().val.images.nbytes  # type: ignore[attr-defined]
-    for free, chosen in ((2 * size, "device"), (2 * size - 2, "host")):
+    for free, chosen in ((2 * size - 2, "host"), (2 * size, "device")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * size))
         assert images_on("auto", digits(), GPU) == chosen
     assert images_on("auto", digits(), CPU) == images_on("device", digits(), GPU) == "device"
     assert images_on("host", digits(), GPU) == images_on("auto", digits(), torch.device("mps")) == "host"
     assert images_on("auto", streamed, CPU) == images_on("auto", streamed, GPU) == "host"
-    half = replace(streamed, train=digits().train)
-    for splits in (streamed, half):
+    tested = replace(digits(), test=digits().val)
+    assert images_on("auto", tested, GPU) == "host", "the part that is looked at last takes room too"
+    half, last = replace(streamed, train=digits().train), replace(digits(), name="folder:x", test=streamed.val)
+    for splits in (streamed, half, last):
         with pytest.raises(
             ValueError, match=r"data_on='device', but the images of folder:.* stay in their files; load"
         ):
