@@ -138,6 +138,20 @@ def test_the_clock_counts_what_batches_take_and_nothing_else() -> None:
     assert clock.seconds() == 0
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_clock_counts_the_time_in_which_it_waits_for_images() -> None:
+    """All of it where the GPU has nothing else to do, and nearly none while it is busy longer than the host is."""
+    clock = LoadingClock(GPU)
+    list(clock.timed(slowly(iter(range(4)), 0.02)))
+    torch.cuda.synchronize()
+    assert 0.08 <= clock.seconds() < 0.2
+    clock.restart()
+    for _ in clock.timed(slowly(iter(range(4)), 0.001)):
+        torch.cuda._sleep(100_000_000)  # cycles: some 50 ms
+    torch.cuda.synchronize()
+    assert clock.seconds() < 0.02
+
+
 def test_the_clock_closes_what_it_reads_from_when_a_loop_is_left() -> None:
     closed = []
 
