@@ -38,7 +38,7 @@ OURS, GATHER, PER_IMAGE, COPIED = (
 )
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 #: Side of the images, how many there are, batch size.
-CASES = {"32×32": (32, 12_500, 125), "224×224": (224, 1_280, 64)}
+CASES = {"32×32": (32, 5_000, 125), "224×224": (224, 320, 64)}
 
 
 class ImageByImage(Dataset[tuple[Tensor, Tensor]]):
@@ -130,7 +130,7 @@ def sentence(row: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="only 32×32")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--resume", action="store_true", help="keep the rows that the result file has")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
