@@ -79,3 +79,16 @@ CASES: dict[str, Case] = {
     "resnet50-imagenet": Case(lambda: resnet(50, "imagenet", 1000), 224, 64),
     **{name: Case(partial(timm.create_model, name), 224, 64) for name in TIMM},
 }
+
+#: What a GPU is measured on, the most telling first: small batches, whose kernels wait for launches, and large ones.
+GPU_CASES: dict[str, Case] = {
+    "resnet18-cifar": CASES["resnet18-cifar"],
+    "resnet18-cifar-b512": Case(partial(resnet, 18, "cifar", 10), 32, 512),
+    "resnet50-imagenet-b128": Case(partial(resnet, 50, "imagenet", 1000), 224, 128),
+    "resnet50-cifar-b512": Case(partial(resnet, 50, "cifar", 10), 32, 512),
+    "resnet18-imagenet-b256": Case(partial(resnet, 18, "imagenet", 1000), 224, 256),
+    "resnet50-cifar": CASES["resnet50-cifar"],
+}
+
+#: What tries the benchmarks themselves.
+TINY: dict[str, Case] = {"tiny": Case(partial(small_resnet, width=8), 16, 8)}
