@@ -5,9 +5,10 @@ A name that torch moves costs the feature that asks for it, never an import of t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -122,6 +123,18 @@ def written_tensors(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any
             values = value if isinstance(value, list | tuple) else [value]
             written += [each for each in values if isinstance(each, Tensor)]
     return written
+
+
+@contextlib.contextmanager
+def hooks_guarded() -> Iterator[None]:
+    """Inside, code is compiled that notices hooks which are put on modules, or taken away, later."""
+    config: Any = torch._dynamo.config
+    before = config.skip_nnmodule_hook_guards
+    config.skip_nnmodule_hook_guards = False  # its own ``patch`` takes four times as long, at every step
+    try:
+        yield
+    finally:
+        config.skip_nnmodule_hook_guards = before
 
 
 def frames_are_compiled() -> bool:

@@ -13,7 +13,7 @@ from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.networks import Network, network
 from lowmode_fx.runtime.shape_guard import ShapeGuard, Shapes
-from passes.torch_internals import compiler_errors
+from passes.torch_internals import compiler_errors, hooks_guarded
 from passes.wording import first_line
 
 Place = Literal["device", "host"]
@@ -59,7 +59,8 @@ class ModeRunner:
         if shapes != first:
             return self.networks[mode](*args, **kwargs)
         try:
-            return compiled(*args, **kwargs)
+            with hooks_guarded():
+                return compiled(*args, **kwargs)
         except compiler_errors() as error:
             self.compiled = {}
             cause = first_line(error)
