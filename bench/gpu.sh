@@ -20,7 +20,7 @@ out=${1:-runs/gpu}
 [ $# -eq 0 ] || shift
 chosen=" $* "
 every="smoke step_time step_time_graphs ablation table1_resnet18 step_time_others step_time_others_graphs overhead scaling"
-every="$every table1_resnet50"
+every="$every table1_resnet50 kernel_scores large_kernels"
 for name in "$@"; do
     case " $every " in *" $name "*) ;; *) echo "no step '$name'; there are $every" >&2; exit 2 ;; esac
 done
@@ -70,5 +70,9 @@ again="--resume --seconds"
     step scaling "$out/scaling_cuda.json" bench.scaling $again 400 --out "$out/scaling_cuda.json"
     step table1_resnet50 "$table" \
         bench.table1 --data "folder:$data" --networks resnet50 $again 450 --out "$table" --runs "$out/table1"
+    step kernel_scores "$out/kernel_scores_cuda.json" \
+        bench.kernel_scores --data "folder:$data" --resume --out "$out/kernel_scores_cuda.json"
+    step large_kernels "$out/large_kernels_cuda.json" \
+        bench.large_kernels --data "folder:$data" $again 420 --out "$out/large_kernels_cuda.json"
 }
 echo "results are in $out"

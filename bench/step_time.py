@@ -25,8 +25,9 @@ import torch
 import torch._inductor.config as inductor
 from torch._dynamo.utils import counters
 
+from bench.case import Case
 from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save, summary
-from bench.networks import CASES, Case
+from bench.networks import CASES
 from bench.step_profile import marked_pooling, profile_step
 from bench.step_report import report
 from bench.training_step import training_step

@@ -72,7 +72,7 @@ def test_the_gpus_script_runs_all_in_order_though_a_step_fails(tmp_path: Path) -
     assert run.returncode == 0, run.stderr
     ran = [line.split()[2].removeprefix("bench.") for line in run.stdout.splitlines() if line.startswith("ran ")]
     first, then = ["smoke", "step_time", "step_time", "ablation", "table1"], ["step_time", "step_time"]
-    assert ran == [*first, *then, "overhead", "scaling", "table1"]
+    assert ran == [*first, *then, "overhead", "scaling", "table1", "kernel_scores", "large_kernels"]
     assert "smoke: FAILED (status 3)" in run.stdout
     assert f"--data folder:{tmp_path}/data" in run.stdout
     assert (tmp_path / "out/logs/table1_resnet50.log").read_text().startswith("ran -m bench.table1")
