@@ -38,8 +38,10 @@ def header(script: str, **settings: Any) -> dict[str, Any]:
     }
 
 
-def timed(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call: device events on a GPU, the wall clock elsewhere."""
+def timed(
+    function: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of one call: device events on a GPU, ``clock`` elsewhere."""
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
@@ -47,18 +49,23 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
         end.record()
         torch.cuda.synchronize(device)
         return float(start.elapsed_time(end)) / 1000
-    began = time.perf_counter()
+    began = clock()
     function()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def paired_times(
-    functions: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, warmup: int = 2
+    functions: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each function, one call of each a round: what disturbs the machine disturbs all alike.
 
     The first ``warmup`` calls of each pay for compilation and are not kept. Freed memory is, as
-    ``lowmode-fx train`` has it: on a CPU a step would wait for its pages otherwise.
+    ``lowmode-fx train`` has it: on a CPU a step would wait for its pages otherwise. clock: on a CPU;
+    ``time.process_time`` where one thread computes, and others use the machine.
     """
     keep_freed_memory()
     for function in functions.values():
@@ -68,17 +75,21 @@ def paired_times(
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            times[name].append(timed(function, device))
+            times[name].append(timed(function, device, clock))
     return times
 
 
 def paired_steps(
-    functions: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, warmup: int = 2
+    functions: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of one training step, by ``paired_times``: of ten on end on a GPU, where the host then runs ahead."""
     inner = 10 if device.type == "cuda" else 1
     repeated = {name: partial(_repeat, function, inner) for name, function in functions.items()}
-    times = paired_times(repeated, device, rounds, warmup)
+    times = paired_times(repeated, device, rounds, warmup, clock)
     return {name: [seconds / inner for seconds in values] for name, values in times.items()}
 
 

@@ -3,6 +3,7 @@
 from lowmode_fx.capture.capture import Captured, TraceError, capture
 from lowmode_fx.counting.forward import FlopReport, LayerFlops, count_flops
 from lowmode_fx.counting.step import count_step_flops
+from lowmode_fx.loading import Augmentation, DeviceLoader, PrefetchLoader
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.ladder import Ladder, ModePair, Rung
@@ -13,6 +14,7 @@ from lowmode_fx.lowering.report import NoEffectWarning, PairReport
 from lowmode_fx.runtime.host_loader import host_loader
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, PeriodicSchedule, Schedule, lr_milestones
+from lowmode_fx.runtime.train_step import TrainStep
 from lowmode_fx.tuning.agreement import GradientAgreement, gradient_agreement
 from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
 from lowmode_fx.tuning.tune import Tuning, tune
@@ -20,8 +22,10 @@ from passes import PassError
 
 __all__ = [
     "AgreementSchedule",
+    "Augmentation",
     "BernoulliSchedule",
     "Captured",
+    "DeviceLoader",
     "FlopReport",
     "GradientAgreement",
     "Ladder",
@@ -35,9 +39,11 @@ __all__ = [
     "PairReport",
     "PassError",
     "PeriodicSchedule",
+    "PrefetchLoader",
     "Rung",
     "Schedule",
     "TraceError",
+    "TrainStep",
     "Tuning",
     "build_ladder",
     "build_pair",

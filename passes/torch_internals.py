@@ -83,6 +83,13 @@ def fake_of(mode: Any, device: torch.device, make: Callable[[], Tensor]) -> Tens
     return FakeTensor(mode, meta, device)
 
 
+def without_modes() -> Any:
+    """A context in which tensors are real again, inside a fake mode and what is entered above it."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    return _disable_current_modes()
+
+
 def errors_of_unknown_values() -> tuple[type[Exception], ...]:
     """What fake tensors raise where a value is asked for, or decides about a shape."""
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
@@ -135,3 +142,22 @@ def leave_frames_of(function: Callable[..., Any]) -> None:
     eval_frame = sys.modules.get("torch._dynamo.eval_frame")
     if eval_frame is not None:  # else nobody has compiled anything yet
         eval_frame.skip_code(function.__code__)
+
+
+def compiler_around() -> Callable[[Callable[..., Any]], Callable[..., Any]] | None:
+    """What ``torch.compile`` wraps functions with, options and all, where code that it has wrapped runs this."""
+    frame = sys._getframe(1).f_back
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "torch._dynamo.eval_frame":
+            context: Any = frame.f_locals.get("self")
+            if type(context).__name__ == "OptimizeContext":
+                return context  # type: ignore[no-any-return]
+        frame = frame.f_back
+    return None
+
+
+def is_symbolic_tracing() -> bool:
+    """Whether ``torch.fx`` traces."""
+    from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+
+    return bool(is_fx_symbolic_tracing())

@@ -67,13 +67,17 @@ class Captured:
         forget_results(graph)
         return graph
 
-    def require_proof(self, graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
-        """Hold a graph that is to run steps against the model, on a call of these shapes.
+    def require_proof(self, graph_module: fx.GraphModule, inputs: ModelInputs, *, again: bool = False) -> None:
+        """Hold a graph that is to run steps against the model, on a call of these shapes and on one of more images.
+
+        again: a graph for any size, which has taken its steps on images of another one, takes one more on these.
 
         Raises ``TraceError`` where it does not train as the model does, or where that can't be told.
         """
-        args, kwargs = inputs.call(inputs.blank_for(self.model))
-        proof = prove(self.model, graph_module, args, kwargs, leaves=partial(inputs.flatten, self.model))
+        call, more = (each.call(each.blank_for(self.model)) for each in (inputs, inputs.with_more_images()))
+        second = more if again or not self.front_end.any_size else None
+        leaves = partial(inputs.flatten, self.model)
+        proof = prove(self.model, graph_module, *call, leaves=leaves, second=second, steps=1 if again else 2)
         if not proof.holds:
             raise TraceError(
                 f"{self.front_end.name}'s graph of {type(self.model).__name__} does not train as the model does: "

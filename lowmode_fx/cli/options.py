@@ -69,7 +69,7 @@ _ARGUMENT = re.compile(r"^([a-z]\w*)(\[[^]]*\])*=(?=\S)")
 _RENAMED = {"every": "measure_every"}
 
 #: Options that take a named set or globs, with the sets.
-_NAMED_SETS = {"pool_convs": ("dense", "all"), "keep_convs": (), "drop_maxpools": ("none", "stem", "all")}
+_NAMED_SETS = {"pool_convs": ("dense", "all", "large"), "keep_convs": (), "drop_maxpools": ("none", "stem", "all")}
 
 
 def low_mode_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

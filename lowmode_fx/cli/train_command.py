@@ -38,6 +38,7 @@ from lowmode_fx.runtime.schedules import LadderSchedule, Schedule, StatefulSched
 from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.data import load_data
 from lowmode_fx.train.loop import train as train_model
+from lowmode_fx.train.placement import images_on
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.utils.allocator import keep_freed_memory
@@ -58,6 +59,9 @@ def train(
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
     workers: Annotated[int | None, Data(help="Loaders, for sets above 4 GiB.")] = None,
+    data_on: Annotated[
+        str | None, Data(help="Where all images lie: device, host, or auto, by what is free. (default auto)")
+    ] = None,
     tuned: Annotated[Path | None, Low(help="What `lowmode-fx tune` wrote. Other options win over it.")] = None,
     low_weight: Annotated[float | None, Low(help="Factor on the gradients of low steps. (default 1)")] = None,
     ladder: Annotated[
@@ -111,7 +115,7 @@ def train(
     plan = None if ladder is None else read_ladder(ladder)
     kind = schedule_kind(schedule, plan, shares)
     if plan is not None and tuned is not None:
-        raise ValueError(f"--tuned {str(tuned)!r} holds one low mode; leave it out, or --ladder {plan.text}")
+        raise ValueError(f"--tuned {str(tuned)!r} holds its own low modes; leave it out, or --ladder {plan.text}")
     console = Console()
     choice = None if tuned is None else read_tuning(tuned)
     epochs = ladder_epochs(plan, epochs)
@@ -135,8 +139,10 @@ def train(
         device=device,
         compile=compile,
         workers=workers,
+        data_on=data_on,
     )
-    configs = low_mode_configs(preset if choice is None else choice.config, plan, low)
+    bases = (preset,) if choice is None else choice.configs
+    configs = [config for base in bases for config in low_mode_configs(base, plan, low)]
     chosen = make_schedule(
         kind,
         settings,
@@ -164,11 +170,13 @@ def train(
     path = out or Path("runs") / re.sub(r"[^\w.-]+", "-", f"{model}-{data.partition(':')[0]}{'-full' * full_only}")
     folder = RunFolder.open(path, resume=resume, overwrite=overwrite)
 
-    splits = load_data(data, image_size, in_chans)
+    splits = load_data(data, image_size, in_chans, in_memory=settings.data_on == "device")
     steps = steps_per_epoch(splits.train, settings.batch_size)
     channels, height, width = splits.image_shape
     sizes = f"{len(splits.train)} + {len(splits.val)} images of {channels}×{height}×{width}"
-    _print(console, f"{data}: {sizes}, {splits.num_classes} classes; {model} on {torch_device}")
+    together = images_on(settings.data_on, splits, torch_device) == "device"
+    where = f"{model} and images on {torch_device}" if together else f"{model} on {torch_device}, images on the host"
+    _print(console, f"{data}: {sizes}, {splits.num_classes} classes; {where}")
     for note in splits.notes:
         _print(console, f"note: {note}")
     torch.manual_seed(settings.seed)
@@ -195,7 +203,8 @@ def train(
     if result.test_accuracy is not None:
         accuracy = f"test accuracy {result.test_accuracy:.2%}, {accuracy}"
     compiling = f" and {result.compile_seconds:.1f} s of compilation" if settings.compile else ""
-    _print(console, f"{accuracy} after {result.train_seconds:.1f} s of training{compiling}; see {path}")
+    loading = f"{result.loading_share:.1%} of it for images"
+    _print(console, f"{accuracy} after {result.train_seconds:.1f} s of training ({loading}){compiling}; see {path}")
 
 
 def _about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings, steps: int) -> Iterator[str]:

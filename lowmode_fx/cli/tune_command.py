@@ -40,6 +40,7 @@ from lowmode_fx.utils.allocator import keep_freed_memory
 from lowmode_fx.utils.atomic import write_text
 from lowmode_fx.utils.progress import progress
 from lowmode_fx.utils.validation import as_choice, as_count
+from passes.ratios import Ratio, read_ratio
 
 Rate = partial(typer.Option, rich_help_panel="Optimisation of the short runs")
 BatchSize = Annotated[int, Rate()]
@@ -117,7 +118,9 @@ def tune(
     epochs: Annotated[int, typer.Option(help="Of the full run that low-mode is to match.")] = 30,
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
-    ratios: Annotated[str, Low(help="Of the images' sides, of 1 to 4; 1 pools kernels on whole images.")] = "2,1",
+    ratios: Annotated[str, Low(help="Of the images' sides, of 1 to 4; 1 pools kernels on whole images.")] = "2,4/3,1",
+    modes: Annotated[int, typer.Option(help="How many modes the plan has at most, full-mode counted.")] = 3,
+    time_budget: Annotated[float, typer.Option(help="Share of the full run's time that the plan may take.")] = 1.0,
     measure: Annotated[str, typer.Option(help="A step's cost: time or macs.")] = "time",
     autocast: Annotated[str, typer.Option(help="none or bf16, as in train: costs depend on it.")] = "none",
     tail: Annotated[float, typer.Option(help="Share of the progress that stays full.")] = 0.5,
@@ -144,6 +147,8 @@ def tune(
             optimizer=setting.optimizer,
             config=config,
             ratios=[_ratio(part) for part in ratios.split(",")],
+            modes=modes,
+            time_budget=time_budget,
             measure=measure,  # type: ignore[arg-type]
             autocast=torch.bfloat16 if autocast == "bf16" else None,
             tail=tail,
@@ -160,7 +165,7 @@ def tune(
     given |= {"--autocast": autocast} if autocast != "none" else {}
     given |= {"--criterion": criterion}
     options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
-    never = not any(tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs))
+    never = tuning.time == 1
     choice = ["--full-only", "--epochs", str(epochs)] if never else ["--tuned", str(path)]
     command = ["lowmode-fx", "train", model, "--data", data, *options, *choice]
     typer.echo(f"train {'without low-mode' if never else 'with it'}: {shlex.join(command)}")
@@ -196,8 +201,8 @@ def _setting(
     return _Setting(built, splits, EpochBatches(splits, batch_size, place, seed), optimizer, loss)
 
 
-def _ratio(text: str) -> int:
+def _ratio(text: str) -> Ratio:
     try:
-        return int(text)
+        return read_ratio(text.strip(), "--ratios")
     except ValueError:
-        raise ValueError(f"--ratios has {text!r}, which is no integer; give some of 1, 2, 3, 4, as in 2,3") from None
+        raise ValueError(f"--ratios has {text!r}, which is no ratio; give numbers from 1 to 4, as in 2,4/3") from None

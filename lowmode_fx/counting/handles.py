@@ -6,10 +6,11 @@ A handle takes the values that go into an operator and those that come out, as `
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-Handle = Callable[[list[Any], list[Any]], float]
+Handle = Callable[[list[Any], list[Any]], float | Counter[str]]
 #: A Fourier transform of N complex points takes some 5 N log₂ N additions and multiplications: half as many macs.
 _TRANSFORM = 2.5
 _SAMPLING = 4  # a bilinear sample, as fvcore counts ``grid_sample``
@@ -165,9 +166,17 @@ def _rms_norm(inputs: list[Any], outputs: list[Any]) -> float:
     return float(math.prod(_shape(inputs[0])) * (4 if _shape(inputs[2]) else 3))
 
 
+def _padded_conv(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """A convolution that is told its padding in words, ``"same"``, among the other convolutions."""
+    from fvcore.nn.jit_handles import conv_flop_count
+
+    return Counter(conv=conv_flop_count(_shape(inputs[0]), _shape(inputs[1]), _shape(outputs[0])))
+
+
 #: What fvcore does not count by itself, and what it counts for some shapes only.
 HANDLES: dict[str, Handle] = {
     "aten::scaled_dot_product_attention": _attention,
+    "aten::_convolution_mode": _padded_conv,
     "aten::matmul": _matmul,
     "aten::einsum": _einsum,
     "aten::mv": _vector,

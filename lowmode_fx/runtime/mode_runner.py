@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.lowering.networks import Network, network
+from lowmode_fx.lowering.networks import Compiler, Network, network
 from lowmode_fx.runtime.recompilation import RecompilationGuard
 from lowmode_fx.runtime.shape_guard import ShapeGuard, Shapes
 from passes.torch_internals import compiler_errors
@@ -40,7 +42,13 @@ class ModeRunner:
         self._compiled_shapes: dict[Mode, Shapes] = {}
         self.compiled: dict[Mode, Callable[..., Any]] = {}
         if compile_options is not None:
-            self.compiled = {mode: each.compile(**compile_options) for mode, each in self.networks.items()}
+            compiler = partial(torch.compile, **compile_options)
+            self.compiled = {mode: each.compile(compiler) for mode, each in self.networks.items()}
+
+    def compile_like(self, compiler: Compiler | None) -> None:
+        """Compile each mode as a user's own ``torch.compile`` does, where none is compiled yet."""
+        if compiler is not None and not self.compiled:
+            self.compiled = {mode: each.compile(compiler) for mode, each in self.networks.items()}
 
     def settle(self) -> None:
         """A step is over: nothing that a low one has left for its loss stays on the model."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lowmode_fx.loading.augmentation import UNCHANGED, Augmentation
 from lowmode_fx.train.folder import FolderImages
 from lowmode_fx.train.images import ImageSource, MemoryImages
 from lowmode_fx.train.layout import FolderPart, scan_folder
@@ -17,7 +18,7 @@ from lowmode_fx.train.statistics import channel_statistics
 from lowmode_fx.train.torchvision_sets import read_torchvision
 from lowmode_fx.utils.validation import as_count
 
-#: Sets whose decoded uint8 images take no more than this stay in memory.
+#: Sets whose decoded uint8 images take no more than this stay in memory without being told to.
 MEMORY_LIMIT_BYTES = 4 * 2**30
 #: Statistics for sets that are too large to decode once just to measure them.
 STANDARD_STATISTICS: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -26,14 +27,6 @@ STANDARD_STATISTICS: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 SPECS = "digits, cifar10:PATH, folder:PATH or torchvision:NAME=PATH"
 _SAMPLE = 1000  # images that give the statistics of large sets for which there are no standard ones
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of a training batch: a crop out of an image padded by ``shift`` pixels of zeros, and a flip."""
-
-    shift: int = 0
-    flip: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,7 @@ class DataSplits:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = UNCHANGED
     test: ImageSource | None = None
     notes: tuple[str, ...] = ()
 
@@ -69,12 +62,15 @@ class DataSplits:
         return replace(self, train=self.train.to(device), val=self.val.to(device), test=test)
 
 
-def load_data(spec: str, image_size: int | None = None, in_chans: int = 3, *, split_seed: int = 0) -> DataSplits:
+def load_data(
+    spec: str, image_size: int | None = None, in_chans: int = 3, *, split_seed: int = 0, in_memory: bool = False
+) -> DataSplits:
     """Load the data set that ``spec`` names. Nothing is ever downloaded.
 
     image_size: the side in pixels that every image is brought to (``None``: digits 32, the others as stored).
     in_chans: 3 (RGB), 1 (grey) or 4 (of ``folder:``, the bands as stored).
     split_seed: draws the validation part of sets that come without one.
+    in_memory: hold the decoded images of any set in memory, not only those of up to 4 GiB.
 
     Raises ``ValueError`` for an unknown spec, a path or layout that is not as expected, classes that differ between the
     two halves, and images that cannot be decoded (by name).
@@ -98,7 +94,9 @@ def load_data(spec: str, image_size: int | None = None, in_chans: int = 3, *, sp
         raise ValueError(f"data path {str(root)!r} {problem}; give {form} of an existing folder")
     if kind == "torchvision":
         return _torchvision(spec, name, root, image_size, in_chans)
-    return (_cifar10 if kind == "cifar10" else _folder)(spec, root, image_size, in_chans)
+    if kind == "cifar10":
+        return _cifar10(spec, root, image_size, in_chans)
+    return _folder(spec, root, image_size, in_chans, in_memory)
 
 
 def _digits(size: int, in_chans: int, split_seed: int) -> DataSplits:
@@ -152,7 +150,7 @@ def _torchvision(spec: str, name: str, root: Path, size: int | None, in_chans: i
     return DataSplits(spec, parts.train, parts.val, parts.classes, mean, std, augmentation, parts.test, notes)
 
 
-def _folder(spec: str, root: Path, size: int | None, in_chans: int) -> DataSplits:
+def _folder(spec: str, root: Path, size: int | None, in_chans: int, in_memory: bool) -> DataSplits:
     """One folder of images per class, below ``train`` and ``val`` (``valid``, ``validation``, ``test``)."""
     layout = scan_folder(root)
     side = (size, size) if size is not None else None
@@ -164,12 +162,16 @@ def _folder(spec: str, root: Path, size: int | None, in_chans: int) -> DataSplit
         if part.shape != train.shape:
             raise ValueError(f"images are {train.size_text} in train and {part.size_text} in {name}; give --image-size")
     augmentation = image_augmentation(min(train.shape[1:]))
-    if sum(part.nbytes for part in parts.values()) > MEMORY_LIMIT_BYTES:
+    is_large = sum(part.nbytes for part in parts.values()) > MEMORY_LIMIT_BYTES
+    if is_large and not in_memory:
         mean, std, notes = _of_a_sample(layout.train, train, in_chans)
         notes = (*layout.notes, *notes)
         return DataSplits(spec, train, val, layout.classes, mean, std, augmentation, test, notes)
     kept = {name: part.decode_all(f"decoding {name} images") for name, part in parts.items()}
-    mean, std, notes = channel_statistics(kept["train"])
+    # A large set has the same statistics wherever its images lie.
+    mean, std, notes = (
+        _of_a_sample(layout.train, train, in_chans) if is_large else channel_statistics(kept["train"])
+    )
     notes = (*layout.notes, *notes)
     return DataSplits(
         spec, kept["train"], kept["validation"], layout.classes, mean, std, augmentation, kept.get("test"), notes

@@ -73,7 +73,7 @@ class FolderImages:
             pool.shutdown(cancel_futures=True)  # one corrupt image ends it at once, not after all the others
         return MemoryImages(images, self.labels)
 
-    def fetch(self, batches: Iterable[torch.Tensor], workers: int = 0) -> Iterator[torch.Tensor]:
+    def fetch(self, batches: Iterable[torch.Tensor], workers: int = 0, pin: bool = False) -> Iterator[torch.Tensor]:
         # The loader gets a generator of its own: by default it draws a seed from torch's global one at every epoch.
         loader = DataLoader(
             _Batches(self, list(batches)),
@@ -81,6 +81,7 @@ class FolderImages:
             num_workers=workers,
             worker_init_fn=_leave_interrupts_to_the_parent,
             generator=torch.Generator(),
+            pin_memory=pin,
         )
         for images, problem in loader:
             if problem:

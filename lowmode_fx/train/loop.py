@@ -14,9 +14,12 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from lowmode_fx.loading.augmentation import UNCHANGED
+from lowmode_fx.loading.draws import DRAWS
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import MeasuringSchedule
+from lowmode_fx.runtime.train_step import TrainStep
 from lowmode_fx.train.batches import steps_per_epoch, train_batches
 from lowmode_fx.train.checkpoint import (
     has_checkpoint,
@@ -31,7 +34,9 @@ from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.evaluate import check_outputs, evaluate
 from lowmode_fx.train.identity import run_identity
 from lowmode_fx.train.interrupts import Interrupts
+from lowmode_fx.train.loading_clock import LoadingClock
 from lowmode_fx.train.loss import balanced_weights, make_criterion
+from lowmode_fx.train.placement import place_images
 from lowmode_fx.train.precise_bn import recompute_statistics, require_fvcore
 from lowmode_fx.train.progress import Reporter
 from lowmode_fx.train.records import EpochRecord, RunResult, unfinished_steps
@@ -87,7 +92,8 @@ class _Run:
     ) -> None:
         self.device = settings.torch_device()
         self.net = model.to(self.device)
-        self.splits = splits.to(self.device) if self.device.type == "cuda" else splits
+        self.splits, self.data_on = place_images(settings.data_on, splits, self.device)
+        self.loading = LoadingClock(self.device)
         self.settings = settings
         self.folder = folder
         self.label = label
@@ -95,7 +101,7 @@ class _Run:
         self.reporter = Reporter(label, settings.epochs, self.steps, console, quiet)
         self.low_mode = model if isinstance(model, LowModeModel) else None
         # What torch.compile returns is called and never saved: the module itself keeps the model's own keys.
-        self.forward: Callable[[torch.Tensor], Any] = model
+        self.forward: Any = model
         if self.low_mode is None and settings.compile:
             self.forward = torch.compile(model, dynamic=False)
         self.identity = run_identity(identity, self.low_mode, splits, settings)
@@ -105,12 +111,15 @@ class _Run:
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             nesterov=settings.nesterov,
+            fused=self.device.type == "cuda" or None,  # so that a captured step holds the optimizer's too
         )
         weights = settings.class_weights
         if weights == "balanced":
             weights = balanced_weights(splits.train.labels, splits.num_classes)
         self.criterion = make_criterion(settings.criterion, settings.label_smoothing, weights, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "fp16")
+        autocast = settings.autocast_dtype()
+        self.train_step = TrainStep(self.forward, self.criterion, self.optimizer, autocast=autocast, scaler=self.scaler)
         self.records: list[EpochRecord] = []
         self.compile_seconds = 0.0
         self.epoch = 0
@@ -120,6 +129,7 @@ class _Run:
         self.step = 0
         self.mode_steps = {str(mode): 0 for mode in (self.low_mode.modes if self.low_mode else (Mode.FULL,))}
         self.seconds = 0.0
+        self.loading.restart()
         # Summed on the device, in float64 where it has that: reading each loss would wait for each step.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), dtype=dtype, device=self.device)
@@ -133,8 +143,6 @@ class _Run:
         torch.manual_seed(self.settings.seed)  # what the model draws (dropout) doesn't depend on how it was built
         if resume and self.folder is not None and has_checkpoint(self.folder.path):
             self.load(self.folder)
-        if self.low_mode is not None:
-            self.low_mode.attach(self.optimizer)
         self.write_summary("running")
         interrupted = 0
         with Interrupts() as interrupts, self.reporter:
@@ -184,16 +192,12 @@ class _Run:
             workers=self.settings.workers,
         )
 
-    def backward(
-        self, forward: Callable[[torch.Tensor], Any], images: torch.Tensor, labels: torch.Tensor
-    ) -> torch.Tensor:
-        """The mean loss of a batch (a scalar), its gradients being in place."""
+    def backward(self, forward: Callable[[torch.Tensor], Any], images: torch.Tensor, labels: torch.Tensor) -> None:
+        """One forward and backward pass, which no update follows."""
         dtype = self.settings.autocast_dtype()
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             loss = self.criterion(forward(images), labels)
-        self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        return loss.detach()
 
     def train_epoch(self, interrupts: Interrupts) -> None:
         """The epoch's steps from ``self.step`` on, up to its end or a signal."""
@@ -202,14 +206,12 @@ class _Run:
             self.low_mode.set_epoch(self.epoch)
         synchronize(self.device)
         start = time.perf_counter()
-        for images, labels in self.batches(self.epoch, self.step):
+        for images, labels in self.loading.timed(self.batches(self.epoch, self.step)):
             self.measure_agreement()
             rate = self.settings.learning_rate(self.epoch, self.step / self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            self.loss_sum += self.backward(self.forward, images, labels)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            self.loss_sum += self.train_step(images, labels)
             self.mode_steps[str(self.low_mode.last_mode if self.low_mode else Mode.FULL)] += 1
             self.reporter.step(self.epoch, self.step)
             self.step += 1
@@ -246,7 +248,8 @@ class _Run:
         accuracy = evaluate(self.net, self.splits, self.settings, self.device)
         total = self.seconds + (self.records[-1].total_seconds if self.records else 0.0)
         rate = float(self.optimizer.param_groups[0]["lr"])
-        record = EpochRecord(self.epoch, self.seconds, total, loss, accuracy, self.mode_steps, rate)
+        loading = self.loading.seconds()
+        record = EpochRecord(self.epoch, self.seconds, total, loss, accuracy, self.mode_steps, rate, loading)
         self.records.append(record)
         self.reporter.epoch(record)
         self.epoch += 1
@@ -261,12 +264,14 @@ class _Run:
             "step": self.step,
             "mode_steps": dict(self.mode_steps),
             "seconds": self.seconds,
+            "loading_seconds": self.loading.seconds(),
             "loss_sum": self.loss_sum.cpu(),
             "compile_seconds": self.compile_seconds,
             "records": [record.to_dict() for record in self.records],
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "schedule": self.low_mode.schedule_state() if self.low_mode is not None else {},
+            "draws": DRAWS,
             "rng": rng_state(),
         }
         save_checkpoint(self.folder.path, self.net.state_dict(), state)
@@ -287,6 +292,7 @@ class _Run:
         steps = unfinished_steps(state)
         self.mode_steps = {mode: steps.get(mode, 0) for mode in self.mode_steps}
         self.seconds, self.compile_seconds = state["seconds"], state["compile_seconds"]
+        self.loading.restart(state.get("loading_seconds", 0.0))
         self.loss_sum = state["loss_sum"].to(self.loss_sum)
         self.records = [EpochRecord.from_dict(record) for record in state["records"]]
         set_rng_state(state["rng"])
@@ -295,6 +301,8 @@ class _Run:
             f"all {self.epoch} epochs are done" if done else f"going on from epoch {self.epoch + 1}, step {self.step}"
         )
         self.reporter.say(f"{where} ({saved.folder})")
+        if not done and state.get("draws") != DRAWS and self.splits.augmentation != UNCHANGED:
+            self.reporter.say("the run began under another version's draws: its coming crops and flips are others")
 
     def write_summary(self, status: str, result: RunResult | None = None) -> None:
         if self.folder is None:
@@ -305,7 +313,7 @@ class _Run:
                 "label": self.label,
                 **self.identity,
                 "settings": self.settings.to_dict(),
-                "data": {"spec": self.splits.name, **self.identity["data"]},
+                "data": {"spec": self.splits.name, "on": self.data_on, **self.identity["data"]},
                 **environment(self.device),
                 "results": result.summary() if result is not None else None,
             }

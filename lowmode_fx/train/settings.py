@@ -13,8 +13,9 @@ from lowmode_fx.utils.validation import as_choice, as_count, as_flag, as_number,
 
 LR_SCHEDULES = ("milestones", "cosine", "onecycle")
 AUTOCASTS = ("none", "bf16", "fp16")
+PLACES = ("auto", "device", "host")
 #: Settings that say where and how fast, or what comes after the last step: a resumed run may change them.
-CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "workers", "eval_batch_size", "precise_bn"})
+CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "workers", "data_on", "eval_batch_size", "precise_bn"})
 #: Settings that older checkpoints don't know: left out of what is compared where they are as they were then.
 _ADDED_LATER = ("criterion", "class_weights")
 ONECYCLE_RISE, ONECYCLE_START, ONECYCLE_END = 0.3, 1 / 25, 1e-4  # shares of the run, and of the peak rate
@@ -25,9 +26,9 @@ class TrainSettings:
     """How a run trains, by SGD.
 
     ``milestones``: epochs (counted from 0) at whose start the rate is multiplied by ``lr_gamma``. ``precise_bn``: from
-    so many training batches running statistics are made anew at the end of the run (0: they stay). ``criterion``:
-    ``"cross_entropy"``, ``"bce"`` or ``package.module:callable``; ``class_weights``: its weight of each class, or
-    ``"balanced"``.
+    so many training batches running statistics are made anew at the end of the run (0: they stay). ``data_on``: where
+    the images lie, all on the device or on the host; the batches are the same. ``criterion``: ``"cross_entropy"``,
+    ``"bce"`` or ``package.module:callable``; ``class_weights``: its weight of each class, or ``"balanced"``.
 
     Raises ``ValueError`` (a value out of range) or ``TypeError`` (a value of another kind), naming what is allowed.
     """
@@ -51,6 +52,7 @@ class TrainSettings:
     device: str = "auto"
     compile: bool = True
     workers: int = 2
+    data_on: Literal["auto", "device", "host"] = "auto"
     eval_batch_size: int = 500
 
     def __post_init__(self) -> None:
@@ -72,6 +74,7 @@ class TrainSettings:
             as_flag(name, getattr(self, name))
         as_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         as_choice("autocast", self.autocast, AUTOCASTS)
+        as_choice("data_on", self.data_on, PLACES)
         given = as_sequence("milestones", self.milestones, "epochs, such as (80, 120)")
         milestones = tuple(as_count(f"milestones[{place}]", epoch, 1) for place, epoch in enumerate(given))
         if list(milestones) != sorted(set(milestones)):

@@ -86,7 +86,7 @@ def test_plain_lines_when_piped(run: Run, tmp_path: Path) -> None:
     outcome = run("train", MODEL, *QUICK)
     assert outcome.status == 0, outcome.error
     lines = outcome.out.splitlines()
-    assert lines[0] == f"digits: 1437 + 360 images of 3×8×8, 10 classes; {MODEL} on cpu"
+    assert lines[0] == f"digits: 1437 + 360 images of 3×8×8, 10 classes; {MODEL} and images on cpu"
     assert lines[1].startswith("low-mode: ") and lines[1].endswith("about 50% of 22 steps")
     assert [line[:20] for line in lines[-3:-1]] == ["low-mode: epoch 1/2 ", "low-mode: epoch 2/2 "]
     assert lines[-1].startswith("validation accuracy ") and lines[-1].endswith("see runs/training-tiny_model-digits")
@@ -286,7 +286,7 @@ MISTAKES = {
     "ladder and epochs": (["train", MODEL, *QUICK, "--ladder", "3x1,1x2"], "--epochs 2 is not what --ladder 3x1,1x2"),
     "ladder and tuned": (
         ["train", MODEL, *QUICK, "--ladder", "3x1,1x1", "--tuned", "tuned.json"],
-        "--tuned 'tuned.json' holds one low mode; leave it out, or --ladder 3x1,1x1",
+        "--tuned 'tuned.json' holds its own low modes; leave it out, or --ladder 3x1,1x1",
     ),
     "ladder leaves no pixels": (["train", MODEL, *QUICK, "--ladder", "64x1,2x1,1x0"], "64"),
     "shares": (["train", MODEL, *QUICK, "--shares", "0.5,0.6"], "add up to 1"),

@@ -1,0 +1,1 @@
+"""Whole training steps, recorded once and replayed: what they compute, read and leave, and when none is recorded."""

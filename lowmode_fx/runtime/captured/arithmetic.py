@@ -1,0 +1,83 @@
+"""What one training step computes, written once: captured or not, it runs these lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+
+Criterion = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One call of the model, and what the criterion holds its outputs against."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    targets: Any = None
+
+
+class StepArithmetic:
+    """Forward, loss and backward of a batch; clipping and the optimizer's step."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        criterion: Criterion | None,
+        optimizer: Any,
+        device: torch.device,
+        autocast: torch.dtype | None,
+        scaler: GradScaler,
+        clip_grad_norm: float | None,
+        accumulate: int,
+    ) -> None:
+        self.net = net
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.scaler = scaler
+        self._device = device
+        self._autocast = autocast
+        self._clip_grad_norm = clip_grad_norm
+        self._accumulate = accumulate
+
+    def gradients(self, batch: Batch, last: bool = True) -> Tensor:
+        """Add a batch's gradients to the parameters' ``.grad``. Returns its loss, a scalar without a graph.
+
+        last: of the batches of one optimizer step; before it a data-parallel net keeps gradients to each process.
+        """
+        with self._unsynchronized(last):
+            return self._gradients(batch)
+
+    def _gradients(self, batch: Batch) -> Tensor:
+        with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
+            outputs = self.net(*batch.args, **batch.kwargs)
+            loss = outputs if self.criterion is None else self.criterion(outputs, batch.targets)
+        share = loss if self._accumulate == 1 else loss / self._accumulate
+        self.scaler.scale(share).backward()
+        return loss.detach()
+
+    def update(self) -> Tensor | None:
+        """One step of the optimizer, after which no parameter has a ``.grad``. Returns the norm that was clipped."""
+        norm = None
+        if self._clip_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = clip_grad_norm_(self.trained(), self._clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _unsynchronized(self, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if last or not isinstance(self.net, DistributedDataParallel) else self.net.no_sync()
+
+    def trained(self) -> list[Tensor]:
+        """The parameters that the optimizer steps on."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

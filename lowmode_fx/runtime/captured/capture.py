@@ -1,0 +1,229 @@
+"""When a step is recorded, replayed, or neither: each kind runs twice as in any loop, and is captured then."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.captured.arithmetic import Batch, StepArithmetic
+from lowmode_fx.runtime.captured.graphs import Graphs
+from lowmode_fx.runtime.captured.kinds import Kind, Kinds, Progress
+from lowmode_fx.runtime.captured.nets import SteppedNet
+from lowmode_fx.runtime.captured.optimizer_watch import OptimizerWatch
+from lowmode_fx.runtime.captured.rates import DeviceRates, why_not_captured
+from lowmode_fx.runtime.captured.recorded import Place, Recorded
+from lowmode_fx.runtime.captured.signature import Signature, StaticBatch, flatten, move
+from lowmode_fx.runtime.captured.watch import Watch, host_draws
+
+#: So often what a step has read may change before steps are no longer captured.
+MOST_RESTARTS = 8
+#: So often the options of an optimizer may, beside its learning rates.
+MOST_OPTIONS = 2
+
+
+class UncapturedWarning(UserWarning):
+    """Training steps run kernel by kernel, as in a loop of one's own: right, and slower on a GPU."""
+
+
+class CapturedSteps:
+    """Runs the batches of a training.
+
+    ``refusal``: why nothing is captured, once that is known. ``outside``: why the optimizer steps outside of what is
+    captured. ``norm``: that of the last step's gradients, where they are clipped.
+    """
+
+    def __init__(self, net: SteppedNet, arithmetic: StepArithmetic, graphs: Graphs, device: torch.device) -> None:
+        self.refusal: str | None = None
+        self.outside = why_not_captured(arithmetic.optimizer)
+        self.norm: Tensor | None = None
+        self._net = net
+        self._arithmetic = arithmetic
+        self._graphs = graphs
+        self._device = device
+        self._rates = DeviceRates(arithmetic.optimizer, device)
+        self._kinds = Kinds()
+        self._static: dict[Signature, StaticBatch] = {}
+        self._watch: Watch | None = None
+        self._optimizer_watch: OptimizerWatch | None = None
+        self._restarts = 0
+        self._other_options = 0
+        if self.outside is not None:
+            self._step_outside(self.outside)
+
+    @property
+    def captures(self) -> int:
+        """How many kinds of steps are recorded now."""
+        return sum(progress.recorded is not None for progress in self._kinds.met.values())
+
+    def run(self, batch: Batch, place: Place) -> Tensor:
+        """The loss of one batch, whose gradients are added up or, in the last place, used."""
+        mode = self._net.begin_step(batch.args, batch.kwargs)
+        self._net.settle()
+        self._notice_changes()
+        if self.outside is None:
+            self._rates.write()
+        progress, leaves = self._progress(mode, batch, place)
+        if progress is None:
+            return self._run_eagerly(mode, batch, place)
+        progress.runs += 1
+        if progress.runs == 2 and self._watch is not None:
+            return self._rehearse(mode, batch, place)
+        if progress.runs > 2 and progress.recorded is None:
+            self._capture(progress, leaves)
+        if progress.recorded is not None and progress.recorded.fits(self._arithmetic.trained()):
+            return self._replay(progress.recorded, leaves, place)
+        return self._run_eagerly(mode, batch, place)
+
+    def refuse(self, cause: str) -> None:
+        """Capture nothing from now on, and say why."""
+        self.refusal = cause
+        self._forget()
+        _warn(f"training steps run uncaptured, slower on a GPU: {cause}; capture=False says so without a warning")
+
+    def _run_eagerly(self, mode: Mode, batch: Batch, place: Place) -> Tensor:
+        loss = self._gradients(mode, move(batch, self._device), place)
+        if place.last:
+            self._update()
+        if self._watch is None and self.refusal is None and place.last:
+            self._look()
+        return loss
+
+    def _rehearse(self, mode: Mode, batch: Batch, place: Place) -> Tensor:
+        """A step as any other, which shows whether its like can be recorded."""
+        moved, draws = move(batch, self._device), host_draws(self._device)
+        loss, waits = self._graphs.rehearse(lambda: self._gradients(mode, moved, place))
+        self._net.settle()
+        changed = self._watch.changed() if self._watch is not None else None
+        if place.last:
+            _, late = self._graphs.rehearse(self._update)
+            if late and self.outside is None:
+                self._step_outside(f"the optimizer waits for the device ({late[0]})")
+        if waits:
+            self.refuse(f"a step in {mode}-mode waits for the device ({waits[0]})")
+        elif changed is not None:
+            self.refuse(f"a step in {mode}-mode changes {changed}")
+        elif host_draws(self._device) != draws:
+            self.refuse(f"a step in {mode}-mode draws random numbers on the host")
+        return loss
+
+    def _capture(self, progress: Progress, leaves: list[Any]) -> None:
+        mode, place, signature = progress.kind
+        static = self._static.get(signature)
+        if static is None:
+            static = self._static[signature] = StaticBatch(leaves, signature, self._device)
+        static.fill(leaves)
+        trained = self._arithmetic.trained()
+        before = [parameter.grad for parameter in trained]
+
+        def step() -> tuple[Tensor, Tensor | None]:
+            loss = self._gradients(mode, static.batch(), place)
+            if not place.last or self.outside is not None:
+                return loss, None
+            with self._rates.in_place(capturable=True):
+                return loss, self._arithmetic.update()
+
+        torch.clear_autocast_cache()
+        try:
+            (loss, norm), replay = self._graphs.capture(step, self._watch.generators if self._watch else [])
+        except Exception as error:  # whatever a device, a compiler or a user's code raises while it is recorded
+            self.refuse(f"a step in {mode}-mode can't be recorded: {_cause(error)}")
+        else:
+            after = [parameter.grad for parameter in trained]
+            progress.recorded = Recorded(static, replay, loss, norm, before, after)
+        finally:
+            torch.clear_autocast_cache()
+            self._net.settle()
+            for parameter, gradient in zip(trained, before, strict=True):
+                parameter.grad = gradient
+
+    def _replay(self, recorded: Recorded, leaves: list[Any], place: Place) -> Tensor:
+        loss = recorded.replay(leaves, self._arithmetic.trained())
+        if place.last and self.outside is None:
+            self.norm = recorded.norm
+            self._net.count_step(self._arithmetic.optimizer)
+        elif place.last:
+            self._update()
+        return loss
+
+    def _gradients(self, mode: Mode, batch: Batch, place: Place) -> Tensor:
+        with self._net.in_mode(mode):
+            return self._arithmetic.gradients(batch, place.last)
+
+    def _update(self) -> None:
+        if self.outside is None:
+            with self._rates.in_place():
+                self.norm = self._arithmetic.update()
+        else:
+            self.norm = self._arithmetic.update()
+
+    def _progress(self, mode: Mode, batch: Batch, place: Place) -> tuple[Progress | None, list[Any]]:
+        if self.refusal is not None:
+            return None, []
+        try:
+            leaves, signature = flatten(batch)
+        except TypeError as error:
+            self.refuse(f"the batch holds {error}")
+            return None, []
+        kind = Kind(mode, place, signature)
+        progress = self._kinds.find(kind)
+        if progress is None and self._kinds.replaces(kind):
+            self._restart("batches keep changing their shape")
+        return progress, leaves
+
+    def _look(self) -> None:
+        """Note what steps read in Python, now that one has run and nothing of it is left."""
+        self._net.settle()
+        self._watch = Watch({**self._net.roots(), "criterion": self._arithmetic.criterion})
+        self._optimizer_watch = OptimizerWatch(self._arithmetic.optimizer) if self.outside is None else None
+
+    def _notice_changes(self) -> None:
+        """Forget what was recorded if a step would do something else now."""
+        changed = self._watch.changed() if self._watch is not None else None
+        if changed is not None:
+            self._forget()
+            self._restart(f"{changed} keeps changing between steps")
+        elif self._optimizer_watch is not None:
+            if self._optimizer_watch.loaded():
+                self._forget()
+                return
+            option = self._optimizer_watch.changed_option()
+            if option is not None:
+                self._forget()
+                self._other_options += 1
+                if self._other_options > MOST_OPTIONS:
+                    self._step_outside(f"its {option} keeps changing between steps")
+
+    def _step_outside(self, cause: str) -> None:
+        self.outside = cause
+        self._optimizer_watch = None
+        _warn(f"the optimizer steps in Python, after each replay: {cause}")
+
+    def _restart(self, cause: str) -> None:
+        self._restarts += 1
+        if self._restarts > MOST_RESTARTS:
+            self.refuse(cause)
+
+    def _forget(self) -> None:
+        self._kinds.clear()
+        self._static.clear()
+        self._watch = None
+        self._optimizer_watch = None
+
+
+def _cause(error: BaseException) -> str:
+    """Of the errors that a failed recording raises one after the other, the first, and the line that raised it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    line, traceback = "", error.__traceback__
+    while traceback is not None:
+        line = f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return f"{' '.join(str(error).split())[:300] or type(error).__name__} ({line})"
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UncapturedWarning, stacklevel=3)

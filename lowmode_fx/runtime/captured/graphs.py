@@ -1,0 +1,80 @@
+"""What records work and replays it: CUDA graphs that share one pool of memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+_SYNC = "called a synchronizing CUDA operation"
+
+
+class Graphs(Protocol):
+    """Records what a function asks a device to compute, and replays it over the same memory."""
+
+    def rehearse(self, run: Callable[[], Result]) -> tuple[Result, list[str]]:
+        """Run a function as it would be recorded, its results being real.
+
+        Returns what it returned, and where it waited for the device (``file:line``), which no recording can.
+        """
+        ...
+
+    def capture(
+        self, run: Callable[[], Result], generators: Iterable[torch.Generator]
+    ) -> tuple[Result, Callable[[], None]]:
+        """Record a function without any effect on a tensor that was there before.
+
+        generators: those of the device, beside its own, that draw anew at each replay. Returns what the function
+        returned, tensors that each replay fills, and the replay.
+        """
+        ...
+
+
+class CudaGraphs:
+    """One pool of memory for all graphs: no two of them run at a time, and none reads what another one left.
+
+    Source: torch's notes on CUDA semantics, *Whole-network capture* and *Graph memory management*.
+    """
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def rehearse(self, run: Callable[[], Result]) -> tuple[Result, list[str]]:
+        """Run on the stream that captures, which gives its workspaces and kernels their first use."""
+        before = torch.cuda.get_sync_debug_mode()
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with warnings.catch_warnings(record=True) as caught, torch.cuda.stream(self._stream):
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                result = run()
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        current.wait_stream(self._stream)
+        waits = [each for each in caught if _SYNC in str(each.message)]
+        for each in caught:
+            if each not in waits:
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+        return result, [f"{each.filename}:{each.lineno}" for each in waits]
+
+    def capture(
+        self, run: Callable[[], Result], generators: Iterable[torch.Generator]
+    ) -> tuple[Result, Callable[[], None]]:
+        """Raises what ``run`` raises, or ``RuntimeError`` where the device can't record it."""
+        graph: Any = torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
+        # Other threads (a loader that pins memory) may go on meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            result = run()
+        return result, graph.replay
+
+
+def graphs_for(device: torch.device) -> Graphs | None:
+    """What captures steps on ``device``: nothing where it isn't a CUDA device."""
+    return CudaGraphs() if device.type == "cuda" else None

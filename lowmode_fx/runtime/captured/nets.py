@@ -1,0 +1,110 @@
+"""What a step knows of its network: a ladder's modes and their steps, or one module in one mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.model import LowModeModel
+
+
+class SteppedNet(Protocol):
+    """Tells the mode of each step, and counts the steps that ran without Python."""
+
+    def begin_step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mode:
+        """The mode of the forward that comes."""
+        ...
+
+    def in_mode(self, mode: Mode) -> AbstractContextManager[None]:
+        """Inside, the network runs in ``mode``."""
+        ...
+
+    def attach(self, optimizer: Any) -> None:
+        """``optimizer`` is what steps on the weights."""
+        ...
+
+    def count_step(self, optimizer: Any) -> None:
+        """``optimizer`` has stepped in a replay, which its hooks don't see."""
+        ...
+
+    def settle(self) -> None:
+        """What a step has left on the model goes."""
+        ...
+
+    def roots(self) -> dict[str, Any]:
+        """What its forwards read, by name."""
+        ...
+
+
+class LadderNet:
+    """A ``LowModeModel``."""
+
+    def __init__(self, net: LowModeModel) -> None:
+        self._net = net
+        self.begin_step = net.begin_step
+        self.in_mode = net.in_mode
+        self.attach = net.attach
+
+    def count_step(self, optimizer: Any) -> None:
+        self._net._steps.count_step(optimizer)
+
+    def settle(self) -> None:
+        self._net._runner.settle()
+
+    def roots(self) -> dict[str, Any]:
+        hooks = {name: value for name, value in vars(self._net).items() if name.endswith("_hooks")}
+        return {"model": self._net.ladder.model, "hooks": hooks, "low_weight": self._net._low_weights}
+
+
+class PlainNet:
+    """Any other module: every step is a full one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def begin_step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mode:
+        return Mode.FULL
+
+    def in_mode(self, mode: Mode) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def attach(self, optimizer: Any) -> None:
+        pass
+
+    def count_step(self, optimizer: Any) -> None:
+        pass
+
+    def settle(self) -> None:
+        pass
+
+    def roots(self) -> dict[str, Any]:
+        return {"model": self._module}
+
+
+def find_net(module: nn.Module) -> tuple[SteppedNet, str | None]:
+    """What a step knows of ``module``, and why its steps can't be captured, if they can't.
+
+    A ``LowModeModel`` is found behind ``DistributedDataParallel`` and ``torch.compile``.
+    """
+    inner: Any = module
+    while not isinstance(inner, LowModeModel):
+        within = getattr(inner, "_orig_mod", None)
+        if isinstance(inner, DistributedDataParallel):
+            within = inner.module
+        if within is None:
+            break
+        inner = within
+    cause = None
+    if isinstance(module, DistributedDataParallel | FSDPModule):
+        cause = f"{type(module).__name__} sends gradients between processes"
+    if isinstance(inner, LowModeModel):
+        return LadderNet(inner), cause
+    if any(isinstance(each, LowModeModel) for each in module.modules()):
+        cause = "a LowModeModel inside of another module chooses its modes by itself"
+    return PlainNet(inner), cause

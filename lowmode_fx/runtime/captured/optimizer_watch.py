@@ -1,0 +1,42 @@
+"""What a recorded optimizer step has read in Python, beside learning rates."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from lowmode_fx.runtime.captured.watch import is_same
+
+
+class OptimizerWatch:
+    """The options of an optimizer's groups, their parameters, and the tensors of its state."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self._state = self._read_state()
+        self._options = self._read_options()
+
+    def loaded(self) -> bool:
+        """Whether the optimizer has other parameters, or another state, than it had."""
+        state = self._read_state()
+        return len(state) != len(self._state) or not all(map(operator.is_, state, self._state))
+
+    def changed_option(self) -> str | None:
+        """The name of an option that isn't as it was, if any isn't."""
+        for (name, now), (_, before) in zip(self._read_options(), self._options, strict=True):
+            if not is_same(now, before):
+                return name
+        return None
+
+    def _read_state(self) -> list[Any]:
+        optimizer = self._optimizer
+        found: list[Any] = [optimizer.state, optimizer.param_groups]
+        for group in optimizer.param_groups:
+            found += group["params"]
+        for state in optimizer.state.values():
+            found += state.values()
+        return found
+
+    def _read_options(self) -> list[tuple[str, Any]]:
+        groups = self._optimizer.param_groups
+        return [(name, value) for group in groups for name, value in group.items() if name not in ("lr", "params")]

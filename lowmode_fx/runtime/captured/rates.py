@@ -1,0 +1,69 @@
+"""Learning rates that a captured optimizer reads on the device, wherever a scheduler writes them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW
+
+#: Optimizers all of whose state is on the device, by the option that puts it there.
+_OPTIONS: dict[type, tuple[str, ...]] = {SGD: ("fused",), Adam: ("fused", "capturable"), AdamW: ("fused", "capturable")}
+
+
+def why_not_captured(optimizer: Any) -> str | None:
+    """Why an optimizer's step can't be captured, with what to do about it; ``None`` where it can."""
+    kind = type(optimizer)
+    if kind not in _OPTIONS:
+        return f"{kind.__name__} may count its steps in Python"
+    options = _OPTIONS[kind]
+    for group in optimizer.param_groups:
+        if not any(group.get(option) for option in options):
+            option = " or ".join(f"{each}=True" for each in options)
+            return f"{kind.__name__} reads its learning rate in Python; give it {option}"
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return f"hooks on {kind.__name__}'s steps run in Python"
+    return None
+
+
+class DeviceRates:
+    """A tensor for each parameter group's learning rate; the groups keep what their users write into them."""
+
+    def __init__(self, optimizer: Any, device: torch.device) -> None:
+        self._optimizer = optimizer
+        self._device = device
+        self._rates: list[Tensor] = []
+        self._written: list[Any] = []
+
+    def write(self) -> None:
+        """Bring the tensors up to date, where a number has changed."""
+        groups = self._optimizer.param_groups
+        while len(self._rates) < len(groups):
+            # float32, as torch's fused kernels want it.
+            self._rates.append(torch.zeros((), dtype=torch.float32, device=self._device))
+            self._written.append(None)
+        for place, (group, rate) in enumerate(zip(groups, self._rates, strict=False)):
+            now = group["lr"]
+            if isinstance(now, Tensor):  # which a scheduler fills
+                rate.copy_(now, non_blocking=True)
+            elif now != self._written[place]:
+                rate.fill_(now)
+                self._written[place] = now
+
+    @contextlib.contextmanager
+    def in_place(self, capturable: bool = False) -> Iterator[None]:
+        """Inside, the optimizer reads the tensors; ``capturable``: and lets itself be captured."""
+        groups = self._optimizer.param_groups
+        users = [{name: group[name] for name in ("lr", "capturable") if name in group} for group in groups]
+        for group, rate in zip(groups, self._rates, strict=False):
+            group["lr"] = rate
+            if capturable and "capturable" in group:
+                group["capturable"] = True
+        try:
+            yield
+        finally:
+            for group, values in zip(groups, users, strict=True):
+                group.update(values)

@@ -1,0 +1,49 @@
+"""One recorded step: what it needs the gradients to be, and what it makes of them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from lowmode_fx.runtime.captured.signature import StaticBatch
+
+
+class Place(NamedTuple):
+    """Where a batch stands among those of one optimizer step."""
+
+    first: bool
+    last: bool
+
+
+@dataclass
+class Recorded:
+    """before, after: the parameters' gradients when a replay begins and when it has ended, which replays fill."""
+
+    static: StaticBatch
+    play: Callable[[], None]
+    loss: Tensor
+    norm: Tensor | None
+    before: list[Tensor | None]
+    after: list[Tensor | None]
+
+    def fits(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether the gradients are those that the recording began with, so that it adds to what it should."""
+        return same_tensors([parameter.grad for parameter in parameters], self.before)
+
+    def replay(self, leaves: list[Any], parameters: Sequence[Tensor]) -> Tensor:
+        """Run the step on a batch's leaves. Returns its loss, a tensor of its own."""
+        self.static.fill(leaves)
+        self.play()
+        if not same_tensors(self.before, self.after):
+            for parameter, gradient in zip(parameters, self.after, strict=True):
+                parameter.grad = gradient
+        return self.loss.clone()
+
+
+def same_tensors(now: Sequence[Tensor | None], before: Sequence[Tensor | None]) -> bool:
+    """Whether two lists hold the very same tensors."""
+    return len(now) == len(before) and all(map(operator.is_, now, before))

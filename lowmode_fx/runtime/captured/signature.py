@@ -1,0 +1,69 @@
+"""A batch's shape in all its parts, and the memory that a captured step reads it from."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowmode_fx.runtime.captured.arithmetic import Batch
+from passes.trees import Structure, tree_flatten, tree_map, tree_unflatten
+
+_CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Two batches of one signature differ in the values of their tensors alone."""
+
+    structure: Structure
+    leaves: tuple[Hashable, ...]
+
+
+def flatten(batch: Batch) -> tuple[list[Any], Signature]:
+    """A batch's leaves and its signature. Raises ``TypeError`` for a leaf that is no tensor and no plain value."""
+    leaves, structure = tree_flatten([batch.args, dict(batch.kwargs), batch.targets])
+    return leaves, Signature(structure, tuple(map(_describe, leaves)))
+
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on ``device``; on a CPU itself."""
+    if device.type == "cpu":
+        return batch
+    moved = tree_map(
+        lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf,
+        [batch.args, dict(batch.kwargs), batch.targets],
+    )
+    return Batch(tuple(moved[0]), moved[1], moved[2])
+
+
+class StaticBatch:
+    """Tensors that stay in their place, into which batches of one signature are copied."""
+
+    def __init__(self, leaves: list[Any], signature: Signature, device: torch.device) -> None:
+        self._tensors = [torch.empty_like(leaf, device=device) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        self._structure = signature.structure
+
+    def fill(self, leaves: list[Any]) -> None:
+        """Copy a batch's tensors, from whatever device, without waiting for it."""
+        for static, leaf in zip(self._tensors, leaves, strict=True):
+            if isinstance(static, Tensor):
+                static.copy_(leaf, non_blocking=True)
+
+    def batch(self) -> Batch:
+        """The batch that these tensors are."""
+        args, kwargs, targets = tree_unflatten(self._tensors, self._structure)
+        return Batch(tuple(args), kwargs, targets)
+
+
+def _describe(leaf: Any) -> Hashable:
+    if isinstance(leaf, Tensor):
+        if leaf.requires_grad:
+            raise TypeError("an input that asks for a gradient")
+        return (tuple(leaf.shape), leaf.stride(), leaf.dtype)
+    if isinstance(leaf, _CONSTANTS):
+        return (type(leaf), leaf)
+    raise TypeError(f"an input of type {type(leaf).__name__}")

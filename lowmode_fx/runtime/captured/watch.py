@@ -1,0 +1,158 @@
+"""What a recorded step has read in Python: while it stands as it stood, a replay does what the code would do."""
+
+from __future__ import annotations
+
+import operator
+import random
+import sys
+from collections import deque
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from types import CellType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passes.preserve.containers import cell_contents
+from passes.preserve.holdings import find_held
+
+_PLAIN = (bool, int, float, complex, str, bytes, tuple, torch.dtype, torch.device, torch.Size)
+_MISSING = object()
+
+
+class Watch:
+    """The attributes, containers, closures and globals that some code reads, the tensors that it reads them from.
+
+    Compared by identity, and plain values by value. What hides elsewhere (in a file, behind a call) is not seen.
+    """
+
+    def __init__(self, roots: Mapping[str, Any]) -> None:
+        """roots: modules and functions, by what a message calls them."""
+        held = find_held({**roots, "hooks on all modules": _global_hooks()})
+        hooks = {id(each): each._backward_hooks for each in held.tensors if each._backward_hooks}
+        if hooks:
+            held = find_held({**roots, "hooks on all modules": _global_hooks(), "hooks on tensors": hooks})
+        self._names = {id(vars(module)): name for root in roots.values() for name, module in _named_modules(root)}
+        containers = [each for each in held.containers if not isinstance(each, CellType | bytearray)]
+        self._empty = [*(each for each in containers if not each), *held.empty]
+        self._containers = [each for each in containers if each]
+        self._sources = [each.values() if isinstance(each, dict) else each for each in self._containers]
+        self._seen = list(chain.from_iterable(self._sources))
+        self._places = [
+            (each, key)
+            for each in self._containers
+            for key, value in (each.items() if isinstance(each, dict) else enumerate(each))
+            if isinstance(value, Tensor) and not isinstance(each, set | deque)
+        ]
+        self._placed = [holder[key] for holder, key in self._places]
+        self._cells = [each for each in held.containers if isinstance(each, CellType)]
+        functions = _functions(roots, held.modules)
+        self._globals = [found for function in functions for found in _globals(function)]
+        self._loose = self._read_loose()
+        self._tensors = held.tensors
+        self._memory = self._read_memory()
+        own = [each for each in held.generators if isinstance(each, torch.Generator)]
+        #: Those of the device that the code draws from, beside the device's own.
+        self.generators = [each for each in own if each.device.type != "cpu"]
+
+    def changed(self) -> str | None:
+        """The name of something that isn't as it was, if anything isn't."""
+        if any(self._empty):
+            return "a container that was empty (of hooks, say)"
+        if not self._is_seen():
+            changed = self._find()
+            if changed is not None:
+                return changed
+            self._seen = list(chain.from_iterable(self._sources))
+        loose = self._read_loose()
+        for (name, now), (_, before) in zip(loose, self._loose, strict=True):
+            if not is_same(now, before):
+                return name
+        return None if self._read_memory() == self._memory else "the memory of a tensor"
+
+    def _is_seen(self) -> bool:
+        """Whether containers hold what they held, tensors by identity: quick, for it runs before every step."""
+        try:
+            return [*chain.from_iterable(self._sources)] == self._seen and all(
+                map(operator.is_, [holder[key] for holder, key in self._places], self._placed)
+            )
+        except Exception:  # a key that is gone, a comparison that gives no yes or no
+            return False
+
+    def _find(self) -> str | None:
+        seen = iter(self._seen)
+        for container in self._containers:
+            items = container.items() if isinstance(container, dict) else enumerate(container)
+            for key, value in items:
+                if not is_same(value, next(seen, _MISSING)):
+                    return self._name(container, key)
+        return None if next(seen, _MISSING) is _MISSING else "the size of a container"
+
+    def _name(self, container: Any, key: Any) -> str:
+        if id(container) in self._names:
+            return f"{self._names[id(container)]}.{key}".lstrip(".")
+        return repr(key) if isinstance(key, str) else f"an entry of a {type(container).__name__}"
+
+    def _read_loose(self) -> list[tuple[str, Any]]:
+        """What lies in no container: closures, globals, switches of torch."""
+        found: list[tuple[str, Any]] = []
+        for cell in self._cells:
+            found += [("a variable of a closure", each) for each in cell_contents(cell) or [_MISSING]]
+        found += [(name, names.get(name, _MISSING)) for names, name in self._globals]
+        found.append(("a switch of torch", _switches()))
+        return found
+
+    def _read_memory(self) -> list[Any]:
+        tensors = self._tensors
+        hooks = [each._backward_hooks for each in tensors if each._backward_hooks]
+        return [*map(Tensor.data_ptr, tensors), *(each.requires_grad for each in tensors), *map(len, hooks)]
+
+
+def host_draws(device: torch.device) -> tuple[Any, ...]:
+    """Where the generators stand that draw on the host: Python's, numpy's, and torch's for a CPU beside ``device``."""
+    numpy = sys.modules.get("numpy.random")
+    state = None if numpy is None else numpy.get_state(legacy=False)
+    drawn = None if state is None else (state["state"]["key"].tobytes(), state["state"]["pos"], state["has_gauss"])
+    on_cpu = torch.get_rng_state().numpy().tobytes() if device.type != "cpu" else None
+    return random.getstate(), drawn, on_cpu
+
+
+def _switches() -> tuple[Any, ...]:
+    cudnn = torch.backends.cudnn
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cuda"),
+        torch.is_autocast_enabled("cpu"),
+        (cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
+    )
+
+
+def is_same(now: Any, before: Any) -> bool:
+    """Whether a value is the very same, or a plain one that equals it."""
+    return now is before or (type(now) is type(before) and isinstance(now, _PLAIN) and now == before)
+
+
+def _global_hooks() -> list[Any]:
+    return [value for name, value in vars(nn.modules.module).items() if name.startswith("_global_") and "hook" in name]
+
+
+def _named_modules(root: Any) -> Iterable[tuple[str, nn.Module]]:
+    return root.named_modules() if isinstance(root, nn.Module) else ()
+
+
+def _functions(roots: Mapping[str, Any], modules: Iterable[nn.Module]) -> Iterable[FunctionType]:
+    """The functions given, and the forwards of modules that torch doesn't define."""
+    kinds = dict.fromkeys(type(module) for module in modules)
+    found = [kind.forward for kind in kinds if not kind.__module__.startswith("torch.")]
+    return [each for each in (*roots.values(), *found) if isinstance(each, FunctionType)]
+
+
+def _globals(function: FunctionType) -> Iterable[tuple[dict[str, Any], str]]:
+    """The plain globals that a function's code names."""
+    names = function.__globals__
+    for name in function.__code__.co_names:
+        if isinstance(names.get(name), _PLAIN):
+            yield names, name

@@ -1,0 +1,545 @@
+"""``TrainStep``: a loop of one's own on a CPU, and the same bits where steps are recorded and replayed."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, TrainStep, build_pair
+from lowmode_fx.runtime.captured.capture import UncapturedWarning
+from tests.runtime.recorder import Recorder
+
+STEPS, IMAGES = 20, (4, 3, 12, 12)
+Make = Callable[[Any], torch.optim.Optimizer]
+SGD: Make = partial(torch.optim.SGD, lr=0.125, momentum=0.9, weight_decay=2**-10, fused=True)
+
+
+class Net(nn.Module):
+    """Batch norm, dropout, and an attribute that loops set from outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.body, self.drop, self.fc = nn.Conv2d(8, 8, 3, padding=1), nn.Dropout(0.25), nn.Linear(8, 5)
+        self.temperature = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.body(F.relu(self.norm(self.stem(x)))))
+        return self.fc(self.drop(x.mean((2, 3)))) / self.temperature
+
+
+def build(model: nn.Module | None = None, **options: Any) -> LowModeModel:
+    if model is None:
+        torch.manual_seed(0)
+        model = Net()
+    pair = build_pair(model, torch.zeros(IMAGES))
+    return LowModeModel(pair, BernoulliSchedule(0.5, seed=3), compile=False, **options)
+
+
+def batches(count: int = STEPS, size: int = IMAGES[0]) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    shape = (size, *IMAGES[1:])
+    return [
+        (torch.randn(shape, generator=generator), torch.randint(0, 5, (size,), generator=generator))
+        for _ in range(count)
+    ]
+
+
+class Run:
+    """One training: the losses of its batches, and all that it leaves."""
+
+    def __init__(self, make: Make = SGD, net: LowModeModel | None = None, **options: Any) -> None:
+        self.net = build() if net is None else net
+        self.optimizer = make(self.net.parameters())
+        self.losses: list[float] = []
+        self.recorder = options.get("graphs")
+        self.step = TrainStep(self.net, options.pop("criterion", F.cross_entropy), self.optimizer, **options)
+
+    def train(self, data: list[tuple[Tensor, Tensor]], between: Callable[[Run, int], object] | None = None) -> Run:
+        torch.manual_seed(5)
+        for place, (images, labels) in enumerate(data):
+            if between is not None:
+                between(self, place)
+            self.losses.append(self.step(images, labels).item())
+        return self
+
+
+def same(one: Run, other: Run) -> bool:
+    """Whether two runs left the same bits: losses, weights, buffers, the optimizer's state, steps."""
+    ours, theirs = one.net.state_dict(), other.net.state_dict()
+    states = [torch.utils._pytree.tree_leaves(run.optimizer.state_dict()["state"]) for run in (one, other)]
+    return (
+        one.losses == other.losses
+        and one.net.step == other.net.step
+        and all(torch.equal(ours[name], theirs[name]) for name in ours)
+        and len(states[0]) == len(states[1])
+        and all(map(torch.equal, *([x for x in state if isinstance(x, Tensor)] for state in states)))
+    )
+
+
+def recorded(*args: Any, **options: Any) -> Run:
+    return Run(*args, graphs=Recorder(), **options)
+
+
+# On a CPU -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("low_weight", [1.0, 0.5])
+def test_a_step_is_the_loop_of_ones_own(low_weight: float) -> None:
+    net, by_hand = build(low_weight=low_weight), build(low_weight=low_weight)
+    run = Run(net=net).train(batches())
+    optimizer = SGD(by_hand.parameters())
+    by_hand.attach(optimizer)
+    torch.manual_seed(5)
+    losses = []
+    for images, labels in batches():
+        loss = F.cross_entropy(by_hand(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses == run.losses
+    assert by_hand.step == net.step == STEPS
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in by_hand.state_dict().items())
+
+
+def test_a_module_without_modes_trains_in_full() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    twin = copy.deepcopy(model)
+    step = TrainStep(model, F.cross_entropy, SGD(model.parameters()), graphs=Recorder())
+    optimizer = SGD(twin.parameters())
+    torch.manual_seed(5)
+    losses = [step(*batch).item() for batch in batches()]
+    torch.manual_seed(5)
+    for (images, labels), found in zip(batches(), losses, strict=True):
+        loss = F.cross_entropy(twin(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert loss.item() == found
+    assert step.captures == 1
+
+
+def test_inputs_are_a_tensor_a_tuple_or_keywords() -> None:
+    losses = []
+    for wrap in (lambda x: x, lambda x: (x,), lambda x: {"x": x}):
+        step = TrainStep(net := build(), F.cross_entropy, SGD(net.parameters()))
+        torch.manual_seed(5)
+        losses.append([step(wrap(images), labels).item() for images, labels in batches(4)])
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_a_net_may_return_its_loss() -> None:
+    class WithLoss(Net):
+        def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+            return F.cross_entropy(super().forward(x), labels)
+
+    torch.manual_seed(0)
+    model = WithLoss()
+    pair = build_pair(model, (torch.zeros(IMAGES), torch.zeros(IMAGES[0], dtype=torch.long)))
+    net = LowModeModel(pair, BernoulliSchedule(0.5, seed=3), compile=False)
+    step = TrainStep(net, None, SGD(net.parameters()), graphs=Recorder())
+    torch.manual_seed(5)
+    losses = [step(batch).item() for batch in batches()]
+    assert losses == Run().train(batches()).losses
+    assert step.captures == 2
+
+
+def test_arguments_are_checked() -> None:
+    net = build()
+    optimizer = SGD(net.parameters())
+    with pytest.raises(TypeError, match="net is of type function; give a LowModeModel or another module"):
+        TrainStep(lambda x: x, F.cross_entropy, optimizer)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="optimizer is a int"):
+        TrainStep(net, F.cross_entropy, 3)
+    with pytest.raises(ValueError, match="accumulate=0"):
+        TrainStep(net, F.cross_entropy, optimizer, accumulate=0)
+    with pytest.raises(ValueError, match="clip_grad_norm=0"):
+        TrainStep(net, F.cross_entropy, optimizer, clip_grad_norm=0)
+
+
+# Recorded and replayed ------------------------------------------------------------------------------------------------
+
+OPTIMIZERS: dict[str, Make] = {
+    "sgd": SGD,
+    "sgd, dampened": partial(torch.optim.SGD, lr=0.125, momentum=0.5, dampening=0.25, fused=True),
+    "adam": partial(torch.optim.Adam, lr=2**-7, fused=True),
+    "adamw": partial(torch.optim.AdamW, lr=2**-7, fused=True),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "clipped": {"clip_grad_norm": 0.5},
+    "two batches a step": {"accumulate": 2},
+    "three batches a step, clipped": {"accumulate": 3, "clip_grad_norm": 0.5},
+    "bf16": {"autocast": torch.bfloat16},
+    "fp16": {"autocast": torch.float16},
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [("sgd", each) for each in OPTIONS] + [(each, "two batches a step") for each in OPTIMIZERS] + [("adamw", "fp16")],
+)
+def test_replays_leave_the_same_bits(make: str, options: str) -> None:
+    def rate(run: Run, place: int) -> None:
+        run.optimizer.param_groups[0]["lr"] = 2.0 ** -(4 + place // 7)
+
+    data = batches(2 * STEPS)
+    ours, loop = (run(OPTIMIZERS[make], **OPTIONS[options]).train(data, rate) for run in (recorded, Run))
+    assert same(ours, loop)
+    assert (ours.step.uncaptured, ours.step.optimizer_outside) == (None, None)
+    kinds = min(ours.step.accumulate, 3) * 2  # of batches, first, between and last, in either mode
+    assert ours.step.captures == ours.recorder.captures == kinds
+    assert ours.recorder.replays == len(data) - 2 * kinds
+
+
+def test_a_rate_in_a_tensor_is_read_at_each_replay() -> None:
+    def make(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=torch.tensor(2**-7), fused=True)
+
+    def schedule(run: Run, place: int) -> None:
+        if place == 0:
+            run.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(run.optimizer, STEPS)  # type: ignore[attr-defined]
+        else:
+            run.scheduler.step()  # type: ignore[attr-defined]
+
+    ours, loop = recorded(make).train(batches(), schedule), Run(make).train(batches(), schedule)
+    assert same(ours, loop)
+    assert ours.recorder.replays == STEPS - 4
+
+
+def test_an_average_of_the_weights_is_taken_after_each_step() -> None:
+    def averaged(graphs: Recorder | None) -> tuple[Run, AveragedModel]:
+        net = build()
+        average = AveragedModel(net.ladder.model)
+        run = Run(net=net, after_step=lambda: average.update_parameters(net.ladder.model), graphs=graphs)
+        return run.train(batches()), average
+
+    (ours, average), (_, expected) = averaged(Recorder()), averaged(None)
+    assert all(map(torch.equal, average.module.parameters(), expected.module.parameters()))
+    assert int(average.n_averaged) == STEPS
+    assert ours.recorder.replays == STEPS - 4
+
+
+def test_the_loss_is_a_tensor_of_its_own() -> None:
+    run = recorded()
+    losses = [run.step(*batch) for batch in batches()]
+    assert len({loss.item() for loss in losses}) > 10
+    assert not any(loss.requires_grad for loss in losses)
+
+
+def test_the_norm_of_gradients_is_told() -> None:
+    ours, loop = recorded(clip_grad_norm=0.5), Run(clip_grad_norm=0.5)
+    torch.manual_seed(5)
+    norms = [(ours.step(*batch), ours.step.grad_norm.item())[1] for batch in batches()]
+    torch.manual_seed(5)
+    assert norms == [(loop.step(*batch), loop.step.grad_norm.item())[1] for batch in batches()]
+    assert len(set(norms)) == STEPS
+
+
+def test_no_gradient_is_left_between_steps() -> None:
+    run = recorded()
+    for batch in batches():
+        run.step(*batch)
+        assert all(parameter.grad is None for parameter in run.net.parameters())
+
+
+def test_a_resumed_run_captures_again_and_ends_with_the_same_bits() -> None:
+    def state(run: Run) -> Any:
+        return copy.deepcopy((run.net.state_dict(), run.optimizer.state_dict(), run.net.schedule_state()))
+
+    data = batches(2 * STEPS)
+    whole = recorded()
+    whole.train(data[:STEPS])
+    saved, draws = state(whole), torch.get_rng_state()
+    for batch in data[STEPS:]:
+        whole.losses.append(whole.step(*batch).item())
+
+    resumed = recorded()
+    resumed.train(data[:7])  # of another life: what was recorded there must not be replayed
+    weights, optimizer, schedule = saved
+    resumed.net.load_state_dict(weights)
+    resumed.optimizer.load_state_dict(optimizer)
+    resumed.net.load_schedule_state(schedule)
+    torch.set_rng_state(draws)
+    resumed.losses = whole.losses[:STEPS] + [resumed.step(*batch).item() for batch in data[STEPS:]]
+    assert same(whole, resumed)
+    assert resumed.step.captures == 2
+
+
+# Nothing is replayed that the model wouldn't do now -------------------------------------------------------------------
+
+
+def freeze(run: Run) -> None:
+    run.net.body.weight.requires_grad_(False)
+
+
+def hook(run: Run) -> None:
+    run.net.body.register_forward_hook(lambda module, args, output: output * 0.5)
+
+
+def tensor_hook(run: Run) -> None:
+    run.net.body.weight.register_hook(lambda gradient: gradient * 0.5)
+
+
+def heat(run: Run) -> None:
+    run.net.temperature = 2.0
+
+
+def drop(run: Run) -> None:
+    run.net.drop.p = 0.5
+
+
+def replace(run: Run) -> None:
+    torch.manual_seed(9)
+    run.net.drop = nn.Sequential(nn.Dropout(0.25), nn.LayerNorm(8, elementwise_affine=False))
+
+
+def move_memory(run: Run) -> None:
+    run.net.body.weight.data = run.net.body.weight.data.clone() * 0.5
+
+
+def momentum(run: Run) -> None:
+    run.optimizer.param_groups[0]["momentum"] = 0.5
+
+
+def decay(run: Run) -> None:
+    run.optimizer.param_groups[0]["weight_decay"] = 0.125
+
+
+def forget_momentum(run: Run) -> None:
+    run.optimizer.state.clear()
+
+
+def lighter(run: Run) -> None:
+    run.net._low_weights[Mode.LOW] = 0.5
+
+
+def fixed_statistics(run: Run) -> None:
+    run.net.norm.eval()
+
+
+CHANGES = [
+    freeze, hook, tensor_hook, heat, drop, replace, move_memory, momentum, decay, forget_momentum, lighter,
+    fixed_statistics,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_what_changes_between_steps_counts_from_the_next(change: Callable[[Run], None]) -> None:
+    def between(run: Run, place: int) -> None:
+        if place == STEPS:
+            change(run)
+
+    data = batches(2 * STEPS)
+    ours, loop = recorded().train(data, between), Run().train(data, between)
+    assert loop.losses != Run().train(data).losses or change is freeze
+    assert same(ours, loop)
+    assert ours.recorder.captures == 4
+    assert ours.step.captures == 2
+    assert ours.step.uncaptured is None
+
+
+def test_a_loss_is_watched_as_the_model_is() -> None:
+    def train(graphs: Recorder | None) -> Run:
+        strength = 1.0
+
+        def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
+            return strength * F.cross_entropy(outputs, labels)
+
+        def between(run: Run, place: int) -> None:
+            nonlocal strength
+            strength = 0.5 if place >= STEPS else 1.0
+
+        return Run(criterion=criterion, graphs=graphs).train(batches(2 * STEPS), between)
+
+    ours = train(Recorder())
+    assert same(ours, train(None))
+    assert ours.recorder.captures == 4
+
+
+def test_evaluation_between_steps_changes_nothing() -> None:
+    def between(run: Run, place: int) -> None:
+        run.net.eval()
+        with torch.no_grad():
+            run.net(torch.zeros(IMAGES))
+        run.net.train()
+
+    ours = recorded().train(batches(), between)
+    assert same(ours, Run().train(batches(), between))
+    assert ours.recorder.replays == STEPS - 4
+
+
+def test_a_ragged_batch_runs_uncaptured_and_right() -> None:
+    data = batches(10) + batches(1, size=3) + batches(10) + batches(1, size=3)
+    ours = recorded().train(data)
+    assert same(ours, Run().train(data))
+    assert (ours.recorder.captures, ours.recorder.replays) == (2, 20 - 4)
+
+
+def test_batches_of_another_size_that_keep_coming_are_captured_anew() -> None:
+    data = batches() + batches(size=3)
+    ours = recorded().train(data)
+    assert same(ours, Run().train(data))
+    assert (ours.recorder.captures, ours.step.captures) == (4, 2)
+
+
+def test_what_keeps_changing_is_no_longer_captured() -> None:
+    def between(run: Run, place: int) -> None:
+        run.net.temperature = 1.0 + 2.0**-10 * place
+
+    with pytest.warns(UncapturedWarning, match=r"temperature keeps changing between steps; capture=False") as caught:
+        ours = recorded().train(batches(2 * STEPS), between)
+    assert len(caught) == 1
+    assert same(ours, Run().train(batches(2 * STEPS), between))
+
+
+# What can't be captured -----------------------------------------------------------------------------------------------
+
+
+class Syncing(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1.0 if x.sum().item() > 0 else 0.5)
+
+
+class Counting(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        self.temperature += 2.0**-5
+        return super().forward(x)
+
+
+class Remembering(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        return super().forward(x) / len(self.seen)
+
+
+class Drawing(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        import random
+
+        return super().forward(x) * random.random()
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        (Syncing, r"waits for the device \(.*test_train_step.py:\d+\)"),
+        (Counting, "changes model.temperature|changes temperature"),
+        (Remembering, "changes"),
+        (Drawing, "draws random numbers on the host"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_forward_that_python_takes_part_in_runs_uncaptured(kind: type[Net], cause: str) -> None:
+    def train(graphs: Recorder | None) -> Run:
+        import random
+
+        torch.manual_seed(0)
+        random.seed(4)
+        return Run(net=build(kind()), graphs=graphs).train(batches())
+
+    with pytest.warns(UncapturedWarning, match=cause) as caught:
+        ours = train(Recorder())
+    assert len(caught) == 1
+    assert same(ours, train(None))
+    assert ours.recorder.replays == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (partial(torch.optim.SGD, lr=0.1), "SGD reads its learning rate in Python; give it fused=True"),
+        (partial(torch.optim.AdamW, lr=0.01), "AdamW reads .*; give it fused=True or capturable=True"),
+        (partial(torch.optim.RMSprop, lr=0.01), "RMSprop may count its steps in Python"),
+    ],
+)
+def test_an_optimizer_with_a_state_in_python_steps_after_each_replay(make: Make, cause: str) -> None:
+    def rate(run: Run, place: int) -> None:
+        run.optimizer.param_groups[0]["lr"] = 0.1 / (1 + place)
+
+    with pytest.warns(UncapturedWarning, match=cause):
+        ours = recorded(make, clip_grad_norm=0.5)
+    ours.train(batches(), rate)
+    assert same(ours, Run(make, clip_grad_norm=0.5).train(batches(), rate))
+    assert ours.recorder.replays == STEPS - 4
+    assert ours.step.optimizer_outside is not None
+
+
+def test_options_that_keep_changing_put_the_optimizer_outside() -> None:
+    def between(run: Run, place: int) -> None:
+        run.optimizer.param_groups[0]["momentum"] = 1 - 2.0 ** -(1 + place // 4)
+
+    with pytest.warns(UncapturedWarning, match="its momentum keeps changing between steps") as caught:
+        ours = recorded().train(batches(2 * STEPS), between)
+    assert len(caught) == 1
+    assert same(ours, Run().train(batches(2 * STEPS), between))
+    assert ours.recorder.replays > STEPS // 2
+
+
+class Breaking(Recorder):
+    """Fails half-way through each recording."""
+
+    def capture(self, run: Callable[[], Any], generators: Any) -> Any:
+        def half() -> Any:
+            run()
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+        return super().capture(half, generators)
+
+
+def test_a_recording_that_fails_leaves_training_as_it_was() -> None:
+    with pytest.warns(
+        UncapturedWarning, match="can't be recorded: operation not permitted .*recorder|capturing"
+    ) as caught:
+        ours = Run(graphs=Breaking()).train(batches())
+    assert len(caught) == 1
+    assert same(ours, Run().train(batches()))
+
+
+def test_gradients_that_are_there_before_a_step_are_added_to() -> None:
+    def between(run: Run, place: int) -> None:
+        if place % 5 == 4:
+            for parameter in run.net.parameters():
+                parameter.grad = torch.ones_like(parameter)
+
+    ours = recorded().train(batches(), between)
+    assert same(ours, Run().train(batches(), between))
+    assert ours.recorder.replays == STEPS - 4 - 3
+
+
+def test_an_input_of_an_unknown_kind_is_told() -> None:
+    class Labels:
+        def __init__(self, labels: Tensor) -> None:
+            self.labels = labels
+
+    step = TrainStep(
+        net := build(), lambda outputs, given: F.cross_entropy(outputs, given.labels), SGD(net.parameters()),
+        graphs=Recorder(),
+    )  # fmt: skip
+    with pytest.warns(UncapturedWarning, match="the batch holds an input of type Labels"):
+        for images, labels in batches(4):
+            step(images, Labels(labels))
+    assert step.captures == 0
+
+
+def test_capture_can_be_left_alone() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UncapturedWarning)
+        run = Run(partial(torch.optim.SGD, lr=0.1), capture=False, graphs=Recorder()).train(batches(6))
+    assert run.step.uncaptured is not None
+    assert run.step.captures == 0
