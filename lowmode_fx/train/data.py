@@ -169,9 +169,7 @@ def _folder(spec: str, root: Path, size: int | None, in_chans: int, in_memory: b
         return DataSplits(spec, train, val, layout.classes, mean, std, augmentation, test, notes)
     kept = {name: part.decode_all(f"decoding {name} images") for name, part in parts.items()}
     # A large set has the same statistics wherever its images lie.
-    mean, std, notes = (
-        _of_a_sample(layout.train, train, in_chans) if is_large else channel_statistics(kept["train"])
-    )
+    mean, std, notes = _of_a_sample(layout.train, train, in_chans) if is_large else channel_statistics(kept["train"])
     notes = (*layout.notes, *notes)
     return DataSplits(
         spec, kept["train"], kept["validation"], layout.classes, mean, std, augmentation, kept.get("test"), notes

@@ -47,7 +47,7 @@ def test_ds_store_is_no_image(folder: Path) -> None:
     """fastai/fastai#488: a .DS_Store in a class folder ended the run."""
     (folder / "train/cat/.DS_Store").write_bytes(b"Bud1")
     data = load_data(f"folder:{folder}")
-    assert len(data.train) == 6 and data.notes == ("1 files ignored, which are no images that are read: 1 hidden",)
+    assert len(data.train) == 6 and data.notes == ("1 file is ignored, being no images that are read: 1 hidden",)
 
 
 def test_a_corrupt_image_is_named_before_the_first_step(folder: Path) -> None:

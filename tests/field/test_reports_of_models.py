@@ -111,6 +111,25 @@ def test_targets_that_are_indices() -> None:
     torch.testing.assert_close(F.cross_entropy(restored.run(Mode.LOW, images), targets), right)
 
 
+EEG = nn.Sequential(
+    nn.Conv2d(1, 4, (1, 9), padding=(0, 4)), nn.Conv2d(4, 8, (4, 1)), nn.Conv2d(8, 8, (1, 5)), nn.AdaptiveAvgPool2d(1)
+)
+LINE = nn.Sequential(
+    conv(1, 4), *(nn.Sequential(nn.MaxPool2d(2), conv(4, 4)) for _ in range(3)), nn.Conv2d(4, 4, (4, 3))
+)
+
+
+@pytest.mark.parametrize(("model", "shape"), [(EEG, (2, 1, 4, 64)), (LINE, (2, 1, 32, 128))])
+def test_images_with_a_short_side(model: nn.Module, shape: tuple[int, ...]) -> None:
+    """Electrodes by time, lines of text: the short side is no side of an image. (Two of many; no single report.)"""
+    images = torch.randn(shape)
+    with pytest.raises(PassError, match=r"its short side can stay whole: set ratio=\(1, 2\)"):
+        build_pair(model, images)
+    net = net_of(copy.deepcopy(model), images, LowModeConfig(ratio=(1, 2)))
+    assert net.ladder.report.low_input_shape == (*shape[:3], shape[3] // 2)
+    net.run(Mode.LOW, images).sum().backward()
+
+
 class Positions(nn.Module):
     """A convolution that makes patches, with a learnt position for each of 16."""
 
