@@ -118,12 +118,13 @@ def measure(case: tuple[int, int, int], device: torch.device, rounds: int) -> di
     }
 
 
-def sentence(row: dict[str, Any]) -> str:
-    """What README says of a row of a CPU's."""
-    ratios = row["times as many as"]
+def sentence(rows: dict[str, Any]) -> str:
+    """What README says of a CPU's rows."""
+    small, large = ({name: r["median"] for name, r in rows[case]["times as many as"].items()} for case in CASES)
     return (
-        f"{ratios[PER_IMAGE]['median']:.0f} times as many images a second as a `DataLoader` with torchvision's "
-        f"transforms, and {ratios[GATHER]['median']:.0f} times as many as a gather of pixels"
+        f"{small[PER_IMAGE]:.0f} times as many images a second as a `DataLoader` with torchvision's transforms and "
+        f"{small[GATHER]:.0f} times as many as a gather of pixels at 32×32, {large[PER_IMAGE]:.1f} and "
+        f"{large[GATHER]:.0f} times at 224×224"
     )
 
 
