@@ -25,8 +25,9 @@ import torch
 import torch._inductor.config as inductor
 from torch._dynamo.utils import counters
 
+from bench.case import Case
 from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save, summary
-from bench.networks import CASES, GPU_CASES, TINY, Case
+from bench.networks import CASES, GPU_CASES, TINY
 from bench.step_functions import (
     COMPILED,
     EAGER,

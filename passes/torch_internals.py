@@ -5,9 +5,10 @@ A name that torch moves costs the feature that asks for it, never an import of t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -128,6 +129,18 @@ def compiled_graphs() -> int:
     """How many graphs dynamo has compiled in this process."""
     counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", None)
     return int(counters["stats"]["unique_graphs"]) if counters is not None else 0
+
+
+@contextlib.contextmanager
+def hooks_guarded() -> Iterator[None]:
+    """Inside, code is compiled that notices hooks which are put on modules, or taken away, later."""
+    config: Any = torch._dynamo.config
+    before = config.skip_nnmodule_hook_guards
+    config.skip_nnmodule_hook_guards = False  # its own ``patch`` takes four times as long, at every step
+    try:
+        yield
+    finally:
+        config.skip_nnmodule_hook_guards = before
 
 
 def frames_are_compiled() -> bool:

@@ -22,6 +22,7 @@ from lowmode_fx.runtime.saved_schedule import SavedSchedule
 from lowmode_fx.runtime.schedules import Schedule, StatefulSchedule
 from lowmode_fx.runtime.shape_guard import ShapeGuard
 from lowmode_fx.runtime.step_counter import StepCounter
+from passes.preserve import computed_copies
 from passes.torch_internals import compiler_around, is_symbolic_tracing
 from passes.wording import sides
 
@@ -227,6 +228,7 @@ class LowModeModel(ModelView):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LowModeModel:
         # Compiled functions hold the weights that they were compiled with: a copy compiles its own.
+        memo.update(computed_copies(self.ladder.model))
         rebuild, (ladder, *arguments) = self.__reduce__()
         copied: LowModeModel = rebuild(copy.deepcopy(ladder, memo), *copy.deepcopy(arguments, memo))
         copied.last_mode = self.last_mode

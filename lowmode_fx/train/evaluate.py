@@ -35,10 +35,10 @@ def check_outputs(model: nn.Module, splits: DataSplits, settings: TrainSettings,
         )
     weights = settings.class_weights
     if weights and not len(splits.classes if weights == "balanced" else weights) == classes == logits.shape[1]:
-        told = "balanced" if weights == "balanced" else f"{len(weights)} numbers"
+        told = "balanced" if weights == "balanced" else ",".join(f"{weight:g}" for weight in weights)
         raise ValueError(
-            f"class_weights ({told}) must be one for each of the {logits.shape[1]} outputs, and {splits.name} has "
-            f"{classes} classes"
+            f"class_weights={told} is not one weight for each of the {logits.shape[1]} outputs and of the {classes} "
+            f"classes of {splits.name}; give as many, and a model with as many outputs"
         )
 
 

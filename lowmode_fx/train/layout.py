@@ -72,7 +72,8 @@ def scan_folder(root: Path) -> FolderLayout:
             notes.append(f"{test_folder.name!r} is left unread: its folders are not the classes of {train_folder.name}")
     if ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
-        notes.append(f"{ignored.total()} files ignored, which are no images that are read: {kinds}")
+        files = "1 file is" if ignored.total() == 1 else f"{ignored.total()} files are"
+        notes.append(f"{files} ignored, being no images that are read: {kinds}")
     return FolderLayout(_number(train, classes), _number(val, classes), test, classes, tuple(notes))
 
 

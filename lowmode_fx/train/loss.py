@@ -71,7 +71,7 @@ def make_criterion(
     if ":" not in name:
         raise ValueError(f"criterion={name!r} is unknown; give {', '.join(CRITERIA)} or package.module:callable")
     if label_smoothing or class_weights:
-        given = "label_smoothing" if label_smoothing else "class_weights"
+        given = "label smoothing" if label_smoothing else "class weights"
         raise ValueError(f"criterion {name} takes no {given}: it is called with outputs and labels alone")
     return _own(name, device)
 

@@ -14,7 +14,8 @@ from bench_rows import ratio
 from torch.autograd import DeviceType
 
 from bench import harness, networks, step_time
-from bench.networks import Case, small_resnet
+from bench.case import Case
+from bench.networks import small_resnet
 from bench.step_profile import GROUPS, WITHIN, _kernel_times, group_of, largest, marked_pooling, profile_step, shares
 from bench.step_report import expected, largest_table, profile_table, ratio_table, short_table
 from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, build_pair

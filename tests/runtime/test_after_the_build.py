@@ -229,6 +229,21 @@ def test_another_default_device() -> None:
         assert all(torch.equal(value, found[mode][name]) for name, value in values.items())
 
 
+def test_on_the_meta_device() -> None:
+    """Another device than that of the build: here the one that every machine has."""
+    net = net_of(model())
+    right = {
+        mode: a_step(lambda batch, mode=mode: net.run(mode, batch), net.ladder.model, IMAGES) for mode in net.modes
+    }
+    net.to("meta")
+    for mode, values in right.items():
+        net.zero_grad()
+        output = net.run(mode, IMAGES.to("meta"))
+        output.sum().backward()
+        assert output.is_meta and output.shape == values["output"].shape
+        assert all(value.grad is not None and value.grad.is_meta for value in net.parameters())
+
+
 def trained() -> LowModeModel:
     net = net_of(model())
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)

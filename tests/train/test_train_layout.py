@@ -80,7 +80,7 @@ def test_what_is_ignored_is_counted_by_kind(tmp_path: Path) -> None:
     layout = scan_folder(tmp_path)
     assert len(layout.train.paths) == 2 and layout.classes == ("a", "b")
     assert layout.notes == (
-        "6 files ignored, which are no images that are read: 2 .tga, 1 hidden, 2 of macOS (._*), 1 without a suffix",
+        "6 files are ignored, being no images that are read: 2 .tga, 1 hidden, 2 of macOS (._*), 1 without a suffix",
     )
 
 

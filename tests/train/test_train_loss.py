@@ -129,7 +129,7 @@ def test_a_loss_of_ones_own() -> None:
         ("my_losses:number", {}, "criterion my_losses:number is of type int; give a callable"),
         ("my_losses:Learns", {}, "criterion my_losses:Learns has parameters, which train does not train"),
         ("my_losses:Wants", {}, "criterion my_losses:Wants can't be made without arguments"),
-        ("my_losses:Twice", {"label_smoothing": 0.1}, "criterion my_losses:Twice takes no label_smoothing"),
+        ("my_losses:Twice", {"label_smoothing": 0.1}, "criterion my_losses:Twice takes no label smoothing"),
     ],
 )
 def test_losses_that_are_refused(name: str, options: dict[str, float], told: str) -> None:
@@ -163,7 +163,8 @@ def test_a_run_with_a_loss_of_ones_own_is_that_of_the_logits_alone() -> None:
 
 
 def test_class_weights_are_one_for_each_class() -> None:
-    with pytest.raises(ValueError, match=r"class_weights \(2 numbers\) must be one for each of the 10 outputs"):
+    told = r"^class_weights=1,2 is not one weight for each of the 10 outputs and of the 10 classes of digits; give as"
+    with pytest.raises(ValueError, match=told):
         train(tiny_model(), digits(), quick_settings(class_weights=(1, 2)), quiet=True)
     assert TrainSettings(class_weights="balanced").to_dict()["class_weights"] == "balanced"
     assert "class_weights" not in TrainSettings().trajectory() and "criterion" not in TrainSettings().trajectory()

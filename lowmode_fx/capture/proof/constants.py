@@ -21,7 +21,7 @@ _UNWRITTEN = ("empty", "new_empty", "resize")
 
 
 def constant(tensor: Tensor) -> tuple[Key, ...]:
-    """The leaf for a real tensor that is nobody's: by what its memory holds; by itself on a device, where nobody looks."""
+    """The leaf for a real tensor that is nobody's: by what its memory holds, or by itself, on a device."""
     storage = tensor.untyped_storage()
     if tensor.device.type == "cpu":
         return ("constant", hashlib.sha1(ctypes.string_at(storage.data_ptr(), storage.nbytes())).hexdigest())
