@@ -37,6 +37,11 @@ def compiler_errors() -> tuple[type[Exception], ...]:
     return tuple(found)
 
 
+def is_uncaptured_operator(error: Exception) -> bool:
+    """Whether an operator that calls functions (``torch.cond``) says that it can't be followed call by call."""
+    return any(kind.__name__ == "UncapturedHigherOrderOpError" for kind in type(error).__mro__)
+
+
 def is_jit_tracing() -> bool:
     """Whether ``torch.jit.trace`` is recording, as it does where fvcore counts."""
     from torch.jit import is_tracing  # type: ignore[attr-defined]
