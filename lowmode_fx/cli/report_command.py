@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 import torch
 import typer
 
+from lowmode_fx.cli.handle_options import HandleOption, counted, read_handles
 from lowmode_fx.cli.ladder_options import LadderOption, build_modes, low_mode_configs, read_ladder
 from lowmode_fx.cli.models import create_model, default_image_size
 from lowmode_fx.cli.options import (
@@ -22,12 +23,9 @@ from lowmode_fx.cli.options import (
     spelled_as_options,
 )
 from lowmode_fx.cli.report import ReportFormat, render_report
-from lowmode_fx.counting.forward import UncountedError, count_flops
-from lowmode_fx.counting.handles import Handle, macs_per_value
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder
-from lowmode_fx.utils.imports import import_named
-from lowmode_fx.utils.validation import as_choice, as_number
+from lowmode_fx.utils.validation import as_choice
 
 
 @low_mode_options()
@@ -40,44 +38,16 @@ def report(
     num_classes: Classes = None,
     submodule: Submodule = None,
     preset: Preset = "",
-    handle: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Of an operator that isn't counted: aten::op=macs for each value it returns (0: free), or "
-            "aten::op=package.module:callable, an fvcore handle. May be given several times."
-        ),
-    ] = None,
+    handle: HandleOption = None,
     format: Annotated[str, typer.Option(help="table, markdown, json or csv.")] = "table",
 ) -> None:
     """Print the macs of the full and the low graphs, layer by layer, with what was pooled, dropped and skipped."""
     as_choice("format", format, get_args(ReportFormat))
-    handles = dict(_handle(text) for text in handle or ())
+    handles = read_handles(handle)
     configs = low_mode_configs(preset, read_ladder(ladder) if ladder else None, low)
     modes = model_ladder(model, configs, input_size, in_chans, num_classes, submodule)
-    try:
-        flops = count_flops(modes, handles=handles)
-    except UncountedError as error:
-        raise ValueError(
-            f"{error.operator} is neither counted nor known to be free; give --handle {error.operator}=MACS, for each "
-            "value that it returns, or 0 if it multiplies nothing"
-        ) from None
-    text = render_report(model, modes, flops, format)  # type: ignore[arg-type]
+    text = render_report(model, modes, counted(modes, handles), format)  # type: ignore[arg-type]
     typer.echo(spelled_as_options(text) if format == "table" else text)
-
-
-def _handle(text: str) -> tuple[str, Handle | None]:
-    """``op=macs`` or ``op=package.module:callable``. Raises ``ValueError`` for anything else."""
-    operator, _, given = text.partition("=")
-    if "::" not in operator or not given:
-        raise ValueError(f"--handle {text!r} is no operator with its macs; give such as aten::cumprod=1")
-    if ":" in given:
-        found: Handle = import_named(given, "--handle")
-        return operator, found
-    try:
-        macs = as_number("macs", float(given), least=0)
-    except ValueError:
-        raise ValueError(f"--handle {text!r}: {given!r} is no number of macs; give 0 or more, or a callable") from None
-    return operator, macs_per_value(macs) if macs else None
 
 
 def model_ladder(

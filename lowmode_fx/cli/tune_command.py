@@ -13,6 +13,7 @@ import torch
 import typer
 from torch import nn
 
+from lowmode_fx.cli.handle_options import HandleOption, counted, read_handles
 from lowmode_fx.cli.models import create_model
 from lowmode_fx.cli.options import (
     LOW_MODE,
@@ -27,7 +28,7 @@ from lowmode_fx.cli.options import (
     spelled_as_options,
 )
 from lowmode_fx.cli.tuning_tables import PROBE_FORMATS, plot_probe, probe_text, tuning_table
-from lowmode_fx.lowering.lower import lower
+from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.data import DataSplits, load_data
 from lowmode_fx.train.loss import CRITERIA, Criterion, make_criterion
@@ -76,6 +77,7 @@ def probe(
     criterion: CriterionName = None,
     seed: Seed = 0,
     device: Device = "auto",
+    handle: HandleOption = None,
     format: Annotated[str, typer.Option(help="table, json or csv.")] = "table",
     out: Annotated[Path | None, typer.Option(help="PNG with a bar chart.")] = None,
 ) -> None:
@@ -85,11 +87,11 @@ def probe(
     as_count("steps", steps, 1)
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out {str(out)!r} is no PNG; give a name that ends in .png")
-    config = low_mode_config("", **low)
+    config, handles = low_mode_config("", **low), read_handles(handle)
     setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, criterion, seed, device)
     with progress() as tell:
         measured = Probe(setting.model, setting.loader, setting.criterion, setting.optimizer, batches)
-        lower(measured.captured, config)  # what it refuses is told before any training
+        counted(pair_of(measured.captured, config), handles)  # what is refused is told before any training
 
         def on_step(step: int) -> bool:
             tell(f"{steps} full steps", 0.5 * step / steps)
@@ -103,7 +105,7 @@ def probe(
             tell(f"pooling {name} alone", 0.5 + 0.5 * done / total)
             done += 1
 
-        found = probe_sites(measured, config, on_site)
+        found = probe_sites(measured, config, on_site, handles=handles)
     typer.echo(probe_text(model, found, format))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -58,9 +58,8 @@ class DataSplits:
         return len(self.classes)
 
     def to(self, device: torch.device) -> DataSplits:
-        """Move images that are held in memory to ``device``; files stay where they are."""
-        test = None if self.test is None else self.test.to(device)
-        return replace(self, train=self.train.to(device), val=self.val.to(device), test=test)
+        """Move images held in memory to ``device``; files stay where they are, and ``test``, looked at once."""
+        return replace(self, train=self.train.to(device), val=self.val.to(device))
 
 
 def load_data(

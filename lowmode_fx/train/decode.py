@@ -37,6 +37,7 @@ def decode(path: Path, size: tuple[int, int] | None, in_chans: int) -> torch.Ten
         raise ValueError(f"cannot decode image {str(path)!r} ({reason}); replace or remove it") from error
 
 
+# By Pillow: torchvision's ``decode_image`` reads neither TIFF nor BMP nor PPM, and no colour profiles.
 def pixels(image: Image.Image, size: tuple[int, int] | None, in_chans: int) -> torch.Tensor:
     """An image as uint8 (C, H, W), turned as its EXIF tag says.
 

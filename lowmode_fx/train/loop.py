@@ -155,9 +155,7 @@ class _Run:
                 self.save()
             if self.epoch < self.settings.epochs:
                 interrupted = interrupts.received
-        tested = None
-        if self.splits.test is not None and not interrupted:
-            tested = evaluate(self.net, replace(self.splits, val=self.splits.test), self.settings, self.device)
+        tested = None if interrupted else self.test()
         result = RunResult(self.label, tuple(self.records), self.compile_seconds, interrupted, tested)
         self.write_summary("interrupted" if interrupted else "complete", result)
         if self.folder is not None:
@@ -165,6 +163,16 @@ class _Run:
             title = f"{self.identity.get('model', type(self.net).__name__)} on {self.splits.name}"
             self.folder.write_curves({self.label: self.records}, title=title)
         return result
+
+    def test(self) -> float | None:
+        """The accuracy on the images that no epoch was validated on, where there are some."""
+        if self.splits.test is None:
+            return None
+        try:
+            return evaluate(self.net, replace(self.splits, val=self.splits.test), self.settings, self.device)
+        except ValueError as error:  # a file that can't be read: the run is complete all the same
+            self.reporter.say(f"no test accuracy: {error}")
+            return None
 
     def warm_up(self) -> None:
         """Pay for compilation, and whatever else only first steps cost, before the clock starts."""

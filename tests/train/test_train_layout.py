@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from training import quick_settings, tiny_model, write_images
 
-from lowmode_fx.train import load_data, train
+from lowmode_fx.train import RunFolder, load_data, train
+from lowmode_fx.train import data as data_module
 from lowmode_fx.train.images import MemoryImages
 from lowmode_fx.train.layout import scan_folder
 
@@ -134,3 +137,21 @@ def test_a_file_whose_name_is_no_utf_8_is_read_and_named(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"caf\\udce9\.png") as raised:
         load_data(f"folder:{tmp_path}")
     str(raised.value).encode()  # can be printed
+
+
+def test_a_test_image_that_cannot_be_read_at_the_end_costs_its_accuracy_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val", "test"):
+        write_images(tmp_path / split, {"a": 4, "b": 4})
+    monkeypatch.setattr(data_module, "MEMORY_LIMIT_BYTES", 100)  # files stay files
+    data = load_data(f"folder:{tmp_path}")
+    (tmp_path / "test/b/001.png").write_bytes(b"broken")
+    result = train(
+        tiny_model(2), data, quick_settings(epochs=1, batch_size=8, workers=0), RunFolder.open(tmp_path / "run")
+    )
+    assert result.test_accuracy is None and len(result.records) == 1
+    assert re.search(
+        r"no test accuracy: cannot decode image '.*test/b/001\.png'", " ".join(capsys.readouterr().out.split())
+    )
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "complete"
