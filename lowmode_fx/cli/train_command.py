@@ -39,6 +39,7 @@ from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.data import load_data
 from lowmode_fx.train.loop import train as train_model
 from lowmode_fx.train.placement import images_on
+from lowmode_fx.train.ranks import Ranks, joined
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.utils.allocator import keep_freed_memory
@@ -51,6 +52,7 @@ Run = partial(typer.Option, rich_help_panel="Run")
 
 # A classifier returns no maps that could be restored.
 @low_mode_options(*(name for name in LOW_MODE if name != "restore_output"))
+@joined()
 def train(
     model: ModelName,
     data: DataName,
@@ -108,7 +110,8 @@ def train(
     """Train a model by Algorithm 1: some steps on downsampled images with pooled kernels, the others in full.
 
     Leaves metrics.csv, summary.json, curves.png and a checkpoint in the run folder. Interrupted (Ctrl-C, SIGTERM), it
-    saves a checkpoint; the same command with --resume goes on from there.
+    saves a checkpoint; the same command with --resume goes on from there. Several processes share the batches:
+    torchrun --nproc-per-node=2 --no-python -- lowmode-fx train ...
     """
     if preset:
         as_choice("preset", preset, ("paper",))
@@ -116,7 +119,8 @@ def train(
     kind = schedule_kind(schedule, plan, shares)
     if plan is not None and tuned is not None:
         raise ValueError(f"--tuned {str(tuned)!r} holds its own low modes; leave it out, or --ladder {plan.text}")
-    console = Console()
+    ranks = Ranks.now()
+    console = Console(quiet=not ranks.is_first)
     choice = None if tuned is None else read_tuning(tuned)
     epochs = ladder_epochs(plan, epochs)
     settings = _settings(
@@ -168,7 +172,7 @@ def train(
     if torch_device.type == "cpu":
         keep_freed_memory()
     path = out or Path("runs") / re.sub(r"[^\w.-]+", "-", f"{model}-{data.partition(':')[0]}{'-full' * full_only}")
-    folder = RunFolder.open(path, resume=resume, overwrite=overwrite)
+    folder = ranks.from_first(partial(RunFolder.open, path, resume=resume, overwrite=overwrite))
 
     splits = load_data(data, image_size, in_chans, in_memory=settings.data_on == "device")
     steps = steps_per_epoch(splits.train, settings.batch_size)

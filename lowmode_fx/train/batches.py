@@ -14,6 +14,7 @@ from lowmode_fx.loading.normalise import Normalise
 from lowmode_fx.loading.prefetch import PrefetchLoader
 from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.images import ImageSource, MemoryImages
+from lowmode_fx.train.ranks import Ranks
 
 
 def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
@@ -32,21 +33,31 @@ def train_batches(
     device: torch.device,
     first: int = 0,
     workers: int = 0,
+    ranks: Ranks | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The (images (N, C, H, W), labels (N,)) of an epoch, from its step ``first`` on. All batches are whole.
 
-    They are the same wherever the images lie: on the device, in the host's memory or in files.
+    They are the same wherever the images lie: on the device, in the host's memory or in files. ranks: those who share
+    each batch; this one's part.
     """
+    ranks = ranks or Ranks()
     steps_per_epoch(splits.train, batch_size)
-    order = BatchOrder(len(splits.train), batch_size, seed, shuffle=True, drop_last=True)
+    share = ranks.share(batch_size)
+    order = BatchOrder(
+        len(splits.train), share, seed, shuffle=True, drop_last=True, rank=ranks.rank, world_size=ranks.size
+    )
     return _batches(splits, splits.train, order, splits.augmentation, epoch, device, first, workers)
 
 
 def val_batches(
-    splits: DataSplits, *, batch_size: int, device: torch.device, workers: int = 0
+    splits: DataSplits, *, batch_size: int, device: torch.device, workers: int = 0, ranks: Ranks | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The whole validation set in order, unaugmented; the last batch may be smaller."""
-    order = BatchOrder(len(splits.val), batch_size)
+    """The whole validation set in order, unaugmented; the last batch may be smaller.
+
+    ranks: those who share the set, image by image in turn; where they can't evenly, the first images come again.
+    """
+    ranks = ranks or Ranks()
+    order = BatchOrder(len(splits.val), batch_size, rank=ranks.rank, world_size=ranks.size)
     return _batches(splits, splits.val, order, UNCHANGED, 0, device, 0, workers)
 
 
@@ -71,6 +82,8 @@ def _batches(
             std=splits.std,
             augmentation=augmentation,
             seed=order.seed,
+            rank=order.rank,
+            world_size=order.world_size,
             device=device,
         )
         yield from loader.batches(epoch, first)

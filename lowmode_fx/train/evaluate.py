@@ -8,6 +8,7 @@ from torch import nn
 from lowmode_fx.train.batches import val_batches
 from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.outputs import logits_of
+from lowmode_fx.train.ranks import Ranks
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.utils.channels import channels_hint
 
@@ -43,12 +44,15 @@ def check_outputs(model: nn.Module, splits: DataSplits, settings: TrainSettings,
 
 
 def evaluate(model: nn.Module, splits: DataSplits, settings: TrainSettings, device: torch.device) -> float:
-    """The accuracy in [0, 1] on the validation set, in full-mode. Leaves the model in eval mode."""
+    """The accuracy in [0, 1] on the validation set, in full-mode; of all ranks. Leaves the model in eval mode."""
     model.eval()
     right = torch.zeros((), dtype=torch.int64, device=device)
     dtype = settings.autocast_dtype()
-    size, workers = settings.eval_batch_size, settings.workers
+    size, workers, ranks = settings.eval_batch_size, settings.workers, Ranks.now()
+    left = len(range(ranks.rank, len(splits.val), ranks.size))  # this rank's, without those that come again
     with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        for images, labels in val_batches(splits, batch_size=size, device=device, workers=workers):
-            right += (logits_of(model(images)).argmax(1) == labels).sum()
-    return int(right.item()) / len(splits.val)
+        for images, labels in val_batches(splits, batch_size=size, device=device, workers=workers, ranks=ranks):
+            found = (logits_of(model(images)).argmax(1) == labels)[:left]
+            right += found.sum()
+            left -= len(found)
+    return int(ranks.sum(right).item()) / len(splits.val)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lowmode_fx.loading.augmentation import UNCHANGED
 from lowmode_fx.loading.draws import DRAWS
@@ -39,6 +41,7 @@ from lowmode_fx.train.loss import balanced_weights, make_criterion
 from lowmode_fx.train.placement import place_images
 from lowmode_fx.train.precise_bn import recompute_statistics, require_fvcore
 from lowmode_fx.train.progress import Reporter
+from lowmode_fx.train.ranks import Agreement, Ranks
 from lowmode_fx.train.records import EpochRecord, RunResult, unfinished_steps
 from lowmode_fx.train.run_folder import RunFolder, environment
 from lowmode_fx.train.settings import TrainSettings
@@ -67,11 +70,13 @@ def train(
     folder: where every epoch ends with a checkpoint and ``metrics.csv``, and the run with ``summary.json`` and
         ``curves.png``; SIGINT and SIGTERM save a checkpoint and end the run.
     resume: go on from the folder's checkpoint, on the CPU to the very bits of a run that never stopped.
+    In a process group (``torchrun``) the ranks share each batch of ``settings.batch_size``, and the first writes.
+
     identity: plain values, such as the model's name, beside what the summary tells and a checkpoint must agree in:
         config, schedule, data and settings.
 
-    Raises ``ValueError`` for a model without an output for each class, a batch size above the training set's size, a
-    checkpoint of another run, and a loss that is no number.
+    Raises ``ValueError`` for a model without an output for each class, a batch size above the training set's size or
+    that the ranks can't share evenly, a checkpoint of another run, and a loss that is no number.
     """
     return _Run(model, splits, settings, folder, label, identity or {}, console, quiet).run(resume)
 
@@ -91,19 +96,24 @@ class _Run:
         quiet: bool,
     ) -> None:
         self.device = settings.torch_device()
+        self.ranks = Ranks.now()
         self.net = model.to(self.device)
         self.splits, self.data_on = place_images(settings.data_on, splits, self.device)
         self.loading = LoadingClock(self.device)
         self.settings = settings
         self.folder = folder
+        self.writes = folder is not None and self.ranks.is_first
         self.label = label
+        self.ranks.share(settings.batch_size)
         self.steps = steps_per_epoch(splits.train, settings.batch_size)
-        self.reporter = Reporter(label, settings.epochs, self.steps, console, quiet)
+        self.reporter = Reporter(label, settings.epochs, self.steps, console, quiet or not self.ranks.is_first)
         self.low_mode = model if isinstance(model, LowModeModel) else None
         # What torch.compile returns is called and never saved: the module itself keeps the model's own keys.
         self.forward: Any = model
         if self.low_mode is None and settings.compile:
             self.forward = torch.compile(model, dynamic=False)
+        if self.ranks.size > 1:
+            self.forward = DistributedDataParallel(self.forward)
         self.identity = run_identity(identity, self.low_mode, splits, settings)
         self.optimizer = torch.optim.SGD(
             model.parameters(),
@@ -138,27 +148,30 @@ class _Run:
         check_outputs(self.net, self.splits, self.settings, self.device)
         if self.settings.precise_bn:
             require_fvcore()
-        if self.folder is not None:
-            self.folder.prepare()
-        torch.manual_seed(self.settings.seed)  # what the model draws (dropout) doesn't depend on how it was built
-        if resume and self.folder is not None and has_checkpoint(self.folder.path):
-            self.load(self.folder)
+        folder = self.folder
+        if folder is not None and self.writes:
+            folder.prepare()
+        # What the model draws (dropout) doesn't depend on how it was built; each rank draws its own.
+        torch.manual_seed(self.settings.seed + self.ranks.rank)
+        if resume and folder is not None and self.ranks.from_first(partial(has_checkpoint, folder.path)):
+            self.load(folder)
         self.write_summary("running")
-        interrupted = 0
-        with Interrupts() as interrupts, self.reporter:
+        interrupted = stop = 0
+        with Interrupts() as interrupts, self.reporter, contextlib.closing(Agreement(self.ranks)) as agreement:
             if self.epoch < self.settings.epochs:
                 self.warm_up()
-            while self.epoch < self.settings.epochs and not interrupts.received:
-                self.train_epoch(interrupts)
+            while self.epoch < self.settings.epochs and not stop:
+                self.train_epoch(interrupts, agreement)
                 if self.step == self.steps:
                     self.finish_epoch()
                 self.save()
+                stop = agreement.finish(interrupts.received)
             if self.epoch < self.settings.epochs:
-                interrupted = interrupts.received
+                interrupted = stop
         tested = None if interrupted else self.test()
         result = RunResult(self.label, tuple(self.records), self.compile_seconds, interrupted, tested)
         self.write_summary("interrupted" if interrupted else "complete", result)
-        if self.folder is not None:
+        if self.folder is not None and self.writes:
             self.folder.write_metrics({self.label: self.records})
             title = f"{self.identity.get('model', type(self.net).__name__)} on {self.splits.name}"
             self.folder.write_curves({self.label: self.records}, title=title)
@@ -198,6 +211,7 @@ class _Run:
             device=self.device,
             first=first,
             workers=self.settings.workers,
+            ranks=self.ranks,
         )
 
     def backward(self, forward: Callable[[torch.Tensor], Any], images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -207,7 +221,7 @@ class _Run:
             loss = self.criterion(forward(images), labels)
         self.scaler.scale(loss).backward()
 
-    def train_epoch(self, interrupts: Interrupts) -> None:
+    def train_epoch(self, interrupts: Interrupts, agreement: Agreement) -> None:
         """The epoch's steps from ``self.step`` on, up to its end or a signal."""
         self.net.train()
         if self.low_mode is not None:
@@ -223,7 +237,7 @@ class _Run:
             self.mode_steps[str(self.low_mode.last_mode if self.low_mode else Mode.FULL)] += 1
             self.reporter.step(self.epoch, self.step)
             self.step += 1
-            if interrupts.received:
+            if agreement.next(interrupts.received):
                 break
         synchronize(self.device)
         self.seconds += time.perf_counter() - start
@@ -243,7 +257,8 @@ class _Run:
             self.reporter.say(f"step {self.low_mode.step}: a low step gains {gain:.2f} full ones")
 
     def finish_epoch(self) -> None:
-        loss = self.loss_sum.item() / self.steps
+        loss = self.ranks.sum(self.loss_sum).item() / self.ranks.size / self.steps
+        self.ranks.share_buffers(self.net)
         if not math.isfinite(loss):
             raise TrainingDivergedError(
                 f"training loss is {loss} in epoch {self.epoch + 1}; give a smaller --lr (now {self.settings.lr}), or "
@@ -251,7 +266,12 @@ class _Run:
             )
         if self.settings.precise_bn and self.epoch == self.settings.epochs - 1:
             count = min(self.settings.precise_bn, self.steps)
-            images = (images for images, _ in self.batches(self.epoch, 0))
+            # The same batches on every rank, whole.
+            splits, settings = self.splits, self.settings
+            whole = train_batches(
+                splits, batch_size=settings.batch_size, seed=settings.seed, epoch=self.epoch, device=self.device
+            )
+            images = (images for images, _ in whole)
             recompute_statistics(self.low_mode.ladder.model if self.low_mode else self.net, images, count)
         accuracy = evaluate(self.net, self.splits, self.settings, self.device)
         total = self.seconds + (self.records[-1].total_seconds if self.records else 0.0)
@@ -265,6 +285,10 @@ class _Run:
 
     def save(self) -> None:
         if self.folder is None:
+            return
+        # What is each rank's own.
+        each = self.ranks.gather({"rng": rng_state(), "loss_sum": self.loss_sum.cpu()})
+        if not self.writes:
             return
         state = {
             "identity": self.identity,
@@ -281,12 +305,13 @@ class _Run:
             "schedule": self.low_mode.schedule_state() if self.low_mode is not None else {},
             "draws": DRAWS,
             "rng": rng_state(),
+            "ranks": each,
         }
         save_checkpoint(self.folder.path, self.net.state_dict(), state)
         self.folder.write_metrics({self.label: self.records})
 
     def load(self, folder: RunFolder) -> None:
-        saved = load_checkpoint(folder.path)
+        saved = self.ranks.from_first(partial(load_checkpoint, folder.path))
         for problem in saved.damage:
             self.reporter.say(f"{problem}; going on from {saved.folder.name} instead")
         state = saved.state
@@ -301,9 +326,16 @@ class _Run:
         self.mode_steps = {mode: steps.get(mode, 0) for mode in self.mode_steps}
         self.seconds, self.compile_seconds = state["seconds"], state["compile_seconds"]
         self.loading.restart(state.get("loading_seconds", 0.0))
-        self.loss_sum = state["loss_sum"].to(self.loss_sum)
         self.records = [EpochRecord.from_dict(record) for record in state["records"]]
-        set_rng_state(state["rng"])
+        each = state.get("ranks", [{"rng": state["rng"], "loss_sum": state["loss_sum"]}])
+        if len(each) == self.ranks.size:
+            mine = each[self.ranks.rank]
+            set_rng_state(mine["rng"])
+            self.loss_sum = mine["loss_sum"].to(self.loss_sum)
+        else:
+            self.loss_sum = (sum(rank["loss_sum"] for rank in each) / len(each)).to(self.loss_sum)
+            ranks = f"{len(each)} rank{'s' * (len(each) > 1)}"
+            self.reporter.say(f"the run was on {ranks}, now {self.ranks.size}: what the model draws begins anew")
         done = self.epoch >= self.settings.epochs
         where = (
             f"all {self.epoch} epochs are done" if done else f"going on from epoch {self.epoch + 1}, step {self.step}"
@@ -313,7 +345,7 @@ class _Run:
             self.reporter.say("the run began under another version's draws: its coming crops and flips are others")
 
     def write_summary(self, status: str, result: RunResult | None = None) -> None:
-        if self.folder is None:
+        if self.folder is None or not self.writes:
             return
         self.folder.write_summary(
             {
@@ -323,6 +355,7 @@ class _Run:
                 "settings": self.settings.to_dict(),
                 "data": {"spec": self.splits.name, "on": self.data_on, **self.identity["data"]},
                 **environment(self.device),
+                "ranks": self.ranks.size,
                 "results": result.summary() if result is not None else None,
             }
         )
