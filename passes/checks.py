@@ -153,7 +153,8 @@ def check_batch(shapes: Mapping[fx.Node, ShapeTree]) -> None:
         full = full_shape(node)
         if node.op == "get_attr" or not (isinstance(full, Shape) and isinstance(shape, Shape) and full and shape):
             continue
-        if 0 in shape and 0 not in full:
+        # What a loss selects by value (rows of a mask, an index) may be nothing, and is no map.
+        if 0 in shape[2:] and 0 not in full:
             raise ShapeError(node, shapes, "nothing is left of its map")
         if full[0] == batch != shape[0] and (len(full) == 2 or _reshapes_images(node, shapes, batch)):
             raise ShapeError(node, shapes, f"its batch becomes {shape[0]}, for the map is given a fixed length")

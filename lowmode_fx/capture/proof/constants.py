@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lowmode_fx.capture.proof.values import Key
 from passes.torch_internals import without_modes
-from passes.trees import tree_leaves, tree_map
+from passes.trees import tree_map
 
 #: What is larger is nobody's table of constants, and takes long to compute.
 _LIMIT = 1 << 20
@@ -38,6 +38,10 @@ class Constants:
         """``value`` is that of a real ``tensor``."""
         self._memory[value] = tensor.untyped_storage()
 
+    def hold(self, values: Iterable[int]) -> bool:
+        """Whether all these values are known."""
+        return all(value in self._memory for value in values)
+
     def computed(
         self,
         func: Any,
@@ -46,15 +50,13 @@ class Constants:
         values: Mapping[int, int],
         results: Sequence[Any],
     ) -> Sequence[Tensor] | None:
-        """What an operator computes of constants alone; ``None`` where it is handed anything else.
+        """What an operator computes of constants alone; ``None`` where that is too large, or not the same each time.
 
         values: of each tensor among the arguments, by its id. results: what it gives, without numbers.
         """
         if not all(map(_is_small, results)) or func._schema.name.partition("::")[2].startswith(_UNWRITTEN):
             return None
         given = (list(args), dict(kwargs))
-        if not all(values[id(each)] in self._memory for each in tree_leaves(given) if isinstance(each, Tensor)):
-            return None
         with without_modes(), torch.no_grad():
             real, options = tree_map(
                 lambda each: self._real(each, values[id(each)]) if isinstance(each, Tensor) else each, given

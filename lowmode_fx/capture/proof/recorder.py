@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lowmode_fx.capture.proof.complaints import NotProvable, running_place
 from lowmode_fx.capture.proof.constants import Constants, constant
 from lowmode_fx.capture.proof.results import Results
-from lowmode_fx.capture.proof.values import Key, Values, key_of, layouts_of
+from lowmode_fx.capture.proof.values import Key, Values, key_of, layouts_of, values_in
 from passes.torch_internals import autocast_depth
 from passes.trees import tree_leaves
 
@@ -113,7 +113,7 @@ class Recorder(TorchDispatchMode):
             self._set(result.untyped_storage(), self._key(args[operator.copies_from])[1])
         else:
             self._note(expression, targets, result)
-            if not (targets or operator.draws or operator.asks):
+            if not (targets or operator.draws or operator.asks) and self._constants.hold(values_in(expression)):
                 self._compute(func, args, kwargs, result)
         return result
 

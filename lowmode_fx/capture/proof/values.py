@@ -157,6 +157,11 @@ def layouts_of(expression: tuple[Key, ...], values: Values) -> Key | None:
     return tuple(found)
 
 
+def values_in(expression: tuple[Key, ...]) -> Iterator[int]:
+    """The value of each tensor among the arguments."""
+    return (part[1] for part in _flat(expression) if _is_tensor(part))
+
+
 def _flat(key: Key) -> Iterator[Any]:
     """The arguments within an expression, lists opened."""
     assert isinstance(key, tuple)
