@@ -125,6 +125,31 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> str:
     return markdown_table(("transform", *COLUMNS), cells)
 
 
+#: What a reader chooses by, as an option of ``LowModeConfig``, and its row.
+_SHOWN = {
+    '`"pi_resize"`': "pi_resize",
+    '`"linear"`': "linear",
+    '`"bicubic"`, `gain="sum"`': "bicubic, sum",
+    '`"bicubic"`': "bicubic",
+    '`"avg"`, `gain="sum"`': "avg, sum",
+    '`"avg"`': "avg",
+    '`"adaptive"`': "adaptive",
+    '`"center"`': "center",
+    "kernels kept": "kept",
+}
+
+
+def short_table(rows: Mapping[str, Any], network: str, steps: int) -> str:
+    """Markdown: error and agreement of the transforms, untrained and after so many steps."""
+    scores = [rows[f"{network}, after {count} steps"] for count in (0, steps)]
+    columns = [(name, row) for name in ("error", "agreement") for row in scores]
+    cells = [
+        [told, *(f"{row[key][c]:.2f}" if c in row[key] else "" for c, row in columns)] for told, key in _SHOWN.items()
+    ]
+    after = f"after {steps} steps"
+    return markdown_table(("transform", "error", after, "agreement", after), cells)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder:PATH or cifar10:PATH")

@@ -36,12 +36,12 @@ def efficient_net(classes: int = 10) -> nn.Module:
     return model
 
 
-#: For images of 32 pixels a side, RepLKNet's of 64.
+#: For images of 32 pixels a side, or of 64 where maps are halved often.
 SMALL: dict[str, Case] = {
     "convmixer-13": Case(partial(conv_mixer, 13), 32, 125),
     "convmixer-9": Case(partial(conv_mixer, 9), 32, 125),
     "convmixer-7": Case(partial(conv_mixer, 7), 32, 125),
-    "convnext-small": Case(conv_next, 32, 125),
+    "convnext-small": Case(conv_next, 64, 125),
     "inceptionnext-small": Case(inception_next, 64, 125),
     "efficientnet-small": Case(efficient_net, 32, 125),
     "replknet-small": Case(

@@ -125,3 +125,12 @@ def test_a_run_and_its_scores_on_a_handful_of_images(monkeypatch: pytest.MonkeyP
     assert scores["pi_resize, cover"]["unlike"] < scores["avg, cover"]["unlike"]
     assert scores["pi_resize, cover"]["gain"] == pytest.approx(1, abs=0.15)
     assert "pi_resize, cover" in kernel_scores.table(scores)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_every_small_network_has_a_low_mode_with_smaller_kernels(name: str) -> None:
+    case = SMALL[name]
+    for config in (MODES["resized"], MODES["kept 4"]):
+        pair = build_pair(case.build(), torch.zeros(2, 3, case.side, case.side), config)
+        assert bool(pair.report.pooled) is config.pools_kernels
