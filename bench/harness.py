@@ -8,11 +8,11 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +20,7 @@ from lowmode_fx.utils.allocator import keep_freed_memory
 from lowmode_fx.utils.devices import synchronize
 
 RESULTS = Path(__file__).parent / "results"
+Key = TypeVar("Key", bound=Hashable)
 
 
 def header(script: str, **settings: Any) -> dict[str, Any]:
@@ -55,12 +56,12 @@ def timed(
 
 
 def paired_times(
-    functions: Mapping[str, Callable[[], object]],
+    functions: Mapping[Key, Callable[[], object]],
     device: torch.device,
     rounds: int,
     warmup: int = 2,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
+) -> dict[Key, list[float]]:
     """Seconds of each function, one call of each a round: what disturbs the machine disturbs all alike.
 
     The first ``warmup`` calls of each pay for compilation and are not kept. Freed memory is, as
@@ -72,7 +73,7 @@ def paired_times(
         for _ in range(warmup):
             function()
     synchronize(device)
-    times: dict[str, list[float]] = {name: [] for name in functions}
+    times: dict[Key, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
             times[name].append(timed(function, device, clock))
@@ -80,17 +81,21 @@ def paired_times(
 
 
 def paired_steps(
-    functions: Mapping[str, Callable[[], object]],
+    functions: Mapping[Key, Callable[[], object]],
     device: torch.device,
     rounds: int,
     warmup: int = 2,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
-    """Seconds of one training step, by ``paired_times``: of ten on end on a GPU, where the host then runs ahead."""
-    inner = 10 if device.type == "cuda" else 1
-    repeated = {name: partial(_repeat, function, inner) for name, function in functions.items()}
+    inner: int | None = None,
+) -> dict[Key, list[float]]:
+    """Seconds of one training step, by ``paired_times``: of ten on end on a GPU, where the host then runs ahead.
+
+    inner: so many on end instead.
+    """
+    count = inner or (10 if device.type == "cuda" else 1)
+    repeated = {name: partial(_repeat, function, count) for name, function in functions.items()}
     times = paired_times(repeated, device, rounds, warmup, clock)
-    return {name: [seconds / inner for seconds in values] for name, values in times.items()}
+    return {name: [seconds / count for seconds in values] for name, values in times.items()}
 
 
 def _repeat(function: Callable[[], object], times: int) -> None:

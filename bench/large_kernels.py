@@ -13,7 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,8 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder:PATH or cifar10:PATH")
     parser.add_argument("--small", action="store_true", help="4,000 images and 10 epochs, for two CPU cores")
     parser.add_argument("--networks", nargs="*", help="of the studies, only these")
+    parser.add_argument("--images", type=int, help="to train on, and at most to test on, instead of the study's")
+    parser.add_argument("--epochs", type=int, help="of full-mode, instead of the study's")
     parser.add_argument("--arms", nargs="*", help="only arms of these names")
     parser.add_argument("--budgets", nargs="*", type=float, default=[1.0, 0.5, 0.25])
     parser.add_argument("--seeds", type=int, default=3)
@@ -191,6 +193,8 @@ def main() -> None:
     for study in studies:
         if options.networks and study.network not in options.networks:
             continue
+        images, epochs = options.images or study.images, options.epochs or study.epochs
+        study = replace(study, images=images, epochs=epochs, test_images=min(study.test_images, images))
         key = f"{study.key} / prices"
         if key not in rows:
             found = measure_prices(study, options.data, options.rounds)

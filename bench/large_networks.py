@@ -10,7 +10,7 @@ from timm.models.convnext import ConvNeXt
 from timm.models.inception_next import MetaNeXt
 from torch import nn
 
-from bench.networks import Case
+from bench.case import Case
 from bench.rep_lk_net import rep_lk_net
 
 
@@ -48,12 +48,10 @@ SMALL: dict[str, Case] = {
         partial(rep_lk_net, (32, 64, 96, 128), (1, 1, 2, 1), (31, 29, 27, 13), classes=10, stem_stride=2), 64, 125
     ),
 }
-#: At the size of their papers, for a GPU.
+#: At the size of their papers, for a GPU; ConvNeXt and EfficientNet are among timm's in ``networks``.
 LARGE: dict[str, Case] = {
     "convmixer_768_32": Case(partial(timm.create_model, "convmixer_768_32"), 224, 64),
-    "convnext_tiny": Case(partial(timm.create_model, "convnext_tiny"), 224, 64),
     "inception_next_tiny": Case(partial(timm.create_model, "inception_next_tiny"), 224, 64),
-    "efficientnet_b0": Case(partial(timm.create_model, "efficientnet_b0"), 224, 64),
     "replknet-31b": Case(rep_lk_net, 224, 64),
     "replknet-31b-cifar": Case(partial(rep_lk_net, classes=10, stem_stride=2), 64, 125),
 }

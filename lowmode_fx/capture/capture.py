@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from lowmode_fx.capture.frontends import FrontEnd, FrontEndName, front_ends
 from lowmode_fx.capture.images import Argument
 from lowmode_fx.capture.inputs import ModelInputs, doubled, model_inputs
-from lowmode_fx.capture.proof import prove
+from lowmode_fx.capture.proof import Proof, prove
 from lowmode_fx.utils.channels import channels_hint
 from passes import bind_graph, propagate_shapes
 from passes.find_maps import mark_images
@@ -60,7 +60,7 @@ class Captured:
                 mark_images(graph, inputs.images)
                 return graph
             except Exception:
-                if self.front_end.name != "live":
+                if not self.live:
                     raise
         # The model fails there as it is: with its full-mode calls it can be said where, and a head be resized.
         graph = copy.deepcopy(self.graph_module.graph)
@@ -70,19 +70,25 @@ class Captured:
     def require_proof(self, graph_module: fx.GraphModule, inputs: ModelInputs, *, again: bool = False) -> None:
         """Hold a graph that is to run steps against the model, on a call of these shapes and on one of more images.
 
-        again: a graph for any size, which has taken its steps on images of another one, takes one more on these.
+        again: a graph for any size, which has taken its steps on the example, takes one more on these; or, where the
+            model itself doesn't take any such, as one whose head has a fixed size, on more images of the example's.
 
         Raises ``TraceError`` where it does not train as the model does, or where that can't be told.
         """
-        call, more = (each.call(each.blank_for(self.model)) for each in (inputs, inputs.with_more_images()))
-        second = more if again or not self.front_end.any_size else None
-        leaves = partial(inputs.flatten, self.model)
-        proof = prove(self.model, graph_module, *call, leaves=leaves, second=second, steps=1 if again else 2)
+        proof = self._proof(graph_module, inputs, again)
+        if again and not proof.taken:
+            proof = self._proof(graph_module, self.inputs, again)
         if not proof.holds:
             raise TraceError(
                 f"{self.front_end.name}'s graph of {type(self.model).__name__} does not train as the model does: "
                 f"{proof.difference}; leave front_end out, and low steps run the model itself"
             )
+
+    def _proof(self, graph_module: fx.GraphModule, inputs: ModelInputs, again: bool) -> Proof:
+        call, more = (each.call(each.blank_for(self.model)) for each in (inputs, inputs.with_more_images()))
+        second = more if again or not self.front_end.any_size else None
+        leaves = partial(inputs.flatten, self.model)
+        return prove(self.model, graph_module, *call, leaves=leaves, second=second, steps=1 if again else 2)
 
 
 def capture(

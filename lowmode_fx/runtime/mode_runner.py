@@ -16,7 +16,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.networks import Compiler, Network, network
 from lowmode_fx.runtime.recompilation import RecompilationGuard
 from lowmode_fx.runtime.shape_guard import ShapeGuard, Shapes
-from passes.torch_internals import compiler_errors
+from passes.torch_internals import compiler_errors, hooks_guarded
 from passes.wording import first_line
 
 Place = Literal["device", "host"]
@@ -69,7 +69,8 @@ class ModeRunner:
         if shapes != first or self._recompilations.is_exhausted(mode):
             return self.networks[mode](*args, **kwargs)
         try:
-            return self._recompilations.run(mode, compiled, args, kwargs)
+            with hooks_guarded():
+                return self._recompilations.run(mode, compiled, args, kwargs)
         except compiler_errors() as error:
             self.compiled = {}
             cause = first_line(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def load_data(
         problem = "is not a folder" if root.exists() else "does not exist"
         raise ValueError(f"data path {str(root)!r} {problem}; give {form} of an existing folder")
     if kind == "torchvision":
-        return _torchvision(spec, name, root, image_size, in_chans)
+        return _torchvision(spec, name, root, image_size, in_chans, in_memory)
     if kind == "cifar10":
         return _cifar10(spec, root, image_size, in_chans)
     return _folder(spec, root, image_size, in_chans, in_memory)
@@ -139,9 +140,9 @@ def _cifar10(spec: str, root: Path, size: int | None, in_chans: int) -> DataSpli
     return DataSplits(spec, halves[0], halves[1], classes, mean, std, image_augmentation(halves[0].shape[-1]))
 
 
-def _torchvision(spec: str, name: str, root: Path, size: int | None, in_chans: int) -> DataSplits:
+def _torchvision(spec: str, name: str, root: Path, size: int | None, in_chans: int, in_memory: bool) -> DataSplits:
     side = (size, size) if size is not None else None
-    parts = read_torchvision(name, root, side, in_chans, MEMORY_LIMIT_BYTES)
+    parts = read_torchvision(name, root, side, in_chans, sys.maxsize if in_memory else MEMORY_LIMIT_BYTES)
     mean, std, notes = channel_statistics(parts.train)
     augmentation = image_augmentation(min(parts.train.shape[1:]))
     if "MNIST" in name or name in ("SVHN", "USPS", "GTSRB"):

@@ -53,7 +53,6 @@ def place_images(wanted: str, splits: DataSplits, device: torch.device) -> tuple
 
 def _held_bytes(splits: DataSplits) -> int | None:
     """Bytes of the images, if all of them are held in memory."""
-    train, val = splits.train, splits.val
-    if not (isinstance(train, MemoryImages) and isinstance(val, MemoryImages)):
-        return None
-    return train.nbytes + val.nbytes
+    parts = [part for part in (splits.train, splits.val, splits.test) if part is not None]
+    held = [part.nbytes for part in parts if isinstance(part, MemoryImages)]
+    return sum(held) if len(held) == len(parts) else None

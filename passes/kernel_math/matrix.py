@@ -97,9 +97,12 @@ def _kept_name(sides: tuple[tuple[Side, int], ...], dtype: torch.dtype, device: 
     return name
 
 
-@torch.compiler.assume_constant_result
-def _find_name(sides: tuple[tuple[Side, int], ...], dtype: torch.dtype, device: torch.device) -> str:
-    return _kept_name(sides, dtype, device)  # where dynamo traces, it is called while it does
+def _name_of(sides: tuple[tuple[Side, int], ...], dtype: torch.dtype, device: torch.device) -> str:
+    return _kept_name(sides, dtype, device)
+
+
+# Where dynamo traces, it is called while it does.
+_find_name: Callable[..., str] = torch.compiler.assume_constant_result(_name_of)
 
 
 def _constant(sides: tuple[tuple[Side, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -97,6 +97,8 @@ def test_images_of_several_sizes_and_sets_that_are_too_large(tmp_path: Path, mon
     monkeypatch.setattr(data_module, "MEMORY_LIMIT_BYTES", 100)
     with pytest.raises(ValueError, match=r"^Mine's train images take 0 GiB; give a smaller --image-size$"):
         load_data(f"torchvision:Mine={tmp_path}", 8)
+    held = load_data(f"torchvision:Mine={tmp_path}", 8, in_memory=True)
+    assert held.image_shape == (3, 8, 8), "told to hold it all"
 
 
 @pytest.mark.parametrize(

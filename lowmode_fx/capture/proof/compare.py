@@ -7,7 +7,7 @@ import random
 import types
 import warnings
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -114,13 +114,13 @@ def generator_state(value: Any) -> Any:
 
 
 def _attributes(value: Any) -> Parts:
-    slotted = [(slot, getattr(value, slot)) for slot in _slots(type(value)) if hasattr(value, slot)]
+    slots = _slots(type(value))  # type: ignore[arg-type]
+    slotted = [(slot, getattr(value, slot)) for slot in slots if hasattr(value, slot)]
     return [*getattr(value, "__dict__", {}).items(), *slotted]
 
 
 @functools.cache
-def _slots(kind: Hashable) -> tuple[str, ...]:
-    assert isinstance(kind, type)
+def _slots(kind: type) -> tuple[str, ...]:
     slots = [slot for each in kind.__mro__ for slot in _as_tuple(getattr(each, "__slots__", ()))]
     return tuple(slot for slot in slots if slot[:2] != "__")
 

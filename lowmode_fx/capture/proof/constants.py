@@ -21,7 +21,7 @@ _UNWRITTEN = ("empty", "new_empty", "resize")
 
 
 def constant(tensor: Tensor) -> tuple[Key, ...]:
-    """The leaf for a real tensor that is nobody's: by what its memory holds; by itself on a device, where nobody looks."""
+    """The leaf for a real tensor that is nobody's: by what its memory holds, or by itself, on a device."""
     storage = tensor.untyped_storage()
     if tensor.device.type == "cpu":
         return ("constant", hashlib.sha1(ctypes.string_at(storage.data_ptr(), storage.nbytes())).hexdigest())
@@ -39,28 +39,38 @@ class Constants:
         self._memory[value] = tensor.untyped_storage()
 
     def computed(
-        self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], values: Mapping[int, int], result: Any
-    ) -> Tensor | None:
+        self,
+        func: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        values: Mapping[int, int],
+        results: Sequence[Any],
+    ) -> Sequence[Tensor] | None:
         """What an operator computes of constants alone; ``None`` where it is handed anything else.
 
-        values: of each tensor among the arguments, by its id. result: its result without numbers.
+        values: of each tensor among the arguments, by its id. results: what it gives, without numbers.
         """
-        if not isinstance(result, Tensor) or result.device.type != "cpu" or result.numel() * result.itemsize > _LIMIT:
+        if not all(map(_is_small, results)) or func._schema.name.partition("::")[2].startswith(_UNWRITTEN):
             return None
-        if func._schema.name.partition("::")[2].startswith(_UNWRITTEN):
-            return None
-        tensors = [each for each in tree_leaves((list(args), dict(kwargs))) if isinstance(each, Tensor)]
-        if not all(values[id(each)] in self._memory for each in tensors):
+        given = (list(args), dict(kwargs))
+        if not all(values[id(each)] in self._memory for each in tree_leaves(given) if isinstance(each, Tensor)):
             return None
         with without_modes(), torch.no_grad():
             real, options = tree_map(
-                lambda each: self._real(each, values[id(each)]) if isinstance(each, Tensor) else each,
-                (list(args), dict(kwargs)),
+                lambda each: self._real(each, values[id(each)]) if isinstance(each, Tensor) else each, given
             )
             computed = func(*real, **options)
-        lies_so = computed.shape == result.shape and computed.stride() == result.stride()
-        return computed if lies_so and computed.dtype is result.dtype else None
+        found = computed if isinstance(computed, list | tuple) else (computed,)
+        return found if all(map(_lies_alike, found, results)) else None
 
     def _real(self, fake: Tensor, value: int) -> Tensor:
         real = torch.empty(0, dtype=fake.dtype)
         return real.set_(self._memory[value], fake.storage_offset(), fake.shape, fake.stride())
+
+
+def _is_small(result: Any) -> bool:
+    return isinstance(result, Tensor) and result.device.type == "cpu" and result.numel() * result.itemsize <= _LIMIT
+
+
+def _lies_alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.stride() == other.stride() and one.dtype is other.dtype

@@ -43,12 +43,13 @@ class Proof:
     """Whether a graph does what its model does.
 
     ``difference``: the first difference, or why there is no proof, in one line; empty where it holds.
-    ``seconds``: of CPU time, that it took.
+    ``seconds``: of CPU time, that it took. ``taken``: whether the model itself takes the call at all.
     """
 
     holds: bool
     difference: str
     seconds: float
+    taken: bool = True
 
 
 def prove(
@@ -92,6 +93,8 @@ def prove(
                 raise
             training = [(call, False), (call, True)][-steps:]
             difference = _difference(model, graph_module, leaves, training, more)
+    except _Untaken as cause:
+        return Proof(False, f"not provable: {first_line(cause)}", time.process_time() - started, taken=False)
     except Exception as cause:  # which a model's own properties, copies and hooks may raise anywhere
         difference = f"not provable: {first_line(cause)}"
     return Proof(not difference, difference, time.process_time() - started)

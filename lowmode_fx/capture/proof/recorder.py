@@ -120,12 +120,13 @@ class Recorder(TorchDispatchMode):
     def _compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """What is computed of constants is a constant."""
         tensors = [each for each in tree_leaves((list(args), kwargs)) if isinstance(each, Tensor)]
-        if any(_shares_memory(result, each) for each in tensors):
+        results = result if isinstance(result, list | tuple) else (result,)
+        if any(_shares_memory(one, other) for one in results for other in tensors):
             return  # a view
         values = {id(each): self._key(each)[1] for each in tensors}
-        real = self._constants.computed(func, args, kwargs, values, result)
-        if real is not None:
-            self.assign_constant(result, real)
+        found = self._constants.computed(func, args, kwargs, values, results)
+        for fake, real in zip(results, found or (), strict=found is not None):
+            self.assign_constant(fake, real)
 
     def _expression(self, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Key, ...]:
         expression: list[Key] = [operator.name, *(key_of(each, self._key) for each in args)]
