@@ -38,6 +38,7 @@ from lowmode_fx.runtime.schedules import LadderSchedule, Schedule, StatefulSched
 from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.data import load_data
 from lowmode_fx.train.loop import train as train_model
+from lowmode_fx.train.loss import make_criterion
 from lowmode_fx.train.placement import images_on
 from lowmode_fx.train.ranks import Ranks, joined
 from lowmode_fx.train.run_folder import RunFolder
@@ -174,6 +175,7 @@ def train(
     path = out or Path("runs") / re.sub(r"[^\w.-]+", "-", f"{model}-{data.partition(':')[0]}{'-full' * full_only}")
     folder = ranks.from_first(partial(RunFolder.open, path, resume=resume, overwrite=overwrite))
 
+    make_criterion(settings.criterion, settings.label_smoothing)  # what it refuses is told before images are decoded
     splits = load_data(data, image_size, in_chans, in_memory=settings.data_on == "device")
     steps = steps_per_epoch(splits.train, settings.batch_size)
     channels, height, width = splits.image_shape

@@ -188,6 +188,7 @@ def _setting(
     place = TrainSettings(device=device, batch_size=batch_size, lr=lr, momentum=momentum, seed=seed).torch_device()
     if place.type == "cpu":
         keep_freed_memory()
+    loss = make_criterion(criterion or CRITERIA[0], device=place)
     splits = load_data(data, image_size, in_chans).to(place)
     for note in splits.notes:
         typer.echo(f"note: {note}", err=True)
@@ -199,7 +200,6 @@ def _setting(
     def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=5e-4)
 
-    loss = make_criterion(criterion or CRITERIA[0], device=place)
     return _Setting(built, splits, EpochBatches(splits, batch_size, place, seed), optimizer, loss)
 
 

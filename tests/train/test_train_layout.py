@@ -70,6 +70,16 @@ def test_files_at_any_depth_below_a_class_are_used_as_torchvision_uses_them(tmp_
     layout = scan_folder(tmp_path)
     assert len(right) == 2 * (1 + 5 + 1)
     assert list(zip(map(str, layout.train.paths), layout.train.labels, strict=True)) == right.samples
+    assert layout.notes == ("12 of 14 training images lie in subfolders of their class, and are used",)
+
+
+def test_masks_beside_the_images_of_a_class(tmp_path: Path) -> None:
+    splits_in(tmp_path, val=20)
+    for label in "ab":
+        for part in ("images", "masks"):
+            grey_images(tmp_path / "train" / label / part, 2, 10)
+    with pytest.raises(ValueError, match=r"class folder '.*train/a' holds 'images' and 'masks', and all files below"):
+        scan_folder(tmp_path)
 
 
 def test_what_is_ignored_is_counted_by_kind(tmp_path: Path) -> None:
