@@ -195,6 +195,17 @@ def test_closures_and_a_second_optimizer_take_one_step() -> None:
     assert net.step == 5
 
 
+def test_drawing_a_graph_and_evaluating_are_no_steps() -> None:
+    net = make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(net, BATCH, check_trace=False)
+    with torch.no_grad():
+        net(BATCH)
+    net.eval()(BATCH)
+    assert net.step == 0 and net.train().training and net.last_mode is None
+
+
 # Copies --------------------------------------------------------------------------------------------------------------
 
 
