@@ -24,6 +24,8 @@ README = (ROOT / "README.md").read_text()
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 @pytest.mark.usefixtures("one_thread")
 def test_every_python_example_runs(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in re.findall(r"^(?:import|from) (lightning|accelerate|transformers)\b", code, re.MULTILINE):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'lowmode-fx[{package}]'")
     # What torchrun tells each process, here the only one.
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
         monkeypatch.setenv(name, value)

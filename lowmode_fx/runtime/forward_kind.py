@@ -7,13 +7,13 @@ import inspect
 
 import torch
 
-from passes.torch_internals import in_backward_pass
+from passes.torch_internals import in_backward_pass, is_jit_tracing
 
 _CHECKPOINT = "torch.utils.checkpoint"
 
 
 class ForwardKind(enum.Enum):
-    """``STEP``: gradients may follow. ``NO_STEP``: none will (averaged copies, statistics, a sanity check).
+    """``STEP``: gradients may follow. ``NO_STEP``: none will (averaged copies, statistics, a sanity check, a drawing).
     ``RECOMPUTED``: a backward pass runs it again, for what it kept nothing of.
     """
 
@@ -26,6 +26,8 @@ def forward_kind() -> ForwardKind:
     """The kind of the forward that the caller is about to run."""
     if torch.compiler.is_compiling():
         return ForwardKind.STEP if torch.is_grad_enabled() else ForwardKind.NO_STEP
+    if is_jit_tracing():
+        return ForwardKind.NO_STEP
     if in_backward_pass():
         return ForwardKind.RECOMPUTED
     if torch.is_grad_enabled() or _is_checkpointed():

@@ -38,7 +38,7 @@ def test_it_is_a_batch_sampler_and_can_be_made_anew_by_its_class() -> None:
 
 def test_a_list_that_is_cut_keeps_its_mode() -> None:
     batch = next(iter(host_loader(DATA, net(), 4).batch_sampler))
-    assert batch[1:3].mode is batch.mode is (batch + [9]).mode and isinstance(batch[0], int)
+    assert batch[1:3].mode is batch.mode is batch.__add__([9]).mode and isinstance(batch[0], int)
     assert isinstance(batch, ModeList)
 
 

@@ -158,7 +158,9 @@ def test_a_resume_that_lost_the_schedule_says_so_once() -> None:
 def test_a_forgotten_attach_is_told_and_made_up_for() -> None:
     net = make()
     optimizer = sgd(net)
-    with pytest.warns(UserWarning, match="2 training forwards before the first step of an optimizer had modes of their"):
+    with pytest.warns(
+        UserWarning, match="2 training forwards before the first step of an optimizer had modes of their"
+    ):
         step(net, optimizer, forwards=2)
     assert net.step == 1
     assert [mode for _ in range(3) for mode in step(net, optimizer, 2)] == due(1, 1, 2, 2, 3, 3)
@@ -191,6 +193,17 @@ def test_closures_and_a_second_optimizer_take_one_step() -> None:
     head.step()
     body.step()
     assert net.step == 5
+
+
+def test_drawing_a_graph_and_evaluating_are_no_steps() -> None:
+    net = make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(net, BATCH, check_trace=False)
+    with torch.no_grad():
+        net(BATCH)
+    net.eval()(BATCH)
+    assert net.step == 0 and net.train().training and net.last_mode is None
 
 
 # Copies --------------------------------------------------------------------------------------------------------------
@@ -314,7 +327,7 @@ def test_it_is_traced_and_subscripted_as_the_model() -> None:
 
 
 def test_schedules_and_configs_load_without_trust() -> None:
-    values = {"schedule": SCHEDULE, "config": LowModeConfig(ratio=4 / 3), "other": PeriodicSchedule(2), "mode": Mode.LOW}
+    values = {"schedule": SCHEDULE, "config": LowModeConfig(ratio=4 / 3), "mode": Mode.LOW, "all": PeriodicSchedule(2)}
     file = io.BytesIO()
     torch.save(values, file)
     file.seek(0)

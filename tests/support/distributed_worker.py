@@ -33,7 +33,9 @@ def network(norm: Any = lambda channels: nn.GroupNorm(2, channels)) -> nn.Module
 
 
 def make(model: nn.Module | None = None) -> LowModeModel:
-    return LowModeModel(build_pair(model or network(), torch.zeros(2, 3, 16, 16)), SCHEDULE, compile=False).train()
+    model = model or network()
+    example = torch.zeros(2, 3, 16, 16, dtype=next(model.parameters()).dtype)
+    return LowModeModel(build_pair(model, example), SCHEDULE, compile=False).train()
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:

@@ -53,6 +53,7 @@ def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["ranks"] == 2
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_at_one_step_and_they_go_on_to_the_same_bits(tmp_path: Path) -> None:
     run(2, tmp_path / "whole", "drop=0.5")
     told = run(2, tmp_path / "stopped", "drop=0.5", f"signal={STEPS + 2}")
@@ -62,6 +63,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_they_go_on_to_the_same_b
     assert_bits(tmp_path / "stopped", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_goes_on(tmp_path: Path) -> None:
     run(2, tmp_path / "run", f"signal={STEPS + 2}")
     assert f"step {3 * STEPS} interrupted 0" in run(1, tmp_path / "run", "resume")
