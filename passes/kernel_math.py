@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 from torch import Tensor, stack
 
+from passes.choices import Gain, Rounding
 from passes.ratios import RatioLike, SideRatio, ratio_terms, side_ratios
 
-Rounding = Literal["ceil", "floor", "cover"]
-Gain = Literal["mean", "sum"]
 #: ``(kernel (F, C, *K), pooled size K') -> (F, C, *K')``, differentiable.
 KernelTransform = Callable[[Tensor, tuple[int, ...]], Tensor]
 #: Half-open ranges of taps, one for each tap of the pooled kernel.

@@ -14,6 +14,7 @@ from passes.errors import PassError
 from passes.find_maps import find_flatten, find_map, image_shape, is_map
 from passes.match import module_path
 from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, node_shape, propagate_shapes
+from passes.spelling import setting
 from passes.wording import sides
 
 #: To which sides are rounded for a model that halves its maps so often.
@@ -27,7 +28,7 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
         wanted = sides(full_shape(flatten.all_input_nodes[0])[1:])
         return PassError(
             f"{place(error.node)} takes a flattened map of fixed size ({wanted} in full-mode), but low-mode gives "
-            f"{_shapes(error.inputs)}; set adapt_head=True to resize the map to its full-mode size there"
+            f"{_shapes(error.inputs)}; set {setting('adapt_head', True)} to resize the map to its full-mode size there"
         )
     cause = re.sub(r"\s*\(?Proxy\([^)]*\)(\*Proxy\([^)]*\))?\)?", "", error.cause)
     way_out = "try an input size that halves more often"
@@ -37,15 +38,17 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
         what = f"the model itself can't take {sides(image_shape(error.shapes)[2:])} inputs"
         multiple, nearest = _nearest_sides(context) if context.any_size else (1, [])
         if nearest:
-            way_out = f"the nearest that it takes are {' and '.join(nearest)}: set size_multiple={multiple}"
+            rounded = setting("size_multiple", multiple)
+            way_out = f"the nearest that it takes are {' and '.join(nearest)}: set {rounded}"
     source = find_map(error)
     resize = ""
     if source is not None:
         size = sides(full_shape(source)[2:])
-        resize = f", set adapt_head=True to resize the map behind {place(source)} to its full-mode {size}"
+        adapt = setting("adapt_head", True)
+        resize = f", set {adapt} to resize the map behind {place(source)} to its full-mode {size}"
     return PassError(
         f"{what}: at {place(error.node)}, given {_shapes(error.inputs)}: {cause}; {way_out}"
-        f"{resize}, or pool kernels alone with downsample_input=False"
+        f"{resize}, or pool kernels alone with {setting('downsample_input', False)}"
     )
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from passes.calls import ConvCall
+from passes.choices import Gain, NamedConvs, NamedTransform, Rounding
 from passes.kernel_math import (
-    Gain,
     KernelTransform,
-    Rounding,
     average_kernel,
     center_kernel,
     custom_kernel,
@@ -24,8 +23,6 @@ from passes.patterns import matches
 from passes.ratios import RatioLike, SideRatio, plain_ratio, ratio_text, side_ratios
 from passes.wording import sides
 
-NamedTransform = Literal["avg", "adaptive", "center", "linear"]
-NamedConvs = Literal["dense", "all"]
 NOT_TRACED = "inside a module that is not traced"
 DEFORMABLE = "deformable: each of its taps has an offset of its own"
 UNTRAINED = "no trained parameter reaches it"

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lowmode_fx.lowering import pickling as pickling  # which tells pickle how ladders are kept
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind

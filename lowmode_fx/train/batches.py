@@ -9,6 +9,7 @@ import torch
 
 from lowmode_fx.train.data import Augmentation, DataSplits
 from lowmode_fx.train.images import ImageSource
+from passes.errors import OptionError
 
 _ORDER, _AUGMENT = 0, 1  # two streams of draws that never share a seed
 
@@ -27,7 +28,8 @@ def epoch_order(length: int, seed: int, epoch: int) -> torch.Tensor:
 def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
     """Whole batches only: the ragged rest is left out, another rest each epoch, so that each graph has one shape."""
     if batch_size > len(source):
-        raise ValueError(f"batch size {batch_size} is more than the {len(source)} training images; give a smaller one")
+        problem = f"is more than the {len(source)} training images"
+        raise OptionError("batch_size", batch_size, problem, "give a smaller one")
     return len(source) // batch_size
 
 

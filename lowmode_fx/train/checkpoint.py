@@ -23,13 +23,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from lowmode_fx.train.names import CURRENT, MODEL_FILE, PARTIAL, PREVIOUS, STATE_FILE
 from lowmode_fx.utils.atomic import sync_file, sync_folder
 
 FORMAT = "lowmode_fx.checkpoint"
 #: Version 1 counted the steps of two modes; 2 counts them by mode.
 VERSION, READABLE = 2, (1, 2)
-CURRENT, PREVIOUS, PARTIAL = "checkpoint", "checkpoint.previous", "checkpoint.partial"
-MODEL_FILE, STATE_FILE = "model.safetensors", "state.pt"
 
 
 class CheckpointError(ValueError):

@@ -10,17 +10,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from lowmode_fx.train import checkpoint
-from lowmode_fx.train.plots import plot_curves
+from lowmode_fx.train.names import CURRENT, CURVES, METRICS, OWN_NAMES, PREVIOUS, SUMMARY
 from lowmode_fx.train.records import EpochRecord, records_to_csv
 from lowmode_fx.utils.atomic import write_text
 
-METRICS, SUMMARY, CURVES = "metrics.csv", "summary.json", "curves.png"
-OWN_NAMES = (METRICS, SUMMARY, CURVES, checkpoint.CURRENT, checkpoint.PREVIOUS, checkpoint.PARTIAL)
+if TYPE_CHECKING:  # whether a folder can be used is known before torch is
+    import torch
+
 PACKAGES = ("lowmode-fx", "torch", "torchvision", "timm", "numpy")
 
 
@@ -46,7 +44,7 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise ValueError(f"run folder {str(path)!r} is a file; give --out another path")
         entries = {child.name for child in path.iterdir()} if path.exists() else set()
-        if entries and not entries & {SUMMARY, checkpoint.CURRENT, checkpoint.PREVIOUS}:
+        if entries and not entries & {SUMMARY, CURRENT, PREVIOUS}:
             raise ValueError(f"folder {str(path)!r} is not empty and holds no run; give --out another path")
         if entries and not (resume or overwrite):
             raise ValueError(f"run folder {str(path)!r} exists; give --resume, --overwrite or --out another path")
@@ -71,12 +69,16 @@ class RunFolder:
         write_text(self.path / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
     def write_curves(self, runs: Mapping[str, Sequence[EpochRecord]], title: str = "") -> None:
+        from lowmode_fx.train.plots import plot_curves
+
         if any(runs.values()):
             plot_curves(runs, self.path / CURVES, title=title)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """The hardware and the versions a run took place on, for JSON."""
+    import torch
+
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     versions = {"python": platform.python_version()}
     for package in PACKAGES:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from lowmode_fx.utils.validation import as_choice, as_count, as_flag, as_number, as_seed, as_sequence, check_names
+from passes.errors import OptionError
+from passes.spelling import setting
 
+if TYPE_CHECKING:  # settings are read and refused without waiting for torch
+    import torch
+
+#: More are a slip of the keyboard: each has a place in a schedule.
+MOST_EPOCHS = 100_000
+#: Where networks can train; whether it is there, torch knows.
+_DEVICE = r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?"
+_NO_DEVICE = ("is not there", "give auto, cpu or a GPU that torch sees")
 LR_SCHEDULES = ("milestones", "cosine", "onecycle")
 AUTOCASTS = ("none", "bf16", "fp16")
 #: Settings that say where and how fast, or what comes after the last step: a resumed run may change them.
@@ -48,8 +57,11 @@ class TrainSettings:
     eval_batch_size: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_batch_size"):
+        self._set("epochs", as_count("epochs", self.epochs, 1, MOST_EPOCHS))
+        for name in ("batch_size", "eval_batch_size"):
             self._set(name, as_count(name, getattr(self, name), 1))
+        if not re.fullmatch(_DEVICE, self.device):
+            raise OptionError("device", self.device, *_NO_DEVICE)
         for name in ("warmup_epochs", "workers", "precise_bn"):
             self._set(name, as_count(name, getattr(self, name)))
         self._set("seed", as_seed(self.seed))
@@ -65,10 +77,12 @@ class TrainSettings:
         given = as_sequence("milestones", self.milestones, "epochs, such as (80, 120)")
         milestones = tuple(as_count(f"milestones[{place}]", epoch, 1) for place, epoch in enumerate(given))
         if list(milestones) != sorted(set(milestones)):
-            raise ValueError(f"milestones={milestones} is not in rising order; give each epoch once, rising")
+            raise OptionError("milestones", milestones, "is not in rising order", "give each epoch once, rising")
         self._set("milestones", milestones)
         if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs a momentum, which is 0; give a momentum such as 0.9")
+            raise OptionError(
+                "nesterov", True, f"needs a momentum, and {setting('momentum', 0)}", "give one such as 0.9"
+            )
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -114,16 +128,20 @@ class TrainSettings:
 
     def torch_device(self) -> torch.device:
         """The device; ``auto`` is torch's first GPU, or else the CPU. Raises ``ValueError`` if it isn't there."""
+        import torch
+
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, TypeError) as error:
-            raise ValueError(f"device={self.device!r} is not there; give auto, cpu or a GPU that torch sees") from error
+            raise OptionError("device", self.device, *_NO_DEVICE) from error
         return device
 
     def autocast_dtype(self) -> torch.dtype | None:
+        import torch
+
         return {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.autocast]
 
 

@@ -23,7 +23,9 @@ from lowmode_fx.tuning.costs import CostMeasure
 from lowmode_fx.tuning.search import Candidate, Search
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe
 from lowmode_fx.utils.validation import as_choice, as_count, as_number, as_share
+from passes.errors import OptionError
 from passes.ratios import largest_ratio
+from passes.spelling import setting
 
 #: Shares of the time: the short full run, then the search; trial runs take the rest.
 _RUN_SHARE, _SEARCH_SHARE = 0.35, 0.6
@@ -167,6 +169,8 @@ def tune(
     if pooled:
         search.refine(min(pooled, key=lambda each: each.plan.time))
     reasons = _trial_runs(search, last, start + seconds, tell)
+    if probe.losses[last] >= probe.losses[0]:
+        reasons.insert(0, _no_progress(probe.losses[0], probe.losses[last], last))
     return _decide(search, epochs, seed, reasons, last / total)
 
 
@@ -230,6 +234,13 @@ def _decide(search: Search, epochs: int, seed: int, reasons: list[str], seen: fl
     )
 
 
+def _no_progress(first: float, loss: float, steps: int) -> str:
+    return (
+        f"warning: the short full run did not learn (loss {first:.3g}, after {steps} steps {loss:.3g}), and what "
+        f"follows is noise: give another {setting('lr')}, or more {setting('epochs')}"
+    )
+
+
 def _refused(search: Search) -> tuple[tuple[str, str], ...]:
     return tuple(search.refused.items())
 
@@ -259,4 +270,4 @@ def _check(
     as_share("tail", tail)
     as_number("seconds", seconds, above=0)
     if not ratios or any(ratio not in (1, 2, 3, 4) for ratio in ratios):
-        raise ValueError(f"ratios={tuple(ratios)!r} is out of range; give some of 1, 2, 3, 4")
+        raise OptionError("ratios", tuple(ratios), "is out of range", "give some of 1, 2, 3, 4")

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from lowmode_fx import LowModeConfig, ModePair, build_ladder, build_pair
 from lowmode_fx.capture.frontends import FrontEnd
-from lowmode_fx.cli.draw_command import choose_part, draw
+from lowmode_fx.cli.draw_command import draw
 from lowmode_fx.cli.drawing import Box, Kernel, Link, Row, align, connect, draw_pair, lay_out, pair_rows, shorten
+from lowmode_fx.cli.drawing.part import choose_part
 from lowmode_fx.cli.ladder_options import rung_pair
 
 FRONT_ENDS: tuple[FrontEnd, ...] = ("fx", "export")
