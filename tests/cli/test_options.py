@@ -132,7 +132,9 @@ def spelled_for(*parameters: str) -> Callable[[str, Any], str]:
 
 
 def test_arguments_are_spelled_as_options_of_the_command() -> None:
-    spell = spelled_for("ratio", "adapt_head", "drop_maxpools", "milestones", "measure_every", "compile", "whole_images")
+    spell = spelled_for(
+        "ratio", "adapt_head", "drop_maxpools", "milestones", "measure_every", "compile", "whole_images"
+    )
     assert spell("ratio", "4/3") == "--ratio 4/3" and spell("ratio", (1, "4/3")) == "--ratio 1x4/3"
     assert spell("adapt_head", True) == "--adapt-head" and spell("compile", False) == "--no-compile"
     assert spell("downsample_input", False) == "--whole-images"
