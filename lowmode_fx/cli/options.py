@@ -14,7 +14,7 @@ from lowmode_fx.cli.outputs import as_path
 from lowmode_fx.cli.spelling import option_name
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.utils.validation import as_choice
-from passes.errors import OptionError
+from passes.errors import NO_VALUE, OptionError
 
 Low = partial(typer.Option, rich_help_panel="Low-mode")
 Data = partial(typer.Option, rich_help_panel="Data")
@@ -27,8 +27,8 @@ Preset = Annotated[Literal["paper"] | None, typer.Option(help="The setting of §
 
 # Commands that look at a model.
 InputSize = Annotated[str | None, typer.Option(help="Pixels: 224, or 192x256 (height × width).")]
-Channels = Annotated[int, typer.Option(min=1, help="Channels of the images.")]
-Classes = Annotated[int | None, typer.Option(min=1, help="Of the head.")]
+Channels = Annotated[int, typer.Option(min=1, max=4096, help="Channels of the images.")]
+Classes = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Of the head.")]
 Submodule = Annotated[str | None, typer.Option(help="Only this part, as backbone; fed the images.")]
 
 # Commands that train.
@@ -147,6 +147,6 @@ def _strides(text: str) -> dict[str, int | tuple[int, ...]]:
         glob, _, stride = part.rpartition("=")
         sides = stride.split("x")
         if not glob or not all(side.isascii() and side.isdecimal() and int(side[:9]) > 0 for side in sides):
-            raise OptionError("strides", text, f"has {part!r}", "give globs with strides, as conv1=1 or conv1=1x2")
+            raise OptionError("strides", NO_VALUE, f"has {part!r}", "give globs with strides, as conv1=1 or conv1=1x2")
         found[glob] = int(stride) if len(sides) == 1 else tuple(map(int, sides))
     return found

@@ -13,6 +13,7 @@ import typer
 
 from lowmode_fx.cli.idle_options import idle_options
 from lowmode_fx.cli.ladder_options import low_mode_configs, read_ladder
+from lowmode_fx.cli.measured_on import check_measured_on
 from lowmode_fx.cli.options import (
     LOW_MODE,
     Data,
@@ -110,6 +111,8 @@ def train(
     if plan is not None and tuned is not None:
         raise ValueError(f"--tuned {str(tuned)!r} holds one low mode; leave it out, or --ladder {plan.text}")
     choice = None if tuned is None else read_tuning(tuned)
+    if tuned is not None and choice is not None:
+        check_measured_on(tuned, choice.measured_on, {"model": model})
     epochs = ladder_epochs(plan, epochs)
     settings = _settings(
         preset,
@@ -174,6 +177,8 @@ def train(
         workers_given=workers is not None,
         resume=resume,
         overwrite=overwrite,
+        tuned=tuned,
+        measured_on=choice.measured_on if choice is not None else {},
     )
     if status := run.start(folder, console):
         raise typer.Exit(status)

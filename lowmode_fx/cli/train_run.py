@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from lowmode_fx.cli.ladder_options import build_modes
+from lowmode_fx.cli.measured_on import check_measured_on, measured_on
 from lowmode_fx.cli.models import create_model
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder
@@ -29,7 +32,7 @@ from lowmode_fx.utils.allocator import keep_freed_memory
 class TrainRun:
     """A run as the command line describes it. low_mode: its configs, none for a run in full-mode alone.
 
-    workers_given: whether a number of loaders was asked for.
+    workers_given: whether a number of loaders was asked for. measured_on: what the tuning in ``tuned`` holds for.
     """
 
     model: str
@@ -44,6 +47,8 @@ class TrainRun:
     workers_given: bool
     resume: bool
     overwrite: bool
+    tuned: Path | None
+    measured_on: Mapping[str, Any]
 
     def start(self, folder: RunFolder, console: Console) -> int:
         """Train, and say how it went and where the results are; the exit status."""
@@ -54,6 +59,10 @@ class TrainRun:
             if settings.autocast == "fp16":
                 say(console, "warning: fp16 is slow on a CPU; give --autocast bf16")
         splits = load_data(self.data, self.image_size, self.in_chans)
+        if self.tuned is not None:
+            if not self.measured_on:
+                say(console, f"note: {self.tuned} doesn't say what it was measured on: it is of an older version")
+            check_measured_on(self.tuned, self.measured_on, measured_on(self.model, splits))
         if self.workers_given and isinstance(splits.train, MemoryImages):
             say(console, f"note: --workers {settings.workers} does nothing here: all images are held in memory")
         steps = steps_per_epoch(splits.train, settings.batch_size)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lowmode_fx.cli.formats import ProbeFormat
+from lowmode_fx.cli.measured_on import measured_on
 from lowmode_fx.cli.options import (
     LOW_MODE,
     DataName,
@@ -27,7 +28,7 @@ from lowmode_fx.cli.options import (
 from lowmode_fx.cli.outputs import check_output
 from lowmode_fx.cli.streams import results_alone
 from lowmode_fx.train.data_spec import check_spec
-from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.train.settings import MOST_EPOCHS, TrainSettings
 from lowmode_fx.utils.atomic import write_text
 from lowmode_fx.utils.validation import as_number, as_share
 from passes.errors import OptionError
@@ -48,9 +49,9 @@ def probe(
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
     steps: Annotated[
-        int, typer.Option(min=1, help="Full steps before measuring: gradients at the start say little.")
+        int, typer.Option(min=1, max=1_000_000, help="Full steps before measuring: gradients at the start say little.")
     ] = 200,
-    batches: Annotated[int, typer.Option(min=2, help="That gradients are compared on.")] = 4,
+    batches: Annotated[int, typer.Option(min=2, max=1000, help="That gradients are compared on.")] = 4,
     batch_size: BatchSize = 125,
     lr: LearningRate = 0.05,
     momentum: Momentum = 0.9,
@@ -87,7 +88,7 @@ def tune(
     model: ModelName,
     data: DataName,
     low: Mapping[str, Any],
-    epochs: Annotated[int, typer.Option(min=1, help="Of the full run that low-mode is to match.")] = 30,
+    epochs: Annotated[int, typer.Option(min=1, max=MOST_EPOCHS, help="Of the full run that low-mode is to match.")] = 30,
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
     ratios: Annotated[str, Low(help="Of the images' sides, of 1 to 4; 1 pools kernels on whole images.")] = "2,1",
@@ -113,7 +114,7 @@ def tune(
     as_share("tail", tail)
     as_number("seconds", seconds, above=0)
     settings = TrainSettings(epochs, device=device, batch_size=batch_size, lr=lr, momentum=momentum, seed=seed)
-    from lowmode_fx.cli.tuning_run import make_setting, measured_on, run_tuning
+    from lowmode_fx.cli.tuning_run import make_setting, run_tuning
     from lowmode_fx.cli.tuning_tables import tuning_table
 
     with results_alone():
@@ -129,9 +130,9 @@ def tune(
             seconds=seconds,
             seed=seed,
         )
-        kept = {**tuning.to_dict(), "measured_on": measured_on(model, setting.splits)}
+        tuning = replace(tuning, measured_on=measured_on(model, setting.splits))
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, json.dumps(kept, indent=2) + "\n")
+        write_text(out, tuning.to_json() + "\n")
     typer.echo(tuning_table(tuning))
     given: dict[str, Any] = {"--image-size": image_size, "--in-chans": in_chans if in_chans != 3 else None}
     given |= {"--batch-size": batch_size, "--lr": lr, "--momentum": momentum}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,12 +52,6 @@ def make_setting(model: str, data: str, image_size: int | None, in_chans: int, s
     return Setting(built, splits, loader, optimizer)
 
 
-def measured_on(model: str, splits: DataSplits) -> dict[str, Any]:
-    """What a tuning holds for, in JSON's values: the model's name, and what tells one data set from another."""
-    data = {"classes": list(splits.classes), "train_images": len(splits.train), "image_shape": [*splits.image_shape]}
-    return {"model": model, "data": data}
-
-
 def run_probe(setting: Setting, config: LowModeConfig, steps: int, batches: int) -> ModelProbe:
     with progress() as tell:
         measured = Probe(setting.model, setting.loader, classification_loss, setting.optimizer, batches)
@@ -90,20 +84,3 @@ def run_tuning(setting: Setting, autocast: str, **options: Any) -> Tuning:
             on_progress=tell,
             **options,
         )
-
-
-def difference(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
-    """The first value in which two records differ, in words; empty where they agree."""
-    for name in now:
-        before, after = then.get(name), now[name]
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            if found := difference(before, after, f"{prefix}{name}."):
-                return found
-        elif before != after:
-            return f"{prefix}{name} was {_short(before)}, and is {_short(after)}"
-    return ""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -65,7 +65,7 @@ class TrainSettings:
         for name in ("warmup_epochs", "workers", "precise_bn"):
             self._set(name, as_count(name, getattr(self, name)))
         self._set("seed", as_seed(self.seed))
-        self._set("lr", as_number("lr", self.lr, above=0))
+        self._set("lr", as_number("lr", self.lr, above=0, most=1e30))  # more is no float32
         self._set("lr_gamma", as_number("lr_gamma", self.lr_gamma, above=0, most=1))
         self._set("weight_decay", as_number("weight_decay", self.weight_decay, least=0))
         self._set("momentum", as_number("momentum", self.momentum, least=0, below=1))

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import torch
@@ -40,7 +40,8 @@ class Tuning:
     """What the tuner chose: a config, a schedule over ``epochs`` epochs, a weight for low gradients; and why.
 
     ``time``: predicted, as a share of the time of the full run that it is to match. ``candidates``: all that was
-    measured, best first. ``refused``: configurations that give no pair, with the reason.
+    measured, best first. ``refused``: configurations that give no pair, with the reason. ``measured_on``: plain values
+    that tell the model and the data, if whoever called ``tune`` noted them.
     """
 
     config: LowModeConfig
@@ -51,6 +52,7 @@ class Tuning:
     candidates: tuple[Candidate, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     reasons: tuple[str, ...] = ()
+    measured_on: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """What a run needs, in JSON's values; not the candidates."""
@@ -61,6 +63,7 @@ class Tuning:
             "epochs": self.epochs,
             "time": self.time,
             "reasons": list(self.reasons),
+            **({"measured_on": dict(self.measured_on)} if self.measured_on else {}),
         }
 
     @classmethod
@@ -73,7 +76,10 @@ class Tuning:
             raise ValueError(f"no result of `lowmode-fx tune`: {error} is missing or of another kind") from error
         if not isinstance(schedule, BernoulliSchedule):
             raise ValueError("no result of `lowmode-fx tune`: its schedule is not Bernoulli's")
-        return cls(config, schedule, weight, epochs, predicted, reasons=tuple(values.get("reasons", ())))
+        reasons, source = tuple(values.get("reasons", ())), values.get("measured_on", {})
+        if not isinstance(source, Mapping):
+            raise ValueError("no result of `lowmode-fx tune`: its measured_on is no mapping")
+        return cls(config, schedule, weight, epochs, predicted, reasons=reasons, measured_on=source)
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2)

@@ -1,4 +1,4 @@
-"""What a run folder survives: a second process, results without a checkpoint, a failure, a closed output, odd states."""
+"""What a run folder survives: a second process, lost checkpoints, a failure, a closed output, odd states."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_an_odd_state_falls_back_to_the_checkpoint_before(copy: Path, name: str,
 def test_an_odd_state_with_nothing_before_is_one_line(copy: Path) -> None:
     for name in (CURRENT, PREVIOUS):
         edit(copy / name, lambda state: state.pop("step"))
-    with pytest.raises(CheckpointError, match="it has no 'step'; .*no whole checkpoint is left, start again with"):
+    with pytest.raises(CheckpointError, match=r"it has no 'step'; .*no whole checkpoint is left, start again with"):
         quick_run(quick_settings(epochs=2), copy, resume=True)
 
 
@@ -195,5 +195,5 @@ def test_an_odd_state_with_nothing_before_is_one_line(copy: Path) -> None:
 def test_a_part_that_does_not_fit_is_one_line(copy: Path, part: str) -> None:
     for name in (CURRENT, PREVIOUS):
         edit(copy / name, lambda state: state.update({part: {"strange": 1}}))
-    with pytest.raises(CheckpointError, match="does not fit this run .*; start again with --overwrite"):
+    with pytest.raises(CheckpointError, match=r"does not fit this run .*; start again with --overwrite"):
         quick_run(quick_settings(epochs=2), copy, resume=True)
