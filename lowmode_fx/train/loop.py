@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -41,9 +42,11 @@ from lowmode_fx.train.precise_bn import recompute_statistics, require_fvcore
 from lowmode_fx.train.progress import Reporter
 from lowmode_fx.train.records import EpochRecord, RunResult, unfinished_steps
 from lowmode_fx.train.run_folder import RunFolder, environment
+from lowmode_fx.train.saved_state import check_state, fitting_state
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.train.warmup import modes_to_come, warm_up
 from lowmode_fx.utils.devices import synchronize
+from passes.spelling import setting
 
 
 class TrainingDivergedError(ValueError):
@@ -138,14 +141,22 @@ class _Run:
         check_outputs(self.net, self.splits, self.settings, self.device)
         if self.settings.precise_bn:
             require_fvcore()
-        if self.folder is not None:
-            self.folder.prepare()
-        torch.manual_seed(self.settings.seed)  # what the model draws (dropout) doesn't depend on how it was built
-        if resume and self.folder is not None and has_checkpoint(self.folder.path):
-            self.load(self.folder)
-        self.write_summary("running")
+        with nullcontext() if self.folder is None else self.folder.held():
+            torch.manual_seed(self.settings.seed)  # what the model draws (dropout) doesn't depend on how it was built
+            if resume and self.folder is not None and has_checkpoint(self.folder.path):
+                self.load(self.folder)
+            self.write_summary("running")
+            try:
+                return self.train()
+            except BaseException as error:
+                self.write_failure(error)
+                raise
+
+    def train(self) -> RunResult:
+        """Epoch after epoch, up to the last one or a signal."""
         interrupted = 0
         with Interrupts() as interrupts, self.reporter:
+            self.reporter.on_closed = interrupts.output_closed
             if self.epoch < self.settings.epochs:
                 self.warm_up()
             while self.epoch < self.settings.epochs and not interrupts.received:
@@ -238,8 +249,8 @@ class _Run:
         loss = self.loss_sum.item() / self.steps
         if not math.isfinite(loss):
             raise TrainingDivergedError(
-                f"training loss is {loss} in epoch {self.epoch + 1}; give a smaller --lr (now {self.settings.lr}), or "
-                f"--warmup-epochs"
+                f"training loss is {loss} in epoch {self.epoch + 1}; give a smaller {setting('lr')} (now "
+                f"{self.settings.lr}), or {setting('warmup_epochs')}"
             )
         if self.settings.precise_bn and self.epoch == self.settings.epochs - 1:
             count = min(self.settings.precise_bn, self.steps)
@@ -278,16 +289,18 @@ class _Run:
         self.folder.write_metrics({self.label: self.records})
 
     def load(self, folder: RunFolder) -> None:
-        saved = load_checkpoint(folder.path)
+        saved = load_checkpoint(folder.path, partial(check_state, steps=self.steps))
         for problem in saved.damage:
             self.reporter.say(f"{problem}; going on from {saved.folder.name} instead")
         state = saved.state
         require_same_run(state["identity"], self.identity, folder.path)
         load_weights(self.net, saved)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.low_mode is not None:
-            self.low_mode.load_schedule_state(state["schedule"])
+        with fitting_state(saved.folder):
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.low_mode is not None:
+                self.low_mode.load_schedule_state(state["schedule"])
+            set_rng_state(state["rng"])
         self.epoch, self.step = state["epoch"], state["step"]
         steps = unfinished_steps(state)
         self.mode_steps = {mode: steps.get(mode, 0) for mode in self.mode_steps}
@@ -295,7 +308,6 @@ class _Run:
         self.loading.restart(state.get("loading_seconds", 0.0))
         self.loss_sum = state["loss_sum"].to(self.loss_sum)
         self.records = [EpochRecord.from_dict(record) for record in state["records"]]
-        set_rng_state(state["rng"])
         done = self.epoch >= self.settings.epochs
         where = (
             f"all {self.epoch} epochs are done" if done else f"going on from epoch {self.epoch + 1}, step {self.step}"
@@ -304,12 +316,19 @@ class _Run:
         if not done and state.get("draws") != DRAWS and self.splits.augmentation != UNCHANGED:
             self.reporter.say("the run began under another version's draws: its coming crops and flips are others")
 
-    def write_summary(self, status: str, result: RunResult | None = None) -> None:
+    def write_failure(self, error: BaseException) -> None:
+        """Leave word of why the run ended; what it has kept so far stays."""
+        said = str(error).split("\n")[0]
+        with suppress(OSError):  # the first error counts, a full disk's too
+            self.write_summary("failed", reason=f"{type(error).__name__}: {said}" if said else type(error).__name__)
+
+    def write_summary(self, status: str, result: RunResult | None = None, reason: str | None = None) -> None:
         if self.folder is None:
             return
         self.folder.write_summary(
             {
                 "status": status,
+                **({} if reason is None else {"reason": reason}),
                 "label": self.label,
                 **self.identity,
                 "settings": self.settings.to_dict(),

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+from lowmode_fx.utils.validation import (
+    as_choice,
+    as_count,
+    as_flag,
+    as_number,
+    as_seed,
+    as_sequence,
+    check_names,
+    wrong_type,
+)
+from passes.errors import OptionError
+from passes.spelling import setting
 
-from lowmode_fx.utils.validation import as_choice, as_count, as_flag, as_number, as_seed, as_sequence, check_names
+if TYPE_CHECKING:  # settings are read and refused without waiting for torch
+    import torch
 
+#: More are a slip of the keyboard: each has a place in a schedule.
+MOST_EPOCHS = 100_000
+#: Where networks can train; whether it is there, torch knows.
+_DEVICE = r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?"
+_NO_DEVICE = ("is not there", "give auto, cpu or a GPU that torch sees")
 LR_SCHEDULES = ("milestones", "cosine", "onecycle")
 AUTOCASTS = ("none", "bf16", "fp16")
 PLACES = ("auto", "device", "host")
+CRITERIA = ("cross_entropy", "bce")
 #: Settings that say where and how fast, or what comes after the last step: a resumed run may change them.
 CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "workers", "data_on", "eval_batch_size", "precise_bn"})
 #: Settings that older checkpoints don't know: left out of what is compared where they are as they were then.
@@ -56,12 +75,15 @@ class TrainSettings:
     eval_batch_size: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_batch_size"):
+        self._set("epochs", as_count("epochs", self.epochs, 1, MOST_EPOCHS))
+        for name in ("batch_size", "eval_batch_size"):
             self._set(name, as_count(name, getattr(self, name), 1))
+        if not re.fullmatch(_DEVICE, self.device):
+            raise OptionError("device", self.device, *_NO_DEVICE)
         for name in ("warmup_epochs", "workers", "precise_bn"):
             self._set(name, as_count(name, getattr(self, name)))
         self._set("seed", as_seed(self.seed))
-        self._set("lr", as_number("lr", self.lr, above=0))
+        self._set("lr", as_number("lr", self.lr, above=0, most=1e30))  # more is no float32
         self._set("lr_gamma", as_number("lr_gamma", self.lr_gamma, above=0, most=1))
         self._set("weight_decay", as_number("weight_decay", self.weight_decay, least=0))
         self._set("momentum", as_number("momentum", self.momentum, least=0, below=1))
@@ -75,13 +97,16 @@ class TrainSettings:
         as_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         as_choice("autocast", self.autocast, AUTOCASTS)
         as_choice("data_on", self.data_on, PLACES)
+        check_criterion(self.criterion)
         given = as_sequence("milestones", self.milestones, "epochs, such as (80, 120)")
         milestones = tuple(as_count(f"milestones[{place}]", epoch, 1) for place, epoch in enumerate(given))
         if list(milestones) != sorted(set(milestones)):
-            raise ValueError(f"milestones={milestones} is not in rising order; give each epoch once, rising")
+            raise OptionError("milestones", milestones, "is not in rising order", "give each epoch once, rising")
         self._set("milestones", milestones)
         if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs a momentum, which is 0; give a momentum such as 0.9")
+            raise OptionError(
+                "nesterov", True, f"needs a momentum, and {setting('momentum', 0)}", "give one such as 0.9"
+            )
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -130,17 +155,29 @@ class TrainSettings:
 
     def torch_device(self) -> torch.device:
         """The device; ``auto`` is torch's first GPU, or else the CPU. Raises ``ValueError`` if it isn't there."""
+        import torch
+
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, TypeError) as error:
-            raise ValueError(f"device={self.device!r} is not there; give auto, cpu or a GPU that torch sees") from error
+            raise OptionError("device", self.device, *_NO_DEVICE) from error
         return device
 
     def autocast_dtype(self) -> torch.dtype | None:
+        import torch
+
         return {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.autocast]
+
+
+def check_criterion(name: str) -> None:
+    """Raises ``OptionError`` for a loss that is none of the named ones and no ``package.module:callable``."""
+    if not isinstance(name, str):
+        raise wrong_type("criterion", name, "the name of a loss")
+    if ":" not in name:
+        as_choice("criterion", name, CRITERIA, "package.module:callable")
 
 
 _DEFAULTS = {field.name: field.default for field in fields(TrainSettings)}
