@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import typer
@@ -145,7 +145,7 @@ def draw_line(rng: random.Random, options: dict[str, list[Any]]) -> list[str]:
             continue
         line.append(rng.choice(option.opts))
         if not option.is_flag:
-            choices = tuple(getattr(option.type, "choices", ())) or PLAIN.get(option.name, ANY)
+            choices = get_args(option.type_descriptor.annotation) or PLAIN.get(option.name, ANY)
             line.append(rng.choice(ODD if rng.random() < 0.35 else choices))
     if rng.random() < 0.02:
         line.insert(rng.randint(0, len(line)), rng.choice(("--nope", "extra", "-x", "--help")))

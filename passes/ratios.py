@@ -112,7 +112,7 @@ def _number(ratio: SideRatio, name: str) -> int | float | Fraction:
     try:
         return float(numerator) / float(denominator or 1)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{name}={ratio!r} is no ratio; {_ALLOWED}") from None
+        raise OptionError(name, ratio, "is no ratio", _ALLOWED) from None
 
 
 def _exact(side: SideRatio | Sequence[SideRatio], name: str) -> int | Fraction:

@@ -51,7 +51,7 @@ def report(
     with results_alone():
         modes = model_ladder(model, configs, sides, in_chans, num_classes, submodule)
         text = render_report(model, modes, count_flops(modes), format)
-    typer.echo(text)
+    print(text)
 
 
 def model_ladder(
@@ -72,6 +72,6 @@ def model_ladder(
 
     built = create_model(model, num_classes=num_classes, in_chans=in_chans, image_size=sides[0] if sides else None)
     height, width = sides or default_image_size(built, model)
-    with user_code(f"making {height}×{width} images"):
+    with user_code(f"images of {height}×{width} pixels can't be made"):
         example = torch.zeros(2, in_chans, height, width)
     return build_modes(built, example, configs, submodule)

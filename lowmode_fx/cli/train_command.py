@@ -197,7 +197,8 @@ def _settings(preset: str | None, **given: Any) -> TrainSettings:
 
 
 def _integers(name: str, text: str) -> tuple[int, ...]:
+    parts = comma_list(text, name)
     try:
-        return tuple(int(part) for part in comma_list(text, name))
+        return tuple(map(int, parts))
     except ValueError:
         raise OptionError(name, text, "is no list of epochs", "give integers such as 80,120") from None

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from lowmode_fx.train.folder import FolderImages, scan_folder
 from lowmode_fx.train.images import ImageSource, MemoryImages
 from lowmode_fx.utils.validation import as_count
+from passes.errors import OptionError
 
 #: Sets whose decoded uint8 images take no more than this stay in memory.
 MEMORY_LIMIT_BYTES = 4 * 2**30
@@ -75,7 +76,7 @@ def load_data(spec: str, image_size: int | None = None, in_chans: int = 3, *, sp
     if image_size is not None:
         as_count("image_size", image_size, 1)
     if in_chans not in (1, 3):
-        raise ValueError(f"in_chans={in_chans} is out of range; give 3 (RGB) or 1 (grey)")
+        raise OptionError("in_chans", in_chans, "is out of range", "give 3 (RGB) or 1 (grey)")
     if kind == "digits" and not path:
         return _digits(image_size or 32, in_chans, split_seed)
     if kind not in ("cifar10", "folder"):
