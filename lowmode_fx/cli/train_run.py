@@ -23,6 +23,7 @@ from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.data import load_data
 from lowmode_fx.train.images import MemoryImages
 from lowmode_fx.train.loop import train
+from lowmode_fx.train.optimizer import check_optimizer
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.utils.allocator import keep_freed_memory
@@ -54,6 +55,7 @@ class TrainRun:
         """Train, and say how it went and where the results are; the exit status."""
         settings = self.settings
         device = settings.torch_device()
+        check_optimizer(settings.optimizer)
         if device.type == "cpu":
             keep_freed_memory()
             if settings.autocast == "fp16":

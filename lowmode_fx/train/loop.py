@@ -29,10 +29,13 @@ from lowmode_fx.train.checkpoint import (
     set_rng_state,
 )
 from lowmode_fx.train.data import DataSplits
+from lowmode_fx.train.ema import WeightAverage
 from lowmode_fx.train.evaluate import check_outputs, evaluate
 from lowmode_fx.train.identity import run_identity
 from lowmode_fx.train.interrupts import Interrupts
 from lowmode_fx.train.loss import classification_loss
+from lowmode_fx.train.names import EMA
+from lowmode_fx.train.optimizer import make_optimizer
 from lowmode_fx.train.precise_bn import recompute_statistics, require_fvcore
 from lowmode_fx.train.progress import Reporter
 from lowmode_fx.train.records import EpochRecord, RunResult, unfinished_steps
@@ -102,14 +105,10 @@ class _Run:
         if self.low_mode is None and settings.compile:
             self.forward = torch.compile(model, dynamic=False)
         self.identity = run_identity(identity, self.low_mode, splits, settings)
-        self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.nesterov,
-            fused=self.device.type == "cuda" or None,  # so that a captured step holds the optimizer's too
-        )
+        # The module whose weights train: what evaluates, averages and measures looks at it.
+        self.plain = model.ladder.model if isinstance(model, LowModeModel) else model
+        self.optimizer = make_optimizer(self.plain, settings, self.device)
+        self.ema = WeightAverage(self.plain, settings.ema) if settings.ema else None
         self.criterion = partial(classification_loss, label_smoothing=settings.label_smoothing)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "fp16")
         autocast = settings.autocast_dtype()
@@ -159,6 +158,8 @@ class _Run:
         result = RunResult(self.label, tuple(self.records), self.compile_seconds, interrupted)
         self.write_summary("interrupted" if interrupted else "complete", result)
         if self.folder is not None:
+            if self.ema is not None:
+                self.ema.write(self.folder.path / EMA)
             self.folder.write_metrics({self.label: self.records})
             title = f"{self.identity.get('model', type(self.net).__name__)} on {self.splits.name}"
             self.folder.write_curves({self.label: self.records}, title=title)
@@ -210,6 +211,8 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.loss_sum += self.train_step(images, labels)
+            if self.ema is not None:
+                self.ema.update()
             self.mode_steps[str(self.low_mode.last_mode if self.low_mode else Mode.FULL)] += 1
             self.reporter.step(self.epoch, self.step)
             self.step += 1
@@ -242,8 +245,8 @@ class _Run:
         if self.settings.precise_bn and self.epoch == self.settings.epochs - 1:
             count = min(self.settings.precise_bn, self.steps)
             images = (images for images, _ in self.batches(self.epoch, 0))
-            recompute_statistics(self.low_mode.ladder.model if self.low_mode else self.net, images, count)
-        accuracy = evaluate(self.net, self.splits, self.settings, self.device)
+            recompute_statistics(self.ema.model if self.ema else self.plain, images, count)
+        accuracy = evaluate(self.ema.model if self.ema else self.net, self.splits, self.settings, self.device)
         total = self.seconds + (self.records[-1].total_seconds if self.records else 0.0)
         rate = float(self.optimizer.param_groups[0]["lr"])
         record = EpochRecord(self.epoch, self.seconds, total, loss, accuracy, self.mode_steps, rate)
@@ -268,6 +271,7 @@ class _Run:
             "scaler": self.scaler.state_dict(),
             "schedule": self.low_mode.schedule_state() if self.low_mode is not None else {},
             "rng": rng_state(),
+            **({} if self.ema is None else {"ema": self.ema.state_dict()}),
         }
         save_checkpoint(self.folder.path, self.net.state_dict(), state)
         self.folder.write_metrics({self.label: self.records})
@@ -285,6 +289,8 @@ class _Run:
             if self.low_mode is not None:
                 self.low_mode.load_schedule_state(state["schedule"])
             set_rng_state(state["rng"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
         self.epoch, self.step = state["epoch"], state["step"]
         steps = unfinished_steps(state)
         self.mode_steps = {mode: steps.get(mode, 0) for mode in self.mode_steps}

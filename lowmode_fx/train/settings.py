@@ -24,15 +24,18 @@ LR_SCHEDULES = ("milestones", "cosine", "onecycle")
 AUTOCASTS = ("none", "bf16", "fp16")
 #: Settings that say where and how fast, or what comes after the last step: a resumed run may change them.
 CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "workers", "eval_batch_size", "precise_bn"})
+#: Settings with what they meant before there was a word for them: what was saved then compares equal.
+_YOUNGER = {"optimizer": "sgd", "ema": 0.0}
 ONECYCLE_RISE, ONECYCLE_START, ONECYCLE_END = 0.3, 1 / 25, 1e-4  # shares of the run, and of the peak rate
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a run trains, by SGD.
+    """How a run trains.
 
     ``milestones``: epochs (counted from 0) at whose start the rate is multiplied by ``lr_gamma``. ``precise_bn``: from
-    so many training batches running statistics are made anew at the end of the run (0: they stay).
+    so many training batches running statistics are made anew at the end of the run (0: they stay). ``optimizer``: SGD,
+    or another by timm's name. ``ema``: decay of an average of the weights, which is then validated (0: none).
 
     Raises ``ValueError`` (a value out of range) or ``TypeError`` (a value of another kind), naming what is allowed.
     """
@@ -55,6 +58,8 @@ class TrainSettings:
     compile: bool = True
     workers: int = 2
     eval_batch_size: int = 500
+    optimizer: str = "sgd"
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         self._set("epochs", as_count("epochs", self.epochs, 1, MOST_EPOCHS))
@@ -70,6 +75,9 @@ class TrainSettings:
         self._set("weight_decay", as_number("weight_decay", self.weight_decay, least=0))
         self._set("momentum", as_number("momentum", self.momentum, least=0, below=1))
         self._set("label_smoothing", as_number("label_smoothing", self.label_smoothing, least=0, below=1))
+        self._set("ema", as_number("ema", self.ema, least=0, below=1))
+        if self.nesterov and self.optimizer != "sgd":
+            raise OptionError("nesterov", True, "is of SGD alone", f"leave it out, or {setting('optimizer', 'sgd')}")
         for name in ("nesterov", "compile"):
             as_flag(name, getattr(self, name))
         as_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
@@ -108,6 +116,7 @@ class TrainSettings:
     def trajectory(self) -> dict[str, Any]:
         """What a run and its continuation must share. More epochs are allowed where no rate depends on their number."""
         dropped = CHANGEABLE_ON_RESUME | ({"epochs"} if self.lr_schedule == "milestones" else set())
+        dropped |= {name for name, usual in _YOUNGER.items() if getattr(self, name) == usual}
         return {name: value for name, value in self.to_dict().items() if name not in dropped}
 
     def learning_rate(self, epoch: int, share: float = 0.0) -> float:
