@@ -305,6 +305,8 @@ class _Run:
 
     def write_failure(self, error: BaseException) -> None:
         """Leave word of why the run ended; what it has kept so far stays."""
+        if self.folder is not None:
+            self.folder.failed = True
         said = str(error).split("\n")[0]
         with suppress(OSError):  # the first error counts, a full disk's too
             self.write_summary("failed", reason=f"{type(error).__name__}: {said}" if said else type(error).__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from lowmode_fx import cli
 from lowmode_fx.cli.idle_options import idle_options
 from lowmode_fx.cli.streams import print_in_any_encoding
 from lowmode_fx.train.data_spec import short_name
+from lowmode_fx.utils.atomic import write_atomically, write_text
 from lowmode_fx.utils.user_code import user_code
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -301,3 +303,19 @@ def test_a_tuning_is_held_against_the_run(run: Run, tmp_path: Path) -> None:
     assert f"{start}model was 'training:tiny_model', and is 'resnet18'; tune anew" in refused(train("resnet18"))
     assert f"{start}data.image_shape was [3, 16, 16], and is [3, 8, 8]" in refused(train(image_shape=[3, 16, 16]))
     assert f"{start}data.train_images was 5, and is 1437" in refused(train(train_images=5))
+
+
+def test_a_failure_says_what_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def write(path: Path, text: str) -> None:
+        if path.name == "metrics.csv" and (tmp_path / "run/checkpoint").exists():
+            write_atomically(path, lambda temporary: os.write(os.open("/dev/full", os.O_WRONLY), b"x") and None)
+        write_text(path, text)
+
+    monkeypatch.setattr("lowmode_fx.train.run_folder.write_text", write)
+    outcome = run("train", MODEL, *QUICK, "--out", "run")
+    assert refused(outcome) == "error: 'run/metrics.csv': no space left on device"
+    assert outcome.out.splitlines()[-1] == (
+        "kept: the checkpoint of the last whole epoch, in run; --resume goes on from it"
+    )
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["status"] == "failed" and "No space left on device" in summary["reason"]
