@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -31,7 +32,11 @@ def main() -> None:
     for category in (UserWarning, FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module=r"torch\.|timm\.")
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="lowmode-fx", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except CommandError as error:
         _fail(str(error))
     except typer.TyperException as error:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import inspect
 import os
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import typer
+
 from lowmode_fx.cli.spelling import command_spelling
+from lowmode_fx.utils.user_code import OUR_CODE, told
 from passes.errors import OptionError
 from passes.spelling import spelled
 
@@ -21,10 +25,7 @@ class CommandError(Exception):
 
 
 def as_command(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, its messages spelled as its user gives options, its errors one line each.
-
-    An assertion that fails is a mistake of ours, and shows where.
-    """
+    """The command, its messages spelled as its user gives options, its errors one line each."""
     parameters = inspect.signature(command).parameters
 
     @wraps(command)
@@ -35,23 +36,25 @@ def as_command(command: Callable[..., Any]) -> Callable[..., Any]:
                     if isinstance(value, str) and not value.strip():
                         raise OptionError(name, value, "is empty", "give a value, or leave it out")
                 return command(*arguments, **options)
-            except AssertionError:
+            except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
                 raise
-            except (ValueError, TypeError, OSError) as error:
-                if os.environ.get(TRACEBACK):
+            except Exception as error:
+                if os.environ.get(TRACEBACK) or _is_our_mistake(error):
                     raise
                 raise CommandError(_message(error)) from error
-            except (RuntimeError, MemoryError, ArithmeticError, LookupError, AttributeError, ImportError) as error:
-                if os.environ.get(TRACEBACK):
-                    raise
-                from lowmode_fx.utils.user_code import told
-
-                raise CommandError(f"{told(error)}; set {TRACEBACK}=1 to see where") from error
 
     return run
+
+
+def _is_our_mistake(error: Exception) -> bool:
+    """An assertion that failed in our own code: it shows where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, AssertionError) and frames[-1].filename.startswith(OUR_CODE)
 
 
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{str(error.filename)!r}: {error.strerror.lower()}"
-    return str(error) or type(error).__name__
+    if isinstance(error, ValueError | TypeError | OSError) and str(error):
+        return str(error)
+    return f"{told(error)}; set {TRACEBACK}=1 to see where"

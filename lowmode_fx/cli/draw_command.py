@@ -62,4 +62,4 @@ def draw(
     drawn = [row.low for row in rows if row.low]
     pooled = sum(box.kernel is not None and box.kernel.pooled is not None for box in drawn)
     dropped = sum(box.kind == "ghost" for box in drawn)
-    typer.echo(f"{out}: {len(shown)} nodes, {pooled} with a pooled kernel, {dropped} dropped in {pair.modes[0]}-mode")
+    print(f"{out}: {len(shown)} nodes, {pooled} with a pooled kernel, {dropped} dropped in {pair.modes[0]}-mode")

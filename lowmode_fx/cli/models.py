@@ -87,7 +87,7 @@ def _imported_model(module_name: str, attribute: str, offered: dict[str, Any]) -
         return build
     if not callable(build):
         raise ValueError(f"{place} is of type {type(build).__name__}; give a callable or a module")
-    with user_code(f"building {place}"):
+    with user_code(f"{place} can't be built"):
         accepted = _parameters(build)
         model = build(**{name: value for name, value in offered.items() if name in accepted})
     if not isinstance(model, nn.Module):

@@ -12,9 +12,9 @@ from passes.errors import OptionError
 PICTURES = (".svg", ".png", ".pdf")
 
 
-def as_path(text: str) -> Path:
+def as_path(text: str | Path) -> Path:
     """A path as it is typed, ``~`` being the user's own folder. Raises ``ValueError`` for none."""
-    if not text.strip():
+    if isinstance(text, str) and not text.strip():
         raise ValueError("a path is empty; give one, or leave the option out")
     return Path(text).expanduser()
 

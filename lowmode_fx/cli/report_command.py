@@ -72,7 +72,7 @@ def report(
                 "each value that it returns, or 0 if it multiplies nothing"
             ) from None
         text = render_report(model, modes, flops, format)
-    typer.echo(text)
+    print(text)
 
 
 def _handle(text: str) -> tuple[str, Handle | None]:
@@ -109,6 +109,6 @@ def model_ladder(
 
     built = create_model(model, num_classes=num_classes, in_chans=in_chans, image_size=sides[0] if sides else None)
     height, width = sides or default_image_size(built, model)
-    with user_code(f"making {height}×{width} images"):
+    with user_code(f"images of {height}×{width} pixels can't be made"):
         example = torch.zeros(2, in_chans, height, width)
     return build_modes(built, example, configs, submodule)

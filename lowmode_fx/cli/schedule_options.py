@@ -7,13 +7,13 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lowmode_fx.cli.ladder_options import EXAMPLE, LadderPlan
 from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, PeriodicSchedule, annealed_shares
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
-from lowmode_fx.utils.validation import as_share
+from lowmode_fx.utils.validation import as_choice, as_share
 from passes.errors import OptionError
 from passes.wording import first_line
 
@@ -28,6 +28,8 @@ def schedule_kind(kind: str | None, plan: LadderPlan | None, shares: str | None)
 
     Raises ``ValueError`` for one that there isn't, and for a ladder's options with another than its own.
     """
+    if kind is not None:
+        as_choice("schedule", kind, get_args(ScheduleKind))
     given = f"--ladder {plan.text}" if plan is not None else f"--shares {shares}" if shares is not None else ""
     if given and kind not in (None, "ladder"):
         raise ValueError(f"{given} has no meaning for --schedule {kind}; leave one of them out")

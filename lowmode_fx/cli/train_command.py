@@ -78,6 +78,7 @@ def train(
     hold_epochs: Annotated[int | None, Low(help="Full epochs after each change of rate. (default epochs/50)")] = None,
     full_only: Annotated[bool, Low("--full-only", help="The baseline.")] = False,
     epochs: Annotated[int | None, Rate(help="(default 30)")] = None,
+    optimizer: Annotated[str | None, Rate(help="sgd, or any of timm's: adamw, lamb, … (default sgd)")] = None,
     batch_size: Annotated[int | None, Rate(help="(default 125)")] = None,
     lr: Annotated[float | None, Rate(help="(default 0.1)")] = None,
     lr_schedule: Annotated[
@@ -95,6 +96,7 @@ def train(
     class_weights: Annotated[
         str | None, Rate(help="In the loss: balanced, or a number for each class: 1,1,5. (default 1)")
     ] = None,
+    ema: Annotated[float | None, Rate(help="Decay of an average of the weights: 0.999. (default 0, none)")] = None,
     precise_bn: Annotated[int | None, Rate(help="Batches for running statistics at the end. (default 0)")] = None,
     autocast: Annotated[Literal["none", "bf16", "fp16"] | None, Rate(help="(default none)")] = None,
     seed: Annotated[int | None, Run(help="Of weights, order, crops, modes. (default 0)")] = None,
@@ -138,6 +140,8 @@ def train(
         criterion=criterion,
         class_weights=None if class_weights is None else _weights(class_weights),
         precise_bn=precise_bn,
+        optimizer=optimizer,
+        ema=ema,
         autocast=autocast,
         seed=seed,
         device=device,
@@ -212,15 +216,17 @@ def _settings(preset: str | None, **given: Any) -> TrainSettings:
 def _weights(text: str) -> str | tuple[float, ...]:
     if text == "balanced":
         return text
+    parts = comma_list(text, "class_weights")
     try:
-        return tuple(float(part) for part in comma_list(text, "class_weights"))
+        return tuple(map(float, parts))
     except ValueError:
         problem, hint = "is no list of numbers", "give balanced, or such as 1,1,5"
         raise OptionError("class_weights", text, problem, hint) from None
 
 
 def _integers(name: str, text: str) -> tuple[int, ...]:
+    parts = comma_list(text, name)
     try:
-        return tuple(int(part) for part in comma_list(text, name))
+        return tuple(map(int, parts))
     except ValueError:
         raise OptionError(name, text, "is no list of epochs", "give integers such as 80,120") from None

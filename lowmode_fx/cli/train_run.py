@@ -20,9 +20,11 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import LadderSchedule, Schedule, StatefulSchedule, mode_fractions
 from lowmode_fx.train.batches import steps_per_epoch
+from lowmode_fx.train.checkpoint import has_checkpoint
 from lowmode_fx.train.data import load_data
 from lowmode_fx.train.images import MemoryImages
 from lowmode_fx.train.loop import train
+from lowmode_fx.train.optimizer import check_optimizer
 from lowmode_fx.train.placement import images_on
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import TrainSettings
@@ -55,6 +57,7 @@ class TrainRun:
         """Train, and say how it went and where the results are; the exit status."""
         settings = self.settings
         device = settings.torch_device()
+        check_optimizer(settings.optimizer)
         if device.type == "cpu":
             keep_freed_memory()
             if settings.autocast == "fp16":
@@ -85,9 +88,16 @@ class TrainRun:
                 say(console, line)
         label = "full-mode" if self.full_only else "low-mode" if len(self.configs) == 1 else "ladder"
         identity = {"model": self.model}
-        result = train(
-            net, splits, settings, folder, label=label, resume=self.resume, identity=identity, console=console
-        )
+        try:
+            result = train(
+                net, splits, settings, folder, label=label, resume=self.resume, identity=identity, console=console
+            )
+        except Exception:
+            if folder.failed and has_checkpoint(folder.path):
+                say(
+                    console, f"kept: the checkpoint of the last whole epoch, in {folder.path}; --resume goes on from it"
+                )
+            raise
         if result.interrupted:
             name = signal.Signals(result.interrupted).name
             resume = f"the same command with --resume{' instead of --overwrite' * self.overwrite} goes on"

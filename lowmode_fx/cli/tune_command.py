@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -82,9 +83,9 @@ def probe(
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             plot_probe(model, found, out)
-    typer.echo(probe_text(model, found, format))
+    print(probe_text(model, found, format))
     if out is not None:
-        typer.echo(f"see {out}", err=True)
+        print(f"see {out}", file=sys.stderr)
 
 
 @low_mode_options("batchnorm", "input_method", "keep_convs", "adapt_head")
@@ -92,7 +93,9 @@ def tune(
     model: ModelName,
     data: DataName,
     low: Mapping[str, Any],
-    epochs: Annotated[int, typer.Option(min=1, max=MOST_EPOCHS, help="Of the full run that is to be matched.")] = 30,
+    epochs: Annotated[
+        int, typer.Option(min=1, max=MOST_EPOCHS, help="Of the full run that low-mode is to match.")
+    ] = 30,
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
     ratios: Annotated[str, Low(help="Of the images' sides, of 1 to 4; 1 pools kernels on whole images.")] = "2,4/3,1",
@@ -145,7 +148,7 @@ def tune(
         tuning = replace(tuning, measured_on=measured_on(model, setting.splits))
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, tuning.to_json() + "\n")
-    typer.echo(tuning_table(tuning))
+    print(tuning_table(tuning))
     given: dict[str, Any] = {"--image-size": image_size, "--in-chans": in_chans if in_chans != 3 else None}
     given |= {"--batch-size": batch_size, "--lr": lr, "--momentum": momentum}
     given |= {"--autocast": autocast} if autocast != "none" else {}
@@ -154,8 +157,8 @@ def tune(
     never = tuning.time == 1
     choice = ["--full-only", "--epochs", str(epochs)] if never else ["--tuned", str(out)]
     command = ["lowmode-fx", "train", model, "--data", data, *options, *choice]
-    typer.echo(f"written: {out}")
-    typer.echo(f"train {'without low-mode' if never else 'with it'}: {shlex.join(command)}")
+    print(f"written: {out}")
+    print(f"train {'without low-mode' if never else 'with it'}: {shlex.join(command)}")
 
 
 def _settings(

@@ -18,7 +18,7 @@ FORMS = {
 
 @dataclass(frozen=True)
 class DataSpec:
-    """``kind``: of ``FORMS``. ``name``: torchvision's, else empty. ``root``: where the set lies; digits have no place."""
+    """``kind``: of ``FORMS``. ``name``: torchvision's, else empty. ``root``: where the set lies, if anywhere."""
 
     kind: str
     name: str

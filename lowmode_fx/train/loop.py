@@ -32,11 +32,14 @@ from lowmode_fx.train.checkpoint import (
     set_rng_state,
 )
 from lowmode_fx.train.data import DataSplits
+from lowmode_fx.train.ema import WeightAverage
 from lowmode_fx.train.evaluate import check_outputs, evaluate
 from lowmode_fx.train.identity import run_identity
 from lowmode_fx.train.interrupts import Interrupts
 from lowmode_fx.train.loading_clock import LoadingClock
 from lowmode_fx.train.loss import balanced_weights, make_criterion
+from lowmode_fx.train.names import EMA
+from lowmode_fx.train.optimizer import make_optimizer
 from lowmode_fx.train.placement import place_images
 from lowmode_fx.train.precise_bn import recompute_statistics, require_fvcore
 from lowmode_fx.train.progress import Reporter
@@ -108,14 +111,10 @@ class _Run:
         if self.low_mode is None and settings.compile:
             self.forward = torch.compile(model, dynamic=False)
         self.identity = run_identity(identity, self.low_mode, splits, settings)
-        self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.nesterov,
-            fused=self.device.type == "cuda" or None,  # so that a captured step holds the optimizer's too
-        )
+        # The module whose weights train: what evaluates, averages and measures looks at it.
+        self.plain = model.ladder.model if isinstance(model, LowModeModel) else model
+        self.optimizer = make_optimizer(self.plain, settings, self.device)
+        self.ema = WeightAverage(self.plain, settings.ema) if settings.ema else None
         weights = settings.class_weights
         if weights == "balanced":
             weights = balanced_weights(splits.train.labels, splits.num_classes)
@@ -136,6 +135,11 @@ class _Run:
         # Summed on the device, in float64 where it has that: reading each loss would wait for each step.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), dtype=dtype, device=self.device)
+
+    @property
+    def validated(self) -> nn.Module:
+        """What is validated and tested: the averaged weights, where there is an average."""
+        return self.ema.model if self.ema else self.net
 
     def run(self, resume: bool) -> RunResult:
         check_outputs(self.net, self.splits, self.settings, self.device)
@@ -168,10 +172,13 @@ class _Run:
                 interrupted = interrupts.received
         tested = None
         if self.splits.test is not None and not interrupted:
-            tested = evaluate(self.net, replace(self.splits, val=self.splits.test), self.settings, self.device)
+            kept_back = replace(self.splits, val=self.splits.test)
+            tested = evaluate(self.validated, kept_back, self.settings, self.device)
         result = RunResult(self.label, tuple(self.records), self.compile_seconds, interrupted, tested)
         self.write_summary("interrupted" if interrupted else "complete", result)
         if self.folder is not None:
+            if self.ema is not None:
+                self.ema.write(self.folder.path / EMA)
             self.folder.write_metrics({self.label: self.records})
             title = f"{self.identity.get('model', type(self.net).__name__)} on {self.splits.name}"
             self.folder.write_curves({self.label: self.records}, title=title)
@@ -223,6 +230,8 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.loss_sum += self.train_step(images, labels)
+            if self.ema is not None:
+                self.ema.update()
             self.mode_steps[str(self.low_mode.last_mode if self.low_mode else Mode.FULL)] += 1
             self.reporter.step(self.epoch, self.step)
             self.step += 1
@@ -255,8 +264,8 @@ class _Run:
         if self.settings.precise_bn and self.epoch == self.settings.epochs - 1:
             count = min(self.settings.precise_bn, self.steps)
             images = (images for images, _ in self.batches(self.epoch, 0))
-            recompute_statistics(self.low_mode.ladder.model if self.low_mode else self.net, images, count)
-        accuracy = evaluate(self.net, self.splits, self.settings, self.device)
+            recompute_statistics(self.ema.model if self.ema else self.plain, images, count)
+        accuracy = evaluate(self.validated, self.splits, self.settings, self.device)
         total = self.seconds + (self.records[-1].total_seconds if self.records else 0.0)
         rate = float(self.optimizer.param_groups[0]["lr"])
         loading = self.loading.seconds()
@@ -284,6 +293,7 @@ class _Run:
             "schedule": self.low_mode.schedule_state() if self.low_mode is not None else {},
             "draws": DRAWS,
             "rng": rng_state(),
+            **({} if self.ema is None else {"ema": self.ema.state_dict()}),
         }
         save_checkpoint(self.folder.path, self.net.state_dict(), state)
         self.folder.write_metrics({self.label: self.records})
@@ -301,6 +311,8 @@ class _Run:
             if self.low_mode is not None:
                 self.low_mode.load_schedule_state(state["schedule"])
             set_rng_state(state["rng"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
         self.epoch, self.step = state["epoch"], state["step"]
         steps = unfinished_steps(state)
         self.mode_steps = {mode: steps.get(mode, 0) for mode in self.mode_steps}
@@ -318,6 +330,8 @@ class _Run:
 
     def write_failure(self, error: BaseException) -> None:
         """Leave word of why the run ended; what it has kept so far stays."""
+        if self.folder is not None:
+            self.folder.failed = True
         said = str(error).split("\n")[0]
         with suppress(OSError):  # the first error counts, a full disk's too
             self.write_summary("failed", reason=f"{type(error).__name__}: {said}" if said else type(error).__name__)

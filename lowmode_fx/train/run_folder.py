@@ -29,6 +29,8 @@ class RunFolder:
     def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
         self.path = path
         self._resume, self._overwrite = resume, overwrite
+        #: Whether a run in it has failed: what it had kept by then is still there.
+        self.failed = False
 
     @classmethod
     def open(cls, path: Path | str, *, resume: bool = False, overwrite: bool = False) -> RunFolder:

@@ -36,18 +36,20 @@ CRITERIA = ("cross_entropy", "bce")
 #: Settings that say where and how fast, or what comes after the last step: a resumed run may change them.
 CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "workers", "data_on", "eval_batch_size", "precise_bn"})
 #: Settings that older checkpoints don't know: left out of what is compared where they are as they were then.
-_ADDED_LATER = ("criterion", "class_weights")
+_ADDED_LATER = ("criterion", "class_weights", "optimizer", "ema")
 ONECYCLE_RISE, ONECYCLE_START, ONECYCLE_END = 0.3, 1 / 25, 1e-4  # shares of the run, and of the peak rate
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a run trains, by SGD.
+    """How a run trains.
 
     ``milestones``: epochs (counted from 0) at whose start the rate is multiplied by ``lr_gamma``. ``precise_bn``: from
     so many training batches running statistics are made anew at the end of the run (0: they stay). ``data_on``: where
     the images lie, all on the device or on the host; the batches are the same. ``criterion``: ``"cross_entropy"``,
     ``"bce"`` or ``package.module:callable``; ``class_weights``: its weight of each class, or ``"balanced"``.
+    ``optimizer``: SGD, or another by timm's name. ``ema``: decay of an average of the weights, which is then validated
+    (0: none).
 
     Raises ``ValueError`` (a value out of range) or ``TypeError`` (a value of another kind), naming what is allowed.
     """
@@ -73,6 +75,8 @@ class TrainSettings:
     workers: int = 2
     data_on: Literal["auto", "device", "host"] = "auto"
     eval_batch_size: int = 500
+    optimizer: str = "sgd"
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         self._set("epochs", as_count("epochs", self.epochs, 1, MOST_EPOCHS))
@@ -92,6 +96,9 @@ class TrainSettings:
             weights = as_sequence("class_weights", self.class_weights, "'balanced', or a number for each class")
             named = [as_number(f"class_weights[{place}]", weight, least=0) for place, weight in enumerate(weights)]
             self._set("class_weights", tuple(named))
+        self._set("ema", as_number("ema", self.ema, least=0, below=1))
+        if self.nesterov and self.optimizer != "sgd":
+            raise OptionError("nesterov", True, "is of SGD alone", f"leave it out, or {setting('optimizer', 'sgd')}")
         for name in ("nesterov", "compile"):
             as_flag(name, getattr(self, name))
         as_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from passes.wording import first_line
 
-_OURS = tuple(str(Path(__file__).parents[2] / package) for package in ("lowmode_fx", "passes"))
+OUR_CODE = tuple(str(Path(__file__).parents[2] / package) for package in ("lowmode_fx", "passes"))
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
 
@@ -18,18 +18,18 @@ _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib",
 def user_code(what: str) -> Iterator[None]:
     """Turn whatever is raised inside into a ``ValueError`` of one line.
 
-    what: is being done, for the message. It tells the last place in the user's own files, where there is one.
+    what: can't be done, for the message, which tells the last place in the user's own files, where there is one.
     """
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{what} failed: {told(error)}") from error
+        raise ValueError(f"{what} ({told(error)})") from error
     except SystemExit as error:  # a module that ends the program when it is imported
-        raise ValueError(f"{what} failed: it calls sys.exit({error.code!r}){_where(error)}") from error
+        raise ValueError(f"{what} (it calls sys.exit({error.code!r}){_where(error)})") from error
 
 
 def told(error: BaseException) -> str:
-    """Type, first line and place of an error: ``KeyError: 'depth' (nets.py:12, in build)``."""
+    """Type, first line and place of an error: ``KeyError: 'depth', at nets.py:12 in build``."""
     said = first_line(error) if isinstance(error, Exception) else ""
     name = type(error).__name__
     return f"{name if said in ('', name) else f'{name}: {said}'}{_where(error)}"
@@ -40,8 +40,8 @@ def _where(error: BaseException) -> str:
     if not frames:
         return ""
     last = frames[-1]
-    return f" ({Path(last.filename).name}:{last.lineno}, in {last.name})"
+    return f", at {Path(last.filename).name}:{last.lineno} in {last.name}"
 
 
 def _is_users(filename: str) -> bool:
-    return not filename.startswith(("<", *_OURS, *_LIBRARIES))
+    return not filename.startswith(("<", *OUR_CODE, *_LIBRARIES))

@@ -329,7 +329,7 @@ def test_a_part_is_globs_over_module_paths() -> None:
 
 def test_a_part_that_matches_nothing_names_what_it_could_have_matched() -> None:
     message = re.escape(
-        "--part: 'blok0' matches no module; near matches: block0, block0.skip, block0.norm, block0.conv2 (of 12)"
+        "part: 'blok0' matches no module; near matches: block0, block0.skip, block0.norm, block0.conv2 (of 12)"
     )
     with pytest.raises(ValueError, match=f"^{message}$"):
         choose_part(build(), "stem,blok0")

@@ -122,7 +122,7 @@ def test_the_command_line_names_its_own_options(
         assert exit.value.code == (2 if "--adapt-head" not in options and "--whole-images" not in options else 0)
         return "".join(capsys.readouterr())
 
-    assert "give --adapt-head to resize the map" in run()
+    assert "set --adapt-head to resize the map" in run()
     assert run("--ratio", "1").endswith("on some side, or, to pool kernels on whole images, --whole-images\n")
     assert "at 3×8×8" in run("--adapt-head") and "low at 3×16×16" in run("--whole-images")
 
