@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from passes.calls import ConvCall
+from passes.choices import Gain, NamedConvs, NamedTransform, Rounding
 from passes.kernel_math import (
-    Gain,
     KernelTransform,
-    Rounding,
     average_kernel,
     bicubic_kernel,
     center_kernel,
@@ -26,8 +25,6 @@ from passes.patterns import matches
 from passes.ratios import RatioLike, SideRatio, plain_ratio, ratio_text, side_ratios
 from passes.wording import sides
 
-NamedTransform = Literal["avg", "adaptive", "center", "linear", "bicubic", "pi_resize"]
-NamedConvs = Literal["dense", "all", "large"]
 #: A kernel is large that has so many taps on some side.
 LARGE = 5
 #: Transforms that follow the ratio, and so rewrite a kernel that keeps its size too: its taps move closer.

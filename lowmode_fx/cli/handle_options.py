@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lowmode_fx.counting.forward import FlopReport, UncountedError, count_flops
 from lowmode_fx.counting.handles import Handle, macs_per_value
-from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.utils.imports import import_named
 from lowmode_fx.utils.validation import as_number
+from passes.errors import OptionError
+from passes.spelling import setting
+
+if TYPE_CHECKING:
+    from lowmode_fx.counting.forward import FlopReport
+    from lowmode_fx.lowering.ladder import Ladder
 
 HandleOption = Annotated[
     list[str] | None,
@@ -30,6 +34,8 @@ def read_handles(texts: Sequence[str] | None) -> Handles:
 
 def counted(ladder: Ladder, handles: Handles) -> FlopReport:
     """``count_flops``, which asks for the option where an operator isn't counted: a ``ValueError``."""
+    from lowmode_fx.counting.forward import UncountedError, count_flops
+
     try:
         return count_flops(ladder, handles=handles)
     except UncountedError as error:
@@ -42,12 +48,13 @@ def counted(ladder: Ladder, handles: Handles) -> FlopReport:
 def _read(text: str) -> tuple[str, Handle | None]:
     operator, _, given = text.partition("=")
     if "::" not in operator or not given:
-        raise ValueError(f"--handle {text!r} is no operator with its macs; give such as aten::cumprod=1")
+        raise OptionError("handle", text, "is no operator with its macs", "give such as aten::cumprod=1")
     if ":" in given:
-        found: Handle = import_named(given, "--handle")
+        found: Handle = import_named(given, setting("handle"))
         return operator, found
     try:
         macs = as_number("macs", float(given), least=0)
     except ValueError:
-        raise ValueError(f"--handle {text!r}: {given!r} is no number of macs; give 0 or more, or a callable") from None
+        problem = f"has {given!r}, which is no number of macs"
+        raise OptionError("handle", text, problem, "give 0 or more, or a callable") from None
     return operator, macs_per_value(macs) if macs else None

@@ -6,8 +6,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from lowmode_fx.cli.formats import ReportFormat
 from lowmode_fx.counting.forward import FlopReport, LayerFlops
 from lowmode_fx.counting.large_kernels import large_kernels
 from lowmode_fx.lowering.ladder import Ladder, ModePair
@@ -17,7 +18,6 @@ from lowmode_fx.utils.tables import csv_table, markdown_table, rendered, text_ta
 from lowmode_fx.utils.validation import as_choice
 from passes.wording import sides
 
-ReportFormat = Literal["table", "markdown", "json", "csv"]
 _FULL = str(Mode.FULL)
 _TITLES = (" kernel", " Mmacs", " / full")
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from fractions import Fraction
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import torch
-
-from lowmode_fx.lowering.downsampling import downsampled_sides
 from lowmode_fx.utils.validation import as_choice, as_count, as_flag, check_names
-from passes.drop_maxpools import NamedMaxPools
-from passes.kernel_math import Gain, KernelTransform, Rounding
-from passes.pooling_rule import NamedConvs, NamedTransform, PoolingRule
+from passes.choices import Gain, NamedConvs, NamedMaxPools, NamedTransform, Rounding
+from passes.errors import OptionError, OptionTypeError
 from passes.ratios import Ratio, RatioLike, largest_ratio, plain_ratio, read_ratio
+from passes.spelling import setting
+
+if TYPE_CHECKING:  # a command line reads options without waiting for torch
+    from passes.kernel_math import KernelTransform
+    from passes.pooling_rule import PoolingRule
 
 #: Counts that are younger than the other options.
 _YOUNGER = ("size_multiple", "min_side")
@@ -22,14 +22,9 @@ BatchNormMode = Literal["isolate", "share"]
 InputMethod = Literal["gaussian", "bilinear", "area"]
 
 
-def _option(help: str, flag: str = "") -> dict[str, str]:
-    """What a command line says of a field. flag: the switch that turns it from its default."""
-    return {"help": help, "flag": flag}
-
-
-def _choices(kind: Any) -> str:
-    *others, last = get_args(kind)
-    return f"{', '.join(others)} or {last}"
+def _option(help: str, flag: str = "", choices: Any = None) -> dict[str, Any]:
+    """What a command line says of a field. flag: the switch that turns it from its default; choices: a ``Literal``."""
+    return {"help": help, "flag": flag, "choices": choices}
 
 
 @dataclass(frozen=True)
@@ -71,11 +66,13 @@ class LowModeConfig:
     kernel_ratio: RatioLike | None = field(
         default=None, metadata=_option("Of the kernels; 1 keeps them. (default: ratio)")
     )
-    rounding: Rounding = field(default="ceil", metadata=_option(f"{_choices(Rounding)}."))
-    kernel_transform: NamedTransform | KernelTransform = field(
-        default="avg", metadata=_option(f"{_choices(NamedTransform)}.")
+    rounding: Rounding = field(
+        default="ceil", metadata=_option("How K' comes from K / r. (default ceil)", choices=Rounding)
     )
-    gain: Gain = field(default="mean", metadata=_option(f"What pooling preserves: {_choices(Gain)}."))
+    kernel_transform: NamedTransform | KernelTransform = field(
+        default="avg", metadata=_option("How a kernel is made smaller. (default avg)", choices=NamedTransform)
+    )
+    gain: Gain = field(default="mean", metadata=_option("What pooling preserves. (default mean)", choices=Gain))
     pool_convs: NamedConvs | Sequence[str] = field(
         default="dense", metadata=_option("dense, all, large, or globs: a,b. (default dense)")
     )
@@ -86,8 +83,13 @@ class LowModeConfig:
     strides: Mapping[str, int | tuple[int, ...]] = field(
         default_factory=dict, metadata=_option("Globs with their stride in low-mode: conv1=1,layer2.0.*=1.")
     )
-    batchnorm: BatchNormMode = field(default="isolate", metadata=_option(f"{_choices(BatchNormMode)}."))
-    input_method: InputMethod = field(default="gaussian", metadata=_option(f"{_choices(InputMethod)}."))
+    batchnorm: BatchNormMode = field(
+        default="isolate",
+        metadata=_option("Whether low steps move running statistics. (default isolate)", choices=BatchNormMode),
+    )
+    input_method: InputMethod = field(
+        default="gaussian", metadata=_option("How images are made smaller. (default gaussian)", choices=InputMethod)
+    )
     size_multiple: int = field(default=1, metadata=_option("Round low-mode's sides to multiples of it. (default 1)"))
     min_side: int = field(default=1, metadata=_option("Least side of every map, in pixels. (default 1)"))
     downsample_input: bool = field(default=True, metadata=_option("Pool kernels alone.", flag="whole_images"))
@@ -99,10 +101,9 @@ class LowModeConfig:
     def __post_init__(self) -> None:
         ratio = read_ratio(self.ratio)
         if largest_ratio(ratio) == 1:
-            raise ValueError(
-                f"ratio={self.ratio!r} leaves images as they are; give one above 1 on some side, or, to pool kernels "
-                "on whole images, downsample_input=False"
-            )
+            whole = setting("downsample_input", False)
+            hint = f"give one above 1 on some side, or, to pool kernels on whole images, {whole}"
+            raise OptionError("ratio", self.ratio, "leaves images as they are", hint)
         self._set("ratio", ratio)
         if self.kernel_ratio is not None:
             self._set("kernel_ratio", read_ratio(self.kernel_ratio, "kernel_ratio"))
@@ -134,6 +135,8 @@ class LowModeConfig:
     @property
     def pooling_rule(self) -> PoolingRule:
         """Which kernels are pooled, and how."""
+        from passes.pooling_rule import PoolingRule
+
         return PoolingRule(
             ratio=self.effective_kernel_ratio,
             rounding=self.rounding,
@@ -161,6 +164,8 @@ class LowModeConfig:
 
     def low_sides(self, sides: Sequence[int]) -> tuple[int, ...]:
         """The sides of low-mode's images, in pixels, for full-mode ones of ``sides``; raises as ``downsample`` does."""
+        from lowmode_fx.lowering.downsampling import downsampled_sides
+
         return downsampled_sides(sides, self.ratio if self.downsample_input else 1, self.size_multiple)
 
     def to_dict(self) -> dict[str, Any]:
@@ -186,9 +191,11 @@ class LowModeConfig:
 def _check_sides(ratio: Ratio, kernel_ratio: RatioLike) -> None:
     if isinstance(ratio, tuple) and isinstance(kernel_ratio, tuple) and len(ratio) != len(kernel_ratio):
         ours, theirs = plain_ratio(ratio), plain_ratio(kernel_ratio)
-        raise ValueError(
-            f"kernel_ratio={theirs} is for {len(kernel_ratio)} sides, and ratio={ours} for {len(ratio)}; give both for "
-            "as many as the images have"
+        raise OptionError(
+            "kernel_ratio",
+            theirs,
+            f"is for {len(kernel_ratio)} sides, and {setting('ratio', ours)} for {len(ratio)}",
+            "give both for as many as the images have",
         )
 
 
@@ -197,13 +204,13 @@ def _names(name: str, value: Any, named: tuple[str, ...]) -> Any:
     if isinstance(value, str):
         return as_choice(name, value, named, f"{globs}, as in [{value!r}]")
     if not isinstance(value, Sequence) or not all(isinstance(pattern, str) for pattern in value):
-        raise TypeError(f"{name}={value!r} is no list of names; give {globs}, as in ['layer4.*']")
+        raise OptionTypeError(name, value, "is no list of names", f"give {globs}, as in ['layer4.*']")
     return tuple(value)
 
 
 def _strides(strides: Mapping[str, Any]) -> dict[str, int | tuple[int, ...]]:
     if not isinstance(strides, Mapping):
-        raise TypeError(f"strides={strides!r} is no mapping; give strides by glob, as in {{'conv1': 1}}")
+        raise OptionTypeError("strides", strides, "is no mapping", "give strides by glob, as in {'conv1': 1}")
     for glob, stride in strides.items():
         if not isinstance(glob, str):
             raise TypeError(f"strides has the key {glob!r}; give globs over module names, as in {{'conv1': 1}}")
@@ -215,7 +222,3 @@ def _strides(strides: Mapping[str, Any]) -> dict[str, int | tuple[int, ...]]:
 
 def _plain_stride(stride: int | tuple[int, ...]) -> int | list[int]:
     return stride if isinstance(stride, int) else list(stride)
-
-
-# A trainer may keep it among its hyper-parameters, and torch.load reads it with weights_only=True.
-torch.serialization.add_safe_globals([LowModeConfig, Fraction])

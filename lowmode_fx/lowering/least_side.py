@@ -8,9 +8,11 @@ from fractions import Fraction
 from torch import fx
 
 from lowmode_fx.lowering.config import LowModeConfig
+from passes.errors import OptionError
 from passes.match import conv_sites
 from passes.ratios import ratio_terms, ratio_text, side_ratios
 from passes.shapes import Shape, node_shape
+from passes.spelling import setting
 
 
 def with_least_side(config: LowModeConfig, full: fx.GraphModule) -> tuple[LowModeConfig, str]:
@@ -36,7 +38,7 @@ def with_least_side(config: LowModeConfig, full: fx.GraphModule) -> tuple[LowMod
         return config, ""
     told = f"at {tightest[0]} full-mode's map has {tightest[1]} pixels a side"
     if all(ratio == 1 for ratio in ratios):
-        raise ValueError(f"min_side={config.min_side} leaves images as they are: {told}; give a smaller one")
+        raise OptionError("min_side", config.min_side, f"leaves images as they are: {told}", "give a smaller one")
     fitted = replace(config, ratio=ratios[0] if len(set(ratios)) == 1 else tuple(ratios))
     before, after = ratio_text(config.ratio), ratio_text(fitted.ratio)
-    return fitted, f"min_side={config.min_side} makes the ratio {after} instead of {before}: {told}"
+    return fitted, f"{setting('min_side', config.min_side)} makes the ratio {after} instead of {before}: {told}"

@@ -34,6 +34,7 @@ from passes import (
 from passes.checks import check_poolable, single_pixel_norms
 from passes.preserve import train_mode
 from passes.shapes import record_full_shapes
+from passes.spelling import setting
 from passes.wording import first_line, sides
 
 
@@ -109,7 +110,7 @@ def low_inputs(inputs: ModelInputs, config: LowModeConfig) -> ModelInputs:
 def warn_of(report: PairReport) -> None:
     """Warn the caller of a public function where low-mode has no effect beyond the resolution."""
     if report.no_effect:
-        warnings.warn(f"{report.no_effect}; see pool_convs", NoEffectWarning, stacklevel=3)
+        warnings.warn(f"{report.no_effect}; see {setting('pool_convs')}", NoEffectWarning, stacklevel=3)
 
 
 def _proven_draft(captured: Captured, graph: fx.Graph, inputs: ModelInputs) -> Draft:
@@ -125,5 +126,5 @@ def _low_graph(captured: Captured, inputs: ModelInputs) -> fx.Graph:
         cause = first_line(error)
         raise PassError(
             f"{captured.front_end.name} can't follow the model on {size} inputs: {cause}; try an input size that "
-            "halves more often, or pool kernels alone with downsample_input=False"
+            f"halves more often, or pool kernels alone with {setting('downsample_input', False)}"
         ) from error

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowmode_fx.lowering import pickling as pickling  # which tells pickle how ladders are kept
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime import safe_globals as safe_globals  # which tells torch.load what may be in checkpoints
 from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind
 from lowmode_fx.runtime.gradient_scale import scale_gradient
 from lowmode_fx.runtime.mode_runner import ModeRunner, Place

@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 
 from lowmode_fx.loading.augmentation import UNCHANGED, Augmentation
+from lowmode_fx.train.data_spec import read_spec
 from lowmode_fx.train.folder import FolderImages
 from lowmode_fx.train.images import ImageSource, MemoryImages
 from lowmode_fx.train.layout import FolderPart, scan_folder
 from lowmode_fx.train.statistics import channel_statistics
 from lowmode_fx.train.torchvision_sets import read_torchvision
 from lowmode_fx.utils.validation import as_count
+from passes.errors import OptionError
 
 #: Sets whose decoded uint8 images take no more than this stay in memory without being told to.
 MEMORY_LIMIT_BYTES = 4 * 2**30
@@ -26,7 +28,6 @@ STANDARD_STATISTICS: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
     3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet's
     1: ((0.449,), (0.226,)),
 }
-SPECS = "digits, cifar10:PATH, folder:PATH or torchvision:NAME=PATH"
 _SAMPLE = 1000  # images that give the statistics of large sets for which there are no standard ones
 
 
@@ -75,28 +76,18 @@ def load_data(
     Raises ``ValueError`` for an unknown spec, a path or layout that is not as expected, classes that differ between the
     two halves, and images that cannot be decoded (by name).
     """
-    kind, _, path = spec.partition(":")
+    read = read_spec(spec)
     if image_size is not None:
         as_count("image_size", image_size, 1)
-    if in_chans not in (1, 3) and not (in_chans == 4 and kind == "folder"):
-        raise ValueError(f"in_chans={in_chans} is out of range; give 3 (RGB) or 1 (grey), or 4 for folder:PATH")
-    if kind == "digits" and not path:
+    if in_chans not in (1, 3) and not (in_chans == 4 and read.kind == "folder"):
+        raise OptionError("in_chans", in_chans, "is out of range", "give 3 (RGB) or 1 (grey), or 4 for folder:PATH")
+    if read.root is None:
         return _digits(image_size or 32, in_chans, split_seed)
-    if kind not in ("cifar10", "folder", "torchvision"):
-        raise ValueError(f"data={spec!r} is unknown; give {SPECS}")
-    name, _, path = path.partition("=") if kind == "torchvision" else ("", "", path)
-    form = "torchvision:NAME=PATH" if kind == "torchvision" else f"{kind}:PATH"
-    if not path:
-        raise ValueError(f"data={spec!r} names no folder; give {form}")
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "does not exist"
-        raise ValueError(f"data path {str(root)!r} {problem}; give {form} of an existing folder")
-    if kind == "torchvision":
-        return _torchvision(spec, name, root, image_size, in_chans, in_memory)
-    if kind == "cifar10":
-        return _cifar10(spec, root, image_size, in_chans)
-    return _folder(spec, root, image_size, in_chans, in_memory)
+    if read.kind == "torchvision":
+        return _torchvision(spec, read.name, read.root, image_size, in_chans, in_memory)
+    if read.kind == "cifar10":
+        return _cifar10(spec, read.root, image_size, in_chans)
+    return _folder(spec, read.root, image_size, in_chans, in_memory)
 
 
 def _digits(size: int, in_chans: int, split_seed: int) -> DataSplits:

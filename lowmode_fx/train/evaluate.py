@@ -11,6 +11,7 @@ from lowmode_fx.train.outputs import logits_of
 from lowmode_fx.train.ranks import Ranks
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.utils.channels import channels_hint
+from passes.errors import OptionError
 
 
 def check_outputs(model: nn.Module, splits: DataSplits, settings: TrainSettings, device: torch.device) -> None:
@@ -36,11 +37,9 @@ def check_outputs(model: nn.Module, splits: DataSplits, settings: TrainSettings,
         )
     weights = settings.class_weights
     if weights and not len(splits.classes if weights == "balanced" else weights) == classes == logits.shape[1]:
-        told = "balanced" if weights == "balanced" else ",".join(f"{weight:g}" for weight in weights)
-        raise ValueError(
-            f"class_weights={told} is not one weight for each of the {logits.shape[1]} outputs and of the {classes} "
-            f"classes of {splits.name}; give as many, and a model with as many outputs"
-        )
+        outputs = f"each of the {logits.shape[1]} outputs and of the {classes} classes of {splits.name}"
+        hint = "give as many, and a model with as many outputs"
+        raise OptionError("class_weights", weights, f"is not one weight for {outputs}", hint)
 
 
 def evaluate(model: nn.Module, splits: DataSplits, settings: TrainSettings, device: torch.device) -> float:

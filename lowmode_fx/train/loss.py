@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowmode_fx.train.outputs import split_outputs
+from lowmode_fx.train.settings import check_criterion
 from lowmode_fx.utils.imports import import_named
 from passes.wording import first_line
 
 #: ``criterion(outputs, labels)``: what the model returned and what is right, to a scalar.
 Criterion = Callable[[Any, Tensor], Tensor]
-CRITERIA = ("cross_entropy", "bce")
 _AUXILIARY_WEIGHT = 0.3  # of the papers on GoogLeNet and Inception
 
 
@@ -61,6 +61,7 @@ def make_criterion(
     Raises ``ValueError`` for a callable that can't be had, that has parameters of its own to train, or that comes with
     ``label_smoothing`` or ``class_weights``, which it would not see.
     """
+    check_criterion(name)
     weights = torch.tensor(class_weights, device=device) if class_weights else None
     if name == "cross_entropy":
         return ClassifierLoss(nn.CrossEntropyLoss(weights, label_smoothing=label_smoothing))
@@ -68,8 +69,6 @@ def make_criterion(
         from timm.loss import BinaryCrossEntropy
 
         return ClassifierLoss(BinaryCrossEntropy(smoothing=label_smoothing, weight=weights))
-    if ":" not in name:
-        raise ValueError(f"criterion={name!r} is unknown; give {', '.join(CRITERIA)} or package.module:callable")
     if label_smoothing or class_weights:
         given = "label smoothing" if label_smoothing else "class weights"
         raise ValueError(f"criterion {name} takes no {given}: it is called with outputs and labels alone")

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lowmode_fx.utils.user_code import told
+
 
 def import_named(spec: str, what: str) -> Any:
     """The object that ``package.module:name`` names, also of a module in the working folder.
@@ -20,6 +22,10 @@ def import_named(spec: str, what: str) -> Any:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"{what} {spec} can't be imported ({error}); give package.module:callable") from error
+    except Exception as error:  # whatever stands in the module
+        raise ValueError(f"{what} {spec} can't be imported ({told(error)}); give package.module:callable") from error
+    except SystemExit as error:
+        raise ValueError(
+            f"{what} {spec} can't be imported: its module calls sys.exit; give package.module:callable"
+        ) from error
     return found

@@ -5,12 +5,12 @@ ratio r is any number ≥ 1, of one side or, where a function takes whole kernel
 Source: Poulos, Nouri, Moshovos, "Training CNNs faster with Dynamic Input and Kernel Downsampling", §2.2.2.
 """
 
+from passes.choices import Gain, Rounding
 from passes.kernel_math.bicubic import bicubic_rows
-from passes.kernel_math.gains import Gain
 from passes.kernel_math.linear import linear_rows
 from passes.kernel_math.matrix import multiply_sides
 from passes.kernel_math.pi_resize import pi_resize_rows
-from passes.kernel_math.sizes import Rounding, conv_output_size, pooled_padding, pooled_size, same_padding
+from passes.kernel_math.sizes import conv_output_size, pooled_padding, pooled_size, same_padding
 from passes.kernel_math.transforms import (
     KernelTransform,
     average_kernel,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from passes.kernel_math.gains import Gain, Matrix, scaled
+from passes.choices import Gain
+from passes.kernel_math.gains import Matrix, scaled
 
 #: Of Keys' kernel, as Pillow and ``F.interpolate(antialias=True)`` have it.
 _A = -0.5

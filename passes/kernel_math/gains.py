@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
-Gain = Literal["mean", "sum", "norm"]
+from passes.choices import Gain
+
 #: The rows of a matrix (K', K), which takes the K taps of one side to K'.
 Matrix = tuple[tuple[float, ...], ...]
 

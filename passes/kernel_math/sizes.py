@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
+from passes.choices import Rounding
 from passes.ratios import SideRatio, ratio_terms
-
-Rounding = Literal["ceil", "floor", "cover"]
 
 
 def pooled_size(size: int, ratio: SideRatio, rounding: Rounding = "ceil") -> int:

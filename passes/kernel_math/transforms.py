@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from passes.kernel_math.gains import Gain
+from passes.choices import Gain
 from passes.kernel_math.matrix import Side, kernel_of, multiply_sides
 from passes.ratios import RatioLike, side_ratios
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from functools import cache
 
-from passes.kernel_math.gains import Gain, Matrix, scaled
+from passes.choices import Gain
+from passes.kernel_math.gains import Matrix, scaled
 from passes.ratios import SideRatio, ratio_terms
 
 #: Half-open ranges of taps, one for each tap of the pooled kernel.

@@ -296,12 +296,12 @@ MISTAKES = {
     "rate": (["train", MODEL, *QUICK, "--lr", "-1"], "--lr -1.0 is out of range; give a number above 0"),
     "batch": (
         ["train", MODEL, *QUICK, "--batch-size", "9999"],
-        "batch size 9999 is more than the 1437 training images",
+        "--batch-size 9999 is more than the 1437 training images; give a smaller one",
     ),
-    "preset": (["train", MODEL, *QUICK, "--preset", "mine"], "--preset 'mine' is unknown; give 'paper'"),
+    "preset": (["train", MODEL, *QUICK, "--preset", "mine"], "--preset: 'mine' is not one of 'paper'; see --help"),
     "schedule": (
         ["train", MODEL, *QUICK, "--schedule", "daily"],
-        "--schedule 'daily' is unknown; give 'bernoulli', 'p",
+        "--schedule: 'daily' is not one of 'bernoulli', 'p",
     ),
     "ladder": (["train", MODEL, *QUICK, "--ladder", "2x1,3x1"], "--ladder 2x1,3x1 is not in order"),
     "ladder and ratio": (

@@ -88,9 +88,7 @@ def test_where_images_lie(streamed: DataSplits, monkeypatch: pytest.MonkeyPatch)
     assert images_on("auto", tested, GPU) == "host", "the part that is looked at last takes room too"
     half, last = replace(streamed, train=digits().train), replace(digits(), name="folder:x", test=streamed.val)
     for splits in (streamed, half, last):
-        with pytest.raises(
-            ValueError, match=r"data_on='device', but the images of folder:.* stay in their files; load"
-        ):
+        with pytest.raises(ValueError, match=r"data_on='device' finds the images of folder:.* in their files; load"):
             images_on("device", splits, GPU)
 
 
@@ -99,7 +97,7 @@ def test_images_that_a_device_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has …")
 
     monkeypatch.setattr(MemoryImages, "to", full)
-    message = "data_on='device', but cuda has no room for 0.0 GiB of images; give 'host'"
+    message = "data_on='device' finds no room for 0.0 GiB of images on cuda; give data_on='host'"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         place_images("device", digits(), GPU)
 

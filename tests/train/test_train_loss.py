@@ -124,7 +124,7 @@ def test_a_loss_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
-        ("hinge", {}, "criterion='hinge' is unknown; give cross_entropy, bce or package.module:callable"),
+        ("hinge", {}, "criterion='hinge' is unknown; give 'cross_entropy', 'bce' or package.module:callable"),
         ("my_losses:no", {}, "criterion my_losses:no can't be imported"),
         ("my_losses:number", {}, "criterion my_losses:number is of type int; give a callable"),
         ("my_losses:Learns", {}, "criterion my_losses:Learns has parameters, which train does not train"),
@@ -163,7 +163,7 @@ def test_a_run_with_a_loss_of_ones_own_is_that_of_the_logits_alone() -> None:
 
 
 def test_class_weights_are_one_for_each_class() -> None:
-    told = r"^class_weights=1,2 is not one weight for each of the 10 outputs and of the 10 classes of digits; give as"
+    told = r"^class_weights=\(1.0, 2.0\) is not one weight for each of the 10 outputs and of the 10 classes"
     with pytest.raises(ValueError, match=told):
         train(tiny_model(), digits(), quick_settings(class_weights=(1, 2)), quiet=True)
     assert TrainSettings(class_weights="balanced").to_dict()["class_weights"] == "balanced"
