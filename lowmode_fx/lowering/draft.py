@@ -37,7 +37,7 @@ class Draft:
             return self
         with train_mode(model):
             graph_module = bind_graph(model, self.graph, "Draft")
-        if self.state is not None and self.captured.front_end.any_size:
+        if not again and self.captured.front_end.any_size:
             self.captured.require_proof(self.captured.graph_module, self.captured.inputs)
             again = True
         self.captured.require_proof(graph_module, self.inputs, again=again)

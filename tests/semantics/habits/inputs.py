@@ -44,7 +44,7 @@ class ImagesAndTargets(Small):
         return F.cross_entropy(super().forward(images), targets)
 
 
-@KIND.habit(given=with_targets)
+@KIND.habit(given=with_targets, cause=None)
 class LossOfSelectedRows(Small):
     """A detector's: rows are taken by what the targets are, and there may be none."""
 
