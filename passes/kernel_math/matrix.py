@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, stack
+from torch import Tensor
 
 from passes.kernel_math.bicubic import bicubic_rows
 from passes.kernel_math.gains import Matrix
@@ -40,7 +40,7 @@ def multiply_sides(weight: Tensor, pooled: tuple[int, ...], sides: tuple[Side, .
         return weight
     # A count of multiply-adds an image, which a trace or meta tensors serve, must see no product that is one a step.
     if weight.is_meta or (not torch.compiler.is_dynamo_compiling() and (is_jit_tracing() or is_fake(weight))):
-        return _by_taps(weight, sides)
+        return _by_sums(weight, sides)
     exact = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
     with torch.autocast(weight.device.type, enabled=False):
         return _product(exact, pooled, sides).to(weight.dtype)
@@ -64,15 +64,13 @@ def _product(weight: Tensor, pooled: tuple[int, ...], sides: tuple[Side, ...]) -
     return weight.contiguous()
 
 
-def _by_taps(weight: Tensor, sides: tuple[Side, ...]) -> Tensor:
-    """The same by slices and sums, without a tensor beside the kernel."""
+def _by_sums(weight: Tensor, sides: tuple[Side, ...]) -> Tensor:
+    """The same by elementwise products and sums, with nothing kept for the next time."""
     for dim, side in enumerate(sides, start=2):
         if side is not None:
-            taps = []
-            for row in _rows(side):
-                products = [weight.select(dim, tap) * value for tap, value in enumerate(row) if value or not any(row)]
-                taps.append(stack(products).sum(0))
-            weight = stack(taps, dim)
+            matrix = torch.tensor(_rows(side), dtype=weight.dtype, device=weight.device)
+            matrix = matrix.reshape(*matrix.shape, *(1,) * (weight.ndim - dim - 1))
+            weight = (weight.unsqueeze(dim) * matrix).sum(dim + 1)
     return weight
 
 

@@ -1,4 +1,4 @@
-"""A kernel times a matrix a side: by one product, by a product a side, and by taps, it is the same."""
+"""A kernel times a matrix a side: by one product, by a product a side, and by sums, it is the same."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_it_is_the_product_with_every_matrix(
     for largest in (0, 10**9):
         monkeypatch.setattr(matrix, "_LARGEST_PRODUCT", largest)
         torch.testing.assert_close(multiply_sides(weight, pooled, sides), expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(matrix._by_taps(weight, sides), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(matrix._by_sums(weight, sides), expected, rtol=0, atol=1e-12)
 
 
 def test_sides_that_stay_cost_nothing() -> None:
@@ -103,5 +103,8 @@ def test_dynamo_holds_the_matrix() -> None:
     compiled = torch.compile(pool, backend="aot_eager", fullgraph=True)
     expected, found = pool(weight), compiled(weight)
     torch.testing.assert_close(found, expected)
+    pi_resize_kernel(torch.randn(1, 1, 9, 11), (5, 5), 2, (1, 1))  # another matrix is nothing to what is compiled
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        torch.testing.assert_close(compiled(weight), expected)
     gradients = [torch.autograd.grad(result.sum(), weight)[0] for result in (expected, found)]
     torch.testing.assert_close(*gradients)
