@@ -1,24 +1,35 @@
 """Train CNNs for less: a second, cheaper graph over the same parameters, for part of the steps."""
 
-from lowmode_fx.capture.capture import Captured, TraceError, capture
-from lowmode_fx.counting.forward import FlopReport, LayerFlops, count_flops
-from lowmode_fx.counting.step import count_step_flops
-from lowmode_fx.loading import Augmentation, DeviceLoader, PrefetchLoader
-from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.lowering.downsampling import downsample
-from lowmode_fx.lowering.ladder import Ladder, ModePair, Rung
-from lowmode_fx.lowering.lower import lower
-from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.lowering.pair import build_ladder, build_pair
-from lowmode_fx.lowering.report import NoEffectWarning, PairReport
-from lowmode_fx.runtime.host_loader import host_loader
-from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, PeriodicSchedule, Schedule, lr_milestones
-from lowmode_fx.runtime.train_step import TrainStep
-from lowmode_fx.tuning.agreement import GradientAgreement, gradient_agreement
-from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
-from lowmode_fx.tuning.tune import Tuning, tune
-from passes import PassError
+from typing import TYPE_CHECKING
+
+from passes.lazy import import_lazily
+
+if TYPE_CHECKING:
+    from lowmode_fx.capture.capture import Captured, TraceError, capture
+    from lowmode_fx.counting.forward import FlopReport, LayerFlops, count_flops
+    from lowmode_fx.counting.step import count_step_flops
+    from lowmode_fx.loading import Augmentation, DeviceLoader, PrefetchLoader
+    from lowmode_fx.lowering.config import LowModeConfig
+    from lowmode_fx.lowering.downsampling import downsample
+    from lowmode_fx.lowering.ladder import Ladder, ModePair, Rung
+    from lowmode_fx.lowering.lower import lower
+    from lowmode_fx.lowering.mode import Mode
+    from lowmode_fx.lowering.pair import build_ladder, build_pair
+    from lowmode_fx.lowering.report import NoEffectWarning, PairReport
+    from lowmode_fx.runtime.host_loader import host_loader
+    from lowmode_fx.runtime.model import LowModeModel
+    from lowmode_fx.runtime.schedules import (
+        BernoulliSchedule,
+        LadderSchedule,
+        PeriodicSchedule,
+        Schedule,
+        lr_milestones,
+    )
+    from lowmode_fx.runtime.train_step import TrainStep
+    from lowmode_fx.tuning.agreement import GradientAgreement, gradient_agreement
+    from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
+    from lowmode_fx.tuning.tune import Tuning, tune
+    from passes import PassError
 
 __all__ = [
     "AgreementSchedule",
@@ -57,3 +68,36 @@ __all__ = [
     "lr_milestones",
     "tune",
 ]
+
+# Where each name lives: importing the package waits for none of them, and the command line needs few.
+import_lazily(
+    __name__,
+    {
+        "lowmode_fx.capture.capture": ("Captured", "TraceError", "capture"),
+        "lowmode_fx.counting.forward": ("FlopReport", "LayerFlops", "count_flops"),
+        "lowmode_fx.counting.step": ("count_step_flops",),
+        "lowmode_fx.loading": ("Augmentation", "DeviceLoader", "PrefetchLoader"),
+        "lowmode_fx.lowering.config": ("LowModeConfig",),
+        "lowmode_fx.lowering.downsampling": ("downsample",),
+        "lowmode_fx.lowering.ladder": ("Ladder", "ModePair", "Rung"),
+        "lowmode_fx.lowering.lower": ("lower",),
+        "lowmode_fx.lowering.mode": ("Mode",),
+        "lowmode_fx.lowering.pair": ("build_ladder", "build_pair"),
+        "lowmode_fx.lowering.report": ("NoEffectWarning", "PairReport"),
+        "lowmode_fx.runtime.host_loader": ("host_loader",),
+        "lowmode_fx.runtime.model": ("LowModeModel",),
+        "lowmode_fx.runtime.schedules": (
+            "BernoulliSchedule",
+            "LadderSchedule",
+            "PeriodicSchedule",
+            "Schedule",
+            "lr_milestones",
+        ),
+        "lowmode_fx.runtime.train_step": ("TrainStep",),
+        "lowmode_fx.tuning.agreement": ("GradientAgreement", "gradient_agreement"),
+        "lowmode_fx.tuning.agreement_schedule": ("AgreementSchedule",),
+        "lowmode_fx.tuning.tune": ("Tuning", "tune"),
+        "passes": ("PassError",),
+    },
+    first="lowmode_fx.runtime.safe_globals",  # who uses a name may load a checkpoint that holds values of ours
+)

@@ -17,6 +17,7 @@ from passes.find_maps import image_shape
 from passes.kernel_math import conv_output_size
 from passes.match import ConvSite, conv_sites, norm_sites
 from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, node_shape
+from passes.spelling import setting
 from passes.trees import tree_leaves
 
 _RESHAPES = ("view", "reshape", torch.reshape, aten.view.default, aten.reshape.default)
@@ -76,7 +77,7 @@ def parameters_reached(graph_module: fx.GraphModule, context: PassContext) -> No
         if lost:
             raise PassError(
                 f"no gradient would reach {', '.join(sorted(lost))} in low-mode: the model leaves it out on smaller "
-                "images; try a larger input size, or pool kernels alone with downsample_input=False"
+                f"images; try a larger input size, or pool kernels alone with {setting('downsample_input', False)}"
             )
 
 
@@ -117,7 +118,7 @@ def outputs_alike(graph_module: fx.GraphModule, context: PassContext) -> None:
     if not same:
         raise PassError(
             f"low-mode returns {found} where full-mode returns {expected}; the model fixes its input size in its head: "
-            "set adapt_head=True to resize the map there"
+            f"set {setting('adapt_head', True)} to resize the map there"
         )
 
 
@@ -153,7 +154,8 @@ def check_batch(shapes: Mapping[fx.Node, ShapeTree]) -> None:
         full = full_shape(node)
         if node.op == "get_attr" or not (isinstance(full, Shape) and isinstance(shape, Shape) and full and shape):
             continue
-        if 0 in shape and 0 not in full:
+        # What a loss selects by value (rows of a mask, an index) may be nothing, and is no map.
+        if 0 in shape[2:] and 0 not in full:
             raise ShapeError(node, shapes, "nothing is left of its map")
         if full[0] == batch != shape[0] and (len(full) == 2 or _reshapes_images(node, shapes, batch)):
             raise ShapeError(node, shapes, f"its batch becomes {shape[0]}, for the map is given a fixed length")
@@ -185,5 +187,5 @@ def check_poolable(full: fx.GraphModule, model: str, pool_convs: str | Sequence[
     )
     raise PassError(
         f"{model} has nothing to pool: {found}; low-mode is for convolutional networks "
-        "(kernel_ratio=1 shrinks the images alone)"
+        f"({setting('kernel_ratio', 1)} shrinks the images alone)"
     )

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import fx, nn
 
 from passes.base import Change, PassContext, PassReport, Skip, graph_pass
+from passes.choices import NamedMaxPools
 from passes.errors import PassError
 from passes.match import MaxPoolSite, first_on_paths, max_pool_sites
 from passes.patterns import select_names
 from passes.wording import sides
 
-NamedMaxPools = Literal["none", "stem", "all"]
 _PADS = (nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd)
 
 

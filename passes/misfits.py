@@ -13,11 +13,15 @@ from passes.calls import CONVS
 from passes.errors import PassError
 from passes.find_maps import find_flatten, find_map, image_shape, is_map
 from passes.match import module_path
+from passes.ratios import PlainRatio, nearest_ratio, plain_ratio
 from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, node_shape, propagate_shapes
+from passes.spelling import setting
 from passes.wording import sides
 
 #: To which sides are rounded for a model that halves its maps so often.
 _MULTIPLES = (2, 4, 8, 16, 32, 64)
+#: How many times longer than its other side an image must be for the other to be called short.
+_SHORT = 4
 
 
 def misfit(error: ShapeError, context: PassContext) -> PassError:
@@ -27,7 +31,7 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
         wanted = sides(full_shape(flatten.all_input_nodes[0])[1:])
         return PassError(
             f"{place(error.node)} takes a flattened map of fixed size ({wanted} in full-mode), but low-mode gives "
-            f"{_shapes(error.inputs)}; set adapt_head=True to resize the map to its full-mode size there"
+            f"{_shapes(error.inputs)}; set {setting('adapt_head', True)} to resize the map to its full-mode size there"
         )
     cause = re.sub(r"\s*\(?Proxy\([^)]*\)(\*Proxy\([^)]*\))?\)?", "", error.cause)
     way_out = "try an input size that halves more often"
@@ -37,15 +41,20 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
         what = f"the model itself can't take {sides(image_shape(error.shapes)[2:])} inputs"
         multiple, nearest = _nearest_sides(context) if context.any_size else (1, [])
         if nearest:
-            way_out = f"the nearest that it takes are {' and '.join(nearest)}: set size_multiple={multiple}"
+            rounded = setting("size_multiple", multiple)
+            way_out = f"the nearest that it takes are {' and '.join(nearest)}: set {rounded}"
+        ratio = _one_sided_ratio(context) if context.any_size else None
+        if ratio:
+            way_out = f"its short side can stay whole: set {setting('ratio', ratio)}"
     source = find_map(error)
     resize = ""
     if source is not None:
         size = sides(full_shape(source)[2:])
-        resize = f", set adapt_head=True to resize the map behind {place(source)} to its full-mode {size}"
+        adapt = setting("adapt_head", True)
+        resize = f", set {adapt} to resize the map behind {place(source)} to its full-mode {size}"
     return PassError(
         f"{what}: at {place(error.node)}, given {_shapes(error.inputs)}: {cause}; {way_out}"
-        f"{resize}, or pool kernels alone with downsample_input=False"
+        f"{resize}, or pool kernels alone with {setting('downsample_input', False)}"
     )
 
 
@@ -61,7 +70,7 @@ def _nearest_sides(context: PassContext) -> tuple[int, list[str]]:
     """The least multiple to which low-mode's sides can be rounded for the model to take them, and the sides then."""
     placeholders = [node for node in context.full.graph.nodes if node.op == "placeholder"]
     pairs = list(zip(placeholders, context.inputs, strict=True))
-    shrunk = [node for node, value in pairs if is_map(node_shape(node)) and node_shape(node) != Shape(value.shape)]
+    shrunk = [node for node, value in pairs if _is_shrunk(node, value)]
     for multiple in _MULTIPLES:
         found = []
         for rounded in (math.floor, math.ceil):
@@ -80,6 +89,33 @@ def _nearest_sides(context: PassContext) -> tuple[int, list[str]]:
         if found:
             return multiple, list(dict.fromkeys(found))
     return 1, []
+
+
+def _one_sided_ratio(context: PassContext) -> PlainRatio | None:
+    """A ratio a side, for images of which one side is much shorter (bands, a line of text) and fits when whole."""
+    placeholders = [node for node in context.full.graph.nodes if node.op == "placeholder"]
+    pairs = list(zip(placeholders, context.inputs, strict=True))
+    images = [(node_shape(node)[2:], tuple(value.shape[2:])) for node, value in pairs if _is_shrunk(node, value)]
+    if not images or max(images[0][0]) < _SHORT * min(images[0][0]):
+        return None
+    full, low = images[0]
+    short = full.index(min(full))
+    inputs = [
+        value.new_empty(_with_side(value.shape, short, node_shape(node))) if _is_shrunk(node, value) else value
+        for node, value in pairs
+    ]
+    if low[short] == full[short] or not _takes(context.full, inputs):
+        return None
+    low_terms = [size if side == short else low[side] for side, size in enumerate(full)]
+    return plain_ratio([nearest_ratio(*terms) for terms in zip(full, low_terms, strict=True)])
+
+
+def _is_shrunk(node: fx.Node, value: Tensor) -> bool:
+    return is_map(node_shape(node)) and node_shape(node) != Shape(value.shape)
+
+
+def _with_side(shape: Sequence[int], side: int, full: Sequence[int]) -> tuple[int, ...]:
+    return (*shape[: 2 + side], full[2 + side], *shape[3 + side :])
 
 
 def _rounded(value: Tensor, multiple: int, rounded: Callable[[float], int]) -> Tensor:

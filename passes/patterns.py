@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from passes.errors import PassError
+from passes.spelling import setting
 from passes.wording import near_matches_hint
 
 
@@ -30,5 +31,5 @@ def select_names(names: Sequence[str], patterns: Iterable[str], argument: str, k
 
 def _no_match(names: Sequence[str], pattern: str, argument: str, kind: str) -> str:
     if not names:
-        return f"{argument}: {pattern!r} matches nothing, for this model has no {kind}"
-    return f"{argument}: {pattern!r} matches no {kind}; {near_matches_hint(pattern, names)}"
+        return f"{setting(argument)}: {pattern!r} matches nothing, for this model has no {kind}"
+    return f"{setting(argument)}: {pattern!r} matches no {kind}; {near_matches_hint(pattern, names)}"

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from passes.errors import OptionError, OptionTypeError
+
 #: What is taken for the ratio of one side: ``2``, ``4 / 3``, ``Fraction(4, 3)``, ``"4/3"``, ``"1.5"``.
 SideRatio = int | float | Fraction | str
 #: What is taken for a ratio: one of all sides, or one a side. As text: ``"4/3"``, ``"1x4/3"``.
@@ -35,7 +37,7 @@ def read_ratio(value: RatioLike, name: str = "ratio") -> Ratio:
     if sides is None:
         return _exact(value, name)
     if not sides:
-        raise ValueError(f"{name}={value!r} is empty; {_ALLOWED}")
+        raise OptionError(name, value, "is empty", _ALLOWED)
     return tuple(_exact(side, name) for side in sides)
 
 
@@ -65,10 +67,9 @@ def side_ratios(ratio: RatioLike, count: int, name: str = "ratio") -> tuple[Side
     if sides is None:
         return (ratio,) * count  # type: ignore[return-value]
     if len(sides) != count:
-        raise ValueError(
-            f"{name}={ratio!r} is one for each of {len(sides)} sides, where there {'is' if count == 1 else 'are'} "
-            f"{count}; give one for all, or as many as there are"
-        )
+        there = f"{'is' if count == 1 else 'are'} {count}"
+        problem = f"is one for each of {len(sides)} sides, where there {there}"
+        raise OptionError(name, ratio, problem, "give one for all, or as many as there are")
     return sides
 
 
@@ -82,7 +83,7 @@ def ratio_terms(ratio: SideRatio, name: str = "ratio") -> tuple[int, int]:
     """``(p, q)`` of one side's ratio p / q, in lowest terms. Raises as ``read_ratio`` does."""
     number = _number(ratio, name)
     if not 1 <= number < float("inf"):
-        raise ValueError(f"{name}={ratio!r} is out of range; {_ALLOWED}")
+        raise OptionError(name, ratio, "is out of range", _ALLOWED)
     if isinstance(number, int):
         return number, 1
     if isinstance(number, Fraction):
@@ -93,23 +94,30 @@ def ratio_terms(ratio: SideRatio, name: str = "ratio") -> tuple[int, int]:
             numerator = round(number * denominator)
             if abs(numerator - number * denominator) <= 1e-9 * numerator:
                 return numerator, denominator
-    near = Fraction(number).limit_denominator(_LARGEST_DENOMINATOR)
-    raise ValueError(
-        f"{name}={ratio!r} is no fraction with a denominator of up to {_LARGEST_DENOMINATOR}; give the nearest, "
-        f"{str(near)!r}, or another"
+    near = nearest_ratio(number)
+    raise OptionError(
+        name,
+        ratio,
+        f"is no fraction with a denominator of up to {_LARGEST_DENOMINATOR}",
+        f"give the nearest, {str(near)!r}, or another",
     )
+
+
+def nearest_ratio(numerator: int | float | Fraction, denominator: int = 1) -> Fraction:
+    """Of the fractions that a ratio can be, the one nearest to ``numerator / denominator``."""
+    return (Fraction(numerator) / denominator).limit_denominator(_LARGEST_DENOMINATOR)
 
 
 def _number(ratio: SideRatio, name: str) -> int | float | Fraction:
     if isinstance(ratio, bool) or not isinstance(ratio, int | float | Fraction | str):
-        raise TypeError(f"{name}={ratio!r} is of type {type(ratio).__name__}; {_ALLOWED}")
+        raise OptionTypeError(name, ratio, f"is of type {type(ratio).__name__}", _ALLOWED)
     if not isinstance(ratio, str):
         return ratio
     numerator, _, denominator = ratio.partition("/")
     try:
         return float(numerator) / float(denominator or 1)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{name}={ratio!r} is no ratio; {_ALLOWED}") from None
+        raise OptionError(name, ratio, "is no ratio", _ALLOWED) from None
 
 
 def _exact(side: SideRatio | Sequence[SideRatio], name: str) -> int | Fraction:

@@ -5,9 +5,10 @@ A name that torch moves costs the feature that asks for it, never an import of t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +35,11 @@ def compiler_errors() -> tuple[type[Exception], ...]:
             continue
         found += [getattr(module, name) for name in names if hasattr(module, name)]
     return tuple(found)
+
+
+def is_uncaptured_operator(error: Exception) -> bool:
+    """Whether an operator that calls functions (``torch.cond``) says that it can't be followed call by call."""
+    return any(kind.__name__ == "UncapturedHigherOrderOpError" for kind in type(error).__mro__)
 
 
 def is_jit_tracing() -> bool:
@@ -83,6 +89,13 @@ def fake_of(mode: Any, device: torch.device, make: Callable[[], Tensor]) -> Tens
     return FakeTensor(mode, meta, device)
 
 
+def without_modes() -> Any:
+    """A context in which tensors are real again, inside a fake mode and what is entered above it."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    return _disable_current_modes()
+
+
 def errors_of_unknown_values() -> tuple[type[Exception], ...]:
     """What fake tensors raise where a value is asked for, or decides about a shape."""
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
@@ -115,6 +128,24 @@ def written_tensors(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any
             values = value if isinstance(value, list | tuple) else [value]
             written += [each for each in values if isinstance(each, Tensor)]
     return written
+
+
+def compiled_graphs() -> int:
+    """How many graphs dynamo has compiled in this process."""
+    counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", None)
+    return int(counters["stats"]["unique_graphs"]) if counters is not None else 0
+
+
+@contextlib.contextmanager
+def hooks_guarded() -> Iterator[None]:
+    """Inside, code is compiled that notices hooks which are put on modules, or taken away, later."""
+    config: Any = torch._dynamo.config
+    before = config.skip_nnmodule_hook_guards
+    config.skip_nnmodule_hook_guards = False  # its own ``patch`` takes four times as long, at every step
+    try:
+        yield
+    finally:
+        config.skip_nnmodule_hook_guards = before
 
 
 def frames_are_compiled() -> bool:

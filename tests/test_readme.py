@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
-from bench import ablation_report, rehearsal, step_report, table1_report
+from bench import ablation_report, kernel_scores, rehearsal, step_report, table1_report
 from bench.zoo.record import read_records
 from bench.zoo.summary import summarize, zoo_lines
 from lowmode_fx import LowModeConfig, build_pair, count_flops
@@ -53,7 +54,12 @@ def test_every_link_leads_to_a_file(target: str) -> None:
 def test_the_options_table_names_every_option() -> None:
     section = README.split("## Options")[1].split("## ")[0]
     documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
-    assert documented == set(LowModeConfig().to_dict())
+    assert documented == {entry.name for entry in fields(LowModeConfig)}
+
+
+def test_how_near_transforms_come_is_what_was_measured() -> None:
+    rows = json.loads((ROOT / "bench/results/kernel_scores_cpu.json").read_text())["rows"]
+    assert kernel_scores.short_table(rows, "convmixer-13", 40) in README
 
 
 def test_what_low_steps_gain_is_what_was_measured() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
 import typer
 
+from lowmode_fx.cli.command import CommandError, as_command
 from lowmode_fx.cli.draw_command import draw
-from lowmode_fx.cli.options import spelled_as_options
 from lowmode_fx.cli.report_command import report
+from lowmode_fx.cli.streams import print_in_any_encoding
 from lowmode_fx.cli.train_command import train
 from lowmode_fx.cli.tune_command import probe, tune
 
@@ -21,22 +23,42 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (report, probe, tune, train, draw):
-    app.command()(command)
+    app.command()(as_command(command))
 
 
 def main() -> None:
     """Run a command. What the user got wrong is one line on standard error and exit status 2."""
+    print_in_any_encoding()
     for category in (UserWarning, FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module=r"torch\.|timm\.")
     try:
-        status = app(standalone_mode=False)
-    except (ValueError, TypeError, OSError, typer.TyperException) as error:
-        # What typer itself refuses doesn't say what to do.
-        message = str(error)
-        if isinstance(error, typer.TyperException):
-            message = f"{error.format_message().rstrip('.')}; see --help"
-        print(f"error: {spelled_as_options(' '.join(message.split()))}", file=sys.stderr)
-        sys.exit(2)
-    except typer.Abort:
+        status = app(prog_name="lowmode-fx", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except CommandError as error:
+        _fail(str(error))
+    except typer.TyperException as error:
+        if not error.format_message():  # no command: its help is printed
+            sys.exit(0)
+        _fail(_usage(error))
+    except (typer.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What typer itself refuses, by option, with what to do, which it doesn't say."""
+    parameter = getattr(error, "param", None)
+    told = getattr(error, "message", "").removeprefix("Value error, ")
+    if isinstance(error, typer.BadParameter) and parameter is not None and told:
+        name = parameter.opts[-1] if parameter.param_type_name == "option" else parameter.human_readable_name
+        return f"{name}: {told.rstrip('.')}; see --help"
+    return f"{error.format_message().rstrip('.')}; see --help"
+
+
+def _fail(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

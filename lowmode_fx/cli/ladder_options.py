@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Annotated, Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Annotated, Any
 
 from lowmode_fx.cli.options import Low, low_mode_config
 from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.lowering.ladder import Ladder, ModePair
-from lowmode_fx.lowering.pair import build_ladder, build_pair
-from lowmode_fx.lowering.report import NoEffectWarning
 from passes.ratios import ratio_terms
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lowmode_fx.lowering.ladder import Ladder, ModePair
 
 #: For commands that look at a model; epochs, and full-mode at the end, may stand in it and don't count.
 LadderOption = Annotated[str | None, Low(help="Several low modes by their ratios, the cheapest first: 2,4/3.")]
@@ -68,7 +68,7 @@ def read_ladder(text: str) -> LadderPlan:
 
 
 def low_mode_configs(
-    preset: str | LowModeConfig, plan: LadderPlan | None, low: Mapping[str, Any]
+    preset: str | LowModeConfig | None, plan: LadderPlan | None, low: Mapping[str, Any]
 ) -> list[LowModeConfig]:
     """The low modes of a command: one of ``low``, the options as ``low_mode_config`` takes them, or one a ratio.
 
@@ -85,6 +85,9 @@ def build_modes(
     model: nn.Module, example: Tensor, configs: Sequence[LowModeConfig], submodule: str | None = None
 ) -> Ladder:
     """A pair of one config, a ladder of several. What their reports note is not warned of, too."""
+    from lowmode_fx.lowering.pair import build_ladder, build_pair
+    from lowmode_fx.lowering.report import NoEffectWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
         if len(configs) == 1:
@@ -97,6 +100,8 @@ def rung_pair(ladder: Ladder, name: str | None) -> ModePair:
 
     Raises ``ValueError`` for a name that no low mode of the ladder has.
     """
+    from lowmode_fx.lowering.ladder import ModePair
+
     rungs = {str(rung.mode): rung for rung in ladder.rungs}
     if name is not None and name not in rungs:
         raise ValueError(f"--mode {name!r} is no low mode; give {', '.join(rungs)}")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
-import torchvision
-from torch import nn
+from lowmode_fx.utils.imports import import_named
+from lowmode_fx.utils.user_code import user_code
+from passes.wording import first_line, near_matches
 
-from passes.wording import near_matches
+if TYPE_CHECKING:
+    from torch import nn
 
 DEFAULT_IMAGE_SIZE = 224
 
@@ -34,6 +32,8 @@ def create_model(
         return _torchvision_model(rest, wanted, in_chans)
     if rest:
         return _imported_model(kind, rest, {**wanted, "in_chans": in_chans})
+    import timm
+
     if not timm.is_model(name):
         raise ValueError(_unknown(name, timm.list_models(), "timm has no such model"))
     return _timm_model(name, {**wanted, "in_chans": in_chans}, image_size)
@@ -50,6 +50,8 @@ def default_image_size(model: nn.Module, name: str = "") -> tuple[int, int]:
 
 
 def _timm_model(name: str, arguments: dict[str, Any], image_size: int | None) -> nn.Module:
+    import timm
+
     try:
         if image_size is not None:
             try:
@@ -57,11 +59,13 @@ def _timm_model(name: str, arguments: dict[str, Any], image_size: int | None) ->
             except TypeError:
                 pass  # most convolutional networks take any size and have no such argument
         return timm.create_model(name, **arguments)
-    except (TypeError, AssertionError, RuntimeError) as error:
-        raise ValueError(f"model {name!r} can't be built with {arguments}: {error}") from error
+    except (TypeError, AssertionError, RuntimeError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
+        raise ValueError(f"model {name!r} can't be built with {arguments}: {first_line(error)}") from error
 
 
 def _torchvision_model(name: str, arguments: dict[str, Any], in_chans: int) -> nn.Module:
+    import torchvision
+
     if name not in torchvision.models.list_models():
         raise ValueError(_unknown(name, torchvision.models.list_models(), "torchvision has no such model"))
     if in_chans != 3:
@@ -75,26 +79,17 @@ def _torchvision_model(name: str, arguments: dict[str, Any], in_chans: int) -> n
 
 
 def _imported_model(module_name: str, attribute: str, offered: dict[str, Any]) -> nn.Module:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     place = f"model {module_name}:{attribute}"
-    try:
-        build: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            build = getattr(build, part)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"{place} can't be imported ({error}); give package.module:callable") from error
+    build = import_named(f"{module_name}:{attribute}", "model")
+    from torch import nn
+
     if isinstance(build, nn.Module):
         return build
     if not callable(build):
         raise ValueError(f"{place} is of type {type(build).__name__}; give a callable or a module")
-    accepted = _parameters(build)
-    try:
+    with user_code(f"{place} can't be built"):
+        accepted = _parameters(build)
         model = build(**{name: value for name, value in offered.items() if name in accepted})
-    except TypeError as error:
-        raise ValueError(
-            f"{place} can't be built ({error}); it may take num_classes and in_chans, no others"
-        ) from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{place} returned a {type(model).__name__}; give one that returns an nn.Module")
     return model

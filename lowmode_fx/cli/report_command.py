@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
+from lowmode_fx.cli.formats import ReportFormat
+from lowmode_fx.cli.handle_options import HandleOption, counted, read_handles
 from lowmode_fx.cli.ladder_options import LadderOption, build_modes, low_mode_configs, read_ladder
-from lowmode_fx.cli.models import create_model, default_image_size
 from lowmode_fx.cli.options import (
     Channels,
     Classes,
@@ -19,13 +19,13 @@ from lowmode_fx.cli.options import (
     Submodule,
     image_sides,
     low_mode_options,
-    spelled_as_options,
 )
-from lowmode_fx.cli.report import ReportFormat, render_report
-from lowmode_fx.counting.forward import count_flops
+from lowmode_fx.cli.streams import results_alone
 from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.lowering.ladder import Ladder
-from lowmode_fx.utils.validation import as_choice
+from lowmode_fx.utils.user_code import user_code
+
+if TYPE_CHECKING:
+    from lowmode_fx.lowering.ladder import Ladder
 
 
 @low_mode_options()
@@ -37,30 +37,44 @@ def report(
     in_chans: Channels = 3,
     num_classes: Classes = None,
     submodule: Submodule = None,
-    preset: Preset = "",
-    format: Annotated[str, typer.Option(help="table, markdown, json or csv.")] = "table",
+    preset: Preset = None,
+    handle: HandleOption = None,
+    format: Annotated[ReportFormat, typer.Option(help="How it is printed.")] = "table",
 ) -> None:
-    """Print the macs of the full and the low graphs, layer by layer, with what was pooled, dropped and skipped."""
-    as_choice("format", format, get_args(ReportFormat))
-    configs = low_mode_configs(preset, read_ladder(ladder) if ladder else None, low)
-    modes = model_ladder(model, configs, input_size, in_chans, num_classes, submodule)
-    text = render_report(model, modes, count_flops(modes), format)  # type: ignore[arg-type]
-    typer.echo(spelled_as_options(text) if format == "table" else text)
+    """Print the macs of the full and the low graphs, layer by layer, with what was pooled, dropped and skipped.
+
+    Example: lowmode-fx report resnet50 --ratio 2 --kernel-ratio 1
+    """
+    configs = low_mode_configs(preset, None if ladder is None else read_ladder(ladder), low)
+    sides = None if input_size is None else image_sides(input_size)
+    with results_alone():
+        handles = read_handles(handle)
+    from lowmode_fx.cli.report import render_report
+
+    with results_alone():
+        modes = model_ladder(model, configs, sides, in_chans, num_classes, submodule)
+        text = render_report(model, modes, counted(modes, handles), format)
+    print(text)
 
 
 def model_ladder(
     model: str,
     configs: Sequence[LowModeConfig],
-    input_size: str | None = None,
+    sides: tuple[int, int] | None = None,
     in_chans: int = 3,
     num_classes: int | None = None,
     submodule: str | None = None,
 ) -> Ladder:
-    """The modes of a model that is named on the command line, for images of ``input_size`` or of its own size.
+    """The modes of a model that is named on the command line, for images of ``sides`` (H, W) or of its own size.
 
     A pair of one config, a ladder of several. What their reports note is not warned of, too.
     """
-    sides = image_sides(input_size) if input_size else None
+    import torch
+
+    from lowmode_fx.cli.models import create_model, default_image_size
+
     built = create_model(model, num_classes=num_classes, in_chans=in_chans, image_size=sides[0] if sides else None)
     height, width = sides or default_image_size(built, model)
-    return build_modes(built, torch.zeros(2, in_chans, height, width), configs, submodule)
+    with user_code(f"images of {height}×{width} pixels can't be made"):
+        example = torch.zeros(2, in_chans, height, width)
+    return build_modes(built, example, configs, submodule)

@@ -7,15 +7,20 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lowmode_fx.cli.ladder_options import EXAMPLE, LadderPlan
 from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, PeriodicSchedule, annealed_shares
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
-from lowmode_fx.tuning.tune import Tuning
 from lowmode_fx.utils.validation import as_choice, as_share
+from passes.errors import OptionError
+from passes.wording import first_line
 
-KINDS = ("bernoulli", "periodic", "agreement", "ladder")
+if TYPE_CHECKING:
+    from lowmode_fx.tuning.tune import Tuning
+
+ScheduleKind = Literal["bernoulli", "periodic", "agreement", "ladder"]
 
 
 def schedule_kind(kind: str | None, plan: LadderPlan | None, shares: str | None) -> str:
@@ -24,7 +29,7 @@ def schedule_kind(kind: str | None, plan: LadderPlan | None, shares: str | None)
     Raises ``ValueError`` for one that there isn't, and for a ladder's options with another than its own.
     """
     if kind is not None:
-        as_choice("schedule", kind, KINDS)
+        as_choice("schedule", kind, get_args(ScheduleKind))
     given = f"--ladder {plan.text}" if plan is not None else f"--shares {shares}" if shares is not None else ""
     if given and kind not in (None, "ladder"):
         raise ValueError(f"{given} has no meaning for --schedule {kind}; leave one of them out")
@@ -48,9 +53,9 @@ def make_schedule(
     *,
     p: str | None,
     tail: float | None,
-    period: int,
+    period: int | None,
     hold_epochs: int | None,
-    every: int,
+    every: int | None,
     paper: bool,
     plan: LadderPlan | None = None,
     shares: str | None = None,
@@ -71,17 +76,19 @@ def make_schedule(
     # 4 of 200 epochs in the paper; in a run of ten, holding four after each change would leave none.
     hold = hold_epochs if hold_epochs is not None else 4 if paper else round(settings.epochs / 50)
     if kind == "periodic":
-        return PeriodicSchedule(period=period, hold_epochs=hold, milestones=milestones)
+        return PeriodicSchedule(period=period or 2, hold_epochs=hold, milestones=milestones)
     if kind == "agreement":
         full_from = None if tail is None else settings.epochs - math.ceil(as_share("tail", tail) * settings.epochs)
         try:
-            most = float(p or 0.9)
+            most = float(0.9 if p is None else p)
         except ValueError:
             raise ValueError(f"--p {p!r} is no number; --schedule agreement takes one, for steps that pay") from None
-        return AgreementSchedule(every, p=most, full_from=full_from, momentum=settings.momentum, seed=settings.seed)
+        return AgreementSchedule(
+            every or 500, p=most, full_from=full_from, momentum=settings.momentum, seed=settings.seed
+        )
     if tuning is not None and p is None and tail is None:
         return _tuned(tuning, settings, hold_epochs, milestones, modes)
-    values = low_shares(p or "0.5", settings.epochs)
+    values = low_shares("0.5" if p is None else p, settings.epochs)
     if tail is not None:
         if isinstance(values, list):
             raise ValueError(f"--tail {tail:g} and a --p for each epoch exclude each other; give one number for --p")
@@ -139,25 +146,35 @@ def _tuned(
 def read_tuning(path: Path) -> Tuning:
     """What ``lowmode-fx tune`` wrote. Raises ``ValueError`` for another file."""
     try:
-        values = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"--tuned {str(path)!r} can't be read: {error}; make it with lowmode-fx tune") from error
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else first_line(error)
+        raise OptionError("tuned", path, f"can't be read ({reason})", "make it with lowmode-fx tune") from error
     if not isinstance(values, dict):
-        raise ValueError(f"--tuned {str(path)!r} is no result of lowmode-fx tune")
-    return Tuning.from_dict(values)
+        raise OptionError("tuned", path, "is no result of lowmode-fx tune", "make one with it")
+    from lowmode_fx.tuning.tune import Tuning
+
+    try:
+        return Tuning.from_dict(values)
+    except (ValueError, TypeError) as error:
+        raise OptionError("tuned", path, f"is {first_line(error)}", "make it with lowmode-fx tune") from error
 
 
 def low_shares(text: str, epochs: int) -> float | list[float]:
     """``0.5``, or a value an epoch; ``0.8x15`` stands for fifteen of them."""
-    values: list[float] = []
+    found: list[tuple[float, int]] = []
     for part in text.split(","):
-        number, _, count = part.strip().partition("x")
+        number, times, count = part.strip().partition("x")
         try:
-            values += [float(number)] * int(count or 1)
+            found.append((float(number), int(count) if times else 1))
         except ValueError:
-            raise ValueError(f"--p {text!r} is no list of numbers; give 0.5, or one an epoch: 0.8,0.5,0") from None
+            hint = "give 0.5, or one an epoch: 0.8,0.5,0"
+            raise OptionError("p", text, "is no list of numbers", hint) from None
     if "," not in text and "x" not in text:
-        return values[0]
-    if len(values) != epochs:
-        raise ValueError(f"--p gives {len(values)} values for {epochs} epochs; give a single number, or {epochs}")
-    return values
+        return found[0][0]
+    if any(count < 1 for _, count in found):
+        raise OptionError("p", text, "repeats a number less than once", "give counts of at least 1, as in 0.8x15,0x15")
+    total = sum(count for _, count in found)
+    if total != epochs:
+        raise ValueError(f"--p gives {total} values for {epochs} epochs; give a single number, or {epochs}")
+    return [number for number, count in found for _ in range(count)]

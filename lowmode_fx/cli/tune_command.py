@@ -3,60 +3,47 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal
 
-import torch
 import typer
-from torch import nn
 
-from lowmode_fx.cli.models import create_model
+from lowmode_fx.cli.formats import ProbeFormat
+from lowmode_fx.cli.handle_options import HandleOption, read_handles
+from lowmode_fx.cli.measured_on import measured_on
 from lowmode_fx.cli.options import (
     LOW_MODE,
+    CriterionName,
     DataName,
     ImageChannels,
     ImageSize,
     Low,
     ModelName,
+    comma_list,
     low_mode_config,
     low_mode_options,
-    spelled_as_options,
+    path_option,
 )
-from lowmode_fx.cli.tuning_tables import PROBE_FORMATS, plot_probe, probe_text, tuning_table
-from lowmode_fx.lowering.lower import lower
-from lowmode_fx.train.batches import EpochBatches
-from lowmode_fx.train.data import DataSplits, load_data
-from lowmode_fx.train.loss import classification_loss
-from lowmode_fx.train.settings import TrainSettings
-from lowmode_fx.tuning.costs import CostMeasure
-from lowmode_fx.tuning.sensitivity import probe_sites
-from lowmode_fx.tuning.trials import OptimizerFactory, Probe
-from lowmode_fx.tuning.tune import tune as tune_model
-from lowmode_fx.utils.allocator import keep_freed_memory
+from lowmode_fx.cli.outputs import check_output
+from lowmode_fx.cli.streams import results_alone
+from lowmode_fx.train.data_spec import read_spec
+from lowmode_fx.train.settings import CRITERIA, MOST_EPOCHS, TrainSettings
+from lowmode_fx.tuning.tried_ratios import LARGEST_RATIO
 from lowmode_fx.utils.atomic import write_text
-from lowmode_fx.utils.progress import progress
-from lowmode_fx.utils.validation import as_choice, as_count
-from passes.ratios import Ratio, read_ratio
+from lowmode_fx.utils.validation import as_number, as_share
+from passes.errors import OptionError
+from passes.ratios import Ratio, largest_ratio, read_ratio
 
 Rate = partial(typer.Option, rich_help_panel="Optimisation of the short runs")
-BatchSize = Annotated[int, Rate()]
+BatchSize = Annotated[int, Rate(min=1)]
 LearningRate = Annotated[float, Rate()]
 Momentum = Annotated[float, Rate()]
-Seed = Annotated[int, typer.Option()]
+Seed = Annotated[int, typer.Option(min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """A model with its data and how it is trained, as both commands take them."""
-
-    model: nn.Module
-    splits: DataSplits
-    loader: EpochBatches
-    optimizer: OptimizerFactory
 
 
 @low_mode_options(*(name for name in LOW_MODE if name != "restore_output"))
@@ -66,45 +53,42 @@ def probe(
     low: Mapping[str, Any],
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
-    steps: Annotated[int, typer.Option(help="Full steps before measuring: gradients at the start say little.")] = 200,
-    batches: Annotated[int, typer.Option(help="That gradients are compared on.")] = 4,
+    steps: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Full steps before measuring: gradients at the start say little.")
+    ] = 200,
+    batches: Annotated[int, typer.Option(min=2, max=1000, help="That gradients are compared on.")] = 4,
     batch_size: BatchSize = 125,
     lr: LearningRate = 0.05,
     momentum: Momentum = 0.9,
+    criterion: CriterionName = None,
     seed: Seed = 0,
     device: Device = "auto",
-    format: Annotated[str, typer.Option(help="table, json or csv.")] = "table",
-    out: Annotated[Path | None, typer.Option(help="PNG with a bar chart.")] = None,
+    handle: HandleOption = None,
+    format: Annotated[ProbeFormat, typer.Option(help="How it is printed.")] = "table",
+    out: Annotated[Path | None, path_option(help="PNG with a bar chart.")] = None,
 ) -> None:
-    """Print, for each kernel that low-mode would pool, the macs saved and the agreement lost if it alone is pooled."""
-    as_choice("format", format, PROBE_FORMATS)
-    as_count("batches", batches, 2)
-    as_count("steps", steps, 1)
-    if out is not None and out.suffix.lower() != ".png":
-        raise ValueError(f"--out {str(out)!r} is no PNG; give a name that ends in .png")
-    config = low_mode_config("", **low)
-    setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
-    with progress() as tell:
-        measured = Probe(setting.model, setting.loader, classification_loss, setting.optimizer, batches)
-        lower(measured.captured, config)  # what it refuses is told before any training
+    """Print, for each kernel that low-mode would pool, the macs saved and the agreement lost if it alone is pooled.
 
-        def on_step(step: int) -> bool:
-            tell(f"{steps} full steps", 0.5 * step / steps)
-            return True
-
-        measured.run((steps,), on_step)
-        done = 0
-
-        def on_site(name: str, total: int) -> None:
-            nonlocal done
-            tell(f"pooling {name} alone", 0.5 + 0.5 * done / total)
-            done += 1
-
-        found = probe_sites(measured, config, on_site)
-    typer.echo(probe_text(model, found, format))
+    Example: lowmode-fx probe resnet18 --data folder:path/to/images --out probe.png
+    """
+    read_spec(data)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        plot_probe(model, found, out)
+        check_output(out, (".png",), "PNG")
+    config = low_mode_config(None, **low)
+    settings = _settings(device, batch_size, lr, momentum, seed, criterion)
+    from lowmode_fx.cli.tuning_run import make_setting, run_probe
+    from lowmode_fx.cli.tuning_tables import plot_probe, probe_text
+
+    with results_alone():
+        handles = read_handles(handle)
+        setting = make_setting(model, data, image_size, in_chans, settings)
+        found = run_probe(setting, config, steps, batches, handles)
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            plot_probe(model, found, out)
+    print(probe_text(model, found, format))
+    if out is not None:
+        print(f"see {out}", file=sys.stderr)
 
 
 @low_mode_options("batchnorm", "input_method", "keep_convs", "adapt_head")
@@ -112,88 +96,94 @@ def tune(
     model: ModelName,
     data: DataName,
     low: Mapping[str, Any],
-    epochs: Annotated[int, typer.Option(help="Of the full run that low-mode is to match.")] = 30,
+    epochs: Annotated[
+        int, typer.Option(min=1, max=MOST_EPOCHS, help="Of the full run that low-mode is to match.")
+    ] = 30,
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
     ratios: Annotated[str, Low(help="Of the images' sides, of 1 to 4; 1 pools kernels on whole images.")] = "2,4/3,1",
-    modes: Annotated[int, typer.Option(help="How many modes the plan has at most, full-mode counted.")] = 3,
+    modes: Annotated[
+        int, typer.Option(min=2, max=100, help="How many modes the plan has at most, full-mode counted.")
+    ] = 3,
     time_budget: Annotated[float, typer.Option(help="Share of the full run's time that the plan may take.")] = 1.0,
-    measure: Annotated[str, typer.Option(help="A step's cost: time or macs.")] = "time",
-    autocast: Annotated[str, typer.Option(help="none or bf16, as in train: costs depend on it.")] = "none",
+    measure: Annotated[Literal["time", "macs"], typer.Option(help="What a step costs.")] = "time",
+    autocast: Annotated[Literal["none", "bf16"], typer.Option(help="As in train: costs depend on it.")] = "none",
     tail: Annotated[float, typer.Option(help="Share of the progress that stays full.")] = 0.5,
     seconds: Annotated[float, typer.Option(help="A cap on the time.")] = 600.0,
     batch_size: BatchSize = 125,
     lr: LearningRate = 0.05,
     momentum: Momentum = 0.9,
+    criterion: CriterionName = None,
     seed: Seed = 0,
     device: Device = "auto",
-    out: Annotated[Path | None, typer.Option(help="JSON for train --tuned. (default tuned.json)")] = None,
+    out: Annotated[Path, path_option(help="JSON for train --tuned.")] = Path("tuned.json"),
 ) -> None:
-    """Choose a low-mode for a model and its data: ratio, kernels, how many epochs, with what weight; and say why."""
-    as_choice("measure", measure, get_args(CostMeasure))
-    as_choice("autocast", autocast, ("none", "bf16"))  # whose costs hold for fp16 too
-    config = low_mode_config("", **low)
-    setting = _setting(model, data, image_size, in_chans, batch_size, lr, momentum, seed, device)
-    with progress() as tell:
-        tuning = tune_model(
-            setting.model,
-            setting.loader,
+    """Choose a low-mode for a model and its data: ratio, kernels, how many epochs, with what weight; and say why.
+
+    Example: lowmode-fx tune resnet18 --data folder:path/to/images --epochs 30 --out tuned.json
+    """
+    read_spec(data)
+    check_output(out)
+    config = low_mode_config(None, **low)
+    given_ratios = [_ratio(part) for part in comma_list(ratios, "ratios")]
+    as_number("time_budget", time_budget, above=0, most=1)
+    as_share("tail", tail)
+    as_number("seconds", seconds, above=0)
+    settings = _settings(device, batch_size, lr, momentum, seed, criterion)
+    from lowmode_fx.cli.tuning_run import make_setting, run_tuning
+    from lowmode_fx.cli.tuning_tables import tuning_table
+
+    with results_alone():
+        setting = make_setting(model, data, image_size, in_chans, settings)
+        tuning = run_tuning(
+            setting,
+            autocast,
             epochs=epochs,
-            criterion=classification_loss,
-            optimizer=setting.optimizer,
             config=config,
-            ratios=[_ratio(part) for part in ratios.split(",")],
+            ratios=given_ratios,
             modes=modes,
             time_budget=time_budget,
-            measure=measure,  # type: ignore[arg-type]
-            autocast=torch.bfloat16 if autocast == "bf16" else None,
+            measure=measure,
             tail=tail,
             seconds=seconds,
             seed=seed,
-            on_progress=tell,
         )
-    path = out or Path("tuned.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, tuning.to_json() + "\n")
-    typer.echo(spelled_as_options(tuning_table(tuning)).replace("--whole-images", "--ratios 1"))
+        tuning = replace(tuning, measured_on=measured_on(model, setting.splits))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, tuning.to_json() + "\n")
+    print(tuning_table(tuning))
     given: dict[str, Any] = {"--image-size": image_size, "--in-chans": in_chans if in_chans != 3 else None}
     given |= {"--batch-size": batch_size, "--lr": lr, "--momentum": momentum}
     given |= {"--autocast": autocast} if autocast != "none" else {}
+    given |= {"--criterion": criterion}
     options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     never = tuning.time == 1
-    choice = ["--full-only", "--epochs", str(epochs)] if never else ["--tuned", str(path)]
+    choice = ["--full-only", "--epochs", str(epochs)] if never else ["--tuned", str(out)]
     command = ["lowmode-fx", "train", model, "--data", data, *options, *choice]
-    typer.echo(f"train {'without low-mode' if never else 'with it'}: {shlex.join(command)}")
+    print(f"written: {out}")
+    print(f"train {'without low-mode' if never else 'with it'}: {shlex.join(command)}")
 
 
-def _setting(
-    model: str,
-    data: str,
-    image_size: int | None,
-    in_chans: int,
-    batch_size: int,
-    lr: float,
-    momentum: float,
-    seed: int,
-    device: str,
-) -> _Setting:
-    place = TrainSettings(device=device, batch_size=batch_size, lr=lr, momentum=momentum, seed=seed).torch_device()
-    if place.type == "cpu":
-        keep_freed_memory()
-    splits = load_data(data, image_size, in_chans).to(place)
-    _, height, width = splits.image_shape
-    torch.manual_seed(seed)
-    side = height if height == width else None
-    built = create_model(model, num_classes=splits.num_classes, in_chans=in_chans, image_size=side).to(place)
-
-    def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=5e-4)
-
-    return _Setting(built, splits, EpochBatches(splits, batch_size, place, seed), optimizer)
+def _settings(
+    device: str, batch_size: int, lr: float, momentum: float, seed: int, criterion: str | None
+) -> TrainSettings:
+    """Those of the short runs."""
+    return TrainSettings(
+        device=device,
+        batch_size=batch_size,
+        lr=lr,
+        momentum=momentum,
+        seed=seed,
+        criterion=criterion or CRITERIA[0],
+    )
 
 
 def _ratio(text: str) -> Ratio:
+    hint = f"give numbers from 1 to {LARGEST_RATIO}, as in 2,4/3"
     try:
-        return read_ratio(text.strip(), "--ratios")
+        ratio = read_ratio(text, "ratios")
     except ValueError:
-        raise ValueError(f"--ratios has {text!r}, which is no ratio; give numbers from 1 to 4, as in 2,4/3") from None
+        raise OptionError("ratios", text, "is no ratio", hint) from None
+    if largest_ratio(ratio) > LARGEST_RATIO:
+        raise OptionError("ratios", text, "is out of range", hint)
+    return ratio

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lowmode_fx.cli.formats import ProbeFormat
 from lowmode_fx.tuning.search import Candidate
 from lowmode_fx.tuning.sensitivity import ModelProbe
 from lowmode_fx.tuning.tune import Tuning
@@ -17,8 +19,6 @@ from lowmode_fx.utils.tables import csv_table, rendered, text_table
 from lowmode_fx.utils.validation import as_choice
 
 _SAVED, _LOST = "#0f62fe", "#d97706"
-#: How a probe is printed.
-PROBE_FORMATS = ("table", "json", "csv")
 _BAR = 24  # characters of the longest bar of a table
 
 
@@ -56,7 +56,7 @@ def probe_text(name: str, probe: ModelProbe, style: str = "table") -> str:
     if style == "csv":
         rows = [(s.name, s.kernel, s.pooled, f"{s.saved:.6g}", f"{s.lost:.6g}") for s in probe.sites]
         return csv_table(("site", "kernel", "pooled", "macs_saved", "agreement_lost"), rows)
-    as_choice("format", style, PROBE_FORMATS)
+    as_choice("format", style, get_args(ProbeFormat))
     table = text_table(("site", "kernel", "pooled", "macs saved", "", "agreement lost", "±", ""))
     longest = [max((abs(value) for value in values), default=0) or 1 for values in _columns(probe)]
     for site in probe.sites:

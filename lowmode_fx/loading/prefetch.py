@@ -86,9 +86,8 @@ class _CudaCopies:
 
 
 def _moved(leaf: Any, device: torch.device) -> Any:
-    if not isinstance(leaf, Tensor) or leaf.device.type == device.type:
+    if not isinstance(leaf, Tensor):
         return leaf
-    if device.type == "cuda":
-        leaf = leaf if leaf.is_pinned() else leaf.pin_memory()
-        return leaf.to(device, non_blocking=True)
-    return leaf.to(device)
+    if device.type == "cuda" and leaf.device.type == "cpu" and not leaf.is_pinned():
+        leaf = leaf.pin_memory()
+    return leaf.to(device, non_blocking=device.type == "cuda")

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from fractions import Fraction
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import torch
-
-from lowmode_fx.lowering.downsampling import downsampled_sides
 from lowmode_fx.utils.validation import as_choice, as_count, as_flag, check_names
-from passes.drop_maxpools import NamedMaxPools
-from passes.kernel_math import Gain, KernelTransform, Rounding
-from passes.pooling_rule import NamedConvs, NamedTransform, PoolingRule
+from passes.choices import Gain, NamedConvs, NamedMaxPools, NamedTransform, Rounding
+from passes.errors import OptionError, OptionTypeError
 from passes.ratios import Ratio, RatioLike, largest_ratio, plain_ratio, read_ratio
+from passes.spelling import setting
 
+if TYPE_CHECKING:  # a command line reads options without waiting for torch
+    from passes.kernel_math import KernelTransform
+    from passes.pooling_rule import PoolingRule
+
+#: Counts that are younger than the other options.
+_YOUNGER = ("size_multiple", "min_side")
 BatchNormMode = Literal["isolate", "share"]
 InputMethod = Literal["gaussian", "bilinear", "area"]
 
 
-def _option(help: str, flag: str = "") -> dict[str, str]:
-    """What a command line says of a field. flag: the switch that turns it from its default."""
-    return {"help": help, "flag": flag}
-
-
-def _choices(kind: Any) -> str:
-    *others, last = get_args(kind)
-    return f"{', '.join(others)} or {last}"
+def _option(help: str, flag: str = "", choices: Any = None) -> dict[str, Any]:
+    """What a command line says of a field. flag: the switch that turns it from its default; choices: a ``Literal``."""
+    return {"help": help, "flag": flag, "choices": choices}
 
 
 @dataclass(frozen=True)
@@ -40,17 +37,22 @@ class LowModeConfig:
     kernel_ratio: r of the kernels (§2.2.2), of the same kinds; ``None`` takes ``ratio``, 1 keeps every kernel.
     rounding: K' = ⌈K/r⌉ or ⌊K/r⌋, less one when even; ``"cover"``: the smallest odd K' that reaches as far as K does
         (r = 2: 3 → 3, 5 → 3, 7 → 5).
-    kernel_transform: ``"avg"`` (the paper's pooling), ``"adaptive"``, ``"center"``, ``"linear"`` (what the kernel does
-        to a map of full size, done to a downsampled one), or a function ``(kernel (F, C, *K), K') → (F, C, *K')``.
-    gain: ``"mean"`` or ``"sum"``: what pooling preserves; ``"linear"`` keeps the sum always. No difference where a
-        batch norm follows.
-    pool_convs: ``"dense"``, ``"all"``, or globs over module names; see ``passes.pool_weights``.
+    kernel_transform: ``"avg"`` (the paper's pooling), ``"adaptive"``, ``"center"``, ``"bicubic"`` (the kernel resized
+        as an image), ``"linear"`` and ``"pi_resize"`` (what the kernel does to a map of full size, done to a
+        downsampled one: by linear interpolation, by least squares), or a function
+        ``(kernel (F, C, *K), K') → (F, C, *K')``.
+    gain: what pooling preserves: ``"mean"``, ``"sum"`` or, on average, ``"norm"`` of the taps; ``"linear"`` and
+        ``"pi_resize"`` keep the sum always. No difference where a batch norm follows.
+    pool_convs: ``"dense"``, ``"all"``, ``"large"`` (of the dense ones those with five taps or more on some side), or
+        globs over module names; see ``passes.pooling_rule``.
     keep_convs: globs over module names that stay whole.
     drop_maxpools: ``"none"``, ``"stem"``, ``"all"``, or globs over module names.
     strides: ``{glob: stride}`` for low-mode; of several globs that match, the last one counts.
     batchnorm: ``"isolate"`` leaves the running statistics to full-mode, ``"share"`` updates them in both.
     input_method: ``"gaussian"`` (blur and decimation), ``"bilinear"``, ``"area"``; see ``downsample``.
     size_multiple: of low-mode's sides, which are rounded to the nearest, where a model halves its maps often.
+    min_side: of the maps that convolutions give, in pixels: images shrink by the largest ratio, up to ``ratio``, that
+        leaves each of them so much in low-mode; those that full-mode has smaller don't count.
     downsample_input: ``False`` pools kernels for images of full size, where a model fixes its input size.
     restore_output: interpolate maps that low-mode returns to their full-mode size, for dense prediction.
     adapt_head: resize a map that is flattened to its full-mode size there, instead of refusing the model.
@@ -64,13 +66,15 @@ class LowModeConfig:
     kernel_ratio: RatioLike | None = field(
         default=None, metadata=_option("Of the kernels; 1 keeps them. (default: ratio)")
     )
-    rounding: Rounding = field(default="ceil", metadata=_option(f"{_choices(Rounding)}."))
-    kernel_transform: NamedTransform | KernelTransform = field(
-        default="avg", metadata=_option(f"{_choices(NamedTransform)}.")
+    rounding: Rounding = field(
+        default="ceil", metadata=_option("How K' comes from K / r. (default ceil)", choices=Rounding)
     )
-    gain: Gain = field(default="mean", metadata=_option(f"What pooling preserves: {_choices(Gain)}."))
+    kernel_transform: NamedTransform | KernelTransform = field(
+        default="avg", metadata=_option("How a kernel is made smaller. (default avg)", choices=NamedTransform)
+    )
+    gain: Gain = field(default="mean", metadata=_option("What pooling preserves. (default mean)", choices=Gain))
     pool_convs: NamedConvs | Sequence[str] = field(
-        default="dense", metadata=_option("dense, all, or globs: a,b. (default dense)")
+        default="dense", metadata=_option("dense, all, large, or globs: a,b. (default dense)")
     )
     keep_convs: Sequence[str] = field(default=(), metadata=_option("Globs of convs to keep."))
     drop_maxpools: NamedMaxPools | Sequence[str] = field(
@@ -79,9 +83,15 @@ class LowModeConfig:
     strides: Mapping[str, int | tuple[int, ...]] = field(
         default_factory=dict, metadata=_option("Globs with their stride in low-mode: conv1=1,layer2.0.*=1.")
     )
-    batchnorm: BatchNormMode = field(default="isolate", metadata=_option(f"{_choices(BatchNormMode)}."))
-    input_method: InputMethod = field(default="gaussian", metadata=_option(f"{_choices(InputMethod)}."))
+    batchnorm: BatchNormMode = field(
+        default="isolate",
+        metadata=_option("Whether low steps move running statistics. (default isolate)", choices=BatchNormMode),
+    )
+    input_method: InputMethod = field(
+        default="gaussian", metadata=_option("How images are made smaller. (default gaussian)", choices=InputMethod)
+    )
     size_multiple: int = field(default=1, metadata=_option("Round low-mode's sides to multiples of it. (default 1)"))
+    min_side: int = field(default=1, metadata=_option("Least side of every map, in pixels. (default 1)"))
     downsample_input: bool = field(default=True, metadata=_option("Pool kernels alone.", flag="whole_images"))
     restore_output: bool = field(
         default=False, metadata=_option("Bring maps that are returned to full size.", flag="restore_output")
@@ -91,15 +101,15 @@ class LowModeConfig:
     def __post_init__(self) -> None:
         ratio = read_ratio(self.ratio)
         if largest_ratio(ratio) == 1:
-            raise ValueError(
-                f"ratio={self.ratio!r} leaves images as they are; give one above 1 on some side, or, to pool kernels "
-                "on whole images, downsample_input=False"
-            )
+            whole = setting("downsample_input", False)
+            hint = f"give one above 1 on some side, or, to pool kernels on whole images, {whole}"
+            raise OptionError("ratio", self.ratio, "leaves images as they are", hint)
         self._set("ratio", ratio)
         if self.kernel_ratio is not None:
             self._set("kernel_ratio", read_ratio(self.kernel_ratio, "kernel_ratio"))
             _check_sides(ratio, self.kernel_ratio)
-        self._set("size_multiple", as_count("size_multiple", self.size_multiple, 1))
+        for name in _YOUNGER:
+            self._set(name, as_count(name, getattr(self, name), 1))
         as_choice("rounding", self.rounding, get_args(Rounding))
         if not callable(self.kernel_transform):
             choices = get_args(NamedTransform)
@@ -125,6 +135,8 @@ class LowModeConfig:
     @property
     def pooling_rule(self) -> PoolingRule:
         """Which kernels are pooled, and how."""
+        from passes.pooling_rule import PoolingRule
+
         return PoolingRule(
             ratio=self.effective_kernel_ratio,
             rounding=self.rounding,
@@ -152,17 +164,20 @@ class LowModeConfig:
 
     def low_sides(self, sides: Sequence[int]) -> tuple[int, ...]:
         """The sides of low-mode's images, in pixels, for full-mode ones of ``sides``; raises as ``downsample`` does."""
+        from lowmode_fx.lowering.downsampling import downsampled_sides
+
         return downsampled_sides(sides, self.ratio if self.downsample_input else 1, self.size_multiple)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON. Raises ``TypeError`` where ``kernel_transform`` is a function."""
         if callable(self.kernel_transform):
-            named = "'avg', 'adaptive', 'center' or 'linear'"
-            raise TypeError(f"kernel_transform is a function, which can't be saved; give {named}")
+            named = ", ".join(map(repr, get_args(NamedTransform)))
+            raise TypeError(f"kernel_transform is a function, which can't be saved; give one of {named}")
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         values |= {name: plain_ratio(values[name]) for name in ("ratio", "kernel_ratio") if values[name] is not None}
-        if self.size_multiple == 1:
-            del values["size_multiple"]  # younger than the other options: what was saved before compares equal
+        for name in _YOUNGER:  # what was saved before compares equal
+            if values[name] == 1:
+                del values[name]
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         return {**plain, "strides": {glob: _plain_stride(stride) for glob, stride in self.strides.items()}}
 
@@ -176,9 +191,11 @@ class LowModeConfig:
 def _check_sides(ratio: Ratio, kernel_ratio: RatioLike) -> None:
     if isinstance(ratio, tuple) and isinstance(kernel_ratio, tuple) and len(ratio) != len(kernel_ratio):
         ours, theirs = plain_ratio(ratio), plain_ratio(kernel_ratio)
-        raise ValueError(
-            f"kernel_ratio={theirs} is for {len(kernel_ratio)} sides, and ratio={ours} for {len(ratio)}; give both for "
-            "as many as the images have"
+        raise OptionError(
+            "kernel_ratio",
+            theirs,
+            f"is for {len(kernel_ratio)} sides, and {setting('ratio', ours)} for {len(ratio)}",
+            "give both for as many as the images have",
         )
 
 
@@ -187,13 +204,13 @@ def _names(name: str, value: Any, named: tuple[str, ...]) -> Any:
     if isinstance(value, str):
         return as_choice(name, value, named, f"{globs}, as in [{value!r}]")
     if not isinstance(value, Sequence) or not all(isinstance(pattern, str) for pattern in value):
-        raise TypeError(f"{name}={value!r} is no list of names; give {globs}, as in ['layer4.*']")
+        raise OptionTypeError(name, value, "is no list of names", f"give {globs}, as in ['layer4.*']")
     return tuple(value)
 
 
 def _strides(strides: Mapping[str, Any]) -> dict[str, int | tuple[int, ...]]:
     if not isinstance(strides, Mapping):
-        raise TypeError(f"strides={strides!r} is no mapping; give strides by glob, as in {{'conv1': 1}}")
+        raise OptionTypeError("strides", strides, "is no mapping", "give strides by glob, as in {'conv1': 1}")
     for glob, stride in strides.items():
         if not isinstance(glob, str):
             raise TypeError(f"strides has the key {glob!r}; give globs over module names, as in {{'conv1': 1}}")
@@ -205,7 +222,3 @@ def _strides(strides: Mapping[str, Any]) -> dict[str, int | tuple[int, ...]]:
 
 def _plain_stride(stride: int | tuple[int, ...]) -> int | list[int]:
     return stride if isinstance(stride, int) else list(stride)
-
-
-# A trainer may keep it among its hyper-parameters, and torch.load reads it with weights_only=True.
-torch.serialization.add_safe_globals([LowModeConfig, Fraction])

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from lowmode_fx.lowering.resampling import METHODS, Terms
 from lowmode_fx.utils.validation import as_choice
+from passes.errors import OptionError
 from passes.ratios import RatioLike, plain_ratio, ratio_terms, ratio_text, side_ratios
+from passes.spelling import setting
 
 __all__ = ["DOWNSAMPLING_METHODS", "downsample", "downsampled_sides"]
 
@@ -93,19 +95,17 @@ def downsampled_sides(sides: Sequence[int], ratio: RatioLike, size_multiple: int
     number of sides, and for a multiple below 1 or one that leaves every side as it was.
     """
     if isinstance(size_multiple, bool) or not isinstance(size_multiple, int) or size_multiple < 1:
-        raise ValueError(f"size_multiple={size_multiple!r} is out of range; give an int of at least 1")
+        raise OptionError("size_multiple", size_multiple, "is out of range", "give an int of at least 1")
     ratios = [ratio_terms(each) for each in side_ratios(ratio, len(sides))]
     if any(p > q * side for (p, q), side in zip(ratios, sides, strict=True)):
-        raise ValueError(_too_large(sides, ratio))
+        raise _too_large(sides, ratio)
     low = tuple(-(-side * q // p) for (p, q), side in zip(ratios, sides, strict=True))
     if size_multiple == 1:
         return low
     rounded = tuple(_rounded(*each, size_multiple) for each in zip(sides, low, strict=True))
     if rounded == tuple(sides) != low:
-        raise ValueError(
-            f"size_multiple={size_multiple} leaves images with sides {tuple(sides)} as they are, at ratio "
-            f"{ratio_text(ratio)}; give a smaller multiple, or larger images"
-        )
+        problem = f"leaves images with sides {tuple(sides)} as they are, at ratio {ratio_text(ratio)}"
+        raise OptionError("size_multiple", size_multiple, problem, "give a smaller multiple, or larger images")
     return rounded
 
 
@@ -149,7 +149,7 @@ def _lowest_terms(side: int, low: int) -> Terms:
     return p // divisor, q // divisor
 
 
-def _too_large(sides: Sequence[int], ratio: RatioLike) -> str:
+def _too_large(sides: Sequence[int], ratio: RatioLike) -> OptionError:
     # A side of 1 can't shrink by any ratio; where only some sides are too short, the others still can.
     shown, least = plain_ratio(ratio), min(sides)
     ratios = [ratio_terms(each) for each in side_ratios(ratio, len(sides))]
@@ -158,9 +158,10 @@ def _too_large(sides: Sequence[int], ratio: RatioLike) -> str:
         for each, (p, q), side in zip(side_ratios(shown, len(sides)), ratios, sides, strict=True)
     )
     ways = [f"at most {least}, the shortest side", "larger images"] if least > 1 else []
-    ways += [f"ratio={fitting}, one a side"] if any(each != 1 for each in fitting) else []
-    ways += ["downsample_input=False, which keeps them whole"]
-    return f"ratio={shown!r} leaves nothing of images with sides {tuple(sides)}; give {', or '.join(ways)}"
+    ways += [f"{setting('ratio', fitting)}, one a side"] if any(each != 1 for each in fitting) else []
+    ways += [f"{setting('downsample_input', False)}, which keeps them whole"]
+    problem = f"leaves nothing of images with sides {tuple(sides)}"
+    return OptionError("ratio", shown, problem, f"give {', or '.join(ways)}")
 
 
 def _layout(images: Tensor) -> torch.memory_format:

@@ -12,8 +12,10 @@ from torch import fx, nn
 from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.ladder import Ladder, Rung
 from lowmode_fx.lowering.live import LiveLowering
+from lowmode_fx.lowering.live.shadows import Shadows
 from lowmode_fx.lowering.mode import Mode
 from passes import bind_graph
+from passes.preserve import ForwardAttributes
 
 #: What makes of a function or a module one that is compiled.
 Compiler = Callable[[Any], Callable[..., Any]]
@@ -51,25 +53,41 @@ class FullNetwork:
 
 
 class GraphNetwork:
-    """A rung's graph. downsample: for full-size images, which it downsamples first."""
+    """A rung's graph, which is proven anew where the model has changed, and leaves no trace of its steps.
+
+    downsample: for full-size images, which it downsamples first.
+    """
 
     def __init__(self, ladder: Ladder, rung: Rung, downsample: bool) -> None:
         self._ladder = ladder
         self.graph_module = downsampling_graph(ladder, rung) if downsample else rung.graph_module
+        self._draft = rung.draft
+        self._isolate = rung.config.batchnorm == "isolate"
+        self._shadows, self._attributes = Shadows(), ForwardAttributes()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.graph_module(*self._ladder.inputs.flatten(self._ladder.model, args, kwargs))
+        return self._run(self.graph_module, args, kwargs)
 
     def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
         graph = compiler(self.graph_module.forward)
 
         def compiled(*args: Any, **kwargs: Any) -> Any:
-            return graph(*self._ladder.inputs.flatten(self._ladder.model, args, kwargs))
+            return self._run(graph, args, kwargs)
 
         return compiled
 
     def settle(self) -> None:
-        pass
+        self._attributes.settle()
+
+    def _run(self, graph: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        leaves = self._ladder.inputs.flatten(self._ladder.model, args, kwargs)
+        if self._draft is not None:
+            self._draft = self._draft.proven()
+        if not self._isolate:
+            return graph(*leaves)
+        modules = list(self._ladder.model.modules())
+        with self._attributes.kept(modules), self._shadows.in_place(modules):
+            return graph(*leaves)
 
 
 class LiveNetwork:

@@ -12,6 +12,7 @@ from passes import PassContext
 from passes.checks import output_node
 from passes.ratios import divides, ratio_text
 from passes.shapes import Shape, node_shape
+from passes.spelling import setting
 from passes.wording import sides
 
 
@@ -44,13 +45,14 @@ def notes(
     found += [_rounding(full_sides, low_sides, config)] if config.downsample_input else []
     found += [effect]
     if config.drop_maxpools in ("stem", "all") and not context.report("drop_maxpools").changes:
-        found.append(f"drop_maxpools={config.drop_maxpools!r} found no max pool")
+        found.append(f"{setting('drop_maxpools', config.drop_maxpools)} found no max pool")
     ours, theirs = (node_shape(output_node(each.graph)) for each in (context.full, low))
     maps = [shape for shape in (ours, theirs) if isinstance(shape, Shape) and len(shape) > 2]
     if not config.restore_output and len(maps) == 2 and maps[0] != maps[1]:
         full, small = (sides(shape[2:]) for shape in maps)
         found.append(
-            f"low-mode returns maps of {small} where full-mode returns {full}; restore_output=True resizes them"
+            f"low-mode returns maps of {small} where full-mode returns {full}; "
+            f"{setting('restore_output', True)} resizes them"
         )
     if lone:
         found.append(f"at {lone[0]} low-mode's map is 1×1, without statistics of one image, which runs in full-mode")

@@ -10,6 +10,7 @@ from torch import nn
 from lowmode_fx.capture.capture import capture
 from lowmode_fx.capture.frontends import FrontEndName
 from lowmode_fx.capture.images import Argument
+from lowmode_fx.lowering import pickling as pickling  # which tells pickle how ladders are kept
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, ModePair
 from lowmode_fx.lowering.lower import lower_quietly, pair_of, warn_of

@@ -32,7 +32,7 @@ def unsharded_twin(model: nn.Module) -> nn.Module:
 def over(ladder: Ladder, model: nn.Module) -> Any:
     """The same ladder over ``model``, of which it was made with a twin."""
     full = bind_graph(model, ladder.full.graph, f"{type(model).__name__}Full")
-    rungs: tuple[Rung, ...] = tuple(rung.over(model, rung.graph) for rung in ladder.rungs)
+    rungs: tuple[Rung, ...] = tuple(rung.over(model, full, {}) for rung in ladder.rungs)
     return type(ladder)(model, full, rungs, ladder.inputs, ladder.live)
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowmode_fx.lowering import pickling as pickling  # which tells pickle how ladders are kept
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime import safe_globals as safe_globals  # which tells torch.load what may be in checkpoints
 from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind
 from lowmode_fx.runtime.gradient_scale import scale_gradient
 from lowmode_fx.runtime.mode_runner import ModeRunner, Place
@@ -22,6 +24,7 @@ from lowmode_fx.runtime.saved_schedule import SavedSchedule
 from lowmode_fx.runtime.schedules import Schedule, StatefulSchedule
 from lowmode_fx.runtime.shape_guard import ShapeGuard
 from lowmode_fx.runtime.step_counter import StepCounter
+from passes.preserve import computed_copies
 from passes.torch_internals import compiler_around, is_symbolic_tracing
 from passes.wording import sides
 
@@ -227,6 +230,7 @@ class LowModeModel(ModelView):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LowModeModel:
         # Compiled functions hold the weights that they were compiled with: a copy compiles its own.
+        memo.update(computed_copies(self.ladder.model))
         rebuild, (ladder, *arguments) = self.__reduce__()
         copied: LowModeModel = rebuild(copy.deepcopy(ladder, memo), *copy.deepcopy(arguments, memo))
         copied.last_mode = self.last_mode

@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from passes.binding import share_registries
+
+Hook = Callable[..., Any]
 
 
 class ModelView(nn.Module):
@@ -64,6 +67,33 @@ class ModelView(nn.Module):
         """Set the mode as the model itself does, which may keep modules frozen."""
         self._viewed.train(mode)
         return self
+
+    def register_forward_hook(self, hook: Hook, **options: Any) -> RemovableHandle:
+        """Put on the model itself, as every hook of a user's own is."""
+        return self._register("register_forward_hook", hook, options)
+
+    def register_forward_pre_hook(self, hook: Hook, **options: Any) -> RemovableHandle:
+        """Put on the model itself, as every hook of a user's own is."""
+        return self._register("register_forward_pre_hook", hook, options)
+
+    def register_full_backward_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Put on the model itself, as every hook of a user's own is."""
+        return self._register("register_full_backward_hook", hook, {"prepend": prepend})
+
+    def register_full_backward_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Put on the model itself, as every hook of a user's own is."""
+        return self._register("register_full_backward_pre_hook", hook, {"prepend": prepend})
+
+    def register_backward_hook(self, hook: Hook) -> RemovableHandle:
+        """Put on the model itself, as every hook of a user's own is."""
+        return self._register("register_backward_hook", hook, {})
+
+    def _register(self, method: str, hook: Hook, options: dict[str, Any]) -> RemovableHandle:
+        # What shards or replicates the net hooks the net: its hooks are no business of the model.
+        torchs = str(getattr(hook, "__module__", "")).startswith("torch.")
+        owner = super() if torchs else self._viewed
+        handle: RemovableHandle = getattr(owner, method)(hook, **options)
+        return handle
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own state: its keys, its extra state, its hooks."""

@@ -15,12 +15,14 @@ from lowmode_fx.loading.prefetch import PrefetchLoader
 from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.images import ImageSource, MemoryImages
 from lowmode_fx.train.ranks import Ranks
+from passes.errors import OptionError
 
 
 def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
     """Whole batches only: the ragged rest is left out, another rest each epoch, so that each graph has one shape."""
     if batch_size > len(source):
-        raise ValueError(f"batch size {batch_size} is more than the {len(source)} training images; give a smaller one")
+        problem = f"is more than the {len(source)} training images"
+        raise OptionError("batch_size", batch_size, problem, "give a smaller one")
     return len(source) // batch_size
 
 

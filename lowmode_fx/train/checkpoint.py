@@ -12,7 +12,7 @@ import pickle
 import random
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from lowmode_fx.train.names import CURRENT, MODEL_FILE, PARTIAL, PREVIOUS, STATE_FILE
 from lowmode_fx.utils.atomic import sync_file, sync_folder
 
 FORMAT = "lowmode_fx.checkpoint"
 #: Version 1 counted the steps of two modes; 2 counts them by mode.
 VERSION, READABLE = 2, (1, 2)
-CURRENT, PREVIOUS, PARTIAL = "checkpoint", "checkpoint.previous", "checkpoint.partial"
-MODEL_FILE, STATE_FILE = "model.safetensors", "state.pt"
 
 
 class CheckpointError(ValueError):
@@ -89,8 +88,13 @@ def has_checkpoint(run_folder: Path) -> bool:
     return any((run_folder / name / STATE_FILE).exists() for name in (CURRENT, PREVIOUS))
 
 
-def load_checkpoint(run_folder: Path) -> Checkpoint:
-    """The newest whole checkpoint of a run folder. Raises ``CheckpointError``, naming the file, if there is none."""
+def load_checkpoint(run_folder: Path, check: Callable[[Mapping[str, Any]], None] = lambda state: None) -> Checkpoint:
+    """The newest whole checkpoint of a run folder.
+
+    check: raises ``ValueError`` for a state that no run can be in; an older checkpoint then serves.
+
+    Raises ``CheckpointError``, naming the file, if there is none.
+    """
     damage = []
     # A whole ``partial`` comes from a kill between the two renames. One that isn't whole is the usual trace of a kill.
     for name in (CURRENT, PARTIAL, PREVIOUS):
@@ -99,6 +103,7 @@ def load_checkpoint(run_folder: Path) -> Checkpoint:
             continue
         try:
             weights, state = _read(folder)
+            _check(state, folder, check)
         except CheckpointError as error:
             if name != PARTIAL:
                 damage.append(str(error))
@@ -129,9 +134,16 @@ def _read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             f"checkpoint file {str(state_file)!r} has version {state.get('version')}; readable are {readable}"
         )
     payload = model_file.read_bytes()
-    if hashlib.sha256(payload).hexdigest() != state["model_sha256"]:
+    if hashlib.sha256(payload).hexdigest() != state.get("model_sha256"):
         raise CheckpointError(f"checkpoint file {str(model_file)!r} is truncated, damaged or from another checkpoint")
     return safetensors.torch.load(payload), state
+
+
+def _check(state: Mapping[str, Any], folder: Path, check: Callable[[Mapping[str, Any]], None]) -> None:
+    try:
+        check(state)
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint file {str(folder / STATE_FILE)!r} holds no run's state: {error}") from error
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,20 +33,25 @@ from lowmode_fx.train.checkpoint import (
     set_rng_state,
 )
 from lowmode_fx.train.data import DataSplits
+from lowmode_fx.train.ema import WeightAverage
 from lowmode_fx.train.evaluate import check_outputs, evaluate
 from lowmode_fx.train.identity import run_identity
 from lowmode_fx.train.interrupts import Interrupts
 from lowmode_fx.train.loading_clock import LoadingClock
-from lowmode_fx.train.loss import classification_loss
+from lowmode_fx.train.loss import balanced_weights, make_criterion
+from lowmode_fx.train.names import EMA
+from lowmode_fx.train.optimizer import make_optimizer
 from lowmode_fx.train.placement import place_images
 from lowmode_fx.train.precise_bn import recompute_statistics, require_fvcore
 from lowmode_fx.train.progress import Reporter
 from lowmode_fx.train.ranks import Agreement, Ranks
 from lowmode_fx.train.records import EpochRecord, RunResult, unfinished_steps
 from lowmode_fx.train.run_folder import RunFolder, environment
+from lowmode_fx.train.saved_state import check_state, fitting_state
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.train.warmup import modes_to_come, warm_up
 from lowmode_fx.utils.devices import synchronize
+from passes.spelling import setting
 
 
 class TrainingDivergedError(ValueError):
@@ -114,15 +120,14 @@ class _Run:
         if self.ranks.size > 1:
             self.forward = DistributedDataParallel(self.forward)
         self.identity = run_identity(identity, self.low_mode, splits, settings)
-        self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.nesterov,
-            fused=self.device.type == "cuda" or None,  # so that a captured step holds the optimizer's too
-        )
-        self.criterion = partial(classification_loss, label_smoothing=settings.label_smoothing)
+        # The module whose weights train: what evaluates, averages and measures looks at it.
+        self.plain = model.ladder.model if isinstance(model, LowModeModel) else model
+        self.optimizer = make_optimizer(self.plain, settings, self.device)
+        self.ema = WeightAverage(self.plain, settings.ema) if settings.ema else None
+        weights = settings.class_weights
+        if weights == "balanced":
+            weights = balanced_weights(splits.train.labels, splits.num_classes)
+        self.criterion = make_criterion(settings.criterion, settings.label_smoothing, weights, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "fp16")
         autocast = settings.autocast_dtype()
         self.train_step = TrainStep(self.forward, self.criterion, self.optimizer, autocast=autocast, scaler=self.scaler)
@@ -140,20 +145,33 @@ class _Run:
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), dtype=dtype, device=self.device)
 
+    @property
+    def validated(self) -> nn.Module:
+        """What is validated and tested: the averaged weights, where there is an average."""
+        return self.ema.model if self.ema else self.net
+
     def run(self, resume: bool) -> RunResult:
-        check_outputs(self.net, self.splits, self.device)
+        check_outputs(self.net, self.splits, self.settings, self.device)
         if self.settings.precise_bn:
             require_fvcore()
         folder = self.folder
-        if folder is not None and self.writes:
-            folder.prepare()
-        # What the model draws (dropout) doesn't depend on how it was built; each rank draws its own.
-        torch.manual_seed(self.settings.seed + self.ranks.rank)
-        if resume and folder is not None and self.ranks.from_first(partial(has_checkpoint, folder.path)):
-            self.load(folder)
-        self.write_summary("running")
+        with nullcontext() if folder is None or not self.writes else folder.held():
+            # What the model draws (dropout) doesn't depend on how it was built; each rank draws its own.
+            torch.manual_seed(self.settings.seed + self.ranks.rank)
+            if resume and folder is not None and self.ranks.from_first(partial(has_checkpoint, folder.path)):
+                self.load(folder)
+            self.write_summary("running")
+            try:
+                return self.train()
+            except BaseException as error:
+                self.write_failure(error)
+                raise
+
+    def train(self) -> RunResult:
+        """Epoch after epoch, up to the last one or a signal."""
         interrupted = stop = 0
-        with Interrupts() as interrupts, self.reporter, contextlib.closing(Agreement(self.ranks)) as agreement:
+        with Interrupts() as interrupts, self.reporter, closing(Agreement(self.ranks)) as agreement:
+            self.reporter.on_closed = interrupts.output_closed
             if self.epoch < self.settings.epochs:
                 self.warm_up()
             while self.epoch < self.settings.epochs and not stop:
@@ -164,13 +182,26 @@ class _Run:
                 stop = agreement.finish(interrupts.received)
             if self.epoch < self.settings.epochs:
                 interrupted = stop
-        result = RunResult(self.label, tuple(self.records), self.compile_seconds, interrupted)
+        tested = None if interrupted else self.test()
+        result = RunResult(self.label, tuple(self.records), self.compile_seconds, interrupted, tested)
         self.write_summary("interrupted" if interrupted else "complete", result)
         if self.folder is not None and self.writes:
+            if self.ema is not None:
+                self.ema.write(self.folder.path / EMA)
             self.folder.write_metrics({self.label: self.records})
             title = f"{self.identity.get('model', type(self.net).__name__)} on {self.splits.name}"
             self.folder.write_curves({self.label: self.records}, title=title)
         return result
+
+    def test(self) -> float | None:
+        """The accuracy on the images that no epoch was validated on, where there are some."""
+        if self.splits.test is None:
+            return None
+        try:
+            return evaluate(self.validated, replace(self.splits, val=self.splits.test), self.settings, self.device)
+        except ValueError as error:  # a file that can't be read: the run is complete all the same
+            self.reporter.say(f"no test accuracy: {error}")
+            return None
 
     def warm_up(self) -> None:
         """Pay for compilation, and whatever else only first steps cost, before the clock starts."""
@@ -219,6 +250,8 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.loss_sum += self.train_step(images, labels)
+            if self.ema is not None:
+                self.ema.update()
             self.mode_steps[str(self.low_mode.last_mode if self.low_mode else Mode.FULL)] += 1
             self.reporter.step(self.epoch, self.step)
             self.step += 1
@@ -246,8 +279,8 @@ class _Run:
         self.ranks.share_buffers(self.net)
         if not math.isfinite(loss):
             raise TrainingDivergedError(
-                f"training loss is {loss} in epoch {self.epoch + 1}; give a smaller --lr (now {self.settings.lr}), or "
-                f"--warmup-epochs"
+                f"training loss is {loss} in epoch {self.epoch + 1}; give a smaller {setting('lr')} (now "
+                f"{self.settings.lr}), or {setting('warmup_epochs')}"
             )
         if self.settings.precise_bn and self.epoch == self.settings.epochs - 1:
             count = min(self.settings.precise_bn, self.steps)
@@ -257,8 +290,8 @@ class _Run:
                 splits, batch_size=settings.batch_size, seed=settings.seed, epoch=self.epoch, device=self.device
             )
             images = (images for images, _ in whole)
-            recompute_statistics(self.low_mode.ladder.model if self.low_mode else self.net, images, count)
-        accuracy = evaluate(self.net, self.splits, self.settings, self.device)
+            recompute_statistics(self.ema.model if self.ema else self.plain, images, count)
+        accuracy = evaluate(self.validated, self.splits, self.settings, self.device)
         total = self.seconds + (self.records[-1].total_seconds if self.records else 0.0)
         rate = float(self.optimizer.param_groups[0]["lr"])
         loading = self.loading.seconds()
@@ -291,27 +324,44 @@ class _Run:
             "draws": DRAWS,
             "rng": rng_state(),
             "ranks": each,
+            **({} if self.ema is None else {"ema": self.ema.state_dict()}),
         }
         save_checkpoint(self.folder.path, self.net.state_dict(), state)
         self.folder.write_metrics({self.label: self.records})
 
     def load(self, folder: RunFolder) -> None:
-        saved = self.ranks.from_first(partial(load_checkpoint, folder.path))
+        check = partial(check_state, steps=self.steps)
+        saved = self.ranks.from_first(partial(load_checkpoint, folder.path, check))
         for problem in saved.damage:
             self.reporter.say(f"{problem}; going on from {saved.folder.name} instead")
         state = saved.state
         require_same_run(state["identity"], self.identity, folder.path)
         load_weights(self.net, saved)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.low_mode is not None:
-            self.low_mode.load_schedule_state(state["schedule"])
+        with fitting_state(saved.folder):
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.low_mode is not None:
+                self.low_mode.load_schedule_state(state["schedule"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
         self.epoch, self.step = state["epoch"], state["step"]
         steps = unfinished_steps(state)
         self.mode_steps = {mode: steps.get(mode, 0) for mode in self.mode_steps}
         self.seconds, self.compile_seconds = state["seconds"], state["compile_seconds"]
         self.loading.restart(state.get("loading_seconds", 0.0))
         self.records = [EpochRecord.from_dict(record) for record in state["records"]]
+        with fitting_state(saved.folder):
+            self.load_draws(state)
+        done = self.epoch >= self.settings.epochs
+        where = (
+            f"all {self.epoch} epochs are done" if done else f"going on from epoch {self.epoch + 1}, step {self.step}"
+        )
+        self.reporter.say(f"{where} ({saved.folder})")
+        if not done and state.get("draws") != DRAWS and self.splits.augmentation != UNCHANGED:
+            self.reporter.say("the run began under another version's draws: its coming crops and flips are others")
+
+    def load_draws(self, state: Mapping[str, Any]) -> None:
+        """What each rank had of its own, where there are as many of them as there were."""
         each = state.get("ranks", [{"rng": state["rng"], "loss_sum": state["loss_sum"]}])
         if len(each) == self.ranks.size:
             mine = each[self.ranks.rank]
@@ -321,20 +371,22 @@ class _Run:
             self.loss_sum = (sum(rank["loss_sum"] for rank in each) / len(each)).to(self.loss_sum)
             ranks = f"{len(each)} rank{'s' * (len(each) > 1)}"
             self.reporter.say(f"the run was on {ranks}, now {self.ranks.size}: what the model draws begins anew")
-        done = self.epoch >= self.settings.epochs
-        where = (
-            f"all {self.epoch} epochs are done" if done else f"going on from epoch {self.epoch + 1}, step {self.step}"
-        )
-        self.reporter.say(f"{where} ({saved.folder})")
-        if not done and state.get("draws") != DRAWS and self.splits.augmentation != UNCHANGED:
-            self.reporter.say("the run began under another version's draws: its coming crops and flips are others")
 
-    def write_summary(self, status: str, result: RunResult | None = None) -> None:
+    def write_failure(self, error: BaseException) -> None:
+        """Leave word of why the run ended; what it has kept so far stays."""
+        if self.folder is not None:
+            self.folder.failed = True
+        said = str(error).split("\n")[0]
+        with suppress(OSError):  # the first error counts, a full disk's too
+            self.write_summary("failed", reason=f"{type(error).__name__}: {said}" if said else type(error).__name__)
+
+    def write_summary(self, status: str, result: RunResult | None = None, reason: str | None = None) -> None:
         if self.folder is None or not self.writes:
             return
         self.folder.write_summary(
             {
                 "status": status,
+                **({} if reason is None else {"reason": reason}),
                 "label": self.label,
                 **self.identity,
                 "settings": self.settings.to_dict(),

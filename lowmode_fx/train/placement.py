@@ -8,6 +8,8 @@ import torch
 
 from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.images import MemoryImages
+from passes.errors import OptionError
+from passes.spelling import setting
 
 Place = Literal["device", "host"]
 #: Of a GPU's free memory, what images may take without being told to: the rest is for the network's steps.
@@ -24,10 +26,9 @@ def images_on(wanted: str, splits: DataSplits, device: torch.device) -> Place:
     if wanted == "host" or (wanted == "auto" and held is None):
         return "host"
     if held is None:
-        raise ValueError(
-            f"data_on='device', but the images of {splits.name} stay in their files; load them with in_memory=True, or "
-            "give data_on='host'"
-        )
+        problem = f"finds the images of {splits.name} in their files"
+        hint = f"load them with in_memory=True, or give {setting('data_on', 'host')}"
+        raise OptionError("data_on", "device", problem, hint)
     if wanted == "device" or device.type == "cpu":
         return "device"
     if device.type != "cuda":  # how much is free isn't known
@@ -48,12 +49,12 @@ def place_images(wanted: str, splits: DataSplits, device: torch.device) -> tuple
         return splits.to(device), place
     except torch.OutOfMemoryError as error:
         size = f"{(_held_bytes(splits) or 0) / 2**30:.1f} GiB"
-        raise ValueError(f"data_on='device', but {device} has no room for {size} of images; give 'host'") from error
+        problem = f"finds no room for {size} of images on {device}"
+        raise OptionError("data_on", "device", problem, f"give {setting('data_on', 'host')}") from error
 
 
 def _held_bytes(splits: DataSplits) -> int | None:
     """Bytes of the images, if all of them are held in memory."""
-    train, val = splits.train, splits.val
-    if not (isinstance(train, MemoryImages) and isinstance(val, MemoryImages)):
-        return None
-    return train.nbytes + val.nbytes
+    parts = [part for part in (splits.train, splits.val, splits.test) if part is not None]
+    held = [part.nbytes for part in parts if isinstance(part, MemoryImages)]
+    return sum(held) if len(held) == len(parts) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ class Reporter:
         self.quiet = quiet
         self._bar = ExitStack()
         self._tell: Tell | None = None
+        #: Called when nobody reads the output any more.
+        self.on_closed: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Reporter:
         if self.console.is_terminal and not self.quiet:
@@ -41,9 +44,14 @@ class Reporter:
         self._bar.close()
 
     def say(self, text: str) -> None:
-        if not self.quiet:
+        if self.quiet:
+            return
+        try:
             # Not wrapped, so that a line stays one line in a log, and no markup, for names in brackets.
             self.console.print(f"{self.label}: {text}", soft_wrap=True, markup=False, highlight=False)
+        except (BrokenPipeError, SystemExit):  # rich would end the program where nobody reads any more
+            self.quiet = True
+            self.on_closed()
 
     def step(self, epoch: int, step: int) -> None:
         """After step ``step`` (from 0) of ``epoch``; kept cheap, for it runs inside the timed part."""

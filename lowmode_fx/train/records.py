@@ -67,12 +67,17 @@ def unfinished_steps(state: Mapping[str, Any]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run, or the part of it up to an interruption. ``interrupted``: the number of the signal that ended it, or 0."""
+    """A run, or the part of it up to an interruption.
+
+    ``interrupted``: the number of the signal that ended it, or 0. ``test_accuracy``: after the last epoch, on images
+    that no epoch was validated on, where there are some.
+    """
 
     label: str
     records: tuple[EpochRecord, ...]
     compile_seconds: float
     interrupted: int = 0
+    test_accuracy: float | None = None
 
     @property
     def final_accuracy(self) -> float:
@@ -113,6 +118,7 @@ class RunResult:
             "epochs": len(self.records),
             "final_accuracy": self.final_accuracy,
             "best_accuracy": self.best_accuracy,
+            **({} if self.test_accuracy is None else {"test_accuracy": self.test_accuracy}),
             "train_seconds": round(self.train_seconds, 3),
             "compile_seconds": round(self.compile_seconds, 3),
             "loading_share": round(self.loading_share, 4),

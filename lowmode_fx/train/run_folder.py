@@ -7,29 +7,30 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from lowmode_fx.train import checkpoint
-from lowmode_fx.train.plots import plot_curves
+from lowmode_fx.train.names import CURRENT, CURVES, LOCK, METRICS, OWN_NAMES, PREVIOUS, SUMMARY
 from lowmode_fx.train.records import EpochRecord, records_to_csv
 from lowmode_fx.utils.atomic import write_text
 
-METRICS, SUMMARY, CURVES = "metrics.csv", "summary.json", "curves.png"
-OWN_NAMES = (METRICS, SUMMARY, CURVES, checkpoint.CURRENT, checkpoint.PREVIOUS, checkpoint.PARTIAL)
+if TYPE_CHECKING:  # whether a folder can be used is known before torch is
+    import torch
+
 PACKAGES = ("lowmode-fx", "torch", "torchvision", "timm", "numpy")
 
 
 class RunFolder:
     """The place where one run leaves its files; each file is written atomically."""
 
-    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
         self.path = path
-        self._overwrite = overwrite
+        self._resume, self._overwrite = resume, overwrite
+        #: Whether a run in it has failed: what it had kept by then is still there.
+        self.failed = False
 
     @classmethod
     def open(cls, path: Path | str, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
@@ -38,19 +39,57 @@ class RunFolder:
         resume: of a folder that isn't there yet, starts a new run, so that a restarted job needs no other command.
         overwrite: remove the files of the old run and nothing else.
 
-        Raises ``ValueError`` for a folder that holds a run (give one of the two), or other things (give another one).
+        Raises ``ValueError`` for a folder that holds a run (give one of the two), other things (give another one) or
+        results without a checkpoint that could be resumed, and for one in which another process trains.
         """
         path = Path(path).expanduser()
         if resume and overwrite:
             raise ValueError("--resume and --overwrite exclude each other; give one of them")
         if path.exists() and not path.is_dir():
             raise ValueError(f"run folder {str(path)!r} is a file; give --out another path")
-        entries = {child.name for child in path.iterdir()} if path.exists() else set()
-        if entries and not entries & {SUMMARY, checkpoint.CURRENT, checkpoint.PREVIOUS}:
-            raise ValueError(f"folder {str(path)!r} is not empty and holds no run; give --out another path")
-        if entries and not (resume or overwrite):
-            raise ValueError(f"run folder {str(path)!r} exists; give --resume, --overwrite or --out another path")
-        return cls(path, overwrite=overwrite)
+        folder = cls(path, resume=resume, overwrite=overwrite)
+        folder._check_entries()
+        if (path / LOCK).exists():  # whether somebody trains there is told before any work
+            with folder._lock():
+                pass
+        return folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Prepare the folder and keep other processes out. Raises ``ValueError`` where another one trains in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            self._check_entries()  # another run may have come and gone since the folder was opened
+            self.prepare()
+            yield
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            path = str(self.path)
+            raise ValueError(f"another process trains in {path!r}; wait for it, or give --out another path") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _check_entries(self) -> None:
+        path = str(self.path)
+        entries = {child.name for child in self.path.iterdir()} - {LOCK} if self.path.exists() else set()
+        if entries and not entries & {SUMMARY, CURRENT, PREVIOUS}:
+            raise ValueError(f"folder {path!r} is not empty and holds no run; give --out another path")
+        if entries and not (self._resume or self._overwrite):
+            raise ValueError(f"run folder {path!r} exists; give --resume, --overwrite or --out another path")
+        if self._resume and METRICS in entries and not entries & {CURRENT, PREVIOUS}:
+            raise ValueError(
+                f"run folder {path!r} holds results and no checkpoint to resume from; give --overwrite to replace "
+                "them, or --out another path"
+            )
 
     def prepare(self) -> None:
         """Make the folder and clear it of a run that is to be overwritten: once all else is known to be right."""
@@ -71,12 +110,16 @@ class RunFolder:
         write_text(self.path / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
     def write_curves(self, runs: Mapping[str, Sequence[EpochRecord]], title: str = "") -> None:
+        from lowmode_fx.train.plots import plot_curves
+
         if any(runs.values()):
             plot_curves(runs, self.path / CURVES, title=title)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """The hardware and the versions a run took place on, for JSON."""
+    import torch
+
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     versions = {"python": platform.python_version()}
     for package in PACKAGES:

@@ -3,29 +3,53 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+from lowmode_fx.utils.validation import (
+    as_choice,
+    as_count,
+    as_flag,
+    as_number,
+    as_seed,
+    as_sequence,
+    check_names,
+    wrong_type,
+)
+from passes.errors import OptionError
+from passes.spelling import setting
 
-from lowmode_fx.utils.validation import as_choice, as_count, as_flag, as_number, as_seed, as_sequence, check_names
+if TYPE_CHECKING:  # settings are read and refused without waiting for torch
+    import torch
 
+#: More are a slip of the keyboard: each has a place in a schedule.
+MOST_EPOCHS = 100_000
+#: Where networks can train; whether it is there, torch knows.
+_DEVICE = r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?"
+_NO_DEVICE = ("is not there", "give auto, cpu or a GPU that torch sees")
 LR_SCHEDULES = ("milestones", "cosine", "onecycle")
 AUTOCASTS = ("none", "bf16", "fp16")
 PLACES = ("auto", "device", "host")
+CRITERIA = ("cross_entropy", "bce")
 #: Settings that say where and how fast, or what comes after the last step: a resumed run may change them.
 CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "workers", "data_on", "eval_batch_size", "precise_bn"})
+#: Settings that older checkpoints don't know: left out of what is compared where they are as they were then.
+_ADDED_LATER = ("criterion", "class_weights", "optimizer", "ema")
 ONECYCLE_RISE, ONECYCLE_START, ONECYCLE_END = 0.3, 1 / 25, 1e-4  # shares of the run, and of the peak rate
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a run trains, by SGD.
+    """How a run trains.
 
     ``milestones``: epochs (counted from 0) at whose start the rate is multiplied by ``lr_gamma``. ``precise_bn``: from
     so many training batches running statistics are made anew at the end of the run (0: they stay). ``data_on``: where
-    the images lie, all on the device or on the host; the batches are the same.
+    the images lie, all on the device or on the host; the batches are the same. ``criterion``: ``"cross_entropy"``,
+    ``"bce"`` or ``package.module:callable``; ``class_weights``: its weight of each class, or ``"balanced"``.
+    ``optimizer``: SGD, or another by timm's name. ``ema``: decay of an average of the weights, which is then validated
+    (0: none).
 
     Raises ``ValueError`` (a value out of range) or ``TypeError`` (a value of another kind), naming what is allowed.
     """
@@ -41,6 +65,8 @@ class TrainSettings:
     lr_gamma: float = 0.1
     warmup_epochs: int = 0
     label_smoothing: float = 0.0
+    criterion: str = "cross_entropy"
+    class_weights: Literal["balanced"] | tuple[float, ...] = ()
     precise_bn: int = 0
     autocast: Literal["none", "bf16", "fp16"] = "none"
     seed: int = 0
@@ -49,30 +75,45 @@ class TrainSettings:
     workers: int = 2
     data_on: Literal["auto", "device", "host"] = "auto"
     eval_batch_size: int = 500
+    optimizer: str = "sgd"
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_batch_size"):
+        self._set("epochs", as_count("epochs", self.epochs, 1, MOST_EPOCHS))
+        for name in ("batch_size", "eval_batch_size"):
             self._set(name, as_count(name, getattr(self, name), 1))
+        if not re.fullmatch(_DEVICE, self.device):
+            raise OptionError("device", self.device, *_NO_DEVICE)
         for name in ("warmup_epochs", "workers", "precise_bn"):
             self._set(name, as_count(name, getattr(self, name)))
         self._set("seed", as_seed(self.seed))
-        self._set("lr", as_number("lr", self.lr, above=0))
+        self._set("lr", as_number("lr", self.lr, above=0, most=1e30))  # more is no float32
         self._set("lr_gamma", as_number("lr_gamma", self.lr_gamma, above=0, most=1))
         self._set("weight_decay", as_number("weight_decay", self.weight_decay, least=0))
         self._set("momentum", as_number("momentum", self.momentum, least=0, below=1))
         self._set("label_smoothing", as_number("label_smoothing", self.label_smoothing, least=0, below=1))
+        if self.class_weights != "balanced":
+            weights = as_sequence("class_weights", self.class_weights, "'balanced', or a number for each class")
+            named = [as_number(f"class_weights[{place}]", weight, least=0) for place, weight in enumerate(weights)]
+            self._set("class_weights", tuple(named))
+        self._set("ema", as_number("ema", self.ema, least=0, below=1))
+        if self.nesterov and self.optimizer != "sgd":
+            raise OptionError("nesterov", True, "is of SGD alone", f"leave it out, or {setting('optimizer', 'sgd')}")
         for name in ("nesterov", "compile"):
             as_flag(name, getattr(self, name))
         as_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         as_choice("autocast", self.autocast, AUTOCASTS)
         as_choice("data_on", self.data_on, PLACES)
+        check_criterion(self.criterion)
         given = as_sequence("milestones", self.milestones, "epochs, such as (80, 120)")
         milestones = tuple(as_count(f"milestones[{place}]", epoch, 1) for place, epoch in enumerate(given))
         if list(milestones) != sorted(set(milestones)):
-            raise ValueError(f"milestones={milestones} is not in rising order; give each epoch once, rising")
+            raise OptionError("milestones", milestones, "is not in rising order", "give each epoch once, rising")
         self._set("milestones", milestones)
         if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs a momentum, which is 0; give a momentum such as 0.9")
+            raise OptionError(
+                "nesterov", True, f"needs a momentum, and {setting('momentum', 0)}", "give one such as 0.9"
+            )
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -87,7 +128,9 @@ class TrainSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**asdict(self), "milestones": list(self.milestones)}
+        weights = self.class_weights
+        plain = weights if isinstance(weights, str) else list(weights)
+        return {**asdict(self), "milestones": list(self.milestones), "class_weights": plain}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainSettings:
@@ -97,7 +140,8 @@ class TrainSettings:
 
     def trajectory(self) -> dict[str, Any]:
         """What a run and its continuation must share. More epochs are allowed where no rate depends on their number."""
-        dropped = CHANGEABLE_ON_RESUME | ({"epochs"} if self.lr_schedule == "milestones" else set())
+        later = {name for name in _ADDED_LATER if getattr(self, name) == _DEFAULTS[name]}
+        dropped = CHANGEABLE_ON_RESUME | later | ({"epochs"} if self.lr_schedule == "milestones" else set())
         return {name: value for name, value in self.to_dict().items() if name not in dropped}
 
     def learning_rate(self, epoch: int, share: float = 0.0) -> float:
@@ -118,17 +162,32 @@ class TrainSettings:
 
     def torch_device(self) -> torch.device:
         """The device; ``auto`` is torch's first GPU, or else the CPU. Raises ``ValueError`` if it isn't there."""
+        import torch
+
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, TypeError) as error:
-            raise ValueError(f"device={self.device!r} is not there; give auto, cpu or a GPU that torch sees") from error
+            raise OptionError("device", self.device, *_NO_DEVICE) from error
         return device
 
     def autocast_dtype(self) -> torch.dtype | None:
+        import torch
+
         return {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.autocast]
+
+
+def check_criterion(name: str) -> None:
+    """Raises ``OptionError`` for a loss that is none of the named ones and no ``package.module:callable``."""
+    if not isinstance(name, str):
+        raise wrong_type("criterion", name, "the name of a loss")
+    if ":" not in name:
+        as_choice("criterion", name, CRITERIA, "package.module:callable")
+
+
+_DEFAULTS = {field.name: field.default for field in fields(TrainSettings)}
 
 
 def _cosine(start: float, end: float, share: float) -> float:

@@ -6,19 +6,19 @@ import bisect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
-
-from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules import uniform_draw
-from lowmode_fx.tuning.agreement import Criterion
-from lowmode_fx.tuning.batches import Batch
-from lowmode_fx.tuning.costs import mac_cost
-from lowmode_fx.tuning.trials import progress_now
 from lowmode_fx.utils.validation import as_count, as_number, as_probability
+from passes.errors import OptionError
+
+if TYPE_CHECKING:  # what it measures with is imported where it measures
+    import torch
+
+    from lowmode_fx.lowering.ladder import ModePair
+    from lowmode_fx.tuning.agreement import Criterion
+    from lowmode_fx.tuning.batches import Batch
 
 #: Measuring may take no more than this share of the steps between two measurements.
 MOST_OVERHEAD = 0.1
@@ -54,10 +54,8 @@ class AgreementSchedule:
             as_number("cost", cost, above=0)
         least = round(2 * batches / MOST_OVERHEAD)
         if every < least:
-            raise ValueError(
-                f"every={every} would spend more than {MOST_OVERHEAD:.0%} of the steps on measuring {batches} batches; "
-                f"give at least {least}"
-            )
+            problem = f"would spend more than {MOST_OVERHEAD:.0%} of the steps on measuring {batches} batches"
+            raise OptionError("every", every, problem, f"give at least {least}")
         self.every, self.p, self.batches, self.cost = every, as_probability("p", p), batches, cost
         self.full_from, self.momentum, self.seed = full_from, momentum, seed
         self._counted: float | None = None
@@ -106,6 +104,8 @@ class AgreementSchedule:
         autocast: the type that the run computes forwards in, if any. The model is left as it was. In a process group
         every rank has to call it; rank 0's batches count.
         """
+        from lowmode_fx.tuning.costs import mac_cost
+
         if self.cost is not None:
             cost = self.cost
         else:
@@ -118,6 +118,8 @@ class AgreementSchedule:
     def _measured(
         self, pair: ModePair, batches: Iterable[Batch], criterion: Criterion, autocast: torch.dtype | None
     ) -> float:
+        from lowmode_fx.tuning.trials import progress_now
+
         # At most 1: where full gradients are all but lost in noise, the estimate has no upper bound.
         return min(1.0, progress_now(pair, batches, criterion, self.momentum, autocast).gain)
 
@@ -148,6 +150,8 @@ class AgreementSchedule:
 
 def _from_rank_0(pair: ModePair, measured: Callable[[], float]) -> float:
     """What rank 0 measures, or the error that it met, on every rank: none may wait for one that has failed."""
+    import torch.distributed as dist
+
     if any(isinstance(module, torch.nn.SyncBatchNorm) for module in pair.model.modules()):
         raise ValueError("rank 0 measures alone, and a SyncBatchNorm would wait for the others; use other norms")
     told: list[Any] = [0.0, ""]
@@ -163,4 +167,6 @@ def _from_rank_0(pair: ModePair, measured: Callable[[], float]) -> float:
 
 
 def _in_group() -> bool:
-    return dist.is_available() and dist.is_initialized() and torch.distributed.get_world_size() > 1
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -26,10 +26,11 @@ class Choice:
 
 
 def families(base: LowModeConfig, ratios: Sequence[RatioLike], stem_maxpool: bool) -> Iterator[Choice]:
-    """Every ratio with the kernels kept, resampled and averaged; with a max pool in the stem, without it too.
+    """Every ratio with kernels kept, resampled, averaged, and the large ones resized; with a stem's max pool, without.
 
     base: whatever it says of norms, heads and outputs holds for all. Ratio 1 pools kernels on whole images; there is
-    nothing to resample them to there, so that they are averaged.
+    nothing to resample them to there, so that they are averaged. Where no kernel is large, to resize the large ones
+    comes to the same as to keep them all.
     """
     drops = ("none", "stem") if stem_maxpool else ("none",)
     for ratio in map(read_ratio, ratios):
@@ -42,16 +43,16 @@ def families(base: LowModeConfig, ratios: Sequence[RatioLike], stem_maxpool: boo
                 whole = replace(common, downsample_input=False, ratio=2)
                 yield Choice(f"whole images, kernels averaged{note}", whole)
                 continue
-            at = replace(common, ratio=ratio)
-            yield Choice(f"r = {ratio_text(ratio)}, kernels kept{note}", replace(at, kernel_ratio=1))
+            at, r = replace(common, ratio=ratio), f"r = {ratio_text(ratio)}"
+            yield Choice(f"{r}, kernels kept{note}", replace(at, kernel_ratio=1))
             resampled = replace(at, kernel_transform="linear")
-            yield Choice(
-                f"r = {ratio_text(ratio)}, kernels resampled (cover){note}", replace(resampled, rounding="cover")
-            )
-            yield Choice(f"r = {ratio_text(ratio)}, kernels resampled{note}", replace(resampled, rounding="ceil"))
-            yield Choice(f"r = {ratio_text(ratio)}, kernels averaged{note}", at)
+            yield Choice(f"{r}, kernels resampled (cover){note}", replace(resampled, rounding="cover"))
+            yield Choice(f"{r}, kernels resampled{note}", replace(resampled, rounding="ceil"))
+            yield Choice(f"{r}, kernels averaged{note}", at)
+            large = replace(at, pool_convs="large", kernel_transform="pi_resize")
+            yield Choice(f"{r}, large kernels resized{note}", large)
             if largest_ratio(ratio) > 2:
-                yield Choice(f"r = {ratio_text(ratio)}, kernels averaged by 2{note}", replace(at, kernel_ratio=2))
+                yield Choice(f"{r}, kernels averaged by 2{note}", replace(at, kernel_ratio=2))
 
 
 def try_pair(captured: Captured, config: LowModeConfig) -> tuple[ModePair | None, str]:

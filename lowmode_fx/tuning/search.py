@@ -146,7 +146,7 @@ class Search:
         best = self.best()
         if best is None or best.family != family.name:
             return  # no part of this family is what the tuner would choose
-        chosen = list(every) if best.config.pool_convs == "dense" else list(best.config.pool_convs)
+        chosen = list(every) if isinstance(best.config.pool_convs, str) else list(best.config.pool_convs)
         for name in list(chosen):
             rest = tuple(other for other in chosen if other != name)
             if not rest:

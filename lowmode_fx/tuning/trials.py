@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import copy
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +22,19 @@ from lowmode_fx.tuning.agreement import Criterion, batch_loss, mode_gradient
 from lowmode_fx.tuning.batches import Batch, Call, read_batch, read_batches, split_batch
 from lowmode_fx.tuning.gain import StepProgress, gradient_products, step_progress
 from passes.preserve import preserve_generators, preserve_state, train_mode
+from passes.spelling import setting
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 #: Of a trial run's steps, the share that is full, so that what is compared has settled in full-mode.
 FULL_SHARE = 1 / 3
 #: Places, an eighth of a trial run's full steps apart, where its loss is looked up.
 _LOOKS = 5
+#: A loss that is so many times the first one is no noise any more.
+DIVERGED = 10.0
+
+
+class DivergedError(ValueError):
+    """A short run whose loss grew out of bounds: nothing can be learned from it."""
 
 
 @dataclass
@@ -88,9 +96,19 @@ class Probe:
                 self._add_point(step)
             if step in places or not go_on:
                 self.losses[step] = self.loss()
+                self._require_sane(step)
             if not go_on:
                 break
         return step
+
+    def _require_sane(self, step: int) -> None:
+        """Raises ``DivergedError`` where the loss is no number any more, or ten times the first."""
+        first, now = self.losses[0], self.losses[step]
+        if not math.isfinite(now) or now > DIVERGED * first:
+            raise DivergedError(
+                f"the short full run diverged: its loss was {first:.3g}, and after {step} steps {now:.3g}; "
+                f"give a smaller {setting('lr')}"
+            )
 
     def trial_run(self, pair: ModePair, steps: int, weight: float = 1.0) -> float:
         """A low step's gain, in full steps, by training: low steps from the start, then a third full ones.

@@ -7,8 +7,7 @@ import math
 import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, get_args
 
@@ -28,8 +27,11 @@ from lowmode_fx.tuning.costs import CostMeasure
 from lowmode_fx.tuning.ladder_plan import Chosen, choose, ramp
 from lowmode_fx.tuning.search import Candidate, Search
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe
+from lowmode_fx.tuning.tried_ratios import LADDER_RATIOS, LARGEST_RATIO, RATIOS
 from lowmode_fx.utils.validation import as_choice, as_count, as_number, as_share
-from passes.ratios import RatioLike, largest_ratio, ratio_text
+from passes.errors import OptionError
+from passes.ratios import RatioLike, largest_ratio, plain_ratio
+from passes.spelling import setting
 
 #: Shares of the time: the short full run, then the search; trial runs take the rest.
 _RUN_SHARE, _SEARCH_SHARE = 0.35, 0.6
@@ -37,10 +39,6 @@ _RUN_SHARE, _SEARCH_SHARE = 0.35, 0.6
 _LEAST_STEPS = 8
 #: Low steps are no use below this saving of time: noise is larger.
 _LEAST_SAVING = 0.05
-#: What is tried where nothing is said, and what is tried beside for a ladder.
-_RATIOS: tuple[RatioLike, ...] = (2, 1)
-_LADDER_RATIOS: tuple[RatioLike, ...] = (Fraction(4, 3),)
-_LARGEST_RATIO = 4
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,8 @@ class Tuning:
 
     ``config``: of the cheapest low mode. ``more``: of the others, rising in cost. ``time``: predicted, as a share of
     the time of the full run that it is to match. ``candidates``: all that was measured, best first. ``refused``:
-    configurations that give no pair, with the reason.
+    configurations that give no pair, with the reason. ``measured_on``: plain values that tell the model and the data,
+    if whoever called ``tune`` noted them.
     """
 
     config: LowModeConfig
@@ -61,6 +60,7 @@ class Tuning:
     candidates: tuple[Candidate, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     reasons: tuple[str, ...] = ()
+    measured_on: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def configs(self) -> tuple[LowModeConfig, ...]:
@@ -81,6 +81,7 @@ class Tuning:
             "epochs": self.epochs,
             "time": self.time,
             "reasons": list(self.reasons),
+            **({"measured_on": dict(self.measured_on)} if self.measured_on else {}),
         }
 
     @classmethod
@@ -95,7 +96,10 @@ class Tuning:
         if not isinstance(schedule, LadderSchedule if more else BernoulliSchedule):
             kind = "a ladder's" if more else "Bernoulli's"
             raise ValueError(f"no result of `lowmode-fx tune`: its schedule is not {kind}")
-        return cls(config, schedule, weight, epochs, predicted, more, reasons=tuple(values.get("reasons", ())))
+        reasons, source = tuple(values.get("reasons", ())), values.get("measured_on", {})
+        if not isinstance(source, Mapping):
+            raise ValueError("no result of `lowmode-fx tune`: its measured_on is no mapping")
+        return cls(config, schedule, weight, epochs, predicted, more, reasons=reasons, measured_on=source)
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2)
@@ -172,8 +176,8 @@ def tune(
     batch, or where no candidate gives a pair.
     """
     steps_per_epoch = _length(loader) if steps_per_epoch is None else steps_per_epoch
-    tried = _RATIOS if ratios is None else tuple(ratios)
-    tried = (*tried, *_LADDER_RATIOS) if ratios is None and modes > 2 else tried
+    tried = RATIOS if ratios is None else tuple(ratios)
+    tried = (*tried, *LADDER_RATIOS) if ratios is None and modes > 2 else tried
     _check(epochs, tail, seconds, tried, measure, steps_per_epoch, autocast)
     as_count("modes", modes, 2)
     as_number("time_budget", time_budget, above=0, most=1)
@@ -214,6 +218,8 @@ def tune(
     if pooled:
         search.refine(min(pooled, key=lambda each: each.plan.time))
     reasons = _trial_runs(search, last, start + seconds, tell)
+    if probe.losses[last] >= probe.losses[0]:
+        reasons.insert(0, _no_progress(probe.losses[0], probe.losses[last], last))
     settings = _Settings(epochs, tail, modes, time_budget, seed)
     return _decide(search, settings, reasons, last / total)
 
@@ -302,6 +308,13 @@ def _plan_in_words(
     return words
 
 
+def _no_progress(first: float, loss: float, steps: int) -> str:
+    return (
+        f"warning: the short full run did not learn (loss {first:.3g}, after {steps} steps {loss:.3g}), and what "
+        f"follows is noise: give another {setting('lr')}, or more {setting('epochs')}"
+    )
+
+
 def _length(loader: Iterable[Batch]) -> int:
     if not isinstance(loader, Sized):
         raise ValueError("the loader has no length; give steps_per_epoch, the optimizer steps of one epoch")
@@ -326,8 +339,6 @@ def _check(
     as_count("epochs", epochs, 1)
     as_share("tail", tail)
     as_number("seconds", seconds, above=0)
-    if not ratios or any(not 1 <= largest_ratio(ratio) <= _LARGEST_RATIO for ratio in ratios):
-        told = ", ".join(map(ratio_text, ratios))
-        raise ValueError(
-            f"ratios={told or '()'} is out of range; give numbers from 1 to {_LARGEST_RATIO}, such as 2, 4/3"
-        )
+    if not ratios or any(not 1 <= largest_ratio(ratio) <= LARGEST_RATIO for ratio in ratios):
+        told = tuple(map(plain_ratio, ratios))
+        raise OptionError("ratios", told, "is out of range", f"give numbers from 1 to {LARGEST_RATIO}, such as 2, 4/3")

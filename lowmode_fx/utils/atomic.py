@@ -10,13 +10,17 @@ from pathlib import Path
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file next to ``path``, then put it in ``path``'s place.
 
-    What was there stays if anything fails. Raises ``OSError`` (a full disk, no permission).
+    What was there stays if anything fails. Raises ``OSError`` (a full disk, no permission), which names ``path``.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the suffix tells matplotlib the format
     try:
         write(temporary)
         sync_file(temporary)
         os.replace(temporary, path)
+    except OSError as error:  # it is the file that was asked for which can't be written, not the one beside it
+        if error.errno is None or error.filename not in (None, str(temporary), temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)

@@ -1,7 +1,7 @@
 """Checks of arguments: each returns the value in its plain type, or says what is wrong and what to give instead.
 
-What they say is one line, ``name=value is …; give …``: a ``TypeError`` for a value of another kind, a ``ValueError``
-for one that is out of range or unknown.
+What they say is one line, ``name=value is …; give …``: an ``OptionTypeError`` (a ``TypeError``) for a value of another
+kind, an ``OptionError`` (a ``ValueError``) for one that is out of range or unknown.
 """
 
 from __future__ import annotations
@@ -12,26 +12,29 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex, TypeVar
 
+from passes.errors import NO_VALUE, OptionError, OptionTypeError
 from passes.wording import near_matches_hint
 
 Choice = TypeVar("Choice")
 
 
-def wrong_type(name: str, value: Any, give: str) -> TypeError:
+def wrong_type(name: str, value: Any, give: str) -> OptionTypeError:
     """The error for a value of another kind. give: what to give instead."""
     # A tensor or a model would fill the line.
-    shown = f"={value!r}" if isinstance(value, bool | numbers.Number | str | None) else ""
-    return TypeError(f"{name}{shown} is of type {type(value).__name__}; give {give}")
+    shown = value if isinstance(value, bool | numbers.Number | str | None) else NO_VALUE
+    return OptionTypeError(name, shown, f"is of type {type(value).__name__}", f"give {give}")
 
 
-def as_count(name: str, value: SupportsIndex, minimum: int = 0) -> int:
-    """An int of at least ``minimum``. Raises ``TypeError`` or ``ValueError`` for anything else."""
+def as_count(name: str, value: SupportsIndex, minimum: int = 0, most: int | None = None) -> int:
+    """An int of at least ``minimum``, at most ``most``. Raises ``TypeError`` or ``ValueError`` for anything else."""
     give = f"an int of at least {minimum}"
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise wrong_type(name, value, give)
     count = operator.index(value)
     if count < minimum:
-        raise ValueError(f"{name}={count} is too small; give {give}")
+        raise OptionError(name, count, "is too small", f"give {give}")
+    if most is not None and count > most:
+        raise OptionError(name, count, "is too large", f"give an int from {minimum} to {most}")
     return count
 
 
@@ -39,7 +42,7 @@ def as_seed(value: SupportsIndex) -> int:
     """An int from 0 to 2**64 - 1. Raises ``TypeError`` or ``ValueError`` for anything else."""
     seed = as_count("seed", value)
     if seed >= 2**64:
-        raise ValueError(f"seed={seed} does not fit in 64 bits; give an int from 0 to 2**64 - 1")
+        raise OptionError("seed", seed, "does not fit in 64 bits", "give an int from 0 to 2**64 - 1")
     return seed
 
 
@@ -62,7 +65,7 @@ def as_number(
     number = _number(name, value, give)
     # Written so that not-a-number fails too.
     if not (math.isfinite(number) and least <= number <= most and above < number < below):
-        raise ValueError(f"{name}={value!r} is out of range; give {give}")
+        raise OptionError(name, value, "is out of range", f"give {give}")
     return number
 
 
@@ -86,14 +89,15 @@ def as_flag(name: str, value: bool) -> bool:
 def as_choice(name: str, value: Choice, choices: Sequence[Choice], other: str = "") -> Choice:
     """One of ``choices``; other: what may be given instead of them. Raises ``ValueError`` for anything else."""
     if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; give {_any_of([*map(repr, choices), *filter(None, [other])])}")
+        allowed = _any_of([*map(repr, choices), *filter(None, [other])])
+        raise OptionError(name, value, "is unknown", f"give {allowed}")
     return value
 
 
 def as_sequence(name: str, values: Iterable[Any], give: str) -> tuple[Any, ...]:
     """A tuple of what there is to go through, text aside. Raises ``TypeError`` for anything else."""
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}={values!r} is no sequence; give {give}")
+        raise OptionTypeError(name, values, "is no sequence", f"give {give}")
     return tuple(values)
 
 
@@ -109,7 +113,7 @@ def _from_0_to_1(name: str, value: float, noun: str) -> float:
     give = "a number from 0 to 1"
     number = _number(name, value, give)
     if not 0.0 <= number <= 1.0:
-        raise ValueError(f"{name}={value!r} is no {noun}; give {give}")
+        raise OptionError(name, value, f"is no {noun}", f"give {give}")
     return number
 
 

@@ -44,4 +44,4 @@ def test_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 
 def test_readme_says_what_was_measured() -> None:
     rows = json.loads((ROOT / "bench/results/loading_cpu.json").read_text())["rows"]
-    assert loading.sentence(rows["32×32"]) in " ".join((ROOT / "README.md").read_text().split())
+    assert loading.sentence(rows) in " ".join((ROOT / "README.md").read_text().split())

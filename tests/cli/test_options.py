@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from fractions import Fraction
 from typing import Any
@@ -19,8 +19,10 @@ from lowmode_fx.cli.options import (
     low_mode_config,
     low_mode_options,
     names_or_set,
-    spelled_as_options,
 )
+from lowmode_fx.cli.spelling import command_spelling
+from passes.errors import OptionError
+from passes.spelling import NO_VALUE, setting, spelled
 
 FIXED = "test_options:fixed_size"
 
@@ -42,7 +44,7 @@ def test_image_sides(text: str, sides: tuple[int, int]) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError) as error:
         image_sides(text)
-    assert str(error.value) == (f"input size {text!r} is no size; give pixels, as 224, or height and width, as 192x256")
+    assert str(error.value) == (f"input_size={text!r} is no size; give pixels, as 224, or height and width, as 192x256")
 
 
 @pytest.mark.parametrize(
@@ -53,11 +55,16 @@ def test_what_is_no_size(text: str) -> None:
         ("layer4", ("layer4",)),
         ("layer3.*, layer4.*.conv2", ("layer3.*", "layer4.*.conv2")),
         ("dense,layer4", ("dense", "layer4")),
-        (" , ", ()),
     ],
 )
 def test_names_or_set(text: str | None, value: Any) -> None:
-    assert names_or_set(text, ("dense", "all")) == value
+    assert names_or_set(text, ("dense", "all"), "pool_convs") == value
+
+
+@pytest.mark.parametrize("text", [",", "a,,b", " , ", "a,"])
+def test_a_list_with_an_empty_place_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="has an empty place between its commas; give a,b"):
+        names_or_set(text, ("dense",), "keep_convs")
 
 
 def test_only_the_options_that_were_given_count() -> None:
@@ -96,7 +103,7 @@ def test_strides_are_spelled_by_glob() -> None:
 
 @pytest.mark.parametrize("text", ["conv1", "=1", "conv1=", "conv1=0", "conv1=1x", "conv1=-1"])
 def test_what_is_no_stride(text: str) -> None:
-    with pytest.raises(ValueError, match=f"^--strides has '{text}'; give globs with strides, as conv1=1 or conv1=1x2$"):
+    with pytest.raises(ValueError, match=f"^strides has '{text}'; give globs with strides, as conv1=1 or conv1=1x2$"):
         low_mode_config("", strides=text)
 
 
@@ -115,22 +122,40 @@ def test_the_command_line_names_its_own_options(
         assert exit.value.code == (2 if "--adapt-head" not in options and "--whole-images" not in options else 0)
         return "".join(capsys.readouterr())
 
-    assert "give --adapt-head to resize the map" in run()
+    assert "set --adapt-head to resize the map" in run()
     assert run("--ratio", "1").endswith("on some side, or, to pool kernels on whole images, --whole-images\n")
     assert "at 3×8×8" in run("--adapt-head") and "low at 3×16×16" in run("--whole-images")
 
 
-def test_arguments_become_options() -> None:
-    text = "set adapt_head=True to resize it, or use kernel_ratio=1, restore_output=True, submodule="
-    spelled = "give --adapt-head to resize it, or use --kernel-ratio 1, --restore-output, --submodule"
-    assert spelled_as_options(text) == spelled
-    assert spelled_as_options("drop_maxpools: 'a' matches no max pool") == "--drop-maxpools: 'a' matches no max pool"
-    assert spelled_as_options("kernel_ratio is 0; it is no ratio") == "--kernel-ratio is 0; it is no ratio"
-    assert spelled_as_options("drop_maxpools='stem' found none") == "--drop-maxpools 'stem' found none"
-    assert spelled_as_options("ratio='4/3' is one; give ratio=(1, '4/3')") == "--ratio 4/3 is one; give --ratio 1x4/3"
-    assert spelled_as_options("lr_gamma=2 is out of range; give x=1") == "--lr-gamma 2 is out of range; give x=1"
-    assert spelled_as_options("milestones[1]=0 is too small") == "--milestones 0 is too small"
-    assert spelled_as_options("every=1 is too small") == "--measure-every 1 is too small"
+def spelled_for(*parameters: str) -> Callable[[str, Any], str]:
+    return command_spelling(parameters)
+
+
+def test_arguments_are_spelled_as_options_of_the_command() -> None:
+    spell = spelled_for(
+        "ratio", "adapt_head", "drop_maxpools", "milestones", "measure_every", "compile", "whole_images"
+    )
+    assert spell("ratio", "4/3") == "--ratio 4/3" and spell("ratio", (1, "4/3")) == "--ratio 1x4/3"
+    assert spell("adapt_head", True) == "--adapt-head" and spell("compile", False) == "--no-compile"
+    assert spell("downsample_input", False) == "--whole-images"
+    assert spell("drop_maxpools", NO_VALUE) == "--drop-maxpools"
+    assert spell("drop_maxpools", "stem") == "--drop-maxpools 'stem'"
+    assert spell("milestones[1]", 0) == "--milestones 0" and spell("every", 1) == "--measure-every 1"
+    # What a command has no option for stays what it is in Python.
+    assert spell("restore_output", True) == "restore_output=True" and spelled_for()("ratio", 2) == "ratio=2"
+    assert spelled_for("ratios")("downsample_input", False) == "--ratios 1"
+
+
+def test_messages_speak_the_language_of_who_called() -> None:
+    error = OptionError("ratio", 1, "leaves images as they are", "give one above 1")
+    assert str(error) == "ratio=1 leaves images as they are; give one above 1"
+    with spelled(spelled_for("ratio")):
+        assert str(error) == "--ratio 1 leaves images as they are; give one above 1"
+        assert setting("ratio", 2) == "--ratio 2"
+    assert setting("ratio", 2) == "ratio=2"
+    with pytest.raises(TypeError) as kind:
+        LowModeConfig(ratio=None)  # type: ignore[arg-type]
+    assert isinstance(kind.value, OptionError) and kind.value.parameter == "ratio"
 
 
 def test_ratios_are_given_as_text() -> None:

@@ -112,18 +112,32 @@ def test_train_with_a_schedule_that_measures(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("probe", MODEL, *DATA, "--format", "xml"), "--format 'xml' is unknown; give 'table', 'json' or 'csv'"),
-        (("probe", MODEL, *DATA, "--batches", "1"), "--batches 1 is too small; give an int of at least 2"),
         (
-            ("probe", MODEL, *DATA, "--steps", "10000000", "--pool-convs", "x"),
+            ("probe", MODEL, *DATA, "--format", "xml"),
+            "--format: 'xml' is not one of 'table', 'json', 'csv'; see --help",
+        ),
+        (
+            ("probe", MODEL, *DATA, "--batches", "1"),
+            "--batches: Input should be greater than or equal to 2; see --help",
+        ),
+        (
+            ("probe", MODEL, *DATA, "--steps", "1000000", "--pool-convs", "x"),
             "--pool-convs: 'x' matches no convolution",
         ),
-        (("tune", MODEL, *DATA, "--ratios", "2,x"), "--ratios has 'x', which is no ratio; give numbers from 1 to 4"),
-        (("tune", MODEL, *DATA, "--ratios", "9"), "--ratios 9 is out of range; give numbers from 1 to 4"),
+        (
+            ("tune", MODEL, *DATA, "--ratios", "2,x"),
+            "--ratios 'x' is no ratio; give numbers from 1 to 4, as in 2,4/3",
+        ),
+        (("tune", MODEL, *DATA, "--ratios", "9"), "--ratios 9 is out of range; give numbers from 1 to 4, as in 2,4/3"),
+        (
+            ("tune", MODEL, *DATA, "--time-budget", "0"),
+            "--time-budget 0.0 is out of range; give a number",
+        ),
+        (("tune", MODEL, *DATA, "--criterion", "hinge"), "--criterion 'hinge' is unknown; give 'cross_entropy', 'bce'"),
         (("probe", MODEL, *DATA, "--out", "p.jpg"), "--out 'p.jpg' is no PNG; give a name that ends in .png"),
-        (("tune", MODEL, *DATA, "--autocast", "fp16"), "--autocast 'fp16' is unknown; give 'none' or 'bf16'"),
-        (("tune", MODEL, *DATA, "--measure", "joules"), "--measure 'joules' is unknown; give 'time' or 'macs'"),
-        (("train", MODEL, *DATA, "--tuned", "no.json"), "--tuned 'no.json' can't be read"),
+        (("tune", MODEL, *DATA, "--autocast", "fp16"), "--autocast: 'fp16' is not one of 'none', 'bf16'"),
+        (("tune", MODEL, *DATA, "--measure", "joules"), "--measure: 'joules' is not one of 'time', 'macs'"),
+        (("train", MODEL, *DATA, "--tuned", "no.json"), "--tuned 'no.json' can't be read (No such file or directory)"),
     ],
 )
 def test_a_mistake_is_one_line(run: Run, arguments: tuple[str, ...], message: str) -> None:

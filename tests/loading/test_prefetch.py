@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
-from lowmode_fx import PrefetchLoader
+from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, PrefetchLoader, build_pair, host_loader
 from lowmode_fx.loading.prefetch import _ahead
 
 
@@ -81,6 +82,22 @@ def test_batches_keep_their_structure_on_another_device() -> None:
     assert isinstance(pair, tuple) and [value.device.type for value in pair] == ["meta", "meta"]
     assert list(mapping) == ["pixels", "size"] and mapping["pixels"].is_meta and mapping["size"] == 2
     assert isinstance(sample, Sample) and sample.images.is_meta and sample.names == ["a", "b"]
+
+
+def test_a_low_steps_images_travel_at_their_own_size() -> None:
+    """The workers of ``host_loader`` make them smaller: a quarter of the bytes, at r = 2."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )
+    pair = build_pair(model, torch.zeros(2, 3, 16, 16))
+    net = LowModeModel(pair, BernoulliSchedule(p=0.5, seed=1), downsample_on="host", compile=False).train()
+    dataset = TensorDataset(torch.randn(24, 3, 16, 16), torch.arange(24))
+    loader = PrefetchLoader(host_loader(dataset, net, batch_size=2), "meta")
+    modes = [net.mode_at(step, 0) for step in range(12)]
+    assert set(modes) == {Mode.LOW, Mode.FULL}
+    for mode, (images, labels) in zip(modes, loader, strict=True):
+        assert images.is_meta and labels.shape == (2,)
+        assert images.nbytes == 2 * 3 * 16 * 16 * 4 // (4 if mode is Mode.LOW else 1)
 
 
 def test_what_is_refused() -> None:

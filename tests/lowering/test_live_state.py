@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from live_checks import assert_unmoved, buffers, low_images, pair_of
 from torch import Tensor, nn
 
+from lowmode_fx import LowModeConfig, LowModeModel, PeriodicSchedule, build_pair
 from lowmode_fx.lowering.live import LiveLowering
 from lowmode_fx.lowering.live.shadows import Shadows
 
@@ -167,3 +169,32 @@ def test_a_buffer_of_another_shape_gets_another_copy() -> None:
             assert module.value.dtype == value.dtype
             assert module.value is not value
         assert module.value is value
+
+
+class Centred(nn.Module):
+    """A buffer is moved in place, as torch.export can write down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.norm = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+        self.register_buffer("centre", torch.zeros(4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.norm(self.body(self.stem(images)))
+        self.centre.mul_(0.9).add_(maps.detach().mean((0, 2, 3)), alpha=0.1)
+        return maps - self.centre[:, None, None]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("batchnorm", ["isolate", "share"])
+def test_graphs_by_name_leave_no_trace_either(batchnorm: Any, compiled: bool) -> None:
+    model = Centred()
+    config = LowModeConfig(batchnorm=batchnorm)
+    pair = build_pair(model, torch.zeros(2, 3, 16, 16), config, front_end="export")
+    options = {"compile": compiled, "compile_options": {"backend": "eager"}}
+    net = LowModeModel(pair, PeriodicSchedule(1), **options)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    for _ in range(2):
+        net(torch.randn(2, 3, 16, 16)).sum().backward()
+    moved = [name for name, value in model.named_buffers() if not torch.equal(value, before[name])]
+    assert bool(moved) is (batchnorm == "share")

@@ -273,3 +273,17 @@ def test_a_wrong_input_is_still_an_error() -> None:
 def test_a_single_value_per_channel_is_still_an_error() -> None:
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         isolated_norm(nn.BatchNorm2d(4), torch.zeros(1, 4, 1, 1))
+
+
+@pytest.mark.parametrize("put", ["hook", "forward"])
+def test_what_is_put_on_a_norm_counts_in_low_mode(put: str) -> None:
+    norm = nn.BatchNorm2d(4)
+    pair = build(with_norm(norm))
+    images = torch.randn(4, 3, 6, 6)
+    plain, before = pair.low(images), state(pair.model)
+    if put == "hook":
+        norm.register_forward_hook(lambda module, args, output: output * 2)
+    else:
+        norm.forward = lambda maps: 2 * nn.BatchNorm2d.forward(norm, maps)  # type: ignore[method-assign]
+    assert torch.equal(pair.low(images), 2 * plain)
+    assert not changed(pair.model, before)

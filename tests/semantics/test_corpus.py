@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import pytest
 
-from semantics.check import CHECKS
-from semantics.habit import Habit
-from semantics.habits import CORPUS
+from semantics.check import CHECKS, product
+from semantics.habit import Habit, Kind
+from semantics.habits import CORPUS, KINDS
 from semantics.known_wrong import KNOWN_WRONG
 
 
@@ -42,6 +43,16 @@ def test_low_mode_is_the_truth_and_leaves_no_trace(habit: Habit) -> None:
 @pytest.mark.parametrize("habit", habits("compiled"), ids=str)
 def test_compiled_past_the_recompile_limit(habit: Habit) -> None:
     judge("compiled", habit)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("front_end", ["live", "fx", "export"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_front_end_by_name_is_right_or_refused(kind: Kind, front_end: str) -> None:
+    named = partial(product, front_end=front_end)
+    verdicts = {str(habit): CHECKS["low"](habit, named) for habit in kind.habits if habit.takes("low")}
+    assert not [f"{name}: {verdict.why}" for name, verdict in verdicts.items() if verdict.word == "wrong"]
 
 
 def test_the_corpus_is_large_and_every_kind_is_compiled() -> None:

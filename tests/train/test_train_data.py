@@ -18,7 +18,7 @@ from lowmode_fx.loading.normalise import Normalise
 from lowmode_fx.train import data as data_module
 from lowmode_fx.train.batches import steps_per_epoch, train_batches, val_batches
 from lowmode_fx.train.data import load_data
-from lowmode_fx.train.folder import decode
+from lowmode_fx.train.decode import decode
 from lowmode_fx.train.images import MemoryImages
 
 CPU = torch.device("cpu")
@@ -151,8 +151,11 @@ def test_cifar10_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mnist", "data='mnist' is unknown; give digits, cifar10:PATH or folder:PATH"),
-        ("digits:/tmp", "data='digits:/tmp' is unknown; give digits, cifar10:PATH or folder:PATH"),
+        ("mnist", "data='mnist' is unknown; give digits, cifar10:PATH, folder:PATH or torchvision:NAME=PATH"),
+        (
+            "digits:/tmp",
+            "data='digits:/tmp' is unknown; give digits, cifar10:PATH, folder:PATH or torchvision:NAME=PATH",
+        ),
         ("folder:", "data='folder:' names no folder; give folder:PATH"),
         ("folder:/no/such", "data path '/no/such' does not exist; give folder:PATH of an existing folder"),
         ("cifar10:/no/such", "data path '/no/such' does not exist; give cifar10:PATH of an existing folder"),
@@ -178,7 +181,7 @@ def test_cifar10_without_its_folder_names_the_other_kind(image_folder: Path) -> 
 def test_a_folder_without_classes_says_what_is_expected_and_found(tmp_path: Path, image_folder: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    expected = "expected PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE"
+    expected = "expected PATH/train/CLASS/IMAGE and PATH/val/CLASS/IMAGE"
     with pytest.raises(ValueError, match=f"no class folders in .*: {expected}.*; found no folders"):
         load_data(f"folder:{empty}")
     with pytest.raises(ValueError, match=f"no class folders in .*: {expected}.*; found folders cat, dog"):

@@ -78,17 +78,17 @@ def test_a_gpu_gets_the_same_batches_from_either_place() -> None:
 
 def test_where_images_lie(streamed: DataSplits, monkeypatch: pytest.MonkeyPatch) -> None:
     size = digits().train.images.nbytes + digits().val.images.nbytes  # type: ignore[attr-defined]
-    for free, chosen in ((2 * size, "device"), (2 * size - 2, "host")):
+    for free, chosen in ((2 * size - 2, "host"), (2 * size, "device")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * size))
         assert images_on("auto", digits(), GPU) == chosen
     assert images_on("auto", digits(), CPU) == images_on("device", digits(), GPU) == "device"
     assert images_on("host", digits(), GPU) == images_on("auto", digits(), torch.device("mps")) == "host"
     assert images_on("auto", streamed, CPU) == images_on("auto", streamed, GPU) == "host"
-    half = replace(streamed, train=digits().train)
-    for splits in (streamed, half):
-        with pytest.raises(
-            ValueError, match=r"data_on='device', but the images of folder:.* stay in their files; load"
-        ):
+    tested = replace(digits(), test=digits().val)
+    assert images_on("auto", tested, GPU) == "host", "the part that is looked at last takes room too"
+    half, last = replace(streamed, train=digits().train), replace(digits(), name="folder:x", test=streamed.val)
+    for splits in (streamed, half, last):
+        with pytest.raises(ValueError, match=r"data_on='device' finds the images of folder:.* in their files; load"):
             images_on("device", splits, GPU)
 
 
@@ -97,7 +97,7 @@ def test_images_that_a_device_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has …")
 
     monkeypatch.setattr(MemoryImages, "to", full)
-    message = "data_on='device', but cuda has no room for 0.0 GiB of images; give 'host'"
+    message = "data_on='device' finds no room for 0.0 GiB of images on cuda; give data_on='host'"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         place_images("device", digits(), GPU)
 
@@ -134,6 +134,20 @@ def test_the_clock_counts_what_batches_take_and_nothing_else() -> None:
     assert list(clock.timed([1, 2])) == [1, 2] and 5.0 < clock.seconds() < 6.0
     clock.restart()
     assert clock.seconds() == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_clock_counts_the_time_in_which_it_waits_for_images() -> None:
+    """All of it where the GPU has nothing else to do, and nearly none while it is busy longer than the host is."""
+    clock = LoadingClock(GPU)
+    list(clock.timed(slowly(iter(range(4)), 0.02)))
+    torch.cuda.synchronize()
+    assert 0.08 <= clock.seconds() < 0.2
+    clock.restart()
+    for _ in clock.timed(slowly(iter(range(4)), 0.001)):
+        torch.cuda._sleep(100_000_000)  # cycles: some 50 ms
+    torch.cuda.synchronize()
+    assert clock.seconds() < 0.02
 
 
 def test_the_clock_closes_what_it_reads_from_when_a_loop_is_left() -> None:

@@ -81,6 +81,7 @@ def test_every_family_is_measured_once(tuning: Tuning) -> None:
         "r = 2, kernels kept",
         "r = 2, kernels resampled (cover)",
         "r = 2, kernels averaged",
+        "r = 2, large kernels resized",
         "whole images, kernels averaged",
     }
     assert any("only maps of 16×16" in name for name in names)
@@ -376,7 +377,7 @@ def test_stages_by_the_size_of_their_maps() -> None:
 
 def test_families_and_graph_signatures() -> None:
     choices = list(families(LowModeConfig(batchnorm="share"), (2, 1), stem_maxpool=True))
-    assert len({choice.name for choice in choices}) == len(choices) == 10
+    assert len({choice.name for choice in choices}) == len(choices) == 12
     assert all(choice.config.batchnorm == "share" for choice in choices)
     by_two = [choice for choice in families(LowModeConfig(), (4,), stem_maxpool=False) if "by 2" in choice.name]
     assert [(choice.config.ratio, choice.config.kernel_ratio) for choice in by_two] == [(4, 2)]
@@ -385,6 +386,31 @@ def test_families_and_graph_signatures() -> None:
     pairs = [try_pair(captured, choice.config)[0] for choice in choices[:4]]
     kept, cover, ceil, averaged = (graph_signature(pair) for pair in pairs if pair)
     assert cover == ceil and len({kept, cover, averaged}) == 3
+
+
+def test_a_network_with_large_kernels_has_them_resized() -> None:
+    torch.manual_seed(0)
+    deep = [layer for _ in range(3) for layer in (nn.Conv2d(8, 8, 9, 1, 4, groups=8), nn.BatchNorm2d(8), nn.ReLU())]
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    found = quick_tune(nn.Sequential(block(3, 8, 3), *deep, *head), ratios=(2,))
+    assert found.time < 0.8 and found.config.pools_kernels
+    costs = {each.name: each.cost for each in found.candidates}
+    assert costs["r = 2, large kernels resized"] < 0.6 * costs["r = 2, kernels kept"]
+    pair = build_pair(small_model(9), torch.zeros(2, 3, 16, 16), found.config)
+    assert {(change.before, change.after) for change in pair.report.pooled} <= {("9×9", "5×5")}
+
+
+def test_a_network_of_3x3_kernels_has_none_to_resize() -> None:
+    """Its large kernels resized are all of them kept, and so they are not measured again."""
+    found = quick_tune(small_model(3), ratios=(2,), run_steps=8)
+    names = {candidate.name for candidate in found.candidates}
+    assert "r = 2, kernels kept" in names and not any("large" in name for name in names)
+    large = next(choice for choice in families(LowModeConfig(), (2,), False) if "large" in choice.name)
+    for kernel, alike in ((3, True), (5, False)):
+        captured = capture(small_model(kernel), torch.zeros(2, 3, 16, 16))
+        pairs = [try_pair(captured, config)[0] for config in (large.config, LowModeConfig(kernel_ratio=1))]
+        ours, kept = (graph_signature(pair) for pair in pairs if pair)
+        assert (ours == kept) is alike
 
 
 def test_momentum_of_optimizers() -> None:

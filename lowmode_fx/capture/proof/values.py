@@ -78,6 +78,8 @@ class Values:
             ours, theirs = self.expressions[model], self.expressions[graph]
             pairs = zip_longest(_flat(ours), _flat(theirs), fillvalue=("nothing", "nothing more"))
             apart = [pair for pair in pairs if pair[0] != pair[1]]
+            if ours[0] == theirs[0] == "constant":
+                return self.told(model), "another one"
             if ours[0] != theirs[0] or not apart:
                 return self.told(model), self._named(graph)
             one: Any
@@ -153,6 +155,11 @@ def layouts_of(expression: tuple[Key, ...], values: Values) -> Key | None:
         else:
             found.append(("lies", part[2]))
     return tuple(found)
+
+
+def values_in(expression: tuple[Key, ...]) -> Iterator[int]:
+    """The value of each tensor among the arguments."""
+    return (part[1] for part in _flat(expression) if _is_tensor(part))
 
 
 def _flat(key: Key) -> Iterator[Any]:

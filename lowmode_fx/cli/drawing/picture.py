@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lowmode_fx.cli.drawing.boxes import Box, Kernel, Kind, Link, Row, column
 from lowmode_fx.cli.drawing.layout import KERNEL, LANE, NODE, SPACE, TRANSFORM, Side, align, lay_out, shorten
+from lowmode_fx.cli.outputs import PICTURES, check_output
 from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
@@ -26,7 +27,7 @@ from lowmode_fx.utils.atomic import write_atomically
 from passes.ratios import largest_ratio, ratio_text
 from passes.wording import sides
 
-FORMATS = (".svg", ".png", ".pdf")
+FORMATS = PICTURES
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,7 @@ def draw_pair(pair: ModePair, shown: AbstractSet[str], path: Path, title: str = 
 
 def check_format(path: Path) -> None:
     """Raises ``ValueError`` where the ending of ``path`` names no format that a picture can have."""
-    if path.suffix.lower() not in FORMATS:
-        endings = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise ValueError(f"--out {str(path)!r} is no picture; give a name that ends in {endings}")
+    check_output(path, FORMATS, "picture")
 
 
 def pair_rows(pair: ModePair, shown: AbstractSet[str]) -> tuple[Row, ...]:

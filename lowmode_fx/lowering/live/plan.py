@@ -13,7 +13,8 @@ from torch import fx, nn
 from lowmode_fx.lowering.config import LowModeConfig
 from passes import PassReport
 from passes.calls import AVG_POOL_MODULES, AVG_POOLS, MAX_POOL_MODULES
-from passes.drop_maxpools import NamedMaxPools, chosen_maxpools
+from passes.choices import NamedMaxPools
+from passes.drop_maxpools import chosen_maxpools
 from passes.match import ConvSite, conv_sites, max_pool_sites, module_path, opaque_convs, trained
 from passes.pool_weights import stem_nodes
 from passes.pooling_rule import UNTRAINED, PoolingRule

@@ -9,9 +9,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules.base import (
     DrawnSchedule,
     MeasuringSchedule,
@@ -50,8 +47,6 @@ __all__ = [
 SCHEDULES: dict[str, type[PlannedSchedule]] = {
     schedule.kind: schedule for schedule in (BernoulliSchedule, LadderSchedule, PeriodicSchedule)
 }
-# Values that a trainer may keep among its hyper-parameters, and torch.load reads with weights_only=True.
-torch.serialization.add_safe_globals([Mode, *SCHEDULES.values()])
 
 
 def schedule_from_dict(values: Mapping[str, Any]) -> PlannedSchedule:

@@ -7,13 +7,15 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-import torch
-
-from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.utils.validation import as_count, as_sequence
+
+if TYPE_CHECKING:  # schedules are plain arithmetic, which waits for nothing
+    import torch
+
+    from lowmode_fx.lowering.ladder import ModePair
 
 __all__ = [
     "DrawnSchedule",

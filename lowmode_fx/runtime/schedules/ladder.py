@@ -13,6 +13,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules.base import PlannedSchedule
 from lowmode_fx.runtime.schedules.draws import uniform_draw
 from lowmode_fx.utils.validation import as_count, as_probability, as_seed, as_sequence, as_share
+from passes.errors import OptionError
 
 __all__ = ["LadderSchedule", "epochs_of_shares"]
 
@@ -173,13 +174,13 @@ def _values(name: str, values: Any, check: Callable[[str, Any], _Number]) -> tup
     given = as_sequence(name, values, give)
     checked = tuple(check(f"{name}[{place}]", value) for place, value in enumerate(given))
     if len(checked) < 2:
-        raise ValueError(f"{name}={checked} is too short; give {give}")
+        raise OptionError(name, checked, "is too short", f"give {give}")
     return checked
 
 
 def _check_sum(name: str, values: tuple[float, ...]) -> None:
     if abs(math.fsum(values) - 1) > _ROUNDING:
-        raise ValueError(f"{name}={values} adds up to {math.fsum(values):g}; give values that add up to 1")
+        raise OptionError(name, values, f"adds up to {math.fsum(values):g}", "give values that add up to 1")
 
 
 def _modes(names: Any, count: int) -> tuple[Mode, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+if TYPE_CHECKING:
+    from torch.optim.lr_scheduler import LRScheduler
 
 __all__ = ["lr_milestones"]
 
@@ -22,6 +23,8 @@ def lr_milestones(scheduler: LRScheduler | Any, epochs: int) -> tuple[int, ...]:
     held; for one that follows the loss, which nobody knows ahead; and for a scheduler that has taken steps, whose past
     changes are lost: a resumed run would hold other epochs than the first one did.
     """
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+
     name = type(scheduler).__name__
     if isinstance(scheduler, ReduceLROnPlateau) or name == "PlateauLRScheduler":
         raise ValueError(f"{name} follows the loss, and can't be run ahead; give milestones by hand, or none")

@@ -10,6 +10,8 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules.base import PlannedSchedule
 from lowmode_fx.runtime.schedules.per_epoch import as_per_epoch, value_at
 from lowmode_fx.utils.validation import as_count
+from passes.errors import OptionError
+from passes.spelling import setting
 
 __all__ = ["PeriodicSchedule"]
 
@@ -39,7 +41,8 @@ class PeriodicSchedule(PlannedSchedule):
         def steps_in_period(name: str, value: int) -> int:
             steps = as_count(name, value)
             if steps > period:
-                raise ValueError(f"{name}={steps} is more than period={period}; give an int from 0 to {period}")
+                more = f"is more than {setting('period', period)}"
+                raise OptionError(name, steps, more, f"give an int from 0 to {period}")
             return steps
 
         object.__setattr__(self, "low_steps", as_per_epoch("low_steps", self.low_steps, steps_in_period))

@@ -44,6 +44,15 @@ class ImagesAndTargets(Small):
         return F.cross_entropy(super().forward(images), targets)
 
 
+@KIND.habit(given=with_targets)
+class LossOfSelectedRows(Small):
+    """A detector's: rows are taken by what the targets are, and there may be none."""
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        logits = super().forward(images)
+        return logits[targets > 0].square().sum() + logits.mean()
+
+
 def two_views(step: int) -> Call:
     return Call((photos(step), photos(step + 50)), images=(0, 1))
 

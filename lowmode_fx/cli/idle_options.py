@@ -1,0 +1,38 @@
+"""Options that are given and do nothing in this call: a user is told, for nothing is silent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lowmode_fx.cli.spelling import option_name
+
+#: Options of a low mode beside those of ``LowModeConfig``: a run without one has no use for them.
+LOW_MODE_RUN = ("low_weight", "shares", "schedule", "p", "tail", "period", "measure_every", "hold_epochs")
+
+
+def idle_options(
+    given: Mapping[str, Any], low: Mapping[str, Any], *, schedule: str, lr_schedule: str, full_only: bool
+) -> Iterator[str]:
+    """A line for each option of ``train`` that is given (not None) and idle, saying what it would need.
+
+    low: the options of ``LowModeConfig``. schedule, lr_schedule: those of the run.
+    """
+    if full_only:
+        of_low_mode = {**low, **{name: given.get(name) for name in LOW_MODE_RUN}}
+        for name, value in of_low_mode.items():
+            if value is not None:
+                yield _line(name, value, "a run with --full-only has no low-mode")
+    else:
+        for name, kind in (("period", "periodic"), ("measure_every", "agreement")):
+            if given.get(name) is not None and schedule != kind:
+                yield _line(name, given[name], f"it is of --schedule {kind}")
+        if given.get("hold_epochs") is not None and schedule == "agreement":
+            yield _line("hold_epochs", given["hold_epochs"], "--schedule agreement holds no epochs")
+    if given.get("milestones") is not None and lr_schedule != "milestones":
+        yield _line("milestones", given["milestones"], f"the rate follows --lr-schedule {lr_schedule}")
+
+
+def _line(name: str, value: Any, why: str) -> str:
+    shown = "" if value is True else f" {value}"
+    return f"note: {option_name(name)}{shown} does nothing here: {why}"

@@ -1,0 +1,45 @@
+"""What a tuning was measured on, and whether a run that uses it is of the same model and data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from passes.errors import OptionError
+
+if TYPE_CHECKING:
+    from lowmode_fx.train.data import DataSplits
+
+
+def measured_on(model: str, splits: DataSplits) -> dict[str, Any]:
+    """What a tuning holds for, in JSON's values: the model's name, and what tells one data set from another."""
+    data = {"classes": list(splits.classes), "train_images": len(splits.train), "image_shape": [*splits.image_shape]}
+    return {"model": model, "data": data}
+
+
+def check_measured_on(tuned: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises ``OptionError`` where a tuning was measured on something else, as far as its file says on what.
+
+    now: what is known of the run, some or all of ``measured_on``.
+    """
+    found = difference({**now, **then}, now)
+    if found:
+        raise OptionError("tuned", tuned, f"was measured on something else: {found}", "tune anew, or leave it out")
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
+    """The first value in which two records differ, in words; empty where they agree."""
+    for name in now:
+        before, after = then.get(name), now[name]
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            if found := difference(before, after, f"{prefix}{name}."):
+                return found
+        elif before != after:
+            return f"{prefix}{name} was {_short(before)}, and is {_short(after)}"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,55 @@
+"""How messages spell arguments on a command line: ``--ratio 4/3`` for ``ratio="4/3"``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from passes.spelling import NO_VALUE, Spelling, as_argument
+
+#: Arguments whose options have another name.
+RENAMED = {"every": "measure_every"}
+#: Options with a value for each side of the images, as ``1x4/3``; others list theirs with commas.
+ONE_A_SIDE = ("ratio", "kernel_ratio")
+#: What serves instead of an option that a command has not, or that has another name: argument and value → option.
+_INSTEAD: dict[tuple[str, Any], str] = {("downsample_input", False): "whole_images"}
+_TUNE: dict[tuple[str, Any], str] = {("downsample_input", False): "--ratios 1"}
+
+
+def option_name(parameter: str) -> str:
+    """``--lr-schedule`` for ``lr_schedule``."""
+    return f"--{parameter.replace('_', '-')}"
+
+
+def command_spelling(parameters: Collection[str]) -> Spelling:
+    """The spelling of a command with these parameters; what is none of its options stays as in Python."""
+
+    def spell(argument: str, value: Any) -> str:
+        name = argument.partition("[")[0]  # milestones[1], of a list that is given whole
+        name = RENAMED.get(name, name)
+        plain = value if value is NO_VALUE or isinstance(value, str | int | float | bool | None) else NO_VALUE
+        if plain is not NO_VALUE:
+            switch = _INSTEAD.get((name, plain))
+            if switch is not None and switch in parameters:
+                return option_name(switch)
+            if switch is not None and "ratios" in parameters:
+                return _TUNE[name, plain]
+        if name not in parameters:
+            return as_argument(argument, value)
+        if isinstance(value, bool):
+            return option_name(name if value else f"no_{name}")
+        if value is NO_VALUE:
+            return option_name(name)
+        return f"{option_name(name)} {option_value(value, 'x' if name in ONE_A_SIDE else ',')}"
+
+    return spell
+
+
+def option_value(value: Any, between: str = ",") -> str:
+    """A value as it is typed: text in quotes where it isn't a number, of a list what stands ``between`` its parts."""
+    if isinstance(value, tuple | list):
+        return between.join(str(each) for each in value)
+    if isinstance(value, str):
+        return value if value[:1].isdigit() else repr(value)
+    return repr(str(value)) if isinstance(value, Path) else str(value)

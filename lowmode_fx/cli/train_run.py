@@ -1,0 +1,160 @@
+"""What ``lowmode-fx train`` does once its options are known to be right: data, model, modes, the loop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from lowmode_fx.cli.ladder_options import build_modes
+from lowmode_fx.cli.measured_on import check_measured_on, measured_on
+from lowmode_fx.cli.models import create_model
+from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.schedules import LadderSchedule, Schedule, StatefulSchedule, mode_fractions
+from lowmode_fx.train.batches import steps_per_epoch
+from lowmode_fx.train.checkpoint import has_checkpoint
+from lowmode_fx.train.data import load_data
+from lowmode_fx.train.images import MemoryImages
+from lowmode_fx.train.loop import train
+from lowmode_fx.train.loss import make_criterion
+from lowmode_fx.train.optimizer import check_optimizer
+from lowmode_fx.train.placement import images_on
+from lowmode_fx.train.ranks import Ranks, joined
+from lowmode_fx.train.run_folder import RunFolder
+from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.utils.allocator import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """A run as the command line describes it. low_mode: its configs, none for a run in full-mode alone.
+
+    workers_given: whether a number of loaders was asked for. measured_on: what the tuning in ``tuned`` holds for.
+    """
+
+    model: str
+    data: str
+    image_size: int | None
+    in_chans: int
+    settings: TrainSettings
+    configs: Sequence[LowModeConfig]
+    schedule: Schedule
+    low_weight: float
+    full_only: bool
+    workers_given: bool
+    resume: bool
+    overwrite: bool
+    tuned: Path | None
+    measured_on: Mapping[str, Any]
+
+    def start(self, folder: RunFolder, console: Console) -> int:
+        """Train, and say how it went and where the results are; the exit status."""
+        settings = self.settings
+        device = settings.torch_device()
+        check_optimizer(settings.optimizer)
+        make_criterion(settings.criterion, settings.label_smoothing)  # told before images are decoded
+        if device.type == "cpu":
+            keep_freed_memory()
+            if settings.autocast == "fp16":
+                say(console, "warning: fp16 is slow on a CPU; give --autocast bf16")
+        splits = load_data(self.data, self.image_size, self.in_chans, in_memory=settings.data_on == "device")
+        if self.tuned is not None:
+            if not self.measured_on:
+                say(console, f"note: {self.tuned} doesn't say what it was measured on: it is of an older version")
+            check_measured_on(self.tuned, self.measured_on, measured_on(self.model, splits))
+        if self.workers_given and isinstance(splits.train, MemoryImages):
+            say(console, f"note: --workers {settings.workers} does nothing here: all images are held in memory")
+        steps = steps_per_epoch(splits.train, settings.batch_size)
+        channels, height, width = splits.image_shape
+        sizes = f"{len(splits.train)} + {len(splits.val)} images of {channels}×{height}×{width}"
+        together = images_on(settings.data_on, splits, device) == "device"
+        where = f"and images on {device}" if together else f"on {device}, images on the host"
+        say(console, f"{self.data}: {sizes}, {splits.num_classes} classes; {self.model} {where}")
+        for note in splits.notes:
+            say(console, f"note: {note}")
+        torch.manual_seed(settings.seed)
+        side = height if height == width else None
+        built = create_model(self.model, num_classes=splits.num_classes, in_chans=self.in_chans, image_size=side)
+        net: torch.nn.Module = built.to(device)
+        if not self.full_only:
+            modes = build_modes(net, torch.randn(2, channels, height, width, device=device), self.configs)
+            net = LowModeModel(modes, self.schedule, low_weight=self.low_weight, compile=settings.compile)
+            for line in about_low_modes(modes, self.schedule, settings, steps):
+                say(console, line)
+        label = "full-mode" if self.full_only else "low-mode" if len(self.configs) == 1 else "ladder"
+        identity = {"model": self.model}
+        try:
+            result = train(
+                net, splits, settings, folder, label=label, resume=self.resume, identity=identity, console=console
+            )
+        except Exception:
+            if folder.failed and has_checkpoint(folder.path):
+                say(
+                    console, f"kept: the checkpoint of the last whole epoch, in {folder.path}; --resume goes on from it"
+                )
+            raise
+        if result.interrupted:
+            name = signal.Signals(result.interrupted).name
+            resume = f"the same command with --resume{' instead of --overwrite' * self.overwrite} goes on"
+            say(console, f"interrupted by {name}; {resume}; see {folder.path}")
+            return 128 + result.interrupted
+        accuracy = f"validation accuracy {result.final_accuracy:.2%} (best {result.best_accuracy:.2%})"
+        if result.test_accuracy is not None:
+            accuracy = f"test accuracy {result.test_accuracy:.2%}, {accuracy}"
+        loading = f"{result.loading_share:.1%} of it for images"
+        compiling = f" and {result.compile_seconds:.1f} s of compilation" if settings.compile else ""
+        took = f"{result.train_seconds:.1f} s of training ({loading}){compiling}"
+        say(console, f"{accuracy} after {took}; see {folder.path}")
+        return 0
+
+
+def start_together(
+    run: TrainRun, folder: RunFolder | None, open_folder: Callable[[], RunFolder], lines: Sequence[str]
+) -> int:
+    """Start the run in the process group of ``torchrun``, if there is one; the exit status.
+
+    folder: ``None`` where the first rank is to open it. lines: to be said first.
+    """
+    with joined():
+        ranks = Ranks.now()
+        opened = ranks.from_first(open_folder) if folder is None else folder
+        console = Console(quiet=not ranks.is_first)
+        for line in lines:
+            say(console, line)
+        return run.start(opened, console)
+
+
+def about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings, steps: int) -> Iterator[str]:
+    """What a user should know of the low modes that are about to run, a line each."""
+    epochs = settings.epochs
+    fractions = None if isinstance(schedule, StatefulSchedule) else mode_fractions(schedule, epochs, steps)
+    shares = {ladder.resolve(mode): share for mode, share in (fractions or {}).items()}
+    for rung in ladder.rungs:
+        about = f"about {shares.get(rung.mode, 0):.0%} of {epochs * steps} steps"
+        how_many = "as many steps as measuring says" if fractions is None else about
+        yield f"{rung.mode}-mode: {len(rung.report.pooled)} convolutions with pooled kernels; {how_many}"
+    several = len(ladder.rungs) > 1
+    for rung in ladder.rungs:
+        of = f"{rung.mode}-mode: " if several else ""
+        yield from (f"note: {of}{note}" for note in rung.report.notes)
+    if fractions is None:
+        return
+    last = {schedule.mode(step, epochs - 1) for step in range((epochs - 1) * steps, epochs * steps)}
+    isolated = any(rung.config.batchnorm == "isolate" for rung in ladder.rungs)
+    if last != {Mode.FULL} and isolated and not settings.precise_bn:
+        tail = "full epochs at the end" if isinstance(schedule, LadderSchedule) else "--tail 0.2"
+        yield f"note: running statistics lag behind the last epoch's low steps; give {tail} or --precise-bn 100"
+    if set(fractions) == {Mode.FULL}:
+        yield "warning: no step is in low-mode; give a larger --p, fewer --hold-epochs or more --epochs"
+
+
+def say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False, highlight=False)

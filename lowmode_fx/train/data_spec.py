@@ -1,0 +1,52 @@
+"""What names a data set, read before anything is loaded: ``digits``, ``folder:PATH``, ``torchvision:NAME=PATH``, …"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from passes.errors import OptionError
+
+#: The kinds of data sets, each as it is spelled.
+FORMS = {
+    "digits": "digits",
+    "cifar10": "cifar10:PATH",
+    "folder": "folder:PATH",
+    "torchvision": "torchvision:NAME=PATH",
+}
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """``kind``: of ``FORMS``. ``name``: torchvision's, else empty. ``root``: where the set lies, if anywhere."""
+
+    kind: str
+    name: str
+    root: Path | None
+
+
+def read_spec(spec: str) -> DataSpec:
+    """Raises ``OptionError`` for a kind of set that there isn't, and ``ValueError`` for a path that is no folder."""
+    kind, _, rest = spec.partition(":")
+    form = FORMS.get(kind)
+    if form is None or (form == kind and rest):
+        *others, last = FORMS.values()
+        raise OptionError("data", spec, "is unknown", f"give {', '.join(others)} or {last}")
+    if form == kind:
+        return DataSpec(kind, "", None)
+    name, _, path = rest.partition("=") if kind == "torchvision" else ("", "", rest)
+    if not path.strip():
+        raise OptionError("data", spec, "names no folder", f"give {form}")
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise ValueError(f"data path {str(root)!r} {problem}; give {form} of an existing folder")
+    return DataSpec(kind, name, root)
+
+
+def short_name(spec: str) -> str:
+    """A name for folders of results, the data's own: ``cats`` for ``folder:path/to/cats``."""
+    read = read_spec(spec)
+    if read.kind == "folder" and read.root is not None:
+        return read.root.resolve().name or read.kind
+    return read.name or read.kind

@@ -1,0 +1,52 @@
+"""The optimizer of a run: torch's SGD, or any other that timm makes by name."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lowmode_fx.train.settings import TrainSettings
+from passes.errors import OptionError
+from passes.wording import first_line, near_matches_hint
+
+#: Known to timm, and of no use here: a second backward pass, or a closure, is theirs alone.
+_OTHER_LOOPS = ("adahessian",)
+
+
+def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.Optimizer:
+    """SGD over all parameters alike; or timm's ``create_optimizer_v2``, which leaves norms and biases undecayed.
+
+    Raises ``OptionError`` for a name that timm does not know, and for one whose package is missing.
+    """
+    decay, momentum = settings.weight_decay, settings.momentum
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=settings.lr,
+            momentum=momentum,
+            weight_decay=decay,
+            nesterov=settings.nesterov,
+            fused=device.type == "cuda" or None,  # so that a captured step holds the optimizer's too
+        )
+    check_optimizer(settings.optimizer)
+    from timm.optim import create_optimizer_v2
+
+    try:
+        return create_optimizer_v2(model, settings.optimizer, settings.lr, decay, momentum)
+    except (ImportError, AssertionError, RuntimeError, ValueError, TypeError) as error:
+        raise OptionError(
+            "optimizer", settings.optimizer, f"can't be made ({first_line(error)})", "give another"
+        ) from error
+
+
+def check_optimizer(name: str) -> None:
+    """Raises ``OptionError`` for a name that is neither ``"sgd"`` nor one of timm's, with near matches."""
+    if name == "sgd":
+        return
+    from timm.optim import list_optimizers
+
+    known = [str(each) for each in list_optimizers() if each not in _OTHER_LOOPS]
+    if name not in known:
+        raise OptionError(
+            "optimizer", name, "is unknown", f"give sgd or one of timm's; {near_matches_hint(name, known)}"
+        )

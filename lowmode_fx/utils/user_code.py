@@ -1,0 +1,47 @@
+"""Code of the user's that is called by name: what it raises is told in one line, with the place in it."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from passes.wording import first_line
+
+OUR_CODE = tuple(str(Path(__file__).parents[2] / package) for package in ("lowmode_fx", "passes"))
+_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+
+
+@contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Turn whatever is raised inside into a ``ValueError`` of one line.
+
+    what: can't be done, for the message, which tells the last place in the user's own files, where there is one.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what} ({told(error)})") from error
+    except SystemExit as error:  # a module that ends the program when it is imported
+        raise ValueError(f"{what} (it calls sys.exit({error.code!r}){_where(error)})") from error
+
+
+def told(error: BaseException) -> str:
+    """Type, first line and place of an error: ``KeyError: 'depth', at nets.py:12 in build``."""
+    said = first_line(error) if isinstance(error, Exception) else ""
+    name = type(error).__name__
+    return f"{name if said in ('', name) else f'{name}: {said}'}{_where(error)}"
+
+
+def _where(error: BaseException) -> str:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    if not frames:
+        return ""
+    last = frames[-1]
+    return f", at {Path(last.filename).name}:{last.lineno} in {last.name}"
+
+
+def _is_users(filename: str) -> bool:
+    return not filename.startswith(("<", *OUR_CODE, *_LIBRARIES))
