@@ -49,7 +49,7 @@ def make(**options: Any) -> LowModeModel:
 def trainer(net: Any, folder: Path, modes: list[str] | None = None, **options: Any) -> Trainer:
     arguments = TrainingArguments(
         output_dir=str(folder), use_cpu=True, report_to=[], logging_steps=2, disable_tqdm=True, num_train_epochs=2,
-        per_device_train_batch_size=8, **{"save_strategy": "no", **options},
+        per_device_train_batch_size=8, lr_scheduler_type="constant", **{"save_strategy": "no", **options},
     )  # fmt: skip
     if modes is not None:
         net.register_forward_hook(lambda net, args, output: net.training and modes.append(str(net.last_mode)))
@@ -102,6 +102,7 @@ def test_a_resumed_run_is_the_whole_run_and_from_pretrained_reads_it(tmp_path: P
     again = trainer(second, tmp_path / "half", modes[2])
     again.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-3"))
     assert modes[1] + modes[2] == modes[0] and second.step == 8
+    assert_same(second.state_dict(), whole.state_dict())
     read = ResNetForImageClassification.from_pretrained(tmp_path / "half" / "checkpoint-3")
     assert_same(read.state_dict(), first.state_dict())
     second.save_pretrained(tmp_path / "end")
