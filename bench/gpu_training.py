@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds cifar10_a.zip")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu/training.jsonl"), help="a file of JSON lines")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run that would end later")
-    parser.add_argument("--seeds", type=int, default=9)
+    parser.add_argument("--seeds", type=int, help="9, with --small 1")
     parser.add_argument("--plan", nargs=2, action="append", default=[], metavar=("NAME", "FILE"), help="one more arm")
     parser.add_argument("--skip-failed", action="store_true", help="leave out what failed before")
     parser.add_argument("--small", action="store_true", help="a small network and few images")
@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     ended = [*rows.trained(), *(rows.failed() if options.skip_failed else [])]
     known = {(row["arm"], row["seed"], row["images in the set"]) for row in ended}
     late = False
-    for seed in range(options.seeds):
+    for seed in range(options.seeds or (1 if options.small else 9)):
         for arm in every:
             if (arm.name, seed, count) in known:
                 continue
