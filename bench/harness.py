@@ -8,11 +8,11 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +20,7 @@ from lowmode_fx.utils.allocator import keep_freed_memory
 from lowmode_fx.utils.devices import synchronize
 
 RESULTS = Path(__file__).parent / "results"
+Key = TypeVar("Key", bound=Hashable)
 
 
 def header(script: str, **settings: Any) -> dict[str, Any]:
@@ -38,8 +39,10 @@ def header(script: str, **settings: Any) -> dict[str, Any]:
     }
 
 
-def timed(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call: device events on a GPU, the wall clock elsewhere."""
+def timed(
+    function: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of one call: device events on a GPU, ``clock`` elsewhere."""
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
@@ -47,39 +50,52 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
         end.record()
         torch.cuda.synchronize(device)
         return float(start.elapsed_time(end)) / 1000
-    began = time.perf_counter()
+    began = clock()
     function()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def paired_times(
-    functions: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, warmup: int = 2
-) -> dict[str, list[float]]:
+    functions: Mapping[Key, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Key, list[float]]:
     """Seconds of each function, one call of each a round: what disturbs the machine disturbs all alike.
 
     The first ``warmup`` calls of each pay for compilation and are not kept. Freed memory is, as
-    ``lowmode-fx train`` has it: on a CPU a step would wait for its pages otherwise.
+    ``lowmode-fx train`` has it: on a CPU a step would wait for its pages otherwise. clock: on a CPU;
+    ``time.process_time`` where one thread computes, and others use the machine.
     """
     keep_freed_memory()
     for function in functions.values():
         for _ in range(warmup):
             function()
     synchronize(device)
-    times: dict[str, list[float]] = {name: [] for name in functions}
+    times: dict[Key, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            times[name].append(timed(function, device))
+            times[name].append(timed(function, device, clock))
     return times
 
 
 def paired_steps(
-    functions: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, warmup: int = 2
-) -> dict[str, list[float]]:
-    """Seconds of one training step, by ``paired_times``: of ten on end on a GPU, where the host then runs ahead."""
-    inner = 10 if device.type == "cuda" else 1
-    repeated = {name: partial(_repeat, function, inner) for name, function in functions.items()}
-    times = paired_times(repeated, device, rounds, warmup)
-    return {name: [seconds / inner for seconds in values] for name, values in times.items()}
+    functions: Mapping[Key, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+    inner: int | None = None,
+) -> dict[Key, list[float]]:
+    """Seconds of one training step, by ``paired_times``: of ten on end on a GPU, where the host then runs ahead.
+
+    inner: so many on end instead.
+    """
+    count = inner or (10 if device.type == "cuda" else 1)
+    repeated = {name: partial(_repeat, function, count) for name, function in functions.items()}
+    times = paired_times(repeated, device, rounds, warmup, clock)
+    return {name: [seconds / count for seconds in values] for name, values in times.items()}
 
 
 def _repeat(function: Callable[[], object], times: int) -> None:

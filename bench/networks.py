@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import timm
 import torchvision
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Case:
-    """One network at one image side in pixels and one batch size."""
-
-    build: Callable[[], nn.Module]
-    side: int
-    batch: int
+from bench.case import Case
+from bench.large_networks import LARGE
 
 
 def cifar_stem(model: nn.Module) -> nn.Module:
@@ -78,4 +70,18 @@ CASES: dict[str, Case] = {
     "resnet18-imagenet": Case(lambda: resnet(18, "imagenet", 1000), 224, 64),
     "resnet50-imagenet": Case(lambda: resnet(50, "imagenet", 1000), 224, 64),
     **{name: Case(partial(timm.create_model, name), 224, 64) for name in TIMM},
+    **LARGE,
 }
+
+#: What a GPU is measured on, the most telling first: small batches, whose kernels wait for launches, and large ones.
+GPU_CASES: dict[str, Case] = {
+    "resnet18-cifar": CASES["resnet18-cifar"],
+    "resnet18-cifar-b512": Case(partial(resnet, 18, "cifar", 10), 32, 512),
+    "resnet50-imagenet-b128": Case(partial(resnet, 50, "imagenet", 1000), 224, 128),
+    "resnet50-cifar-b512": Case(partial(resnet, 50, "cifar", 10), 32, 512),
+    "resnet18-imagenet-b256": Case(partial(resnet, 18, "imagenet", 1000), 224, 256),
+    "resnet50-cifar": CASES["resnet50-cifar"],
+}
+
+#: What tries the benchmarks themselves.
+TINY: dict[str, Case] = {"tiny": Case(partial(small_resnet, width=8), 16, 8)}

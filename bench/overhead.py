@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.case import Case
 from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_times, save, summary
-from bench.networks import CASES, Case
+from bench.networks import CASES
 from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, build_pair
 
 SMALL = ("resnet18-cifar",)

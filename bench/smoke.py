@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from torch import nn
 
 from bench.harness import header
 from bench.networks import resnet, small_resnet
-from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, build_pair
+from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, TrainStep, build_pair
 
 STEPS, BATCH, SIDE = 20, 64, 32
 
@@ -85,10 +86,38 @@ def trains(small: bool, device: torch.device, compile_mode: str | None) -> str:
     return f"loss {ends} in {STEPS} steps ({time.monotonic() - began:.0f} s with compilation)"
 
 
+def whole_steps(small: bool, device: torch.device) -> str:
+    """20 steps as one call each, captured and not: the same bits, with algorithms that give the same sums each time."""
+    values, told = [], ""
+    torch.use_deterministic_algorithms(True)
+    try:
+        for capture in (True, False):
+            model = network(small, device)
+            images, targets = batch(device)
+            net = LowModeModel(build_pair(model, images[:2]), BernoulliSchedule(0.5), compile=False)
+            net.train()
+            # A rate that float32, in which captured steps read it, holds exactly.
+            optimizer = torch.optim.SGD(net.parameters(), lr=2**-6, momentum=0.9, fused=True)
+            step = TrainStep(net, F.cross_entropy, optimizer, autocast=torch.bfloat16, capture=capture)
+            losses = [step(images, targets) for _ in range(STEPS)]
+            values.append({"losses": torch.stack(losses), **model.state_dict()})
+            if capture:
+                told = f"{step.captures} graphs"
+                if device.type == "cuda" and (step.optimizer_outside or step.captures != len(net.modes)):
+                    raise AssertionError(f"{told}; not captured: {step.optimizer_outside}")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    differing = [name for name, value in values[0].items() if not torch.equal(value, values[1][name])]
+    if differing:
+        raise AssertionError(f"{len(differing)} of {len(values[0])} tensors differ, such as {differing[0]}; {told}")
+    return f"{len(values[0])} tensors bitwise equal, captured ({told}) and not"
+
+
 def checks(small: bool, device: torch.device) -> dict[str, Callable[[], str]]:
     found = {
         "full graph": partial(full_is_the_model, small, device),
         "training, default" if not small else "training, uncompiled": partial(trains, small, device, None),
+        "whole steps": partial(whole_steps, small, device),
     }
     if device.type == "cuda" and not small:
         found["training, CUDA graphs"] = partial(trains, small, device, "reduce-overhead")
@@ -100,6 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="a small network, uncompiled")
     options = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as deterministic algorithms want it
     # The same algorithms for the same shapes, so that "bit for bit" can be asked.
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     head = header("smoke")

@@ -81,7 +81,8 @@ def largest(times: Iterable[tuple[str, float]], count: int = 6) -> dict[str, flo
 @contextlib.contextmanager
 def marked_pooling() -> Iterator[None]:
     """Pairs that are built and run inside let a profiler see which operators pool a kernel, uncompiled."""
-    functions = {name: getattr(pooling_rule, name) for name in ("average_kernel", "center_kernel", "linear_kernel")}
+    transforms = ("average_kernel", "bicubic_kernel", "center_kernel", "linear_kernel", "pi_resize_kernel")
+    functions = {name: getattr(pooling_rule, name) for name in transforms}
     try:
         for name, function in functions.items():
             setattr(pooling_rule, name, _marked(function))

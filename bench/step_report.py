@@ -7,7 +7,9 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
+from bench.step_functions import COMPILED, EAGER, GRAPHS, WHOLE
 from bench.step_profile import CONVOLUTION, ELEMENTWISE, GROUPS, NORM, POOLING
+from bench.whole_step_report import whole_step_table
 from lowmode_fx.utils.tables import markdown_table
 
 #: What is aimed at for low / full, and on what; the paper's own: 0.37 and 0.39.
@@ -16,9 +18,12 @@ TARGETS = {
     ("cpu", "compiled", "resnet50-cifar"): 0.11,
     ("cuda", "cuda graphs", "resnet18-cifar"): 0.15,
     ("cuda", "cuda graphs", "resnet50-cifar"): 0.20,
+    ("cuda", "whole step", "resnet18-cifar"): 0.40,
+    ("cuda", "whole step", "resnet18-cifar-b512"): 0.22,
+    ("cuda", "whole step", "resnet50-cifar-b512"): 0.22,
 }
 PAPER = {"resnet18-cifar": 0.37, "resnet50-cifar": 0.39}
-KINDS = ("eager", "compiled", "cuda graphs")
+KINDS = (EAGER, COMPILED, GRAPHS, WHOLE)
 #: Of a low-mode map over those of a full one: r = 2 everywhere here.
 PIXELS = 1 / 4
 
@@ -116,6 +121,9 @@ def _whole(found: Mapping[str, Any], group: str) -> str:
 def report(rows: Mapping[str, Any], path: Path, device: str) -> None:
     """``.md`` beside the result file."""
     ratios = f"# A low step over a full one\n\n{ratio_table(rows, device)}"
+    whole = whole_step_table(rows, device)
+    if whole:
+        ratios += f"\n\n## Whole steps, beside peers as they run by default\n\n{whole}"
     path.parent.mkdir(parents=True, exist_ok=True)
     shares = f"## Where the time goes, in %\n\n{profile_table(rows)}"
     operators = f"## What takes most of a low step\n\n{largest_table(rows)}"

@@ -1,12 +1,15 @@
-"""Time of a low step over a full one: forward, backward and optimizer, eager and compiled, paired and interleaved.
+"""Time of a low step over a full one: forward, backward and optimizer, paired and interleaved, in several kinds.
 
 python -m bench.step_time --small                      # two CPU cores: ResNet-18 and ResNet-50 with the CIFAR stem
 python -m bench.step_time                              # everything; on a GPU in bf16 and channels_last
-python -m bench.step_time --compile-mode cuda-graphs   # the same on a GPU, replayed as CUDA graphs, beside it
+python -m bench.step_time --compile-mode cuda-graphs   # the same on a GPU, inductor's CUDA graphs, beside it
 python -m bench.step_time --compile-mode off --batch 8 --cases vgg16 --out FILE    # uncompiled, smaller batches
 
-Beside every low step, in the same rounds: images halved and kernels kept (progressive resizing), and the plain compiled
-model. Beside every ratio of times that of multiply-adds, the peak memory, and where the time goes.
+*eager* and *compiled* steps are run by a loop, kernel by kernel; a *whole step* is one call of ``TrainStep`` over the
+same compiled nets, on a GPU one replay of a CUDA graph; compiled and whole steps are measured in the same rounds.
+Beside every low step, in the same rounds: images halved and kernels kept (progressive resizing), images of three
+quarters, and the plain compiled model as its users run it, on full and on half-size images. Beside every ratio of times
+that of multiply-adds, the memory, what the host takes, and where the time goes.
 """
 
 from __future__ import annotations
@@ -14,10 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import statistics
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,59 +25,44 @@ import torch
 import torch._inductor.config as inductor
 from torch._dynamo.utils import counters
 
+from bench.case import Case
 from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save, summary
-from bench.networks import CASES, Case
+from bench.networks import CASES, GPU_CASES, TINY
+from bench.step_functions import (
+    COMPILED,
+    EAGER,
+    GRAPHS,
+    KEPT,
+    LOW,
+    PLAIN_FULL,
+    PLAIN_HALF,
+    WHOLE,
+    Step,
+    Steps,
+    capture_all,
+    steps,
+)
 from bench.step_profile import marked_pooling, profile_step
 from bench.step_report import report
-from bench.training_step import training_step
 from bench.zoo.measure import PeakMemory
-from lowmode_fx import BernoulliSchedule, LowModeConfig, LowModeModel, Mode, build_pair, count_step_flops
+from lowmode_fx import count_step_flops
 from lowmode_fx.utils.devices import synchronize
 
 SMALL = ("resnet18-cifar", "resnet50-cifar")
-EAGER, COMPILED, GRAPHS = "eager", "compiled", "cuda graphs"
-KINDS = {"default": (EAGER, COMPILED), "off": (EAGER,), "cuda-graphs": (GRAPHS,)}
-Steps = dict[str, Callable[[], None]]
+#: Kinds of steps, those in one bracket measured in the same rounds.
+KINDS = {
+    "default": ((EAGER,), (COMPILED, WHOLE)),
+    "off": ((EAGER,),),
+    "cuda-graphs": ((GRAPHS,),),
+    "whole-step": ((COMPILED, WHOLE),),
+}
+#: Steps on end that are timed as one on a GPU, where the host then runs ahead; fewer of long ones.
+INNER, LONG_SECONDS, LONG_INNER = 10, 0.010, 4
+#: Exit status where the device is lost to this process, and another one may go on.
+LOST = 3
 
 
-def steps(case: Case, device: torch.device, kind: str, batch: int) -> tuple[Steps, Any, int]:
-    """Training steps of one network over one set of parameters; its pair; the bytes that it holds between two steps."""
-    torch.manual_seed(0)
-    model = case.build().to(device).train()
-    images = torch.randn(batch, 3, case.side, case.side, device=device)
-    targets = torch.randint(0, 10, (batch,), device=device)
-    autocast = torch.bfloat16 if device.type == "cuda" else None
-    # On a CPU the weights stay as they are: gradients of pooled kernels would be copied into theirs.
-    images = images.to(memory_format=torch.channels_last)
-    if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
-    pair = build_pair(model, images[:2])
-    resolution = build_pair(model, images[:2], LowModeConfig(kernel_ratio=1))
-    options = {"dynamic": False, **({"mode": "reduce-overhead"} if kind == GRAPHS else {})}
-    net, half = (
-        LowModeModel(each, BernoulliSchedule(0.5), compile=kind != EAGER, compile_options=options)
-        for each in (pair, resolution)
-    )
-
-    def step(forward: Callable[[torch.Tensor], Any]) -> None:
-        if kind == GRAPHS:
-            torch.compiler.cudagraph_mark_step_begin()
-        training_step(forward, lambda: (images, targets), optimizer, autocast)
-
-    functions = {
-        "full": partial(step, partial(net.run, Mode.FULL)),
-        "low": partial(step, partial(net.run, Mode.LOW)),
-        "resolution only": partial(step, partial(half.run, Mode.LOW)),
-    }
-    if kind != EAGER:
-        functions["plain compiled full"] = partial(step, torch.compile(model, **options))
-    # Parameters, their momentum, buffers and the batch; gradients are there within a step only.
-    held = [*model.parameters(), *model.parameters(), *model.buffers(), images]
-    return functions, pair, sum(tensor.nbytes for tensor in held)
-
-
-def peak_bytes(step: Callable[[], None], device: torch.device, held: int) -> int:
+def peak_bytes(step: Step, device: torch.device, held: int) -> int:
     """The most memory that one step holds: what the device's allocator says, or ``held`` and the process's growth."""
     if device.type != "cuda":
         with PeakMemory() as peak:
@@ -91,64 +76,168 @@ def peak_bytes(step: Callable[[], None], device: torch.device, held: int) -> int
 
 
 def measure(
-    case: Case, device: torch.device, kind: str, rounds: int, batch: int, mac_ratio: float | None
+    case: Case,
+    device: torch.device,
+    kinds: tuple[str, ...],
+    rounds: int,
+    batch: int,
+    mac_ratio: float | None = None,
+    profiled: bool = True,
+    graphs: Any = None,
 ) -> dict[str, Any]:
-    """One kind of step: the ratios of times, memory, profiles; and ``mac_ratio`` where it isn't known yet."""
-    with marked_pooling() if kind == EAGER else contextlib.nullcontext():
-        return _measured(case, device, kind, rounds, batch, mac_ratio)
+    """Kinds of steps in the same rounds: of each the ratios of times, memory, profiles; ``mac_ratio`` once for all.
+
+    graphs: what captures whole steps instead of CUDA graphs, for tests.
+    """
+    with marked_pooling() if EAGER in kinds else contextlib.nullcontext():
+        counters.clear()
+        began = time.monotonic()
+        found = steps(case, device, kinds, batch, graphs)
+        if mac_ratio is None:
+            full, low, *_ = count_step_flops(found.net.ladder)
+            mac_ratio = low / full
+        built = time.monotonic() - began
+        pools = warm_up(found, device)
+        ready = time.monotonic() - began - built
+        rows = _timed(found, device, rounds, mac_ratio)
+        for kind, row in rows.items():
+            functions = found.kinds[kind]
+            row["compiled"] = found.compiled
+            row["seconds to build"], row["seconds to warm up"] = built, ready
+            row["compiler"] = {name: dict(counters[name]) for name in ("frames", "inductor", "aot_autograd")}
+            if kind == GRAPHS:
+                # Their pools stay allocated: a peak would tell nothing of one mode. A skip would spoil the figure.
+                row["cudagraph skips"] = counters["inductor"]["cudagraph_skips"]
+            elif kind != WHOLE:
+                row["peak memory, bytes"] = {
+                    mode: peak_bytes(functions[mode], device, found.held) for mode in ("full", LOW, KEPT)
+                }
+            else:
+                row |= _whole_step(found, device) | pools
+            if profiled:
+                row |= _profiles(functions, device, row)
+        return {"mac_ratio": mac_ratio, **rows}
 
 
-def _measured(
-    case: Case, device: torch.device, kind: str, rounds: int, batch: int, mac_ratio: float | None
-) -> dict[str, Any]:
-    counters.clear()
-    functions, pair, held = steps(case, device, kind, batch)
-    found: dict[str, Any] = {}
-    if mac_ratio is None:
-        full, low = count_step_flops(pair)
-        found["mac_ratio"] = mac_ratio = low / full
-    times = paired_steps(functions, device, rounds)
-    found["low / full"] = paired_ratio(times["low"], times["full"])
-    for name in list(functions)[2:]:
-        found[f"{name} / full"] = paired_ratio(times[name], times["full"])
-    found["time / macs"] = found["low / full"]["median"] / mac_ratio
-    found["full seconds"], found["low seconds"] = summary(times["full"]), summary(times["low"])
-    if kind == GRAPHS:
-        # The pools of all graphs stay allocated: a peak would tell nothing of one mode. A skip would spoil the figure.
-        found["cudagraph skips"] = counters["inductor"]["cudagraph_skips"]
-    else:
-        found["peak memory, bytes"] = {mode: peak_bytes(functions[mode], device, held) for mode in ("full", "low")}
+def warm_up(found: Steps, device: torch.device) -> dict[str, Any]:
+    """Compile and capture all steps, loops before whole steps. Returns what the pool of captured steps takes, in bytes.
+
+    The pool of full steps alone, and of all modes: what ``"pool, bytes"`` says of one pool that modes share.
+    """
+    for kind, functions in found.kinds.items():
+        if kind != WHOLE:
+            for function in functions.values():
+                function()
+                function()
+    if found.whole is None:
+        return {}
+    every, held = list(found.kinds[WHOLE].values()), _reserved(device)
+    capture_all(found.whole, every[:1])
+    full = _reserved(device) - held
+    capture_all(found.whole, every)
+    return {"pool, bytes": {"full": full, "all": _reserved(device) - held}} if device.type == "cuda" else {}
+
+
+def _reserved(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 0
+    synchronize(device)
+    gc.collect()
+    torch.cuda.empty_cache()
+    return int(torch.cuda.memory_reserved(device))
+
+
+def _timed(found: Steps, device: torch.device, rounds: int, mac_ratio: float) -> dict[str, Any]:
+    functions = {(kind, name): step for kind, named in found.kinds.items() for name, step in named.items()}
+    longest = max(_seconds(named["full"], device) for named in found.kinds.values())
+    inner = 1 if device.type != "cuda" else INNER if longest < LONG_SECONDS else LONG_INNER
+    times = paired_steps(functions, device, rounds, warmup=1, inner=inner)
+    rows: dict[str, Any] = {}
+    for kind, named in found.kinds.items():
+        full, looped = times[kind, "full"], {}
+        others = {name: times[kind, name] for name in named if name != "full"}
+        if kind == WHOLE:  # beside steps that a loop ran in the same rounds, and peers
+            looped = {name: times[of, name] for of, name in times if of == COMPILED}
+            others |= {name: looped[name] for name in (PLAIN_FULL, PLAIN_HALF) if name in looped}
+        row = rows[kind] = {f"{name} / full": paired_ratio(values, full) for name, values in others.items()}
+        row["time / macs"] = row[f"{LOW} / full"]["median"] / mac_ratio
+        row["seconds"] = {name: summary(values) for name, values in {"full": full, **others}.items()}
+        row["full seconds"], row["low seconds"] = row["seconds"]["full"], row["seconds"][LOW]
+        if looped:
+            row["whole / loop"] = {name: paired_ratio(times[WHOLE, name], looped[name]) for name in named}
+    return rows
+
+
+def _seconds(step: Step, device: torch.device) -> float:
+    synchronize(device)
+    began = time.perf_counter()
+    step()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def _whole_step(found: Steps, device: torch.device, calls: int = 20) -> dict[str, Any]:
+    """What was captured, and the host's seconds for a call of a captured step: for its launch, and for the rest."""
+    whole, graphs = found.whole, found.graphs
+    assert whole is not None
+    row: dict[str, Any] = {
+        "captures": whole.captures,
+        "uncaptured": whole.uncaptured,
+        "optimizer outside": whole.optimizer_outside,
+    }
+    if device.type != "cuda" or graphs is None:
+        return row
+    host, launch = [], []
+    for _ in range(calls):
+        synchronize(device)  # an empty queue, so that no launch waits
+        before, began = graphs.seconds, time.perf_counter()
+        found.kinds[WHOLE]["full"]()
+        host.append(time.perf_counter() - began)
+        launch.append(graphs.seconds - before)
+    rest = [whole_call - launched for whole_call, launched in zip(host, launch, strict=True)]
+    return row | {"host seconds": summary(host), "launch seconds": summary(launch), "runner seconds": summary(rest)}
+
+
+def _profiles(functions: dict[str, Step], device: torch.device, row: dict[str, Any]) -> dict[str, Any]:
     try:
-        found["profile"] = {
-            mode: profile_step(functions[mode], device, statistics.median(times[mode])) for mode in ("full", "low")
+        return {
+            "profile": {
+                mode: profile_step(functions[mode], device, row[f"{mode} seconds"]["median"]) for mode in ("full", LOW)
+            }
         }
     except RuntimeError as error:  # a machine that lets nobody see its kernels; the times are still good
-        found["profile failed"] = str(error)
-    return found
+        return {"profile failed": str(error)}
 
 
 def line(name: str, row: dict[str, Any], kind: str) -> str:
     found, ratio = row[kind], row[kind]["low / full"]
-    plain = found.get("plain compiled full / full")
+    plain, loop = found.get(f"{PLAIN_FULL} / full"), found.get("whole / loop", {}).get("full")
     return (
         f"{name:21} {kind:11} low/full {ratio['median']:.3f} (quartiles {ratio['q1']:.3f} to {ratio['q3']:.3f}, "
         f"n = {ratio['n']})  resolution only {found['resolution only / full']['median']:.3f}  "
         f"macs {row['mac_ratio']:.3f}  time/macs {found['time / macs']:.2f}"
         + (f"  plain compiled {plain['median']:.3f}" if plain else "")
+        + (f"  over the loop's {loop['median']:.3f}" if loop else "")
+        + ("" if found.get("compiled", True) or kind == EAGER else "  UNCOMPILED")
+        + (f"  UNCAPTURED: {found['uncaptured']}" if found.get("uncaptured") else "")
+        + (f"  optimizer outside: {found['optimizer outside']}" if found.get("optimizer outside") else "")
     )
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help=f"only {', '.join(SMALL)}")
-    parser.add_argument("--cases", nargs="*", choices=CASES, help="instead of all")
+    parser.add_argument("--cases", nargs="*", choices=[*{**CASES, **GPU_CASES, **TINY}], help="instead of all")
+    parser.add_argument("--gpu-cases", action="store_true", help=f"{', '.join(GPU_CASES)}")
     parser.add_argument(
         "--compile-mode", choices=KINDS, default="default", help="off: eager alone; cuda-graphs: on a GPU only"
     )
     parser.add_argument("--rounds", type=int, help="9 on a CPU, 31 of ten steps each on a GPU")
     parser.add_argument("--batch", type=int, help="instead of each case's own")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no measurement after so many")
+    parser.add_argument("--no-profile", action="store_true", help="don't tell where the time goes")
     parser.add_argument("--resume", action="store_true", help="keep the rows that the result file has")
+    parser.add_argument("--skip-failed", action="store_true", help="with --resume: leave out what failed before")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
     device, began = torch.device("cuda" if torch.cuda.is_available() else "cpu"), time.monotonic()
@@ -159,41 +248,68 @@ def main(argv: list[str] | None = None) -> None:
     path = options.out or RESULTS / f"step_time_{device.type}.json"
     precision = "bf16, channels_last" if device.type == "cuda" else "float32, channels_last images"
     head = header("step_time", rounds=rounds, small=options.small, precision=precision)
-    rows = load_rows(path, options.resume)
-    others = {name: row["batch"] for name, row in rows.items() if row["batch"] != (options.batch or CASES[name].batch)}
+    rows, cases = load_rows(path, options.resume), {**CASES, **GPU_CASES, **TINY}
+    others = {name: row["batch"] for name, row in rows.items() if row["batch"] != (options.batch or cases[name].batch)}
     if others:
         parser.error(f"{path} was measured with other batches, {others}; give another --out")
     failed = False
-    for name in options.cases or (SMALL if options.small else CASES):
-        case = CASES[name]
+    every = SMALL if options.small else GPU_CASES if options.gpu_cases else CASES
+    for name in options.cases or every:
+        case = cases[name]
         batch = options.batch or case.batch
-        for kind in KINDS[options.compile_mode]:
-            row = rows.get(name, {"batch": batch, "side": case.side})
-            if kind in row or time.monotonic() - began > options.seconds:
+        for kinds in KINDS[options.compile_mode]:
+            row = rows.setdefault(name, {"batch": batch, "side": case.side})
+            failures = row.setdefault("failures", {})
+            label = " and ".join(kinds)
+            if all(kind in row for kind in kinds) or (options.skip_failed and label in failures):
                 continue
+            if time.monotonic() - began > options.seconds:
+                continue
+            # If this process dies of it, the next one knows.
+            failures[label] = "began, and did not end"
+            save(path, head, rows)
             try:
                 # Names for the kernels that a compiler makes for a CPU; those for a GPU have them anyway.
                 with inductor.patch({"cpp.enable_kernel_profile": True}):
-                    found = measure(case, device, kind, rounds, batch, row.get("mac_ratio"))
+                    profiled = not options.no_profile
+                    row |= measure(case, device, kinds, rounds, batch, row.get("mac_ratio"), profiled)
             except Exception as error:  # out of memory, or a compiler's own fault: the other cases are still wanted
-                print(f"{name:21} {kind:11} FAILED: {type(error).__name__}: {str(error).strip()[:500]}", flush=True)
+                failures[label] = f"{type(error).__name__}: {str(error).strip()[:500]}"
+                print(f"{name:21} {label:11} FAILED: {failures[label]}", flush=True)
                 failed = True
             else:
-                rows[name] = {**row, "mac_ratio": found.pop("mac_ratio", row.get("mac_ratio")), kind: found}
-                save(path, head, rows)
-                print(line(name, rows[name], kind), flush=True)
-            _forget(device)
-    report(rows, path, device.type)
+                del failures[label]
+                for kind in kinds:
+                    print(line(name, row, kind), flush=True)
+                report(_measured(rows), path, device.type)
+            save(path, head, rows)
+            if not _forget(device):
+                raise SystemExit(LOST)
+    report(_measured(rows), path, device.type)
     if failed:
         raise SystemExit(1)
 
 
-def _forget(device: torch.device) -> None:
-    """Give back what one measurement compiled and held, so that the next one starts as the first did."""
+def _measured(rows: dict[str, Any]) -> dict[str, Any]:
+    """The rows that have a figure."""
+    return {name: row for name, row in rows.items() if "mac_ratio" in row}
+
+
+def _forget(device: torch.device) -> bool:
+    """Give back what one measurement compiled and held, so that the next one starts as the first did.
+
+    Returns whether the device still answers.
+    """
     torch.compiler.reset()
     gc.collect()
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        try:
+            synchronize(device)
+            torch.cuda.empty_cache()
+        except RuntimeError as error:  # as after an illegal access to memory, which a process never gets over
+            print(f"the device is lost: {str(error).strip()[:200]}", flush=True)
+            return False
+    return True
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from lowmode_fx.capture.capture import Captured, TraceError, capture
     from lowmode_fx.counting.forward import FlopReport, LayerFlops, count_flops
     from lowmode_fx.counting.step import count_step_flops
+    from lowmode_fx.loading import Augmentation, DeviceLoader, PrefetchLoader
     from lowmode_fx.lowering.config import LowModeConfig
     from lowmode_fx.lowering.downsampling import downsample
     from lowmode_fx.lowering.ladder import Ladder, ModePair, Rung
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgreementSchedule",
+    "Augmentation",
     "BernoulliSchedule",
     "Captured",
+    "DeviceLoader",
     "FlopReport",
     "GradientAgreement",
     "Ladder",
@@ -47,6 +50,7 @@ __all__ = [
     "PairReport",
     "PassError",
     "PeriodicSchedule",
+    "PrefetchLoader",
     "Rung",
     "Schedule",
     "TraceError",
@@ -72,6 +76,7 @@ import_lazily(
         "lowmode_fx.capture.capture": ("Captured", "TraceError", "capture"),
         "lowmode_fx.counting.forward": ("FlopReport", "LayerFlops", "count_flops"),
         "lowmode_fx.counting.step": ("count_step_flops",),
+        "lowmode_fx.loading": ("Augmentation", "DeviceLoader", "PrefetchLoader"),
         "lowmode_fx.lowering.config": ("LowModeConfig",),
         "lowmode_fx.lowering.downsampling": ("downsample",),
         "lowmode_fx.lowering.ladder": ("Ladder", "ModePair", "Rung"),

@@ -7,16 +7,15 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-import torch.nn.functional as F
 from torch import fx
 
 from passes.base import Change, PassContext, PassReport, graph_pass
 from passes.calls import (
     AVG_POOL_ARGUMENTS,
     AVG_POOL_MODULES,
+    AVG_POOLS,
     GLOBAL_AVG_POOLS,
     GLOBAL_MAX_POOLS,
-    aten,
     bound_arguments,
     spatial,
 )
@@ -26,8 +25,6 @@ from passes.match import max_pool_sites, site_name
 from passes.rewire import insert_after
 from passes.shapes import full_shape
 from passes.wording import sides
-
-_FUNCTIONS = {F.avg_pool1d: 1, F.avg_pool2d: 2, F.avg_pool3d: 3, aten.avg_pool2d.default: 2, aten.avg_pool3d.default: 3}
 
 
 @graph_pass(requires=[full_shapes_known])
@@ -75,7 +72,7 @@ def _avg_pool_arguments(graph_module: fx.GraphModule, node: fx.Node) -> dict[str
         dims = AVG_POOL_MODULES.get(type(module))
         arguments = {name: getattr(module, name, None) for name in AVG_POOL_ARGUMENTS[1:]}
     else:
-        dims = _FUNCTIONS.get(node.target) if node.op == "call_function" else None
+        dims = AVG_POOLS.get(node.target) if node.op == "call_function" else None
         arguments = bound_arguments(node, AVG_POOL_ARGUMENTS) if dims else {}
     constant = _is_constant(arguments.get("kernel_size")) and _is_constant(arguments.get("padding", 0))
     if dims is None or not constant:

@@ -16,6 +16,7 @@ from passes.match import NormSite, norm_sites
 from passes.shape_rules import SHAPE_RULES
 from passes.torch_internals import is_jit_tracing
 
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -34,12 +35,19 @@ def isolate_batchnorm(graph_module: fx.GraphModule, context: PassContext) -> Pas
 
 def isolated_norm(norm: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Call ``norm`` (or any module with norms inside) so that no running statistic or counter in it changes."""
-    if type(norm) in _PLAIN and norm.training and norm.running_mean is not None and len(args) == 1 and not kwargs:
+    plain = type(norm) in _PLAIN and norm.training and norm.running_mean is not None and not has_ways_of_its_own(norm)
+    if plain and len(args) == 1 and not kwargs:
         norm._check_input_dim(args[0])  # type: ignore[operator]
         return F.batch_norm(args[0], None, None, norm.weight, norm.bias, True, 0.0, norm.eps)  # type: ignore[arg-type]
     if not torch.compiler.is_compiling() and is_jit_tracing():
         return norm(*args, **kwargs)  # fvcore counts with a trace: it allows no functional call, and counts on a copy
     return functional_call(norm, _copied_statistics(norm), args, kwargs)
+
+
+def has_ways_of_its_own(module: nn.Module) -> bool:
+    """Whether a call of ``module`` does more than its class's ``forward``: hooks, or a ``forward`` put on it."""
+    held = module.__dict__
+    return "forward" in held or any(held[hooks] for hooks in _HOOKS)
 
 
 def _shape_rule(norm: nn.Module, *args: Any, **kwargs: Any) -> Any:

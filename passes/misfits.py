@@ -19,6 +19,8 @@ from passes.wording import sides
 
 #: To which sides are rounded for a model that halves its maps so often.
 _MULTIPLES = (2, 4, 8, 16, 32, 64)
+#: How many times longer than its other side an image must be for the other to be called short.
+_SHORT = 4
 
 
 def misfit(error: ShapeError, context: PassContext) -> PassError:
@@ -40,6 +42,9 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
         if nearest:
             rounded = setting("size_multiple", multiple)
             way_out = f"the nearest that it takes are {' and '.join(nearest)}: set {rounded}"
+        ratio = _one_sided_ratio(context) if context.any_size else ""
+        if ratio:
+            way_out = f"its short side can stay whole: set ratio={ratio}"
     source = find_map(error)
     resize = ""
     if source is not None:
@@ -64,7 +69,7 @@ def _nearest_sides(context: PassContext) -> tuple[int, list[str]]:
     """The least multiple to which low-mode's sides can be rounded for the model to take them, and the sides then."""
     placeholders = [node for node in context.full.graph.nodes if node.op == "placeholder"]
     pairs = list(zip(placeholders, context.inputs, strict=True))
-    shrunk = [node for node, value in pairs if is_map(node_shape(node)) and node_shape(node) != Shape(value.shape)]
+    shrunk = [node for node, value in pairs if _is_shrunk(node, value)]
     for multiple in _MULTIPLES:
         found = []
         for rounded in (math.floor, math.ceil):
@@ -83,6 +88,33 @@ def _nearest_sides(context: PassContext) -> tuple[int, list[str]]:
         if found:
             return multiple, list(dict.fromkeys(found))
     return 1, []
+
+
+def _one_sided_ratio(context: PassContext) -> str:
+    """A ratio a side, for images of which one side is much shorter (bands, a line of text) and fits when whole."""
+    placeholders = [node for node in context.full.graph.nodes if node.op == "placeholder"]
+    pairs = list(zip(placeholders, context.inputs, strict=True))
+    images = [(node_shape(node)[2:], tuple(value.shape[2:])) for node, value in pairs if _is_shrunk(node, value)]
+    if not images or max(images[0][0]) < _SHORT * min(images[0][0]):
+        return ""
+    full, low = images[0]
+    short = full.index(min(full))
+    inputs = [
+        value.new_empty(_with_side(value.shape, short, node_shape(node))) if _is_shrunk(node, value) else value
+        for node, value in pairs
+    ]
+    if low[short] == full[short] or not _takes(context.full, inputs):
+        return ""
+    ratios = ["1" if side == short else f"{full[side] / low[side]:g}" for side in range(len(full))]
+    return f"({', '.join(ratios)})"
+
+
+def _is_shrunk(node: fx.Node, value: Tensor) -> bool:
+    return is_map(node_shape(node)) and node_shape(node) != Shape(value.shape)
+
+
+def _with_side(shape: Sequence[int], side: int, full: Sequence[int]) -> tuple[int, ...]:
+    return (*shape[: 2 + side], full[2 + side], *shape[3 + side :])
 
 
 def _rounded(value: Tensor, multiple: int, rounded: Callable[[float], int]) -> Tensor:

@@ -60,7 +60,9 @@ def _pooled(call: ConvCall[Any], pooled: tuple[int, ...], rule: PoolingRule) -> 
     even = all(before == after >= 0 for before, after in padding)
     own = tuple(before if even else 0 for before, _ in padding)
     arguments = (call.stride, own, call.dilation, call.groups)
-    return PooledConv(*rule.kernel_call(pooled), None if even else _flat(padding), call.function, arguments)
+    return PooledConv(
+        *rule.kernel_call(pooled, call.dilation), None if even else _flat(padding), call.function, arguments
+    )
 
 
 def _pooled_transposed(call: ConvCall[Any], pooled: tuple[int, ...], rule: PoolingRule) -> PooledConv:
@@ -81,7 +83,11 @@ def _pooled_transposed(call: ConvCall[Any], pooled: tuple[int, ...], rule: Pooli
     extras = tuple(after - before if fits else 0 for before, after in margins)
     arguments = (call.stride, crops, extras, call.groups, call.dilation)
     return PooledConv(
-        *rule.kernel_call(pooled), None, call.function, arguments, None if fits else _flat(tuple(margins))
+        *rule.kernel_call(pooled, call.dilation),
+        None,
+        call.function,
+        arguments,
+        None if fits else _flat(tuple(margins)),
     )
 
 

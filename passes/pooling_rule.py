@@ -14,15 +14,21 @@ from passes.choices import Gain, NamedConvs, NamedTransform, Rounding
 from passes.kernel_math import (
     KernelTransform,
     average_kernel,
+    bicubic_kernel,
     center_kernel,
     custom_kernel,
     linear_kernel,
+    pi_resize_kernel,
     pooled_size,
 )
 from passes.patterns import matches
 from passes.ratios import RatioLike, SideRatio, plain_ratio, ratio_text, side_ratios
 from passes.wording import sides
 
+#: A kernel is large that has so many taps on some side.
+LARGE = 5
+#: Transforms that follow the ratio, and so rewrite a kernel that keeps its size too: its taps move closer.
+RESAMPLING = ("linear", "pi_resize")
 NOT_TRACED = "inside a module that is not traced"
 DEFORMABLE = "deformable: each of its taps has an offset of its own"
 UNTRAINED = "no trained parameter reaches it"
@@ -32,11 +38,12 @@ UNTRAINED = "no trained parameter reaches it"
 class PoolingRule:
     """How kernels shrink by ``ratio`` and which do.
 
-    A ratio that is one a side leaves convolutions with another number of sides alone. transform: ``"linear"`` rewrites
-    a kernel that keeps its size too: its taps move closer. pool_convs: ``"dense"`` (windows overlap, K > stride; not
-    the stem; no depthwise conv to a single tap), ``"all"`` (the stem and patchifying convs too; still no depthwise conv
-    to a single tap), or globs over module names, which are taken at their word. keep_convs: globs that are left alone
-    whatever ``pool_convs`` says.
+    A ratio that is one a side leaves convolutions with another number of sides alone. transform: ``"linear"`` and
+    ``"pi_resize"`` rewrite a kernel that keeps its size too: its taps move closer. pool_convs: ``"dense"`` (windows
+    overlap, K > stride; not the stem; no depthwise conv to a single tap), ``"all"`` (the stem and patchifying convs
+    too; still no depthwise conv to a single tap), ``"large"`` (of the dense ones those with ``LARGE`` taps on some
+    side), or globs over module names, which are taken at their word. keep_convs: globs that are left alone whatever
+    ``pool_convs`` says.
     """
 
     ratio: RatioLike
@@ -54,7 +61,7 @@ class PoolingRule:
 
     @property
     def named(self) -> str | None:
-        """``"dense"`` or ``"all"``; ``None`` where convolutions are named one by one, and taken at their word."""
+        """``pool_convs`` where it names a set; ``None`` where it names convolutions, which are taken at their word."""
         return self.pool_convs if isinstance(self.pool_convs, str) else None
 
     def pooled(self, kernel: Sequence[int]) -> tuple[int, ...]:
@@ -76,7 +83,7 @@ class PoolingRule:
         """
         pooled, stride, named = self.pooled(call.kernel), call.stride, self.named
         shrinks = any(size > 1 and ratio != 1 for size, ratio in self._sides(call.kernel))
-        resampled = self.transform == "linear" and shrinks
+        resampled = self.transform in RESAMPLING and shrinks
         if not self._is_for(call.kernel):
             return f"{sides(call.kernel)} has other sides than those of the ratio, {ratio_text(self.ratio)}"
         if pooled == call.kernel and not resampled:
@@ -92,20 +99,28 @@ class PoolingRule:
             return "depthwise: one tap would be left, a scale with no spatial reach"
         if call.transposed and any(k < s for k, s in zip(pooled, stride, strict=True)):
             return f"transposed: {sides(pooled)} taps at stride {sides(stride)} leave holes in the output"
-        if named == "dense" and stem:
+        if named == "large" and max(call.kernel) < LARGE:
+            return f"{sides(call.kernel)} is not large: fewer than {LARGE} taps a side"
+        if named != "all" and stem:
             return "stem: it reads the image"
-        if named == "dense" and all(k <= s for k, s in zip(call.kernel, stride, strict=True)):
+        if named != "all" and all(k <= s for k, s in zip(call.kernel, stride, strict=True)):
             return f"windows do not overlap ({sides(call.kernel)} at stride {sides(stride)})"
         if resampled and call.transposed and max(stride) > 1:
             return "transposed with a stride: its taps answer to output phases, which resampling would mix"
         return None
 
-    def kernel_call(self, pooled: tuple[int, ...]) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
+    def kernel_call(
+        self, pooled: tuple[int, ...], dilation: tuple[int, ...]
+    ) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
         """What turns a kernel into the pooled one: a function, and its arguments after the kernel."""
         if self.transform == "center":
             return center_kernel, (pooled, self.gain)
         if self.transform == "linear":
             return linear_kernel, (pooled, self.ratio)
+        if self.transform == "bicubic":
+            return bicubic_kernel, (pooled, self.gain)
+        if self.transform == "pi_resize":
+            return pi_resize_kernel, (pooled, self.ratio, dilation)
         if self.custom is not None:
             return self.custom, (pooled,)
         return average_kernel, (pooled, self.ratio, self.gain, self.transform == "adaptive")

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from passes.calls import spatial
-from passes.kernel_math import average_kernel, center_kernel, linear_kernel
+from passes.kernel_math import average_kernel, bicubic_kernel, center_kernel, linear_kernel, pi_resize_kernel
 
 Rule = Callable[..., Any]
 
@@ -176,5 +176,5 @@ SHAPE_RULES: dict[Any, Rule] = {
     F.adaptive_avg_pool1d: _adaptive_pool(1),
     F.adaptive_avg_pool2d: _adaptive_pool(2),
     F.adaptive_avg_pool3d: _adaptive_pool(3),
-    **dict.fromkeys((average_kernel, center_kernel, linear_kernel), _pooled_kernel),
+    **dict.fromkeys((average_kernel, center_kernel, linear_kernel, bicubic_kernel, pi_resize_kernel), _pooled_kernel),
 }

@@ -5,9 +5,10 @@ A name that torch moves costs the feature that asks for it, never an import of t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +35,11 @@ def compiler_errors() -> tuple[type[Exception], ...]:
             continue
         found += [getattr(module, name) for name in names if hasattr(module, name)]
     return tuple(found)
+
+
+def is_uncaptured_operator(error: Exception) -> bool:
+    """Whether an operator that calls functions (``torch.cond``) says that it can't be followed call by call."""
+    return any(kind.__name__ == "UncapturedHigherOrderOpError" for kind in type(error).__mro__)
 
 
 def is_jit_tracing() -> bool:
@@ -83,6 +89,13 @@ def fake_of(mode: Any, device: torch.device, make: Callable[[], Tensor]) -> Tens
     return FakeTensor(mode, meta, device)
 
 
+def without_modes() -> Any:
+    """A context in which tensors are real again, inside a fake mode and what is entered above it."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    return _disable_current_modes()
+
+
 def errors_of_unknown_values() -> tuple[type[Exception], ...]:
     """What fake tensors raise where a value is asked for, or decides about a shape."""
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
@@ -117,6 +130,24 @@ def written_tensors(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     return written
 
 
+def compiled_graphs() -> int:
+    """How many graphs dynamo has compiled in this process."""
+    counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", None)
+    return int(counters["stats"]["unique_graphs"]) if counters is not None else 0
+
+
+@contextlib.contextmanager
+def hooks_guarded() -> Iterator[None]:
+    """Inside, code is compiled that notices hooks which are put on modules, or taken away, later."""
+    config: Any = torch._dynamo.config
+    before = config.skip_nnmodule_hook_guards
+    config.skip_nnmodule_hook_guards = False  # its own ``patch`` takes four times as long, at every step
+    try:
+        yield
+    finally:
+        config.skip_nnmodule_hook_guards = before
+
+
 def frames_are_compiled() -> bool:
     """Whether dynamo looks at the frames that Python runs now, to compile them."""
     from torch._C._dynamo.eval_frame import get_eval_frame_callback
@@ -129,3 +160,22 @@ def leave_frames_of(function: Callable[..., Any]) -> None:
     eval_frame = sys.modules.get("torch._dynamo.eval_frame")
     if eval_frame is not None:  # else nobody has compiled anything yet
         eval_frame.skip_code(function.__code__)
+
+
+def compiler_around() -> Callable[[Callable[..., Any]], Callable[..., Any]] | None:
+    """What ``torch.compile`` wraps functions with, options and all, where code that it has wrapped runs this."""
+    frame = sys._getframe(1).f_back
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "torch._dynamo.eval_frame":
+            context: Any = frame.f_locals.get("self")
+            if type(context).__name__ == "OptimizeContext":
+                return context  # type: ignore[no-any-return]
+        frame = frame.f_back
+    return None
+
+
+def is_symbolic_tracing() -> bool:
+    """Whether ``torch.fx`` traces."""
+    from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+
+    return bool(is_fx_symbolic_tracing())

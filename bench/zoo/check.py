@@ -1,4 +1,4 @@
-"""One model of the zoos: build its pair, time that, count both graphs, and check them for real."""
+"""One model of the zoos: build its pair, time that, count both graphs, and check its low steps for real."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import contextlib
 import io
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.zoo.compare import WrongPairError, compare, is_adapted, undo_zero_init
-from bench.zoo.measure import measure_build
-from bench.zoo.names import family, image_shape, part
+from bench.zoo.measure import measure_build, proven_pair
+from bench.zoo.names import create, example, family, image_shape, part
 from bench.zoo.record import Record
 from lowmode_fx.capture.capture import TraceError
-from lowmode_fx.cli.models import create_model
+from lowmode_fx.capture.frontends import FrontEndName
+from lowmode_fx.capture.inputs import as_call
 from lowmode_fx.counting.step import count_forward_macs
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import ModePair
@@ -25,26 +28,33 @@ from passes import PassError
 from passes.match import conv_sites
 from passes.pool_weights import stem_nodes
 from passes.pooling_rule import NOT_TRACED
+from passes.preserve import preserve_state
 
 #: Largest model whose gradients are computed; above it, the pair is built and counted, and run without gradients.
 GRADIENT_LIMIT = 400_000_000
 SMALL_SIDE = 96
+#: Front ends whose graphs are proven, and run beside the model.
+GRAPHS: tuple[FrontEndName, ...] = ("fx",)
 
 
 def warm_up() -> None:
     """Build a pair once, so that no model's time pays for what torch loads at first use."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3))
-    build_pair(model, torch.empty(2, 3, 16, 16))
+    build_pair(model, torch.empty(2, 3, 16, 16), front_end="fx")
 
 
-def check_model(name: str) -> Record:
-    """Build, check and count one model. Never raises: what went wrong is in the record."""
+def check_model(name: str, graphs: Sequence[FrontEndName] = GRAPHS) -> Record:
+    """Build, check and count one model. Never raises: what went wrong is in the record.
+
+    graphs: front ends whose graphs are proven, and held against low steps of the model itself.
+    """
     began = time.perf_counter()
-    record = Record(name, family(name), "error")
+    record = Record(name, "", "error")
     try:
+        record = replace(record, family=family(name))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            record = _checked(record, name)
+            record = _checked(record, name, graphs)
     except (PassError, TraceError) as error:
         record = replace(record, status="refused", reason=str(error))
     except WrongPairError as error:
@@ -54,21 +64,22 @@ def check_model(name: str) -> Record:
     return replace(record, seconds=round(time.perf_counter() - began, 2))
 
 
-def _checked(record: Record, name: str) -> Record:
+def _checked(record: Record, name: str, graphs: Sequence[FrontEndName]) -> Record:
     if not _has_sliding_conv(name):
         return replace(record, status="nothing", reason="no convolution with a kernel larger than its stride")
     torch.manual_seed(0)
-    whole = create_model(name)
+    whole = create(name)
     model = whole.get_submodule(part(name)) if part(name) else whole
     model.train()
     record = replace(record, parameters=sum(parameter.numel() for parameter in model.parameters()))
-    pair, shape, reason = _build(model, image_shape(name, whole))
+    pair, shape, reason = _build(model, name, image_shape(name, whole))
     sites = conv_sites(pair.full)
     stems = stem_nodes(pair.full, sites)
     sliding = [site for site in sites if any(k > s for k, s in zip(site.kernel, site.stride, strict=True))]
     if all(site.node in stems for site in sliding) and NOT_TRACED not in _skips(pair):
         return replace(record, status="nothing", reason="no such convolution but the one that reads the image")
-    trace_seconds, build_seconds, megabytes = measure_build(pair, shape)
+    given = example(name, shape)
+    trace_seconds, build_seconds, megabytes = measure_build(pair, given)
     record = replace(
         record,
         reason=reason,
@@ -84,9 +95,18 @@ def _checked(record: Record, name: str) -> Record:
     )
     full_macs, low_macs = count_forward_macs(pair)
     record = replace(record, full_macs=full_macs, low_macs=low_macs)
+    with contextlib.redirect_stderr(io.StringIO()):  # a graph that fails prints its code
+        found = {each: proven_pair(pair, given, each) for each in graphs}
+    record = replace(
+        record,
+        graphs={each: reason for each, (_, reason, _) in found.items()},
+        proven_seconds={each: round(seconds, 2) for each, (_, _, seconds) in found.items()},
+    )
+    proven = [each for each, _, _ in found.values() if each is not None]
     gradients = record.parameters <= GRADIENT_LIMIT
     undo_zero_init(model)
-    return replace(record, status="right", checked_at=_run(pair, shape, gradients), gradients_checked=gradients)
+    checked_at = _run(pair, name, shape, gradients, proven)
+    return replace(record, status="right", checked_at=checked_at, gradients_checked=gradients)
 
 
 def _skips(pair: ModePair) -> set[str]:
@@ -96,9 +116,9 @@ def _skips(pair: ModePair) -> set[str]:
 def _has_sliding_conv(name: str) -> bool:
     try:
         with torch.device("meta"):  # no memory, no initialisation: transformers are large, and end here
-            whole = create_model(name)
+            whole = create(name)
     except (NotImplementedError, RuntimeError):
-        whole = create_model(name)  # its constructor reads values, which meta tensors have not
+        whole = create(name)  # its constructor reads values, which meta tensors have not
     return any(_slides(module) for module in whole.get_submodule(part(name)).modules())
 
 
@@ -107,7 +127,7 @@ def _slides(module: nn.Module) -> bool:
     return conv and any(k > s for k, s in zip(module.kernel_size, module.stride, strict=True))  # type: ignore[arg-type]
 
 
-def _build(model: nn.Module, shape: tuple[int, ...]) -> tuple[ModePair, tuple[int, ...], str]:
+def _build(model: nn.Module, name: str, shape: tuple[int, ...]) -> tuple[ModePair, tuple[int, ...], str]:
     """The pair, its image size and, where it is not the first that was tried, the reason.
 
     Tried are the model's own size, one that halves more often, maps resized where their size is fixed, whole images.
@@ -119,7 +139,7 @@ def _build(model: nn.Module, shape: tuple[int, ...]) -> tuple[ModePair, tuple[in
     refusal: Exception | None = None
     for size, config in [*choices, (shape, LowModeConfig(downsample_input=False))]:
         try:
-            pair = build_pair(model, torch.empty(2, *size), config)
+            pair = build_pair(model, example(name, size), config)
         except (PassError, TraceError) as error:
             refusal = refusal or error
             continue
@@ -128,23 +148,41 @@ def _build(model: nn.Module, shape: tuple[int, ...]) -> tuple[ModePair, tuple[in
     raise refusal
 
 
-def _run(pair: ModePair, shape: tuple[int, ...], gradients: bool) -> tuple[int, ...]:
+def _run(
+    pair: ModePair, name: str, shape: tuple[int, ...], gradients: bool, graphs: Sequence[ModePair]
+) -> tuple[int, ...]:
     """Compare on small images where the model takes them; returns the size that served."""
     small = (shape[0], *(min(side, SMALL_SIDE) for side in shape[1:]))
-    if small != shape and pair.report.front_end == "fx" and not is_adapted(pair):
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):  # a graph that fails prints its code
-                compare(pair, torch.randn(2, *small), gradients)
+    if small != shape and not is_adapted(pair) and all(each.report.any_size for each in graphs):
+        leaves = _leaves(pair, name, small)
+        if _takes(pair, leaves):
+            compare(pair, leaves, gradients, graphs)
             return small
-        except WrongPairError:
-            raise
-        except Exception:
-            pair.model.zero_grad(set_to_none=True)  # a size that the model itself does not take
-    images = torch.randn(2, *shape)
-    if pair.report.front_end == "fx":  # one image is enough, but for a norm that sees a single pixel of it
-        with contextlib.suppress(ValueError):
-            compare(pair, images[:1], gradients)
-            return shape
-        pair.model.zero_grad(set_to_none=True)
-    compare(pair, images, gradients)
+    leaves = _leaves(pair, name, shape)
+    if pair.inputs.is_one_tensor and pair.report.any_size and _takes(pair, [leaves[0][:1]]):
+        leaves = [leaves[0][:1]]  # one image is enough, but for a norm that sees a single pixel of it
+    compare(pair, leaves, gradients, graphs)
     return shape
+
+
+def _leaves(pair: ModePair, name: str, shape: tuple[int, ...]) -> list[Tensor]:
+    args, kwargs = as_call(example(name, shape))
+    return pair.inputs.flatten(pair.model, args, kwargs)
+
+
+def _takes(pair: ModePair, leaves: Sequence[Tensor]) -> bool:
+    """Whether the model itself takes a call of these tensors, and one of them downsampled."""
+    for given in (leaves, pair.inputs.map_images(leaves, pair.downsample)):
+        args, kwargs = pair.inputs.call(given)
+        if not _runs(pair.model, args, kwargs):
+            return False
+    return True
+
+
+def _runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    try:
+        with torch.no_grad(), preserve_state(model):
+            model(*args, **kwargs)
+    except Exception:
+        return False
+    return True

@@ -1,20 +1,21 @@
-"""Is a pair right? The model, both graphs and an eager low-mode each take a step; what must agree is compared."""
+"""Is a pair right? Low steps as they run, an eager low-mode and proven graphs each take a step, which must agree."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from bench.zoo.eager import EagerLowMode
-from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.ladder import ModePair
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.lowering.networks import network
 from passes.pooling_rule import NOT_TRACED
 from passes.preserve import preserve_state
+from passes.trees import tree_leaves
 
 #: How far an eager low-mode may be off: other kernels sum in another order where padding is spelled differently.
 TOLERANCE = 1e-3
@@ -29,51 +30,53 @@ class WrongPairError(AssertionError):
     """A pair that ``build_pair`` gave and that a check found wrong."""
 
 
-def compare(pair: ModePair, images: Tensor, gradients: bool) -> None:
-    """Check one step of ``images`` ``(N, C, *S)`` in each mode, with ``gradients`` or forward alone.
+def compare(pair: ModePair, leaves: Sequence[Tensor], gradients: bool, graphs: Sequence[ModePair] = ()) -> None:
+    """Check one low step of ``leaves``, the tensors of a full-size call of the model, with or without ``gradients``.
 
-    Full-mode must equal the eager model bit for bit: outputs, buffers, gradients. Low-mode must give finite outputs, a
-    finite gradient wherever full-mode gives one, move no running statistic, and agree with an eager low-mode. Where the
-    low graph gives a map its full-mode size, that last comparison is of outputs on whole images, which leave maps as
+    Low steps run as they do in training: the model itself, each call lowered as it is made. Such a step must give
+    finite outputs, a finite gradient wherever the model gives one, move no buffer, and agree with an eager low-mode.
+    Where maps are given their full-mode size, that last comparison is of outputs on whole images, which leave maps as
     they are.
+
+    graphs: pairs of proven graphs of the same model: their full graph must do what the model does, and their low one
+        what the low step did, bit for bit.
 
     Raises ``WrongPairError``; the model is left as it was, gradients aside.
     """
     model = pair.model
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    low_leaves = pair.inputs_of(Mode.LOW, leaves)
+    whole = is_adapted(pair) or any(not each.report.any_size for each in graphs)
+    # A step of the model itself, at the smaller size where it takes any.
+    shown = leaves if whole else low_leaves
     with preserve_state(model):
-        outputs, eager = _step(model, model, images, gradients)
-        changed = {name: value.clone() for name, value in model.named_buffers()}
-    with preserve_state(model):
-        found, full = _step(model, pair.full, images, gradients)
-        moved = [name for name, value in model.named_buffers() if not torch.equal(value, changed[name])]
-    same = len(outputs) == len(found) and all(map(torch.equal, outputs, found))
-    _require(same, "full-mode outputs differ from eager")
-    _require(not moved, f"full-mode buffers differ: {moved[:3]}")
-    _require(eager.keys() == full.keys(), "full-mode gives other parameters a gradient")
-    unequal = [name for name in eager if not torch.equal(eager[name], full[name])]
-    _require(not unequal, f"full-mode gradient differs from eager at {unequal[:3]}")
-    expected = set(full)
-    del eager, full
-
-    low_images = downsample(images, pair.config.ratio) if pair.config.downsample_input else images
-    with preserve_state(model):
-        low_outputs, low = _step(model, pair.low, low_images, gradients)
-        statistics = ("running_mean", "running_var", "num_batches_tracked")
-        kept = ((name, value) for name, value in model.named_buffers() if name.rpartition(".")[2] in statistics)
-        moved = [name for name, value in kept if not torch.equal(value, buffers[name])]
-    _require(all(value.isfinite().all() for value in low_outputs), "low-mode output is not finite")
-    _require(not moved, f"low-mode moved the running statistics {moved[:3]}")
-    missing = [name for name in expected if name not in low or not low[name].isfinite().all()]
-    _require(not missing, f"no finite low-mode gradient at {sorted(missing)[:3]}")
-    if is_adapted(pair):
-        low_images, gradients = images, False  # the outputs tell; whole images are dear
+        expected = _step(model, _call(pair, model), shown, gradients)
+        moved_on = _buffers(model)
+    for each in graphs:
         with preserve_state(model):
-            low_outputs, low = _step(model, pair.low, low_images, gradients)
+            found = _step(model, each.full, shown, gradients)
+            _require_same(found, expected, f"{each.report.front_end}'s full-mode", "the model's")
+            _require_unmoved(
+                model, moved_on, f"{each.report.front_end}'s full-mode leaves other buffers than the model"
+            )
+
+    before = _buffers(model)
+    low = _step(model, _call(pair, network(pair, Mode.LOW, downsample=True)), leaves, gradients)
+    _require_unmoved(model, before, "a low step moves buffers")
+    _require(all(value.isfinite().all() for value in low[0]), "low-mode output is not finite")
+    missing = [name for name in expected[1] if name not in low[1] or not low[1][name].isfinite().all()]
+    _require(not missing, f"no finite low-mode gradient at {sorted(missing)[:3]}")
+    for each in graphs:
+        with preserve_state(model):
+            _require_same(_step(model, each.low, low_leaves, gradients), low, f"{each.report.front_end}'s low", "live")
+    del expected
+
+    if is_adapted(pair):
+        low_leaves, gradients = list(leaves), False  # the outputs tell; whole images are dear
+        low = _step(model, _call(pair, network(pair, Mode.LOW)), low_leaves, gradients)
     mode = EagerLowMode(pair.config.effective_kernel_ratio, _untraced_weights(pair))
     with preserve_state(model):
-        expected_step = _step(model, model, low_images, gradients, mode)
-    _compare_low((low_outputs, low), expected_step)
+        reference = _step(model, _call(pair, model), low_leaves, gradients, mode)
+    _compare_low(low, reference)
 
 
 def undo_zero_init(model: nn.Module) -> None:
@@ -89,8 +92,38 @@ def undo_zero_init(model: nn.Module) -> None:
 
 
 def is_adapted(pair: ModePair) -> bool:
-    """Whether the low graph holds maps to sizes of full-mode, so that it is for one image size."""
+    """Whether low-mode holds maps to sizes of full-mode, so that it is for one image size."""
     return any(report.changes for report in pair.report.passes if report.name in ("adapt_heads", "resize_head"))
+
+
+def _call(pair: ModePair, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, which is called as the model is, as one of the tensors of that call."""
+
+    def call(*leaves: Tensor) -> Any:
+        args, kwargs = pair.inputs.call(leaves)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _require_same(found: Step, expected: Step, what: str, other: str) -> None:
+    (outputs, gradients), (others, slopes) = found, expected
+    same = len(outputs) == len(others) and all(map(torch.equal, outputs, others))
+    _require(same, f"{what} outputs are not {other}, bit for bit")
+    _require(gradients.keys() == slopes.keys(), f"{what} gives other parameters a gradient than {other}")
+    unequal = [name for name in slopes if not torch.equal(gradients[name], slopes[name])]
+    _require(not unequal, f"{what} gradient is not {other}, bit for bit, at {unequal[:3]}")
+
+
+def _require_unmoved(model: nn.Module, before: dict[str, Tensor], what: str) -> None:
+    now = dict(model.named_buffers())
+    moved = [name for name in {**now, **before} if name not in now or name not in before]
+    moved += [name for name in now if name in before and not torch.equal(now[name], before[name])]
+    _require(not moved, f"{what}: {moved[:3]}")
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.named_buffers()}
 
 
 def _compare_low(found: Step, expected: Step) -> None:
@@ -111,12 +144,12 @@ def _compare_low(found: Step, expected: Step) -> None:
 
 
 def _step(
-    model: nn.Module, forward: Callable[[Tensor], Any], images: Tensor, gradients: bool, mode: Any = None
+    model: nn.Module, forward: Callable[..., Any], leaves: Sequence[Tensor], gradients: bool, mode: Any = None
 ) -> Step:
     """Outputs of one forward and the gradients of their mean squares, by parameter name; the same seed each time."""
     torch.manual_seed(0)
     with torch.set_grad_enabled(gradients), mode or nullcontext():
-        outputs = [leaf for leaf in tree_leaves(forward(images)) if isinstance(leaf, Tensor)]
+        outputs = [leaf for leaf in tree_leaves(forward(*leaves)) if isinstance(leaf, Tensor)]
     if gradients:
         torch.autograd.backward([_loss(output) for output in outputs if output.requires_grad])
     found = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}

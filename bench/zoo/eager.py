@@ -1,7 +1,7 @@
-"""Low-mode without a graph: the model runs eagerly, and each convolution call is replaced as it happens.
+"""Low-mode without a plan: the model runs eagerly, and each convolution call is replaced as it happens.
 
-It shares the arithmetic of kernels and padding with the passes, and nothing else: no tracing, no matching of nodes, no
-rewiring. A low graph that agrees with it has found every convolution and fed it right.
+It shares the arithmetic of kernels and padding with the passes, and nothing else: no tracing, no matching of nodes or
+parameters, no plan. Live lowering or a low graph that agrees with it has found every convolution and fed it right.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from passes.calls import CONV_ARGUMENTS, CONV_TRANSPOSE_ARGUMENTS, spatial
@@ -20,6 +20,7 @@ from passes.kernel_math import average_kernel, pooled_padding, pooled_size, same
 
 _CONVS = {torch.conv1d, torch.conv2d, torch.conv3d}
 _TRANSPOSED = {torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d}
+FED, TRAINED = "fed by a convolution", "reached by a parameter that trains"
 
 
 class EagerLowMode(TorchFunctionMode):
@@ -37,10 +38,11 @@ class EagerLowMode(TorchFunctionMode):
     ) -> Any:
         options = dict(kwargs or {})
         if func not in _CONVS and func not in _TRANSPOSED:
-            fed = any(map(_is_fed, (*args, *options.values())))
+            given = (*args, *options.values())
+            marks = [mark for mark in (FED, TRAINED) if any(_is_marked(value, mark) for value in given)]
             result = func(*args, **options)
-            if fed:
-                _mark_fed(result)
+            for mark in marks:
+                _mark(result, mark)
             return result
         names = CONV_TRANSPOSE_ARGUMENTS if func in _TRANSPOSED else CONV_ARGUMENTS
         call = {"bias": None, "padding": 0, **dict(zip(names, args, strict=False)), **options}
@@ -53,7 +55,8 @@ class EagerLowMode(TorchFunctionMode):
                 result = _pooled_conv(func, call, smaller)
         else:
             result = func(**call)
-        _mark_fed(result)
+        _mark(result, FED)
+        _mark(result, TRAINED)
         return result
 
     def _pooled_sizes(self, call: Mapping[str, Any], transposed: bool) -> tuple[int, ...] | None:
@@ -63,7 +66,9 @@ class EagerLowMode(TorchFunctionMode):
         stride = spatial(call.get("stride", 1), len(kernel))
         pooled = tuple(pooled_size(size, self._ratio) for size in kernel)
         depthwise = groups > 1 and groups == (weight.shape[0] if transposed else weight.shape[1] * groups)
-        if pooled == kernel or not _is_fed(call["input"]) or id(weight) in self._untouched:
+        if pooled == kernel or not _is_marked(call["input"], FED) or id(weight) in self._untouched:
+            return None
+        if not _is_marked(weight, TRAINED):  # Sobel's, a blur: what it does to the image is fixed
             return None
         if all(k <= s for k, s in zip(kernel, stride, strict=True)) or (depthwise and math.prod(pooled) == 1):
             return None
@@ -100,16 +105,18 @@ def _pooled_transposed_conv(func: Callable[..., Tensor], call: dict[str, Any], w
     return result if call["bias"] is None else result + call["bias"].reshape(-1, *(1,) * dims)
 
 
-def _is_fed(value: Any) -> bool:
-    """Whether a convolution came before, so that this is no image."""
+def _is_marked(value: Any, mark: str) -> bool:
+    """Whether a convolution came before (``FED``: this is no image), or a parameter that trains (``TRAINED``)."""
     if isinstance(value, list | tuple):
-        return any(map(_is_fed, value))
-    return isinstance(value, Tensor) and getattr(value, "fed_by_conv", False)
+        return any(_is_marked(each, mark) for each in value)
+    if mark == TRAINED and isinstance(value, nn.Parameter):
+        return value.requires_grad
+    return isinstance(value, Tensor) and mark in getattr(value, "marks", ())
 
 
-def _mark_fed(value: Any) -> None:
-    if isinstance(value, Tensor):
-        value.fed_by_conv = True  # type: ignore[attr-defined]
-    elif isinstance(value, list | tuple):
+def _mark(value: Any, mark: str) -> None:
+    if isinstance(value, list | tuple):
         for each in value:
-            _mark_fed(each)
+            _mark(each, mark)
+    elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        value.marks = (*getattr(value, "marks", ()), mark)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What building a pair takes: seconds, next to the trace alone, and memory at its highest."""
+"""What building a pair takes: seconds, next to the trace alone and with a proof, and memory at its highest."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from lowmode_fx.capture.frontends import front_ends
+from lowmode_fx.capture.capture import TraceError
+from lowmode_fx.capture.frontends import FrontEndName, front_ends
+from lowmode_fx.capture.inputs import as_call
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.pair import build_pair
+from passes import PassError
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def measure_build(pair: ModePair, shape: tuple[int, ...]) -> tuple[float, float, float]:
+def measure_build(pair: ModePair, example: Any) -> tuple[float, float, float]:
     """Seconds of the front end alone, seconds of ``build_pair``, and its peak memory in MB, all on a warm model.
 
-    As in ``timeit``, no garbage is collected meanwhile: a collection falls on whichever comes next.
+    As in ``timeit``, no garbage is collected meanwhile: a collection falls on whichever comes next. example: what the
+    pair was built with.
     """
-    images = torch.empty(2, *shape)
-    front_end = _front_end(pair, images)
+    front_end = _front_end(pair, example)
     gc.collect()
     gc.disable()
     try:
@@ -33,16 +35,31 @@ def measure_build(pair: ModePair, shape: tuple[int, ...]) -> tuple[float, float,
         front_end()
         traced = time.perf_counter()
         with PeakMemory() as peak:
-            build_pair(pair.model, images, pair.config)
+            build_pair(pair.model, example, pair.config)
         return traced - began, time.perf_counter() - traced, peak.megabytes
     finally:
         gc.enable()
 
 
-def _front_end(pair: ModePair, images: torch.Tensor) -> Callable[[], object]:
+def proven_pair(pair: ModePair, example: Any, front_end: FrontEndName) -> tuple[ModePair | None, str, float]:
+    """The pair again, by a front end whose graphs are proven and run low steps; or why there is none.
+
+    With the seconds of CPU time that the build took, its proofs included.
+    """
+    began = time.process_time()
+    try:
+        proven, reason = build_pair(pair.model, example, pair.config, front_end=front_end), ""
+    except (PassError, TraceError) as error:
+        proven, reason = None, str(error)
+    return proven, reason, time.process_time() - began
+
+
+def _front_end(pair: ModePair, example: Any) -> Callable[[], object]:
     """The very call that traced the pair's full graph: of several, the one that gives as many nodes."""
+    args, kwargs = as_call(example)
+    leaves = pair.inputs.flatten(pair.model, args, kwargs)
     (front_end,) = front_ends(pair.report.front_end)  # type: ignore[arg-type]
-    attempts = list(front_end.attempts(pair.model, pair.inputs, [images], pair.report.leaf_modules))
+    attempts = list(front_end.attempts(pair.model, pair.inputs, leaves, pair.report.leaf_modules))
     for attempt in attempts[:-1]:
         with contextlib.suppress(Exception):
             if len(attempt().nodes) == len(pair.full.graph.nodes):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ class Record:
 
     ``resized_maps``: places where a map is brought to its full-mode size (``adapt_head=True``).
     ``downsample_input=False``: the model takes one size only, and the pair pools kernels alone.
+    ``graphs``: by front end, why its graphs are not proven to train as the model does; empty where they are, and their
+    steps are the model's bit for bit. ``proven_seconds``: of CPU time, ``build_pair`` by it with proofs.
     ``peak_mb``: growth of the process's memory, at its highest, while the pair was built.
 
     ``checked_at``: the size ``(C, *S)`` of the images of the checks. ``gradients_checked``: they ran backward too.
@@ -40,6 +43,8 @@ class Record:
     low_macs: int = 0
     trace_seconds: float = 0.0
     build_seconds: float = 0.0
+    graphs: Mapping[str, str] = field(default_factory=dict)
+    proven_seconds: Mapping[str, float] = field(default_factory=dict)
     peak_mb: float = 0.0
     checked_at: tuple[int, ...] = ()
     gradients_checked: bool = False
@@ -70,7 +75,9 @@ class Record:
 
     def to_line(self) -> str:
         """One line of JSON, without the fields that are at their defaults."""
+        factories = {entry.name: entry.default_factory for entry in fields(self)}
         defaults = {entry.name: entry.default for entry in fields(self)}
+        defaults |= {name: make() for name, make in factories.items() if make is not MISSING}
         return json.dumps({name: value for name, value in asdict(self).items() if value != defaults[name]})
 
 

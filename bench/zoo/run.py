@@ -32,11 +32,14 @@ def sweep(
     jobs: int = 2,
     timeout: float = 300.0,
     resume: bool = False,
+    graphs: Sequence[str] = ("fx",),
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> list[Record]:
     """Check every model of ``names``; write each record to the JSONL file ``out`` as it comes.
 
     timeout: seconds for one model. resume: keep the records that ``out`` has, and check the other models only.
+    graphs: front ends whose graphs are proven, and held against low steps of the model itself.
+
     Raises ``ValueError`` where ``out`` exists and ``resume`` is false, or is no sweep's file.
     """
     if out.exists() and not resume:
@@ -47,7 +50,7 @@ def sweep(
     out.write_text("".join(record.to_line() + "\n" for record in records))
     _CONTEXT.set_forkserver_preload(["bench.zoo.check"])
     with out.open("a") as stream:
-        for record in _run_all([name for name in names if name not in done], jobs, timeout):
+        for record in _run_all([name for name in names if name not in done], jobs, timeout, graphs):
             stream.write(record.to_line() + "\n")
             stream.flush()
             records.append(record)
@@ -55,12 +58,12 @@ def sweep(
     return records
 
 
-def _run_all(names: Sequence[str], jobs: int, timeout: float) -> Iterable[Record]:
+def _run_all(names: Sequence[str], jobs: int, timeout: float, graphs: Sequence[str]) -> Iterable[Record]:
     waiting, running = list(reversed(names)), list[_Job]()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                running.append(_start(waiting.pop(), timeout))
+                running.append(_start(waiting.pop(), timeout, graphs))
             nearest = max(0.0, min(job.deadline for job in running) - time.monotonic())
             wait([job.connection for job in running], timeout=nearest)
             for job in list(running):
@@ -73,23 +76,23 @@ def _run_all(names: Sequence[str], jobs: int, timeout: float) -> Iterable[Record
             job.process.kill()
 
 
-def _start(name: str, timeout: float) -> _Job:
+def _start(name: str, timeout: float, graphs: Sequence[str]) -> _Job:
     ours, theirs = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_work, args=(name, theirs), daemon=True)
+    process = _CONTEXT.Process(target=_work, args=(name, graphs, theirs), daemon=True)
     process.start()
     theirs.close()
     now = time.monotonic()
     return _Job(name, process, ours, now + timeout, now)
 
 
-def _work(name: str, connection: Connection) -> None:
+def _work(name: str, graphs: Any, connection: Connection) -> None:
     import torch
 
     from bench.zoo.check import check_model, warm_up
 
     torch.set_num_threads(1)
     warm_up()
-    connection.send(check_model(name))
+    connection.send(check_model(name, graphs))
 
 
 def _finished(job: _Job) -> Record | None:

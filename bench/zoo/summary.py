@@ -6,8 +6,9 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
+from bench.zoo.names import Source, source
 from bench.zoo.record import Record
 from lowmode_fx.utils.tables import csv_table, markdown_table
 
@@ -25,7 +26,8 @@ class Summary:
     often; ``resized``: with maps resized where their size is fixed;
     ``whole``: for whole images, kernels alone. ``build_over_trace``: seconds of ``build_pair`` over the front end's.
     ``memory_over_parameters``: the most memory that building took, in sizes of the model's parameters; of models above
-    100 MB, for the graphs themselves take some MB, whatever the model holds.
+    100 MB, for the graphs themselves take some MB, whatever the model holds. ``proofs``: by front end, how many models
+    its graphs were tried on, how many were proven, and seconds of CPU time of ``build_pair`` with proofs.
     """
 
     models: int
@@ -40,6 +42,7 @@ class Summary:
     ratio_quartiles: tuple[float, ...]
     build_over_trace: float
     memory_over_parameters: float
+    proofs: Mapping[str, Mapping[str, float]]
 
     @property
     def share(self) -> float:
@@ -72,7 +75,22 @@ def summarize(records: Sequence[Record]) -> Summary:
             [each.build_seconds / max(each.trace_seconds, 1e-3) for each in right] or [0]
         ),
         memory_over_parameters=max((each.peak_mb * 2**20 / (each.parameters * 4) for each in large), default=0.0),
+        proofs=_proofs(right),
     )
+
+
+def _proofs(records: Sequence[Record]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for front_end in dict.fromkeys(each for record in records for each in record.graphs):
+        tried = [record for record in records if front_end in record.graphs]
+        seconds = [record.proven_seconds[front_end] for record in tried]
+        found[front_end] = {
+            "tried": len(tried),
+            "proven": sum(not record.graphs[front_end] for record in tried),
+            "median_seconds": statistics.median(seconds),
+            "worst_seconds": max(seconds),
+        }
+    return found
 
 
 def summary_lines(records: Sequence[Record]) -> list[str]:
@@ -94,6 +112,12 @@ def summary_lines(records: Sequence[Record]) -> list[str]:
         lines.append(
             f"build_pair takes {found.build_over_trace:.1f} × the time of tracing alone (median), and at most "
             f"{found.memory_over_parameters:.2f} × the memory of the parameters (models above 100 MB)"
+        )
+    for front_end, proofs in found.proofs.items():
+        lines.append(
+            f"{front_end}'s graphs are proven for {proofs['proven']} of {proofs['tried']} right models, and their "
+            f"steps are those of the model itself, bit for bit; build_pair with the proofs takes "
+            f"{proofs['median_seconds']:.1f} s of CPU time (median; worst {proofs['worst_seconds']:.1f})"
         )
     if found.without_gradients:
         lines.append(f"{found.without_gradients} were too large for a backward pass and were checked forward alone")
@@ -122,6 +146,10 @@ def to_markdown(records: Sequence[Record]) -> str:
     if whole:
         ratios = [(each.name, f"{each.ratio:.3f}", each.reason) for each in whole]
         parts.append(markdown_table(("whole images only", "low / full macs", "reason"), ratios, left=3))
+    for front_end in dict.fromkeys(each for record in models for each in record.graphs):
+        unproven = [(each.name, each.graphs[front_end]) for each in models if each.graphs.get(front_end)]
+        if unproven:
+            parts.append(markdown_table((f"no proof of {front_end}'s graphs", "why"), unproven, left=2))
     return "\n\n".join(parts) + "\n"
 
 
@@ -132,18 +160,15 @@ def to_csv(records: Sequence[Record]) -> str:
 
 
 def by_zoo(records: list[Record]) -> dict[str, list[Record]]:
-    """The records of each zoo, and of both."""
-    ours = {
-        "timm": [record for record in records if not record.name.startswith("torchvision:")],
-        "torchvision": [record for record in records if record.name.startswith("torchvision:")],
-    }
-    return {**ours, "both": records}
+    """The records of each zoo, and of all."""
+    zoos = {zoo: [each for each in records if source(each.name) == zoo] for zoo in get_args(Source)}
+    return {**{zoo: members for zoo, members in zoos.items() if members}, "all": records}
 
 
 def zoo_lines(records: list[Record]) -> str:
-    """How many models of each zoo are right; the rest of the summary over both."""
+    """How many models of each zoo are right; the rest of the summary over all."""
     lines = []
     for zoo, members in by_zoo(records).items():
         first, *more = summary_lines(members)
-        lines += [f"{zoo}: {line}" for line in ([first] if zoo != "both" else more)]
+        lines += [f"{zoo}: {line}" for line in ([first] if zoo != "all" else more)]
     return "\n".join(lines)

@@ -16,7 +16,8 @@ from torch.nn.parameter import is_lazy
 from lowmode_fx.capture.frontends import FrontEnd, FrontEndName, front_ends
 from lowmode_fx.capture.images import Argument
 from lowmode_fx.capture.inputs import ModelInputs, doubled, model_inputs
-from lowmode_fx.capture.proof import prove
+from lowmode_fx.capture.proof import Proof, prove
+from lowmode_fx.utils.channels import channels_hint
 from passes import bind_graph, propagate_shapes
 from passes.find_maps import mark_images
 from passes.preserve import train_mode
@@ -59,25 +60,35 @@ class Captured:
                 mark_images(graph, inputs.images)
                 return graph
             except Exception:
-                if self.front_end.name != "live":
+                if not self.live:
                     raise
         # The model fails there as it is: with its full-mode calls it can be said where, and a head be resized.
         graph = copy.deepcopy(self.graph_module.graph)
         forget_results(graph)
         return graph
 
-    def require_proof(self, graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
-        """Hold a graph that is to run steps against the model, on a call of these shapes.
+    def require_proof(self, graph_module: fx.GraphModule, inputs: ModelInputs, *, again: bool = False) -> None:
+        """Hold a graph that is to run steps against the model, on a call of these shapes and on one of more images.
+
+        again: a graph for any size, which has taken its steps on the example, takes one more on these; or, where the
+            model itself doesn't take any such, as one whose head has a fixed size, on more images of the example's.
 
         Raises ``TraceError`` where it does not train as the model does, or where that can't be told.
         """
-        args, kwargs = inputs.call(inputs.blank_for(self.model))
-        proof = prove(self.model, graph_module, args, kwargs, leaves=partial(inputs.flatten, self.model))
+        proof = self._proof(graph_module, inputs, again)
+        if again and not proof.taken:
+            proof = self._proof(graph_module, self.inputs, again)
         if not proof.holds:
             raise TraceError(
                 f"{self.front_end.name}'s graph of {type(self.model).__name__} does not train as the model does: "
                 f"{proof.difference}; leave front_end out, and low steps run the model itself"
             )
+
+    def _proof(self, graph_module: fx.GraphModule, inputs: ModelInputs, again: bool) -> Proof:
+        call, more = (each.call(each.blank_for(self.model)) for each in (inputs, inputs.with_more_images()))
+        second = more if again or not self.front_end.any_size else None
+        leaves = partial(inputs.flatten, self.model)
+        return prove(self.model, graph_module, *call, leaves=leaves, second=second, steps=1 if again else 2)
 
 
 def capture(
@@ -160,7 +171,8 @@ def trace_call(
                 return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live)
     shapes = ", ".join(f"{leaf.shape} of {leaf.dtype}" for leaf in inputs.leaves)
     if tried[-1].name == "live":  # which runs the model itself: what went wrong there says it all
-        raise TraceError(f"{type(model).__name__} fails on {shapes}: {failures[-1].partition(': ')[2]}")
+        cause = failures[-1].partition(": ")[2]
+        raise TraceError(f"{type(model).__name__} fails on {shapes}: {channels_hint(model, cause) or cause}")
     raise TraceError(
         f"{type(model).__name__} can't be traced on {shapes}; {'; '.join(dict.fromkeys(failures))}. Check that the "
         "model takes this input; then mark the module at fault with leaf_modules=, or give submodule="

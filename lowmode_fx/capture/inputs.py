@@ -105,6 +105,12 @@ class ModelInputs:
         leaves = (replace(leaf, shape=shape) for leaf, shape in zip(self.leaves, shapes, strict=True))
         return replace(self, leaves=tuple(leaves))
 
+    def with_more_images(self) -> ModelInputs:
+        """The same call on a batch of twice as many images, and of twice as much of whatever there is as much of."""
+        count = self.image.shape[0]
+        shapes = ((2 * count, *leaf.shape[1:]) if leaf.shape[:1] == (count,) else leaf.shape for leaf in self.leaves)
+        return self.with_shapes(shapes)
+
     def blank(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
         """Zeros for every leaf; ``dtype``, where given, is that of floating leaves."""
         return tuple(leaf.blank(None if device is None else torch.device(device), dtype) for leaf in self.leaves)

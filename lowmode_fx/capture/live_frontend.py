@@ -20,6 +20,7 @@ from lowmode_fx.capture.fx_frontend import returning
 from lowmode_fx.capture.inputs import ModelInputs
 from passes.preserve import preserve_state
 from passes.shapes import record_result
+from passes.torch_internals import is_uncaptured_operator
 from passes.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 _PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.memory_format, torch.layout)
@@ -58,7 +59,15 @@ def record(
         for leaf, value in zip(inputs.leaves, leaves, strict=True):
             recorder.keep(value, recorder.graph.placeholder(leaf.name))
         with _watching(recorder):
-            result = model(*args, **kwargs)
+            try:
+                result = model(*args, **kwargs)
+            except Exception as error:
+                if not is_uncaptured_operator(error):
+                    raise
+                raise ValueError(
+                    "it calls an operator of functions, as torch.cond is one, which runs as a whole and can't be "
+                    "lowered call by call; write it as Python (if, for), or give the part without it as submodule="
+                ).with_traceback(error.__traceback__) from None
         recorder.graph.output(recorder.output(result))
     return recorder.graph
 

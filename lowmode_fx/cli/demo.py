@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,15 +19,15 @@ from torch import nn
 
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.lowering.pair import build_pair
+from lowmode_fx.lowering.pair import build_ladder
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules import BernoulliSchedule
+from lowmode_fx.runtime.schedules import LadderSchedule
 from lowmode_fx.train import DataSplits, RunFolder, RunResult, TrainSettings, load_data, train
 from lowmode_fx.train.batches import train_batches
 from lowmode_fx.train.run_folder import environment
 from lowmode_fx.train.warmup import preserve_training
 
-FULL, LOW, CONTROL = "full-mode", "low-mode", "full-mode cut short"
+FULL, LADDER, CONTROL = "full-mode", "ladder", "full-mode cut short"
 BATCH_SIZE = 48
 
 
@@ -45,34 +46,30 @@ def demo_model(seed: int = 0) -> nn.Module:
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in it.")] = False,
-    epochs: Annotated[int, typer.Option(help="Of the two main runs, at least 2.")] = 12,
+    epochs: Annotated[int, typer.Option(help="Of the two main runs, at least 3.")] = 12,
     seed: Annotated[int, typer.Option(help="Of weights, order, shifts and modes.")] = 0,
     compile: Annotated[bool, typer.Option("--compile/--no-compile")] = True,
 ) -> None:
-    """Train a small timm ResNet on bundled digits: in full-mode, with low-mode steps, and in full-mode cut short.
+    """Train a small timm ResNet on bundled digits: in full-mode, up a ladder of modes, and in full-mode cut short.
 
-    The third run is the control: full-mode with as many epochs as the low-mode run's steps cost in time.
+    The third run is the control: full-mode with as many epochs as the ladder's steps cost in time.
     """
-    if epochs < 2:
-        raise ValueError(
-            f"--epochs {epochs} is too small; give at least 2: early ones for low-mode, a last one in full"
-        )
+    if epochs < 3:
+        raise ValueError(f"--epochs {epochs} is too small; give at least 3: one for each mode of the ladder")
     if not overwrite and out.is_dir() and any(out.iterdir()):
         raise ValueError(f"run folder {str(out)!r} exists; give --overwrite or --out another path")
     console = Console()
     folder = RunFolder.open(out, overwrite=overwrite)
     splits = load_data("digits", image_size=32)
-    # Low early, full at the end: the last steps settle what the network answers in full-mode. Kernels are pooled in the
-    # late stages only, where their gradients agree better with full-mode's.
-    tail = math.ceil(epochs / 4)
-    schedule = BernoulliSchedule(p=[0.7] * (epochs - tail) + [0.0] * tail, seed=seed)
-    config = LowModeConfig(pool_convs=("layer3*", "layer4*"))
-    pair = build_pair(demo_model(seed), torch.randn(2, *splits.image_shape), config)
-    # One compiled pair serves all runs, so that they differ in the schedule alone.
-    net = LowModeModel(pair, schedule, compile=compile)
+    # Small images first, full ones at the end: the last steps settle what the network answers in full-mode. Kernels are
+    # pooled in the late stages only, where their gradients agree better with full-mode's.
+    configs = (LowModeConfig(pool_convs=("layer3*", "layer4*")), LowModeConfig(ratio="4/3", kernel_ratio=1))
+    modes = build_ladder(demo_model(seed), torch.randn(2, *splits.image_shape), configs)
+    # One compiled ladder serves all runs, so that they differ in the schedule alone.
+    net = LowModeModel(modes, LadderSchedule.default(epochs), compile=compile)
     start = {name: tensor.clone() for name, tensor in net.state_dict().items()}
 
-    def run(label: str, schedule: BernoulliSchedule, epochs: int, folder: RunFolder | None = None) -> RunResult:
+    def run(label: str, schedule: LadderSchedule, epochs: int, folder: RunFolder | None = None) -> RunResult:
         net.load_state_dict(start)
         net.schedule = schedule
         net.load_schedule_state({"step": 0, "epoch": 0})
@@ -93,58 +90,61 @@ def demo(
             raise typer.Exit(128 + result.interrupted)
         return result
 
-    never = BernoulliSchedule(p=0.0)
+    began = time.perf_counter()
+    never, plan = LadderSchedule((0, 0, epochs)), LadderSchedule.default(epochs)
     full = run(FULL, never, epochs)
-    low = run(LOW, schedule, epochs, folder)
-    cost = low_step_cost(net, splits)
-    share = (low.full_steps + cost * low.low_steps) / full.full_steps
-    results = (full, low, run(CONTROL, never, math.ceil(share * epochs)))  # rounded in the control's favour
+    ladder = run(LADDER, plan, epochs, folder)
+    costs = step_costs(net, splits)
+    share = math.fsum(costs[mode] * steps for mode, steps in ladder.steps.items()) / full.full_steps
+    results = (full, ladder, run(CONTROL, never, math.ceil(share * epochs)))  # rounded in the control's favour
     runs = {result.label: result.records for result in results}
     folder.write_metrics(runs)
     folder.write_curves(runs, title="Handwritten digits, timm ResNet-10")
-    folder.write_summary(_summary(results, splits, config, schedule, seed, cost))
+    folder.write_summary(_summary(results, splits, configs, plan, seed, costs))
     console.print(_table(results))
-    measured = low.train_seconds / full.train_seconds
+    measured = ladder.train_seconds / full.train_seconds
     if not 0.75 < measured / share < 1.33:
         console.print(
-            f"Other work on this machine distorts the seconds: low-mode took {measured:.0%} of full-mode's, "
+            f"Other work on this machine distorts the seconds: the ladder took {measured:.0%} of full-mode's, "
             f"where its steps cost {share:.0%}.",
             soft_wrap=True,
             markup=False,
             highlight=False,
         )
     compiling = sum(result.compile_seconds for result in results)
+    told = " and ".join(f"{mode}-mode {cost:.2f}" for mode, cost in costs.items() if mode != Mode.FULL.value)
     for line in (
-        f"A low step costs {cost:.2f} of a full one, so low-mode's steps cost {share:.0%} of full-mode's.",
-        f"Compilation ({compiling:.0f} s, both graphs) and evaluation are not part of the times.",
-        f"metrics.csv, summary.json, curves.png and the low-mode checkpoint are in {folder.path}",
+        f"A step in {told} of a full one, so the ladder's steps cost {share:.0%} of full-mode's.",
+        f"Compilation ({compiling:.0f} s, {len(net.modes)} modes) and evaluation are not part of the times; "
+        f"all took {time.perf_counter() - began:.0f} s.",
+        f"metrics.csv, summary.json, curves.png and the ladder's checkpoint are in {folder.path}",
     ):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def low_step_cost(net: LowModeModel, splits: DataSplits, pairs: int = 15) -> float:
-    """A low step's time as a share of a full one's: the fastest of each, for other work only adds to them."""
+def step_costs(net: LowModeModel, splits: DataSplits, rounds: int = 15) -> dict[str, float]:
+    """Each mode's step over a full one, in time: the fastest of each, for other work only adds to them."""
     images, labels = next(train_batches(splits, batch_size=BATCH_SIZE, seed=0, epoch=0, device=torch.device("cpu")))
     seconds: dict[Mode, list[float]] = {mode: [] for mode in net.modes}
     with preserve_training(net):
         net.train()
-        for mode in net.modes * pairs:
+        for mode in net.modes * rounds:
             start = time.perf_counter()
             F.cross_entropy(net.run(mode, images), labels).backward()
             seconds[mode].append(time.perf_counter() - start)
-    return min(seconds[Mode.LOW]) / min(seconds[Mode.FULL])
+    return {str(mode): min(times) / min(seconds[Mode.FULL]) for mode, times in seconds.items()}
 
 
 def _table(results: tuple[RunResult, ...]) -> Table:
     table = Table(title="Validation accuracy on 360 digits, and the training time it took")
     table.add_column("run", no_wrap=True)
-    for heading in ("epochs", "low steps", "accuracy", "best", "seconds"):
+    for heading in ("epochs", "r2, r4/3, full steps", "accuracy", "best", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         table.add_row(
             result.label,
             str(len(result.records)),
-            f"{result.low_steps}/{result.low_steps + result.full_steps}",
+            " + ".join(str(result.steps.get(mode, 0)) for mode in ("r2", "r4/3", "full")),
             f"{result.final_accuracy:.1%}",
             f"{result.best_accuracy:.1%}",
             f"{result.train_seconds:.1f}",
@@ -155,19 +155,19 @@ def _table(results: tuple[RunResult, ...]) -> Table:
 def _summary(
     results: tuple[RunResult, ...],
     splits: DataSplits,
-    config: LowModeConfig,
-    schedule: BernoulliSchedule,
+    configs: Sequence[LowModeConfig],
+    schedule: LadderSchedule,
     seed: int,
-    cost: float,
+    costs: Mapping[str, float],
 ) -> dict[str, object]:
     return {
         "status": "complete",
         "data": {"spec": splits.name, "train_images": len(splits.train), "val_images": len(splits.val)},
         "seed": seed,
-        "config": config.to_dict(),
+        "configs": [config.to_dict() for config in configs],
         "schedule": schedule.to_dict(),
         **environment(torch.device("cpu")),
-        "low_step_cost": round(cost, 4),
+        "step_costs": {mode: round(cost, 4) for mode, cost in costs.items()},
         "results": {result.label: result.summary() for result in results},
     }
 

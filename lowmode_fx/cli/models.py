@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowmode_fx.utils.user_code import told, user_code
+from lowmode_fx.utils.imports import import_named
+from lowmode_fx.utils.user_code import user_code
 from passes.wording import first_line, near_matches
 
 if TYPE_CHECKING:
@@ -81,19 +79,8 @@ def _torchvision_model(name: str, arguments: dict[str, Any], in_chans: int) -> n
 
 
 def _imported_model(module_name: str, attribute: str, offered: dict[str, Any]) -> nn.Module:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     place = f"model {module_name}:{attribute}"
-    try:
-        build: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            build = getattr(build, part)
-    except Exception as error:  # whatever stands in the module
-        raise ValueError(f"{place} can't be imported ({told(error)}); give package.module:callable") from error
-    except SystemExit as error:
-        raise ValueError(
-            f"{place} can't be imported: its module calls sys.exit; give package.module:callable"
-        ) from error
+    build = import_named(f"{module_name}:{attribute}", "model")
     from torch import nn
 
     if isinstance(build, nn.Module):

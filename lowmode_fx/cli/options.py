@@ -32,9 +32,15 @@ Classes = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Of the 
 Submodule = Annotated[str | None, typer.Option(help="Only this part, as backbone; fed the images.")]
 
 # Commands that train.
-DataName = Annotated[str, Data(help="digits, cifar10:PATH or folder:PATH.")]
+DataName = Annotated[str, Data(help="digits, cifar10:PATH, folder:PATH or torchvision:NAME=PATH.")]
 ImageSize = Annotated[int | None, Data(min=1, max=MOST_PIXELS, help="Side in pixels.")]
-ImageChannels = Annotated[int, Data(help="3 (RGB) or 1 (grey).")]
+ImageChannels = Annotated[int, Data(help="3 (RGB), 1 (grey) or, of a folder, 4 (bands as stored).")]
+CriterionName = Annotated[
+    str | None,
+    typer.Option(
+        help="cross_entropy, bce or package.module:callable, of outputs and labels.", rich_help_panel="Optimisation"
+    ),
+]
 
 
 def path_option(**settings: Any) -> Any:
@@ -59,7 +65,7 @@ def _annotation(entry: Field[Any]) -> Any:
 LOW_MODE: dict[str, Any] = {entry.metadata["flag"] or entry.name: _annotation(entry) for entry in fields(LowModeConfig)}
 
 #: Options that take a named set or globs, with the sets.
-_NAMED_SETS = {"pool_convs": ("dense", "all"), "keep_convs": (), "drop_maxpools": ("none", "stem", "all")}
+_NAMED_SETS = {"pool_convs": ("dense", "all", "large"), "keep_convs": (), "drop_maxpools": ("none", "stem", "all")}
 
 
 def low_mode_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

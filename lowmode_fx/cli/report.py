@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from lowmode_fx.cli.formats import ReportFormat
 from lowmode_fx.counting.forward import FlopReport, LayerFlops
+from lowmode_fx.counting.large_kernels import large_kernels
 from lowmode_fx.lowering.ladder import Ladder, ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.report import PairReport
@@ -43,7 +44,9 @@ def report_dict(name: str, ladder: Ladder, flops: FlopReport) -> dict[str, Any]:
     """
     rungs = {str(rung.mode): _plain(rung.report) for rung in ladder.rungs}
     pair = {"pair": _plain(ladder.report)} if isinstance(ladder, ModePair) else {}
-    return {"name": name, **pair, "rungs": rungs, "flops": flops.to_dict()}
+    large = large_kernels(ladder, flops)
+    found = {} if large is None else {"large_kernels": asdict(large)}
+    return {"name": name, **pair, "rungs": rungs, "flops": flops.to_dict(), **found}
 
 
 def _plain(report: PairReport) -> dict[str, Any]:
@@ -63,6 +66,13 @@ def summary_lines(name: str, ladder: Ladder, flops: FlopReport) -> list[str]:
         + (f" (not by {'; '.join(first.front_end_failures)})" * bool(first.front_end_failures)),
     ]
     notes = []
+    large = large_kernels(ladder, flops)
+    if large is not None:
+        sizes = ", ".join(f"{count} × {kernel}" for kernel, count in large.counts.items())
+        resized = ", ".join(f"{mode} / full = {ratio:.4f}" for mode, ratio in large.ratios.items())
+        lines.append(
+            f"large kernels: {sizes}, {large.share:.1%} of full-mode's macs; resized with the images {resized}"
+        )
     for rung in ladder.rungs:
         of = f"{rung.mode}: " if len(ladder.rungs) > 1 else ""
         lines += [f"{of}{line}" for line in _pass_lines(rung.report)]

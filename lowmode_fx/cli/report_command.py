@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lowmode_fx.cli.formats import ReportFormat
+from lowmode_fx.cli.handle_options import HandleOption, counted, read_handles
 from lowmode_fx.cli.ladder_options import LadderOption, build_modes, low_mode_configs, read_ladder
 from lowmode_fx.cli.options import (
     Channels,
@@ -37,6 +38,7 @@ def report(
     num_classes: Classes = None,
     submodule: Submodule = None,
     preset: Preset = None,
+    handle: HandleOption = None,
     format: Annotated[ReportFormat, typer.Option(help="How it is printed.")] = "table",
 ) -> None:
     """Print the macs of the full and the low graphs, layer by layer, with what was pooled, dropped and skipped.
@@ -46,11 +48,11 @@ def report(
     configs = low_mode_configs(preset, None if ladder is None else read_ladder(ladder), low)
     sides = None if input_size is None else image_sides(input_size)
     from lowmode_fx.cli.report import render_report
-    from lowmode_fx.counting.forward import count_flops
 
     with results_alone():
+        handles = read_handles(handle)
         modes = model_ladder(model, configs, sides, in_chans, num_classes, submodule)
-        text = render_report(model, modes, count_flops(modes), format)
+        text = render_report(model, modes, counted(modes, handles), format)
     print(text)
 
 

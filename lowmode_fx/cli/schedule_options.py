@@ -87,7 +87,7 @@ def make_schedule(
             every or 500, p=most, full_from=full_from, momentum=settings.momentum, seed=settings.seed
         )
     if tuning is not None and p is None and tail is None:
-        return _tuned(tuning, settings, hold_epochs, milestones)
+        return _tuned(tuning, settings, hold_epochs, milestones, modes)
     values = low_shares("0.5" if p is None else p, settings.epochs)
     if tail is not None:
         if isinstance(values, list):
@@ -126,14 +126,21 @@ def _ladder(
 
 
 def _tuned(
-    tuning: Tuning, settings: TrainSettings, hold_epochs: int | None, milestones: tuple[int, ...]
-) -> BernoulliSchedule:
+    tuning: Tuning,
+    settings: TrainSettings,
+    hold_epochs: int | None,
+    milestones: tuple[int, ...],
+    modes: Sequence[str],
+) -> BernoulliSchedule | LadderSchedule:
     if settings.epochs != tuning.epochs:
         raise ValueError(
             f"--epochs {settings.epochs} is not what was tuned, {tuning.epochs}; leave it out, give --p, or tune anew"
         )
+    held = milestones if hold_epochs else ()
+    if isinstance(tuning.schedule, LadderSchedule):
+        return LadderSchedule(tuning.schedule.epochs, modes=modes, hold_epochs=hold_epochs or 0, milestones=held)
     chosen = [tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs)]
-    return BernoulliSchedule(chosen, settings.seed, hold_epochs or 0, milestones if hold_epochs else ())
+    return BernoulliSchedule(chosen, settings.seed, hold_epochs or 0, held)
 
 
 def read_tuning(path: Path) -> Tuning:

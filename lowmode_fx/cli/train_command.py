@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from lowmode_fx.cli.ladder_options import low_mode_configs, read_ladder
 from lowmode_fx.cli.measured_on import check_measured_on
 from lowmode_fx.cli.options import (
     LOW_MODE,
+    CriterionName,
     Data,
     DataName,
     ImageChannels,
@@ -51,6 +53,10 @@ def train(
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
     workers: Annotated[int | None, Data(min=0, max=256, help="Loaders, for sets above 4 GiB. (default 2)")] = None,
+    data_on: Annotated[
+        Literal["auto", "device", "host"] | None,
+        Data(help="Where all images lie, auto by what is free."),
+    ] = None,
     tuned: Annotated[
         Path | None,
         Low(parser=as_path, metavar="PATH", help="What `lowmode-fx tune` wrote. Other options win over it."),
@@ -87,6 +93,10 @@ def train(
     momentum: Annotated[float | None, Rate(help="(default 0.9)")] = None,
     nesterov: Annotated[bool | None, Rate("--nesterov")] = None,
     label_smoothing: Annotated[float | None, Rate(help="(default 0)")] = None,
+    criterion: CriterionName = None,
+    class_weights: Annotated[
+        str | None, Rate(help="In the loss: balanced, or a number for each class: 1,1,5. (default 1)")
+    ] = None,
     ema: Annotated[float | None, Rate(help="Decay of an average of the weights: 0.999. (default 0, none)")] = None,
     precise_bn: Annotated[int | None, Rate(help="Batches for running statistics at the end. (default 0)")] = None,
     autocast: Annotated[Literal["none", "bf16", "fp16"] | None, Rate(help="(default none)")] = None,
@@ -102,7 +112,8 @@ def train(
     """Train a model by Algorithm 1: some steps on downsampled images with pooled kernels, the others in full.
 
     Leaves metrics.csv, summary.json, curves.png and a checkpoint in the run folder. Interrupted (Ctrl-C, SIGTERM), it
-    saves a checkpoint; the same command with --resume goes on from there.
+    saves a checkpoint; the same command with --resume goes on from there. Several processes share the batches:
+    torchrun --nproc-per-node=2 --no-python -- lowmode-fx train ...
 
     Example: lowmode-fx train resnet18 --data folder:path/to/images --p 0.5 --tail 0.3
     """
@@ -111,7 +122,7 @@ def train(
     plan = None if ladder is None else read_ladder(ladder)
     kind = schedule_kind(schedule, plan, shares)
     if plan is not None and tuned is not None:
-        raise ValueError(f"--tuned {str(tuned)!r} holds one low mode; leave it out, or --ladder {plan.text}")
+        raise ValueError(f"--tuned {str(tuned)!r} holds its own low modes; leave it out, or --ladder {plan.text}")
     choice = None if tuned is None else read_tuning(tuned)
     if tuned is not None and choice is not None:
         check_measured_on(tuned, choice.measured_on, {"model": model})
@@ -128,6 +139,8 @@ def train(
         momentum=momentum,
         nesterov=nesterov,
         label_smoothing=label_smoothing,
+        criterion=criterion,
+        class_weights=None if class_weights is None else _weights(class_weights),
         precise_bn=precise_bn,
         optimizer=optimizer,
         ema=ema,
@@ -136,8 +149,10 @@ def train(
         device=device,
         compile=compile,
         workers=workers,
+        data_on=data_on,
     )
-    configs = low_mode_configs(preset if choice is None else choice.config, plan, low)
+    bases = (preset,) if choice is None else choice.configs
+    configs = [config for base in bases for config in low_mode_configs(base, plan, low)]
     chosen = make_schedule(
         kind,
         settings,
@@ -155,19 +170,16 @@ def train(
     weight = low_weight if low_weight is not None else choice.low_weight if choice else 1.0
     as_number("low_weight", weight, above=0)
     name = re.sub(r"[^\w.-]+", "-", f"{model}-{short_name(data)}{'-full' * full_only}")
-    folder = RunFolder.open(out or Path("runs") / name, resume=resume, overwrite=overwrite)
-    from rich.console import Console
-
-    from lowmode_fx.cli.train_run import TrainRun, say
-
-    console = Console()
-    idle = idle_options(given, low, schedule=kind, lr_schedule=settings.lr_schedule, full_only=full_only)
-    for line in idle:
-        say(console, line)
+    open_folder = partial(RunFolder.open, out or Path("runs") / name, resume=resume, overwrite=overwrite)
+    if "RANK" not in os.environ:  # of several processes the first one opens it, for all
+        open_folder()
+    lines = list(idle_options(given, low, schedule=kind, lr_schedule=settings.lr_schedule, full_only=full_only))
     late = [milestone for milestone in settings.milestones if milestone >= settings.epochs]
     if settings.lr_schedule == "milestones" and late:
         falls = ", ".join(map(str, late))
-        say(console, f"warning: the rate's falls at {falls} lie beyond the run's {settings.epochs} epochs")
+        lines.append(f"warning: the rate's falls at {falls} lie beyond the run's {settings.epochs} epochs")
+    from lowmode_fx.cli.train_run import TrainRun
+
     run = TrainRun(
         model,
         data,
@@ -184,7 +196,7 @@ def train(
         tuned=tuned,
         measured_on=choice.measured_on if choice is not None else {},
     )
-    if status := run.start(folder, console):
+    if status := run.start_on_all_ranks(open_folder, lines):
         raise typer.Exit(status)
 
 
@@ -198,6 +210,16 @@ def _settings(preset: str | None, **given: Any) -> TrainSettings:
         return settings
     falls = sorted({round(settings.epochs * share) for share in (0.4, 0.6)} - {0, settings.epochs})
     return replace(settings, milestones=tuple(falls))
+
+
+def _weights(text: str) -> str | tuple[float, ...]:
+    if text == "balanced":
+        return text
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        hint = "give balanced, or such as 1,1,5"
+        raise OptionError("class_weights", text, "is no list of numbers", hint) from None
 
 
 def _integers(name: str, text: str) -> tuple[int, ...]:

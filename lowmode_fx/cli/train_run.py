@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from lowmode_fx.train.data import load_data
 from lowmode_fx.train.images import MemoryImages
 from lowmode_fx.train.loop import train
 from lowmode_fx.train.optimizer import check_optimizer
+from lowmode_fx.train.placement import images_on
+from lowmode_fx.train.ranks import Ranks, joined
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.utils.allocator import keep_freed_memory
@@ -52,6 +54,19 @@ class TrainRun:
     tuned: Path | None
     measured_on: Mapping[str, Any]
 
+    def start_on_all_ranks(self, open_folder: Callable[[], RunFolder], lines: Sequence[str]) -> int:
+        """Train, in the process group of ``torchrun`` if that started this process; the exit status.
+
+        lines: to say first.
+        """
+        with joined():
+            ranks = Ranks.now()
+            console = Console(quiet=not ranks.is_first)
+            folder = ranks.from_first(open_folder)
+            for line in lines:
+                say(console, line)
+            return self.start(folder, console)
+
     def start(self, folder: RunFolder, console: Console) -> int:
         """Train, and say how it went and where the results are; the exit status."""
         settings = self.settings
@@ -61,7 +76,7 @@ class TrainRun:
             keep_freed_memory()
             if settings.autocast == "fp16":
                 say(console, "warning: fp16 is slow on a CPU; give --autocast bf16")
-        splits = load_data(self.data, self.image_size, self.in_chans)
+        splits = load_data(self.data, self.image_size, self.in_chans, in_memory=settings.data_on == "device")
         if self.tuned is not None:
             if not self.measured_on:
                 say(console, f"note: {self.tuned} doesn't say what it was measured on: it is of an older version")
@@ -71,7 +86,11 @@ class TrainRun:
         steps = steps_per_epoch(splits.train, settings.batch_size)
         channels, height, width = splits.image_shape
         sizes = f"{len(splits.train)} + {len(splits.val)} images of {channels}×{height}×{width}"
-        say(console, f"{self.data}: {sizes}, {splits.num_classes} classes; {self.model} on {device}")
+        together = images_on(settings.data_on, splits, device) == "device"
+        where = f"and images on {device}" if together else f"on {device}, images on the host"
+        say(console, f"{self.data}: {sizes}, {splits.num_classes} classes; {self.model} {where}")
+        for note in splits.notes:
+            say(console, f"note: {note}")
         torch.manual_seed(settings.seed)
         side = height if height == width else None
         built = create_model(self.model, num_classes=splits.num_classes, in_chans=self.in_chans, image_size=side)
@@ -99,8 +118,12 @@ class TrainRun:
             say(console, f"interrupted by {name}; {resume}; see {folder.path}")
             return 128 + result.interrupted
         accuracy = f"validation accuracy {result.final_accuracy:.2%} (best {result.best_accuracy:.2%})"
+        if result.test_accuracy is not None:
+            accuracy = f"test accuracy {result.test_accuracy:.2%}, {accuracy}"
         compiling = f" and {result.compile_seconds:.1f} s of compilation" if settings.compile else ""
-        say(console, f"{accuracy} after {result.train_seconds:.1f} s of training{compiling}; see {folder.path}")
+        loading = f"{result.loading_share:.1%} of it for images"
+        took = f"{result.train_seconds:.1f} s of training ({loading}){compiling}"
+        say(console, f"{accuracy} after {took}; see {folder.path}")
         return 0
 
 

@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lowmode_fx.cli.formats import ProbeFormat
+from lowmode_fx.cli.handle_options import HandleOption, read_handles
 from lowmode_fx.cli.measured_on import measured_on
 from lowmode_fx.cli.options import (
     LOW_MODE,
+    CriterionName,
     DataName,
     ImageChannels,
     ImageSize,
@@ -30,9 +32,11 @@ from lowmode_fx.cli.outputs import check_output
 from lowmode_fx.cli.streams import results_alone
 from lowmode_fx.train.data_spec import check_spec
 from lowmode_fx.train.settings import MOST_EPOCHS, TrainSettings
+from lowmode_fx.tuning import LARGEST_RATIO
 from lowmode_fx.utils.atomic import write_text
 from lowmode_fx.utils.validation import as_number, as_share
 from passes.errors import OptionError
+from passes.ratios import Ratio, largest_ratio, read_ratio
 
 Rate = partial(typer.Option, rich_help_panel="Optimisation of the short runs")
 BatchSize = Annotated[int, Rate(min=1)]
@@ -56,8 +60,10 @@ def probe(
     batch_size: BatchSize = 125,
     lr: LearningRate = 0.05,
     momentum: Momentum = 0.9,
+    criterion: CriterionName = None,
     seed: Seed = 0,
     device: Device = "auto",
+    handle: HandleOption = None,
     format: Annotated[ProbeFormat, typer.Option(help="How it is printed.")] = "table",
     out: Annotated[Path | None, path_option(help="PNG with a bar chart.")] = None,
 ) -> None:
@@ -74,8 +80,9 @@ def probe(
     from lowmode_fx.cli.tuning_tables import plot_probe, probe_text
 
     with results_alone():
-        setting = make_setting(model, data, image_size, in_chans, settings)
-        found = run_probe(setting, config, steps, batches)
+        handles = read_handles(handle)
+        setting = make_setting(model, data, image_size, in_chans, settings, criterion)
+        found = run_probe(setting, config, steps, batches, handles)
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             plot_probe(model, found, out)
@@ -94,7 +101,9 @@ def tune(
     ] = 30,
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
-    ratios: Annotated[str, Low(help="Of the images' sides, of 1 to 4; 1 pools kernels on whole images.")] = "2,1",
+    ratios: Annotated[str, Low(help="Of the images' sides, of 1 to 4; 1 pools kernels on whole images.")] = "2,4/3,1",
+    modes: Annotated[int, typer.Option(min=2, help="How many modes the plan has at most, full-mode counted.")] = 3,
+    time_budget: Annotated[float, typer.Option(help="Share of the full run's time that the plan may take.")] = 1.0,
     measure: Annotated[Literal["time", "macs"], typer.Option(help="What a step costs.")] = "time",
     autocast: Annotated[Literal["none", "bf16"], typer.Option(help="As in train: costs depend on it.")] = "none",
     tail: Annotated[float, typer.Option(help="Share of the progress that stays full.")] = 0.5,
@@ -102,6 +111,7 @@ def tune(
     batch_size: BatchSize = 125,
     lr: LearningRate = 0.05,
     momentum: Momentum = 0.9,
+    criterion: CriterionName = None,
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path, path_option(help="JSON for train --tuned.")] = Path("tuned.json"),
@@ -121,13 +131,15 @@ def tune(
     from lowmode_fx.cli.tuning_tables import tuning_table
 
     with results_alone():
-        setting = make_setting(model, data, image_size, in_chans, settings)
+        setting = make_setting(model, data, image_size, in_chans, settings, criterion)
         tuning = run_tuning(
             setting,
             autocast,
             epochs=epochs,
             config=config,
             ratios=given_ratios,
+            modes=modes,
+            time_budget=time_budget,
             measure=measure,
             tail=tail,
             seconds=seconds,
@@ -140,15 +152,21 @@ def tune(
     given: dict[str, Any] = {"--image-size": image_size, "--in-chans": in_chans if in_chans != 3 else None}
     given |= {"--batch-size": batch_size, "--lr": lr, "--momentum": momentum}
     given |= {"--autocast": autocast} if autocast != "none" else {}
+    given |= {"--criterion": criterion}
     options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
-    never = not any(tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs))
+    never = tuning.time == 1
     choice = ["--full-only", "--epochs", str(epochs)] if never else ["--tuned", str(out)]
     command = ["lowmode-fx", "train", model, "--data", data, *options, *choice]
     print(f"written: {out}")
     print(f"train {'without low-mode' if never else 'with it'}: {shlex.join(command)}")
 
 
-def _ratio(text: str) -> int:
-    if text not in ("1", "2", "3", "4"):
-        raise OptionError("ratios", text, "is none of 1, 2, 3 and 4", "give some of them, as in 2,3")
-    return int(text)
+def _ratio(text: str) -> Ratio:
+    hint = f"give numbers from 1 to {LARGEST_RATIO}, as in 2,4/3"
+    try:
+        ratio = read_ratio(text.strip(), "ratios")
+    except ValueError:
+        raise OptionError("ratios", text, "is no ratio", hint) from None
+    if largest_ratio(ratio) > LARGEST_RATIO:
+        raise OptionError("ratios", text, "is out of range", hint)
+    return ratio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from lowmode_fx.cli.handle_options import Handles, counted
 from lowmode_fx.cli.models import create_model
 from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.lowering.lower import lower
+from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.data import DataSplits, load_data
-from lowmode_fx.train.loss import classification_loss
+from lowmode_fx.train.loss import CRITERIA, Criterion, make_criterion
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.tuning.sensitivity import ModelProbe, probe_sites
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe
@@ -32,14 +34,19 @@ class Setting:
     splits: DataSplits
     loader: EpochBatches
     optimizer: OptimizerFactory
+    criterion: Criterion
 
 
-def make_setting(model: str, data: str, image_size: int | None, in_chans: int, settings: TrainSettings) -> Setting:
+def make_setting(
+    model: str, data: str, image_size: int | None, in_chans: int, settings: TrainSettings, criterion: str | None = None
+) -> Setting:
     """The model and the data that are named, on the device that is asked for."""
     place = settings.torch_device()
     if place.type == "cpu":
         keep_freed_memory()
     splits = load_data(data, image_size, in_chans).to(place)
+    for note in splits.notes:
+        print(f"note: {note}", file=sys.stderr)
     _, height, width = splits.image_shape
     torch.manual_seed(settings.seed)
     side = height if height == width else None
@@ -49,13 +56,17 @@ def make_setting(model: str, data: str, image_size: int | None, in_chans: int, s
         return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=5e-4)
 
     loader = EpochBatches(splits, settings.batch_size, place, settings.seed)
-    return Setting(built, splits, loader, optimizer)
+    loss = make_criterion(criterion or CRITERIA[0], device=place)
+    return Setting(built, splits, loader, optimizer, loss)
 
 
-def run_probe(setting: Setting, config: LowModeConfig, steps: int, batches: int) -> ModelProbe:
+def run_probe(
+    setting: Setting, config: LowModeConfig, steps: int, batches: int, handles: Handles | None = None
+) -> ModelProbe:
+    handles = handles or {}
     with progress() as tell:
-        measured = Probe(setting.model, setting.loader, classification_loss, setting.optimizer, batches)
-        lower(measured.captured, config)  # what it refuses is told before any training
+        measured = Probe(setting.model, setting.loader, setting.criterion, setting.optimizer, batches)
+        counted(pair_of(measured.captured, config), handles)  # what is refused is told before any training
 
         def on_step(step: int) -> bool:
             tell(f"{steps} full steps", 0.5 * step / steps)
@@ -69,7 +80,7 @@ def run_probe(setting: Setting, config: LowModeConfig, steps: int, batches: int)
             tell(f"pooling {name} alone", 0.5 + 0.5 * done / total)
             done += 1
 
-        return probe_sites(measured, config, on_site)
+        return probe_sites(measured, config, on_site, handles=handles)
 
 
 def run_tuning(setting: Setting, autocast: str, **options: Any) -> Tuning:
@@ -78,7 +89,7 @@ def run_tuning(setting: Setting, autocast: str, **options: Any) -> Tuning:
         return tune_model(
             setting.model,
             setting.loader,
-            criterion=classification_loss,
+            criterion=setting.criterion,
             optimizer=setting.optimizer,
             autocast=torch.bfloat16 if autocast == "bf16" else None,
             on_progress=tell,

@@ -8,23 +8,24 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from lowmode_fx.counting.handles import HANDLES, Handle
 from lowmode_fx.counting.operators import COMPUTE_OPS, FREE_OPS
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from passes.match import ConvSite, conv_sites
-from passes.preserve import copy_apart, preserve_attributes, train_mode
+from passes.preserve import copy_apart, copy_spread_out, preserve_attributes, train_mode
 from passes.shapes import node_shape
 from passes.trees import tree_leaves
 from passes.wording import sides
 
-Handle = Callable[[list[Any], list[Any]], float]
 _FULL = str(Mode.FULL)
 
 
@@ -117,22 +118,50 @@ class FlopReport:
         return {**totals, "layers": [layer.to_dict() for layer in self.layers], "free": dict(self.free)}
 
 
+class UncountedError(ValueError):
+    """An operator that is neither counted nor known to be free. ``operator``: its name."""
+
+    def __init__(self, operator: str) -> None:
+        self.operator = operator
+        super().__init__(
+            f"count_flops: {operator} is neither counted by fvcore nor known to be free; give its macs with "
+            f"handles={{{operator!r}: function}}, or None if it multiplies nothing"
+        )
+
+
 def count_flops(ladder: Ladder, *, handles: Mapping[str, Handle | None] | None = None) -> FlopReport:
     """macs per image of every mode's graph, as fvcore counts them, on the sizes that the ladder was built for.
 
-    Each graph runs once on blank images; weights, buffers and RNG stay as they are. ``handles``: more fvcore handles,
+    Each graph runs once on blank images; weights, buffers and RNG stay as they are. A model on the meta device is
+    counted too: its weights are a single zero each, spread over their shapes. ``handles``: more fvcore handles,
     ``{"aten::op": handle}``; ``None`` as a handle says that the operator is free.
 
-    Raises ``ValueError`` for an operator that is neither counted nor known to be free.
+    Raises ``UncountedError`` (``ValueError``) for an operator that is neither counted nor known to be free.
     """
-    # fvcore traces with torch.jit, which meta tensors don't survive; a copy keeps what forwards write out of the model.
-    copied = copy_apart(ladder, ladder.model)
+    with _spread_out(ladder) as copied:
+        return _report(ladder, copied, handles or {})
+
+
+@contextmanager
+def _spread_out(ladder: Ladder) -> Iterator[Ladder]:
+    """A copy that torch.jit, by which fvcore traces, can run: it does without values, and not without a device.
+
+    A copy also keeps out of the model what forwards write.
+    """
+    if not any(tensor.is_meta for tensor in (*ladder.model.parameters(), *ladder.model.buffers())):
+        yield copy_apart(ladder, ladder.model)
+        return
+    with torch.device("cpu"):  # whatever device is torch's default here
+        yield copy_spread_out(ladder, ladder.model)
+
+
+def _report(ladder: Ladder, copied: Ladder, handles: Mapping[str, Handle | None]) -> FlopReport:
     counts: dict[str, dict[str, float]] = {}
     free: dict[str, str] = {}
     # Closures are no part of a copy, and generators may be anybody's.
     with preserve_attributes(ladder.model), train_mode(copied.model):
         for mode in full_first(ladder):
-            counts[str(mode)], skipped = _count(copied.graph(mode), blank_inputs(ladder, mode), handles or {})
+            counts[str(mode)], skipped = _count(copied.graph(mode), blank_inputs(copied, mode), handles)
             free |= skipped
     names = tuple(map(str, ladder.modes))
     images = ladder.inputs.image.shape[0]
@@ -168,7 +197,7 @@ def _count(
     from fvcore.nn import FlopCountAnalysis
 
     analysis = FlopCountAnalysis(_Tensors(graph_module), inputs)
-    for name, handle in _HANDLES.items():
+    for name, handle in HANDLES.items():
         analysis.set_op_handle(name, handle)
     for name, given in handles.items():
         analysis.set_op_handle(name, given)
@@ -178,10 +207,7 @@ def _count(
         counts, skipped = dict(analysis.by_operator()), analysis.unsupported_ops()
     unknown = sorted(name for name in skipped if name in COMPUTE_OPS or name not in FREE_OPS)
     if unknown:
-        raise ValueError(
-            f"count_flops: {unknown[0]} is neither counted by fvcore nor known to be free; give its macs with "
-            f"handles={{{unknown[0]!r}: function}}, or None if it multiplies nothing"
-        )
+        raise UncountedError(unknown[0])
     return counts, {name: FREE_OPS[name] for name in sorted(skipped)}
 
 
@@ -224,38 +250,6 @@ def _operator_rows(modes: tuple[str, ...], counts: Mapping[str, Mapping[str, flo
     operators = sorted(sorted(names), key=lambda name: -counts[_FULL].get(name, 0))
     rows = [(name, {mode: round(counts[mode].get(name, 0) / images) for mode in modes}) for name in operators]
     return [LayerFlops(f"all {name}", {}, macs) for name, macs in rows if any(macs.values())]
-
-
-def _attention_macs(inputs: list[Any], outputs: list[Any]) -> float:
-    """q kᵀ and the product with v: ``(…, L, E) · (…, S, E)`` and ``(…, L, S) · (…, S, V)``."""
-    from fvcore.nn.jit_handles import get_shape
-
-    query, key, value = (get_shape(tensor) for tensor in inputs[:3])
-    assert query is not None and key is not None and value is not None
-    return float(math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
-
-
-def _vector_macs(inputs: list[Any], outputs: list[Any]) -> float:
-    """A matrix or a vector times a vector: ``(…, L) · (L)``."""
-    from fvcore.nn.jit_handles import get_shape
-
-    return float(math.prod(get_shape(inputs[0]) or []))
-
-
-def _batched_macs(inputs: list[Any], outputs: list[Any]) -> float:
-    """``baddbmm``: batches of matrix products ``(B, L, E) · (B, E, V)``, added to the first input."""
-    from fvcore.nn.jit_handles import bmm_flop_jit
-
-    return float(bmm_flop_jit(inputs[1:3], outputs))
-
-
-#: What fvcore does not count by itself.
-_HANDLES: dict[str, Handle] = {
-    "aten::scaled_dot_product_attention": _attention_macs,
-    "aten::mv": _vector_macs,
-    "aten::dot": _vector_macs,
-    "aten::baddbmm": _batched_macs,
-}
 
 
 class _quiet:

@@ -9,11 +9,14 @@ _ELEMENTWISE = """
     prelu threshold threshold_ erf clamp clamp_ clamp_min clamp_min_ clamp_max reciprocal where maximum minimum
     lerp addcmul floor ceil round sign logical_not logical_and logical_or bitwise_not floor_divide remainder
     fmod masked_fill masked_fill_ copysign glu log_sigmoid sigmoid_backward lt le gt ge eq ne __and__ __or__
-    exp_ floor_ trunc frac atan2 log2 isnan isinf nan_to_num logsumexp
+    exp_ floor_ trunc frac atan2 log2 isnan isinf nan_to_num logsumexp square_ sqrt_ rsqrt_ pow_ neg_ abs_ round_
+    addcdiv hypot sinc sinh cosh asin acos atan asinh acosh atanh erfc erfinv log10 exp2 sgn logit xlogy logaddexp
+    softshrink hardshrink tanhshrink rrelu isfinite float_power true_divide
 """
 _REDUCTION = """
     mean sum amax amin max min softmax log_softmax _softmax norm linalg_vector_norm var std var_mean std_mean
-    cumsum prod any all argmax argmin topk sort cosine_similarity normalize frobenius_norm
+    cumsum prod any all argmax argmin topk sort cosine_similarity normalize frobenius_norm cumprod cummax cummin
+    median mode quantile kthvalue count_nonzero logcumsumexp linalg_norm aminmax nansum nanmean diff _weight_norm
 """
 _LOSS = """
     cross_entropy_loss nll_loss nll_loss2d nll_loss_nd mse_loss l1_loss smooth_l1_loss huber_loss kl_div
@@ -34,12 +37,19 @@ _MOVEMENT = """
     _upsample_bicubic2d_aa _upsample_bilinear2d_aa native_channel_shuffle alias lift_fresh hstack vstack concat
     block_diag tensor_split ravel cartesian_prod empty_like new_ones new_tensor ones_like rand rand_like randn
     randn_like randint linspace scalar_tensor zeros_like resize_ set_ detach_ real imag view_as_complex
-    view_as_real complex polar outer
+    view_as_real complex polar outer fft_fftshift fft_ifftshift fft_fftfreq fft_rfftfreq _shape_as_tensor
+    unsafe_chunk unsafe_split unsafe_split_with_sizes numpy_T swapdims as_strided index_add index_fill index_copy
+    masked_select masked_scatter squeeze_ t_ column_stack dstack atleast_2d broadcast_to diag_embed argsort
 """
 _ALGEBRA = "matrix_H mT mH adjoint"
 _RANDOM = (
     "bernoulli bernoulli_ dropout_ alpha_dropout feature_dropout feature_alpha_dropout uniform_ normal_ multinomial"
 )
+
+_PRODUCTS = """
+    _convolution mm bmm addmm baddbmm addbmm addmv mv dot matmul einsum lstm gru rnn_tanh rnn_relu
+    fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_rfft2 fft_hfft fft_ihfft
+"""
 
 _REASONS = {
     "elementwise: no multiply-add per weight": _ELEMENTWISE,
@@ -53,21 +63,4 @@ _REASONS = {
 #: operator → why it counts as zero
 FREE_OPS: dict[str, str] = {f"aten::{name}": why for why, names in _REASONS.items() for name in names.split()}
 #: operators whose multiply-adds must not be missed: without a handle, the count fails
-COMPUTE_OPS = frozenset(
-    f"aten::{name}"
-    for name in [
-        "_convolution",
-        "mm",
-        "bmm",
-        "addmm",
-        "baddbmm",
-        "addbmm",
-        "mv",
-        "dot",
-        "lstm",
-        "gru",
-        "rnn_tanh",
-        "fft_fft2",
-        "fft_rfft2",
-    ]
-)
+COMPUTE_OPS = frozenset(f"aten::{name}" for name in _PRODUCTS.split())

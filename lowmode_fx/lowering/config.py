@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # a command line reads options without waiting for torch
     from passes.kernel_math import KernelTransform
     from passes.pooling_rule import PoolingRule
 
+#: Counts that are younger than the other options.
+_YOUNGER = ("size_multiple", "min_side")
 BatchNormMode = Literal["isolate", "share"]
 InputMethod = Literal["gaussian", "bilinear", "area"]
 
@@ -35,17 +37,22 @@ class LowModeConfig:
     kernel_ratio: r of the kernels (§2.2.2), of the same kinds; ``None`` takes ``ratio``, 1 keeps every kernel.
     rounding: K' = ⌈K/r⌉ or ⌊K/r⌋, less one when even; ``"cover"``: the smallest odd K' that reaches as far as K does
         (r = 2: 3 → 3, 5 → 3, 7 → 5).
-    kernel_transform: ``"avg"`` (the paper's pooling), ``"adaptive"``, ``"center"``, ``"linear"`` (what the kernel does
-        to a map of full size, done to a downsampled one), or a function ``(kernel (F, C, *K), K') → (F, C, *K')``.
-    gain: ``"mean"`` or ``"sum"``: what pooling preserves; ``"linear"`` keeps the sum always. No difference where a
-        batch norm follows.
-    pool_convs: ``"dense"``, ``"all"``, or globs over module names; see ``passes.pool_weights``.
+    kernel_transform: ``"avg"`` (the paper's pooling), ``"adaptive"``, ``"center"``, ``"bicubic"`` (the kernel resized
+        as an image), ``"linear"`` and ``"pi_resize"`` (what the kernel does to a map of full size, done to a
+        downsampled one: by linear interpolation, by least squares), or a function
+        ``(kernel (F, C, *K), K') → (F, C, *K')``.
+    gain: what pooling preserves: ``"mean"``, ``"sum"`` or, on average, ``"norm"`` of the taps; ``"linear"`` and
+        ``"pi_resize"`` keep the sum always. No difference where a batch norm follows.
+    pool_convs: ``"dense"``, ``"all"``, ``"large"`` (of the dense ones those with five taps or more on some side), or
+        globs over module names; see ``passes.pooling_rule``.
     keep_convs: globs over module names that stay whole.
     drop_maxpools: ``"none"``, ``"stem"``, ``"all"``, or globs over module names.
     strides: ``{glob: stride}`` for low-mode; of several globs that match, the last one counts.
     batchnorm: ``"isolate"`` leaves the running statistics to full-mode, ``"share"`` updates them in both.
     input_method: ``"gaussian"`` (blur and decimation), ``"bilinear"``, ``"area"``; see ``downsample``.
     size_multiple: of low-mode's sides, which are rounded to the nearest, where a model halves its maps often.
+    min_side: of the maps that convolutions give, in pixels: images shrink by the largest ratio, up to ``ratio``, that
+        leaves each of them so much in low-mode; those that full-mode has smaller don't count.
     downsample_input: ``False`` pools kernels for images of full size, where a model fixes its input size.
     restore_output: interpolate maps that low-mode returns to their full-mode size, for dense prediction.
     adapt_head: resize a map that is flattened to its full-mode size there, instead of refusing the model.
@@ -67,7 +74,7 @@ class LowModeConfig:
     )
     gain: Gain = field(default="mean", metadata=_option("What pooling preserves. (default mean)", choices=Gain))
     pool_convs: NamedConvs | Sequence[str] = field(
-        default="dense", metadata=_option("dense, all, or globs: a,b. (default dense)")
+        default="dense", metadata=_option("dense, all, large, or globs: a,b. (default dense)")
     )
     keep_convs: Sequence[str] = field(default=(), metadata=_option("Globs of convs to keep."))
     drop_maxpools: NamedMaxPools | Sequence[str] = field(
@@ -84,6 +91,7 @@ class LowModeConfig:
         default="gaussian", metadata=_option("How images are made smaller. (default gaussian)", choices=InputMethod)
     )
     size_multiple: int = field(default=1, metadata=_option("Round low-mode's sides to multiples of it. (default 1)"))
+    min_side: int = field(default=1, metadata=_option("Least side of every map, in pixels. (default 1)"))
     downsample_input: bool = field(default=True, metadata=_option("Pool kernels alone.", flag="whole_images"))
     restore_output: bool = field(
         default=False, metadata=_option("Bring maps that are returned to full size.", flag="restore_output")
@@ -100,7 +108,8 @@ class LowModeConfig:
         if self.kernel_ratio is not None:
             self._set("kernel_ratio", read_ratio(self.kernel_ratio, "kernel_ratio"))
             _check_sides(ratio, self.kernel_ratio)
-        self._set("size_multiple", as_count("size_multiple", self.size_multiple, 1))
+        for name in _YOUNGER:
+            self._set(name, as_count(name, getattr(self, name), 1))
         as_choice("rounding", self.rounding, get_args(Rounding))
         if not callable(self.kernel_transform):
             choices = get_args(NamedTransform)
@@ -162,12 +171,13 @@ class LowModeConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON. Raises ``TypeError`` where ``kernel_transform`` is a function."""
         if callable(self.kernel_transform):
-            named = "'avg', 'adaptive', 'center' or 'linear'"
-            raise TypeError(f"kernel_transform is a function, which can't be saved; give {named}")
+            named = ", ".join(map(repr, get_args(NamedTransform)))
+            raise TypeError(f"kernel_transform is a function, which can't be saved; give one of {named}")
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         values |= {name: plain_ratio(values[name]) for name in ("ratio", "kernel_ratio") if values[name] is not None}
-        if self.size_multiple == 1:
-            del values["size_multiple"]  # younger than the other options: what was saved before compares equal
+        for name in _YOUNGER:  # what was saved before compares equal
+            if values[name] == 1:
+                del values[name]
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         return {**plain, "strides": {glob: _plain_stride(stride) for glob, stride in self.strides.items()}}
 

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from lowmode_fx.capture.inputs import ModelInputs
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.downsampling import downsample
+from lowmode_fx.lowering.draft import Draft
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.report import PairReport
 from passes import bind_graph
@@ -23,7 +24,8 @@ from passes import bind_graph
 class Rung:
     """A low mode of ``model``: its name, its graph for downsampled images ``(N, C, *⌈S/r⌉)``, and how it was made.
 
-    ``inputs``: the call that the graph takes.
+    ``inputs``: the call that the graph takes. ``draft``: the graph before its passes, where it is proven
+    and runs steps.
     """
 
     mode: Mode
@@ -32,6 +34,7 @@ class Rung:
     config: LowModeConfig
     inputs: ModelInputs
     report: PairReport
+    draft: Draft | None = None
 
     @cached_property
     def graph_module(self) -> fx.GraphModule:
@@ -42,9 +45,10 @@ class Rung:
         """Full-mode images ``(N, C, *S)`` as this mode takes them, ``(N, C, *⌈S/r⌉)``, unless they stay whole."""
         return downsampler(self.config)(images)
 
-    def over(self, model: nn.Module, graph: fx.Graph) -> Rung:
-        """The same rung over another copy of its model."""
-        return replace(self, model=model, graph=graph)
+    def over(self, model: nn.Module, full: fx.GraphModule, memo: dict[int, Any]) -> Rung:
+        """The same rung over a copy of its model, of which ``full`` is the full graph."""
+        draft = None if self.draft is None else self.draft.over(model, full, memo)
+        return replace(self, model=model, graph=copy.deepcopy(self.graph, memo), draft=draft)
 
 
 class downsampler:
@@ -116,7 +120,7 @@ class Ladder:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         model = copy.deepcopy(self.model, memo)
         full = bind_graph(model, copy.deepcopy(self.full.graph, memo), f"{type(model).__name__}Full")
-        rungs = tuple(rung.over(model, copy.deepcopy(rung.graph, memo)) for rung in self.rungs)
+        rungs = tuple(rung.over(model, full, memo) for rung in self.rungs)
         return type(self)(model, full, rungs, self.inputs, self.live)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from functools import partial
 
@@ -10,7 +11,9 @@ from torch import fx
 from lowmode_fx.capture.capture import Captured
 from lowmode_fx.capture.inputs import ModelInputs
 from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.lowering.draft import Draft
 from lowmode_fx.lowering.ladder import ModePair, Rung
+from lowmode_fx.lowering.least_side import with_least_side
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.notes import no_effect, notes
 from lowmode_fx.lowering.report import NoEffectWarning, PairReport
@@ -64,13 +67,13 @@ def lower(captured: Captured, config: LowModeConfig | None = None, mode: Mode = 
 def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung:
     """``lower``, without its warning."""
     model, full = captured.model, captured.graph_module
+    config, fitted = with_least_side(config, full)
     inputs = low_inputs(captured.inputs, config)
     if config.pools_kernels:
         check_poolable(full, type(model).__name__, config.pool_convs)
     with train_mode(model):
-        low = bind_graph(model, _low_graph(captured, inputs), "Draft", draft=captured.live)
-        if not captured.live:
-            captured.require_proof(low, inputs)
+        low = bind_graph(model, _low_graph(captured, inputs), "Draft", draft=True)
+        draft = None if captured.live else _proven_draft(captured, low.graph, inputs)
         record_full_shapes(low.graph, full.graph)
         context = PassContext(full, inputs.blank_for(model), captured.front_end.any_size)
         run_passes(low, low_mode_passes(config), context)
@@ -83,14 +86,14 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
         input_shape=captured.inputs.image.shape,
         low_input_shape=inputs.image.shape,
         passes=tuple(context.reports),
-        notes=notes(full_sides, low_sides, config, context, low, effect, lone),
+        notes=tuple(filter(None, (fitted, *notes(full_sides, low_sides, config, context, low, effect, lone)))),
         input_dtype=captured.inputs.image.dtype,
         leaf_modules=captured.leaf_modules,
         any_size=captured.front_end.any_size,
         no_effect=effect,
         least_batch=2 if lone else 1,
     )
-    return Rung(mode, model, low.graph, config, inputs, report)
+    return Rung(mode, model, low.graph, config, inputs, report, draft)
 
 
 def pair_of(captured: Captured, config: LowModeConfig) -> ModePair:
@@ -108,6 +111,11 @@ def warn_of(report: PairReport) -> None:
     """Warn the caller of a public function where low-mode has no effect beyond the resolution."""
     if report.no_effect:
         warnings.warn(f"{report.no_effect}; see {setting('pool_convs')}", NoEffectWarning, stacklevel=3)
+
+
+def _proven_draft(captured: Captured, graph: fx.Graph, inputs: ModelInputs) -> Draft:
+    draft = Draft(captured, copy.deepcopy(graph), inputs)
+    return draft.proven(again=captured.front_end.any_size)
 
 
 def _low_graph(captured: Captured, inputs: ModelInputs) -> fx.Graph:

@@ -12,8 +12,13 @@ from torch import fx, nn
 from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.ladder import Ladder, Rung
 from lowmode_fx.lowering.live import LiveLowering
+from lowmode_fx.lowering.live.shadows import Shadows
 from lowmode_fx.lowering.mode import Mode
 from passes import bind_graph
+from passes.preserve import ForwardAttributes
+
+#: What makes of a function or a module one that is compiled.
+Compiler = Callable[[Any], Callable[..., Any]]
 
 
 class Network(Protocol):
@@ -23,8 +28,8 @@ class Network(Protocol):
         """What the mode returns, uncompiled."""
         ...
 
-    def compile(self, **options: Any) -> Callable[..., Any]:
-        """The same through ``torch.compile`` with these options."""
+    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
+        """The same through ``compiler``, a ``torch.compile`` with its options."""
         ...
 
     def settle(self) -> None:
@@ -40,34 +45,49 @@ class FullNetwork:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._model(*args, **kwargs)
 
-    def compile(self, **options: Any) -> Callable[..., Any]:
-        compiled: Callable[..., Any] = torch.compile(self._model, **options)
-        return compiled
+    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
+        return compiler(self._model)
 
     def settle(self) -> None:
         pass
 
 
 class GraphNetwork:
-    """A rung's graph. downsample: for full-size images, which it downsamples first."""
+    """A rung's graph, which is proven anew where the model has changed, and leaves no trace of its steps.
+
+    downsample: for full-size images, which it downsamples first.
+    """
 
     def __init__(self, ladder: Ladder, rung: Rung, downsample: bool) -> None:
         self._ladder = ladder
         self.graph_module = downsampling_graph(ladder, rung) if downsample else rung.graph_module
+        self._draft = rung.draft
+        self._isolate = rung.config.batchnorm == "isolate"
+        self._shadows, self._attributes = Shadows(), ForwardAttributes()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.graph_module(*self._ladder.inputs.flatten(self._ladder.model, args, kwargs))
+        return self._run(self.graph_module, args, kwargs)
 
-    def compile(self, **options: Any) -> Callable[..., Any]:
-        graph = torch.compile(self.graph_module.forward, **options)
+    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
+        graph = compiler(self.graph_module.forward)
 
         def compiled(*args: Any, **kwargs: Any) -> Any:
-            return graph(*self._ladder.inputs.flatten(self._ladder.model, args, kwargs))
+            return self._run(graph, args, kwargs)
 
         return compiled
 
     def settle(self) -> None:
-        pass
+        self._attributes.settle()
+
+    def _run(self, graph: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        leaves = self._ladder.inputs.flatten(self._ladder.model, args, kwargs)
+        if self._draft is not None:
+            self._draft = self._draft.proven()
+        if not self._isolate:
+            return graph(*leaves)
+        modules = list(self._ladder.model.modules())
+        with self._attributes.kept(modules), self._shadows.in_place(modules):
+            return graph(*leaves)
 
 
 class LiveNetwork:
@@ -79,8 +99,8 @@ class LiveNetwork:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._run(self._live.forward, args, kwargs)
 
-    def compile(self, **options: Any) -> Callable[..., Any]:
-        forward = torch.compile(self._live.forward, **options)
+    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
+        forward = compiler(self._live.forward)
 
         def compiled(*args: Any, **kwargs: Any) -> Any:
             return self._run(forward, args, kwargs)

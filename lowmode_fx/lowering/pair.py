@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lowmode_fx.capture.capture import Captured, capture
+from lowmode_fx.capture.capture import capture
 from lowmode_fx.capture.frontends import FrontEndName
 from lowmode_fx.capture.images import Argument
 from lowmode_fx.lowering import pickling as pickling  # which tells pickle how ladders are kept
@@ -15,6 +15,7 @@ from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, ModePair
 from lowmode_fx.lowering.lower import lower_quietly, pair_of, warn_of
 from lowmode_fx.lowering.rung_names import rung_names
+from lowmode_fx.lowering.sharded import is_sharded, over, unsharded_twin
 from lowmode_fx.utils.validation import wrong_type
 from passes.wording import near_matches_hint
 
@@ -42,8 +43,9 @@ def build_pair(
     pooled and no max pool dropped. Raises ``PassError`` or ``TraceError`` (``ValueError``) where no pair can be right.
     """
     config = _check_config(config)
-    captured = _capture(model, example_input, front_end, images, leaf_modules, submodule)
-    pair = pair_of(captured, config)
+    part = _part(model, submodule)
+    captured = capture(_traced(part), example_input, front_end, images=images, leaf_modules=leaf_modules)
+    pair: ModePair = _of(part, pair_of(captured, config))
     warn_of(pair.report)
     return pair
 
@@ -67,27 +69,30 @@ def build_ladder(
     All else, what is raised and what is warned of, is as in ``build_pair``. Raises ``ValueError`` for no config at all.
     """
     named = rung_names(configs if isinstance(configs, Mapping) else [_check_config(config) for config in configs])
-    captured = _capture(model, example_input, front_end, images, leaf_modules, submodule)
+    part = _part(model, submodule)
+    captured = capture(_traced(part), example_input, front_end, images=images, leaf_modules=leaf_modules)
     rungs = tuple(lower_quietly(captured, _check_config(config), mode) for mode, config in named)
     for rung in rungs:
         warn_of(rung.report)
-    return Ladder(captured.model, captured.graph_module, rungs, captured.inputs, captured.live)
+    ladder: Ladder = _of(part, Ladder(captured.model, captured.graph_module, rungs, captured.inputs, captured.live))
+    return ladder
 
 
-def _capture(
-    model: Any,
-    example_input: Any,
-    front_end: FrontEndName,
-    images: Argument | Iterable[Argument] | None,
-    leaf_modules: Sequence[type[nn.Module]],
-    submodule: str | None,
-) -> Captured:
+def _part(model: Any, submodule: str | None) -> nn.Module:
     if isinstance(getattr(model, "ladder", None), Ladder):
         raise TypeError("the model is a LowModeModel already, with a pair of its own; give net.pair.model")
     if not isinstance(model, nn.Module):
         raise wrong_type("model", model, "an nn.Module, as timm.create_model makes it")
-    part = model if submodule is None else _find_submodule(model, submodule)
-    return capture(part, example_input, front_end, images=images, leaf_modules=leaf_modules)
+    return model if submodule is None else _find_submodule(model, submodule)
+
+
+def _traced(model: nn.Module) -> nn.Module:
+    """What is traced for ``model``: itself, or what stands for one that is sharded."""
+    return unsharded_twin(model) if is_sharded(model) else model
+
+
+def _of(model: nn.Module, ladder: Ladder) -> Any:
+    return ladder if ladder.model is model else over(ladder, model)
 
 
 def _check_config(config: Any) -> LowModeConfig:

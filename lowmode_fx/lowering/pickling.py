@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copyreg
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from lowmode_fx.capture.capture import capture_call
+from lowmode_fx.capture.capture import capture_call, trace_call
 from lowmode_fx.capture.inputs import ModelInputs
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, ModePair, graph_digest
@@ -35,7 +36,9 @@ def rebuild_ladder(
     report = rungs[0][2]
     # The model may have another type than when the pair was built, and so may the images that it takes.
     front_end: Any = report.front_end
-    captured = capture_call(model, inputs, inputs.blank_for(model), front_end, report.leaf_modules)
+    capture = trace_call if live else capture_call
+    traced = capture(model, inputs, inputs.blank_for(model), front_end, report.leaf_modules)
+    captured = replace(traced, live=live)
     made = tuple(lower_quietly(captured, config, mode) for mode, config, _ in rungs)
     ladder = kind(model, captured.graph_module, made, captured.inputs, live)
     if graph_digest(ladder) != digest:

@@ -7,13 +7,13 @@ Nothing here makes a tensor from numbers: a step that is captured as one CUDA gr
 any other would wait for it. Weights are Python floats, or are worked out where the images are.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from passes.blur import blur_reach, blur_weights
 from passes.ratios import SideRatio, ratio_terms
 
 __all__ = ["METHODS", "area", "bilinear", "gaussian", "gaussian_taps"]
@@ -45,18 +45,14 @@ def gaussian_taps(ratio: SideRatio, offset: float = 0.0) -> list[float]:
 
 
 def _taps(ratio: Terms, offset: float) -> list[float]:
-    sigma, radius = _blur(ratio)
-    first = -radius if offset == 0 else 1 - radius
-    weights = [math.exp(-0.5 * ((place - offset) / sigma) ** 2) for place in range(first, radius + 1)]
-    total = math.fsum(weights)
-    return [weight / total for weight in weights]
+    p, q = ratio
+    return blur_weights(p / q, offset)
 
 
 def _blur(ratio: Terms) -> tuple[float, int]:
     """σ in pixels, and how many whole pixels the blur reaches."""
     p, q = ratio
-    sigma = 0.5 * math.sqrt((p / q) ** 2 - 1)
-    return sigma, math.ceil(3 * sigma)
+    return blur_reach(p / q)
 
 
 def gaussian(images: Tensor, ratios: Sequence[Terms], sides: Sequence[int]) -> Tensor:

@@ -6,12 +6,11 @@ worker downsamples with the very function that the device path runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -24,40 +23,10 @@ from torch.utils.data import (
 from lowmode_fx.lowering.ladder import downsampler
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.image_places import BatchPlace, ImagePlaces
+from lowmode_fx.runtime.mode_batches import ModeBatchSampler, ModeList
 from lowmode_fx.runtime.model import LowModeModel
 
 __all__ = ["ModeBatchSampler", "host_loader"]
-
-
-class _ModeList(list[Any]):
-    """Indices or samples of one batch, with the mode of its step: it survives the way to a worker."""
-
-    mode: Mode
-
-
-class ModeBatchSampler(Sampler[list[int]]):
-    """Gives each batch of ``batch_sampler`` the mode of the step that it is for.
-
-    The steps are counted from ``net.step`` and ``net.epoch`` as they are when an iteration begins, so a resumed run,
-    and every rank, agrees. accumulation: batches for each optimizer step.
-    """
-
-    def __init__(self, batch_sampler: Iterable[list[int]], net: LowModeModel, accumulation: int = 1) -> None:
-        if accumulation < 1:
-            raise ValueError(
-                f"accumulation={accumulation} is too small; give the batches of each optimizer step, 1 or more"
-            )
-        self.batch_sampler, self.net, self.accumulation = batch_sampler, net, accumulation
-
-    def __iter__(self) -> Iterator[list[int]]:
-        first, epoch = self.net.step, self.net.epoch
-        for number, indices in enumerate(self.batch_sampler):
-            batch = _ModeList(indices)
-            batch.mode = self.net.mode_at(first + number // self.accumulation, epoch)
-            yield batch
-
-    def __len__(self) -> int:
-        return len(self.batch_sampler)  # type: ignore[arg-type]
 
 
 class _ModeDataset(Dataset[Any]):
@@ -67,10 +36,14 @@ class _ModeDataset(Dataset[Any]):
         self.dataset = dataset
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
+        if not isinstance(indices, ModeList):
+            raise ValueError(
+                "a batch has lost the mode of its step, for a sampler around host_loader's has made it anew; let the "
+                "net downsample (downsample_on='device')"
+            )
         fetch = getattr(self.dataset, "__getitems__", None)
-        samples = _ModeList(fetch(list(indices)) if fetch else [self.dataset[index] for index in indices])
-        samples.mode = indices.mode  # type: ignore[attr-defined]
-        return samples
+        samples = fetch(list(indices)) if fetch else [self.dataset[index] for index in indices]
+        return ModeList.of(samples, indices.mode)
 
     def __getitem__(self, index: int) -> Any:
         return self.dataset[index]
@@ -91,7 +64,7 @@ class _DownsamplingCollate:
         self.collate, self.downsamplers, self.images = collate, downsamplers, images
 
     def __call__(self, samples: list[Any]) -> Any:
-        assert isinstance(samples, _ModeList), "the loader's data set hands the mode on"
+        assert isinstance(samples, ModeList), "the loader's data set hands the mode on"
         batch = self.collate(list(samples))
         return self.images.map(batch, self.downsamplers.get(samples.mode))
 
@@ -108,6 +81,7 @@ def host_loader(
     accumulation: int = 1,
     images: BatchPlace | Iterable[BatchPlace] | None = None,
     collate_fn: Callable[[list[Any]], Any] = default_collate,
+    loader: Callable[..., DataLoader[Any]] = DataLoader,
     **options: Any,
 ) -> DataLoader[Any]:
     """A ``DataLoader`` whose workers downsample the images of low steps, for a net with ``downsample_on="host"``.
@@ -118,6 +92,10 @@ def host_loader(
     of keywords, and its images are those of the example that the modes were built for. A low batch holds
     ``(N, C, *⌈S/r⌉)`` there, what its rung's ``downsample`` gives: bit for bit the device path's where that runs
     uncompiled on a CPU, and to within rounding elsewhere. Call ``net.set_epoch`` before each iteration.
+
+    Lightning and Accelerate shard it as they shard any; the mode is that of the rank's own step. loader: what makes the
+    loader, such as torchdata's ``StatefulDataLoader``, whose state goes on in the middle of an epoch (give it
+    torchdata's samplers for an order of its own).
 
     Raises ``ValueError`` where the net downsamples on the device, or both a sampler and a batch sampler are given;
     ``TypeError`` for an iterable dataset, whose batches nobody can number.
@@ -133,15 +111,20 @@ def host_loader(
         raise ValueError(
             "batch_sampler makes the batches by itself; leave out batch_size, shuffle, sampler and drop_last"
         )
+    if batch_sampler is None and sampler is None:
+        data: Any = dataset
+        sampler = RandomSampler(data, generator=options.get("generator")) if shuffle else SequentialSampler(data)
+    kind = ModeBatchSampler.for_net(net, accumulation)
     if batch_sampler is None:
-        if sampler is None:
-            data: Any = dataset
-            order = options.get("generator")
-            sampler = RandomSampler(data, generator=order) if shuffle else SequentialSampler(data)
-        batch_sampler = BatchSampler(sampler, batch_size, drop_last)
-    return DataLoader(
+        assert sampler is not None
+        modes = kind(sampler, batch_size, drop_last)
+    else:
+        given: Any = batch_sampler
+        of_sampler = [getattr(given, name, None) for name in ("sampler", "batch_size", "drop_last")]
+        modes = kind(of_sampler[0] or given, of_sampler[1], bool(of_sampler[2]), given)
+    return loader(
         _ModeDataset(dataset),
-        batch_sampler=ModeBatchSampler(batch_sampler, net, accumulation),  # type: ignore[arg-type]
+        batch_sampler=modes,
         collate_fn=_DownsamplingCollate(collate_fn, _downsamplers(net), ImagePlaces(net.ladder.inputs, images)),
         **options,
     )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.lowering.networks import Network, network
+from lowmode_fx.lowering.networks import Compiler, Network, network
+from lowmode_fx.runtime.recompilation import RecompilationGuard
 from lowmode_fx.runtime.shape_guard import ShapeGuard, Shapes
-from passes.torch_internals import compiler_errors
+from passes.torch_internals import compiler_errors, hooks_guarded
 from passes.wording import first_line
 
 Place = Literal["device", "host"]
@@ -23,7 +26,7 @@ class ModeRunner:
     """Runs the modes of a ladder, through ``torch.compile`` where ``compile_options`` are given.
 
     Each is compiled for the first input shapes that it sees; other shapes (a ragged last batch) run uncompiled, so that
-    nothing is ever compiled twice.
+    nothing is ever compiled twice, unless the model is changed: that is told, and bounded.
     """
 
     def __init__(
@@ -35,10 +38,17 @@ class ModeRunner:
         self._ladder = ladder
         self._downsampled = downsample_on == "host"
         self._guard = guard
+        self._recompilations = RecompilationGuard(ladder.model)
         self._compiled_shapes: dict[Mode, Shapes] = {}
         self.compiled: dict[Mode, Callable[..., Any]] = {}
         if compile_options is not None:
-            self.compiled = {mode: each.compile(**compile_options) for mode, each in self.networks.items()}
+            compiler = partial(torch.compile, **compile_options)
+            self.compiled = {mode: each.compile(compiler) for mode, each in self.networks.items()}
+
+    def compile_like(self, compiler: Compiler | None) -> None:
+        """Compile each mode as a user's own ``torch.compile`` does, where none is compiled yet."""
+        if compiler is not None and not self.compiled:
+            self.compiled = {mode: each.compile(compiler) for mode, each in self.networks.items()}
 
     def settle(self) -> None:
         """A step is over: nothing that a low one has left for its loss stays on the model."""
@@ -56,10 +66,11 @@ class ModeRunner:
         shapes = tuple(leaf.shape for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         first = self._compiled_shapes.setdefault(mode, shapes)
         self._guard.note_shapes(mode, shapes, first)
-        if shapes != first:
+        if shapes != first or self._recompilations.is_exhausted(mode):
             return self.networks[mode](*args, **kwargs)
         try:
-            return compiled(*args, **kwargs)
+            with hooks_guarded():
+                return self._recompilations.run(mode, compiled, args, kwargs)
         except compiler_errors() as error:
             self.compiled = {}
             cause = first_line(error)

@@ -8,18 +8,24 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lowmode_fx.lowering import pickling as pickling  # which tells pickle how ladders are kept
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime import safe_globals as safe_globals  # which tells torch.load what is no code
 from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind
 from lowmode_fx.runtime.gradient_scale import scale_gradient
 from lowmode_fx.runtime.mode_runner import ModeRunner, Place
 from lowmode_fx.runtime.model_view import ModelView
+from lowmode_fx.runtime.recent_modes import RecentModes
+from lowmode_fx.runtime.saved_schedule import SavedSchedule
 from lowmode_fx.runtime.schedules import Schedule, StatefulSchedule
 from lowmode_fx.runtime.shape_guard import ShapeGuard
 from lowmode_fx.runtime.step_counter import StepCounter
+from passes.preserve import computed_copies
+from passes.torch_internals import compiler_around, is_symbolic_tracing
 from passes.wording import sides
 
 
@@ -30,14 +36,16 @@ class LowModeModel(ModelView):
     the original's keys, and whatever attribute it has not itself is the model's (``ModelView``). In train mode it takes
     what the model takes, images ``(N, C, *S)`` of full size among it, asks ``schedule.mode(step, epoch)``, and runs the
     model itself in a full step; in a low one, the model on downsampled images with its calls lowered as they are made,
-    or its mode's graph where that was asked for by name. In eval mode the model runs, uncompiled.
+    or its mode's graph where that was asked for by name. In eval mode the model runs, uncompiled. A deep copy (for
+    averages, as a momentum encoder) runs in full-mode and counts nothing until an optimizer trains it.
 
     ladder: a pair or a ladder of more modes. low_weight: what the gradients of low steps are multiplied with (the tuner
         tells; 1 leaves them alone); a mapping by mode's name gives each low mode its own.
     downsample_on: ``"device"``, inside a low step's graph, or ``"host"``: ``host_loader`` has done it in its workers,
         and a batch's size tells its mode (``last_mode``).
     compile: run every mode through ``torch.compile(dynamic=False)``, each for the first input shape it sees; another
-        shape (a ragged last batch) runs uncompiled, so that nothing is ever compiled twice.
+        shape (a ragged last batch) runs uncompiled, so that nothing is ever compiled twice. ``torch.compile(net)``
+        does the same with its own options.
     compile_options: more keywords for ``torch.compile``. Without a working compiler the graphs run uncompiled, with a
         warning.
 
@@ -68,9 +76,10 @@ class LowModeModel(ModelView):
         self.low_weight = low_weight
         self.downsample_on = downsample_on
         self.last_mode: Mode | None = None
-        self._steps = StepCounter(ladder.model.parameters)
+        self._steps = StepCounter(ladder.model.parameters, SavedSchedule(self.schedule_state, self._go_on_from))
         self._epoch = 0
         self._forced: Mode | None = None
+        self._recent = RecentModes()
         self._compile_options = {"dynamic": False, **(compile_options or {})} if compile else None
         self._guard = ShapeGuard(ladder)
         self._runner = ModeRunner(ladder, downsample_on, self._compile_options, self._guard)
@@ -89,6 +98,11 @@ class LowModeModel(ModelView):
     def step(self) -> int:
         """Optimizer steps so far (training forwards, while no optimizer is attached)."""
         return self._steps.step
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is a deep copy that no optimizer has trained yet: it runs in full-mode and counts nothing."""
+        return self._steps.waits
 
     @property
     def epoch(self) -> int:
@@ -122,12 +136,29 @@ class LowModeModel(ModelView):
         """
         self._steps.attach(optimizer)
 
+    def full_mode(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, forwards run in full-mode and are no steps: to gather running statistics, or to compare."""
+        return self.in_mode(Mode.FULL)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns for this call; in train mode in this step's mode.
 
         A forward without gradients is no step: it runs in full-mode and counts none. One that a backward pass runs
-        again, for a checkpoint, has the mode of the last forward.
+        again, for a checkpoint, has the mode of its first run.
         """
+        if torch.compiler.is_compiling():
+            return self._forward_compiled(args, kwargs) if self.training else self.ladder.model(*args, **kwargs)
+        if is_symbolic_tracing():
+            return self.ladder.model.forward(*args, **kwargs)
+        return self._forward(args, kwargs)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _forward_compiled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Inside what a user compiles: each mode is compiled for itself, as the user compiles."""
+        self._runner.compile_like(compiler_around())
+        return self._forward(args, kwargs)
+
+    def _forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if getattr(self, "_is_replica", False):
             raise ValueError(
                 "this is a replica that nn.DataParallel made, whose low steps would train the first device's weights; "
@@ -139,8 +170,8 @@ class LowModeModel(ModelView):
         kind = forward_kind() if self.training else ForwardKind.NO_STEP
         if kind is ForwardKind.NO_STEP:
             return self.ladder.model(*args, **kwargs)
-        if kind is ForwardKind.RECOMPUTED and self.last_mode is not None:
-            return self._run(self.last_mode, args, kwargs)
+        if kind is ForwardKind.RECOMPUTED and (first := self._recent.mode_of(args, kwargs)) is not None:
+            return self._run(first, args, kwargs)
         return self._run(self.begin_step(args, kwargs), args, kwargs)
 
     def begin_step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mode:
@@ -149,13 +180,16 @@ class LowModeModel(ModelView):
         For loops that run it themselves, under ``in_mode``. Raises ``ValueError`` where a loader's images have no
         mode's size.
         """
-        mode = due = self.mode
+        mode = due = Mode.FULL if self._steps.waits else self.mode
         if self.downsample_on == "host":
             mode = self._mode_of(self.ladder.inputs.first_image(args, kwargs), due)
             self._guard.note_mode(mode, due, self.step)
         elif mode is not Mode.FULL:
             mode = mode if self._guard.fits_batch(mode, self.ladder.inputs.first_image(args, kwargs)) else Mode.FULL
         self.last_mode = mode
+        if self._steps.has_stepped:
+            self._recent.clear()
+        self._recent.note(mode, args, kwargs)
         self._steps.count_forward()
         return mode
 
@@ -196,10 +230,13 @@ class LowModeModel(ModelView):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LowModeModel:
         # Compiled functions hold the weights that they were compiled with: a copy compiles its own.
+        memo.update(computed_copies(self.ladder.model))
         rebuild, (ladder, *arguments) = self.__reduce__()
         copied: LowModeModel = rebuild(copy.deepcopy(ladder, memo), *copy.deepcopy(arguments, memo))
         copied.last_mode = self.last_mode
+        copied._steps.waits = True
         memo[id(self)] = copied
+        self._copy_additions(copied, memo)
         return copied
 
     def __reduce__(self) -> Any:
@@ -218,8 +255,17 @@ class LowModeModel(ModelView):
 
     def load_schedule_state(self, state: Mapping[str, Any]) -> None:
         """Continue where ``schedule_state()`` was taken. Raises ``KeyError`` where something is missing."""
-        self._steps.step, self._epoch = int(state["step"]), int(state["epoch"])
+        step, epoch = int(state["step"]), int(state["epoch"])
         if isinstance(self.schedule, StatefulSchedule):
+            self.schedule.load_state_dict(state["schedule"])
+        self._steps.go_on_from(step)
+        self._epoch = epoch
+
+    def _go_on_from(self, state: Mapping[str, Any]) -> None:
+        """The same from an optimizer's state, which may be of a run with another schedule."""
+        self._steps.go_on_from(int(state["step"]))
+        self._epoch = int(state.get("epoch", 0))
+        if isinstance(self.schedule, StatefulSchedule) and "schedule" in state:
             self.schedule.load_state_dict(state["schedule"])
 
 

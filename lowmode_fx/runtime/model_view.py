@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from passes.binding import share_registries
+
+Hook = Callable[..., Any]
 
 
 class ModelView(nn.Module):
     """Holds what ``model`` holds, under the same names; every attribute that it has not itself is the model's.
 
     Subclasses list in ``OWN`` the public attributes that are theirs; those that start with an underscore are, too.
-    Whatever else is set is set on the model, as if it had been set there.
+    Whatever else is set is set on the model, as if it had been set there; ``forward`` is set on the view, for those who
+    wrap it. The class of a view has the signature of the model's ``forward``, for those who ask for it.
     """
 
     OWN: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self.__class__ = _signed(type(self), type(model))  # type: ignore[arg-type]
         self.__dict__["_viewed"] = model  # no child: the model's children are this module's
         share_registries(self, model)
+        # What a parent that loads runs for each of its children.
+        self.__dict__[_LOAD_HOOKS] = model.__dict__[_LOAD_HOOKS]
 
     @property
     def training(self) -> bool:
@@ -42,7 +51,7 @@ class ModelView(nn.Module):
         return getattr(viewed, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        is_own = name.startswith("_") or name in self.OWN or name == "training"
+        is_own = name.startswith("_") or name in self.OWN or name in ("training", "forward")
         if is_own or "_viewed" not in self.__dict__:
             object.__setattr__(self, name, value)
         else:
@@ -59,6 +68,33 @@ class ModelView(nn.Module):
         self._viewed.train(mode)
         return self
 
+    def register_forward_hook(self, hook: Hook, **options: Any) -> RemovableHandle:
+        """Put on the model itself, as every hook of a user's own is."""
+        return self._register("register_forward_hook", hook, options)
+
+    def register_forward_pre_hook(self, hook: Hook, **options: Any) -> RemovableHandle:
+        """Put on the model itself, as every hook of a user's own is."""
+        return self._register("register_forward_pre_hook", hook, options)
+
+    def register_full_backward_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Put on the model itself, as every hook of a user's own is."""
+        return self._register("register_full_backward_hook", hook, {"prepend": prepend})
+
+    def register_full_backward_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Put on the model itself, as every hook of a user's own is."""
+        return self._register("register_full_backward_pre_hook", hook, {"prepend": prepend})
+
+    def register_backward_hook(self, hook: Hook) -> RemovableHandle:
+        """Put on the model itself, as every hook of a user's own is."""
+        return self._register("register_backward_hook", hook, {})
+
+    def _register(self, method: str, hook: Hook, options: dict[str, Any]) -> RemovableHandle:
+        # What shards or replicates the net hooks the net: its hooks are no business of the model.
+        torchs = str(getattr(hook, "__module__", "")).startswith("torch.")
+        owner = super() if torchs else self._viewed
+        handle: RemovableHandle = getattr(owner, method)(hook, **options)
+        return handle
+
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own state: its keys, its extra state, its hooks."""
         return self._viewed.state_dict(*args, **kwargs)
@@ -74,3 +110,42 @@ class ModelView(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._viewed._apply(fn, recurse)
         return self
+
+    def _copy_additions(self, copied: ModelView, memo: dict[int, Any]) -> None:
+        """Give a copy what others have put on this view: hooks, a wrapped ``forward``."""
+        for name, value in self.__dict__.items():
+            if name not in copied.__dict__ or (name.endswith("_hooks") and name != _LOAD_HOOKS):
+                copied.__dict__[name] = copy.deepcopy(value, memo)
+
+
+_LOAD_HOOKS = "_load_state_dict_post_hooks"
+
+
+#: What a container is asked for through its class.
+_CONTAINER = ("__getitem__", "__len__", "__iter__", "__contains__")
+
+
+@functools.cache
+def _signed(kind: type[ModelView], model: type[nn.Module]) -> type[ModelView]:
+    """``kind`` with the signature of ``model``'s forward, and its subscripts where it is a container."""
+    own = kind.forward
+
+    @functools.wraps(model.forward)
+    def signed(self: ModelView, *args: Any, **kwargs: Any) -> Any:
+        return own(self, *args, **kwargs)
+
+    names = {
+        "forward": signed,
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+    }
+    names |= {name: _forwarding(name) for name in _CONTAINER if hasattr(model, name)}
+    return type(kind.__name__, (kind,), names)
+
+
+def _forwarding(name: str) -> Callable[..., Any]:
+    def method(self: ModelView, *args: Any) -> Any:
+        return getattr(self._viewed, name)(*args)
+
+    return method

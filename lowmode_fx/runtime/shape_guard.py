@@ -25,16 +25,18 @@ class ShapeGuard:
     def check_size(self, mode: Mode, images: Tensor, downsampled: bool) -> None:
         """A graph that holds for one size may contain what the model computed from it: refuse another size.
 
+        So may one that brings back what it returns to a size of full-mode.
+
         downsampled: whether ``images`` have the mode's size already. Raises ``ValueError``.
         """
-        report = self._ladder.rungs[0].report
-        if report.any_size:
+        report, config = self._ladder.rung(mode).report, self._ladder.rung(mode).config
+        if report.any_size and not config.restore_output:
             return
         expected = (self._ladder.mode_inputs(mode) if downsampled else self._ladder.inputs).image.shape[2:]
         if tuple(images.shape[2:]) != tuple(expected):
             raise ValueError(
-                f"{report.model} was traced by torch.{report.front_end}, for {sides(expected)} images alone, and "
-                f"these are {sides(images.shape[2:])}; build a pair with an example of their size"
+                f"{report.front_end}'s graph of {report.model} is for {sides(expected)} images alone, and these are "
+                f"{sides(images.shape[2:])}; build a pair with an example of their size, or leave front_end out"
             )
 
     def note_shapes(self, mode: Mode, shapes: Shapes, compiled: Shapes) -> None:

@@ -11,6 +11,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from lowmode_fx.runtime.optimizers import unwrapped
+from lowmode_fx.runtime.saved_schedule import SavedSchedule
+
 #: So many training forwards without a step of an attached optimizer are more than gradient accumulation.
 MOST_FORWARDS = 20
 
@@ -18,41 +21,64 @@ MOST_FORWARDS = 20
 class StepCounter:
     """Counts training forwards, or, once an optimizer is attached, the steps that optimizers take on the weights.
 
-    Of steps that follow one forward (several optimizers that step together) the first counts. A step without a forward
-    before it, as loading a state may take, does not count.
+    An optimizer that steps on the weights is attached by that. Of steps that follow one forward (several optimizers
+    that step together) the first counts. A step without a forward before it, as loading a state may take, does not.
+
+    ``waits``: a copy's counter counts nothing until an optimizer trains the copy.
     """
 
-    def __init__(self, parameters: Callable[[], Iterable[nn.Parameter]]) -> None:
-        """parameters: gives the weights as they are now."""
+    def __init__(self, parameters: Callable[[], Iterable[nn.Parameter]], saved: SavedSchedule | None = None) -> None:
+        """parameters: gives the weights as they are now. saved: what saves the step with an optimizer."""
         self.step = 0
         self.attached = False
+        self.waits = False
         self._parameters = parameters
+        self._saved = saved
         self._forwards = 0
         self._warned = False
-        self._remove_hook: Callable[[], object] | None = None
+        _watch(self)
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether no forward has come since the last step."""
+        return not self._forwards
 
     def attach(self, optimizer: Any) -> None:
         """Count the steps of ``optimizer``, and of any other that steps on the weights.
 
         Raises ``TypeError`` where it is no optimizer, nor wraps one.
         """
-        while not hasattr(optimizer, "param_groups") and hasattr(optimizer, "optimizer"):
-            optimizer = optimizer.optimizer
-        if not hasattr(optimizer, "param_groups"):
-            kind = type(optimizer).__name__
-            raise TypeError(f"optimizer is a {kind}; give a torch.optim.Optimizer, or what wraps one")
+        found = unwrapped(optimizer)
         self.attached = True
+        self.waits = False
         self._forwards = 0
-        if self._remove_hook is None:
-            self._remove_hook = _watch(self)
+        if self._saved is not None:
+            told = [self._saved.travel_with(each) for each in found]
+            self._saved.is_lost &= not any(told)  # a wrapper and what it wraps have one state
+
+    def go_on_from(self, step: int) -> None:
+        """Of a run that has taken ``step`` steps, the next forward is the first."""
+        self.step = step
+        self._forwards = 0
+        if self._saved is not None:
+            self._saved.is_lost = False
 
     def count_forward(self) -> None:
         """A forward that a step may follow has begun."""
+        self._forwards += 1
+        if self.waits:
+            return
+        if self._saved is not None and self._saved.is_lost:
+            self._saved.is_lost = False
+            if self.step == 0:
+                warnings.warn(
+                    "the optimizer goes on from earlier steps and the schedule starts at step 0, for nothing that was "
+                    "loaded tells of it; net.load_schedule_state({'step': ..., 'epoch': ...}) says where it stands",
+                    stacklevel=4,
+                )
         if not self.attached:
             self.step += 1
-            return
-        self._forwards += 1
-        if self._forwards > MOST_FORWARDS and not self._warned:
+        elif self._forwards > MOST_FORWARDS and not self._warned:
             self._warned = True
             warnings.warn(
                 f"{self._forwards} training forwards and no step of an optimizer on the model's weights since: the "
@@ -62,9 +88,32 @@ class StepCounter:
 
     def count_step(self, optimizer: Optimizer) -> None:
         """``optimizer`` has taken a step."""
-        if self._forwards and self._trains(optimizer):
-            self._forwards = 0
-            self.step += 1
+        if not self._forwards or not self._trains(optimizer):
+            return
+        if self.waits or not self.attached:
+            self._notice()
+        if self._saved is not None and self._saved.travel_with(optimizer):
+            warnings.warn(
+                "the optimizer's state told where the schedule stands, after the first step: attach the optimizer "
+                "before that (net.attach)",
+                stacklevel=4,
+            )
+        self._forwards = 0
+        self.step += 1
+
+    def _notice(self) -> None:
+        """The first step of an optimizer that nobody has attached."""
+        forwards = self._forwards
+        if not self.waits:
+            self.step -= forwards
+        if self.waits or forwards > 1:
+            told = "ran in full-mode, for this is a copy" if self.waits else "had modes of their own"
+            warnings.warn(
+                f"{forwards} training forward{'s' * (forwards > 1)} before the first step of an optimizer {told}: "
+                "attach the optimizer before them (net.attach)",
+                stacklevel=5,
+            )
+        self.attached, self.waits = True, False
 
     def _trains(self, optimizer: Optimizer) -> bool:
         theirs = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -74,7 +123,7 @@ class StepCounter:
         raise TypeError("a step counter belongs to one model; its copy makes its own")
 
 
-def _watch(counter: StepCounter) -> Callable[[], object]:
+def _watch(counter: StepCounter) -> None:
     """Tell ``counter`` of every optimizer's steps for as long as it lives."""
     known = weakref.ref(counter)
 
@@ -85,4 +134,3 @@ def _watch(counter: StepCounter) -> Callable[[], object]:
 
     handle = register_optimizer_step_post_hook(stepped)
     weakref.finalize(counter, handle.remove)
-    return handle.remove

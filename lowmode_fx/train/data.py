@@ -1,8 +1,9 @@
-"""From a data spec (``digits``, ``cifar10:PATH``, ``folder:PATH``) to two labelled image sets of one size."""
+"""From a data spec (``digits``, ``folder:PATH``, ``torchvision:NAME=PATH``, …) to labelled image sets of one size."""
 
 from __future__ import annotations
 
 import pickle
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,34 +11,32 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lowmode_fx.train.folder import FolderImages, scan_folder
+from lowmode_fx.loading.augmentation import UNCHANGED, Augmentation
+from lowmode_fx.train.folder import FolderImages
 from lowmode_fx.train.images import ImageSource, MemoryImages
+from lowmode_fx.train.layout import FolderPart, scan_folder
+from lowmode_fx.train.statistics import channel_statistics
+from lowmode_fx.train.torchvision_sets import read_torchvision
 from lowmode_fx.utils.validation import as_count
 from passes.errors import OptionError
 
-#: Sets whose decoded uint8 images take no more than this stay in memory.
+#: Sets whose decoded uint8 images take no more than this stay in memory without being told to.
 MEMORY_LIMIT_BYTES = 4 * 2**30
 #: Statistics for sets that are too large to decode once just to measure them.
 STANDARD_STATISTICS: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
     3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet's
     1: ((0.449,), (0.226,)),
 }
-SPECS = "digits, cifar10:PATH or folder:PATH"
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of a training batch: a crop out of an image padded by ``shift`` pixels of zeros, and a flip."""
-
-    shift: int = 0
-    flip: bool = False
+SPECS = "digits, cifar10:PATH, folder:PATH or torchvision:NAME=PATH"
+_SAMPLE = 1000  # images that give the statistics of large sets for which there are no standard ones
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """The two halves of a data set: uint8 images ``(C, H, W)``.
+    """The parts of a data set: uint8 images ``(C, H, W)``.
 
-    ``mean`` and ``std``: per channel, of images in [0, 1].
+    ``mean`` and ``std``: per channel, of images in [0, 1]. ``test``: looked at once, after the last epoch. ``notes``:
+    what a user should know of the data, a line each.
     """
 
     name: str
@@ -46,7 +45,9 @@ class DataSplits:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = UNCHANGED
+    test: ImageSource | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -58,16 +59,19 @@ class DataSplits:
         return len(self.classes)
 
     def to(self, device: torch.device) -> DataSplits:
-        """Move images that are held in memory to ``device``; files stay where they are."""
+        """Move images held in memory to ``device``; files stay where they are, and ``test``, looked at once."""
         return replace(self, train=self.train.to(device), val=self.val.to(device))
 
 
-def load_data(spec: str, image_size: int | None = None, in_chans: int = 3, *, split_seed: int = 0) -> DataSplits:
+def load_data(
+    spec: str, image_size: int | None = None, in_chans: int = 3, *, split_seed: int = 0, in_memory: bool = False
+) -> DataSplits:
     """Load the data set that ``spec`` names. Nothing is ever downloaded.
 
     image_size: the side in pixels that every image is brought to (``None``: digits 32, the others as stored).
-    in_chans: 3 (RGB) or 1 (grey).
+    in_chans: 3 (RGB), 1 (grey) or 4 (of ``folder:``, the bands as stored).
     split_seed: draws the validation part of sets that come without one.
+    in_memory: hold the decoded images of any set in memory, not only those of up to 4 GiB.
 
     Raises ``ValueError`` for an unknown spec, a path or layout that is not as expected, classes that differ between the
     two halves, and images that cannot be decoded (by name).
@@ -75,19 +79,26 @@ def load_data(spec: str, image_size: int | None = None, in_chans: int = 3, *, sp
     kind, _, path = spec.partition(":")
     if image_size is not None:
         as_count("image_size", image_size, 1)
-    if in_chans not in (1, 3):
-        raise OptionError("in_chans", in_chans, "is out of range", "give 3 (RGB) or 1 (grey)")
+    if in_chans not in (1, 3) and not (in_chans == 4 and kind == "folder"):
+        hint = "give 3 (RGB) or 1 (grey), or 4 for folder:PATH"
+        raise OptionError("in_chans", in_chans, "is out of range", hint)
     if kind == "digits" and not path:
         return _digits(image_size or 32, in_chans, split_seed)
-    if kind not in ("cifar10", "folder"):
-        raise ValueError(f"data={spec!r} is unknown; give {SPECS}")
+    if kind not in ("cifar10", "folder", "torchvision"):
+        raise OptionError("data", spec, "is unknown", f"give {SPECS}")
+    name, _, path = path.partition("=") if kind == "torchvision" else ("", "", path)
+    form = "torchvision:NAME=PATH" if kind == "torchvision" else f"{kind}:PATH"
     if not path:
-        raise ValueError(f"data={spec!r} names no folder; give {kind}:PATH")
+        raise OptionError("data", spec, "names no folder", f"give {form}")
     root = Path(path).expanduser()
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
-        raise ValueError(f"data path {str(root)!r} {problem}; give {kind}:PATH of an existing folder")
-    return (_cifar10 if kind == "cifar10" else _folder)(spec, root, image_size, in_chans)
+        raise ValueError(f"data path {str(root)!r} {problem}; give {form} of an existing folder")
+    if kind == "torchvision":
+        return _torchvision(spec, name, root, image_size, in_chans, in_memory)
+    if kind == "cifar10":
+        return _cifar10(spec, root, image_size, in_chans)
+    return _folder(spec, root, image_size, in_chans, in_memory)
 
 
 def _digits(size: int, in_chans: int, split_seed: int) -> DataSplits:
@@ -102,7 +113,7 @@ def _digits(size: int, in_chans: int, split_seed: int) -> DataSplits:
     labels = torch.from_numpy(np.asarray(bunch.target, dtype=np.int64))
     parts = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels.numpy(), random_state=split_seed)
     train, val = (MemoryImages(images[torch.from_numpy(part)].contiguous(), labels[part]) for part in parts)
-    mean, std = _statistics(train)
+    mean, std, _ = channel_statistics(train)
     # A digit that is flipped is another sign; one that is moved by a sixteenth of the side is the same digit.
     augmentation = Augmentation(shift=max(1, size // 16))
     return DataSplits("digits", train, val, tuple("0123456789"), mean, std, augmentation)
@@ -127,24 +138,55 @@ def _cifar10(spec: str, root: Path, size: int | None, in_chans: int) -> DataSpli
         images = torch.from_numpy(np.asarray(raw.data)).permute(0, 3, 1, 2)
         halves.append(MemoryImages(_fit(images, size, in_chans), torch.tensor(raw.targets)))
         classes = tuple(raw.classes)
-    mean, std = _statistics(halves[0])
+    mean, std, _ = channel_statistics(halves[0])
     return DataSplits(spec, halves[0], halves[1], classes, mean, std, image_augmentation(halves[0].shape[-1]))
 
 
-def _folder(spec: str, root: Path, size: int | None, in_chans: int) -> DataSplits:
-    """One folder of images per class, below ``train`` and ``test`` (or ``val``, ``valid``, ``validation``)."""
+def _torchvision(spec: str, name: str, root: Path, size: int | None, in_chans: int, in_memory: bool) -> DataSplits:
+    side = (size, size) if size is not None else None
+    parts = read_torchvision(name, root, side, in_chans, sys.maxsize if in_memory else MEMORY_LIMIT_BYTES)
+    mean, std, notes = channel_statistics(parts.train)
+    augmentation = image_augmentation(min(parts.train.shape[1:]))
+    if "MNIST" in name or name in ("SVHN", "USPS", "GTSRB"):
+        augmentation = replace(augmentation, flip="Fashion" in name)  # signs have no mirror images
+    return DataSplits(spec, parts.train, parts.val, parts.classes, mean, std, augmentation, parts.test, notes)
+
+
+def _folder(spec: str, root: Path, size: int | None, in_chans: int, in_memory: bool) -> DataSplits:
+    """One folder of images per class, below ``train`` and ``val`` (``valid``, ``validation``, ``test``)."""
     layout = scan_folder(root)
     side = (size, size) if size is not None else None
-    train, val = (FolderImages.of(part, side, in_chans) for part in (layout.train, layout.val))
-    if val.shape != train.shape:
-        raise ValueError(f"images are {train.size_text} in train and {val.size_text} in test; give --image-size")
+    given = {"train": layout.train, "validation": layout.val, "test": layout.test}
+    parts = {name: FolderImages.of(part, side, in_chans) for name, part in given.items() if part is not None}
+    train, val, test = (parts.get(name) for name in given)
+    assert train is not None and val is not None
+    for name, part in parts.items():
+        if part.shape != train.shape:
+            raise ValueError(f"images are {train.size_text} in train and {part.size_text} in {name}; give --image-size")
     augmentation = image_augmentation(min(train.shape[1:]))
-    if train.nbytes + val.nbytes > MEMORY_LIMIT_BYTES:
-        mean, std = STANDARD_STATISTICS[in_chans]
-        return DataSplits(spec, train, val, layout.classes, mean, std, augmentation)
-    kept = train.decode_all("decoding train images"), val.decode_all("decoding validation images")
-    mean, std = _statistics(kept[0])
-    return DataSplits(spec, kept[0], kept[1], layout.classes, mean, std, augmentation)
+    is_large = sum(part.nbytes for part in parts.values()) > MEMORY_LIMIT_BYTES
+    if is_large and not in_memory:
+        mean, std, notes = _of_a_sample(layout.train, train, in_chans)
+        notes = (*layout.notes, *notes)
+        return DataSplits(spec, train, val, layout.classes, mean, std, augmentation, test, notes)
+    kept = {name: part.decode_all(f"decoding {name} images") for name, part in parts.items()}
+    # A large set has the same statistics wherever its images lie.
+    mean, std, notes = _of_a_sample(layout.train, train, in_chans) if is_large else channel_statistics(kept["train"])
+    notes = (*layout.notes, *notes)
+    return DataSplits(
+        spec, kept["train"], kept["validation"], layout.classes, mean, std, augmentation, kept.get("test"), notes
+    )
+
+
+def _of_a_sample(
+    part: FolderPart, train: FolderImages, in_chans: int
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
+    """Standard statistics, or those of some images from the whole of the set."""
+    if in_chans in STANDARD_STATISTICS:
+        return (*STANDARD_STATISTICS[in_chans], ())
+    every = max(1, len(part.paths) // _SAMPLE)
+    some = FolderImages(FolderPart(part.paths[::every], part.labels[::every]), train.size, train.shape)
+    return channel_statistics(some.decode_all("measuring train images"))
 
 
 def image_augmentation(side: int) -> Augmentation:
@@ -160,19 +202,3 @@ def _fit(images: torch.Tensor, size: int | None, in_chans: int) -> torch.Tensor:
     if size is not None and size != images.shape[-1]:
         images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
     return images.contiguous()
-
-
-def _statistics(source: MemoryImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of images in [0, 1], from a count of each of the 256 values: exact."""
-    values = torch.arange(256, dtype=torch.float64) / 255
-    means, stds = [], []
-    for channel in range(source.shape[0]):
-        counts = torch.zeros(256, dtype=torch.float64)
-        for chunk in source.images[:, channel].split(4096):  # bincount needs int64, eight times the memory
-            counts += torch.bincount(chunk.flatten().long(), minlength=256)
-        share = counts / counts.sum()
-        mean = (share * values).sum()
-        variance = (share * (values - mean) ** 2).sum()
-        means.append(round(mean.item(), 6))
-        stds.append(round(max(variance.sqrt().item(), 1 / 255), 6))  # an empty channel must not divide by zero
-    return tuple(means), tuple(stds)

@@ -7,7 +7,12 @@ from pathlib import Path
 from passes.errors import OptionError
 
 #: The kinds of data sets, each as it is spelled.
-FORMS = {"digits": "digits", "cifar10": "cifar10:PATH", "folder": "folder:PATH"}
+FORMS = {
+    "digits": "digits",
+    "cifar10": "cifar10:PATH",
+    "folder": "folder:PATH",
+    "torchvision": "torchvision:NAME=PATH",
+}
 
 
 def check_spec(spec: str) -> None:
@@ -19,6 +24,8 @@ def check_spec(spec: str) -> None:
         raise OptionError("data", spec, "is unknown", f"give {', '.join(others)} or {last}")
     if form == kind:
         return
+    if kind == "torchvision":
+        _, _, path = path.partition("=")
     if not path.strip():
         raise OptionError("data", spec, "names no folder", f"give {form}")
     root = Path(path).expanduser()
@@ -30,4 +37,6 @@ def check_spec(spec: str) -> None:
 def short_name(spec: str) -> str:
     """A name for folders of results: the data's own, ``cats`` for ``folder:path/to/cats``."""
     kind, _, path = spec.partition(":")
+    if kind == "torchvision":
+        return path.partition("=")[0] or kind
     return Path(path).expanduser().resolve().name or kind if kind == "folder" else kind

@@ -20,8 +20,11 @@ class ImageSource(Protocol):
 
     def to(self, device: torch.device) -> ImageSource: ...
 
-    def fetch(self, batches: Iterable[torch.Tensor], workers: int = 0) -> Iterator[torch.Tensor]:
-        """For each int64 tensor of positions (N,), in order, the uint8 images (N, C, H, W)."""
+    def fetch(self, batches: Iterable[torch.Tensor], workers: int = 0, pin: bool = False) -> Iterator[torch.Tensor]:
+        """For each int64 tensor of positions (N,), in order, the uint8 images (N, C, H, W).
+
+        pin: where worker processes read them, into pinned memory, by a thread.
+        """
         ...
 
 
@@ -44,6 +47,11 @@ class MemoryImages:
     def to(self, device: torch.device) -> MemoryImages:
         return MemoryImages(self.images.to(device), self.labels.to(device))
 
-    def fetch(self, batches: Iterable[torch.Tensor], workers: int = 0) -> Iterator[torch.Tensor]:
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the images take."""
+        return self.images.nbytes
+
+    def fetch(self, batches: Iterable[torch.Tensor], workers: int = 0, pin: bool = False) -> Iterator[torch.Tensor]:
         for indices in batches:
-            yield self.images[indices.to(self.images.device)]
+            yield self.images.index_select(0, indices.to(self.images.device))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from rich.console import Console
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from lowmode_fx.loading.augmentation import UNCHANGED
+from lowmode_fx.loading.draws import DRAWS
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import MeasuringSchedule
@@ -33,11 +37,14 @@ from lowmode_fx.train.ema import WeightAverage
 from lowmode_fx.train.evaluate import check_outputs, evaluate
 from lowmode_fx.train.identity import run_identity
 from lowmode_fx.train.interrupts import Interrupts
-from lowmode_fx.train.loss import classification_loss
+from lowmode_fx.train.loading_clock import LoadingClock
+from lowmode_fx.train.loss import balanced_weights, make_criterion
 from lowmode_fx.train.names import EMA
 from lowmode_fx.train.optimizer import make_optimizer
+from lowmode_fx.train.placement import place_images
 from lowmode_fx.train.precise_bn import recompute_statistics, require_fvcore
 from lowmode_fx.train.progress import Reporter
+from lowmode_fx.train.ranks import Agreement, Ranks
 from lowmode_fx.train.records import EpochRecord, RunResult, unfinished_steps
 from lowmode_fx.train.run_folder import RunFolder, environment
 from lowmode_fx.train.saved_state import check_state, fitting_state
@@ -68,11 +75,13 @@ def train(
     folder: where every epoch ends with a checkpoint and ``metrics.csv``, and the run with ``summary.json`` and
         ``curves.png``; SIGINT and SIGTERM save a checkpoint and end the run.
     resume: go on from the folder's checkpoint, on the CPU to the very bits of a run that never stopped.
+    In a process group (``torchrun``) the ranks share each batch of ``settings.batch_size``, and the first writes.
+
     identity: plain values, such as the model's name, beside what the summary tells and a checkpoint must agree in:
         config, schedule, data and settings.
 
-    Raises ``ValueError`` for a model without an output for each class, a batch size above the training set's size, a
-    checkpoint of another run, and a loss that is no number.
+    Raises ``ValueError`` for a model without an output for each class, a batch size above the training set's size or
+    that the ranks can't share evenly, a checkpoint of another run, and a loss that is no number.
     """
     return _Run(model, splits, settings, folder, label, identity or {}, console, quiet).run(resume)
 
@@ -92,24 +101,33 @@ class _Run:
         quiet: bool,
     ) -> None:
         self.device = settings.torch_device()
+        self.ranks = Ranks.now()
         self.net = model.to(self.device)
-        self.splits = splits.to(self.device) if self.device.type == "cuda" else splits
+        self.splits, self.data_on = place_images(settings.data_on, splits, self.device)
+        self.loading = LoadingClock(self.device)
         self.settings = settings
         self.folder = folder
+        self.writes = folder is not None and self.ranks.is_first
         self.label = label
+        self.ranks.share(settings.batch_size)
         self.steps = steps_per_epoch(splits.train, settings.batch_size)
-        self.reporter = Reporter(label, settings.epochs, self.steps, console, quiet)
+        self.reporter = Reporter(label, settings.epochs, self.steps, console, quiet or not self.ranks.is_first)
         self.low_mode = model if isinstance(model, LowModeModel) else None
         # What torch.compile returns is called and never saved: the module itself keeps the model's own keys.
         self.forward: Any = model
         if self.low_mode is None and settings.compile:
             self.forward = torch.compile(model, dynamic=False)
+        if self.ranks.size > 1:
+            self.forward = DistributedDataParallel(self.forward)
         self.identity = run_identity(identity, self.low_mode, splits, settings)
-        # The module whose weights train: what evaluates, averages and measures looks at it.
+        # The module whose weights train: what is evaluated, averaged and measured.
         self.plain = model.ladder.model if isinstance(model, LowModeModel) else model
         self.optimizer = make_optimizer(self.plain, settings, self.device)
         self.ema = WeightAverage(self.plain, settings.ema) if settings.ema else None
-        self.criterion = partial(classification_loss, label_smoothing=settings.label_smoothing)
+        weights = settings.class_weights
+        if weights == "balanced":
+            weights = balanced_weights(splits.train.labels, splits.num_classes)
+        self.criterion = make_criterion(settings.criterion, settings.label_smoothing, weights, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "fp16")
         autocast = settings.autocast_dtype()
         self.train_step = TrainStep(self.forward, self.criterion, self.optimizer, autocast=autocast, scaler=self.scaler)
@@ -122,18 +140,21 @@ class _Run:
         self.step = 0
         self.mode_steps = {str(mode): 0 for mode in (self.low_mode.modes if self.low_mode else (Mode.FULL,))}
         self.seconds = 0.0
+        self.loading.restart()
         # Summed on the device, in float64 where it has that: reading each loss would wait for each step.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), dtype=dtype, device=self.device)
 
     def run(self, resume: bool) -> RunResult:
-        check_outputs(self.net, self.splits, self.device)
+        check_outputs(self.net, self.splits, self.settings, self.device)
         if self.settings.precise_bn:
             require_fvcore()
-        with nullcontext() if self.folder is None else self.folder.held():
-            torch.manual_seed(self.settings.seed)  # what the model draws (dropout) doesn't depend on how it was built
-            if resume and self.folder is not None and has_checkpoint(self.folder.path):
-                self.load(self.folder)
+        folder = self.folder
+        with folder.held() if folder is not None and self.writes else contextlib.nullcontext():
+            # What the model draws (dropout) doesn't depend on how it was built; each rank draws its own.
+            torch.manual_seed(self.settings.seed + self.ranks.rank)
+            if resume and folder is not None and self.ranks.from_first(partial(has_checkpoint, folder.path)):
+                self.load(folder)
             self.write_summary("running")
             try:
                 return self.train()
@@ -143,27 +164,44 @@ class _Run:
 
     def train(self) -> RunResult:
         """Epoch after epoch, up to the last one or a signal."""
-        interrupted = 0
-        with Interrupts() as interrupts, self.reporter:
+        interrupted = stop = 0
+        with Interrupts() as interrupts, self.reporter, contextlib.closing(Agreement(self.ranks)) as agreement:
             self.reporter.on_closed = interrupts.output_closed
             if self.epoch < self.settings.epochs:
                 self.warm_up()
-            while self.epoch < self.settings.epochs and not interrupts.received:
-                self.train_epoch(interrupts)
+            while self.epoch < self.settings.epochs and not stop:
+                self.train_epoch(interrupts, agreement)
                 if self.step == self.steps:
                     self.finish_epoch()
                 self.save()
+                stop = agreement.finish(interrupts.received)
             if self.epoch < self.settings.epochs:
-                interrupted = interrupts.received
-        result = RunResult(self.label, tuple(self.records), self.compile_seconds, interrupted)
+                interrupted = stop
+        tested = None if interrupted else self.test()
+        result = RunResult(self.label, tuple(self.records), self.compile_seconds, interrupted, tested)
         self.write_summary("interrupted" if interrupted else "complete", result)
-        if self.folder is not None:
+        if self.folder is not None and self.writes:
             if self.ema is not None:
                 self.ema.write(self.folder.path / EMA)
             self.folder.write_metrics({self.label: self.records})
             title = f"{self.identity.get('model', type(self.net).__name__)} on {self.splits.name}"
             self.folder.write_curves({self.label: self.records}, title=title)
         return result
+
+    def test(self) -> float | None:
+        """The accuracy on the images that no epoch was validated on, where there are some."""
+        if self.splits.test is None:
+            return None
+        try:
+            return evaluate(
+                self.ema.model if self.ema else self.net,
+                replace(self.splits, val=self.splits.test),
+                self.settings,
+                self.device,
+            )
+        except ValueError as error:  # a file that can't be read: the run is complete all the same
+            self.reporter.say(f"no test accuracy: {error}")
+            return None
 
     def warm_up(self) -> None:
         """Pay for compilation, and whatever else only first steps cost, before the clock starts."""
@@ -189,6 +227,7 @@ class _Run:
             device=self.device,
             first=first,
             workers=self.settings.workers,
+            ranks=self.ranks,
         )
 
     def backward(self, forward: Callable[[torch.Tensor], Any], images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -198,14 +237,14 @@ class _Run:
             loss = self.criterion(forward(images), labels)
         self.scaler.scale(loss).backward()
 
-    def train_epoch(self, interrupts: Interrupts) -> None:
+    def train_epoch(self, interrupts: Interrupts, agreement: Agreement) -> None:
         """The epoch's steps from ``self.step`` on, up to its end or a signal."""
         self.net.train()
         if self.low_mode is not None:
             self.low_mode.set_epoch(self.epoch)
         synchronize(self.device)
         start = time.perf_counter()
-        for images, labels in self.batches(self.epoch, self.step):
+        for images, labels in self.loading.timed(self.batches(self.epoch, self.step)):
             self.measure_agreement()
             rate = self.settings.learning_rate(self.epoch, self.step / self.steps)
             for group in self.optimizer.param_groups:
@@ -216,7 +255,7 @@ class _Run:
             self.mode_steps[str(self.low_mode.last_mode if self.low_mode else Mode.FULL)] += 1
             self.reporter.step(self.epoch, self.step)
             self.step += 1
-            if interrupts.received:
+            if agreement.next(interrupts.received):
                 break
         synchronize(self.device)
         self.seconds += time.perf_counter() - start
@@ -236,7 +275,10 @@ class _Run:
             self.reporter.say(f"step {self.low_mode.step}: a low step gains {gain:.2f} full ones")
 
     def finish_epoch(self) -> None:
-        loss = self.loss_sum.item() / self.steps
+        loss = self.ranks.sum(self.loss_sum).item() / self.ranks.size / self.steps
+        self.ranks.share_buffers(self.net)
+        if self.ema is not None:
+            self.ranks.share_buffers(self.ema.model)
         if not math.isfinite(loss):
             raise TrainingDivergedError(
                 f"training loss is {loss} in epoch {self.epoch + 1}; give a smaller {setting('lr')} (now "
@@ -244,12 +286,18 @@ class _Run:
             )
         if self.settings.precise_bn and self.epoch == self.settings.epochs - 1:
             count = min(self.settings.precise_bn, self.steps)
-            images = (images for images, _ in self.batches(self.epoch, 0))
+            # The same batches on every rank, whole.
+            splits, settings = self.splits, self.settings
+            whole = train_batches(
+                splits, batch_size=settings.batch_size, seed=settings.seed, epoch=self.epoch, device=self.device
+            )
+            images = (images for images, _ in whole)
             recompute_statistics(self.ema.model if self.ema else self.plain, images, count)
         accuracy = evaluate(self.ema.model if self.ema else self.net, self.splits, self.settings, self.device)
         total = self.seconds + (self.records[-1].total_seconds if self.records else 0.0)
         rate = float(self.optimizer.param_groups[0]["lr"])
-        record = EpochRecord(self.epoch, self.seconds, total, loss, accuracy, self.mode_steps, rate)
+        loading = self.loading.seconds()
+        record = EpochRecord(self.epoch, self.seconds, total, loss, accuracy, self.mode_steps, rate, loading)
         self.records.append(record)
         self.reporter.epoch(record)
         self.epoch += 1
@@ -258,26 +306,34 @@ class _Run:
     def save(self) -> None:
         if self.folder is None:
             return
+        # What is each rank's own.
+        each = self.ranks.gather({"rng": rng_state(), "loss_sum": self.loss_sum.cpu()})
+        if not self.writes:
+            return
         state = {
             "identity": self.identity,
             "epoch": self.epoch,
             "step": self.step,
             "mode_steps": dict(self.mode_steps),
             "seconds": self.seconds,
+            "loading_seconds": self.loading.seconds(),
             "loss_sum": self.loss_sum.cpu(),
             "compile_seconds": self.compile_seconds,
             "records": [record.to_dict() for record in self.records],
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "schedule": self.low_mode.schedule_state() if self.low_mode is not None else {},
+            "draws": DRAWS,
             "rng": rng_state(),
+            "ranks": each,
             **({} if self.ema is None else {"ema": self.ema.state_dict()}),
         }
         save_checkpoint(self.folder.path, self.net.state_dict(), state)
         self.folder.write_metrics({self.label: self.records})
 
     def load(self, folder: RunFolder) -> None:
-        saved = load_checkpoint(folder.path, partial(check_state, steps=self.steps))
+        checked = partial(load_checkpoint, folder.path, partial(check_state, steps=self.steps))
+        saved = self.ranks.from_first(checked)
         for problem in saved.damage:
             self.reporter.say(f"{problem}; going on from {saved.folder.name} instead")
         state = saved.state
@@ -288,31 +344,42 @@ class _Run:
             self.scaler.load_state_dict(state["scaler"])
             if self.low_mode is not None:
                 self.low_mode.load_schedule_state(state["schedule"])
-            set_rng_state(state["rng"])
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"])
         self.epoch, self.step = state["epoch"], state["step"]
         steps = unfinished_steps(state)
         self.mode_steps = {mode: steps.get(mode, 0) for mode in self.mode_steps}
         self.seconds, self.compile_seconds = state["seconds"], state["compile_seconds"]
-        self.loss_sum = state["loss_sum"].to(self.loss_sum)
+        self.loading.restart(state.get("loading_seconds", 0.0))
         self.records = [EpochRecord.from_dict(record) for record in state["records"]]
+        each = state.get("ranks", [{"rng": state["rng"], "loss_sum": state["loss_sum"]}])
+        if len(each) == self.ranks.size:
+            with fitting_state(saved.folder):
+                mine = each[self.ranks.rank]
+                set_rng_state(mine["rng"])
+                self.loss_sum = mine["loss_sum"].to(self.loss_sum)
+        else:
+            self.loss_sum = (sum(rank["loss_sum"] for rank in each) / len(each)).to(self.loss_sum)
+            ranks = f"{len(each)} rank{'s' * (len(each) > 1)}"
+            self.reporter.say(f"the run was on {ranks}, now {self.ranks.size}: what the model draws begins anew")
         done = self.epoch >= self.settings.epochs
         where = (
             f"all {self.epoch} epochs are done" if done else f"going on from epoch {self.epoch + 1}, step {self.step}"
         )
         self.reporter.say(f"{where} ({saved.folder})")
+        if not done and state.get("draws") != DRAWS and self.splits.augmentation != UNCHANGED:
+            self.reporter.say("the run began under another version's draws: its coming crops and flips are others")
 
     def write_failure(self, error: BaseException) -> None:
         """Leave word of why the run ended; what it has kept so far stays."""
         if self.folder is not None:
             self.folder.failed = True
         said = str(error).split("\n")[0]
-        with suppress(OSError):  # the first error counts, a full disk's too
+        with contextlib.suppress(OSError):  # the first error counts, a full disk's too
             self.write_summary("failed", reason=f"{type(error).__name__}: {said}" if said else type(error).__name__)
 
     def write_summary(self, status: str, result: RunResult | None = None, reason: str | None = None) -> None:
-        if self.folder is None:
+        if self.folder is None or not self.writes:
             return
         self.folder.write_summary(
             {
@@ -321,8 +388,9 @@ class _Run:
                 "label": self.label,
                 **self.identity,
                 "settings": self.settings.to_dict(),
-                "data": {"spec": self.splits.name, **self.identity["data"]},
+                "data": {"spec": self.splits.name, "on": self.data_on, **self.identity["data"]},
                 **environment(self.device),
+                "ranks": self.ranks.size,
                 "results": result.summary() if result is not None else None,
             }
         )

@@ -23,7 +23,8 @@ class EpochRecord:
     """One epoch (from 0). Times are seconds of training alone: no evaluation, no compilation, no checkpoint.
 
     ``total_seconds``: their sum up to this epoch's end. ``val_accuracy``: a share in [0, 1]. ``steps``: how many, by
-    the names of the run's modes, the cheapest first. ``lr``: the last step's.
+    the names of the run's modes, the cheapest first. ``lr``: the last step's. ``loading_seconds``: what of ``seconds``
+    the device spent on getting its batches, or waited for them.
     """
 
     epoch: int
@@ -33,6 +34,7 @@ class EpochRecord:
     val_accuracy: float
     steps: Mapping[str, int]
     lr: float
+    loading_seconds: float = 0.0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EpochRecord:
@@ -65,12 +67,17 @@ def unfinished_steps(state: Mapping[str, Any]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run, or the part of it up to an interruption. ``interrupted``: the number of the signal that ended it, or 0."""
+    """A run, or the part of it up to an interruption.
+
+    ``interrupted``: the number of the signal that ended it, or 0. ``test_accuracy``: after the last epoch, on images
+    that no epoch was validated on, where there are some.
+    """
 
     label: str
     records: tuple[EpochRecord, ...]
     compile_seconds: float
     interrupted: int = 0
+    test_accuracy: float | None = None
 
     @property
     def final_accuracy(self) -> float:
@@ -83,6 +90,12 @@ class RunResult:
     @property
     def train_seconds(self) -> float:
         return self.records[-1].total_seconds if self.records else 0.0
+
+    @property
+    def loading_share(self) -> float:
+        """Of the training time, the share that getting batches took, in [0, 1]."""
+        loading = sum(record.loading_seconds for record in self.records)
+        return loading / self.train_seconds if self.train_seconds else 0.0
 
     @property
     def steps(self) -> dict[str, int]:
@@ -105,8 +118,10 @@ class RunResult:
             "epochs": len(self.records),
             "final_accuracy": self.final_accuracy,
             "best_accuracy": self.best_accuracy,
+            **({} if self.test_accuracy is None else {"test_accuracy": self.test_accuracy}),
             "train_seconds": round(self.train_seconds, 3),
             "compile_seconds": round(self.compile_seconds, 3),
+            "loading_share": round(self.loading_share, 4),
             "low_steps": self.low_steps,
             "full_steps": self.full_steps,
             "steps": self.steps,

@@ -22,10 +22,11 @@ _DEVICE = r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?"
 _NO_DEVICE = ("is not there", "give auto, cpu or a GPU that torch sees")
 LR_SCHEDULES = ("milestones", "cosine", "onecycle")
 AUTOCASTS = ("none", "bf16", "fp16")
+PLACES = ("auto", "device", "host")
 #: Settings that say where and how fast, or what comes after the last step: a resumed run may change them.
-CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "workers", "eval_batch_size", "precise_bn"})
-#: Settings with what they meant before there was a word for them: what was saved then compares equal.
-_YOUNGER = {"optimizer": "sgd", "ema": 0.0}
+CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "workers", "data_on", "eval_batch_size", "precise_bn"})
+#: Settings that older checkpoints don't know: left out of what is compared where they are as they were then.
+_ADDED_LATER = ("criterion", "class_weights", "optimizer", "ema")
 ONECYCLE_RISE, ONECYCLE_START, ONECYCLE_END = 0.3, 1 / 25, 1e-4  # shares of the run, and of the peak rate
 
 
@@ -34,8 +35,11 @@ class TrainSettings:
     """How a run trains.
 
     ``milestones``: epochs (counted from 0) at whose start the rate is multiplied by ``lr_gamma``. ``precise_bn``: from
-    so many training batches running statistics are made anew at the end of the run (0: they stay). ``optimizer``: SGD,
-    or another by timm's name. ``ema``: decay of an average of the weights, which is then validated (0: none).
+    so many training batches running statistics are made anew at the end of the run (0: they stay). ``data_on``: where
+    the images lie, all on the device or on the host; the batches are the same. ``criterion``: ``"cross_entropy"``,
+    ``"bce"`` or ``package.module:callable``; ``class_weights``: its weight of each class, or ``"balanced"``.
+    ``optimizer``: SGD, or another by timm's name. ``ema``: decay of an average of the weights, which is then validated
+    (0: none).
 
     Raises ``ValueError`` (a value out of range) or ``TypeError`` (a value of another kind), naming what is allowed.
     """
@@ -51,12 +55,15 @@ class TrainSettings:
     lr_gamma: float = 0.1
     warmup_epochs: int = 0
     label_smoothing: float = 0.0
+    criterion: str = "cross_entropy"
+    class_weights: Literal["balanced"] | tuple[float, ...] = ()
     precise_bn: int = 0
     autocast: Literal["none", "bf16", "fp16"] = "none"
     seed: int = 0
     device: str = "auto"
     compile: bool = True
     workers: int = 2
+    data_on: Literal["auto", "device", "host"] = "auto"
     eval_batch_size: int = 500
     optimizer: str = "sgd"
     ema: float = 0.0
@@ -78,10 +85,15 @@ class TrainSettings:
         self._set("ema", as_number("ema", self.ema, least=0, below=1))
         if self.nesterov and self.optimizer != "sgd":
             raise OptionError("nesterov", True, "is of SGD alone", f"leave it out, or {setting('optimizer', 'sgd')}")
+        if self.class_weights != "balanced":
+            weights = as_sequence("class_weights", self.class_weights, "'balanced', or a number for each class")
+            named = [as_number(f"class_weights[{place}]", weight, least=0) for place, weight in enumerate(weights)]
+            self._set("class_weights", tuple(named))
         for name in ("nesterov", "compile"):
             as_flag(name, getattr(self, name))
         as_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         as_choice("autocast", self.autocast, AUTOCASTS)
+        as_choice("data_on", self.data_on, PLACES)
         given = as_sequence("milestones", self.milestones, "epochs, such as (80, 120)")
         milestones = tuple(as_count(f"milestones[{place}]", epoch, 1) for place, epoch in enumerate(given))
         if list(milestones) != sorted(set(milestones)):
@@ -105,7 +117,9 @@ class TrainSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**asdict(self), "milestones": list(self.milestones)}
+        weights = self.class_weights
+        plain = weights if isinstance(weights, str) else list(weights)
+        return {**asdict(self), "milestones": list(self.milestones), "class_weights": plain}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainSettings:
@@ -115,8 +129,8 @@ class TrainSettings:
 
     def trajectory(self) -> dict[str, Any]:
         """What a run and its continuation must share. More epochs are allowed where no rate depends on their number."""
-        dropped = CHANGEABLE_ON_RESUME | ({"epochs"} if self.lr_schedule == "milestones" else set())
-        dropped |= {name for name, usual in _YOUNGER.items() if getattr(self, name) == usual}
+        later = {name for name in _ADDED_LATER if getattr(self, name) == _DEFAULTS[name]}
+        dropped = CHANGEABLE_ON_RESUME | later | ({"epochs"} if self.lr_schedule == "milestones" else set())
         return {name: value for name, value in self.to_dict().items() if name not in dropped}
 
     def learning_rate(self, epoch: int, share: float = 0.0) -> float:
@@ -152,6 +166,9 @@ class TrainSettings:
         import torch
 
         return {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.autocast]
+
+
+_DEFAULTS = {field.name: field.default for field in fields(TrainSettings)}
 
 
 def _cosine(start: float, end: float, share: float) -> float:

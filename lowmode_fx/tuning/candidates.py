@@ -11,6 +11,7 @@ from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.lower import pair_of
 from passes import PassError
 from passes.match import conv_sites
+from passes.ratios import RatioLike, largest_ratio, ratio_text, read_ratio
 from passes.shapes import Shape, node_shape
 from passes.wording import sides
 
@@ -24,14 +25,15 @@ class Choice:
     family: str = ""
 
 
-def families(base: LowModeConfig, ratios: Sequence[int], stem_maxpool: bool) -> Iterator[Choice]:
-    """Every ratio with the kernels kept, resampled and averaged; with a max pool in the stem, without it too.
+def families(base: LowModeConfig, ratios: Sequence[RatioLike], stem_maxpool: bool) -> Iterator[Choice]:
+    """Every ratio with kernels kept, resampled, averaged, and the large ones resized; with a stem's max pool, without.
 
     base: whatever it says of norms, heads and outputs holds for all. Ratio 1 pools kernels on whole images; there is
-    nothing to resample them to there, so that they are averaged.
+    nothing to resample them to there, so that they are averaged. Where no kernel is large, to resize the large ones
+    comes to the same as to keep them all.
     """
     drops = ("none", "stem") if stem_maxpool else ("none",)
-    for ratio in ratios:
+    for ratio in map(read_ratio, ratios):
         for drop in drops:
             note = ", no stem max pool" if drop == "stem" else ""
             common = replace(
@@ -41,14 +43,16 @@ def families(base: LowModeConfig, ratios: Sequence[int], stem_maxpool: bool) -> 
                 whole = replace(common, downsample_input=False, ratio=2)
                 yield Choice(f"whole images, kernels averaged{note}", whole)
                 continue
-            at = replace(common, ratio=ratio)
-            yield Choice(f"r = {ratio}, kernels kept{note}", replace(at, kernel_ratio=1))
+            at, r = replace(common, ratio=ratio), f"r = {ratio_text(ratio)}"
+            yield Choice(f"{r}, kernels kept{note}", replace(at, kernel_ratio=1))
             resampled = replace(at, kernel_transform="linear")
-            yield Choice(f"r = {ratio}, kernels resampled (cover){note}", replace(resampled, rounding="cover"))
-            yield Choice(f"r = {ratio}, kernels resampled{note}", replace(resampled, rounding="ceil"))
-            yield Choice(f"r = {ratio}, kernels averaged{note}", at)
-            if ratio > 2:
-                yield Choice(f"r = {ratio}, kernels averaged by 2{note}", replace(at, kernel_ratio=2))
+            yield Choice(f"{r}, kernels resampled (cover){note}", replace(resampled, rounding="cover"))
+            yield Choice(f"{r}, kernels resampled{note}", replace(resampled, rounding="ceil"))
+            yield Choice(f"{r}, kernels averaged{note}", at)
+            large = replace(at, pool_convs="large", kernel_transform="pi_resize")
+            yield Choice(f"{r}, large kernels resized{note}", large)
+            if largest_ratio(ratio) > 2:
+                yield Choice(f"{r}, kernels averaged by 2{note}", replace(at, kernel_ratio=2))
 
 
 def try_pair(captured: Captured, config: LowModeConfig) -> tuple[ModePair | None, str]:

@@ -13,12 +13,17 @@ from lowmode_fx.counting.step import count_forward_macs, count_step_flops
 from lowmode_fx.lowering import networks
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.captured.graphs import Graphs, graphs_for
+from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.train_step import TrainStep
 from lowmode_fx.tuning.agreement import Criterion, step_gradient
 from lowmode_fx.tuning.batches import Call
 from lowmode_fx.utils.devices import synchronize
 from passes.preserve import preserve_state, train_mode
 
 CostMeasure = Literal["time", "macs"]
+#: Steps of each mode before all of them are replays, and replays that are timed as one.
+_UNTIL_CAPTURED, _REPLAYS = 3, 10
 
 
 def step_cost(
@@ -28,15 +33,21 @@ def step_cost(
     measure: CostMeasure = "time",
     rounds: int = 5,
     autocast: torch.dtype | None = None,
+    graphs: Graphs | None = None,
 ) -> float:
     """A low step over a full one, forward and backward.
 
     ``"time"``: the median over paired, interleaved rounds on ``batch``, of full size, uncompiled, under autocast to
-    that type.
+    that type. On CUDA of captured steps (``TrainStep``), for with gaps between kernels all modes take the same time.
     ``"macs"``: the ratio of multiply-adds, forward and backward.
+
+    graphs: what captures; CUDA graphs on CUDA, nothing elsewhere.
     """
     if measure == "macs":
         return mac_cost(pair)
+    graphs = graphs or graphs_for(batch.device)
+    if graphs is not None:
+        return _captured_cost(pair, batch, criterion, rounds, autocast, graphs)
     ratios = []
     full, low = (networks.network(pair, mode, downsample=True) for mode in (Mode.FULL, Mode.LOW))
     with preserve_state(pair.model, parameters=True), train_mode(pair.model):
@@ -45,6 +56,40 @@ def step_cost(
             if round_number:  # the first pays for what only first calls cost
                 ratios.append(seconds[1] / seconds[0])
     return statistics.median(ratios)
+
+
+def _captured_cost(
+    pair: ModePair, batch: Call, criterion: Criterion, rounds: int, autocast: torch.dtype | None, graphs: Graphs
+) -> float:
+    """A low step over a full one, each with the optimizer's, as replays; what can't be captured counts as it runs."""
+    told = _AsTold()
+    args, kwargs = batch.inputs.call(batch.leaves)
+    ratios = []
+    with preserve_state(pair.model, parameters=True, gradients=True), train_mode(pair.model):
+        net = LowModeModel(pair, told, compile=False)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.0, fused=True)
+        step = TrainStep(net, criterion, optimizer, autocast=autocast, graphs=graphs)
+        for round_number in range(-_UNTIL_CAPTURED, rounds):
+            seconds = []
+            for told.chosen in (Mode.FULL, Mode.LOW):
+                synchronize(batch.device)
+                start = time.perf_counter()
+                for _ in range(_REPLAYS if round_number >= 0 else 1):
+                    step(kwargs or tuple(args), batch.targets)
+                synchronize(batch.device)
+                seconds.append(time.perf_counter() - start)
+            if round_number >= 0:
+                ratios.append(seconds[1] / seconds[0])
+    return statistics.median(ratios)
+
+
+class _AsTold:
+    """A schedule whose mode is set from outside."""
+
+    chosen = Mode.FULL
+
+    def mode(self, step: int, epoch: int) -> Mode:
+        return self.chosen
 
 
 def mac_cost(pair: ModePair) -> float:

@@ -14,7 +14,7 @@ from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.tuning.candidates import Choice, graph_signature, stages, try_pair
 from lowmode_fx.tuning.costs import CostMeasure, step_cost
 from lowmode_fx.tuning.gain import StepProgress
-from lowmode_fx.tuning.plan import Plan, gain_curve, make_plan
+from lowmode_fx.tuning.plan import ModeGain, Plan, gain_curve, make_plan, tail_at
 from lowmode_fx.tuning.trials import Probe
 
 #: A change of the set of sites has to save this share of the predicted time, or it is noise.
@@ -29,6 +29,7 @@ class Candidate:
 
     ``weight``: of its gradients. ``trial_gains``: its gain by training, in a short and a longer run, where that was
     tried; the plan then stands on it. ``family``: the name of what it is a part of, its own for a whole family.
+    ``gain``: what the plan takes for the gain, of the progress in (0, 1].
     """
 
     name: str
@@ -39,6 +40,12 @@ class Candidate:
     weight: float
     trial_gains: tuple[float, ...] = ()
     family: str = ""
+    gain: Callable[[float], float] = field(default=lambda x: 0.0, repr=False, compare=False)
+
+    def mode_gain(self, tail: float) -> ModeGain:
+        """What a plan over several modes is made of; tail: what is left to larger images at r = 2."""
+        ratio = self.config.ratio if self.config.downsample_input else 2
+        return ModeGain(self.gain, self.cost, tail_at(ratio, tail))
 
 
 @dataclass
@@ -92,11 +99,12 @@ class Search:
                 f"{choice.name}: its low-mode can't be measured: {cause}; where targets are of full size, as in dense "
                 "prediction, give config=LowModeConfig(restore_output=True)"
             ) from error
-        plan = make_plan(gain_curve(self._points(progress)), cost, self.epochs, self.tail)
+        curve = gain_curve(self._points(progress))
+        plan = make_plan([ModeGain(curve, cost, self.tail)], self.epochs)
         # At the last point, for that is where the run goes on from; within reason, for gradients are few and noisy.
         weight = min(max(progress[-1].weight, LEAST_WEIGHT), 1.0)
         family = choice.family or choice.name
-        return Candidate(choice.name, choice.config, cost, progress, plan, round(weight, 3), family=family)
+        return Candidate(choice.name, choice.config, cost, progress, plan, round(weight, 3), family=family, gain=curve)
 
     def _points(self, progress: Sequence[StepProgress]) -> list[tuple[float, float]]:
         places = [min(1.0, point.step / self.total_steps) for point in self.probe.points]
@@ -111,8 +119,8 @@ class Search:
         # one adds to the shorter would be the local gain, but as a difference of two noisy means it misleads.
         places = (min(1.0, length / self.total_steps) for length in lengths)
         curve = gain_curve(list(zip(places, gains, strict=True)))
-        plan = make_plan(curve, candidate.cost, self.epochs, self.tail)
-        tried = replace(candidate, plan=plan, trial_gains=gains, weight=weight)
+        plan = make_plan([ModeGain(curve, candidate.cost, self.tail)], self.epochs)
+        tried = replace(candidate, plan=plan, trial_gains=gains, weight=weight, gain=curve)
         # Training says more than gradients do: it takes their place, not that of a trial run with another weight.
         if not candidate.trial_gains:
             self.candidates.remove(candidate)
@@ -138,7 +146,7 @@ class Search:
         best = self.best()
         if best is None or best.family != family.name:
             return  # no part of this family is what the tuner would choose
-        chosen = list(every) if best.config.pool_convs == "dense" else list(best.config.pool_convs)
+        chosen = list(every) if isinstance(best.config.pool_convs, str) else list(best.config.pool_convs)
         for name in list(chosen):
             rest = tuple(other for other in chosen if other != name)
             if not rest:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lowmode_fx.counting.forward import count_flops
+from lowmode_fx.counting.handles import Handle
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.lower import pair_of
@@ -51,9 +52,15 @@ class ModelProbe:
 
 
 def probe_sites(
-    probe: Probe, config: LowModeConfig, on_site: Callable[[str, int], None] = lambda name, total: None
+    probe: Probe,
+    config: LowModeConfig,
+    on_site: Callable[[str, int], None] = lambda name, total: None,
+    *,
+    handles: Mapping[str, Handle | None] | None = None,
 ) -> ModelProbe:
     """Measure at the probe's last point. config: of the low-mode whose sites are taken one by one.
+
+    handles: for ``count_flops``.
 
     Raises ``PassError`` (a ``ValueError``) where ``config`` gives no pair.
     """
@@ -63,7 +70,7 @@ def probe_sites(
     kept, reason = try_pair(probe.captured, replace(config, kernel_ratio=1))
     if kept is None:
         raise ValueError(reason)
-    pooled_flops, kept_flops = count_flops(pooled), count_flops(kept)
+    pooled_flops, kept_flops = (count_flops(pair, handles=handles) for pair in (pooled, kept))
     low_macs = {layer.name: layer.low_macs for layer in pooled_flops.layers}
     saved = {layer.name: layer.low_macs - low_macs.get(layer.name, 0) for layer in kept_flops.layers}
     at_kept = cosines(probe, point, kept)

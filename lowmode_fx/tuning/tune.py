@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -15,16 +18,20 @@ from torch import nn
 
 from lowmode_fx.capture.images import Argument
 from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.runtime.schedules import BernoulliSchedule, schedule_from_dict
+from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.pair import build_ladder
+from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, schedule_from_dict
+from lowmode_fx.tuning import LARGEST_RATIO
 from lowmode_fx.tuning.agreement import Criterion
 from lowmode_fx.tuning.batches import Batch
 from lowmode_fx.tuning.candidates import families, try_pair
 from lowmode_fx.tuning.costs import CostMeasure
+from lowmode_fx.tuning.ladder_plan import Chosen, choose, ramp
 from lowmode_fx.tuning.search import Candidate, Search
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe
 from lowmode_fx.utils.validation import as_choice, as_count, as_number, as_share
-from passes.errors import OptionError
-from passes.ratios import largest_ratio
+from passes.errors import NO_VALUE, OptionError
+from passes.ratios import RatioLike, largest_ratio, ratio_text
 from passes.spelling import setting
 
 #: Shares of the time: the short full run, then the search; trial runs take the rest.
@@ -33,31 +40,46 @@ _RUN_SHARE, _SEARCH_SHARE = 0.35, 0.6
 _LEAST_STEPS = 8
 #: Low steps are no use below this saving of time: noise is larger.
 _LEAST_SAVING = 0.05
+#: What is tried where nothing is said, and what is tried beside for a ladder.
+_RATIOS: tuple[RatioLike, ...] = (2, 1)
+_LADDER_RATIOS: tuple[RatioLike, ...] = (Fraction(4, 3),)
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What the tuner chose: a config, a schedule over ``epochs`` epochs, a weight for low gradients; and why.
+    """What the tuner chose: low modes, a schedule over ``epochs`` epochs, a weight for low gradients; and why.
 
-    ``time``: predicted, as a share of the time of the full run that it is to match. ``candidates``: all that was
-    measured, best first. ``refused``: configurations that give no pair, with the reason. ``measured_on``: plain values
-    that tell the model and the data, if whoever called ``tune`` noted them.
+    ``config``: of the cheapest low mode. ``more``: of the others, rising in cost. ``time``: predicted, as a share of
+    the time of the full run that it is to match. ``candidates``: all that was measured, best first. ``refused``:
+    configurations that give no pair, with the reason. ``measured_on``: plain values that tell the model and the data,
+    if whoever called ``tune`` noted them.
     """
 
     config: LowModeConfig
-    schedule: BernoulliSchedule
+    schedule: BernoulliSchedule | LadderSchedule
     low_weight: float
     epochs: int
     time: float
+    more: tuple[LowModeConfig, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     reasons: tuple[str, ...] = ()
     measured_on: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def configs(self) -> tuple[LowModeConfig, ...]:
+        """Of every low mode, the cheapest first."""
+        return self.config, *self.more
+
+    def build(self, model: nn.Module, example: Any, *, images: Argument | Iterable[Argument] | None = None) -> Ladder:
+        """The ladder that the schedule is for, as ``build_ladder`` makes it."""
+        return build_ladder(model, example, self.configs, images=images)
+
     def to_dict(self) -> dict[str, Any]:
         """What a run needs, in JSON's values; not the candidates."""
         return {
             "config": self.config.to_dict(),
+            "more": [config.to_dict() for config in self.more],
             "schedule": self.schedule.to_dict(),
             "low_weight": self.low_weight,
             "epochs": self.epochs,
@@ -71,18 +93,31 @@ class Tuning:
         """The inverse of ``to_dict``. Raises ``ValueError`` for what ``tune`` did not write."""
         try:
             config, schedule = LowModeConfig.from_dict(values["config"]), schedule_from_dict(values["schedule"])
+            more = tuple(map(LowModeConfig.from_dict, values.get("more", ())))
             weight, epochs, predicted = values["low_weight"], values["epochs"], values["time"]
         except (KeyError, TypeError) as error:
             raise ValueError(f"no result of `lowmode-fx tune`: {error} is missing or of another kind") from error
-        if not isinstance(schedule, BernoulliSchedule):
-            raise ValueError("no result of `lowmode-fx tune`: its schedule is not Bernoulli's")
+        if not isinstance(schedule, LadderSchedule if more else BernoulliSchedule):
+            kind = "a ladder's" if more else "Bernoulli's"
+            raise ValueError(f"no result of `lowmode-fx tune`: its schedule is not {kind}")
         reasons, source = tuple(values.get("reasons", ())), values.get("measured_on", {})
         if not isinstance(source, Mapping):
             raise ValueError("no result of `lowmode-fx tune`: its measured_on is no mapping")
-        return cls(config, schedule, weight, epochs, predicted, reasons=reasons, measured_on=source)
+        return cls(config, schedule, weight, epochs, predicted, more, reasons=reasons, measured_on=source)
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Of a plan."""
+
+    epochs: int
+    tail: float
+    modes: int
+    time_budget: float
+    seed: int
 
 
 def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -98,7 +133,9 @@ def tune(
     criterion: Criterion = F.cross_entropy,
     optimizer: OptimizerFactory = sgd,
     config: LowModeConfig | None = None,
-    ratios: Sequence[int] = (2, 1),
+    ratios: Sequence[RatioLike] | None = None,
+    modes: int = 2,
+    time_budget: float = 1.0,
     measure: CostMeasure = "time",
     autocast: torch.dtype | None = None,
     tail: float = 0.5,
@@ -123,8 +160,14 @@ def tune(
     optimizer: makes the optimizer of the short runs from parameters, at about the run's rate.
     config: what it says of norms, heads and outputs holds for all candidates, as does ``keep_convs``; give
         ``restore_output=True`` for dense prediction, whose targets are of full size.
-    ratios: of the images, tried in this order; 1 pools kernels on whole images. 3 and 4 are left out unless asked for:
-        short trial runs overrate them (README.md, Accuracy in time).
+    ratios: of the images, tried in this order, from 1 to 4; 1 pools kernels on whole images. 2 and 1 are tried, and 4/3
+        for a ladder, where nothing is said: short trial runs overrate 3 and 4 (README.md, Accuracy in time).
+    modes: how many modes the plan has at most, full-mode counted. Of two, the low one comes first. Of more, the tried
+        configurations follow each other by what their progress costs (``tuning.plan``), and the plain ramp (r = 2,
+        4/3, full-size images; shares 0.5, 0.3, 0.2) is a candidate where its modes were tried: the plan is never one
+        that these measurements say takes longer.
+    time_budget: share of the full run's time, in (0, 1]: the plan that comes as far as any within it, where the
+        cheapest one takes longer.
     measure: a step's cost by ``"time"`` (forward and backward, uncompiled) or by ``"macs"``; where a GPU runs small
         maps, which wait for launches, macs say more of compiled steps.
     autocast: ``torch.bfloat16`` where the run will be under autocast to it: costs depend on it.
@@ -137,7 +180,11 @@ def tune(
     batch, or where no candidate gives a pair.
     """
     steps_per_epoch = _length(loader) if steps_per_epoch is None else steps_per_epoch
-    _check(epochs, tail, seconds, ratios, measure, steps_per_epoch, autocast)
+    tried = _RATIOS if ratios is None else tuple(ratios)
+    tried = (*tried, *_LADDER_RATIOS) if ratios is None and modes > 2 else tried
+    _check(epochs, tail, seconds, tried, measure, steps_per_epoch, autocast)
+    as_count("modes", modes, 2)
+    as_number("time_budget", time_budget, above=0, most=1)
     base = LowModeConfig() if config is None else config
     start = time.monotonic()
 
@@ -165,7 +212,7 @@ def tune(
     )
     plain, _ = try_pair(probe.captured, replace(base, kernel_ratio=1))
     has_maxpool = plain is not None and bool(plain.report.of("drop_maxpools").skips)
-    for choice in families(base, ratios, has_maxpool):
+    for choice in families(base, tried, has_maxpool):
         search.try_choice(choice)
     if not search.candidates:
         name, reason = next(iter(search.refused.items()))
@@ -177,7 +224,8 @@ def tune(
     reasons = _trial_runs(search, last, start + seconds, tell)
     if probe.losses[last] >= probe.losses[0]:
         reasons.insert(0, _no_progress(probe.losses[0], probe.losses[last], last))
-    return _decide(search, epochs, seed, reasons, last / total)
+    settings = _Settings(epochs, tail, modes, time_budget, seed)
+    return _decide(search, settings, reasons, last / total)
 
 
 def _trial_runs(search: Search, steps: int, deadline: float, tell: Callable[[str], None]) -> list[str]:
@@ -208,36 +256,41 @@ def _trial_runs(search: Search, steps: int, deadline: float, tell: Callable[[str
     return []
 
 
-def _decide(search: Search, epochs: int, seed: int, reasons: list[str], seen: float) -> Tuning:
+def _decide(search: Search, settings: _Settings, reasons: list[str], seen: float) -> Tuning:
     tried = [each for each in search.candidates if each.trial_gains]
-    best = min(tried, key=lambda each: each.plan.time)
+    epochs, seed = settings.epochs, settings.seed
+    chosen = choose(tried, epochs, settings.tail, settings.modes, settings.time_budget)
     order = sorted(search.candidates, key=lambda each: (not each.trial_gains, each.plan.time))
-    plan = best.plan
     if search.stopped:
         reasons.append("time was up before every configuration was tried")
-    early, late = best.trial_gains[0], best.trial_gains[-1]
-    reasons.append(
-        f"{best.name}: a low step costs {best.cost:.2f} of a full one, and in trial runs gained "
-        f"{early:.2f} of one over {seen / 2:.0%} of the run and {late:.2f} over {seen:.0%}, "
-        f"its gradients multiplied by {best.weight:g}"
+    for each in chosen.candidates:
+        reasons.append(
+            f"{each.name}: a low step costs {each.cost:.2f} of a full one, and in trial runs gained "
+            f"{each.trial_gains[0]:.2f} of one over {seen / 2:.0%} of the run and {each.trial_gains[-1]:.2f} over "
+            f"{seen:.0%}, its gradients multiplied by {each.weight:g}"
+        )
+    configs = tuple(each.config for each in chosen.candidates)
+    whole = [math.ceil(number - 1e-9) for number in chosen.plan.epochs]
+    costs = [*(each.cost for each in chosen.candidates), 1.0]
+    predicted = math.fsum(map(operator.mul, whole, costs)) / epochs
+    measured = partial(
+        Tuning, candidates=tuple(order), refused=tuple(search.refused.items()), config=configs[0], more=configs[1:]
     )
-    low, full = (math.ceil(number - 1e-9) for number in (plan.low_epochs, plan.full_epochs))
-    predicted = (low * best.cost + full) / epochs
-    if predicted > 1 - _LEAST_SAVING:
+    if predicted > 1 - _LEAST_SAVING and settings.time_budget == 1:
         reasons.append(
             f"low steps would save {max(0.0, 1 - predicted):.0%} of the time in whole epochs, which is noise: train in "
             "full-mode (p = 0)"
         )
         never = BernoulliSchedule(0.0, seed)
-        return Tuning(best.config, never, 1.0, epochs, 1.0, tuple(order), _refused(search), tuple(reasons))
-    reasons.append(
-        f"{low} low epochs come as far as {epochs * plan.share:.1f} full ones, {full} full epochs follow: "
-        f"about {predicted:.0%} of the time of {epochs} full epochs"
-    )
-    schedule = BernoulliSchedule([1.0] * low + [0.0] * full, seed)
-    return Tuning(
-        best.config, schedule, best.weight, low + full, predicted, tuple(order), _refused(search), tuple(reasons)
-    )
+        return measured(schedule=never, low_weight=1.0, epochs=epochs, time=1.0, more=(), reasons=tuple(reasons))
+    reasons += _plan_in_words(chosen, whole, predicted, settings, ramp(tried, settings.tail))
+    schedule: BernoulliSchedule | LadderSchedule
+    if len(configs) == 1:
+        schedule = BernoulliSchedule([1.0] * whole[0] + [0.0] * whole[1], seed)
+    else:
+        schedule = LadderSchedule(whole)
+    weight = chosen.candidates[0].weight if len(configs) == 1 else 1.0
+    return measured(schedule=schedule, low_weight=weight, epochs=sum(whole), time=predicted, reasons=tuple(reasons))
 
 
 def _no_progress(first: float, loss: float, steps: int) -> str:
@@ -247,8 +300,23 @@ def _no_progress(first: float, loss: float, steps: int) -> str:
     )
 
 
-def _refused(search: Search) -> tuple[tuple[str, str], ...]:
-    return tuple(search.refused.items())
+def _plan_in_words(
+    chosen: Chosen, whole: Sequence[int], predicted: float, settings: _Settings, plain: float | None
+) -> list[str]:
+    low = " and ".join(f"{n} epochs of {each.name}" for n, each in zip(whole, chosen.candidates, strict=False))
+    low = f"{whole[0]} low epochs" if len(whole) == 2 else low
+    words = [
+        f"{low} come as far as {chosen.reached * chosen.plan.share:.1f} full ones, {whole[-1]} full epochs follow: "
+        f"about {predicted:.0%} of the time of {settings.epochs} full epochs"
+    ]
+    if chosen.reached < settings.epochs:
+        words.append(
+            f"in {settings.time_budget:.0%} of the time a run comes as far as {chosen.reached:.1f} of "
+            f"{settings.epochs} full epochs"
+        )
+    elif settings.modes > 2 and plain is not None:
+        words.append(f"the plain ramp, r = 2, 4/3 and 1 for a half, three tenths and a fifth, would take {plain:.0%}")
+    return words
 
 
 def _length(loader: Iterable[Batch]) -> int:
@@ -261,7 +329,7 @@ def _check(
     epochs: int,
     tail: float,
     seconds: float,
-    ratios: Sequence[int],
+    ratios: Sequence[RatioLike],
     measure: str,
     steps_per_epoch: int,
     autocast: torch.dtype | None,
@@ -275,5 +343,7 @@ def _check(
     as_count("epochs", epochs, 1)
     as_share("tail", tail)
     as_number("seconds", seconds, above=0)
-    if not ratios or any(ratio not in (1, 2, 3, 4) for ratio in ratios):
-        raise OptionError("ratios", tuple(ratios), "is out of range", "give some of 1, 2, 3, 4")
+    if not ratios or any(not 1 <= largest_ratio(ratio) <= LARGEST_RATIO for ratio in ratios):
+        told = ", ".join(map(ratio_text, ratios))
+        hint = f"give numbers from 1 to {LARGEST_RATIO}, such as 2, 4/3"
+        raise OptionError("ratios", NO_VALUE, f"{told or '()'} is out of range", hint)

@@ -1,6 +1,6 @@
 """Leaving a model as it was: whatever happens inside, its tensors, attributes, modes and generators come back."""
 
-from passes.preserve.copies import copy_apart
+from passes.preserve.copies import computed_copies, copy_apart, copy_spread_out
 from passes.preserve.forwards import ForwardAttributes
 from passes.preserve.state import (
     own_classes,
@@ -14,7 +14,9 @@ from passes.preserve.state import (
 
 __all__ = [
     "ForwardAttributes",
+    "computed_copies",
     "copy_apart",
+    "copy_spread_out",
     "own_classes",
     "preserve_attributes",
     "preserve_generators",

@@ -18,12 +18,33 @@ def copy_apart(value: Copied, model: nn.Module, *, meta: bool = False) -> Copied
 
     meta: parameters and buffers are meta tensors in the copy, which take no memory and have no values.
     """
-    memo: dict[int, Any] = {}
-    for tensor in find_holdings(model).tensors:
-        if tensor.grad_fn is not None:  # what a forward has left, which torch refuses to copy
-            memo[id(tensor)] = tensor.detach().clone()
+    memo: dict[int, Any] = computed_copies(model)
     if meta:
         memo |= {id(tensor): _on_meta(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(value, memo)
+
+
+def computed_copies(model: nn.Module) -> dict[int, Any]:
+    """For the memo of ``copy.deepcopy``, which refuses tensors that were computed: copies of those that a model holds.
+
+    A forward leaves some, and pruning and weight norms by hooks keep their kernels so.
+    """
+    found = find_holdings(model).tensors
+    return {id(tensor): tensor.detach().clone() for tensor in found if tensor.grad_fn is not None}
+
+
+def copy_spread_out(value: Copied, model: nn.Module) -> Copied:
+    """``copy_apart`` on the CPU of a model on the meta device: each weight is one zero, spread over its shape.
+
+    So it takes next to no memory until it runs. Buffers are zeros of their own, for forwards write to them.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in (*find_holdings(model).tensors, *model.parameters(), *model.buffers()):
+        if isinstance(tensor, nn.Parameter):
+            blank = torch.zeros((), dtype=tensor.dtype, device="cpu").expand(tensor.shape)
+            memo[id(tensor)] = nn.Parameter(blank, tensor.requires_grad)
+        elif tensor.is_meta:
+            memo[id(tensor)] = torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
     return copy.deepcopy(value, memo)
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from types import CellType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from passes.preserve.containers import array_restorer, container_restorer, replace_item
+from passes.preserve.containers import array_restorer, cell_contents, container_restorer, replace_item
 from passes.preserve.holdings import Holdings, copy_iterator, find_held
+from passes.preserve.plain_tensors import TensorCopies, is_plain
 from passes.preserve.restorers import Restorer, restore_all
 
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Tensor, nn.Module)
@@ -31,6 +34,7 @@ class ForwardAttributes:
 
     def __init__(self) -> None:
         self._left: list[Restorer] = []
+        self._copies = TensorCopies()
 
     @contextlib.contextmanager
     def kept(self, modules: Sequence[nn.Module]) -> Iterator[None]:
@@ -40,8 +44,12 @@ class ForwardAttributes:
         own = [vars(module) for module in modules if not type(module).__module__.startswith(_LAYERS)]
         before = [dict(attributes) for attributes in own]
         contents: list[tuple[Any, Restorer]] = []
+        places: list[tuple[Any, Any, Tensor]] = []
         for attributes in own:
-            contents += _contents(attributes)
+            contents += _contents(attributes, places)
+        if places:
+            registered = {id(held) for module in modules for held in _registered(module)}
+            self._copies.put(place for place in places if id(place[2]) not in registered)
         try:
             yield
         finally:
@@ -77,11 +85,13 @@ class ForwardAttributes:
             (self._left if _carries_gradient(found) else restorers).append(restore)
 
 
-def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Restorer]]:
+def _contents(attributes: dict[str, Any], places: list[tuple[Any, Any, Tensor]]) -> list[tuple[Any, Restorer]]:
     """Each container and array within reach of a module's attributes, with what puts its contents back.
 
-    Iterators among them are replaced by copies meanwhile.
+    Where plain tensors are held, by container and key, is added to ``places``. Iterators are replaced by copies
+    meanwhile.
     """
+    places += ((attributes, name, value) for name, value in attributes.items() if is_plain(value))
     told = {
         name: value
         for name, value in attributes.items()
@@ -92,10 +102,28 @@ def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Restorer]]:
     found: Holdings = find_held(told)
     contents = [(each, container_restorer(each)) for each in (*found.containers, *found.empty) if each is not told]
     contents += [(array, array_restorer(array)) for array in found.arrays]
+    if found.tensors:
+        places += (place for each in found.containers if each is not told for place in _places(each))
     for holder, key, iterator in found.iterators:
         with contextlib.suppress(TypeError):  # one that can't be copied
             replace_item(attributes if holder is told else holder, key, copy_iterator(iterator))
     return contents
+
+
+def _places(container: Any) -> Iterator[tuple[Any, Any, Tensor]]:
+    """Where a container that can be written to by key holds plain tensors."""
+    if isinstance(container, dict):
+        items: Iterable[tuple[Any, Any]] = container.items()
+    elif isinstance(container, CellType):
+        items = enumerate(cell_contents(container))
+    else:
+        items = enumerate(container) if isinstance(container, list | deque) else ()
+    yield from ((container, key, value) for key, value in items if is_plain(value))
+
+
+def _registered(module: nn.Module) -> Iterator[Tensor | None]:
+    yield from module._parameters.values()
+    yield from module._buffers.values()
 
 
 def _carries_gradient(value: Any) -> bool:

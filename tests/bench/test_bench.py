@@ -1,9 +1,8 @@
-"""The benchmarks as a user starts them: their options, the list for a GPU, scaling, the smoke test."""
+"""The benchmarks as a user starts them: their options, scaling, the smoke test."""
 
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,58 +39,13 @@ def test_a_script_tells_its_options(script: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_scripts_are_found() -> None:
-    assert {"step_time", "table1", "scaling", "smoke", "overhead", "ablation", "zoo.__main__"} <= set(SCRIPTS)
+    names = {"step_time", "table1", "scaling", "smoke", "overhead", "ablation", "gpu_training", "zoo.__main__"}
+    assert names <= set(SCRIPTS)
 
 
 def test_every_other_network_is_one_of_timms() -> None:
     assert set(networks.TIMM) <= set(networks.CASES)
     assert all(timm.is_model(name) for name in networks.TIMM)
-
-
-# The GPU's list of commands.
-
-
-def run_gpu(tmp_path: Path, *steps: str) -> subprocess.CompletedProcess[str]:
-    """``gpu.sh`` with an interpreter that only prints its arguments, and fails as the smoke test."""
-    for part in ("train", "test"):
-        (tmp_path / "data" / part).mkdir(parents=True)
-    fake = tmp_path / "python"
-    fake.write_text('#!/bin/bash\necho "ran $*"\ncase "$*" in *smoke*) exit 3 ;; esac\n')
-    fake.chmod(0o755)
-    command = ["bash", str(BENCH / "gpu.sh"), "data", "out", *steps]
-    environment = {"PYTHON": str(fake), "PATH": "/usr/bin:/bin"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
-
-
-def test_the_gpus_script_is_a_shells() -> None:
-    assert subprocess.run(["bash", "-n", str(BENCH / "gpu.sh")], check=False).returncode == 0
-
-
-def test_the_gpus_script_runs_all_in_order_though_a_step_fails(tmp_path: Path) -> None:
-    run = run_gpu(tmp_path)
-    assert run.returncode == 0, run.stderr
-    ran = [line.split()[2].removeprefix("bench.") for line in run.stdout.splitlines() if line.startswith("ran ")]
-    first, then = ["smoke", "step_time", "step_time", "ablation", "table1"], ["step_time", "step_time"]
-    assert ran == [*first, *then, "overhead", "scaling", "table1"]
-    assert "smoke: FAILED (status 3)" in run.stdout
-    assert f"--data folder:{tmp_path}/data" in run.stdout
-    assert (tmp_path / "out/logs/table1_resnet50.log").read_text().startswith("ran -m bench.table1")
-
-
-def test_the_gpus_script_gives_only_options_that_the_scripts_have(tmp_path: Path) -> None:
-    for line in run_gpu(tmp_path).stdout.splitlines():
-        if line.startswith("ran "):
-            _, _, module, *arguments = line.split()
-            source = (BENCH / f"{module.removeprefix('bench.')}.py").read_text()
-            for option in (argument for argument in arguments if argument.startswith("--")):
-                assert f'"{option}"' in source, f"{module} has no {option}"
-
-
-def test_the_gpus_script_runs_chosen_steps_and_refuses_unknown_ones(tmp_path: Path) -> None:
-    assert run_gpu(tmp_path / "a", "overhead", "smoke").stdout.count("ran ") == 2
-    refused = run_gpu(tmp_path / "b", "nosuch")
-    assert refused.returncode == 2
-    assert "no step 'nosuch'" in refused.stderr
 
 
 # Scaling.
@@ -152,7 +106,7 @@ def test_the_runner_under_ddp() -> None:
 
 def test_the_smoke_test_passes_here(capsys: Any) -> None:
     smoke.main(["--small"])
-    assert capsys.readouterr().out.count("ok ") == 2
+    assert capsys.readouterr().out.count("ok ") == 3
 
 
 def test_the_smoke_test_sees_a_graph_that_is_not_the_model(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -14,7 +14,8 @@ from bench_rows import ratio
 from torch.autograd import DeviceType
 
 from bench import harness, networks, step_time
-from bench.networks import Case, small_resnet
+from bench.case import Case
+from bench.networks import small_resnet
 from bench.step_profile import GROUPS, WITHIN, _kernel_times, group_of, largest, marked_pooling, profile_step, shares
 from bench.step_report import expected, largest_table, profile_table, ratio_table, short_table
 from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, build_pair
@@ -147,7 +148,7 @@ def test_paired_steps_are_interleaved() -> None:
 @pytest.fixture
 def tiny_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(networks.CASES, "tiny", Case(lambda: small_resnet(width=8), 16, 4))
-    monkeypatch.setattr(step_time, "KINDS", {"default": ("eager",)})
+    monkeypatch.setattr(step_time, "KINDS", {"default": (("eager",),)})
 
 
 @pytest.mark.usefixtures("tiny_cases")
@@ -169,7 +170,7 @@ def test_step_time_measures_and_resumes(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("tiny_cases")
 def test_batches_are_not_mixed_in_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(step_time, "measure", lambda *_: {**step_row()["eager"], "mac_ratio": 0.1})
+    monkeypatch.setattr(step_time, "measure", lambda *_: {"eager": step_row()["eager"], "mac_ratio": 0.1})
     arguments = ["--cases", "tiny", "--out", str(tmp_path / "step.json")]
     step_time.main([*arguments, "--batch", "3"])
     with pytest.raises(SystemExit):
@@ -184,13 +185,18 @@ def test_a_case_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.Mo
     def measure(case: Case, *_: Any) -> dict[str, Any]:
         if case.side == 32:
             raise RuntimeError("out of memory")
-        return {**found, "mac_ratio": 0.1}
+        return {"eager": found, "mac_ratio": 0.1}
 
     monkeypatch.setattr(step_time, "measure", measure)
     with pytest.raises(SystemExit) as ended:
         step_time.main(["--cases", "resnet18-cifar", "tiny", "--out", str(tmp_path / "step.json")])
     assert ended.value.code == 1
-    assert list(json.loads((tmp_path / "step.json").read_text())["rows"]) == ["tiny"]
+    rows = json.loads((tmp_path / "step.json").read_text())["rows"]
+    assert rows["resnet18-cifar"] == {
+        "batch": 125, "side": 32, "failures": {"eager": "RuntimeError: out of memory"}
+    }  # fmt: skip
+    assert rows["tiny"]["failures"] == {} and "eager" in rows["tiny"]
+    assert "resnet18-cifar" not in (tmp_path / "step.md").read_text()
     assert "resnet18-cifar        eager       FAILED: RuntimeError: out of memory" in capsys.readouterr().out
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +23,18 @@ from bench.zoo.names import family, model_names, part
 from bench.zoo.record import read_records
 from bench.zoo.summary import summarize, summary_lines, to_csv, to_markdown
 from lowmode_fx import ModePair, build_pair
-from passes.isolate_batchnorm import isolated_norm
-from passes.kernel_math import average_kernel, center_kernel
+from lowmode_fx.lowering.live import mode as live_mode
+from lowmode_fx.lowering.live.shadows import Shadows
+from passes.kernel_math import center_kernel
 
 RIGHT = Record(
     "a", "resnet", "right", parameters=10**8, front_end="fx", pooled_convs=3, full_macs=100, low_macs=10,
     trace_seconds=1, build_seconds=2, peak_mb=200e6 / 2**20, gradients_checked=True,
+    graphs={"fx": ""}, proven_seconds={"fx": 3.0},
 )  # fmt: skip
 RESIZED = Record(
     "e", "maxxvit", "right", "a bias", resized_maps=2, full_macs=100, low_macs=30, front_end="fx",
-    trace_seconds=1, build_seconds=3,
+    trace_seconds=1, build_seconds=3, graphs={"fx": "a draw"}, proven_seconds={"fx": 5.0},
 )  # fmt: skip
 WHOLE = Record(
     "b", "levit", "right", "a table of positions", downsample_input=False, full_macs=100, low_macs=90, front_end="fx",
@@ -46,6 +52,7 @@ def test_a_model_is_checked(name: str, status: str, front_end: str) -> None:
     record = check_model(name)
     assert (record.status, record.front_end) == (status, front_end), record.reason
     if status == "right":
+        assert record.graphs == {"fx": ""} and record.proven_seconds["fx"] > 0
         assert 0 < record.low_macs < record.full_macs
         assert record.pooled_convs > 0
         assert record.parameters == sum(p.numel() for p in __import__("timm").create_model(name).parameters())
@@ -56,7 +63,7 @@ def test_a_detection_model_is_pooled_in_its_backbone() -> None:
     assert part("torchvision:resnet18") == part("resnet18") == ""
 
 
-def small_pair() -> ModePair:
+def small_pair(front_end: Any = "auto") -> ModePair:
     """Without a norm behind its last convolution, so that a bias or a scale shows."""
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -66,7 +73,12 @@ def small_pair() -> ModePair:
         nn.Conv2d(4, 4, 3, padding=1),
         nn.ConvTranspose2d(4, 4, 5, 2, 1),
     )
-    return build_pair(model, torch.zeros(2, 3, 16, 16))
+    return build_pair(model, torch.zeros(2, 3, 16, 16), front_end=front_end)
+
+
+def graphs_of(pair: ModePair) -> ModePair:
+    """Of the same model, the graphs that fx gives, proven."""
+    return build_pair(pair.model, torch.zeros(2, 3, 16, 16), front_end="fx")
 
 
 def edit(graph_module: fx.GraphModule, name: str, index: int, value: Any) -> None:
@@ -75,13 +87,13 @@ def edit(graph_module: fx.GraphModule, name: str, index: int, value: Any) -> Non
     graph_module.recompile()
 
 
-IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+IMAGES = [torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))]
 
 
 def test_a_right_pair_passes_and_stays_as_it_was() -> None:
     pair = small_pair()
     before = {name: value.clone() for name, value in pair.model.state_dict().items()}
-    compare(pair, IMAGES, gradients=True)
+    compare(pair, IMAGES, gradients=True, graphs=[graphs_of(pair)])
     compare(pair, IMAGES, gradients=False)
     assert all(torch.equal(value, before[name]) for name, value in pair.model.state_dict().items())
     assert all(parameter.grad is None for parameter in pair.model.parameters())
@@ -90,39 +102,69 @@ def test_a_right_pair_passes_and_stays_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("graph", "node", "index", "value", "words"),
     [
-        ("full", "conv2d_1", 3, (2, 2), "full-mode outputs differ"),
-        ("low", "conv2d_1", 2, None, "no finite low-mode gradient at \\['3.bias'\\]"),
-        ("low", "average_kernel", 2, 1, "the low-mode output is off an eager low-mode's by"),
-        ("low", "average_kernel_1", 3, "sum", "the low-mode output is off an eager low-mode's by"),
+        ("full", "conv2d_1", 3, (2, 2), "fx's full-mode outputs are not the model's, bit for bit"),
+        ("full", "conv2d_1", 2, None, "fx's full-mode outputs are not the model's, bit for bit"),
+        ("low", "conv2d_1", 2, None, "fx's low outputs are not live, bit for bit"),
+        ("low", "average_kernel_1", 3, "sum", "fx's low outputs are not live, bit for bit"),
     ],
 )
-def test_a_wrong_pair_is_found_out(graph: str, node: str, index: int, value: Any, words: str) -> None:
+def test_a_wrong_graph_is_found_out(graph: str, node: str, index: int, value: Any, words: str) -> None:
     pair = small_pair()
-    if node == "average_kernel":  # as if the kernel were cut out of the middle
-        chosen = next(each for each in pair.low.graph.nodes if each.name == node)
-        chosen.target, chosen.args = center_kernel, chosen.args[:2]
-        pair.low.recompile()
-    else:
-        edit(getattr(pair, graph), node, index, value)
+    graphs = graphs_of(pair)
+    edit(getattr(graphs, graph), node, index, value)
+    with pytest.raises(WrongPairError, match=words):
+        compare(pair, IMAGES, gradients=True, graphs=[graphs])
+
+
+Pooled = Callable[..., torch.Tensor]
+
+
+def cut_out(right: Pooled, call: Any, input: Any, weight: torch.Tensor, bias: Any) -> torch.Tensor:
+    """As if the kernel were cut out of the middle."""
+    middle = center_kernel(weight, (1, 1) if weight.shape[-1] == 3 else (3, 3))
+    return right(call, input, nn.functional.interpolate(middle, weight.shape[2:]), bias)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (cut_out, "the low-mode output is off an eager low-mode's by"),
+        (lambda right, call, input, weight, bias: right(call, input, weight, bias) * 1.01, "output is off an eager"),
+        (
+            lambda right, call, input, weight, bias: right(call, input, weight, bias.detach()),
+            r"no finite low-mode gradient at \['3.bias', '4.bias'\]",
+        ),
+        (
+            lambda right, call, input, weight, bias: right(call, input, 2 * weight.detach() - weight, bias),
+            r"the low-mode gradient of 3\.weight is off an eager low-mode's by 2e",
+        ),
+    ],
+)
+def test_a_low_step_that_is_wrong_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., torch.Tensor], words: str
+) -> None:
+    """Zero-init hides a gradient until that is undone; and then a tiny gradient counts as much as a large one."""
+    pair, right = small_pair(), live_mode.run_pooled
+    nn.init.zeros_(pair.model[1].weight)
+    monkeypatch.setattr(live_mode, "run_pooled", partial(wrong, right))
+    undo_zero_init(pair.model)
     with pytest.raises(WrongPairError, match=words):
         compare(pair, IMAGES, gradients=True)
 
 
-def negated_gradient(weight: torch.Tensor, pooled: tuple[int, ...], ratio: int, *more: Any) -> torch.Tensor:
-    right = average_kernel(weight, pooled, ratio)
-    return 2 * right.detach() - right
+def test_a_low_step_that_moves_buffers_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shadows, "in_place", lambda *_, **options: nullcontext())
+    with pytest.raises(WrongPairError, match=r"a low step moves buffers: \['1.running_mean'"):
+        compare(small_pair(), IMAGES, gradients=True)
 
 
-def test_a_wrong_gradient_behind_a_gate_that_is_shut_at_first_is_found_out() -> None:
-    """Zero-init hides it until that is undone; and then a tiny gradient counts as much as a large one."""
-    pair = small_pair()
-    nn.init.zeros_(pair.model[1].weight)
-    node = next(each for each in pair.low.graph.nodes if each.target is average_kernel)
-    node.target = negated_gradient
-    pair.low.recompile()
-    undo_zero_init(pair.model)
-    with pytest.raises(WrongPairError, match=r"the low-mode gradient of 3\.weight is off an eager low-mode's by 2e"):
-        compare(pair, IMAGES, gradients=True)
+def test_kernels_that_nothing_trains_are_left_alone_by_the_eager_low_mode_too() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, padding=1))
+    model[2].requires_grad_(False)
+    pair = build_pair(model, torch.zeros(2, 3, 16, 16))
+    assert [change.site for change in pair.report.of("pool_weights").changes] == ["3"]
+    compare(pair, IMAGES, gradients=True)
 
 
 def test_only_zero_init_is_undone() -> None:
@@ -132,18 +174,6 @@ def test_only_zero_init_is_undone() -> None:
     undo_zero_init(model)
     changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert changed == {"2.weight", "3.weight"}
-
-
-def test_a_low_graph_that_moves_running_statistics_is_found_out() -> None:
-    pair = small_pair()
-    node = next(node for node in pair.low.graph.nodes if node.target is isolated_norm)
-    with pair.low.graph.inserting_before(node):
-        norm = pair.low.graph.call_module("1", node.args[1:])
-    node.replace_all_uses_with(norm)
-    pair.low.graph.erase_node(node)
-    pair.low.recompile()
-    with pytest.raises(WrongPairError, match="low-mode moved the running statistics"):
-        compare(pair, IMAGES, gradients=True)
 
 
 def test_peak_memory_counts_what_is_given_back_too() -> None:
@@ -191,7 +221,10 @@ def test_the_summary_counts_what_it_says() -> None:
         "1 with a map resized where its size is fixed, 1 on whole images, kernels alone"
     )
     assert "build_pair takes 2.0 × the time of tracing alone (median), and at most 0.50 × the memory" in lines[4]
+    assert lines[5].startswith("fx's graphs are proven for 1 of 2 right models, and their steps are those of the model")
+    assert lines[5].endswith("build_pair with the proofs takes 4.0 s of CPU time (median; worst 5.0)")
     markdown = to_markdown(records)
+    assert "| no proof of fx's graphs | why |" in markdown and "| e | a draw |" in markdown
     assert "| levit | 2 | 1 | 0.900 | 0 |" in markdown
     assert "| c | refused | it ¦ fixes its size |" in markdown
     assert "| b | 0.900 | a table of positions |" in markdown
@@ -212,8 +245,32 @@ def test_names_of_both_zoos() -> None:
     assert family("torchvision:fcn_resnet50") == "torchvision.segmentation.fcn"
     with pytest.raises(ValueError, match="matches none of"):
         model_names(["timm"], "zzz*")
-    with pytest.raises(ValueError, match="is unknown; give 'timm' or 'torchvision'"):
+    with pytest.raises(ValueError, match="is unknown; give of timm, torchvision, transformers, ultralytics"):
         model_names(["tim"])
+
+
+@pytest.mark.parametrize("package", ["transformers", "ultralytics"])
+def test_a_zoo_that_is_not_installed_is_told(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
+    with pytest.raises(ValueError, match=rf"{package}.* is not installed; pip install 'lowmode-fx\[zoo\]' brings it"):
+        model_names([package])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["transformers:resnet_basic", "ultralytics:yolo11n-cls"])
+def test_a_model_of_another_package_is_called_in_its_own_way(name: str) -> None:
+    pytest.importorskip(name.partition(":")[0])
+    record = check_model(name, ())
+    assert record.status == "right", record.reason
+    assert record.pooled_convs > 0
+
+
+def test_names_of_a_file_are_checked_in_its_order(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("test_vit\ntest_resnet\n")
+    out = tmp_path / "zoo.jsonl"
+    main(["--names", str(names), "--jobs", "1", "--graphs", "", "--out", str(out)])
+    assert [record.name for record in read_records(out)] == ["test_vit", "test_resnet"]
 
 
 def test_the_benchmark_writes_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -165,6 +165,58 @@ def test_a_graph_is_held_against_its_model_at_other_sizes_too() -> None:
     assert proof.difference.startswith("the graph fails, the model doesn't: ")
 
 
+class PartOfTheBatch(Small):
+    """An export of it holds the number of images."""
+
+    def between(self, maps: Tensor) -> Tensor:
+        return maps - maps.sum(0, keepdim=True) / maps.shape[0]
+
+
+def test_a_graph_is_held_against_its_model_for_another_number_of_images() -> None:
+    model, more = PartOfTheBatch(), ((torch.zeros(4, 3, 8, 8),), {})
+    by_fx, by_export = (traced(model, IMAGES, name).graph_module for name in ("fx", "export"))
+    for steps in (1, 2):
+        assert prove(model, by_fx, (IMAGES,), second=more, steps=steps).holds
+        assert prove(model, by_export, (IMAGES,), steps=steps).holds
+        proof = prove(model, by_export, (IMAGES,), second=more, steps=steps)
+        assert "with 4 in the model, with 2 in the graph" in proof.difference
+
+
+def test_a_number_of_images_that_the_model_does_not_take_is_left_out() -> None:
+    class Pairs(Small):
+        def between(self, maps: Tensor) -> Tensor:
+            one, other = maps
+            return torch.stack([one + other, one - other])
+
+    model = Pairs()
+    graph = traced(model, IMAGES, "export").graph_module
+    for steps in (1, 2):
+        assert prove(model, graph, (IMAGES,), second=((torch.zeros(4, 3, 8, 8),), {}), steps=steps).holds
+
+
+class Scaled(Small):
+    """By numbers that tracing works out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = [0.5, 1.0, 1.5, 2.0]
+
+    def between(self, maps: Tensor) -> Tensor:
+        scale = torch.tensor(self.numbers).sort(descending=True).values.double() / 3
+        return maps * scale.to(torch.float32)[:, None, None]
+
+
+@pytest.mark.parametrize("front_end", ["fx", "export"])
+def test_what_is_computed_of_constants_alone_is_a_constant(front_end: Any) -> None:
+    """A graph may hold it ready; the numbers count then, not how they came about."""
+    model = Scaled()
+    graph = traced(model, IMAGES, front_end).graph_module
+    assert prove(model, graph, (IMAGES,)).holds
+    model.numbers[1] = 1.25
+    proof = prove(model, graph, (IMAGES,))
+    assert proof.difference == "output: a constant in the model, another one in the graph"
+
+
 def test_a_size_that_neither_takes_is_no_difference() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 2))
     graph = traced(model, IMAGES, "fx").graph_module

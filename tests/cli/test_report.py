@@ -398,3 +398,32 @@ def test_a_part_of_a_model_is_reported() -> None:
     assert "submodule: ResNet has no 'layer9'; near matches: layer" in str(stem.exception)
     part = CliRunner().invoke(app, ["report", "torchvision:fcn_resnet50", *command[2:], "backbone"])
     assert json.loads(part.output)["pair"]["model"] == "IntermediateLayerGetter"
+
+
+def test_what_large_kernels_would_save() -> None:
+    """In the words of the report and as data, by hand: an 8×8 map of 4 channels has 1×1, 9×9 and 3×3 kernels."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 9, padding=4, groups=4), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+    )
+    full, kept = 64 * (12 + 4 * 81 + 16 * 9 + 4), 16 * (12 + 4 * 81 + 16 * 9 + 4)
+    resized = 16 * (12 + 4 * 25 + 16 * 9 + 4)
+    for options, expected in (
+        ({"kernel_ratio": 1}, resized / full),
+        ({"pool_convs": "large"}, resized / full),
+        ({"kernel_ratio": 4}, 16 * (12 + 4 + 16 + 4) / full),  # smaller already: 9×9 → 3×3, less
+    ):
+        pair = build_pair(model, torch.zeros(2, 3, 8, 8), LowModeConfig(**options))
+        flops = count_flops(pair)
+        data = report_dict("mixed", pair, flops)["large_kernels"]
+        assert (data["counts"], data["share"]) == ({"9×9": 1}, 64 * 4 * 81 / full)
+        if "pool_convs" in options or options == {"kernel_ratio": 1}:
+            assert data["ratios"] == {"low": expected}
+        else:
+            assert data["ratios"] == flops.ratios
+    assert flops.full_macs == full and kept > resized
+    line = next(line for line in summary_lines("mixed", pair, flops) if line.startswith("large kernels"))
+    assert line == (
+        f"large kernels: 1 × 9×9, 66.9% of full-mode's macs; resized with the images low / full = {flops.ratio:.4f}"
+    )
+    none = build_pair(nn.Sequential(nn.Conv2d(3, 4, 7), nn.Conv2d(4, 4, 3)), torch.zeros(2, 3, 16, 16))
+    assert "large_kernels" not in report_dict("none", none, count_flops(none))

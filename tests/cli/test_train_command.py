@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -86,12 +87,36 @@ def test_plain_lines_when_piped(run: Run, tmp_path: Path) -> None:
     outcome = run("train", MODEL, *QUICK)
     assert outcome.status == 0, outcome.error
     lines = outcome.out.splitlines()
-    assert lines[0] == f"digits: 1437 + 360 images of 3×8×8, 10 classes; {MODEL} on cpu"
+    assert lines[0] == f"digits: 1437 + 360 images of 3×8×8, 10 classes; {MODEL} and images on cpu"
     assert lines[1].startswith("low-mode: ") and lines[1].endswith("about 50% of 22 steps")
     assert [line[:20] for line in lines[-3:-1]] == ["low-mode: epoch 1/2 ", "low-mode: epoch 2/2 "]
     assert lines[-1].startswith("validation accuracy ") and lines[-1].endswith("see runs/training-tiny_model-digits")
+    assert re.search(r" after \d+\.\d s of training \(\d+\.\d% of it for images\); see ", lines[-1])
     assert "\x1b" not in outcome.out
     assert (tmp_path / "runs/training-tiny_model-digits/summary.json").exists()
+
+
+def test_images_on_the_device_are_decoded_whatever_their_size(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the limit of what is held without being asked for at a hundred bytes: the same run, from either place."""
+    monkeypatch.setattr("lowmode_fx.train.data.MEMORY_LIMIT_BYTES", 100)
+    write_images(tmp_path / "set/train", {"cat": 6, "dog": 6})
+    write_images(tmp_path / "set/test", {"cat": 2, "dog": 2}, seed=1)
+    quick = ("train", MODEL, "--data", f"folder:{tmp_path / 'set'}", "--epochs", "1", "--batch-size", "4")
+    options = ("--full-only", "--no-compile", "--device", "cpu", "--workers", "0")
+    weights = []
+    for place, said, lies in (
+        ("auto", f"{MODEL} on cpu, images on the host", "host"),
+        ("device", f"{MODEL} and images on cpu", "device"),
+    ):
+        outcome = run(*quick, *options, "--data-on", place, "--out", place)
+        assert outcome.status == 0, outcome.error
+        assert outcome.out.splitlines()[0].endswith(f"2 classes; {said}")
+        assert json.loads(Path(place, "summary.json").read_text())["data"]["on"] == lies
+        weights.append(Path(place, "checkpoint/model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    assert "error: --data-on 'there' is unknown; give" in run(*quick, *options, "--data-on", "there").error
 
 
 def test_resume_goes_on_and_overwrite_starts_again(run: Run, finished: Path, tmp_path: Path) -> None:
@@ -286,7 +311,7 @@ MISTAKES = {
     "ladder and epochs": (["train", MODEL, *QUICK, "--ladder", "3x1,1x2"], "--epochs 2 is not what --ladder 3x1,1x2"),
     "ladder and tuned": (
         ["train", MODEL, *QUICK, "--ladder", "3x1,1x1", "--tuned", "tuned.json"],
-        "--tuned 'tuned.json' holds one low mode; leave it out, or --ladder 3x1,1x1",
+        "--tuned 'tuned.json' holds its own low modes; leave it out, or --ladder 3x1,1x1",
     ),
     "ladder leaves no pixels": (["train", MODEL, *QUICK, "--ladder", "64x1,2x1,1x0"], "64"),
     "shares": (["train", MODEL, *QUICK, "--shares", "0.5,0.6"], "add up to 1"),

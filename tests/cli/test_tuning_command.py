@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shlex
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lowmode_fx import cli
+from lowmode_fx import LadderSchedule, LowModeConfig, Tuning, cli
 
 DATA = ("--data", "digits", "--image-size", "8", "--device", "cpu")
 MODEL = "training:tiny_model"
@@ -51,6 +52,28 @@ def test_tune_writes_what_train_takes(run: Run, tmp_path: Path) -> None:
     assert summary["low_mode"]["config"] == tuned["config"]
     assert summary["low_mode"]["schedule"]["p"] == tuned["schedule"]["p"]
     assert summary["low_mode"].get("low_weight", 1.0) == tuned["low_weight"]
+
+
+def test_a_ladder_that_tune_wrote_trains(run: Run, tmp_path: Path) -> None:
+    tuning = Tuning(
+        LowModeConfig(kernel_ratio=1),
+        LadderSchedule((2, 1, 1)),
+        1.0,
+        4,
+        0.5,
+        more=(LowModeConfig(ratio="4/3", kernel_ratio=1),),
+    )
+    (tmp_path / "tuned.json").write_text(tuning.to_json())
+    status, _, _ = run(
+        "train", MODEL, *DATA, "--tuned", "tuned.json", "--device", "cpu", "--no-compile", "--out", "run"
+    )
+    assert status == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["settings"]["epochs"] == 4
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    ran = [[name for name, steps in row.items() if name.startswith("steps_") and int(steps)] for row in rows]
+    assert ran == [["steps_r2"], ["steps_r2"], ["steps_r4/3"], ["steps_full"]]
 
 
 def test_tune_says_where_low_mode_does_not_pay(run: Run, tmp_path: Path) -> None:
@@ -103,9 +126,9 @@ def test_train_with_a_schedule_that_measures(run: Run, tmp_path: Path) -> None:
         ),
         (
             ("tune", MODEL, *DATA, "--ratios", "2,x"),
-            "--ratios 'x' is none of 1, 2, 3 and 4; give some of them, as in 2,3",
+            "--ratios 'x' is no ratio; give numbers from 1 to 4, as in 2,4/3",
         ),
-        (("tune", MODEL, *DATA, "--ratios", "9"), "--ratios 9 is none of 1, 2, 3 and 4; give some of them"),
+        (("tune", MODEL, *DATA, "--ratios", "9"), "--ratios 9 is out of range; give numbers from 1 to 4"),
         (("probe", MODEL, *DATA, "--out", "p.jpg"), "--out 'p.jpg' is no PNG; give a name that ends in .png"),
         (("tune", MODEL, *DATA, "--autocast", "fp16"), "--autocast: 'fp16' is not one of 'none', 'bf16'"),
         (("tune", MODEL, *DATA, "--measure", "joules"), "--measure: 'joules' is not one of 'time', 'macs'"),

@@ -195,7 +195,7 @@ class Spectrum(nn.Module):
 @pytest.mark.parametrize(
     ("op", "name"),
     [
-        (lambda x: torch.fft.rfft2(x).abs(), "aten::fft_rfft2"),
+        (lambda x: torch.fft.hfft(x), "aten::fft_hfft"),
         (lambda x: torch.linalg.matrix_exp(x), "aten::linalg_matrix_exp"),
     ],
 )
@@ -210,9 +210,9 @@ def test_an_operator_that_nobody_counts_fails_the_count(op: Any, name: str) -> N
 
 
 def test_a_handle_counts_it_and_none_declares_it_free() -> None:
-    pair = build(Spectrum(lambda x: torch.fft.rfft2(x).abs()))
-    free = count_flops(pair, handles={"aten::fft_rfft2": None})
-    counted = count_flops(pair, handles={"aten::fft_rfft2": lambda inputs, outputs: 2 * 700})  # two images
+    pair = build(Spectrum(torch.fft.hfft))
+    free = count_flops(pair, handles={"aten::fft_hfft": None})
+    counted = count_flops(pair, handles={"aten::fft_hfft": lambda inputs, outputs: 2 * 700})  # two images
     assert counted.full_macs - free.full_macs == counted.low_macs - free.low_macs == 700
 
 
@@ -427,3 +427,19 @@ def test_forward_macs_are_the_same_on_meta_and_on_fake_tensors(momentum: float |
     pair = build_pair(model, torch.zeros(2, 3, 16, 16))
     counts = count_forward_macs(pair)
     assert counts == _forward_macs_on_fakes(pair) == (256 * 9 * (3 * 4 + 4 * 6), 64 * (9 * 3 * 4 + 4 * 6))
+
+
+def test_a_padding_in_words_by_hand() -> None:
+    """``padding="same"``, as timm's ConvMixer has it, among the other convolutions."""
+    model = named(
+        stem=nn.Conv2d(3, 4, 3, padding="same"),
+        large=nn.Conv2d(4, 4, 5, padding="same", groups=4, dilation=2),
+        head=nn.Conv2d(4, 2, 1),
+    )
+    report = count_flops(build_pair(model, torch.zeros(2, 3, 8, 8), LowModeConfig(pool_convs="large")))
+    found = {layer.name: (layer.full_macs, layer.low_macs) for layer in report.layers}
+    assert found == {
+        "stem": (64 * 4 * 27, 16 * 4 * 27),
+        "large": (64 * 4 * 25, 16 * 4 * 9),
+        "head": (64 * 8, 16 * 8),
+    }

@@ -85,7 +85,7 @@ def test_lists_become_tuples() -> None:
 
 GLOBS = "a list of globs over module names"
 RATIOS = "give a number of at least 1, as 2, 4/3 or '4/3', or one a side, as (1, 2)"
-TRANSFORMS = "'avg', 'adaptive', 'center', 'linear' or a function (kernel, size) → kernel"
+TRANSFORMS = "'avg', 'adaptive', 'center', 'linear', 'bicubic', 'pi_resize' or a function (kernel, size) → kernel"
 
 
 @pytest.mark.parametrize(
@@ -119,10 +119,13 @@ TRANSFORMS = "'avg', 'adaptive', 'center', 'linear' or a function (kernel, size)
             {"kernel_transform": None},
             f"kernel_transform=None is unknown; give {TRANSFORMS}",
         ),
-        ({"gain": "max"}, "gain='max' is unknown; give 'mean' or 'sum'"),
+        ({"gain": "max"}, "gain='max' is unknown; give 'mean', 'sum' or 'norm'"),
         ({"batchnorm": "frozen"}, "batchnorm='frozen' is unknown; give 'isolate' or 'share'"),
         ({"input_method": "nearest"}, "input_method='nearest' is unknown; give 'gaussian', 'bilinear' or 'area'"),
-        ({"pool_convs": "layer4"}, f"pool_convs='layer4' is unknown; give 'dense', 'all' or {GLOBS}, as in ['layer4']"),
+        (
+            {"pool_convs": "layer4"},
+            f"pool_convs='layer4' is unknown; give 'dense', 'all', 'large' or {GLOBS}, as in ['layer4']",
+        ),
         ({"keep_convs": "conv1"}, f"keep_convs='conv1' is unknown; give {GLOBS}, as in ['conv1']"),
         (
             {"drop_maxpools": "first"},
@@ -265,5 +268,6 @@ def test_a_function_is_allowed_but_cannot_be_saved() -> None:
     with pytest.raises(TypeError) as error:
         config.to_dict()
     assert str(error.value) == (
-        "kernel_transform is a function, which can't be saved; give 'avg', 'adaptive', 'center' or 'linear'"
+        "kernel_transform is a function, which can't be saved; give one of 'avg', 'adaptive', 'center', 'linear', "
+        "'bicubic', 'pi_resize'"
     )

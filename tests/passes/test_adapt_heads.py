@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowmode_fx import LowModeConfig, ModePair, PassError, build_pair
+from lowmode_fx import LowModeConfig, LowModeModel, ModePair, PassError, PeriodicSchedule, build_pair
 
 
 def build(model: nn.Module, side: int, batch: int = 2, **options: Any) -> ModePair:
@@ -64,11 +64,50 @@ def test_the_report_names_the_module() -> None:
     [(nn.Conv1d(3, 4, 3, 2, 1), nn.AvgPool1d(7), 1), (nn.Conv3d(3, 4, 3, 2, 1), nn.AvgPool3d(7), 3)],
     ids=["1-D", "3-D"],
 )
-def test_other_dimensions(conv: nn.Module, pool: nn.Module, sides: int) -> None:
-    pair = build_pair(nn.Sequential(conv, pool), torch.zeros(2, 3, *[14] * sides), LowModeConfig(kernel_ratio=1))
+@pytest.mark.parametrize("front_end", ["auto", "live", "fx"])
+def test_other_dimensions(conv: nn.Module, pool: nn.Module, sides: int, front_end: Any) -> None:
+    example, config = torch.zeros(2, 3, *[14] * sides), LowModeConfig(kernel_ratio=1)
+    pair = build_pair(nn.Sequential(conv, pool), example, config, front_end=front_end)
+    assert len(pair.report.of("adapt_heads").changes) == 1
     images = torch.randn(2, 3, *[7] * sides)
     expected = conv(images).mean(tuple(range(2, sides + 2)), keepdim=True)
     torch.testing.assert_close(pair.low(images), expected)
+
+
+class Exported(nn.Module):
+    """By a branch on its shape, which torch.fx does not follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.body, self.pool = nn.Conv1d(3, 4, 3, 2, 1), nn.Conv1d(4, 4, 3, 1, 1), nn.AvgPool1d(7)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.pool(self.body(self.conv(rows)) if rows.shape[-1] > 3 else rows)
+
+
+def test_a_covering_pool_of_an_exported_graph_becomes_global_in_low_steps() -> None:
+    model = Exported()
+    pair = build_pair(model, torch.zeros(2, 3, 14))
+    assert pair.report.front_end == "export"
+    assert [change.after for change in pair.report.of("adapt_heads").changes] == ["global average pool"]
+    net, rows = LowModeModel(pair, PeriodicSchedule(1), compile=False), torch.randn(2, 3, 14)
+    with torch.no_grad():
+        kernel = model.body.weight.mean(2, keepdim=True)
+        maps = F.conv1d(model.conv(pair.downsample(rows)), kernel, model.body.bias)
+    torch.testing.assert_close(net(rows), maps.mean(2, keepdim=True))
+    with pytest.raises(PassError, match="export can't follow the model on 7 inputs"):
+        build_pair(model, torch.zeros(2, 3, 14), front_end="export")
+
+
+@pytest.mark.parametrize("front_end", ["auto", "fx"])
+def test_a_head_of_a_fixed_size_is_adapted_by_graphs_too(front_end: Any) -> None:
+    model = Head(nn.Flatten(), 4 * 7 * 7)
+    config = LowModeConfig(adapt_head=True, kernel_ratio=1)
+    pair = build_pair(model, torch.zeros(2, 3, 14, 14), config, front_end=front_end)
+    net, images = LowModeModel(pair, PeriodicSchedule(1), compile=False), torch.randn(2, 3, 14, 14)
+    maps = model.stem(pair.downsample(images))
+    resized = F.interpolate(maps, (7, 7), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(net(images), model.fc(resized.flatten(1)))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from lowmode_fx import capture
 from passes import ShapeError, bind_graph, propagate_shapes
 from passes.isolate_batchnorm import isolated_norm
-from passes.kernel_math import average_kernel, center_kernel, linear_kernel
+from passes.kernel_math import average_kernel, bicubic_kernel, center_kernel, linear_kernel, pi_resize_kernel
 from passes.meta_tensors import MetaTensorMode
 from passes.shape_rules import SHAPE_RULES
 from passes.shapes import Shape, _on_fake_tensors, _on_meta_tensors
@@ -62,6 +62,8 @@ CALLS: dict[Any, list[Any]] = {
     F.adaptive_avg_pool3d: [(MAP[None], 1), (MAP[None], [2, 1, 3])],
     average_kernel: [(torch.ones(3, 4, 5, 3), (3, 1), 2), (torch.ones(3, 4, 7), (3,), 2, "sum", True)],
     linear_kernel: [(torch.ones(3, 4, 5, 3), (3, 3), 2), (torch.ones(3, 4, 7), (3,), 2)],
+    bicubic_kernel: [(torch.ones(3, 4, 5, 3), (3, 1)), (torch.ones(3, 4, 7), (3,), "norm")],
+    pi_resize_kernel: [(torch.ones(3, 4, 5, 3), (3, 3), 2, (1, 2)), (torch.ones(3, 4, 7), (3,), 2, (1,))],
     center_kernel: [(torch.ones(3, 4, 5), (3,)), (torch.ones(3, 4, 5, 5), (3, 1), "sum")],
     isolated_norm: [(nn.BatchNorm2d(4), MAP), (nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()), MAP)],
 }

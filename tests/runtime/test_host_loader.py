@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from calls import Classifier, Network
 from torch import Tensor, nn
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -249,7 +248,7 @@ def test_a_generator_orders_the_batches_as_it_does_in_torchs_loader() -> None:
 def test_a_resumed_run_goes_on_with_the_modes_to_come() -> None:
     net = make()
     net.load_schedule_state({"step": 11, "epoch": 1})
-    batches = ModeBatchSampler(BatchSampler(SequentialSampler(range(8)), 2, False), net)
+    batches = ModeBatchSampler.for_net(net)(SequentialSampler(range(8)), 2)
     assert [batch.mode for batch in batches] == [SCHEDULE.mode(step, 1) for step in range(11, 15)]  # type: ignore[attr-defined]
     assert len(batches) == 4
 

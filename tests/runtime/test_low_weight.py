@@ -48,6 +48,7 @@ def test_the_weight_is_copied_and_pickled() -> None:
     expected = step(model)[1]
     for other in (copy.deepcopy(net(1.0, 0.25)), pickle.loads(pickle.dumps(net(1.0, 0.25)))):
         assert other.low_weight == 0.25
+        other.attach(torch.optim.SGD(other.parameters(), lr=0.1))  # a deep copy trains from here on
         assert all(map(torch.equal, expected, step(other)[1]))
 
 

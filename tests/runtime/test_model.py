@@ -171,12 +171,21 @@ def test_evaluation_runs_the_original_module(
 def test_a_graph_that_was_asked_for_by_name_runs_low_steps(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     net = eager(build_pair(Tiny(), torch.zeros(IMAGES), front_end="fx"), PeriodicSchedule(1))
-    hooked: list[nn.Module] = []
-    net.pair.model.register_forward_hook(lambda module, args, output: hooked.append(module))
+    monkeypatch.setattr(Tiny, "forward", lambda *_: pytest.fail("the model itself runs"))
     torch.manual_seed(1)
     found = net(images)
     torch.manual_seed(1)
-    assert torch.equal(found, net.pair.low(net.pair.downsample(images))) and not hooked
+    assert torch.equal(found, net.pair.low(net.pair.downsample(images)))
+
+
+def test_a_graph_is_proven_again_where_the_model_has_changed(images: Tensor) -> None:
+    net = eager(build_pair(Tiny(), torch.zeros(IMAGES), front_end="fx"), PeriodicSchedule(1))
+    net(images)
+    handle = net.register_forward_hook(lambda module, args, output: output * 2)
+    with pytest.raises(ValueError, match=r"fx's graph of Tiny does not train as the model does: output: aten\.mul"):
+        net(images)
+    handle.remove()
+    net(images)
 
 
 def test_low_steps_leave_what_evaluation_uses_alone(pair: ModePair, images: Tensor) -> None:

@@ -92,6 +92,35 @@ def test_a_pair_from_the_second_front_end_pickles_too() -> None:
     assert torch.equal(ours.low(pair.downsample(IMAGES)), pair.low(pair.downsample(IMAGES)))
 
 
+class Counting(Small):
+    """Its graph is not proven to train as it does, for it counts; low steps run the model itself."""
+
+    forwards = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.forwards += 1
+        return super().forward(images)
+
+
+def test_a_pair_whose_graph_could_not_run_low_steps_pickles_too() -> None:
+    pair = build_pair(Counting(), torch.zeros(4, 3, 16, 16))
+    assert pair.report.front_end == "fx" and pair.live
+    ours = pickle.loads(pickle.dumps(pair))
+    assert ours.live and ours.rungs[0].draft is None
+
+
+@pytest.mark.parametrize("front_end", ["fx", "export"])
+def test_a_copy_of_a_pair_that_runs_graphs_is_proven_where_it_changes(front_end: Any) -> None:
+    pair = build_pair(Small(), torch.zeros(4, 3, 16, 16), front_end=front_end)
+    for ours in (copy.deepcopy(pair), pickle.loads(pickle.dumps(pair))):
+        net = LowModeModel(ours, PeriodicSchedule(1), compile=False)
+        net(IMAGES)
+        net.pair.model.register_forward_hook(lambda module, args, output: output * 2)
+        with pytest.raises(ValueError, match="does not train as the model does"):
+            net(IMAGES)
+    LowModeModel(pair, PeriodicSchedule(1), compile=False)(IMAGES)
+
+
 def test_torch_save_takes_a_net() -> None:
     net, file = make(), io.BytesIO()
     torch.save(net, file)

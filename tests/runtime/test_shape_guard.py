@@ -58,7 +58,7 @@ def test_an_exported_graph_takes_the_size_it_was_made_for_alone() -> None:
     net = LowModeModel(named, PeriodicSchedule(1), compile=False)
     net.run(Mode.FULL, torch.zeros(3, 3, 12, 12))  # full-mode is the model itself
     net.run(Mode.LOW, torch.zeros(3, 3, 16, 16))  # another batch is fine
-    with pytest.raises(ValueError, match=r"traced by torch\.export, for 16×16 images alone, and these are 12×12"):
+    with pytest.raises(ValueError, match=r"export.s graph of BySize is for 16×16 images alone, and these are 12×12"):
         net.run(Mode.LOW, torch.zeros(4, 3, 12, 12))
     live = net_of(BySize(), PeriodicSchedule(1))
     assert live.pair.report.front_end == "export"

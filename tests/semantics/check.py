@@ -32,6 +32,10 @@ class Verdict:
     why: str = ""
 
 
+#: How graphs are refused that a front end gives which was asked for by name.
+_OF_A_GRAPH = re.compile(r"(fx|export)'s graph of \w+ (does not train|is for)|can't be traced on ")
+
+
 class Wrong(Exception):
     """The product did something else than the habit asks for."""
 
@@ -139,6 +143,8 @@ def _judged(habit: Habit, at: str, error: Exception) -> Exception:
     line = " ".join(said.split())[:300]
     if not isinstance(error, ValueError | TypeError):
         return Wrong(f"{at}: {line}")
+    if isinstance(error, ValueError) and _OF_A_GRAPH.search(str(error)) and "\n" not in str(error):
+        return Refused(f"{at}: {line}")  # a front end that was named, whose graph is not the model
     if habit.cause is None:
         return Wrong(f"{at}, refused where that is no answer: {line}")
     named = re.search(habit.cause, str(error)) and "\n" not in str(error)

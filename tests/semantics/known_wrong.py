@@ -6,7 +6,7 @@ A habit that is listed here and is right, or is refused with its cause named, fa
 from __future__ import annotations
 
 KNOWN_WRONG: dict[str, frozenset[str]] = {
-    "full": frozenset({"hooks/hook_set_on_the_net"}),
+    "full": frozenset(),
     "low": frozenset(),
-    "compiled": frozenset({"hooks/backward_hook_set_later"}),
+    "compiled": frozenset(),
 }

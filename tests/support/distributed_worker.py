@@ -51,8 +51,10 @@ def train(net: nn.Module, runner: LowModeModel, first: int = 0, last: int = STEP
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     runner.attach(optimizer)
     modes = []
+    kind = next(net.parameters()).dtype
     for step in range(first, last):
         images, labels = map(mine, batch(step)) if shared else batch(step)
+        images = images.to(kind)
         optimizer.zero_grad()
         F.cross_entropy(net(images), labels).backward()
         optimizer.step()
@@ -121,6 +123,44 @@ def check_fsdp(folder: Path) -> None:
     if dist.get_rank() == 0:
         same(dict(state), alone().state_dict())
         network().load_state_dict(state, strict=True)
+
+
+def check_layers(folder: Path) -> None:
+    """FSDP2 layer by layer, before the build or after it: one process's weights to 1e-9 in float64."""
+    expected = make(blocks().double())
+    train(expected, expected, shared=False)
+    whole = expected.state_dict()
+    for first in (True, False):
+        model = blocks().double()
+        if first:
+            shard(model)
+            fully_shard(model)
+        runner = make(model)
+        if not first:
+            shard(model)
+            fully_shard(runner)
+        modes = train(runner, runner)
+        agreed(modes)
+        assert set(modes) == {mode.value for mode in (Mode.FULL, Mode.LOW)}
+        state = get_model_state_dict(runner, options=StateDictOptions(full_state_dict=True))
+        if dist.get_rank() == 0:
+            assert list(state) == list(whole)
+            for name, value in whole.items():
+                torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def blocks() -> nn.Module:
+    """Three blocks and a head."""
+    torch.manual_seed(0)
+    channels = [(3, 8), (8, 8), (8, 8)]
+    parts = [nn.Sequential(nn.Conv2d(*each, 3, 1, 1), nn.GroupNorm(2, 8), nn.ReLU()) for each in channels]
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+
+def shard(model: nn.Module) -> None:
+    for block in model.children():
+        if isinstance(block, nn.Sequential):
+            fully_shard(block)
 
 
 def check_norms(folder: Path) -> None:

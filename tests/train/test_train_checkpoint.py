@@ -62,7 +62,7 @@ def assert_equal(first: Any, second: Any, where: str = "") -> None:
     if isinstance(first, dict):
         assert first.keys() == second.keys(), where
         for key in first:
-            if key not in ("seconds", "total_seconds", "compile_seconds"):
+            if key not in ("seconds", "total_seconds", "compile_seconds", "loading_seconds"):
                 assert_equal(first[key], second[key], f"{where}.{key}")
     elif isinstance(first, list | tuple):
         assert len(first) == len(second), where
@@ -162,6 +162,24 @@ def test_a_checkpoint_of_two_modes_from_before_resumes(
     counts = [(record.low_steps, record.full_steps) for record in result.records]
     assert counts == [(record.low_steps, record.full_steps) for record in expected.records]
     assert result.train_seconds > 0 and len(counts) == 3
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_a_run_that_began_under_other_draws_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], older: bool
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 16)
+        quick_run(folder=folder)
+    if older:
+        path = folder / "checkpoint/state.pt"
+        state = torch.load(path, weights_only=True)
+        del state["draws"]
+        torch.save(state, path)
+    train(tiny_net(), digits(), quick_settings(), RunFolder.open(folder, resume=True), resume=True)
+    said = "the run began under another version's draws: its coming crops and flips are others"
+    assert (said in capsys.readouterr().out) is older
 
 
 def test_resuming_from_another_place_in_the_generators(straight: Path, tmp_path: Path) -> None:

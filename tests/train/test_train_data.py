@@ -13,18 +13,12 @@ import pytest
 import torch
 from training import write_images
 
+from lowmode_fx.loading.augmentation import Augmentation
+from lowmode_fx.loading.normalise import Normalise
 from lowmode_fx.train import data as data_module
-from lowmode_fx.train.batches import (
-    Normalise,
-    augment,
-    epoch_order,
-    generator_for,
-    steps_per_epoch,
-    train_batches,
-    val_batches,
-)
-from lowmode_fx.train.data import Augmentation, load_data
-from lowmode_fx.train.folder import decode
+from lowmode_fx.train.batches import steps_per_epoch, train_batches, val_batches
+from lowmode_fx.train.data import load_data
+from lowmode_fx.train.decode import decode
 from lowmode_fx.train.images import MemoryImages
 
 CPU = torch.device("cpu")
@@ -57,7 +51,7 @@ def test_digits_take_the_models_channels_and_size() -> None:
 def test_normalised_training_images_have_mean_0_and_deviation_1() -> None:
     splits = load_data("digits", 8, in_chans=1)
     assert isinstance(splits.train, MemoryImages)
-    images = Normalise(splits, CPU)(splits.train.images)
+    images = Normalise(splits.mean, splits.std, CPU)(splits.train.images)
     assert abs(images.mean().item()) < 1e-4 and abs(images.std().item() - 1) < 1e-3
 
 
@@ -115,14 +109,6 @@ def test_other_sizes_are_cropped_in_the_middle_and_scaled(tmp_path: Path) -> Non
     assert image.shape == (3, 5, 5) and (image == 200).all()
 
 
-def test_order_is_a_permutation_of_seed_and_epoch_alone() -> None:
-    order = epoch_order(50, seed=3, epoch=2)
-    assert sorted(order.tolist()) == list(range(50))
-    torch.manual_seed(99)
-    assert torch.equal(order, epoch_order(50, 3, 2))
-    assert not torch.equal(order, epoch_order(50, 3, 1)) and not torch.equal(order, epoch_order(50, 2, 2))
-
-
 def test_an_epoch_begun_in_the_middle_gives_the_batches_of_a_whole_one() -> None:
     splits = load_data("digits", 8)
     whole = list(train_batches(splits, batch_size=200, seed=1, epoch=4, device=CPU))
@@ -130,35 +116,6 @@ def test_an_epoch_begun_in_the_middle_gives_the_batches_of_a_whole_one() -> None
     assert len(whole) == 7 == steps_per_epoch(splits.train, 200) and len(rest) == 4
     for (images, labels), (images_again, labels_again) in zip(whole[3:], rest, strict=True):
         assert torch.equal(images, images_again) and torch.equal(labels, labels_again)
-
-
-def test_augmentation_is_a_padded_crop_and_a_flip() -> None:
-    images = torch.arange(1, 2 * 3 * 5 * 6 + 1, dtype=torch.uint8).view(2, 3, 5, 6).repeat(40, 1, 1, 1)
-    result = augment(images, Augmentation(shift=2, flip=True), generator_for(0, 0, 0, 1))
-    kinds = set()
-    for before, after in zip(images, result, strict=True):
-        padded = torch.nn.functional.pad(before, (2, 2, 2, 2))
-        candidates = {
-            (top, left, flipped): (window.flip(-1) if flipped else window)
-            for top in range(5)
-            for left in range(5)
-            for flipped in (False, True)
-            for window in (padded[:, top : top + 5, left : left + 6],)
-        }
-        matching = [key for key, candidate in candidates.items() if torch.equal(candidate, after)]
-        assert len(matching) == 1
-        kinds.add(matching[0])
-    assert {flipped for _, _, flipped in kinds} == {False, True}
-    assert {top for top, _, _ in kinds} == {left for _, left, _ in kinds} == set(range(5))
-
-
-def test_augmentation_is_a_function_of_seed_epoch_and_step() -> None:
-    images = torch.randint(0, 256, (30, 3, 8, 8), dtype=torch.uint8)
-    kind = Augmentation(shift=2, flip=True)
-    first = augment(images, kind, generator_for(1, 2, 3, 1))
-    assert torch.equal(first, augment(images, kind, generator_for(1, 2, 3, 1)))
-    for other in ((0, 2, 3, 1), (1, 0, 3, 1), (1, 2, 0, 1), (1, 2, 3, 0)):
-        assert not torch.equal(first, augment(images, kind, generator_for(*other)))
 
 
 def test_validation_batches_cover_the_set_in_order() -> None:
@@ -194,8 +151,11 @@ def test_cifar10_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mnist", "data='mnist' is unknown; give digits, cifar10:PATH or folder:PATH"),
-        ("digits:/tmp", "data='digits:/tmp' is unknown; give digits, cifar10:PATH or folder:PATH"),
+        ("mnist", "data='mnist' is unknown; give digits, cifar10:PATH, folder:PATH or torchvision:NAME=PATH"),
+        (
+            "digits:/tmp",
+            "data='digits:/tmp' is unknown; give digits, cifar10:PATH, folder:PATH or torchvision:NAME=PATH",
+        ),
         ("folder:", "data='folder:' names no folder; give folder:PATH"),
         ("folder:/no/such", "data path '/no/such' does not exist; give folder:PATH of an existing folder"),
         ("cifar10:/no/such", "data path '/no/such' does not exist; give cifar10:PATH of an existing folder"),
@@ -221,7 +181,7 @@ def test_cifar10_without_its_folder_names_the_other_kind(image_folder: Path) -> 
 def test_a_folder_without_classes_says_what_is_expected_and_found(tmp_path: Path, image_folder: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    expected = "expected PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE"
+    expected = "expected PATH/train/CLASS/IMAGE and PATH/val/CLASS/IMAGE"
     with pytest.raises(ValueError, match=f"no class folders in .*: {expected}.*; found no folders"):
         load_data(f"folder:{empty}")
     with pytest.raises(ValueError, match=f"no class folders in .*: {expected}.*; found folders cat, dog"):

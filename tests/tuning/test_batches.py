@@ -18,6 +18,7 @@ from lowmode_fx.tuning.agreement import step_gradient
 from lowmode_fx.tuning.batches import read_batches
 from lowmode_fx.tuning.costs import step_cost
 from lowmode_fx.tuning.trials import Probe
+from tests.runtime.recorder import Recorder
 
 X, Y, D = images(8), labels(8), images(8, seed=1)[:, :1]
 
@@ -204,3 +205,15 @@ def test_low_steps_leave_no_trace_on_trials_and_costs() -> None:
     assert probe.model.penalty == 5
     step_cost(pair, probe.batches[0], F.cross_entropy, rounds=1)
     assert probe.model.penalty == 5
+
+
+def test_costs_of_captured_steps_leave_no_trace() -> None:
+    recorder = Recorder()
+    probe = Probe(Plain(), [(X, Y)] * 3, F.cross_entropy, lambda weights: torch.optim.SGD(weights, lr=0.01), kept=2)
+    pair = pair_of(probe.captured, LowModeConfig())
+    before = {name: value.clone() for name, value in probe.model.state_dict().items()}
+    cost = step_cost(pair, probe.batches[0], F.cross_entropy, rounds=3, graphs=recorder)
+    assert 0 < cost < 2
+    assert (recorder.captures, recorder.replays) == (2, 2 + 3 * 2 * 10)
+    assert all(torch.equal(value, before[name]) for name, value in probe.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in probe.model.parameters())

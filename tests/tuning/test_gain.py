@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lowmode_fx.tuning.gain import StepProgress, gradient_products, step_progress
-from lowmode_fx.tuning.plan import gain_curve, make_plan
+from lowmode_fx.tuning.plan import ModeGain, Plan, gain_curve, make_plan, ramp_time, tail_at
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -86,29 +88,33 @@ def test_one_batch_is_refused_and_two_have_no_error() -> None:
 # The plan ------------------------------------------------------------------------------------------------------------
 
 
+def two_modes(gain: Callable[[float], float], cost: float, epochs: float, tail: float) -> Plan:
+    return make_plan([ModeGain(gain, cost, tail)], epochs)
+
+
 def test_a_constant_gain_up_to_the_tail() -> None:
-    plan = make_plan(lambda x: 0.5, cost=0.25, epochs=20, tail=0.5)
+    plan = two_modes(lambda x: 0.5, 0.25, 20, 0.5)
     assert plan.share == pytest.approx(0.5)
     assert plan.low_epochs == pytest.approx(20) and plan.full_epochs == pytest.approx(10)
     assert plan.time == pytest.approx(0.5 * 0.25 / 0.5 + 0.5)
 
 
 def test_low_steps_end_where_they_gain_less_than_they_cost() -> None:
-    plan = make_plan(lambda x: 1 - x, cost=0.7, epochs=10, tail=0.5)
+    plan = two_modes(lambda x: 1 - x, 0.7, 10, 0.5)
     assert plan.share == pytest.approx(0.3, abs=0.005)
     # ∫ 0.7 / (1 − x) dx up to 0.3, then full steps
     assert plan.time == pytest.approx(-0.7 * math.log(0.7) + 0.7, abs=0.005)
 
 
 def test_low_steps_that_never_pay() -> None:
-    plan = make_plan(lambda x: 0.2, cost=0.3, epochs=10, tail=0.5)
+    plan = two_modes(lambda x: 0.2, 0.3, 10, 0.5)
     assert (plan.share, plan.low_epochs, plan.full_epochs, plan.time) == (0, 0, 10, 1)
 
 
 @given(st.floats(0.02, 1), st.floats(0.02, 1), st.floats(0, 1))
 @quick
 def test_a_plan_never_takes_longer_than_full_mode(gain: float, cost: float, tail: float) -> None:
-    plan = make_plan(lambda x: gain, cost, epochs=10, tail=tail)
+    plan = two_modes(lambda x: gain, cost, 10, tail)
     assert 0 < plan.time <= 1 + 1e-9
     assert plan.full_epochs >= 10 * tail - 1e-9
 
@@ -126,7 +132,7 @@ def test_the_curve_never_rises_nor_passes_one() -> None:
 
 
 def test_never_more_low_epochs_than_the_full_run_has() -> None:
-    plan = make_plan(lambda x: 0.2, cost=0.05, epochs=16, tail=0.5)
+    plan = two_modes(lambda x: 0.2, 0.05, 16, 0.5)
     assert plan.low_epochs == pytest.approx(16) and plan.share == pytest.approx(0.2, abs=0.005)
     assert plan.full_epochs == pytest.approx(16 * 0.8, abs=0.1)
 
@@ -134,3 +140,63 @@ def test_never_more_low_epochs_than_the_full_run_has() -> None:
 def test_no_gain_anywhere_is_no_gain() -> None:
     assert gain_curve([(0.1, 0.5), (0.2, 0.0)])(0.05) == 0
     assert gain_curve([])(0.5) == 0
+
+
+# Several low modes ---------------------------------------------------------------------------------------------------
+
+HALVED, NEARLY_FULL = ModeGain(lambda x: 0.8 - 0.6 * x, 0.3, 0.5), ModeGain(lambda x: 0.95 - 0.1 * x, 0.6, 0.125)
+
+
+def test_modes_follow_each_other_as_their_price_of_progress_says() -> None:
+    """Halved images pay best while 0.3 / (0.8 − 0.6 x) < 0.6 / (0.95 − 0.1 x), up to their tail at 1/2 at most."""
+    plan = make_plan([HALVED, NEARLY_FULL], 20, most_low=10)
+    crossing = 0.195 / 0.33  # of the two prices, beyond the tail of halved images
+    assert crossing > 0.5
+    assert plan.share == pytest.approx(0.875, abs=0.003)
+    halved = sum(1 / HALVED.gain((index + 0.5) / 4000) for index in range(2000)) / 4000
+    nearly = sum(1 / NEARLY_FULL.gain((index + 0.5) / 4000) for index in range(2000, 3500)) / 4000
+    assert plan.epochs == pytest.approx((20 * halved, 20 * nearly, 20 * 0.125), rel=0.01)
+    assert plan.time == pytest.approx(0.3 * halved + 0.6 * nearly + 0.125, rel=0.01)
+
+
+def test_one_more_mode_never_costs_time() -> None:
+    alone = [make_plan([mode], 20, most_low=1.5).time for mode in (HALVED, NEARLY_FULL)]
+    assert make_plan([HALVED, NEARLY_FULL], 20, most_low=1.5).time < min(alone)
+
+
+def test_a_mode_that_is_never_best_has_no_epochs() -> None:
+    useless = ModeGain(lambda x: 0.2, 0.5, 0.125)
+    plan = make_plan([HALVED, useless, NEARLY_FULL], 20, most_low=10)
+    assert plan.epochs[1] == 0
+    assert plan.time == make_plan([HALVED, NEARLY_FULL], 20, most_low=10).time
+
+
+def test_modes_never_go_back_to_a_cheaper_one() -> None:
+    """The cheap mode that would be best late only is not taken there after the dearer one, unless alone."""
+    late, early = ModeGain(lambda x: min(1.0, 0.1 + x), 0.2, 0.0), ModeGain(lambda x: 1.0, 0.5, 0.0)
+    plan = make_plan([late, early], 10, most_low=100)
+    everything = min(make_plan([late], 10, 100).time, make_plan([early], 10, 100).time)
+    assert plan.time <= everything
+    assert plan.epochs[0] > 0 or plan.epochs[1] > 0
+
+
+@given(st.floats(0.05, 1), st.floats(0.05, 1), st.floats(0.2, 3))
+@quick
+def test_low_epochs_are_never_more_than_allowed(gain: float, cost: float, most: float) -> None:
+    modes = [ModeGain(lambda x: gain * (1 - 0.5 * x), cost, 0.25), ModeGain(lambda x: gain, cost + 0.05, 0.1)]
+    plan = make_plan(modes, 10, most)
+    assert plan.low_epochs <= 10 * most + 1e-6
+    assert plan.time <= 1 + 1e-9
+
+
+def test_a_ramp_takes_what_its_shares_say() -> None:
+    """Gains of 1: half the epochs at 0.3, three tenths at 0.6, the rest full."""
+    sure = [ModeGain(lambda x: 1.0, 0.3, 0.5), ModeGain(lambda x: 1.0, 0.6, 0.125)]
+    assert ramp_time(sure, (0.5, 0.3, 0.2)) == pytest.approx(0.15 + 0.18 + 0.2)
+    half = [ModeGain(lambda x: 0.5, 0.3, 0.5), ModeGain(lambda x: 0.5, 0.6, 0.125)]  # the run is 1 / 0.6 times as long
+    assert ramp_time(half, (0.5, 0.3, 0.2)) == pytest.approx(0.53 / 0.6, rel=0.01)
+    assert ramp_time([ModeGain(lambda x: 0.0, 0.3, 0.5)], (1.0, 0.0)) == math.inf
+
+
+def test_smaller_images_leave_more_of_the_progress_to_larger_ones() -> None:
+    assert [tail_at(ratio, 0.5) for ratio in (1, Fraction(4, 3), 2, 3)] == pytest.approx([0, 0.125, 0.5, 8 / 9])

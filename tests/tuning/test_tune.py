@@ -12,13 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowmode_fx import LowModeConfig, build_pair, capture
+from lowmode_fx import LowModeConfig, LowModeModel, Mode, build_pair, capture
 from lowmode_fx.cli.tuning_tables import plot_probe, probe_text, tuning_table
 from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.tuning.candidates import families, graph_signature, stages, try_pair
+from lowmode_fx.tuning.ladder_plan import choose, ramp
+from lowmode_fx.tuning.plan import make_plan
+from lowmode_fx.tuning.search import Candidate
 from lowmode_fx.tuning.sensitivity import probe_sites
 from lowmode_fx.tuning.trials import Probe, momentum_of, progress_now
 from lowmode_fx.tuning.tune import Tuning, tune
+from passes.ratios import largest_ratio
 
 
 class Coloured:
@@ -77,6 +81,7 @@ def test_every_family_is_measured_once(tuning: Tuning) -> None:
         "r = 2, kernels kept",
         "r = 2, kernels resampled (cover)",
         "r = 2, kernels averaged",
+        "r = 2, large kernels resized",
         "whole images, kernels averaged",
     }
     assert any("only maps of 16×16" in name for name in names)
@@ -161,7 +166,9 @@ def test_progress_is_told() -> None:
         ({"seconds": 0}, "seconds=0 is out of range; give a number above 0"),
         ({"measure": "joules"}, "measure='joules' is unknown; give 'time' or 'macs'"),
         ({"autocast": torch.float16}, "autocast=torch.float16 would need a gradient scaler; give torch.bfloat16"),
-        ({"ratios": (5,)}, r"ratios=\(5,\) is out of range; give some of 1, 2, 3, 4"),
+        ({"ratios": (5,)}, r"ratios=5 is out of range; give numbers from 1 to 4, such as 2, 4/3"),
+        ({"modes": 1}, "modes=1 is too small; give an int of at least 2"),
+        ({"time_budget": 0}, "time_budget=0 is out of range; give a number above 0, at most 1"),
     ],
 )
 def test_what_is_refused(options: dict[str, Any], message: str) -> None:
@@ -210,6 +217,71 @@ def test_a_model_with_its_loss_inside_is_tuned_on_the_batches_that_it_takes() ->
         for found in (inside, outside)
     )
     assert ours == theirs and any(ours.values())
+
+
+# Ladders -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ladder_tuning() -> Tuning:
+    return quick_tune(small_model(), ratios=None, modes=3)
+
+
+def test_a_ladder_is_planned_from_what_was_measured(ladder_tuning: Tuning) -> None:
+    names = [candidate.name for candidate in ladder_tuning.candidates if candidate.trial_gains]
+    assert {"r = 2, kernels kept", "r = 4/3, kernels kept"} <= set(names)
+    sides = [largest_ratio(config.ratio) for config in ladder_tuning.configs]
+    assert sides == sorted(sides, reverse=True)
+    assert any("the plain ramp" in reason for reason in ladder_tuning.reasons)
+    assert ladder_tuning.time <= 0.95
+
+
+def test_a_tuned_ladder_trains(ladder_tuning: Tuning) -> None:
+    model = small_model()
+    ladder = ladder_tuning.build(model, torch.zeros(2, 3, 16, 16))
+    net = LowModeModel(ladder, ladder_tuning.schedule, low_weight=ladder_tuning.low_weight, compile=False)
+    modes = [net.mode_at(step, epoch) for step, epoch in enumerate(range(ladder_tuning.epochs))]
+    places = [net.modes.index(mode) for mode in modes]
+    assert places == sorted(places) and modes[-1] is Mode.FULL
+    net(torch.randn(4, 3, 16, 16)).sum().backward()
+
+
+def test_a_tuned_ladder_survives_json(ladder_tuning: Tuning) -> None:
+    again = Tuning.from_dict(json.loads(ladder_tuning.to_json()))
+    assert (again.configs, again.schedule, again.epochs) == (
+        ladder_tuning.configs,
+        ladder_tuning.schedule,
+        ladder_tuning.epochs,
+    )
+
+
+def measured(name: str, ratio: Any, cost: float, gain: float) -> Candidate:
+    config = LowModeConfig(ratio=ratio, kernel_ratio=1)
+    plan = make_plan([], 10)
+    return Candidate(name, config, cost, (), plan, 1.0, (gain, gain), gain=lambda x: gain)
+
+
+def test_a_cheaper_mode_first_then_a_dearer_one() -> None:
+    halved, nearly = measured("halved", 2, 0.25, 0.7), measured("nearly", "4/3", 0.6, 0.95)
+    chosen = choose([nearly, halved], 20, 0.5, 3)
+    assert [each.name for each in chosen.candidates] == ["halved", "nearly"]
+    assert chosen.plan.share == pytest.approx(1 - 0.125, abs=0.003)
+    assert chosen.time < min(choose([each], 20, 0.5, 2).time for each in (halved, nearly))
+    assert ramp([nearly, halved], 0.5) >= chosen.plan.time
+    assert ramp([halved], 0.5) is None
+
+
+def test_a_mode_that_does_not_pay_is_left_out() -> None:
+    chosen = choose([measured("halved", 2, 0.25, 0.7), measured("dear", "4/3", 0.97, 0.95)], 20, 0.5, 3)
+    assert [each.name for each in chosen.candidates] == ["halved"]
+
+
+def test_a_budget_is_kept_and_as_much_as_it_allows_is_reached() -> None:
+    tried = [measured("halved", 2, 0.25, 0.7), measured("nearly", "4/3", 0.6, 0.95)]
+    whole, half = (choose(tried, 20, 0.5, 3, budget) for budget in (1.0, 0.3))
+    assert whole.reached == 20
+    assert half.time == pytest.approx(0.3 * 20, rel=0.01)
+    assert half.reached == pytest.approx(20 * 0.3 / whole.plan.time, rel=0.02)  # gains are the same all along
 
 
 # Its parts -----------------------------------------------------------------------------------------------------------
@@ -305,7 +377,7 @@ def test_stages_by_the_size_of_their_maps() -> None:
 
 def test_families_and_graph_signatures() -> None:
     choices = list(families(LowModeConfig(batchnorm="share"), (2, 1), stem_maxpool=True))
-    assert len({choice.name for choice in choices}) == len(choices) == 10
+    assert len({choice.name for choice in choices}) == len(choices) == 12
     assert all(choice.config.batchnorm == "share" for choice in choices)
     by_two = [choice for choice in families(LowModeConfig(), (4,), stem_maxpool=False) if "by 2" in choice.name]
     assert [(choice.config.ratio, choice.config.kernel_ratio) for choice in by_two] == [(4, 2)]
@@ -314,6 +386,31 @@ def test_families_and_graph_signatures() -> None:
     pairs = [try_pair(captured, choice.config)[0] for choice in choices[:4]]
     kept, cover, ceil, averaged = (graph_signature(pair) for pair in pairs if pair)
     assert cover == ceil and len({kept, cover, averaged}) == 3
+
+
+def test_a_network_with_large_kernels_has_them_resized() -> None:
+    torch.manual_seed(0)
+    deep = [layer for _ in range(3) for layer in (nn.Conv2d(8, 8, 9, 1, 4, groups=8), nn.BatchNorm2d(8), nn.ReLU())]
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    found = quick_tune(nn.Sequential(block(3, 8, 3), *deep, *head), ratios=(2,))
+    assert found.time < 0.8 and found.config.pools_kernels
+    costs = {each.name: each.cost for each in found.candidates}
+    assert costs["r = 2, large kernels resized"] < 0.6 * costs["r = 2, kernels kept"]
+    pair = build_pair(small_model(9), torch.zeros(2, 3, 16, 16), found.config)
+    assert {(change.before, change.after) for change in pair.report.pooled} <= {("9×9", "5×5")}
+
+
+def test_a_network_of_3x3_kernels_has_none_to_resize() -> None:
+    """Its large kernels resized are all of them kept, and so they are not measured again."""
+    found = quick_tune(small_model(3), ratios=(2,), run_steps=8)
+    names = {candidate.name for candidate in found.candidates}
+    assert "r = 2, kernels kept" in names and not any("large" in name for name in names)
+    large = next(choice for choice in families(LowModeConfig(), (2,), False) if "large" in choice.name)
+    for kernel, alike in ((3, True), (5, False)):
+        captured = capture(small_model(kernel), torch.zeros(2, 3, 16, 16))
+        pairs = [try_pair(captured, config)[0] for config in (large.config, LowModeConfig(kernel_ratio=1))]
+        ours, kept = (graph_signature(pair) for pair in pairs if pair)
+        assert (ours == kept) is alike
 
 
 def test_momentum_of_optimizers() -> None:

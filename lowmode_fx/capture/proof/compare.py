@@ -114,9 +114,15 @@ def generator_state(value: Any) -> Any:
 
 
 def _attributes(value: Any) -> Parts:
-    slots = [slot for kind in type(value).__mro__ for slot in _as_tuple(getattr(kind, "__slots__", ()))]
-    slotted = [(slot, getattr(value, slot)) for slot in slots if slot[:2] != "__" and hasattr(value, slot)]
+    slots = _slots(type(value))  # type: ignore[arg-type]
+    slotted = [(slot, getattr(value, slot)) for slot in slots if hasattr(value, slot)]
     return [*getattr(value, "__dict__", {}).items(), *slotted]
+
+
+@functools.cache
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = [slot for each in kind.__mro__ for slot in _as_tuple(getattr(each, "__slots__", ()))]
+    return tuple(slot for slot in slots if slot[:2] != "__")
 
 
 def _closed_over(function: types.FunctionType) -> Parts:

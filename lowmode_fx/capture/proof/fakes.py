@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowmode_fx.capture.proof.complaints import NotProvable
-from lowmode_fx.capture.proof.recorder import Recorder, constant
+from lowmode_fx.capture.proof.recorder import Recorder
 from lowmode_fx.capture.proof.results import Results
 from lowmode_fx.capture.proof.values import Key, Values
 from passes.torch_internals import is_fake
@@ -75,7 +75,7 @@ class Fakes:
         if id(tensor) not in self._made:
             fake = self._make(tensor)
             self._made[id(tensor)] = (tensor, fake)
-            self.recorder.assign(fake, *constant(tensor))
+            self.recorder.assign_constant(fake, tensor)
         return self._made[id(tensor)][1]
 
     def new(self, like: Tensor, *expression: Key) -> Tensor:

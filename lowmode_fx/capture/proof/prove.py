@@ -27,10 +27,15 @@ from passes.wording import first_line
 Call = tuple[Sequence[Any], Mapping[str, Any]]
 #: The tensors of a call, in the order in which a graph takes them.
 Leaves = Callable[[Sequence[Any], Mapping[str, Any]], Sequence[Tensor]]
+#: A call, and whether autocast is on.
+Step = tuple[Call, bool]
 
-_TRAINING_STEPS = 2
 #: Torch's generator starts from it, so that a forward that seeds it shows.
 _A_SEED_OF_NOBODY = 0x9E3779B97F4A7C15
+
+
+class _Untaken(NotProvable):
+    """The model itself does not take a call."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,13 @@ class Proof:
     """Whether a graph does what its model does.
 
     ``difference``: the first difference, or why there is no proof, in one line; empty where it holds.
-    ``seconds``: of CPU time, that it took.
+    ``seconds``: of CPU time, that it took. ``taken``: whether the model itself takes the call at all.
     """
 
     holds: bool
     difference: str
     seconds: float
+    taken: bool = True
 
 
 def prove(
@@ -53,7 +59,9 @@ def prove(
     kwargs: Mapping[str, Any] | None = None,
     *,
     leaves: Leaves | None = None,
+    second: Call | None = None,
     at: Sequence[Call] = (),
+    steps: int = 2,
 ) -> Proof:
     """Hold ``graph_module``, a graph over the model's own registries, against ``model`` on ``args`` and ``kwargs``.
 
@@ -67,20 +75,37 @@ def prove(
     tensors decide, there is no proof.
 
     leaves: the tensors that the graph takes, of a call of the model; where not given, the graph is called as the model.
+    second: the call of the second step where that is to be another one, of another number of images; where the model
+        doesn't take it, both steps are of the first.
+    steps: 1 for the second step alone, of a graph that is proven for other images already.
     at: further calls, one step each, of images of another size or number that the graph is to run on too: without them
         a graph is proven for these inputs alone, which an exported one may be made for.
     """
     started = time.process_time()
     call = args, kwargs or {}
+    more = [(each, False) for each in at]
     try:
-        difference = _difference(model, graph_module, leaves, [(call, False), (call, True), *((c, False) for c in at)])
+        try:
+            training = [(call, False), (second or call, True)][-steps:]
+            difference = _difference(model, graph_module, leaves, training, more)
+        except _Untaken:
+            if second is None:
+                raise
+            training = [(call, False), (call, True)][-steps:]
+            difference = _difference(model, graph_module, leaves, training, more)
+    except _Untaken as cause:
+        return Proof(False, f"not provable: {first_line(cause)}", time.process_time() - started, taken=False)
     except Exception as cause:  # which a model's own properties, copies and hooks may raise anywhere
         difference = f"not provable: {first_line(cause)}"
     return Proof(not difference, difference, time.process_time() - started)
 
 
 def _difference(
-    model: nn.Module, graph_module: fx.GraphModule, leaves: Leaves | None, steps: Sequence[tuple[Call, bool]]
+    model: nn.Module,
+    graph_module: fx.GraphModule,
+    leaves: Leaves | None,
+    training: Sequence[Step],
+    more: Sequence[Step],
 ) -> str:
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise NotProvable("the model holds TorchScript, which runs real tensors")
@@ -93,11 +118,11 @@ def _difference(
         with preserve_state(model, buffers=False, gradients=True), calm():
             torch.default_generator.manual_seed(_A_SEED_OF_NOBODY)
             ours, theirs = _sides(model, graph_module, leaves, surroundings)
-            for number, (call, autocast) in enumerate(steps):
+            for number, (call, autocast) in enumerate([*training, *more]):
                 for side in (ours, theirs):
                     side.step(call, number, autocast)
-                if ours.failure and number < _TRAINING_STEPS:
-                    raise NotProvable(ours.failure)
+                if ours.failure and number < len(training):
+                    raise _Untaken(ours.failure)
                 found = first_difference(ours, theirs, surroundings)
                 if found is not None or ours.failure:
                     return found or ""

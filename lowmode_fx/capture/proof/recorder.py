@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +13,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowmode_fx.capture.proof.complaints import NotProvable, running_place
+from lowmode_fx.capture.proof.constants import Constants, constant
 from lowmode_fx.capture.proof.results import Results
 from lowmode_fx.capture.proof.values import Key, Values, key_of, layouts_of
 from passes.torch_internals import autocast_depth
+from passes.trees import tree_leaves
 
 #: Norms that move their running statistics, at these places, without their signatures saying so.
 _SILENT_WRITERS = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
@@ -61,6 +61,7 @@ class Recorder(TorchDispatchMode):
         self.computed: Counter[int] = Counter()
         #: Why an operator raised last; a model may catch that and take a way that it never takes on real values.
         self.refused = ""
+        self._constants = Constants()
         self._results = results
         self._swap_real = swap
         self._source_lines = source_lines
@@ -71,6 +72,11 @@ class Recorder(TorchDispatchMode):
     def assign(self, tensor: Tensor, *expression: Key) -> None:
         """From here on the storage of ``tensor`` holds the value of ``expression``."""
         self._set(tensor.untyped_storage(), self.values.number(*expression))
+
+    def assign_constant(self, tensor: Tensor, real: Tensor) -> None:
+        """From here on the storage of ``tensor`` holds what that of the ``real`` one does."""
+        self.assign(tensor, *constant(real))
+        self._constants.keep(self._key(tensor)[1], real)
 
     def read(self, tensor: Tensor) -> tuple[str, int, int]:
         """What any ``tensor`` reads, real or not: ``("tensor", value, geometry)``."""
@@ -94,7 +100,7 @@ class Recorder(TorchDispatchMode):
     def _record(self, func: Any, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if operator.name == "aten.lift_fresh":  # a tensor that Python data was made into
             result = func(*args, **kwargs)
-            self.assign(result, *constant(args[0]))
+            self.assign_constant(result, args[0])
             return result
         args, kwargs = self._swap(args), {name: self._swap(value) for name, value in kwargs.items()}
         expression = self._expression(operator, args, kwargs)
@@ -107,7 +113,20 @@ class Recorder(TorchDispatchMode):
             self._set(result.untyped_storage(), self._key(args[operator.copies_from])[1])
         else:
             self._note(expression, targets, result)
+            if not (targets or operator.draws or operator.asks):
+                self._compute(func, args, kwargs, result)
         return result
+
+    def _compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """What is computed of constants is a constant."""
+        tensors = [each for each in tree_leaves((list(args), kwargs)) if isinstance(each, Tensor)]
+        results = result if isinstance(result, list | tuple) else (result,)
+        if any(_shares_memory(one, other) for one in results for other in tensors):
+            return  # a view
+        values = {id(each): self._key(each)[1] for each in tensors}
+        found = self._constants.computed(func, args, kwargs, values, results)
+        for fake, real in zip(results, found or (), strict=found is not None):
+            self.assign_constant(fake, real)
 
     def _expression(self, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Key, ...]:
         expression: list[Key] = [operator.name, *(key_of(each, self._key) for each in args)]
@@ -163,14 +182,8 @@ class Recorder(TorchDispatchMode):
         return value
 
 
-def constant(tensor: Tensor) -> tuple[Key, ...]:
-    """The leaf for a real tensor that is nobody's: by what it holds, or on a device, where nobody looks, by itself."""
-    storage = tensor.untyped_storage()
-    if tensor.device.type == "cpu":
-        held = hashlib.sha1(ctypes.string_at(storage.data_ptr(), storage.nbytes())).hexdigest()
-    else:
-        held = f"storage {id(storage)}"
-    return ("constant", held, tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor.dtype)
+def _shares_memory(one: Any, other: Tensor) -> bool:
+    return isinstance(one, Tensor) and one.untyped_storage() is other.untyped_storage()
 
 
 @cache

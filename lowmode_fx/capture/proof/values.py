@@ -78,6 +78,8 @@ class Values:
             ours, theirs = self.expressions[model], self.expressions[graph]
             pairs = zip_longest(_flat(ours), _flat(theirs), fillvalue=("nothing", "nothing more"))
             apart = [pair for pair in pairs if pair[0] != pair[1]]
+            if ours[0] == theirs[0] == "constant":
+                return self.told(model), "another one"
             if ours[0] != theirs[0] or not apart:
                 return self.told(model), self._named(graph)
             one: Any

@@ -5,13 +5,14 @@ from __future__ import annotations
 import operator
 import random
 import sys
+from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from types import CellType, FunctionType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from passes.preserve.containers import cell_contents
 from passes.preserve.holdings import find_held
@@ -33,10 +34,18 @@ class Watch:
         if hooks:
             held = find_held({**roots, "hooks on all modules": _global_hooks(), "hooks on tensors": hooks})
         self._names = {id(vars(module)): name for root in roots.values() for name, module in _named_modules(root)}
-        containers = [each for each in (*held.containers, *held.empty) if not isinstance(each, CellType | bytearray)]
-        self._containers = containers
+        containers = [each for each in held.containers if not isinstance(each, CellType | bytearray)]
+        self._empty = [*(each for each in containers if not each), *held.empty]
+        self._containers = [each for each in containers if each]
         self._sources = [each.values() if isinstance(each, dict) else each for each in self._containers]
         self._seen = list(chain.from_iterable(self._sources))
+        self._places = [
+            (each, key)
+            for each in self._containers
+            for key, value in (each.items() if isinstance(each, dict) else enumerate(each))
+            if isinstance(value, Tensor) and not isinstance(each, set | deque)
+        ]
+        self._placed = [holder[key] for holder, key in self._places]
         self._cells = [each for each in held.containers if isinstance(each, CellType)]
         functions = _functions(roots, held.modules)
         self._globals = [found for function in functions for found in _globals(function)]
@@ -49,17 +58,27 @@ class Watch:
 
     def changed(self) -> str | None:
         """The name of something that isn't as it was, if anything isn't."""
-        sources, seen = self._sources, self._seen
-        if sum(map(len, sources)) != len(seen) or not all(map(operator.is_, chain.from_iterable(sources), seen)):
+        if any(self._empty):
+            return "a container that was empty (of hooks, say)"
+        if not self._is_seen():
             changed = self._find()
             if changed is not None:
                 return changed
-            self._seen = list(chain.from_iterable(sources))
+            self._seen = list(chain.from_iterable(self._sources))
         loose = self._read_loose()
         for (name, now), (_, before) in zip(loose, self._loose, strict=True):
             if not is_same(now, before):
                 return name
         return None if self._read_memory() == self._memory else "the memory of a tensor"
+
+    def _is_seen(self) -> bool:
+        """Whether containers hold what they held, tensors by identity: quick, for it runs before every step."""
+        try:
+            return [*chain.from_iterable(self._sources)] == self._seen and all(
+                map(operator.is_, [holder[key] for holder, key in self._places], self._placed)
+            )
+        except Exception:  # a key that is gone, a comparison that gives no yes or no
+            return False
 
     def _find(self) -> str | None:
         seen = iter(self._seen)
@@ -85,7 +104,9 @@ class Watch:
         return found
 
     def _read_memory(self) -> list[Any]:
-        return [(each.data_ptr(), each.requires_grad, len(each._backward_hooks or ())) for each in self._tensors]
+        tensors = self._tensors
+        hooks = [each._backward_hooks for each in tensors if each._backward_hooks]
+        return [*map(Tensor.data_ptr, tensors), *(each.requires_grad for each in tensors), *map(len, hooks)]
 
 
 def host_draws(device: torch.device) -> tuple[Any, ...]:

@@ -1,17 +1,30 @@
 """A counter-based generator of uniform numbers: SplitMix64 of a seed and a step, without a state."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 __all__ = ["GOLDEN_GAMMA", "WORD", "mix64", "uniform_draw"]
+
+Word = TypeVar("Word", int, "npt.NDArray[Any]")
 
 WORD = 2**64 - 1
 #: SplitMix64's increment, 2**64 over the golden ratio, made odd.
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 
 
-def mix64(word: int) -> int:
-    """SplitMix64's finaliser: a bijection of 64-bit words in which each input bit flips about half the output."""
+def mix64(word: Word) -> Word:
+    """SplitMix64's finaliser: a bijection of 64-bit words in which each input bit flips about half the output.
+
+    Of one word, or of each in an array.
+    """
     word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & WORD
     word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & WORD
-    return word ^ (word >> 31)
+    word = word ^ (word >> 31)
+    return word
 
 
 def uniform_draw(seed: int, step: int) -> float:

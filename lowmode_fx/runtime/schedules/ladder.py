@@ -44,6 +44,8 @@ class LadderSchedule(PlannedSchedule):
     """
 
     kind: ClassVar[str] = "ladder"
+    #: Of ``default``, for r = 2, r = 4/3 and full-mode.
+    DEFAULT_SHARES: ClassVar[tuple[float, ...]] = (0.5, 0.3, 0.2)
     epochs: tuple[int, ...] | None
     probabilities: tuple[tuple[float, ...], ...] | None
     seed: int
@@ -87,7 +89,7 @@ class LadderSchedule(PlannedSchedule):
     @classmethod
     def default(cls, epochs: int) -> LadderSchedule:
         """For three modes: half of ``epochs`` epochs in the cheapest, three tenths in the next, the rest full."""
-        return cls(epochs, shares=(0.5, 0.3, 0.2))
+        return cls(epochs, shares=cls.DEFAULT_SHARES)
 
     @property
     def count(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
@@ -13,24 +13,27 @@ if TYPE_CHECKING:
 __all__ = ["lr_milestones"]
 
 
-def lr_milestones(scheduler: LRScheduler, epochs: int) -> tuple[int, ...]:
+def lr_milestones(scheduler: LRScheduler | Any, epochs: int) -> tuple[int, ...]:
     """The epochs, 0 first, that begin with another learning rate than the one before, for a schedule's ``milestones``.
 
-    scheduler: stepped once an epoch, as torch's are; a copy of it is run ahead for ``epochs`` epochs, and the
-        scheduler and its optimizer stay as they are.
+    scheduler: stepped once an epoch, as torch's are, or timm's; a copy of it is run ahead for ``epochs`` epochs, and
+        the scheduler and its optimizer stay as they are.
 
     Raises ``ValueError`` for a rate that changes in more than half of the epochs (cosine, linear): every epoch would be
     held; for one that follows the loss, which nobody knows ahead; and for a scheduler that has taken steps, whose past
     changes are lost: a resumed run would hold other epochs than the first one did.
     """
-    from torch.optim.lr_scheduler import ReduceLROnPlateau
+    from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-    if isinstance(scheduler, ReduceLROnPlateau):
-        raise ValueError("ReduceLROnPlateau follows the loss, and can't be run ahead; give milestones by hand, or none")
+    name = type(scheduler).__name__
+    if isinstance(scheduler, ReduceLROnPlateau) or name == "PlateauLRScheduler":
+        raise ValueError(f"{name} follows the loss, and can't be run ahead; give milestones by hand, or none")
+    if not getattr(scheduler, "t_in_epochs", True):
+        raise ValueError(f"the {name} counts updates, not epochs; make it with t_in_epochs=True, or give milestones")
     taken = getattr(scheduler, "last_epoch", 0)
     if taken > 0:
         raise ValueError(
-            f"the {type(scheduler).__name__} has taken {taken} steps, and can't tell the changes that are past; read "
+            f"the {name} has taken {taken} steps, and can't tell the changes that are past; read "
             "the milestones before it loads a state"
         )
     optimizer = scheduler.optimizer
@@ -39,19 +42,19 @@ def lr_milestones(scheduler: LRScheduler, epochs: int) -> tuple[int, ...]:
     rates = [_rates(ahead)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the copy's optimizer takes no steps
-        for _ in range(epochs - 1):
-            ahead.step()
+        for epoch in range(1, epochs):
+            ahead.step() if isinstance(ahead, LRScheduler) else ahead.step(epoch)  # timm's are told the epoch
             rates.append(_rates(ahead))
     changed = [epoch for epoch in range(1, epochs) if not _alike(rates[epoch - 1], rates[epoch])]
     if len(changed) > epochs / 2:
         raise ValueError(
-            f"{type(scheduler).__name__} changes the learning rate in {len(changed)} of {epochs} epochs, and each "
+            f"{name} changes the learning rate in {len(changed)} of {epochs} epochs, and each "
             "change would be held; give milestones by hand, such as milestones=(0,)"
         )
     return (0, *changed)
 
 
-def _rates(scheduler: LRScheduler) -> list[float]:
+def _rates(scheduler: Any) -> list[float]:
     return [float(group["lr"]) for group in scheduler.optimizer.param_groups]
 
 

@@ -224,3 +224,37 @@ class LargestSeen(Small):
         if self.training:
             torch.maximum(self.largest, maps.detach().amax(), out=self.largest)
         return maps / self.largest
+
+
+class CentredByAPlainTensor(Centred):
+    """The centre is no buffer, but an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.centre
+        self.centre = torch.zeros(CHANNELS)
+
+
+@KIND.habit(compiled=True)
+class PlainTensorMovedInPlace(CentredByAPlainTensor):
+    def move(self, mean: Tensor) -> None:
+        self.centre.mul_(0.9).add_(mean, alpha=0.1)
+
+
+@KIND.habit()
+class PlainTensorReassigned(CentredByAPlainTensor):
+    def move(self, mean: Tensor) -> None:
+        self.centre = 0.9 * self.centre + 0.1 * mean
+
+
+@KIND.habit()
+class PlainTensorsInADict(CentredByAPlainTensor):
+    """Statistics by name, each moved in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statistics = {"centre": self.centre, "count": torch.zeros((), dtype=torch.long)}
+
+    def move(self, mean: Tensor) -> None:
+        self.statistics["count"] += 1
+        self.statistics["centre"].lerp_(mean, 0.1)

@@ -170,6 +170,18 @@ class DispatchByName(Small):
         return maps
 
 
+@KIND.habit(cause=r"torch\.cond")
+class CondOfTorch(Small):
+    """A branch as an operator, whose untaken side gets gradients of zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = conv(CHANNELS)
+
+    def between(self, maps: Tensor) -> Tensor:
+        return torch.cond(maps.mean() > 0, lambda taken: self.body(taken), lambda taken: self.other(taken), (maps,))
+
+
 @KIND.habit(compiled=True)
 class Generator(Small):
     """Stages from a generator function."""

@@ -1,0 +1,161 @@
+"""One network, one optimizer and one captured step, in which all arms of the training on a GPU run in turn."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.cifar_archives import SIDE, Split
+from bench.gpu_arms import CONFIGS, FULL
+from bench.harness import paired_steps
+from bench.networks import resnet, small_resnet
+from bench.step_functions import ChosenMode, capture_all
+from bench.timed_graphs import TimedGraphs
+from bench.training_step import training_step
+from lowmode_fx import Augmentation, DeviceLoader, LowModeModel, Mode, TrainStep, build_ladder
+from lowmode_fx.utils.devices import synchronize
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+MODES = (FULL, *CONFIGS)
+
+
+def network(small: bool, device: torch.device, seed: int = 0) -> nn.Module:
+    """ResNet-18 with the CIFAR stem, or a small ResNet; channels_last on a GPU."""
+    torch.manual_seed(seed)
+    model = (small_resnet(width=8) if small else resnet(18, "cifar", 10)).to(device).train()
+    return model.to(memory_format=torch.channels_last) if device.type == "cuda" else model
+
+
+class Arena:
+    """Compiled and captured once, for all modes: a run only sets weights, momentum and buffers, in place.
+
+    graphs: what captures instead of CUDA graphs, for tests.
+    """
+
+    def __init__(self, small: bool, device: torch.device, batch: int, graphs: Any = None) -> None:
+        self.small, self.device, self.batch = small, device, batch
+        self.model = network(small, device)
+        example = torch.zeros(2, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
+        self.schedule = ChosenMode()
+        ladder = build_ladder(self.model, example, CONFIGS)
+        self.net = LowModeModel(ladder, self.schedule, compile=not small)
+        self.net.train()
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True
+        )
+        self.autocast = torch.bfloat16 if device.type == "cuda" else None
+        if graphs is None and device.type == "cuda":
+            graphs = TimedGraphs()
+        self.graphs = graphs
+        self.step = TrainStep(self.net, F.cross_entropy, self.optimizer, autocast=self.autocast, graphs=graphs)
+        self._images = torch.randn(batch, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
+        self._labels = torch.randint(0, 10, (batch,), device=device)
+
+    def whole(self, mode: str) -> None:
+        """One captured step on made-up images."""
+        self.schedule.chosen = Mode(mode)
+        self.step(self._images, self._labels)
+
+    def looped(self, mode: str) -> None:
+        """The same step by a loop, kernel by kernel, as peers run theirs."""
+        forward = partial(self.net.run, Mode(mode))
+        training_step(forward, lambda: (self._images, self._labels), self.optimizer, self.autocast)
+
+    def prices(self, rounds: int, inner: int | None) -> dict[str, dict[str, float]]:
+        """Median seconds of a step in each mode, captured and by a loop; weights stand still meanwhile."""
+        self._set_rate(0.0)
+        kinds = {"whole step": self.whole, "loop": self.looped}
+        capture_all(self.step, [partial(self.whole, mode) for mode in MODES])
+        functions = {(kind, mode): partial(step, mode) for kind, step in kinds.items() for mode in MODES}
+        times = paired_steps(functions, self.device, rounds, warmup=1, inner=inner)
+        middle = {key: sorted(values)[len(values) // 2] for key, values in times.items()}
+        return {kind: {mode: middle[kind, mode] for mode in MODES} for kind in kinds}
+
+    def told(self) -> dict[str, Any]:
+        """Whether steps are compiled and captured: what stands in each row, so that nothing falls back unseen."""
+        step = self.step
+        return {
+            "compiled": bool(self.net._runner.compiled),
+            "captures": step.captures,
+            "uncaptured": step.uncaptured,
+            "optimizer outside": step.optimizer_outside,
+        }
+
+    def train(self, modes: Sequence[str], train: Split, seed: int, peak_rate: float) -> dict[str, Any]:
+        """A run from new weights: one step for each of ``modes``. Seconds are the whole loop's, loading included."""
+        self._reset(seed)
+        loader = self.loader(train, seed)
+        launched = getattr(self.graphs, "launches", 0)
+        synchronize(self.device)
+        began, place, epoch, loss = time.perf_counter(), 0, 0, torch.zeros(())
+        while place < len(modes):
+            loader.set_epoch(epoch)
+            self.net.set_epoch(epoch)
+            for images, labels in loader:
+                if place == len(modes):
+                    break
+                self._set_rate(rate(place / len(modes), peak_rate))
+                self.schedule.chosen = Mode(modes[place])
+                loss = self.step(images.contiguous(memory_format=torch.channels_last), labels)
+                place += 1
+            epoch += 1
+        synchronize(self.device)
+        seconds = time.perf_counter() - began
+        replays = getattr(self.graphs, "launches", 0) - launched
+        found = {"seconds": seconds, "steps": place, "images": place * self.batch, "last loss": float(loss)}
+        return found | {"replays": replays}
+
+    def loader(self, train: Split, seed: int) -> DeviceLoader:
+        """Random crops and flips of images that lie on the device."""
+        changes = Augmentation(shift=4, flip=True)
+        return DeviceLoader(
+            *train, self.batch, shuffle=True, drop_last=True, mean=MEAN, std=STD, augmentation=changes, seed=seed
+        )  # fmt: skip
+
+    def loading_seconds(self, train: Split) -> float:
+        """Of one epoch's batches, without any training."""
+        synchronize(self.device)
+        began = time.perf_counter()
+        for images, _ in self.loader(train, 0):
+            images.contiguous(memory_format=torch.channels_last)
+        synchronize(self.device)
+        return time.perf_counter() - began
+
+    def accuracy(self, test: Split) -> float:
+        """In %, of the model itself in eval mode."""
+        self.net.eval()
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        enabled = self.autocast is not None
+        with torch.no_grad(), torch.autocast(self.device.type, self.autocast, enabled=enabled):
+            for images, labels in DeviceLoader(*test, 2000, mean=MEAN, std=STD):
+                outputs: Tensor = self.net(images.contiguous(memory_format=torch.channels_last))
+                right += (outputs.argmax(1) == labels).sum()
+        self.net.train()
+        return 100 * int(right) / len(test.labels)
+
+    def _set_rate(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+
+    def _reset(self, seed: int) -> None:
+        """New weights and buffers, momentum of zero, all where captured steps read them."""
+        state: Mapping[str, Tensor] = network(self.small, self.device, seed).state_dict()
+        self.model.load_state_dict(state)
+        for values in self.optimizer.state.values():
+            if values.get("momentum_buffer") is not None:
+                values["momentum_buffer"].zero_()
+        self.net.load_schedule_state({"step": 0, "epoch": 0})
+        torch.manual_seed(seed)
+
+
+def rate(progress: float, peak: float) -> float:
+    """A linear warm-up over a tenth of the run, then a cosine to zero."""
+    warm = (progress + 1e-3) / 0.1
+    return peak * min(warm, 0.5 * (1 + math.cos(math.pi * max(0.0, progress - 0.1) / 0.9)))

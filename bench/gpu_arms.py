@@ -1,0 +1,123 @@
+"""The arms of the training on a GPU: which mode each step of a run has, as plain lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lowmode_fx import LowModeConfig
+
+FULL, POOLED, SHARED = "full", "pooled", "pooled, shared norms"
+SIDE = 32
+#: Smaller images, kernels kept, by the name of their mode; the first is r = 2, the third r = 4/3.
+SIDES = {f"s{side}": side for side in (16, 20, 24, 28)}
+CONFIGS: dict[str, LowModeConfig] = {
+    **{name: LowModeConfig(ratio=SIDE / side, kernel_ratio=1) for name, side in SIDES.items()},
+    POOLED: replace(LowModeConfig.paper(), batchnorm="isolate"),
+    SHARED: LowModeConfig.paper(),
+}
+#: Shares of a ladder's cost: r = 2, r = 4/3, full.
+LADDER = {"s16": 0.5, "s24": 0.3, FULL: 0.2}
+Prices = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train. ``modes(steps of an epoch, prices, seed)``: the mode of each step of the run."""
+
+    name: str
+    modes: Callable[[int, Prices, int], list[str]]
+
+
+def cost(modes: Sequence[str], prices: Prices, per_epoch: int) -> float:
+    """What a run takes, in full epochs."""
+    return math.fsum(prices[mode] for mode in modes) / per_epoch
+
+
+def phases(plan: Sequence[tuple[str, int]], per_epoch: int) -> list[str]:
+    """Modes one after the other, each for its epochs."""
+    return [mode for mode, epochs in plan for _ in range(epochs * per_epoch)]
+
+
+def full(epochs: int) -> Arm:
+    """Full-mode alone."""
+    return Arm(f"full-mode, {epochs} epochs", lambda per_epoch, prices, seed: phases([(FULL, epochs)], per_epoch))
+
+
+def ladder(budget: int) -> Arm:
+    """r = 2, 4/3 and 1 in shares of 0.5, 0.3 and 0.2 of the cost of ``budget`` full epochs, in whole epochs."""
+
+    def modes(per_epoch: int, prices: Prices, seed: int) -> list[str]:
+        plan = [(mode, max(1, round(share * budget / prices[mode]))) for mode, share in LADDER.items()]
+        return phases(plan, per_epoch)
+
+    return Arm(f"ladder, cost of {budget} epochs", modes)
+
+
+def ramp(epochs: int, initial: float = 0.5, delay: float = 0.5, finetune: float = 0.2, step: int = 4) -> Arm:
+    """Composer's ``ProgressiveResizing`` with its defaults: half size, from ``delay`` on a linear ramp, a full tail."""
+
+    def mode(progress: float) -> str:
+        climbed = min(max((progress - delay) / (1 - finetune - delay), 0.0), 1.0)
+        side = round(SIDE * (initial + (1 - initial) * climbed) / step) * step
+        return FULL if side >= SIDE else f"s{side}"
+
+    def modes(per_epoch: int, prices: Prices, seed: int) -> list[str]:
+        total = epochs * per_epoch
+        return [mode(place / total) for place in range(total)]
+
+    return Arm(f"Composer's ramp, {epochs} epochs", modes)
+
+
+def neighbours(epochs: int, spread: float = 0.65, uniform: float = 0.1) -> Arm:
+    """timm's scheduled sizes with its defaults, batches of one size: neighbouring sizes mixed, the larger ones later.
+
+    spread: of the sizes around an epoch's own, in places. uniform: the share of batches whose size is any.
+    """
+    names = [*SIDES, FULL]
+
+    def weights(epoch: int) -> Any:
+        centre = (epoch / (epochs - 1) if epochs > 1 else 1.0) * (len(names) - 1)
+        near = np.exp(-0.5 * ((np.arange(len(names)) - centre) / spread) ** 2)
+        return (1 - uniform) * near / near.sum() + uniform / len(names)
+
+    def modes(per_epoch: int, prices: Prices, seed: int) -> list[str]:
+        coin = np.random.default_rng([seed, 1])
+        return [str(each) for epoch in range(epochs) for each in coin.choice(names, per_epoch, p=weights(epoch))]
+
+    return Arm(f"timm's mix of sizes, {epochs} epochs", modes)
+
+
+def paper(epochs: int, mode: str, p: float = 0.5) -> Arm:
+    """Kernels pooled to 1×1 with probability ``p`` in each step after the first epochs (4 of 200, and one at least)."""
+
+    def modes(per_epoch: int, prices: Prices, seed: int) -> list[str]:
+        held = max(1, round(0.02 * epochs)) * per_epoch
+        low = np.random.default_rng([seed, 2]).random(epochs * per_epoch) < p
+        low[:held] = False
+        return [mode if each else FULL for each in low]
+
+    norms = "shared" if mode == SHARED else "isolated"
+    return Arm(f"the paper's setting, {norms} norms, {epochs} epochs", modes)
+
+
+def planned(name: str, plan: Sequence[tuple[str, int]]) -> Arm:
+    """A plan that somebody made: modes and their epochs, one after the other."""
+    return Arm(name, lambda per_epoch, prices, seed: phases([(mode, int(epochs)) for mode, epochs in plan], per_epoch))
+
+
+def arms(epochs: int = 24) -> list[Arm]:
+    """All of them, the most telling first; ``epochs``: of full-mode, whose cuts and peers follow it."""
+
+    def cut(of: int) -> int:
+        return max(1, round(epochs * of / 24))
+
+    found = [
+        full(epochs), ramp(epochs), ladder(cut(14)), full(cut(14)), full(cut(12)), ladder(cut(12)), neighbours(epochs),
+        full(cut(17)), full(cut(19)), ladder(cut(17)), paper(epochs, SHARED), paper(epochs, POOLED),
+    ]  # fmt: skip
+    return list({arm.name: arm for arm in found}.values())  # few epochs have fewer cuts

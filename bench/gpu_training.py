@@ -1,0 +1,204 @@
+"""Time to accuracy on one GPU: full-mode, ladders and the ways of others, each step one captured graph.
+
+python -m bench.gpu_training --data PATH --seconds 200     # ResNet-18, CIFAR-10, batch 500; call again for more seeds
+python -m bench.gpu_training --data PATH --small           # a small network, 400 images, uncompiled: tries the script
+
+``PATH`` holds ``cifar10_a.zip``, with or without ``cifar10_b.zip`` (20,000 or 50,000 images). Rows go to a file of JSON
+lines as they come: seconds, accuracy, steps, images seen, cost in full epochs, and whether steps were captured.
+``--plan NAME FILE`` adds an arm: a JSON list of [mode, epochs], as a tuner may have found it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.cifar_archives import Split, find_archives, load_archives
+from bench.gpu_arena import MODES, Arena
+from bench.gpu_arms import FULL, Arm, arms, cost, planned
+from bench.harness import header
+from lowmode_fx.utils.tables import markdown_table
+
+#: (epochs of full-mode, batch, peak rate, rounds of each price)
+LARGE = (24, 500, 0.4, 11)
+SMALL = (2, 40, 0.1, 2)
+SMALL_IMAGES = 400
+
+
+class Rows:
+    """A file of JSON lines, read when it is opened, added to as rows come."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        text = path.read_text() if path.exists() else ""
+        self.rows = [row for row in map(_parsed, text.splitlines()) if row is not None]
+        if text and not text.endswith("\n"):  # cut off: what comes next begins a line of its own
+            path.write_text(text + "\n")
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Written at once: what comes later may end the process."""
+        self.rows.append(row)
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def trained(self) -> list[dict[str, Any]]:
+        """Those of runs that ended."""
+        return [row for row in self.rows if row["what"] == "arm"]
+
+    def failed(self) -> list[dict[str, Any]]:
+        """Those of runs that raised."""
+        return [row for row in self.rows if row["what"] == "failed"]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        row: dict[str, Any] = json.loads(line)
+    except ValueError:  # cut off as its process ended
+        return None
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: an arm a line, mean and standard error over seeds, in the order in which they first ended."""
+    lines = []
+    for key in dict.fromkeys((row["arm"], row["images in the set"]) for row in rows):
+        found = [row for row in rows if (row["arm"], row["images in the set"]) == key]
+        accuracies = [row["accuracy"] for row in found]
+        error = statistics.stdev(accuracies) / len(found) ** 0.5 if len(found) > 1 else None
+        mean = f"{statistics.fmean(accuracies):.2f}" + (f" ± {error:.2f}" if error is not None else "")
+        cells = [key[0], str(len(found)), mean]
+        for name, digits in (("seconds", 1), ("cost, full epochs", 1), ("seconds by a loop", 1)):
+            cells.append(f"{statistics.fmean(row[name] for row in found):.{digits}f}")
+        cells += [f"{found[0]['steps']:,}", f"{found[0]['images']:,}"]
+        share = statistics.fmean(row["replays"] / row["steps"] for row in found)
+        lines.append([*cells, f"{100 * share:.0f}"])
+    head = ["arm", "seeds", "accuracy, %", "seconds", "full epochs of time", "seconds by a loop (from prices)"]
+    return markdown_table([*head, "steps", "images", "% of steps replayed"], lines, left=1)
+
+
+def run_arm(
+    arena: Arena, arm: Arm, seed: int, splits: dict[str, Split], prices: dict[str, Any], peak: float
+) -> dict[str, Any]:
+    """One run: its row."""
+    per_epoch = len(splits["train"].labels) // arena.batch
+    relative = relative_prices(prices)
+    modes = arm.modes(per_epoch, relative, seed)
+    found = arena.train(modes, splits["train"], seed, peak)
+    return {
+        "what": "arm",
+        "arm": arm.name,
+        "seed": seed,
+        "accuracy": arena.accuracy(splits["test"]),
+        **found,
+        "cost, full epochs": cost(modes, relative, per_epoch),
+        "seconds by a loop": sum(prices["loop"][mode] for mode in modes),
+        "share of each mode": {mode: modes.count(mode) / len(modes) for mode in MODES if mode in modes},
+        "images in the set": len(splits["train"].labels),
+        "batch": arena.batch,
+        **arena.told(),
+    }
+
+
+def relative_prices(prices: dict[str, Any]) -> dict[str, float]:
+    """A captured step of each mode over a full one."""
+    whole = prices["whole step"]
+    return {mode: seconds / whole[FULL] for mode, seconds in whole.items()}
+
+
+def load(data: Path, device: torch.device, small: bool) -> dict[str, Split]:
+    """The images, on the device; a few of each class where that is enough."""
+    found = load_archives(find_archives(data))
+    if small:
+        chosen = {name: torch.linspace(0, len(each.labels) - 1, SMALL_IMAGES).long() for name, each in found.items()}
+        found = {name: Split(each.images[chosen[name]], each.labels[chosen[name]]) for name, each in found.items()}
+    return {name: Split(each.images.to(device), each.labels.to(device)) for name, each in found.items()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder that holds cifar10_a.zip")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu/training.jsonl"), help="a file of JSON lines")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run that would end later")
+    parser.add_argument("--seeds", type=int, default=9)
+    parser.add_argument("--plan", nargs=2, action="append", default=[], metavar=("NAME", "FILE"), help="one more arm")
+    parser.add_argument("--skip-failed", action="store_true", help="leave out what failed before")
+    parser.add_argument("--small", action="store_true", help="a small network and few images")
+    options = parser.parse_args(argv)
+    began = time.monotonic()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True
+    epochs, batch, peak, rounds = SMALL if options.small else LARGE
+    rows = Rows(options.out)
+
+    def said(text: str) -> None:
+        print(f"[{time.monotonic() - began:.0f} s] {text}", flush=True)
+
+    head = header("gpu_training", small=options.small, epochs=epochs, batch=batch, peak_rate=peak)
+    splits = load(options.data, device, options.small)
+    said(f"{len(splits['train'].labels)} + {len(splits['test'].labels)} images")
+    arena = Arena(options.small, device, batch)
+    prices = arena.prices(rounds, None if device.type == "cuda" else 1)
+    loading = arena.loading_seconds(splits["train"])
+    row = {"what": "prices", "seconds": prices, "loading an epoch, seconds": loading, **arena.told(), "header": head}
+    rows.add(row)
+    shown = ", ".join(f"{mode} {price:.3f}" for mode, price in relative_prices(prices).items())
+    full_ms = 1000 * prices["whole step"][FULL]
+    said(f"full step {full_ms:.2f} ms; over it {shown}; loading an epoch {loading:.2f} s; {arena.told()}")
+
+    every = [planned(name, json.loads(Path(file).read_text())) for name, file in options.plan] + arms(epochs)
+    count = len(splits["train"].labels)
+    per_epoch = count // batch
+    ended = [*rows.trained(), *(rows.failed() if options.skip_failed else [])]
+    known = {(row["arm"], row["seed"], row["images in the set"]) for row in ended}
+    late = False
+    for seed in range(options.seeds):
+        for arm in every:
+            if (arm.name, seed, count) in known:
+                continue
+            modes = arm.modes(per_epoch, relative_prices(prices), seed)
+            expected = 1.1 * (sum(prices["whole step"][mode] for mode in modes) + loading * len(modes) / per_epoch) + 1
+            if time.monotonic() - began + expected > options.seconds:
+                late = True
+                continue  # a shorter one may still fit
+            try:
+                row = run_arm(arena, arm, seed, splits, prices, peak)
+            except Exception as error:  # whatever it is, the other arms are still wanted
+                text = f"{type(error).__name__}: {str(error).strip()[:500]}"
+                row = {"what": "failed", "arm": arm.name, "seed": seed, "images in the set": count, "error": text}
+                rows.add(row)
+                said(f"seed {seed}  {arm.name:44} FAILED {text}")
+                traceback.print_exc()
+                if not _alive(device):
+                    raise SystemExit(3) from error
+                continue
+            rows.add(row)
+            said(
+                f"seed {seed}  {arm.name:44} {row['accuracy']:.2f} %  {row['seconds']:6.1f} s  "
+                f"{row['cost, full epochs']:5.1f} full epochs  {row['replays']} of {row['steps']} steps replayed"
+                + ("" if row["compiled"] or options.small else ", UNCOMPILED")
+            )
+            options.out.with_suffix(".md").write_text(f"# Time to accuracy\n\n{table(rows.trained())}\n")
+        if late:
+            break
+    print(table(rows.trained()))
+
+
+def _alive(device: torch.device) -> bool:
+    try:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except RuntimeError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The arms that large kernels are measured by: which low modes, and when, all in the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lowmode_fx import LowModeConfig
+
+#: Images of half the side, kernels as they are, and the sizes on the way to the whole: 16, 20, 24 and 28 of 32 pixels.
+KEPT = LowModeConfig(kernel_ratio=1)
+RAMP = {f"kept {size}": LowModeConfig(ratio=f"8/{size}", kernel_ratio=1) for size in (4, 5, 6, 7)}
+AVERAGED = LowModeConfig(pool_convs="large")
+BICUBIC = LowModeConfig(pool_convs="large", kernel_transform="bicubic")
+LINEAR = LowModeConfig(pool_convs="large", kernel_transform="linear")
+RESIZED = LowModeConfig(pool_convs="large", kernel_transform="pi_resize")
+RESIZED_SHARED = LowModeConfig(pool_convs="large", kernel_transform="pi_resize", batchnorm="share")
+RESIZED_COVER = LowModeConfig(pool_convs="large", kernel_transform="pi_resize", rounding="cover")
+#: Of what an arm may take low steps in, by the name that its plan says.
+MODES: dict[str, LowModeConfig] = {
+    **RAMP,
+    "averaged": AVERAGED,
+    "bicubic": BICUBIC,
+    "linear": LINEAR,
+    "resized": RESIZED,
+    "resized, cover": RESIZED_COVER,
+    "resized, shared norms": RESIZED_SHARED,
+    "resized 4/3": LowModeConfig(ratio="4/3", pool_convs="large", kernel_transform="pi_resize"),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Shares of a run's *time* by mode, in order; ``mixed``: the low ones drawn step by step, before the full tail.
+
+    ``budget``: of the time that full-mode takes for all its epochs.
+    """
+
+    name: str
+    shares: Mapping[str, float] = field(default_factory=dict)
+    budget: float = 1.0
+    mixed: bool = False
+
+    def epochs(self, full_epochs: int, prices: Mapping[str, float]) -> dict[str, int]:
+        """Whole epochs of each mode, ``full`` last; prices: of a low step in full ones."""
+        time = full_epochs * self.budget
+        if not self.shares:
+            return {"full": round(time)}
+        tail = max(1, round(time * self.shares["full"]))
+        low = {mode: share for mode, share in self.shares.items() if mode != "full"}
+        scale = (time - tail) / sum(low.values())
+        counts = {mode: max(1, round(scale * share / prices[mode])) for mode, share in low.items()}
+        return {**counts, "full": tail}
+
+
+def composers_ramp(prices: Mapping[str, float]) -> dict[str, float]:
+    """Composer's progressive resizing by its defaults, in shares of time.
+
+    Half of the *steps* at half the side, three tenths on the way up, in equal parts, a fifth whole.
+    """
+    sizes = list(RAMP)
+    steps = {sizes[0]: 0.5, **dict.fromkeys(sizes[1:], 0.3 / (len(sizes) - 1)), "full": 0.2}
+    return {mode: share * prices.get(mode, 1.0) for mode, share in steps.items()}
+
+
+def arms(prices: Mapping[str, float]) -> list[Arm]:
+    """What is compared: full-mode, whole and cut, and in half and a quarter of its time the others."""
+    found = [Arm("full-mode")]
+    ramp = composers_ramp(prices)
+    ramp = {mode: share / sum(ramp.values()) for mode, share in ramp.items()}
+    for budget in (0.5, 0.25):
+        tail = 0.4
+        two = {"full": tail}
+        found += [
+            Arm("full-mode, cut", {}, budget),
+            Arm("kept", {"kept 4": 1 - tail, **two}, budget),
+            Arm("kept, ladder", {"kept 4": 0.4, "kept 6": 0.2, **two}, budget),
+            Arm("Composer's ramp", ramp, budget),
+            Arm("resized", {"resized": 1 - tail, **two}, budget),
+            Arm("averaged", {"averaged": 1 - tail, **two}, budget),
+            Arm("linear", {"linear": 1 - tail, **two}, budget),
+            Arm("bicubic", {"bicubic": 1 - tail, **two}, budget),
+            Arm("resized, ladder", {"resized": 0.4, "resized 4/3": 0.2, **two}, budget),
+            Arm("resized, drawn", {"resized": 0.4, "resized 4/3": 0.2, **two}, budget, mixed=True),
+            Arm("resized, shared norms", {"resized, shared norms": 1 - tail, **two}, budget),
+            Arm("resized, cover", {"resized, cover": 1 - tail, **two}, budget),
+        ]
+    return found

@@ -1,0 +1,69 @@
+"""What the runs with large kernels say: a table for each study, the most accurate arm first."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lowmode_fx.utils.tables import markdown_table
+
+
+@dataclass(frozen=True)
+class Line:
+    """One arm over its seeds: time in full epochs, accuracy in [0, 1], ``error`` of its mean."""
+
+    arm: str
+    budget: float
+    epochs: str
+    time: float
+    accuracy: float
+    error: float
+    seeds: int
+
+
+def lines(rows: Mapping[str, Any], study: str) -> list[Line]:
+    """The arms of a study, by their time and then by accuracy."""
+    grouped: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for row in rows.values():
+        if row.get("study") == study and "arm" in row:
+            grouped.setdefault((row["arm"], row["budget"]), []).append(row)
+    found = []
+    for (arm, budget), records in grouped.items():
+        values = [record["accuracy"] for record in records]
+        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        plan = " + ".join(f"{count} {mode}" for mode, count in records[0]["epochs"].items())
+        time = statistics.fmean(record["time"] for record in records)
+        found.append(Line(arm, budget, plan, time, statistics.fmean(values), error, len(values)))
+    return sorted(found, key=lambda line: (-line.budget, -line.accuracy))
+
+
+def tables(rows: Mapping[str, Any]) -> Iterator[str]:
+    """Markdown: prices and arms of each study."""
+    for key, row in rows.items():
+        if not key.endswith(" / prices"):
+            continue
+        study = key.removesuffix(" / prices")
+        prices = ", ".join(
+            f"{mode} {price['median']:.3f}" for mode, price in row["prices"].items() if not mode.startswith("seconds")
+        )
+        yield f"### {study}\n\nA low step over a full one: {prices}.\n"
+        cells = [
+            (line.arm, line.epochs, f"{line.time:.2f}", _accuracy(line), str(line.seeds)) for line in lines(rows, study)
+        ]
+        yield markdown_table(("arm", "epochs", "time, full epochs", "test accuracy, %", "seeds"), cells)
+
+
+def _accuracy(line: Line) -> str:
+    told = f"{100 * line.accuracy:.2f}"
+    return told if math.isnan(line.error) else f"{told} ± {100 * line.error:.2f}"
+
+
+def report(rows: Mapping[str, Any], path: Path) -> None:
+    """The tables as a Markdown file beside the result file, and on the terminal."""
+    text = "\n".join(tables(rows))
+    path.with_suffix(".md").write_text(text + "\n")
+    print(text)

@@ -1,0 +1,133 @@
+"""Compile everything that the next benchmarks run, in parallel processes, into the compiler's cache on disk.
+
+python -m bench.warm_compile --out OUT --seconds 110       # TORCHINDUCTOR_CACHE_DIR says where the cache lies
+
+One process a network and mode, the most wanted first; what has ended is noted in ``OUT`` and left out by a later call.
+A step that finds no memory here is compiled all the same: what it compiles is kept before it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch._inductor.config as inductor
+from torch._dynamo.utils import counters
+
+from bench.gpu_arena import MODES, Arena
+from bench.gpu_training import LARGE
+from bench.networks import GPU_CASES, TINY
+from bench.step_functions import COMPILED, CONFIGS, GRAPHS, PLAIN_HALF, steps
+
+ARMS = "arms"
+#: Of the device's memory, for all processes together: tests run beside them, and each needs some for itself.
+SHARE = 0.7
+Job = tuple[str, str, str]  # what: a case or the arms of the training; the kind of step; its name
+
+
+def jobs(small: bool) -> list[Job]:
+    """All that is run later, in the order in which it is wanted."""
+    if small:
+        return [("tiny", COMPILED, "low")]
+    names, (first, second, *others) = ("full", *CONFIGS, PLAIN_HALF), GPU_CASES
+    found = [(case, COMPILED, name) for case in (first, second) for name in names]
+    found += [(ARMS, COMPILED, mode) for mode in MODES]
+    found += [(case, COMPILED, name) for case in others for name in names]
+    return found + [(case, GRAPHS, name) for case in (first, second) for name in ("full", *CONFIGS)]
+
+
+def run_job(job: Job, share: float) -> None:
+    """Compile one step and run it. share: of the device's memory, at most."""
+    what, kind, name = job
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(share)
+    began = time.monotonic()
+    try:
+        # As the measurement has it: what is compiled otherwise is not found again.
+        with inductor.patch({"cpp.enable_kernel_profile": True}) if what != ARMS else contextlib.nullcontext():
+            if what == ARMS:
+                Arena(False, device, LARGE[1]).looped(name)
+            else:
+                case = {**GPU_CASES, **TINY}[what]
+                steps(case, device, (kind,), case.batch).kinds[kind][name]()
+    except torch.OutOfMemoryError as error:
+        print(f"out of memory, compiled all the same: {str(error).splitlines()[0][:200]}")
+    found = {key: value for key, value in counters["inductor"].items() if "fxgraph" in key}
+    print(f"compiled in {time.monotonic() - began:.0f} s: {found}", flush=True)
+
+
+def run_all(wanted: Sequence[Job], out: Path, seconds: float, at_once: int) -> int:
+    """Run jobs, ``at_once`` at a time, until all have ended or ``seconds`` have passed. Returns how many ended well."""
+    out.mkdir(parents=True, exist_ok=True)
+    began, done, waiting = time.monotonic(), 0, [job for job in wanted if not _note(out, job).exists()]
+    running: dict[Job, subprocess.Popen[bytes]] = {}
+    with contextlib.ExitStack() as files:
+        while (waiting or running) and time.monotonic() - began < seconds:
+            while waiting and len(running) < at_once:
+                job = waiting.pop(0)
+                log = files.enter_context(_note(out, job).with_suffix(".log").open("wb"))
+                command = [
+                    sys.executable,
+                    "-m",
+                    "bench.warm_compile",
+                    "--job",
+                    *job,
+                    "--share",
+                    f"{SHARE / at_once:.3f}",
+                ]
+                running[job] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment())
+            for job in _ended(running):
+                status = running.pop(job).returncode
+                if status == 0:
+                    _note(out, job).touch()
+                    done += 1
+                taken = time.monotonic() - began
+                print(f"[{taken:.0f} s] {' / '.join(job)}: {'compiled' if status == 0 else 'FAILED'}", flush=True)
+            time.sleep(0.1)
+        for process in running.values():
+            process.kill()
+            process.wait()
+    print(f"{done} compiled, {len(running)} stopped, {len(waiting)} not begun", flush=True)
+    return done
+
+
+def _note(out: Path, job: Job) -> Path:
+    return out / ("_".join(job).replace(" ", "-").replace("/", "-").replace(",", "") + ".done")
+
+
+def _ended(running: dict[Job, subprocess.Popen[bytes]]) -> Iterator[Job]:
+    yield from [job for job, process in running.items() if process.poll() is not None]
+
+
+def _environment() -> dict[str, str]:
+    # Each process compiles by itself: pools of compilers for all of them would fight for the cores.
+    return {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "2", "OMP_NUM_THREADS": "2"}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu/compiled"), help="notes of what has been compiled")
+    parser.add_argument("--seconds", type=float, default=110, help="all that runs then is ended")
+    parser.add_argument("--at-once", type=int, help="processes; one a core, without it, and 14 at most")
+    parser.add_argument("--small", action="store_true", help="one small network")
+    parser.add_argument("--job", nargs=3, metavar=("WHAT", "KIND", "NAME"), help="this process compiles one step")
+    parser.add_argument("--share", type=float, default=1.0, help="of the device's memory, with --job")
+    options = parser.parse_args(argv)
+    if options.job:
+        run_job(tuple(options.job), options.share)
+        return
+    at_once = options.at_once or max(1, min(14, len(os.sched_getaffinity(0))))
+    run_all(jobs(options.small), options.out, options.seconds, at_once)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""``--handle``: macs of operators that nobody counts, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lowmode_fx.utils.imports import import_named
+from lowmode_fx.utils.validation import as_number
+
+if TYPE_CHECKING:
+    from lowmode_fx.counting.forward import FlopReport
+    from lowmode_fx.counting.handles import Handle
+    from lowmode_fx.lowering.ladder import Ladder
+
+HandleOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Of an operator that isn't counted: aten::op=macs for each value it returns (0: free), or "
+        "aten::op=package.module:callable, an fvcore handle. May be given several times."
+    ),
+]
+Handles = Mapping[str, "Handle | None"]
+
+
+def read_handles(texts: Sequence[str] | None) -> Handles:
+    """Each of ``op=macs`` and ``op=package.module:callable``. Raises ``ValueError`` for anything else."""
+    return dict(_read(text) for text in texts or ())
+
+
+def counted(ladder: Ladder, handles: Handles) -> FlopReport:
+    """``count_flops``, which asks for the option where an operator isn't counted: a ``ValueError``."""
+    from lowmode_fx.counting.forward import UncountedError, count_flops
+
+    try:
+        return count_flops(ladder, handles=handles)
+    except UncountedError as error:
+        raise ValueError(
+            f"{error.operator} is neither counted nor known to be free; give --handle {error.operator}=MACS, for each "
+            "value that it returns, or 0 if it multiplies nothing"
+        ) from None
+
+
+def _read(text: str) -> tuple[str, Handle | None]:
+    from lowmode_fx.counting.handles import macs_per_value
+
+    operator, _, given = text.partition("=")
+    if "::" not in operator or not given:
+        raise ValueError(f"--handle {text!r} is no operator with its macs; give such as aten::cumprod=1")
+    if ":" in given:
+        found: Handle = import_named(given, "--handle")
+        return operator, found
+    try:
+        macs = as_number("macs", float(given), least=0)
+    except ValueError:
+        raise ValueError(f"--handle {text!r}: {given!r} is no number of macs; give 0 or more, or a callable") from None
+    return operator, macs_per_value(macs) if macs else None

@@ -1,0 +1,64 @@
+"""What large kernels take of a model's multiply-adds, and what resizing them would leave."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from lowmode_fx.counting.forward import FlopReport
+from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.mode import Mode
+from passes.match import conv_sites, trained
+from passes.pool_weights import stem_nodes
+from passes.wording import sides
+
+_FULL = str(Mode.FULL)
+
+
+@dataclass(frozen=True)
+class LargeKernels:
+    """The kernels that ``pool_convs="large"`` takes.
+
+    ``counts``: how many of each size, as ``13×13``. ``share``: of full-mode's macs. ``ratios``: by low mode, its macs
+    over full-mode's if these kernels shrank with its images; what has shrunk further stays so.
+    """
+
+    counts: Mapping[str, int]
+    share: float
+    ratios: Mapping[str, float]
+
+
+def large_kernels(ladder: Ladder, flops: FlopReport) -> LargeKernels | None:
+    """Of a ladder and its count; ``None`` where no kernel is large or nothing was counted."""
+    sites = conv_sites(ladder.full)
+    stems, macs = stem_nodes(ladder.full, sites), dict(flops.macs)
+    if not macs[_FULL]:
+        return None
+    counts: Counter[str] = Counter()
+    share = 0
+    rules = {
+        str(rung.mode): replace(rung.config, kernel_ratio=None, pool_convs="large", keep_convs=()).pooling_rule
+        for rung in ladder.rungs
+    }
+    # The first rows are the convolutions, in the order of the sites.
+    for site, layer in zip(sites, flops.layers, strict=False):
+        large = [
+            mode
+            for mode, rule in rules.items()
+            if not rule.reason_to_keep(
+                site, site.name, stem=site.node in stems, trained=trained(ladder.full, site.weight)
+            )
+        ]
+        if large:
+            counts[sides(site.kernel)] += 1
+            share += layer.full_macs
+        for mode in large:
+            taps = math.prod(map(int, layer.kernels[mode].split("×")))
+            resized = layer.macs[mode] * math.prod(rules[mode].pooled(site.kernel)) // taps
+            macs[mode] += min(resized, layer.macs[mode]) - layer.macs[mode]
+    if not counts:
+        return None
+    total = macs.pop(_FULL)
+    return LargeKernels(dict(counts), share / total, {mode: count / total for mode, count in macs.items()})

@@ -1,0 +1,93 @@
+"""Lightning: a callback for a ``LightningModule`` that holds a net."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowmode_fx.integrations.extras import need
+from lowmode_fx.integrations.nets import nets_in
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.model import LowModeModel
+
+pytorch: Any = need("lightning.pytorch", "lightning")
+
+
+class LowModeCallback(pytorch.Callback):
+    """Attaches the optimizers, tells the epoch, and keeps the schedule with the checkpoint.
+
+    Checkpoints hold the schedule in the optimizers' states, so that ``fit(ckpt_path=...)`` goes on where it stood, in
+    the middle of an epoch too. Learning-rate and batch-size finders leave it where it was. The pass in which
+    ``StochasticWeightAveraging`` gathers statistics runs in full-mode.
+
+    log: tell the module's loggers ``low_mode/low`` (1 for a low step, 0 for a full one; its mean over an epoch is the
+        share of low steps), and for each mode ``low_mode/<mode>_loss`` and ``low_mode/<mode>_seconds``: wall time of a
+        batch, which on a GPU is that of its calls.
+    """
+
+    def __init__(self, log: bool = True) -> None:
+        super().__init__()
+        self._log = log
+        self._nets: list[LowModeModel] = []
+        self._found: list[dict[str, Any]] = []
+        self._batch = contextlib.ExitStack()
+        self._start = 0.0
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Note where the schedules stand, before anything tries out steps."""
+        if stage != "fit":
+            return
+        nets = nets_in(pl_module)
+        if nets == self._nets and self._found:  # a finder has left its trial here
+            self._put_back()
+        self._nets, self._found = nets, [net.schedule_state() for net in nets]
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Attach the optimizers: before their states are restored, and so the schedule's."""
+        self._put_back()
+        self._found = []
+        for net in self._nets:
+            for optimizer in trainer.optimizers:
+                net.attach(optimizer)
+
+    def _put_back(self) -> None:
+        for net, state in zip(self._nets, self._found, strict=True):
+            net.load_schedule_state(state)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Tell the epoch."""
+        for net in self._nets:
+            net.set_epoch(trainer.current_epoch)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """A batch that no step follows runs in full-mode."""
+        if getattr(trainer.fit_loop, "_skip_backward", False):
+            for net in self._nets:
+                self._batch.enter_context(net.full_mode())
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Tell the loggers of the batch."""
+        seconds = time.perf_counter() - self._start
+        self._batch.close()
+        if not self._log or trainer.logger is None or getattr(trainer.fit_loop, "_skip_backward", False):
+            return
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        for place, net in enumerate(self._nets):
+            mode, name = net.last_mode, f"low_mode{place or ''}"
+            if mode is None:
+                continue
+            low = float(mode is not Mode.FULL)
+            pl_module.log(f"{name}/low", low, on_step=True, on_epoch=True, batch_size=1)
+            pl_module.log(f"{name}/{mode}_seconds", seconds, on_step=True, on_epoch=False, batch_size=1)
+            if isinstance(loss, Tensor) and loss.numel() == 1:
+                value = loss.detach().to(torch.float32)
+                pl_module.log(f"{name}/{mode}_loss", value, on_step=True, on_epoch=False, batch_size=1)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave full-mode."""
+        self._batch.close()

@@ -1,0 +1,55 @@
+"""What is drawn for an epoch, as pure functions of integers: the same on every device, in any order of steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lowmode_fx.runtime.schedules.draws import GOLDEN_GAMMA, WORD, mix64
+
+__all__ = ["DRAWS", "crop_draws", "epoch_order", "generator_for"]
+
+#: The version of what is drawn here; version 1 drew the crops of each batch one after the other.
+DRAWS = 2
+
+_ORDER, _CROPS = 0, 1  # streams of draws that never share a key
+_BITS = 24  # of a word, for each corner: even among 224 of them none is likelier by more than a 70,000th
+
+
+def generator_for(seed: int, epoch: int, step: int, stream: int) -> torch.Generator:
+    """A generator on the CPU that depends on the four numbers only, well mixed."""
+    state = np.random.SeedSequence([seed, epoch, step, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) % 2**63)
+
+
+def epoch_order(length: int, seed: int, epoch: int) -> Tensor:
+    """The permutation int64 (length,) of an epoch."""
+    return torch.randperm(length, generator=generator_for(seed, epoch, 0, _ORDER))
+
+
+def crop_draws(indices: Tensor, seed: int, epoch: int, shift: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the crop of each image of a set begins in the padded image, and whether it is mirrored.
+
+    indices: int64 (N,), of the images in the set; what is drawn for one depends on no other.
+    shift: pixels of padding on each side.
+
+    Returns the rows and the columns, int64 (N,) from 0 to ``2 * shift``, and bool (N,), all on the CPU.
+    """
+    words = _words(indices, seed, epoch)
+    span, low = 2 * shift + 1, 2**_BITS - 1
+    rows = ((words >> 40) * span) >> _BITS
+    columns = (((words >> 16) & low) * span) >> _BITS
+    signed = (torch.from_numpy(values.astype(np.int64)) for values in (rows, columns))
+    return (*signed, torch.from_numpy((words & 1).astype(np.bool_)))  # type: ignore[return-value]
+
+
+def _words(indices: Tensor, seed: int, epoch: int) -> npt.NDArray[np.uint64]:
+    """64 random bits for each image: SplitMix64 of (seed, epoch, index), the counter-based draws of the schedules."""
+    key = 0
+    for part in (seed, _CROPS, epoch):
+        key = mix64((key + part + GOLDEN_GAMMA) & WORD)
+    # Products and sums of uint64 arrays are modulo 2**64, silently, as they should be.
+    counters = (indices.numpy().astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN_GAMMA)
+    return mix64(counters + np.uint64(key))

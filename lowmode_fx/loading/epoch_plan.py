@@ -1,0 +1,65 @@
+"""All that is drawn for an epoch, brought to the device at once: no batch waits for the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowmode_fx.loading.augmentation import Augmentation, crop, mirror, window_starts
+from lowmode_fx.loading.batch_order import BatchOrder
+from lowmode_fx.loading.draws import crop_draws
+from lowmode_fx.loading.normalise import Normalise
+
+__all__ = ["EpochPlan", "plan_epoch"]
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The images of an epoch in their order, their labels, how each is cropped and mirrored (``None``: it isn't).
+
+    ``indices``: int64 (M,), on the CPU. ``labels``: (M, …), ``starts``: int64 (M,), ``masks``: uint8 (M,), on the
+    device.
+    """
+
+    indices: Tensor
+    labels: Tensor
+    starts: Tensor | None
+    masks: Tensor | None
+    shift: int
+    batch_size: int
+    normalise: Normalise
+
+    def finish(self, step: int, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Batch ``step``, of the uint8 images (N, C, H, W) that stand in it: as float32, with its labels."""
+        part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        if self.starts is not None:
+            images = crop(images, self.starts[part], self.shift)
+        if self.masks is not None:
+            images = mirror(images, self.masks[part])
+        return self.normalise(images), self.labels[part]
+
+
+def plan_epoch(
+    order: BatchOrder,
+    epoch: int,
+    labels: Tensor,
+    shape: Sequence[int],
+    augmentation: Augmentation,
+    normalise: Normalise,
+    device: torch.device,
+) -> EpochPlan:
+    """The plan of an epoch: a pure function of ``order``'s seed, the epoch and each image's place in the set.
+
+    labels: of the whole set, (length, …), on any device.
+    shape: (C, H, W) of an image.
+    """
+    indices = order.indices(epoch)
+    rows, columns, mirrored = crop_draws(indices, order.seed, epoch, augmentation.shift)
+    places = torch.arange(len(indices)) % order.batch_size
+    starts = window_starts(rows, columns, places, shape, augmentation.shift).to(device) if augmentation.shift else None
+    masks = mirrored.to(torch.uint8).mul_(255).to(device) if augmentation.flip else None
+    chosen = labels[indices.to(labels.device)].to(device)
+    return EpochPlan(indices, chosen, starts, masks, augmentation.shift, order.batch_size, normalise)

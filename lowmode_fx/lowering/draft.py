@@ -1,0 +1,50 @@
+"""A low mode's graph before its passes, which a proof holds against the model, at the build and when that changes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import fx, nn
+
+from lowmode_fx.capture.capture import Captured
+from lowmode_fx.capture.inputs import ModelInputs
+from lowmode_fx.lowering.model_state import model_state
+from passes import bind_graph
+from passes.preserve import train_mode
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A graph of ``captured``'s model for a call of the shapes of ``inputs``.
+
+    ``state``: of the model when it was proven; none where that is to be done yet.
+    """
+
+    captured: Captured
+    graph: fx.Graph
+    inputs: ModelInputs
+    state: list[Any] | None = None
+
+    def proven(self, *, again: bool = False) -> Draft:
+        """The same, proven for the model as it is now. Raises ``TraceError`` where it does not train as that does.
+
+        again: the model's graph was proven before, for images of another size, and this is a copy of it.
+        """
+        state, model = model_state(self.captured.model), self.captured.model
+        if state == self.state:
+            return self
+        with train_mode(model):
+            graph_module = bind_graph(model, self.graph, "Draft")
+        if self.state is not None and self.captured.front_end.any_size:
+            self.captured.require_proof(self.captured.graph_module, self.captured.inputs)
+            again = True
+        self.captured.require_proof(graph_module, self.inputs, again=again)
+        return replace(self, state=state)
+
+    def over(self, model: nn.Module, full: fx.GraphModule, memo: dict[int, Any]) -> Draft:
+        """The same over a copy of the model, for which it is proven where it was for this one."""
+        holds = model_state(self.captured.model) == self.state
+        captured = replace(self.captured, model=model, graph_module=full)
+        return Draft(captured, copy.deepcopy(self.graph, memo), self.inputs, model_state(model) if holds else None)

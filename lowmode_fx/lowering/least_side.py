@@ -1,0 +1,42 @@
+"""``min_side``: how far images may shrink so that every map of the model keeps a least side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+from torch import fx
+
+from lowmode_fx.lowering.config import LowModeConfig
+from passes.match import conv_sites
+from passes.ratios import ratio_terms, ratio_text, side_ratios
+from passes.shapes import Shape, node_shape
+
+
+def with_least_side(config: LowModeConfig, full: fx.GraphModule) -> tuple[LowModeConfig, str]:
+    """The configuration with the largest ratio, up to its own, that leaves each map ``min_side`` pixels a side.
+
+    Maps are what convolutions give; those that are smaller than that in full-mode don't count. Also a note of what was
+    changed; empty where nothing was. Raises ``ValueError`` where images would stay as they are.
+    """
+    if config.min_side == 1 or not config.downsample_input:
+        return config, ""
+    maps = [(site.name, shape[2:]) for site in conv_sites(full) if isinstance(shape := node_shape(site.node), Shape)]
+    dims = max((len(sides) for _, sides in maps), default=0)
+    ratios, tightest = [], ("", 0)
+    for dim, given in enumerate(side_ratios(config.ratio, dims) if dims else ()):
+        asked = Fraction(*ratio_terms(given))
+        kept = [(sides[dim], name) for name, sides in maps if len(sides) == dims and sides[dim] >= config.min_side]
+        least, name = min(kept, default=(0, ""))
+        allowed = Fraction(least, config.min_side) if least else asked
+        if allowed < asked:
+            tightest = (name, least)
+        ratios.append(min(asked, allowed))
+    if not tightest[0]:
+        return config, ""
+    told = f"at {tightest[0]} full-mode's map has {tightest[1]} pixels a side"
+    if all(ratio == 1 for ratio in ratios):
+        raise ValueError(f"min_side={config.min_side} leaves images as they are: {told}; give a smaller one")
+    fitted = replace(config, ratio=ratios[0] if len(set(ratios)) == 1 else tuple(ratios))
+    before, after = ratio_text(config.ratio), ratio_text(fitted.ratio)
+    return fitted, f"min_side={config.min_side} makes the ratio {after} instead of {before}: {told}"

@@ -1,0 +1,184 @@
+"""Batches of indices that know the mode of their step, through whatever shards, skips or resumes them on the way."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
+
+from torch.utils.data import BatchSampler, Sampler
+
+from lowmode_fx.lowering.mode import Mode
+
+if TYPE_CHECKING:
+    from lowmode_fx.runtime.model import LowModeModel
+
+__all__ = ["ModeBatchSampler", "ModeList"]
+
+
+class ModeList(list[Any]):
+    """Indices or samples of one batch, with the mode of its step: it survives the way to a worker, and being cut."""
+
+    mode: Mode
+
+    @classmethod
+    def of(cls, values: Iterable[Any], mode: Mode) -> ModeList:
+        """``values`` of a batch in ``mode``."""
+        made = cls(values)
+        made.mode = mode
+        return made
+
+    def __getitem__(self, place: SupportsIndex | slice) -> Any:
+        found = super().__getitem__(place)
+        return ModeList.of(found, self.mode) if isinstance(place, slice) else found
+
+    def __add__(self, others: Any) -> Any:
+        return ModeList.of(super().__add__(others), self.mode)
+
+
+class ModeBatchSampler(BatchSampler):
+    """Batches of ``sampler``'s indices, each with the mode of the step that it is for.
+
+    The steps are counted from ``net.step`` and ``net.epoch`` as they are when an iteration begins, so a resumed run,
+    and every rank, agrees. Where another sampler hands each rank every n-th batch (Accelerate's), n batches in a row
+    have one mode, and there are as many full rounds of them as that sampler needs; batches that one skips are not
+    counted. A stateful loader goes on in the middle of an epoch.
+
+    batches: what makes the batches, instead of ``sampler``, ``batch_size`` and ``drop_last``.
+    accumulation: batches for each optimizer step.
+    """
+
+    #: Of a class that ``for_net`` made.
+    net: ClassVar[LowModeModel]
+    accumulation: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        sampler: Sampler[int] | Iterable[int],
+        batch_size: int | None = 1,
+        drop_last: bool = False,
+        batches: Iterable[list[int]] | None = None,
+    ) -> None:
+        # Without super().__init__, which refuses the batch size of a custom sampler that has none.
+        self.batches = batches
+        self.sampler, self.drop_last = sampler, drop_last
+        self.batch_size = batch_size  # type: ignore[assignment]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "sampler" and hasattr(self.batches, "sampler"):  # in the place of the one that they had
+            self.batches.sampler = value  # type: ignore[union-attr]
+
+    @classmethod
+    def for_net(cls, net: LowModeModel, accumulation: int = 1) -> type[ModeBatchSampler]:
+        """A class that those may make anew who know it for a ``BatchSampler``: net and accumulation are its own.
+
+        Raises ``ValueError`` where ``accumulation`` is below 1.
+        """
+        if accumulation < 1:
+            raise ValueError(
+                f"accumulation={accumulation} is too small; give the batches of each optimizer step, 1 or more"
+            )
+        names = {"net": net, "accumulation": accumulation, "__doc__": cls.__doc__, "__module__": cls.__module__}
+        return type(cls.__name__, (cls,), names)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return _ModeBatches(self)
+
+    def __len__(self) -> int:
+        return len(self.indices())  # type: ignore[arg-type]
+
+    def indices(self) -> Iterable[list[int]]:
+        """The batches without modes, anew for each iteration."""
+        if self.batches is not None:
+            return self.batches
+        kind: type[BatchSampler] = BatchSampler
+        if type(self.sampler).__module__.startswith("torchdata."):
+            from torchdata.stateful_dataloader import sampler  # whose iterators have states
+
+            kind = sampler.BatchSampler
+        return kind(self.sampler, self.batch_size, self.drop_last)
+
+
+class _ModeBatches(Iterator[list[int]]):
+    """One iteration of a ``ModeBatchSampler``, which can be told to go on in its middle."""
+
+    def __init__(self, sampler: ModeBatchSampler) -> None:
+        self._sampler = sampler
+        self._first, self._epoch = sampler.net.step, sampler.net.epoch
+        self._indices = iter(sampler.indices())
+        self._number = self._skipped = 0
+        self._consumers: _Consumers | None = None
+        self._padding: list[int] = []
+        self._ended = False
+
+    def __next__(self) -> list[int]:
+        if self._consumers is None:
+            self._consumers = _Consumers(self._sampler)
+        shards = self._consumers.shards
+        indices = self._next_indices()
+        turn = self._number // shards - self._consumers.skipped - self._skipped
+        self._number += 1
+        mode = self._sampler.net.mode_at(self._first + max(turn, 0) // self._sampler.accumulation, self._epoch)
+        return ModeList.of(indices, mode)
+
+    def _next_indices(self) -> list[int]:
+        """The next batch; at the end, where each shard must get one, what the first batches had fills the round."""
+        assert self._consumers is not None
+        shards, size = self._consumers.shards, self._sampler.batch_size
+        completes = shards > 1 and self._consumers.evens and not self._sampler.drop_last and size is not None
+        indices = None if self._ended else next(self._indices, None)
+        if not completes:
+            if indices is None:
+                raise StopIteration
+            return list(indices)
+        assert size is not None
+        if indices is None:
+            self._ended = True
+            if self._number % shards == 0:
+                raise StopIteration
+        indices = list(indices or ())
+        if self._number < shards and not self._ended:
+            self._padding += indices
+        while len(indices) < size and self._padding:
+            taken = self._padding[: size - len(indices)]
+            indices += taken
+            self._padding = self._padding[len(taken) :] + taken
+        return indices
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches have gone, and where the sampler below stands if it tells."""
+        below = self._indices.state_dict() if hasattr(self._indices, "state_dict") else None
+        return {"batches": self._number, "indices": below}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on there; the net has loaded its own state, and its step is that of the next batch."""
+        if state["indices"] is not None:
+            self._indices.load_state_dict(state["indices"])  # type: ignore[attr-defined]
+        else:
+            for _ in range(state["batches"]):
+                next(self._indices, None)
+        self._number = self._skipped = state["batches"]
+        self._first, self._epoch = self._sampler.net.step, self._sampler.net.epoch
+
+
+class _Consumers:
+    """What the samplers around one do with its batches, who call it now.
+
+    ``shards``: of how many batches in a row each rank gets one. ``evens``: whether each must. ``skipped``: how many of
+    a rank's own are dropped first.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        self.shards, self.evens, self.skipped = 1, False, 0
+        frame = sys._getframe(2)
+        inner = sampler
+        while frame is not None:
+            consumer = frame.f_locals.get("self")
+            if consumer is not None and getattr(consumer, "batch_sampler", None) is inner:
+                if hasattr(consumer, "num_processes") and not getattr(consumer, "split_batches", False):
+                    self.shards *= consumer.num_processes
+                    self.evens = getattr(consumer, "even_batches", True)
+                self.skipped += getattr(consumer, "skip_batches", 0)
+                inner = consumer
+            frame = frame.f_back  # type: ignore[assignment]

@@ -1,0 +1,167 @@
+"""How a folder of images is laid out: its splits, its classes, every file below a class; and what lies beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
+)
+TRAIN_NAMES = ("train", "training")
+VAL_NAMES = ("val", "valid", "validation")
+TEST_NAMES = ("test", "testing")
+EXPECTED = "expected PATH/train/CLASS/IMAGE and PATH/val/CLASS/IMAGE ('test' serves too)"
+_SHOWN = 5  # of a list of names
+
+
+@dataclass(frozen=True)
+class FolderPart:
+    """The files of one split, sorted by class and path, with the number of each one's class."""
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FolderLayout:
+    """``val``: what is validated on; ``test``: kept for the end; ``notes``: what a user should know, a line each."""
+
+    train: FolderPart
+    val: FolderPart
+    test: FolderPart | None
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def scan_folder(root: Path) -> FolderLayout:
+    """Find the splits and their classes below ``root``, or below the only folder in it.
+
+    ``val`` (``valid``, ``validation``) is validated on, and ``test`` without it. All image files below a class folder,
+    at any depth, are of that class.
+
+    Raises ``ValueError`` that says which layout is expected and what was found instead.
+    """
+    children = _children(root)
+    if len(children) == 1 and _named(children, TRAIN_NAMES) is None:
+        inner = _children(children[0])
+        if _named(inner, TRAIN_NAMES) is not None:
+            root, children = children[0], inner
+    train_folder = _named(children, TRAIN_NAMES)
+    val_folder, test_folder = _named(children, VAL_NAMES), _named(children, TEST_NAMES)
+    if train_folder is None or (val_folder or test_folder) is None:
+        raise ValueError(f"no class folders in {str(root)!r}: {EXPECTED}; found {_listed(children)}")
+    ignored: Counter[str] = Counter()
+    notes = []
+    if val_folder is None:
+        assert test_folder is not None
+        notes.append(
+            f"validation is on {test_folder.name!r}, as there is no 'val': its accuracy is none of unseen images"
+        )
+        val_folder, test_folder = test_folder, None
+    train, val = _scan_classes(train_folder, ignored), _scan_classes(val_folder, ignored)
+    _check_same_classes(root, train_folder, train, val_folder, val)
+    classes = tuple(sorted(train))
+    test = None
+    if test_folder is not None:
+        if {child.name for child in _children(test_folder)} == set(classes):
+            test = _number(_scan_classes(test_folder, ignored), classes)
+        else:
+            notes.append(f"{test_folder.name!r} is left unread: its folders are not the classes of {train_folder.name}")
+    if ignored:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
+        files = "1 file is" if ignored.total() == 1 else f"{ignored.total()} files are"
+        notes.append(f"{files} ignored, being no images that are read: {kinds}")
+    return FolderLayout(_number(train, classes), _number(val, classes), test, classes, tuple(notes))
+
+
+def _children(folder: Path) -> list[Path]:
+    """Folders, without hidden ones and what macOS leaves in archives."""
+    hidden = (".", "__MACOSX")
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(hidden))
+
+
+def _named(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
+    found = {folder.name.lower(): folder for folder in folders}
+    return next((found[name] for name in names if name in found), None)
+
+
+def _scan_classes(folder: Path, ignored: Counter[str]) -> dict[str, list[Path]]:
+    from torchvision.datasets.folder import make_dataset
+
+    names = [child.name for child in _children(folder)]
+    for name in names:
+        if name.encode("utf-8", "ignore").decode() != name:
+            raise ValueError(f"class folder {str(folder / name)!r} has a name that is no UTF-8 text; rename it")
+    if not names:
+        hint = _flat_hint(folder)
+        raise ValueError(f"no class folders in {str(folder)!r}: {EXPECTED}; found none below {folder.name!r}{hint}")
+    if set(map(str.lower, names)) == {"images", "labels"}:
+        raise ValueError(
+            f"{str(folder)!r} holds {' and '.join(names)}, the layout of a set for detection; {EXPECTED}: classes are "
+            "told by folders"
+        )
+
+    def is_image(text: str) -> bool:
+        path = Path(text)
+        below = path.relative_to(folder).parts
+        kind = ""
+        if any(part.startswith(("._", "__MACOSX")) for part in below):
+            kind = "of macOS (._*)"
+        elif any(part.startswith(".") for part in below):
+            kind = "hidden"
+        elif path.suffix.lower() not in SUFFIXES:
+            kind = path.suffix.lower() or "without a suffix"
+        if kind:
+            ignored[kind] += 1
+        return not kind
+
+    files: dict[str, list[Path]] = {name: [] for name in names}
+    numbers = {name: number for number, name in enumerate(names)}
+    for path, number in make_dataset(str(folder), numbers, is_valid_file=is_image, allow_empty=True):
+        files[names[number]].append(Path(path))
+    for name, found in files.items():
+        if not found:
+            raise ValueError(f"class folder {str(folder / name)!r} has no images ({', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def _flat_hint(folder: Path) -> str:
+    """For images without class folders, whose labels are told elsewhere: contests do so."""
+    tables = [path for place in (folder, folder.parent) for path in sorted(place.glob("*.csv"))]
+    flat = any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
+    if not flat:
+        return ""
+    told = f", and labels in {tables[0].name}" if tables else ""
+    return f", but images side by side{told}; move each into a folder of its class"
+
+
+def _check_same_classes(
+    root: Path, train_folder: Path, train: dict[str, list[Path]], val_folder: Path, val: dict[str, list[Path]]
+) -> None:
+    if set(train) == set(val):
+        return
+    table = next((path for path in sorted(val_folder.glob("*annotations*.txt"))), None)
+    if len(val) == 1 and table is not None:
+        raise ValueError(
+            f"{str(val_folder)!r} tells its classes in {table.name}, as Tiny-ImageNet does; {EXPECTED}: move each "
+            "image into a folder of its class"
+        )
+    differing = sorted(set(train) ^ set(val))
+    where = train_folder.name if differing[0] in train else val_folder.name
+    raise ValueError(
+        f"classes of {train_folder.name} and {val_folder.name} in {str(root)!r} differ: only {where} has "
+        f"{differing[0]!r}"
+    )
+
+
+def _listed(children: Sequence[Path]) -> str:
+    names = [child.name for child in children]
+    return f"folders {', '.join(names[:_SHOWN])}{' …' if len(names) > _SHOWN else ''}" if names else "no folders"
+
+
+def _number(files: dict[str, list[Path]], classes: tuple[str, ...]) -> FolderPart:
+    numbered = [(path, label) for label, name in enumerate(classes) for path in files[name]]
+    return FolderPart(tuple(path for path, _ in numbered), tuple(label for _, label in numbered))

@@ -1,0 +1,70 @@
+"""What a classifier returns: which of its outputs are the logits, and which those of auxiliary heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+_LOGITS = ("logits", "out")
+_AUXILIARY = "aux"
+_WAY_OUT = "return the logits alone, or give --criterion package.module:callable, which takes outputs and labels"
+
+
+def logits_of(output: Any) -> Tensor:
+    """A model's logits ``(N, classes)``: the output itself, the one that is named so, or the first of several.
+
+    Raises ``ValueError`` for anything else.
+    """
+    named = _by_name(output)
+    if named is not None:
+        return named[0]
+    first = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(first, Tensor):
+        raise ValueError(f"model returns {_shown(output)}, of which none is known as logits; {_WAY_OUT}")
+    return first
+
+
+def split_outputs(output: Any) -> tuple[Tensor, list[Tensor]]:
+    """A model's logits and those of its auxiliary heads, each ``(N, classes)``.
+
+    Heads are known by name (torchvision's ``aux_logits``, a dictionary's or dataclass's ``aux…``) or, in a plain tuple,
+    by being as wide as the logits, as timm's distilled models return them.
+
+    Raises ``ValueError`` for a tuple that holds anything else: a loss on it would train another thing than classes.
+    """
+    named = _by_name(output)
+    if named is not None:
+        return named
+    logits = logits_of(output)
+    others = list(output[1:]) if isinstance(output, tuple | list) else []
+    if any(not isinstance(other, Tensor) or other.shape != logits.shape for other in others):
+        raise ValueError(f"model returns {_shown(output)}, and only outputs as wide as the first are heads; {_WAY_OUT}")
+    return logits, others
+
+
+def _by_name(output: Any) -> tuple[Tensor, list[Tensor]] | None:
+    """Logits and auxiliary logits of an output whose parts have names, where one is named logits."""
+    parts: Mapping[str, Any] = {}
+    if isinstance(output, Mapping):
+        parts = output
+    elif is_dataclass(output) and not isinstance(output, type):
+        parts = {field.name: getattr(output, field.name) for field in fields(output)}
+    elif hasattr(output, "_asdict"):
+        parts = output._asdict()
+    logits = next((parts[name] for name in _LOGITS if isinstance(parts.get(name), Tensor)), None)
+    if logits is None:
+        return None
+    auxiliary = [value for name, value in parts.items() if str(name).startswith(_AUXILIARY) and value is not None]
+    return logits, [value for value in auxiliary if isinstance(value, Tensor)]
+
+
+def _shown(output: Any) -> str:
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} of {', '.join(map(str, output))}"
+    if isinstance(output, tuple | list):
+        kinds = [str(tuple(each.shape)) if isinstance(each, Tensor) else type(each).__name__ for each in output]
+        return f"a {type(output).__name__} of {', '.join(kinds)}"
+    return f"a {type(output).__name__}"

@@ -1,0 +1,134 @@
+"""The data sets that ``torchvision.datasets`` knows, read from a folder where they lie; nothing is downloaded."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from lowmode_fx.train.decode import pixels
+from lowmode_fx.train.images import MemoryImages
+from lowmode_fx.utils.progress import track
+from passes.wording import near_matches_hint, sides
+
+#: What is asked for, in this order, by the name of the split.
+_SPLITS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
+_UNREADABLE = (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError)
+
+
+@dataclass(frozen=True)
+class TorchvisionParts:
+    """``val``: torchvision's, or its ``test`` where it has no other; else ``test`` is kept for the end."""
+
+    train: MemoryImages
+    val: MemoryImages
+    test: MemoryImages | None
+    classes: tuple[str, ...]
+
+
+def read_torchvision(name: str, root: Path, size: tuple[int, int] | None, in_chans: int, most: int) -> TorchvisionParts:
+    """The set ``torchvision.datasets.<name>`` in ``root``, decoded.
+
+    most: bytes that the decoded images may take.
+
+    Raises ``ValueError`` for a name that torchvision doesn't have, files that aren't there or can't be read, a set
+    without splits or without one class an image, images of several sizes, and sets that are too large.
+    """
+    from torchvision import datasets
+
+    names = [each for each in datasets.__all__ if _splits_by(getattr(datasets, each)) is not None]
+    if name not in names:
+        known = name in datasets.__all__
+        why = "has no train and test splits of its own" if known else "is unknown to torchvision.datasets"
+        raise ValueError(f"data set {name!r} {why}; {near_matches_hint(name, names)}")
+    made = {split: _make(getattr(datasets, name), name, root, split) for split in _SPLITS}
+    if made["train"] is None or (made["val"] or made["test"]) is None:
+        raise ValueError(f"torchvision's {name} has no splits to train and to validate on; lay it out for folder:PATH")
+    if made["val"] is None:
+        made["val"], made["test"] = made["test"], None
+    read = {
+        split: None if raw is None else _decoded(raw, f"{name}'s {split} images", size, in_chans, most)
+        for split, raw in made.items()
+    }
+    train, val, test = read["train"], read["val"], read["test"]
+    assert train is not None and val is not None
+    if train.shape != val.shape:
+        raise ValueError(
+            f"images are {sides(train.shape[1:])} in train and {sides(val.shape[1:])} in val; give --image-size"
+        )
+    count = int(max(train.labels.max(), val.labels.max())) + 1
+    named = [str(each) for each in getattr(made["train"], "classes", ())]
+    classes = tuple(named if len(named) >= count else map(str, range(count)))
+    return TorchvisionParts(train, val, test, classes)
+
+
+def _splits_by(kind: Any) -> str | None:
+    """The parameter that says which part of the set is meant."""
+    parameters = inspect.signature(kind).parameters
+    # Of EMNIST ``split`` is another thing; ImageNet and the like have ``split`` alone.
+    return next((name for name in ("train", "split", "image_set") if name in parameters), None)
+
+
+def _make(kind: Callable[..., Any], name: str, root: Path, split: str) -> Sequence[Any] | None:
+    """One split, or ``None`` where the set has none of that name."""
+    by = _splits_by(kind)
+    assert by is not None
+    parameters = inspect.signature(kind).parameters
+    given: dict[str, Any] = {"download": False} if "download" in parameters else {}
+    if name == "EMNIST":
+        given["split"] = "balanced"
+    if by == "train":
+        if split == "val":
+            return None
+        return _open(kind, name, root, {**given, "train": split == "train"})
+    for value in _SPLITS[split]:
+        try:
+            return _open(kind, name, root, {**given, by: value})
+        except _NoSplitError:
+            continue
+    return None
+
+
+class _NoSplitError(ValueError):
+    """torchvision's own check of an argument."""
+
+
+def _open(kind: Callable[..., Any], name: str, root: Path, given: dict[str, Any]) -> Sequence[Any]:
+    try:
+        made: Sequence[Any] = kind(str(root), **given)
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).replace("You can use download=True to download it", "").split()).rstrip(". ")
+        raise ValueError(f"cannot read torchvision's {name} in {str(root)!r}: {reason}; put its files there") from error
+    except ValueError as error:
+        raise _NoSplitError(str(error)) from error
+    return made
+
+
+def _decoded(raw: Sequence[Any], what: str, size: tuple[int, int] | None, in_chans: int, most: int) -> MemoryImages:
+    images, labels = torch.empty(0, dtype=torch.uint8), torch.empty(len(raw), dtype=torch.int64)
+    for index in track(range(len(raw)), total=len(raw), what=f"decoding {what}"):
+        image, label = raw[index]
+        if not isinstance(image, Image.Image) or not isinstance(label, int):
+            kinds = f"{type(image).__name__} and {type(label).__name__}"
+            raise ValueError(
+                f"{what} are pairs of {kinds}, not of an image and its class; this set serves no classifier"
+            )
+        try:
+            found = pixels(image, size, in_chans)
+        except ValueError as error:
+            raise ValueError(f"number {index} of {what} {error}") from None
+        if not index:
+            if found.numel() * len(raw) > most:
+                raise ValueError(f"{what} take {found.numel() * len(raw) / 2**30:.0f} GiB; give a smaller --image-size")
+            images = torch.empty((len(raw), *found.shape), dtype=torch.uint8)
+        if found.shape != images.shape[1:]:
+            was, now = sides(images.shape[2:]), sides(found.shape[1:])
+            raise ValueError(f"number {index} of {what} is {now}, others are {was}; give --image-size")
+        images[index], labels[index] = found, label
+    return MemoryImages(images, labels)

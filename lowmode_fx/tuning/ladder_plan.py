@@ -1,0 +1,83 @@
+"""Which of the modes that were tried follow each other, and for how long: the plan of a whole run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from lowmode_fx.lowering.rung_names import rung_names
+from lowmode_fx.runtime.schedules import LadderSchedule
+from lowmode_fx.tuning.plan import Plan, make_plan, ramp_time
+from lowmode_fx.tuning.search import Candidate
+
+#: Low epochs over the full run's epochs, at most: for several modes, of which later ones gain nearly what full-mode
+#: does, and for a single one.
+MOST_LOW, MOST_LOW_ALONE = 1.5, 1.0
+#: The ratios of the plain ramp, and the shares of its epochs.
+RAMP_RATIOS, RAMP_SHARES = (2, Fraction(4, 3)), LadderSchedule.DEFAULT_SHARES
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Low modes, cheapest first, with the plan that they make.
+
+    ``reached``: the full epochs that the run comes as far as; fewer than were asked for where the time is capped.
+    """
+
+    candidates: tuple[Candidate, ...]
+    plan: Plan
+    reached: float
+
+    @property
+    def time(self) -> float:
+        """Of the whole run, in full epochs."""
+        return self.plan.time * self.reached
+
+
+def choose(tried: Sequence[Candidate], epochs: int, tail: float, modes: int, time_budget: float = 1.0) -> Chosen:
+    """The plan of least time that comes as far as ``epochs`` full epochs, or as far as the budget allows.
+
+    tried: candidates with trial runs. tail: share of the progress left to larger images than r = 2 has. modes: at most,
+    full-mode counted. time_budget: share of the time of ``epochs`` full epochs, above 0.
+    """
+    best = _cheapest(tried, epochs, tail, modes)
+    if best.time <= time_budget * epochs:
+        return best
+    # A shorter run of the same kind: its gains fall along its own, shorter way.
+    least, most = 0.0, float(epochs)
+    for _ in range(30):
+        middle = (least + most) / 2
+        fits = _cheapest(tried, middle, tail, modes).time <= time_budget * epochs
+        least, most = (middle, most) if fits else (least, middle)
+    return _cheapest(tried, least, tail, modes)
+
+
+def ramp(tried: Sequence[Candidate], tail: float) -> float | None:
+    """The predicted time of the plain ramp, over the full run's; ``None`` where its modes were not tried."""
+    kept = {each.config.ratio: each for each in tried if not each.config.pools_kernels}
+    if not all(ratio in kept for ratio in RAMP_RATIOS):
+        return None
+    return ramp_time([kept[ratio].mode_gain(tail) for ratio in RAMP_RATIOS], RAMP_SHARES)
+
+
+def in_order(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """As a ladder has its modes: the smallest images first, pooled kernels before kept ones."""
+    places = {id(config): place for place, (_, config) in enumerate(rung_names([each.config for each in candidates]))}
+    return tuple(sorted(candidates, key=lambda each: places[id(each.config)]))
+
+
+def _cheapest(tried: Sequence[Candidate], epochs: float, tail: float, modes: int) -> Chosen:
+    found = []
+    for count in range(1, modes):
+        for some in itertools.combinations(tried, count):
+            if len({id(each.config) for each in some}) < count:
+                continue  # the same mode twice, its gradients weighted differently
+            ordered = in_order(some)
+            gains = [each.mode_gain(tail) for each in ordered]
+            plan = make_plan(gains, epochs, MOST_LOW if count > 1 else MOST_LOW_ALONE)
+            used = [bool(share) for share in plan.epochs[:-1]]
+            if all(used) or count == 1:
+                found.append(Chosen(ordered, plan, epochs))
+    return min(found, key=lambda each: each.plan.time)

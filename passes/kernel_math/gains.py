@@ -1,0 +1,26 @@
+"""What a pooled kernel keeps of the whole one, where its transform leaves that open."""
+
+from __future__ import annotations
+
+import math
+
+from passes.choices import Gain as Gain
+
+#: The rows of a matrix (K', K), which takes the K taps of one side to K'.
+Matrix = tuple[tuple[float, ...], ...]
+
+
+def scaled(rows: Matrix, gain: Gain) -> Matrix:
+    """The matrix (K', K) of one side, whose rows sum to 1, brought to what ``gain`` keeps.
+
+    ``"mean"``: a constant kernel. ``"sum"``: its sum, times K / K'. ``"norm"``: on average the sum of squares of a
+    kernel whose taps are independent of each other, so that a map without structure is answered as strongly.
+    """
+    if gain == "mean":
+        return rows
+    size, pooled = len(rows[0]), len(rows)
+    if gain == "sum":
+        factor = size / pooled
+    else:
+        factor = math.sqrt(size / math.fsum(value * value for row in rows for value in row))
+    return tuple(tuple(value * factor for value in row) for row in rows)

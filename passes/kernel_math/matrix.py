@@ -1,0 +1,116 @@
+"""A kernel times one matrix a side: what every named transform comes to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, stack
+
+from passes.kernel_math.bicubic import bicubic_rows
+from passes.kernel_math.gains import Matrix
+from passes.kernel_math.linear import linear_rows
+from passes.kernel_math.pi_resize import pi_resize_rows
+from passes.kernel_math.windows import average_rows
+from passes.torch_internals import is_fake, is_jit_tracing
+
+#: What makes the matrix of a side, by the names that sides say: pure functions of plain values.
+MATRICES: dict[str, Callable[..., Matrix]] = {
+    "average": average_rows,
+    "bicubic": bicubic_rows,
+    "linear": linear_rows,
+    "pi_resize": pi_resize_rows,
+}
+#: A name of ``MATRICES`` and the arguments, as dynamo can hold them; ``None`` for a side that stays as it is.
+Side = tuple[str, tuple[Any, ...]] | None
+
+#: Entries of a matrix for all sides at once, up to which one product is faster than a product a side.
+_LARGEST_PRODUCT = 2**15
+
+
+def multiply_sides(weight: Tensor, pooled: tuple[int, ...], sides: tuple[Side, ...]) -> Tensor:
+    """A kernel ``(F, C, *K)`` with each side multiplied with its matrix: ``(F, C, *K')``, in the kernel's own dtype.
+
+    Half precisions are worked out in float32 and rounded once; autocast changes nothing.
+    """
+    if all(side is None for side in sides):
+        return weight
+    # A count of multiply-adds an image, which a trace or meta tensors serve, must see no product that is one a step.
+    if weight.is_meta or (not torch.compiler.is_dynamo_compiling() and (is_jit_tracing() or is_fake(weight))):
+        return _by_taps(weight, sides)
+    exact = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
+    with torch.autocast(weight.device.type, enabled=False):
+        return _product(exact, pooled, sides).to(weight.dtype)
+
+
+def kernel_of(weight: Tensor) -> tuple[int, ...]:
+    """K of each side; plain numbers where a trace makes tensors of them, too."""
+    return tuple(map(int, weight.shape[2:]))
+
+
+def _product(weight: Tensor, pooled: tuple[int, ...], sides: tuple[Side, ...]) -> Tensor:
+    kernel = kernel_of(weight)
+    if math.prod(kernel) * math.prod(pooled) <= _LARGEST_PRODUCT:
+        matrix = _constant(tuple(zip(sides, kernel, strict=True)), weight.dtype, weight.device)
+        rows = weight.reshape(-1, math.prod(kernel))
+        return torch.mm(rows, matrix).reshape(*weight.shape[:2], *pooled)
+    for dim, (side, size) in enumerate(zip(sides, kernel, strict=True), start=2):
+        if side is not None:
+            matrix = _constant(((side, size),), weight.dtype, weight.device)
+            weight = torch.matmul(weight.transpose(dim, -1), matrix).transpose(dim, -1)
+    return weight.contiguous()
+
+
+def _by_taps(weight: Tensor, sides: tuple[Side, ...]) -> Tensor:
+    """The same by slices and sums, without a tensor beside the kernel."""
+    for dim, side in enumerate(sides, start=2):
+        if side is not None:
+            taps = []
+            for row in _rows(side):
+                products = [weight.select(dim, tap) * value for tap, value in enumerate(row) if value or not any(row)]
+                taps.append(stack(products).sum(0))
+            weight = stack(taps, dim)
+    return weight
+
+
+class _Kept:
+    """Matrices on their devices, for good, under names that start with ``matrix``."""
+
+
+_KEPT = _Kept()
+
+
+@cache
+def _kept_name(sides: tuple[tuple[Side, int], ...], dtype: torch.dtype, device: torch.device) -> str:
+    """The name in ``_KEPT`` of the matrix (∏K, ∏K') that multiplies the last dimensions of a kernel, flattened."""
+    with torch.inference_mode(False), torch.no_grad():
+        matrix = torch.ones(1, 1, dtype=torch.float64)
+        for side, size in sides:
+            rows = torch.eye(size).double() if side is None else torch.tensor(_rows(side), dtype=torch.float64)
+            matrix = torch.kron(matrix, rows)
+        matrix = matrix.t().contiguous().to(device=device, dtype=dtype)
+    name = f"matrix{len(vars(_KEPT))}"
+    setattr(_KEPT, name, matrix)
+    return name
+
+
+def _name_of(sides: tuple[tuple[Side, int], ...], dtype: torch.dtype, device: torch.device) -> str:
+    return _kept_name(sides, dtype, device)
+
+
+# Where dynamo traces, it is called while it does.
+_find_name: Callable[..., str] = torch.compiler.assume_constant_result(_name_of)
+
+
+def _constant(sides: tuple[tuple[Side, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # An attribute: compiled code takes it for an input, and a captured step finds it where it is.
+    matrix: Tensor = getattr(_KEPT, _find_name(sides, dtype, device))
+    return matrix
+
+
+def _rows(side: tuple[str, tuple[Any, ...]]) -> Matrix:
+    name, arguments = side
+    return MATRICES[name](*arguments)

@@ -1,0 +1,53 @@
+"""Copies of the tensors that modules hold beside their registries: a forward that writes to one writes to its copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from passes.preserve.containers import replace_item
+
+
+class TensorCopies:
+    """One for each tensor, the same from step to step, as compiled code wants it."""
+
+    def __init__(self) -> None:
+        #: By the id of a tensor: itself, so that its id stays its own, its copy, and the versions of both.
+        self._known: dict[int, tuple[Tensor, Tensor, tuple[int, int]]] = {}
+
+    def put(self, places: Iterable[tuple[Any, Any, Tensor]]) -> None:
+        """Put copies into ``places``, containers and keys that hold these tensors; those put them back who own them."""
+        known, self._known = self._known, {}
+        storages: dict[int, torch.UntypedStorage] = {}
+        for holder, key, tensor in places:
+            if id(tensor) not in self._known:
+                before = known.get(id(tensor))
+                copy = None if before is None else _refreshed(*before)
+                copy = _copied(tensor, storages) if copy is None else copy
+                self._known[id(tensor)] = (tensor, copy, (tensor._version, copy._version))
+            replace_item(holder, key, self._known[id(tensor)][1])
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a tensor that no gradient goes through."""
+    return type(value) is Tensor and not value.requires_grad and value.layout is torch.strided
+
+
+def _refreshed(tensor: Tensor, copy: Tensor, versions: tuple[int, int]) -> Tensor | None:
+    if copy.shape != tensor.shape or copy.dtype != tensor.dtype or copy.device != tensor.device:
+        return None
+    if versions != (tensor._version, copy._version):
+        copy.copy_(tensor)
+    return copy
+
+
+def _copied(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor:
+    """In memory of its own, which views of one tensor share."""
+    storage = tensor.untyped_storage()
+    if id(storage) not in storages:
+        storages[id(storage)] = storage.clone()
+    copy = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return copy.set_(storages[id(storage)], tensor.storage_offset(), tensor.shape, tensor.stride())

@@ -1,0 +1,173 @@
+"""Training on a GPU: images out of their archives, what each arm does in its steps, rows that resume."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from bench_archives import CLASSES, sheet, write_archives
+
+from bench import gpu_arms, gpu_training
+from bench.cifar_archives import find_archives, load_archives
+from bench.gpu_arena import MODES, Arena, network, rate
+from bench.gpu_arms import FULL, POOLED, SHARED, arms, cost, ladder, neighbours, paper, planned, ramp
+from tests.runtime.recorder import Recorder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+PRICES = {mode: 0.25 for mode in MODES} | {FULL: 1.0, "s24": 0.5}
+
+
+class Counted(Recorder):
+    """Counts its replays as the graphs of a GPU do."""
+
+    @property
+    def launches(self) -> int:
+        return self.replays
+
+
+# Images.
+
+
+def test_archives_give_back_their_images(tmp_path: Path) -> None:
+    paths = write_archives(tmp_path)
+    assert find_archives(tmp_path) == paths
+    found = load_archives(paths)
+    assert found["train"].images.shape == (600, 3, 32, 32)
+    assert found["train"].images.dtype == torch.uint8
+    assert Counter(found["train"].labels.tolist()) == {0: 300, 1: 300}
+    assert load_archives(paths[:1])["train"].labels.tolist() == [0] * 200 + [1] * 200
+    for place, label in enumerate(CLASSES):
+        images = found["test"].images[found["test"].labels == place]
+        assert torch.equal(images.permute(0, 2, 3, 1), torch.from_numpy(sheet("test", label, 0)))
+
+
+def test_a_folder_without_archives_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no cifar10_a\.zip in .*; give the folder that holds it"):
+        find_archives(tmp_path)
+
+
+# Arms.
+
+
+def test_a_ladder_spends_its_shares() -> None:
+    modes = ladder(20).modes(10, PRICES, 0)
+    assert Counter(modes) == {"s16": 400, "s24": 120, FULL: 40}
+    assert modes == ["s16"] * 400 + ["s24"] * 120 + [FULL] * 40
+    assert cost(modes, PRICES, 10) == 20
+
+
+def test_composers_ramp_climbs_from_half_size_to_a_full_tail() -> None:
+    modes = ramp(10).modes(100, PRICES, 0)
+    assert Counter(modes[:500]) == {"s16": 500}
+    assert set(modes[800:]) == {FULL}
+    sizes = [32 if mode == FULL else int(mode[1:]) for mode in modes]
+    assert sizes == sorted(sizes)
+    assert set(modes) == {"s16", "s20", "s24", "s28", FULL}
+    assert sizes[650] == 24, "half of the ramp is three quarters of a side"
+
+
+def test_timms_mix_has_timms_weights() -> None:
+    sampler = pytest.importorskip("timm.data.scheduled_sampler")
+    theirs = sampler.ScheduledBatchSampler(
+        list(range(5000)), [500] * 5, choice_schedule="progressive", schedule_epochs=3
+    )
+    modes = neighbours(3).modes(4000, PRICES, 0)
+    for epoch in range(3):
+        drawn = Counter(modes[4000 * epoch : 4000 * (epoch + 1)])
+        weights = theirs.choice_weights_for_epoch(epoch).tolist()
+        for mode, weight in zip(("s16", "s20", "s24", "s28", FULL), weights, strict=True):
+            assert drawn[mode] / 4000 == pytest.approx(weight, abs=0.03)
+    assert neighbours(3).modes(10, PRICES, 0) != neighbours(3).modes(10, PRICES, 1)
+
+
+def test_the_papers_setting_is_full_at_first_and_mixed_then() -> None:
+    modes = paper(50, SHARED).modes(100, PRICES, 0)
+    assert set(modes[:100]) == {FULL}
+    assert Counter(modes[100:])[SHARED] / 4900 == pytest.approx(0.5, abs=0.03)
+    assert gpu_arms.CONFIGS[SHARED].batchnorm == "share"
+    assert gpu_arms.CONFIGS[POOLED].batchnorm == "isolate"
+
+
+def test_arms_are_all_there_and_none_twice() -> None:
+    names = [arm.name for arm in arms()]
+    assert len(names) == 12 == len(set(names))
+    assert [name for name in names if name.startswith("full-mode")] == [
+        f"full-mode, {epochs} epochs" for epochs in (24, 14, 12, 17, 19)
+    ]
+    assert all(set(arm.modes(4, PRICES, 0)) <= set(MODES) for arm in arms())
+    few = [arm.name for arm in arms(2)]
+    assert len(few) == len(set(few)) < 12
+    assert planned("tuned", [("s16", 2), (FULL, 1)]).modes(2, PRICES, 0) == ["s16"] * 4 + [FULL] * 2
+
+
+# Runs.
+
+
+def test_rates_warm_up_and_fall_to_nothing() -> None:
+    rates = [rate(step / 100, 0.4) for step in range(100)]
+    assert rates[0] < 0.01 and rates[99] < 0.001
+    assert max(rates) == pytest.approx(0.4, rel=0.02)
+    assert rates.index(max(rates)) in (10, 11)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("data")
+    write_archives(folder)
+    return folder
+
+
+def test_all_modes_are_captured_and_every_run_begins_anew(data: Path) -> None:
+    graphs = Counted()
+    arena = Arena(True, CPU, 8, graphs)
+    arena.prices(1, 1)
+    assert arena.told() == {"compiled": False, "captures": len(MODES), "uncaptured": None, "optimizer outside": None}
+    train = gpu_training.load(data, CPU, small=True)["train"]
+    modes = ["s16", "pooled", FULL] * 2
+    weights = []
+    for seed in (0, 1, 0):
+        found = arena.train(modes, train, seed, 0.1)
+        assert found["steps"] == found["replays"] == 6
+        assert found["images"] == 48
+        weights.append(torch.cat([each.flatten() for each in arena.model.state_dict().values()]))
+    assert torch.equal(weights[0], weights[2]), "no run sees what ran before it"
+    assert not torch.equal(weights[0], weights[1])
+    fresh = torch.cat([each.flatten() for each in network(True, CPU, 0).state_dict().values()])
+    assert not torch.equal(weights[0], fresh), "it has trained"
+
+
+def test_rows_come_one_by_one_and_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "training.jsonl"
+    three = [gpu_arms.full(1), planned("broken", [("nosuch", 1)]), planned("low", [("s16", 1)])]
+    monkeypatch.setattr(gpu_training, "arms", lambda epochs: three)
+    monkeypatch.setattr(gpu_training, "relative_prices", lambda prices: PRICES | {"nosuch": 1.0})
+    monkeypatch.setattr(Arena, "prices", lambda self, *_: {
+        kind: dict.fromkeys([*MODES, "nosuch"], 1e-3) for kind in ("whole step", "loop")
+    })  # fmt: skip
+    arguments = ["--data", str(data), "--small", "--seeds", "1", "--out", str(out)]
+    gpu_training.main(arguments)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["what"] for row in rows] == ["prices", "arm", "failed", "arm"]
+    assert "ValueError: mode 'nosuch'" in rows[2]["error"]
+    assert rows[1]["steps"] == 10 and rows[1]["images"] == 400 and rows[1]["cost, full epochs"] == 1
+    assert 0 <= rows[1]["accuracy"] <= 100
+    assert rows[3]["cost, full epochs"] == 0.25
+    assert rows[1]["uncaptured"], "a fall-back is told in its row"
+    assert "| full-mode, 1 epochs | 1 |" in (tmp_path / "training.md").read_text()
+    out.write_text(out.read_text() + '{"what": "arm", "cut')  # as a process ends that is stopped
+    plan = tmp_path / "plan.json"
+    plan.write_text('[["s16", 1], ["full", 1]]')
+    gpu_training.main([*arguments, "--skip-failed", "--plan", "tuned", str(plan)])
+    again = [json.loads(line) for line in out.read_text().splitlines() if line.endswith("}")][4:]
+    assert [row.get("arm") for row in again] == [None, "tuned"]
+
+
+def test_no_run_begins_that_would_end_late(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "training.jsonl"
+    gpu_training.main(["--data", str(data), "--small", "--seconds", "0", "--out", str(out)])
+    assert [json.loads(line)["what"] for line in out.read_text().splitlines()] == ["prices"]

@@ -1,0 +1,140 @@
+"""Accelerate: fit, accumulation, bf16, state, averages, evaluation, compile, against the loop by hand."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel, update_bn
+from trainers import IMAGES, SCHEDULE, STEPS, accuracy, assert_same, loader, make, network, plain_loop, sgd
+
+from lowmode_fx import BernoulliSchedule, LowModeModel
+
+pytest.importorskip("accelerate", reason="accelerate is not installed: pip install 'lowmode-fx[accelerate]'")
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+
+from lowmode_fx.integrations.accelerate import prepare
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """Accelerate's state is the process's: each test has its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def train(accelerator: Accelerator, net: Any, optimizer: Any, batches: Any, epochs: int, first: int = 0) -> list[str]:
+    runner = accelerator.unwrap_model(net, keep_torch_compile=False)
+    modes = []
+    for epoch in range(first, epochs):
+        runner.set_epoch(epoch)
+        for images, labels in batches:
+            with accelerator.accumulate(net):
+                accelerator.backward(F.cross_entropy(net(images), labels))
+                modes.append(str(runner.last_mode))
+                optimizer.step()
+                optimizer.zero_grad()
+    return modes
+
+
+def start(net: LowModeModel | None = None, **options: Any) -> tuple[Any, ...]:
+    accelerator = Accelerator(cpu=True, **options)
+    net = net or make()
+    return accelerator, *prepare(accelerator, net, sgd(net), loader())
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_it_trains_as_the_loop_by_hand(accumulation: int) -> None:
+    accelerator, net, optimizer, batches = start(gradient_accumulation_steps=accumulation)
+    ours = make()
+    assert train(accelerator, net, optimizer, batches, 2) == plain_loop(ours, 2, accumulation)
+    assert net.step == 2 * STEPS // accumulation
+    assert_same(net.state_dict(), ours.state_dict())
+
+
+def test_its_own_prepare_and_attach_do_the_same() -> None:
+    accelerator, net = Accelerator(cpu=True), make()
+    prepared, optimizer, batches = accelerator.prepare(net, sgd(net), loader())
+    net.attach(optimizer)
+    ours = make()
+    assert train(accelerator, prepared, optimizer, batches, 2) == plain_loop(ours, 2)
+    assert_same(net.state_dict(), ours.state_dict())
+
+
+def test_bf16_and_a_copy_of_the_net() -> None:
+    accelerator, net, optimizer, batches = start(mixed_precision="bf16")
+    seen: list[torch.dtype] = []
+    net[8].register_forward_hook(lambda layer, args, output: seen.append(output.dtype))
+    assert train(accelerator, net, optimizer, batches, 2) == [SCHEDULE.mode(s, 0).value for s in range(2 * STEPS)]
+    assert set(seen) == {torch.bfloat16}
+    copied = copy.deepcopy(net).eval()
+    with torch.no_grad():
+        assert torch.equal(copied(IMAGES), net.eval()(IMAGES)) and copied(IMAGES).dtype == torch.float32
+    assert set(seen) == {torch.bfloat16}
+    assert list(accelerator.get_state_dict(net)) == list(network().state_dict())
+
+
+def test_a_loaded_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    accelerator, net, optimizer, batches = start()
+    modes = train(accelerator, net, optimizer, batches, 1)
+    accelerator.save_state(str(tmp_path / "state"))
+    modes += train(accelerator, net, optimizer, batches, 3, first=1)
+    accelerator.free_memory()
+    accelerator, other, optimizer, batches = start()
+    accelerator.load_state(str(tmp_path / "state"))
+    assert (other.step, other.epoch) == (STEPS, 0)
+    assert modes[STEPS:] == train(accelerator, other, optimizer, batches, 3, first=1)
+    assert_same(other.state_dict(), net.state_dict())
+    accelerator.save_model(other, str(tmp_path / "model"))
+    from safetensors.torch import load_file
+
+    plain = network()
+    plain.load_state_dict(load_file(tmp_path / "model" / "model.safetensors"), strict=True)
+    assert accuracy(plain) == accuracy(other)
+
+
+def test_averages_gather_statistics_in_full_mode() -> None:
+    accelerator, net, optimizer, batches = start(make(BernoulliSchedule(p=1.0)))
+    averaged = AveragedModel(accelerator.unwrap_model(net))
+    train(accelerator, net, optimizer, batches, 1)
+    averaged.update_parameters(net)
+    update_bn(IMAGES.split(8), averaged)
+    plain = network()
+    plain.load_state_dict(averaged.module.state_dict())
+    update_bn(IMAGES.split(8), plain)
+    assert_same(dict(averaged.module.named_buffers()), dict(plain.named_buffers()))
+    assert averaged.module.step == 0 and net.step == STEPS
+
+
+def test_each_mode_is_compiled_once() -> None:
+    graphs: list[Any] = []
+
+    def backend(graph_module: torch.fx.GraphModule, example: Any) -> Any:
+        graphs.append(graph_module)
+        return graph_module.forward
+
+    torch._dynamo.reset()
+    accelerator, net = Accelerator(cpu=True), make()
+    compiled, optimizer, batches = accelerator.prepare(torch.compile(net, backend=backend), sgd(net), loader())
+    net.attach(optimizer)
+    train(accelerator, compiled, optimizer, batches, 3)
+    assert len(graphs) == 2 and net.step == 3 * STEPS
+    torch._dynamo.reset()
+
+
+def test_what_is_missing_is_told() -> None:
+    accelerator = Accelerator(cpu=True)
+    with pytest.raises(ValueError, match=r"no optimizer among what is to be prepared \(LowModeModel\); give net and"):
+        prepare(accelerator, make())
+    with pytest.raises(ValueError, match="Sequential holds no LowModeModel"):
+        prepare(accelerator, network(), sgd(network()))

@@ -1,0 +1,118 @@
+"""transformers: fit, accumulation, bf16, resume, evaluation, compile with ``Trainer(model=net)``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from trainers import IMAGES, LABELS, SCHEDULE, assert_same
+
+from lowmode_fx import LowModeModel, build_pair
+
+pytest.importorskip("transformers", reason="transformers is not installed: pip install 'lowmode-fx[transformers]'")
+pytest.importorskip("accelerate", reason="accelerate is not installed: pip install 'lowmode-fx[transformers]'")
+
+from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments
+
+from lowmode_fx.integrations.transformers import LowModeCallback
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Samples(Dataset[dict[str, Tensor]]):
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"pixel_values": IMAGES[index], "labels": LABELS[index]}
+
+
+#: Else the model finds out in its first forward, and is compiled again, as without us.
+KIND = "single_label_classification"
+
+
+def network() -> Any:
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1]}
+    return ResNetForImageClassification(ResNetConfig(**sizes, layer_type="basic", num_labels=5, problem_type=KIND))
+
+
+def make(**options: Any) -> LowModeModel:
+    pair = build_pair(network(), {"pixel_values": IMAGES[:8], "labels": LABELS[:8]})
+    return LowModeModel(pair, SCHEDULE, **{"compile": False, **options}).train()
+
+
+def trainer(net: Any, folder: Path, modes: list[str] | None = None, **options: Any) -> Trainer:
+    arguments = TrainingArguments(
+        output_dir=str(folder), use_cpu=True, report_to=[], logging_steps=2, disable_tqdm=True, num_train_epochs=2,
+        per_device_train_batch_size=8, **{"save_strategy": "no", **options},
+    )  # fmt: skip
+    if modes is not None:
+        net.register_forward_hook(lambda net, args, output: net.training and modes.append(str(net.last_mode)))
+    data = {"train_dataset": Samples(), "eval_dataset": Samples()}
+    return Trainer(model=net, args=arguments, callbacks=[LowModeCallback()], **data)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_it_trains_in_the_modes_of_the_schedule(tmp_path: Path, accumulation: int) -> None:
+    net, modes = make(), []  # type: ignore[var-annotated]
+    ours = trainer(net, tmp_path, modes, gradient_accumulation_steps=accumulation)
+    ours.train()
+    steps = 8 // accumulation
+    assert modes == [SCHEDULE.mode(step, 0).value for step in range(steps) for _ in range(accumulation)]
+    assert net.step == steps and net.epoch == 1
+    shares = [log["low_steps"] for log in ours.state.log_history if "low_steps" in log]
+    assert sum(shares) * 2 == pytest.approx(sum(SCHEDULE.mode(step, 0).value == "low" for step in range(steps)))
+
+
+def test_full_mode_trains_as_the_model_does(tmp_path: Path) -> None:
+    from lowmode_fx import BernoulliSchedule
+
+    net, plain = make(), network()
+    net.schedule = BernoulliSchedule(p=0.0)
+    trainer(net, tmp_path).train()
+    Trainer(model=plain, args=trainer(net, tmp_path).args, train_dataset=Samples()).train()
+    assert_same(net.state_dict(), plain.state_dict())
+
+
+def test_evaluation_has_a_loss_and_is_the_models(tmp_path: Path) -> None:
+    net = make()
+    found = trainer(net, tmp_path).evaluate()
+    with torch.no_grad():
+        expected = network().eval()(pixel_values=IMAGES, labels=LABELS).loss
+    assert found["eval_loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_bf16_trains(tmp_path: Path) -> None:
+    net, modes = make(), []  # type: ignore[var-annotated]
+    trainer(net, tmp_path, modes, bf16=True).train()
+    assert modes == [SCHEDULE.mode(step, 0).value for step in range(8)]
+
+
+def test_a_resumed_run_is_the_whole_run_and_from_pretrained_reads_it(tmp_path: Path) -> None:
+    whole, first, second = make(), make(), make()
+    modes: tuple[list[str], ...] = ([], [], [])
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    trainer(whole, tmp_path / "whole", modes[0]).train()
+    trainer(first, tmp_path / "half", modes[1], **saving, max_steps=3).train()
+    again = trainer(second, tmp_path / "half", modes[2])
+    again.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-3"))
+    assert modes[1] + modes[2] == modes[0] and second.step == 8
+    read = ResNetForImageClassification.from_pretrained(tmp_path / "half" / "checkpoint-3")
+    assert_same(read.state_dict(), first.state_dict())
+    second.save_pretrained(tmp_path / "end")
+    assert_same(ResNetForImageClassification.from_pretrained(tmp_path / "end").state_dict(), second.state_dict())
+
+
+def test_its_compile_option_compiles_each_mode_once(tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    net, modes = make(), []  # type: ignore[var-annotated]
+    torch._dynamo.utils.counters.clear()
+    trainer(net, tmp_path, modes, torch_compile=True, torch_compile_backend="eager").train()
+    assert modes == [SCHEDULE.mode(step, 0).value for step in range(8)]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    torch._dynamo.reset()

@@ -1,0 +1,96 @@
+"""``min_side``: images shrink as far as every map keeps its least side, and kernels with them."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lowmode_fx import LowModeConfig, LowModeModel, ModePair, PeriodicSchedule, build_pair
+from passes.match import conv_sites
+from passes.shapes import node_shape
+
+quick = settings(max_examples=12, deadline=None, derandomize=True, database=None)
+
+
+def halving(times: int, last: int = 3) -> nn.Sequential:
+    """Convolutions whose maps are halved ``times``, a large kernel, and a head with a 1×1 map of its own."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 4, 3, padding=1)]
+    layers += [nn.Conv2d(4, 4, 3, 2, 1) for _ in range(times)]
+    layers += [nn.Conv2d(4, 4, last, padding=last // 2), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 2, 1), nn.Flatten()]
+    return nn.Sequential(*layers)
+
+
+def build(model: nn.Module, sides: tuple[int, ...], **options: Any) -> ModePair:
+    return build_pair(model, torch.zeros(2, 3, *sides), LowModeConfig(**options))
+
+
+def least(pair: ModePair) -> int:
+    """The smallest side of a convolution's map in low-mode, 1×1 ones aside."""
+    sides = [side for site in conv_sites(pair.low) for side in node_shape(site.node)[2:]]
+    return min(side for side in sides if side > 1)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "min_side", "fitted"),
+    [(2, 1, 2), (2, 4, 2), (2, 5, Fraction(8, 5)), (2, 7, Fraction(8, 7)), (4, 4, 2), (4, 2, 4), ("3/2", 4, "3/2")],
+)
+def test_the_ratio_is_the_largest_that_keeps_it(ratio: Any, min_side: int, fitted: Any) -> None:
+    pair = build(halving(2, 7), (32, 32), ratio=ratio, min_side=min_side)
+    assert pair.config.ratio == LowModeConfig(ratio=fitted).ratio == pair.config.effective_kernel_ratio
+    assert least(pair) >= min_side
+    told = any("min_side" in note for note in pair.report.notes)
+    assert told is (pair.config.ratio != LowModeConfig(ratio=ratio).ratio)
+
+
+@given(st.integers(0, 3), st.integers(1, 8), st.integers(2, 4), st.sampled_from([32, 48, 64]))
+@quick
+def test_every_map_keeps_it(times: int, min_side: int, ratio: int, side: int) -> None:
+    if side >> times <= min_side:
+        return
+    assert least(build(halving(times), (side, side), ratio=ratio, min_side=min_side, kernel_ratio=1)) >= min_side
+
+
+def test_each_side_has_its_own() -> None:
+    pair = build(halving(2), (64, 32), ratio=4, min_side=6)
+    assert pair.config.ratio == (Fraction(8, 3), Fraction(4, 3))
+    assert pair.report.notes[0] == (
+        "min_side=6 makes the ratio 8/3×4/3 instead of 4: at 2 full-mode's map has 8 pixels a side"
+    )
+
+
+def test_maps_that_are_smaller_in_full_mode_do_not_count() -> None:
+    assert build(halving(3), (32, 32), min_side=5).config.ratio == Fraction(8, 5)  # 4 pixels at the end; 8 before
+
+
+def test_images_that_would_stay_as_they_are() -> None:
+    with pytest.raises(ValueError, match=r"^min_side=8 leaves images as they are: at 2 full-mode's map has 8 pixels"):
+        build(halving(2), (32, 32), min_side=8)
+    with pytest.raises(ValueError, match=r"^min_side=0 is too small; give an int of at least 1"):
+        LowModeConfig(min_side=0)
+
+
+def test_whole_images_keep_their_maps() -> None:
+    pair = build(halving(2, 7), (32, 32), min_side=8, downsample_input=False)
+    assert pair.config.ratio == 2 and pair.report.low_input_shape == (2, 3, 32, 32)
+
+
+def test_a_low_step_gets_images_of_that_size() -> None:
+    pair = build(halving(2, 7), (32, 32), min_side=5)
+    net = LowModeModel(pair, PeriodicSchedule(2), compile=False)
+    sizes: list[int] = []
+    pair.model[0].register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[-1]))
+    for mode in net.modes:
+        net.run(mode, torch.randn(2, 3, 32, 32))
+    assert sizes == [20, 32]
+
+
+def test_a_saved_configuration_is_the_same_again() -> None:
+    config = build(halving(2), (32, 32), min_side=5).config
+    assert LowModeConfig.from_dict(config.to_dict()) == config
+    assert "min_side" not in LowModeConfig().to_dict()

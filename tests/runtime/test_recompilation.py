@@ -1,0 +1,76 @@
+"""A mode that is compiled again, for the model was changed: told with its reason, and bounded."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from lowmode_fx import LowModeModel, Mode, PeriodicSchedule, build_pair
+from lowmode_fx.runtime import recompilation
+from lowmode_fx.runtime.recompilation import MOST
+
+IMAGES = torch.randn(2, 3, 8, 8)
+
+
+@pytest.fixture
+def net() -> LowModeModel:
+    torch.compiler.reset()
+    counters.clear()
+    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), *(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))]
+    pair = build_pair(nn.Sequential(*layers), IMAGES)
+    return LowModeModel(pair, PeriodicSchedule(2), compile_options={"backend": "eager"}).train()
+
+
+def graphs() -> int:
+    return int(counters["stats"]["unique_graphs"])
+
+
+def both_modes(net: LowModeModel) -> None:
+    for mode in (Mode.FULL, Mode.LOW):
+        net.run(mode, IMAGES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda net: net.ladder.model[3].requires_grad_(False), r"which weights train \(requires_grad\)"),
+        (lambda net: net.ladder.model[1].eval(), "which layers are in train mode"),
+        (lambda net: net.double(), "the model's dtype"),
+        (lambda net: net.ladder.model.register_module("3", nn.Conv2d(4, 4, 3, padding=2)), "the layers of the model"),
+    ],
+)
+def test_what_has_changed_is_told(net: LowModeModel, change: object, told: str) -> None:
+    both_modes(net)
+    change(net)  # type: ignore[operator]
+    images = IMAGES.to(next(net.parameters()).dtype)
+    warning = (
+        rf"^full-mode was compiled again, for the 2\. time, as {told} has changed; .* after {MOST - 1} more it runs"
+    )
+    with pytest.warns(UserWarning, match=warning):
+        net.run(Mode.FULL, images)
+
+
+def test_layers_that_are_unfrozen_one_by_one_are_compiled_so_often_and_no_more(
+    net: LowModeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 2
+    monkeypatch.setattr(recompilation, "MOST", most)
+    net.requires_grad_(False)
+    both_modes(net)
+    told = []
+    for layer in list(net.ladder.model)[::-1]:
+        layer.requires_grad_(True)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            both_modes(net)
+            both_modes(net)
+        told.append([str(each.message).split(",")[0] for each in found])
+        net(IMAGES).sum().backward()
+        assert layer.weight.grad is not None  # trained, compiled or not
+    assert told[:most] == [[f"{mode}-mode was compiled again" for mode in ("full", "low")]] * most
+    assert not any(told[most:]) and graphs() == 2 + 2 * most

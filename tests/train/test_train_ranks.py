@@ -1,0 +1,89 @@
+"""``train`` on several ranks, as ``torchrun`` starts them: one process's run, one writer, signals, resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+WORKER = Path(__file__).parents[1] / "support" / "train_worker.py"
+#: Of an epoch of 1,437 images.
+STEPS = 5
+
+
+def run(ranks: int, folder: Path, *words: str, status: int = 0) -> str:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "--"] if ranks > 1 else []
+    done = subprocess.run(
+        [sys.executable, *launcher, str(WORKER), str(folder), *words],
+        capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert (done.returncode == 0) == (status == 0), done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "checkpoint" / "model.safetensors")
+
+
+def metrics(folder: Path) -> list[list[str]]:
+    names, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+    return [[row[names.index(name)] for name in ("epoch", "val_accuracy", "low_steps")] for row in rows]
+
+
+def assert_bits(ours: Path, theirs: Path) -> None:
+    expected = weights(theirs)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(ours).items())
+    assert metrics(ours) == metrics(theirs)
+
+
+def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
+    told = run(2, tmp_path / "two")
+    assert told == run(1, tmp_path / "one") and f"step {3 * STEPS} interrupted 0" in told
+    alone = weights(tmp_path / "one")
+    for name, value in weights(tmp_path / "two").items():
+        torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-5)
+    assert metrics(tmp_path / "two") == metrics(tmp_path / "one")
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["ranks"] == 2
+
+
+def test_a_signal_to_one_rank_stops_all_at_one_step_and_they_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    run(2, tmp_path / "whole", "drop=0.5")
+    told = run(2, tmp_path / "stopped", "drop=0.5", f"signal={STEPS + 2}")
+    assert "interrupted 15" in told and f"step {3 * STEPS}" not in told
+    told = run(2, tmp_path / "stopped", "drop=0.5", "resume")
+    assert f"step {3 * STEPS} interrupted 0" in told
+    assert_bits(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_another_number_of_ranks_goes_on(tmp_path: Path) -> None:
+    run(2, tmp_path / "run", f"signal={STEPS + 2}")
+    assert f"step {3 * STEPS} interrupted 0" in run(1, tmp_path / "run", "resume")
+    run(1, tmp_path / "one")
+    alone = weights(tmp_path / "one")
+    for name, value in weights(tmp_path / "run").items():
+        torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_killed_ranks_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    run(2, tmp_path / "whole", "drop=0.5")
+    for step in range(1, 3 * STEPS, 3):
+        folder = tmp_path / f"killed-{step}"
+        run(2, folder, "drop=0.5", f"kill={step}", status=1)
+        assert f"step {3 * STEPS} interrupted 0" in run(2, folder, "drop=0.5", "resume")
+        assert_bits(folder, tmp_path / "whole")
+
+
+def test_a_batch_that_ranks_cant_share_is_told(tmp_path: Path) -> None:
+    from lowmode_fx.train.ranks import Ranks
+
+    with pytest.raises(ValueError, match="batch size 125 can't be shared by 2 ranks; give a multiple of 2"):
+        Ranks(0, 2).share(125)
+    assert Ranks(0, 2).share(250) == 125
