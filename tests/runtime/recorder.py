@@ -26,7 +26,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.replays = 0
-        self.captures = 0
+        self.captures = self.forgotten = 0
 
     def rehearse(self, run: Callable[[], Any]) -> tuple[Any, list[str]]:
         with _Recording(refuse=False) as recording:
@@ -43,6 +43,9 @@ class Recorder:
             recording.replay()
 
         return result, replay
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
 
 class _Recording(TorchDispatchMode):

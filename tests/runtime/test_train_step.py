@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, TrainStep, build_pair
-from lowmode_fx.runtime.captured.capture import UncapturedWarning
+from lowmode_fx.runtime.captured.complaints import UncapturedWarning
 from tests.runtime.recorder import Recorder
 
 STEPS, IMAGES = 20, (4, 3, 12, 12)
@@ -181,6 +181,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "clipped": {"clip_grad_norm": 0.5},
     "two batches a step": {"accumulate": 2},
     "three batches a step, clipped": {"accumulate": 3, "clip_grad_norm": 0.5},
+    "five batches a step": {"accumulate": 5},
     "bf16": {"autocast": torch.bfloat16},
     "fp16": {"autocast": torch.float16},
 }
@@ -194,13 +195,15 @@ def test_replays_leave_the_same_bits(make: str, options: str) -> None:
     def rate(run: Run, place: int) -> None:
         run.optimizer.param_groups[0]["lr"] = 2.0 ** -(4 + place // 7)
 
-    data = batches(2 * STEPS)
+    data = batches(STEPS * max(2, OPTIONS[options].get("accumulate", 1) - 1))
     ours, loop = (run(OPTIMIZERS[make], **OPTIONS[options]).train(data, rate) for run in (recorded, Run))
     assert same(ours, loop)
     assert (ours.step.uncaptured, ours.step.optimizer_outside) == (None, None)
     kinds = min(ours.step.accumulate, 3) * 2  # of batches, first, between and last, in either mode
     assert ours.step.captures == ours.recorder.captures == kinds
-    assert ours.recorder.replays == len(data) - 2 * kinds
+    # Two of each kind run as a loop does, and of middle ones all until the first batch of their step is replayed.
+    between = ours.step.accumulate - 2
+    assert ours.recorder.replays == len(data) - 2 * 2 * min(ours.step.accumulate, 2) - 2 * 2 * max(between, 0)
 
 
 def test_a_rate_in_a_tensor_is_read_at_each_replay() -> None:
@@ -511,13 +514,33 @@ def test_a_recording_that_fails_leaves_training_as_it_was() -> None:
     assert same(ours, Run().train(batches()))
 
 
+def test_a_clipped_step_is_captured_anew_after_a_change() -> None:
+    def between(run: Run, place: int) -> None:
+        if place == STEPS:
+            heat(run)
+
+    ours = recorded(clip_grad_norm=0.5).train(batches(2 * STEPS), between)
+    assert same(ours, Run(clip_grad_norm=0.5).train(batches(2 * STEPS), between))
+    assert (ours.recorder.captures, ours.recorder.forgotten) == (4, 1)
+
+
+def test_a_net_whose_forwards_are_captured_already_is_left_to_that() -> None:
+    options = {"mode": "reduce-overhead"}
+    pair = build_pair(Net(), torch.zeros(IMAGES))
+    net = LowModeModel(pair, BernoulliSchedule(0.5), compile_options=options)
+    with pytest.warns(UncapturedWarning, match=r"torch.compile captures .* by itself \('reduce-overhead'\)"):
+        TrainStep(net, F.cross_entropy, SGD(net.parameters()), graphs=Recorder())
+
+
 def test_gradients_that_are_there_before_a_step_are_added_to() -> None:
     def between(run: Run, place: int) -> None:
         if place % 5 == 4:
             for parameter in run.net.parameters():
                 parameter.grad = torch.ones_like(parameter)
 
-    ours = recorded().train(batches(), between)
+    with pytest.warns(UncapturedWarning, match="parameters have gradients before a step") as caught:
+        ours = recorded().train(batches(), between)
+    assert len(caught) == 1
     assert same(ours, Run().train(batches(), between))
     assert ours.recorder.replays == STEPS - 4 - 3
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.captured.arithmetic import Batch, StepArithmetic
+from lowmode_fx.runtime.captured.complaints import cause_of, warn
 from lowmode_fx.runtime.captured.graphs import Graphs
 from lowmode_fx.runtime.captured.kinds import Kind, Kinds, Progress
 from lowmode_fx.runtime.captured.nets import SteppedNet
 from lowmode_fx.runtime.captured.optimizer_watch import OptimizerWatch
 from lowmode_fx.runtime.captured.rates import DeviceRates, why_not_captured
-from lowmode_fx.runtime.captured.recorded import Place, Recorded
+from lowmode_fx.runtime.captured.recorded import Place, Recorded, same_tensors
 from lowmode_fx.runtime.captured.signature import Signature, StaticBatch, flatten, move
 from lowmode_fx.runtime.captured.watch import Watch, host_draws
 
@@ -23,10 +24,6 @@ from lowmode_fx.runtime.captured.watch import Watch, host_draws
 MOST_RESTARTS = 8
 #: So often the options of an optimizer may, beside its learning rates.
 MOST_OPTIONS = 2
-
-
-class UncapturedWarning(UserWarning):
-    """Training steps run kernel by kernel, as in a loop of one's own: right, and slower on a GPU."""
 
 
 class CapturedSteps:
@@ -51,6 +48,7 @@ class CapturedSteps:
         self._optimizer_watch: OptimizerWatch | None = None
         self._restarts = 0
         self._other_options = 0
+        self._leftovers_told = False
         if self.outside is not None:
             self._step_outside(self.outside)
 
@@ -69,20 +67,38 @@ class CapturedSteps:
         progress, leaves = self._progress(mode, batch, place)
         if progress is None:
             return self._run_eagerly(mode, batch, place)
+        if self._watch is None:  # until an optimizer's step has been seen
+            progress.runs = 1
+            return self._run_eagerly(mode, batch, place)
         progress.runs += 1
-        if progress.runs == 2 and self._watch is not None:
+        if progress.runs == 2:
             return self._rehearse(mode, batch, place)
-        if progress.runs > 2 and progress.recorded is None:
+        gradients = [parameter.grad for parameter in self._arithmetic.trained()]
+        if not progress.fits(gradients) and progress.runs > 2 and self._begins_recorded(progress.kind, gradients):
             self._capture(progress, leaves)
-        if progress.recorded is not None and progress.recorded.fits(self._arithmetic.trained()):
+        if progress.recorded is not None and progress.fits(gradients):
             return self._replay(progress.recorded, leaves, place)
         return self._run_eagerly(mode, batch, place)
+
+    def _begins_recorded(self, kind: Kind, gradients: Sequence[Tensor | None]) -> bool:
+        """Whether gradients are those that a replay of this kind would always begin with.
+
+        None before the first batch of a step; before another one those that the first one's replay has left.
+        """
+        if kind.place.first:
+            clean = all(gradient is None for gradient in gradients)
+            if not clean and not self._leftovers_told:
+                self._leftovers_told = True
+                warn("parameters have gradients before a step, which runs uncaptured and adds to them: clear them")
+            return clean
+        first = self._kinds.recorded_first(kind.mode)
+        return first is not None and same_tensors(gradients, first.after)
 
     def refuse(self, cause: str) -> None:
         """Capture nothing from now on, and say why."""
         self.refusal = cause
         self._forget()
-        _warn(f"training steps run uncaptured, slower on a GPU: {cause}; capture=False says so without a warning")
+        warn(f"training steps run uncaptured, slower on a GPU: {cause}; capture=False says so without a warning")
 
     def _run_eagerly(self, mode: Mode, batch: Batch, place: Place) -> Tensor:
         loss = self._gradients(mode, move(batch, self._device), place)
@@ -130,7 +146,7 @@ class CapturedSteps:
         try:
             (loss, norm), replay = self._graphs.capture(step, self._watch.generators if self._watch else [])
         except Exception as error:  # whatever a device, a compiler or a user's code raises while it is recorded
-            self.refuse(f"a step in {mode}-mode can't be recorded: {_cause(error)}")
+            self.refuse(f"a step in {mode}-mode can't be recorded: {cause_of(error)}")
         else:
             after = [parameter.grad for parameter in trained]
             progress.recorded = Recorded(static, replay, loss, norm, before, after)
@@ -143,7 +159,7 @@ class CapturedSteps:
     def _replay(self, recorded: Recorded, leaves: list[Any], place: Place) -> Tensor:
         loss = recorded.replay(leaves, self._arithmetic.trained())
         if place.last and self.outside is None:
-            self.norm = recorded.norm
+            self.norm = None if recorded.norm is None else recorded.norm.clone()
             self._net.count_step(self._arithmetic.optimizer)
         elif place.last:
             self._update()
@@ -200,7 +216,7 @@ class CapturedSteps:
     def _step_outside(self, cause: str) -> None:
         self.outside = cause
         self._optimizer_watch = None
-        _warn(f"the optimizer steps in Python, after each replay: {cause}")
+        warn(f"the optimizer steps in Python, after each replay: {cause}")
 
     def _restart(self, cause: str) -> None:
         self._restarts += 1
@@ -210,20 +226,6 @@ class CapturedSteps:
     def _forget(self) -> None:
         self._kinds.clear()
         self._static.clear()
+        self._graphs.forget()
         self._watch = None
         self._optimizer_watch = None
-
-
-def _cause(error: BaseException) -> str:
-    """Of the errors that a failed recording raises one after the other, the first, and the line that raised it."""
-    while error.__context__ is not None:
-        error = error.__context__
-    line, traceback = "", error.__traceback__
-    while traceback is not None:
-        line = f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
-        traceback = traceback.tb_next
-    return f"{' '.join(str(error).split())[:300] or type(error).__name__} ({line})"
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, UncapturedWarning, stacklevel=3)

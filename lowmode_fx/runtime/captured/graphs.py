@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
 
 Result = TypeVar("Result")
 _SYNC = "called a synchronizing CUDA operation"
+_EMPTY = "CUDA Graph is empty"
 
 
 class Graphs(Protocol):
@@ -32,6 +34,10 @@ class Graphs(Protocol):
         """
         ...
 
+    def forget(self) -> None:
+        """Of what was captured nothing is replayed again."""
+        ...
+
 
 class CudaGraphs:
     """One pool of memory for all graphs: no two of them run at a time, and none reads what another one left.
@@ -39,14 +45,15 @@ class CudaGraphs:
     Source: torch's notes on CUDA semantics, *Whole-network capture* and *Graph memory management*.
     """
 
-    def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
     def rehearse(self, run: Callable[[], Result]) -> tuple[Result, list[str]]:
         """Run on the stream that captures, which gives its workspaces and kernels their first use."""
         before = torch.cuda.get_sync_debug_mode()
-        current = torch.cuda.current_stream()
+        current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with warnings.catch_warnings(record=True) as caught, torch.cuda.stream(self._stream):
             warnings.simplefilter("always")
@@ -57,24 +64,44 @@ class CudaGraphs:
                 torch.cuda.set_sync_debug_mode(before)
         current.wait_stream(self._stream)
         waits = [each for each in caught if _SYNC in str(each.message)]
-        for each in caught:
-            if each not in waits:
-                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+        _warn_again(each for each in caught if each not in waits)
         return result, [f"{each.filename}:{each.lineno}" for each in waits]
 
     def capture(
         self, run: Callable[[], Result], generators: Iterable[torch.Generator]
     ) -> tuple[Result, Callable[[], None]]:
-        """Raises what ``run`` raises, or ``RuntimeError`` where the device can't record it."""
+        """Raises what ``run`` raises, or ``RuntimeError`` where the device can't record it or has nothing to record."""
         graph: Any = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
-        # Other threads (a loader that pins memory) may go on meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            result = run()
-        return result, graph.replay
+        current = torch.cuda.current_stream(self._device)
+        with warnings.catch_warnings(record=True) as caught, torch.cuda.device(self._device):
+            warnings.simplefilter("always")
+            try:
+                # Other threads (a loader that pins memory) may go on meanwhile.
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                    result = run()
+            finally:
+                torch.cuda.set_stream(current)  # where a recording fails, torch leaves its own stream behind
+        if any(_EMPTY in str(each.message) for each in caught):
+            raise RuntimeError("nothing was recorded: the step computes on another device or stream")
+        _warn_again(caught)
+        return result, partial(self._replay, graph)
+
+    def forget(self) -> None:
+        """Nothing that was captured is replayed again; what still lies in its memory stays, new graphs get another."""
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def _replay(self, graph: Any) -> None:
+        with torch.cuda.device(self._device):
+            graph.replay()
+
+
+def _warn_again(caught: Iterable[warnings.WarningMessage]) -> None:
+    for each in caught:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 def graphs_for(device: torch.device) -> Graphs | None:
     """What captures steps on ``device``: nothing where it isn't a CUDA device."""
-    return CudaGraphs() if device.type == "cuda" else None
+    return CudaGraphs(device) if device.type == "cuda" else None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from torch import Tensor
+
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.runtime.captured.recorded import Place, Recorded
+from lowmode_fx.runtime.captured.recorded import Place, Recorded, same_tensors
 from lowmode_fx.runtime.captured.signature import Signature
 
 
@@ -26,6 +29,10 @@ class Progress:
     runs: int = 0
     recorded: Recorded | None = None
 
+    def fits(self, gradients: Sequence[Tensor | None]) -> bool:
+        """Whether it is recorded, and gradients are those that the recording began with and adds to."""
+        return self.recorded is not None and same_tensors(gradients, self.recorded.before)
+
 
 class Kinds:
     """The kinds met so far, one for each mode and place: that of its first batch, until others keep coming."""
@@ -38,6 +45,11 @@ class Kinds:
         """Forget all of them, recordings included."""
         self.met.clear()
         self._other.clear()
+
+    def recorded_first(self, mode: Mode) -> Recorded | None:
+        """The recording of a mode's first batches, of those that an optimizer step adds up."""
+        found = (progress.recorded for (other, place), progress in self.met.items() if other == mode and place.first)
+        return next(found, None)
 
     def find(self, kind: Kind) -> Progress | None:
         """How far this kind has come; ``None`` for a batch of another shape than its like, as a ragged last one is."""

@@ -13,6 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
 
+#: Modes of ``torch.compile`` that make CUDA graphs of their own.
+_CAPTURING_MODES = ("reduce-overhead", "max-autotune")
+
 
 class SteppedNet(Protocol):
     """Tells the mode of each step, and counts the steps that ran without Python."""
@@ -104,7 +107,16 @@ def find_net(module: nn.Module) -> tuple[SteppedNet, str | None]:
     if isinstance(module, DistributedDataParallel | FSDPModule):
         cause = f"{type(module).__name__} sends gradients between processes"
     if isinstance(inner, LowModeModel):
-        return LadderNet(inner), cause
+        return LadderNet(inner), cause or _own_graphs(inner)
     if any(isinstance(each, LowModeModel) for each in module.modules()):
         cause = "a LowModeModel inside of another module chooses its modes by itself"
     return PlainNet(inner), cause
+
+
+def _own_graphs(net: LowModeModel) -> str | None:
+    """Why compiled forwards can't be captured: those options of ``torch.compile`` capture them already."""
+    options = net._compile_options or {}
+    if str(options.get("mode")) in _CAPTURING_MODES or (options.get("options") or {}).get("triton.cudagraphs"):
+        told = repr(options.get("mode") or "triton.cudagraphs")
+        return f"torch.compile captures forward and backward by itself ({told}); leave that out of compile_options"
+    return None

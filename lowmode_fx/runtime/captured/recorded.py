@@ -30,10 +30,6 @@ class Recorded:
     before: list[Tensor | None]
     after: list[Tensor | None]
 
-    def fits(self, parameters: Sequence[Tensor]) -> bool:
-        """Whether the gradients are those that the recording began with, so that it adds to what it should."""
-        return same_tensors([parameter.grad for parameter in parameters], self.before)
-
     def replay(self, leaves: list[Any], parameters: Sequence[Tensor]) -> Tensor:
         """Run the step on a batch's leaves. Returns its loss, a tensor of its own."""
         self.static.fill(leaves)
