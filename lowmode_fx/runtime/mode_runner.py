@@ -66,7 +66,7 @@ class ModeRunner:
         shapes = tuple(leaf.shape for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         first = self._compiled_shapes.setdefault(mode, shapes)
         self._guard.note_shapes(mode, shapes, first)
-        if shapes != first or self._recompilations.is_exhausted(mode):
+        if shapes != first or self._recompilations.must_not_run(mode):
             return self.networks[mode](*args, **kwargs)
         try:
             with hooks_guarded():

@@ -15,6 +15,8 @@ from passes.torch_internals import compiled_graphs
 
 #: Compilations of one mode after its first; then it runs uncompiled. torch's own limit of recompilations is 8.
 MOST = 6
+#: Older compiled code runs on where weights are unfrozen, and leaves them without gradients: seen in torch 2.11.
+NOTICES_FREEZING = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 14)
 
 
 class RecompilationGuard:
@@ -24,6 +26,8 @@ class RecompilationGuard:
         self._model = model
         self._seen: dict[Mode, dict[str, Any]] = {}
         self._again: Counter[Mode] = Counter()
+        self._trained: dict[Mode, list[bool]] = {}
+        self._told: set[Mode] = set()
 
     def run(self, mode: Mode, compiled: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
         """Call ``compiled``; warn where that compiled once more than the mode's first time."""
@@ -33,9 +37,22 @@ class RecompilationGuard:
             self._note(mode)
         return result
 
-    def is_exhausted(self, mode: Mode) -> bool:
-        """Whether a mode has been compiled so often that it should run uncompiled from now on."""
-        return self._again[mode] >= MOST
+    def must_not_run(self, mode: Mode) -> bool:
+        """Whether a mode has to run uncompiled: it was compiled too often, or torch would not notice a change."""
+        return self._again[mode] >= MOST or (not NOTICES_FREEZING and self._trains_others(mode))
+
+    def _trains_others(self, mode: Mode) -> bool:
+        now = [each.requires_grad for each in self._model.parameters()]
+        if now == self._trained.setdefault(mode, now):
+            return False
+        if mode not in self._told:
+            self._told.add(mode)
+            warnings.warn(
+                f"other weights train (requires_grad) than when {mode}-mode was compiled, which this torch would not "
+                "notice: it runs uncompiled, slower",
+                stacklevel=4,
+            )
+        return True
 
     def _note(self, mode: Mode) -> None:
         now = _state(self._model)

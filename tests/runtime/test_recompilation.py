@@ -55,6 +55,21 @@ def test_what_has_changed_is_told(net: LowModeModel, change: object, told: str) 
         net.run(Mode.FULL, images)
 
 
+@pytest.mark.parametrize("notices", [True, False])
+def test_every_layer_that_is_unfrozen_trains(net: LowModeModel, monkeypatch: pytest.MonkeyPatch, notices: bool) -> None:
+    """Also where compiled code does not ask which weights train: there the mode runs uncompiled, and says so."""
+    monkeypatch.setattr(recompilation, "NOTICES_FREEZING", notices and recompilation.NOTICES_FREEZING)
+    net.requires_grad_(False)
+    both_modes(net)
+    net.ladder.model[3].requires_grad_(True)
+    for mode in (Mode.FULL, Mode.LOW):
+        with pytest.warns(UserWarning, match=rf"{mode}-mode was compiled"):
+            net.run(mode, IMAGES).sum().backward()
+        assert net.ladder.model[3].weight.grad is not None
+        net.zero_grad()
+
+
+@pytest.mark.skipif(not recompilation.NOTICES_FREEZING, reason="this torch compiles nothing again for that")
 def test_layers_that_are_unfrozen_one_by_one_are_compiled_so_often_and_no_more(
     net: LowModeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
