@@ -248,7 +248,7 @@ def test_a_copy_has_what_others_have_put_on_the_net() -> None:
     forward = type(net).forward
     net.forward = types.MethodType(lambda self, *args: forward(self, *args) * 2, net)  # as Accelerate wraps it
     copied = copy.deepcopy(net).eval()
-    assert torch.equal(copied(BATCH), 2 * network().eval()(BATCH)) and seen == [copied]
+    assert torch.equal(copied(BATCH), 2 * network().eval()(BATCH)) and seen == [copied.pair.model]
 
 
 # What else is the model's --------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def check_transformers(folder: Path) -> None:
     model = ResNetForImageClassification(ResNetConfig(**sizes, layer_type="basic", num_labels=5))
     pair = build_pair(model, {"pixel_values": IMAGES[:4], "labels": LABELS[:4]})
     net, modes = LowModeModel(pair, SCHEDULE, compile=False).train(), []  # type: ignore[var-annotated]
-    net.register_forward_hook(lambda net, args, output: net.training and modes.append(str(net.last_mode)))
+    net.register_forward_hook(lambda model, args, output: model.training and modes.append(str(net.last_mode)))
     options = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "ddp_backend": "gloo"}
     arguments = TrainingArguments(
         str(folder), use_cpu=True, num_train_epochs=2, per_device_train_batch_size=4, **options
