@@ -29,6 +29,7 @@ class RunFolder:
     def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
         self.path = path
         self._resume, self._overwrite = resume, overwrite
+        self._checked = False  # one that is made by hand is taken as it is
         #: Whether a run in it has failed: what it had kept by then is still there.
         self.failed = False
 
@@ -48,6 +49,7 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise ValueError(f"run folder {str(path)!r} is a file; give --out another path")
         folder = cls(path, resume=resume, overwrite=overwrite)
+        folder._checked = True
         folder._check_entries()
         if (path / LOCK).exists():  # whether somebody trains there is told before any work
             with folder._lock():
@@ -59,7 +61,8 @@ class RunFolder:
         """Prepare the folder and keep other processes out. Raises ``ValueError`` where another one trains in it."""
         self.path.mkdir(parents=True, exist_ok=True)
         with self._lock():
-            self._check_entries()  # another run may have come and gone since the folder was opened
+            if self._checked:  # another run may have come and gone since the folder was opened
+                self._check_entries()
             self.prepare()
             yield
 
