@@ -37,7 +37,9 @@ class Setting:
     criterion: Criterion
 
 
-def make_setting(model: str, data: str, image_size: int | None, in_chans: int, settings: TrainSettings) -> Setting:
+def make_setting(
+    model: str, data: str, image_size: int | None, in_chans: int, settings: TrainSettings, criterion: str | None = None
+) -> Setting:
     """The model and the data that are named, on the device that is asked for."""
     place = settings.torch_device()
     if place.type == "cpu":

@@ -1,12 +1,15 @@
 """A counter-based generator of uniform numbers: SplitMix64 of a seed and a step, without a state."""
 
-from typing import Any, TypeVar
+from __future__ import annotations
 
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["GOLDEN_GAMMA", "WORD", "mix64", "uniform_draw"]
 
-Word = TypeVar("Word", int, npt.NDArray[Any])
+Word = TypeVar("Word", int, "npt.NDArray[Any]")
 
 WORD = 2**64 - 1
 #: SplitMix64's increment, 2**64 over the golden ratio, made odd.
