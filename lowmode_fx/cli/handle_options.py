@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from lowmode_fx.counting.forward import FlopReport
     from lowmode_fx.lowering.ladder import Ladder
 
-if TYPE_CHECKING:
-    from lowmode_fx.counting.forward import FlopReport
-    from lowmode_fx.counting.handles import Handle
-    from lowmode_fx.lowering.ladder import Ladder
-
 HandleOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -29,7 +24,7 @@ HandleOption = Annotated[
         "aten::op=package.module:callable, an fvcore handle. May be given several times."
     ),
 ]
-Handles = Mapping[str, "Handle | None"]
+Handles = Mapping[str, Handle | None]
 
 
 def read_handles(texts: Sequence[str] | None) -> Handles:
@@ -51,8 +46,6 @@ def counted(ladder: Ladder, handles: Handles) -> FlopReport:
 
 
 def _read(text: str) -> tuple[str, Handle | None]:
-    from lowmode_fx.counting.handles import macs_per_value
-
     operator, _, given = text.partition("=")
     if "::" not in operator or not given:
         raise OptionError("handle", text, "is no operator with its macs", "give such as aten::cumprod=1")

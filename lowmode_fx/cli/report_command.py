@@ -52,7 +52,6 @@ def report(
     from lowmode_fx.cli.report import render_report
 
     with results_alone():
-        handles = read_handles(handle)
         modes = model_ladder(model, configs, sides, in_chans, num_classes, submodule)
         text = render_report(model, modes, counted(modes, handles), format)
     print(text)

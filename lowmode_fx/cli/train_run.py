@@ -55,19 +55,6 @@ class TrainRun:
     tuned: Path | None
     measured_on: Mapping[str, Any]
 
-    def start_on_all_ranks(self, open_folder: Callable[[], RunFolder], lines: Sequence[str]) -> int:
-        """Train, in the process group of ``torchrun`` if that started this process; the exit status.
-
-        lines: to say first.
-        """
-        with joined():
-            ranks = Ranks.now()
-            console = Console(quiet=not ranks.is_first)
-            folder = ranks.from_first(open_folder)
-            for line in lines:
-                say(console, line)
-            return self.start(folder, console)
-
     def start(self, folder: RunFolder, console: Console) -> int:
         """Train, and say how it went and where the results are; the exit status."""
         settings = self.settings

@@ -134,7 +134,7 @@ def tune(
     from lowmode_fx.cli.tuning_tables import tuning_table
 
     with results_alone():
-        setting = make_setting(model, data, image_size, in_chans, settings, criterion)
+        setting = make_setting(model, data, image_size, in_chans, settings)
         tuning = run_tuning(
             setting,
             autocast,

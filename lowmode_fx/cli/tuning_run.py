@@ -37,9 +37,7 @@ class Setting:
     criterion: Criterion
 
 
-def make_setting(
-    model: str, data: str, image_size: int | None, in_chans: int, settings: TrainSettings, criterion: str | None = None
-) -> Setting:
+def make_setting(model: str, data: str, image_size: int | None, in_chans: int, settings: TrainSettings) -> Setting:
     """The model and the data that are named, on the device that is asked for."""
     place = settings.torch_device()
     if place.type == "cpu":

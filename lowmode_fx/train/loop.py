@@ -277,8 +277,6 @@ class _Run:
     def finish_epoch(self) -> None:
         loss = self.ranks.sum(self.loss_sum).item() / self.ranks.size / self.steps
         self.ranks.share_buffers(self.net)
-        if self.ema is not None:
-            self.ranks.share_buffers(self.ema.model)
         if not math.isfinite(loss):
             raise TrainingDivergedError(
                 f"training loss is {loss} in epoch {self.epoch + 1}; give a smaller {setting('lr')} (now "
@@ -366,10 +364,9 @@ class _Run:
         """What each rank had of its own, where there are as many of them as there were."""
         each = state.get("ranks", [{"rng": state["rng"], "loss_sum": state["loss_sum"]}])
         if len(each) == self.ranks.size:
-            with fitting_state(saved.folder):
-                mine = each[self.ranks.rank]
-                set_rng_state(mine["rng"])
-                self.loss_sum = mine["loss_sum"].to(self.loss_sum)
+            mine = each[self.ranks.rank]
+            set_rng_state(mine["rng"])
+            self.loss_sum = mine["loss_sum"].to(self.loss_sum)
         else:
             self.loss_sum = (sum(rank["loss_sum"] for rank in each) / len(each)).to(self.loss_sum)
             ranks = f"{len(each)} rank{'s' * (len(each) > 1)}"
@@ -380,7 +377,7 @@ class _Run:
         if self.folder is not None:
             self.folder.failed = True
         said = str(error).split("\n")[0]
-        with contextlib.suppress(OSError):  # the first error counts, a full disk's too
+        with suppress(OSError):  # the first error counts, a full disk's too
             self.write_summary("failed", reason=f"{type(error).__name__}: {said}" if said else type(error).__name__)
 
     def write_summary(self, status: str, result: RunResult | None = None, reason: str | None = None) -> None:

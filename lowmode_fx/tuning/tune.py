@@ -20,7 +20,6 @@ from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.pair import build_ladder
 from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, schedule_from_dict
-from lowmode_fx.tuning import LARGEST_RATIO
 from lowmode_fx.tuning.agreement import Criterion
 from lowmode_fx.tuning.batches import Batch
 from lowmode_fx.tuning.candidates import families, try_pair
