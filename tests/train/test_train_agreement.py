@@ -216,5 +216,5 @@ def test_what_was_tuned(tmp_path: Path) -> None:
     path.write_text(json.dumps([1]))
     with pytest.raises(ValueError, match="is no result of lowmode-fx tune"):
         read_tuning(path)
-    with pytest.raises(ValueError, match=r"can't be read: .*; make it with lowmode-fx tune"):
+    with pytest.raises(ValueError, match=r"can't be read \(.*\); make it with lowmode-fx tune"):
         read_tuning(tmp_path / "nothing.json")

@@ -166,7 +166,7 @@ def test_progress_is_told() -> None:
         ({"seconds": 0}, "seconds=0 is out of range; give a number above 0"),
         ({"measure": "joules"}, "measure='joules' is unknown; give 'time' or 'macs'"),
         ({"autocast": torch.float16}, "autocast=torch.float16 would need a gradient scaler; give torch.bfloat16"),
-        ({"ratios": (5,)}, r"ratios=5 is out of range; give numbers from 1 to 4, such as 2, 4/3"),
+        ({"ratios": (5,)}, r"ratios=\(5,\) is out of range; give numbers from 1 to 4, such as 2, 4/3"),
         ({"modes": 1}, "modes=1 is too small; give an int of at least 2"),
         ({"time_budget": 0}, "time_budget=0 is out of range; give a number above 0, at most 1"),
     ],
