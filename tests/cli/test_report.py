@@ -425,5 +425,5 @@ def test_what_large_kernels_would_save() -> None:
     assert line == (
         f"large kernels: 1 × 9×9, 66.9% of full-mode's macs; resized with the images low / full = {flops.ratio:.4f}"
     )
-    none = build_pair(nn.Sequential(nn.Conv2d(3, 4, 7), nn.Conv2d(4, 4, 3)), torch.zeros(2, 3, 16, 16))
+    none = build_pair(nn.Sequential(nn.Conv2d(3, 4, 7, padding=3), nn.Conv2d(4, 4, 3)), torch.zeros(2, 3, 16, 16))
     assert "large_kernels" not in report_dict("none", none, count_flops(none))
