@@ -27,6 +27,22 @@ class DataSpec:
 
 def read_spec(spec: str) -> DataSpec:
     """Raises ``OptionError`` for a kind of set that there isn't, and ``ValueError`` for a path that is no folder."""
+    read = _parts(spec)
+    if read.root is not None and not read.root.is_dir():
+        problem = "is not a folder" if read.root.exists() else "does not exist"
+        raise ValueError(f"data path {str(read.root)!r} {problem}; give {FORMS[read.kind]} of an existing folder")
+    return read
+
+
+def short_name(spec: str) -> str:
+    """A name for folders of results, the data's own: ``cats`` for ``folder:path/to/cats``."""
+    read = _parts(spec)
+    if read.kind == "folder" and read.root is not None:
+        return read.root.resolve().name or read.kind
+    return read.name or read.kind
+
+
+def _parts(spec: str) -> DataSpec:
     kind, _, rest = spec.partition(":")
     form = FORMS.get(kind)
     if form is None or (form == kind and rest):
@@ -37,16 +53,4 @@ def read_spec(spec: str) -> DataSpec:
     name, _, path = rest.partition("=") if kind == "torchvision" else ("", "", rest)
     if not path.strip():
         raise OptionError("data", spec, "names no folder", f"give {form}")
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "does not exist"
-        raise ValueError(f"data path {str(root)!r} {problem}; give {form} of an existing folder")
-    return DataSpec(kind, name, root)
-
-
-def short_name(spec: str) -> str:
-    """A name for folders of results, the data's own: ``cats`` for ``folder:path/to/cats``."""
-    read = read_spec(spec)
-    if read.kind == "folder" and read.root is not None:
-        return read.root.resolve().name or read.kind
-    return read.name or read.kind
+    return DataSpec(kind, name, Path(path).expanduser())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +30,16 @@ class Chosen:
     candidates: tuple[Candidate, ...]
     plan: Plan
     reached: float
+
+    def whole_epochs(self) -> list[int]:
+        """Of each low mode and of full-mode, rounded up; what low epochs gain by that, full ones needn't."""
+        *low, full = self.plan.epochs
+        whole = [math.ceil(number - 1e-9) for number in low]
+        gained = math.fsum(
+            (rounded - number) * each.gain(max(self.plan.share, 1e-9))
+            for rounded, number, each in zip(whole, low, self.candidates, strict=True)
+        )
+        return [*whole, math.ceil(full - gained - 1e-9)]
 
     @property
     def time(self) -> float:

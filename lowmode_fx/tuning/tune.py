@@ -266,7 +266,7 @@ def _decide(search: Search, settings: _Settings, reasons: list[str], seen: float
             f"{seen:.0%}, its gradients multiplied by {each.weight:g}"
         )
     configs = tuple(each.config for each in chosen.candidates)
-    whole = [math.ceil(number - 1e-9) for number in chosen.plan.epochs]
+    whole = chosen.whole_epochs()
     costs = [*(each.cost for each in chosen.candidates), 1.0]
     predicted = math.fsum(map(operator.mul, whole, costs)) / epochs
     measured = partial(

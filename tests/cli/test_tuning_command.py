@@ -38,7 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 
 def test_tune_writes_what_train_takes(run: Run, tmp_path: Path) -> None:
-    status, out, _ = run("tune", MODEL, *DATA, "--epochs", "10", "--ratios", "2", "--measure", "macs")
+    status, out, _ = run("tune", MODEL, *DATA, "--epochs", "10", "--ratios", "2", "--modes", "2", "--measure", "macs")
     assert status == 0
     assert "r = 2, kernels kept" in out and "in trial runs gained" in out
     tuned = json.loads((tmp_path / "tuned.json").read_text())

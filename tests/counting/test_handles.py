@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from lowmode_fx import LowModeConfig, build_pair, count_flops, count_step_flops
 from lowmode_fx.cli import app
+from lowmode_fx.cli.command import CommandError
 from lowmode_fx.counting.handles import macs_per_value
 from passes.preserve import copy_spread_out
 
@@ -220,11 +221,14 @@ def total(*options: str) -> int:
 
 def test_handles_on_the_command_line() -> None:
     told = "aten::fft_hfft is neither counted nor known to be free; give --handle aten::fft_hfft=MACS, for each value"
-    with pytest.raises(ValueError, match=f"^{told}"):
+    with pytest.raises(CommandError, match=f"^{told}"):
         total()
     conv = 64 * (12 + 4 * 36)
     for given, right in (("0", conv), ("2", conv + 2 * 4 * 8 * 8), (f"{__name__}:hundred", conv + 100)):
         assert total("--handle", f"aten::fft_hfft={given}") == right
-    for given, told in (("aten::x", "is no operator with its macs"), ("aten::x=much", "'much' is no number of macs")):
-        with pytest.raises(ValueError, match=told):
+    for given, told in (
+        ("aten::x", "is no operator with its macs"),
+        ("aten::x=much", "'much', which is no number of macs"),
+    ):
+        with pytest.raises(CommandError, match=told):
             total("--handle", given)

@@ -200,7 +200,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(straight: Path, tmp_path:
 
 def test_the_run_folder_holds_what_it_should(straight: Path) -> None:
     names = {path.name for path in straight.iterdir()}
-    assert names == {"metrics.csv", "summary.json", "curves.png", "checkpoint", "checkpoint.previous"}
+    assert names == {"metrics.csv", "summary.json", "curves.png", "checkpoint", "checkpoint.previous", ".lock"}
     assert {path.name for path in (straight / "checkpoint").iterdir()} == {"model.safetensors", "state.pt"}
     lines = (straight / "metrics.csv").read_text().splitlines()
     assert len(lines) == 4 and lines[0].startswith("run,epoch,seconds,") and lines[1].startswith("low-mode,0,")
@@ -412,7 +412,7 @@ def test_overwriting_touches_nothing_else(straight: Path, tmp_path: Path) -> Non
     opened = RunFolder.open(folder, overwrite=True)
     assert has_checkpoint(folder), "opening alone removes nothing"
     opened.prepare()
-    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    assert {path.name for path in folder.iterdir()} == {"notes.txt", ".lock"}
 
 
 def test_a_folder_with_other_things_is_never_a_run_folder(tmp_path: Path) -> None:

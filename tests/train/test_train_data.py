@@ -227,7 +227,7 @@ def test_images_of_other_sizes_are_named_and_image_size_mends_it(image_folder: P
 
 
 def test_a_batch_larger_than_the_set() -> None:
-    with pytest.raises(ValueError, match="batch size 2000 is more than the 1437 training images; give a smaller one"):
+    with pytest.raises(ValueError, match="batch_size=2000 is more than the 1437 training images; give a smaller one"):
         steps_per_epoch(load_data("digits", 8).train, 2000)
 
 

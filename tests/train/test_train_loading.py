@@ -196,5 +196,5 @@ def test_loading_seconds_go_on_where_a_run_was_stopped(tmp_path: Path, monkeypat
 
 
 def test_a_run_asks_for_images_in_memory(streamed: DataSplits) -> None:
-    with pytest.raises(ValueError, match=r"data_on='device', but the images of folder:"):
+    with pytest.raises(ValueError, match=r"data_on='device' finds the images of folder:"):
         train(tiny_net(), streamed, quick_settings(data_on="device"), quiet=True)

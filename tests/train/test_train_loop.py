@@ -284,7 +284,7 @@ def test_settings_survive_json() -> None:
         ({"autocast": "int8"}, ValueError, "autocast='int8' is unknown; give 'none', 'bf16' or 'fp16'"),
         ({"milestones": (5, 3)}, ValueError, r"milestones=\(5, 3\) is not in rising order"),
         ({"milestones": (0, 3)}, ValueError, r"milestones\[0\]=0 is too small; give an int of at least 1"),
-        ({"nesterov": True, "momentum": 0.0}, ValueError, "nesterov needs a momentum"),
+        ({"nesterov": True, "momentum": 0.0}, ValueError, "nesterov=True needs a momentum"),
     ],
 )
 def test_bad_settings(changes: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -304,7 +304,7 @@ def test_too_few_outputs_are_found_before_training() -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(TrainingDivergedError, match="training loss is nan in epoch 1; give a smaller --lr"):
+    with pytest.raises(TrainingDivergedError, match="training loss is nan in epoch 1; give a smaller lr"):
         quick_run(quick_settings(lr=1e30), folder=tmp_path / "run")
     assert not (tmp_path / "run/checkpoint").exists(), "no checkpoint of useless weights"
 

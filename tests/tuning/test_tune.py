@@ -16,8 +16,8 @@ from lowmode_fx import LowModeConfig, LowModeModel, Mode, build_pair, capture
 from lowmode_fx.cli.tuning_tables import plot_probe, probe_text, tuning_table
 from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.tuning.candidates import families, graph_signature, stages, try_pair
-from lowmode_fx.tuning.ladder_plan import choose, ramp
-from lowmode_fx.tuning.plan import make_plan
+from lowmode_fx.tuning.ladder_plan import Chosen, choose, ramp
+from lowmode_fx.tuning.plan import Plan, make_plan
 from lowmode_fx.tuning.search import Candidate
 from lowmode_fx.tuning.sensitivity import probe_sites
 from lowmode_fx.tuning.trials import Probe, momentum_of, progress_now
@@ -274,6 +274,14 @@ def test_a_cheaper_mode_first_then_a_dearer_one() -> None:
 def test_a_mode_that_does_not_pay_is_left_out() -> None:
     chosen = choose([measured("halved", 2, 0.25, 0.7), measured("dear", "4/3", 0.97, 0.95)], 20, 0.5, 3)
     assert [each.name for each in chosen.candidates] == ["halved"]
+
+
+def test_whole_epochs_come_as_far_and_no_further() -> None:
+    """7.5 low epochs at a gain of 0.5 and 6.25 full ones: eight low ones gain a quarter of a full one more."""
+    candidate = measured("halved", 2, 0.25, 0.5)
+    chosen = Chosen((candidate,), Plan((7.5, 6.25), 0.8, 0.375), 10)
+    assert chosen.whole_epochs() == [8, 6]
+    assert Chosen((candidate,), Plan((7.9, 6.25), 0.8, 0.375), 10).whole_epochs() == [8, 7]
 
 
 def test_a_budget_is_kept_and_as_much_as_it_allows_is_reached() -> None:
