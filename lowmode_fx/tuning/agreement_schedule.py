@@ -151,8 +151,9 @@ class AgreementSchedule:
 def _from_rank_0(pair: ModePair, measured: Callable[[], float]) -> float:
     """What rank 0 measures, or the error that it met, on every rank: none may wait for one that has failed."""
     import torch.distributed as dist
+    from torch.nn import SyncBatchNorm
 
-    if any(isinstance(module, torch.nn.SyncBatchNorm) for module in pair.model.modules()):
+    if any(isinstance(module, SyncBatchNorm) for module in pair.model.modules()):
         raise ValueError("rank 0 measures alone, and a SyncBatchNorm would wait for the others; use other norms")
     told: list[Any] = [0.0, ""]
     if dist.get_rank() == 0:

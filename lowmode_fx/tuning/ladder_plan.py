@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +17,10 @@ from lowmode_fx.tuning.search import Candidate
 #: Low epochs over the full run's epochs, at most: for several modes, of which later ones gain nearly what full-mode
 #: does, and for a single one.
 MOST_LOW, MOST_LOW_ALONE = 1.5, 1.0
+#: One more mode has to save this share of the full run's time.
+LEAST_GAIN = 0.01
+#: Of full-mode's last epoch, so much may be missing.
+ROUNDED_OFF = 0.1
 #: The ratios of the plain ramp, and the shares of its epochs.
 RAMP_RATIOS, RAMP_SHARES = (2, Fraction(4, 3)), LadderSchedule.DEFAULT_SHARES
 
@@ -32,14 +37,24 @@ class Chosen:
     reached: float
 
     def whole_epochs(self) -> list[int]:
-        """Of each low mode and of full-mode, rounded up; what low epochs gain by that, full ones needn't."""
+        """Of each low mode and of full-mode, rounded up; what low epochs gain by that, full ones needn't.
+
+        A tenth of a full epoch is rounded off: it is less than the noise of the gains.
+        """
         *low, full = self.plan.epochs
         whole = [math.ceil(number - 1e-9) for number in low]
         gained = math.fsum(
             (rounded - number) * each.gain(max(self.plan.share, 1e-9))
             for rounded, number, each in zip(whole, low, self.candidates, strict=True)
         )
-        return [*whole, math.ceil(full - gained - 1e-9)]
+        settled = math.ceil(full - gained - ROUNDED_OFF)
+        return [*whole, max(settled, 1) if full > 0 else 0]
+
+    @property
+    def whole_time(self) -> float:
+        """Of the run in whole epochs, in full ones."""
+        costs = [*(each.cost for each in self.candidates), 1.0]
+        return math.fsum(map(operator.mul, self.whole_epochs(), costs))
 
     @property
     def time(self) -> float:
@@ -91,4 +106,5 @@ def _cheapest(tried: Sequence[Candidate], epochs: float, tail: float, modes: int
             used = [bool(share) for share in plan.epochs[:-1]]
             if all(used) or count == 1:
                 found.append(Chosen(ordered, plan, epochs))
-    return min(found, key=lambda each: each.plan.time)
+    # One more mode has to save time in whole epochs, and more than noise.
+    return min(found, key=lambda each: each.whole_time + LEAST_GAIN * epochs * len(each.candidates))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
@@ -267,8 +265,7 @@ def _decide(search: Search, settings: _Settings, reasons: list[str], seen: float
         )
     configs = tuple(each.config for each in chosen.candidates)
     whole = chosen.whole_epochs()
-    costs = [*(each.cost for each in chosen.candidates), 1.0]
-    predicted = math.fsum(map(operator.mul, whole, costs)) / epochs
+    predicted = chosen.whole_time / epochs
     measured = partial(
         Tuning, candidates=tuple(order), refused=tuple(search.refused.items()), config=configs[0], more=configs[1:]
     )
@@ -292,11 +289,12 @@ def _decide(search: Search, settings: _Settings, reasons: list[str], seen: float
 def _plan_in_words(
     chosen: Chosen, whole: Sequence[int], predicted: float, settings: _Settings, plain: float | None
 ) -> list[str]:
-    low = " and ".join(f"{n} epochs of {each.name}" for n, each in zip(whole, chosen.candidates, strict=False))
-    low = f"{whole[0]} low epochs" if len(whole) == 2 else low
+    low = " and ".join(f"{n} {_epochs(n)} of {each.name}" for n, each in zip(whole, chosen.candidates, strict=False))
+    low = f"{whole[0]} low {_epochs(whole[0])}" if len(whole) == 2 else low
+    tail = f"{whole[-1]} full {_epochs(whole[-1])}"
     words = [
-        f"{low} come as far as {chosen.reached * chosen.plan.share:.1f} full ones, {whole[-1]} full epochs follow: "
-        f"about {predicted:.0%} of the time of {settings.epochs} full epochs"
+        f"{low} come as far as {chosen.reached * chosen.plan.share:.1f} full ones, {tail} at the end: "
+        f"about {predicted:.0%} of the time of {settings.epochs} full {_epochs(settings.epochs)}"
     ]
     if chosen.reached < settings.epochs:
         words.append(
@@ -313,6 +311,10 @@ def _no_progress(first: float, loss: float, steps: int) -> str:
         f"warning: the short full run did not learn (loss {first:.3g}, after {steps} steps {loss:.3g}), and what "
         f"follows is noise: give another {setting('lr')}, or more {setting('epochs')}"
     )
+
+
+def _epochs(count: int) -> str:
+    return "epoch" if count == 1 else "epochs"
 
 
 def _length(loader: Iterable[Batch]) -> int:

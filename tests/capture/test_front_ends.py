@@ -125,9 +125,14 @@ def test_a_front_end_that_does_not_exist() -> None:
 
 
 EXAMPLES = [
-    (torch.zeros(2, 5, 16, 16), "Given groups=1, weight of size [4, 3, 3, 3], expected input[2, 5, 16, 16] to have 3"),
     (torch.zeros(IMAGES, dtype=torch.float64), "Input type (double) and bias type (float) should be the same"),
 ]
+
+
+@pytest.mark.parametrize("front_end", ["auto", "live"])
+def test_images_of_other_channels_than_the_model_takes(front_end: Any) -> None:
+    with pytest.raises(TraceError, match=r"the images have 5 channels, the model takes 3: build it with in_chans=5$"):
+        build_pair(Tiny(), torch.zeros(2, 5, 16, 16), front_end=front_end)
 
 
 @pytest.mark.parametrize(("example", "complaint"), EXAMPLES)

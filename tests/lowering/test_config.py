@@ -227,7 +227,7 @@ def test_the_order_of_strides_survives(config: LowModeConfig) -> None:
 
 
 def test_the_dictionary_holds_every_option() -> None:
-    values = LowModeConfig(strides={"a": (1, 2)}, keep_convs=["b"], size_multiple=32).to_dict()
+    values = LowModeConfig(strides={"a": (1, 2)}, keep_convs=["b"], size_multiple=32, min_side=2).to_dict()
     assert {name: values[name] for name in ("ratio", "kernel_ratio", "strides", "keep_convs", "drop_maxpools")} == {
         "ratio": 2,
         "kernel_ratio": None,

@@ -282,6 +282,8 @@ def test_whole_epochs_come_as_far_and_no_further() -> None:
     chosen = Chosen((candidate,), Plan((7.5, 6.25), 0.8, 0.375), 10)
     assert chosen.whole_epochs() == [8, 6]
     assert Chosen((candidate,), Plan((7.9, 6.25), 0.8, 0.375), 10).whole_epochs() == [8, 7]
+    assert Chosen((candidate,), Plan((8.0, 0.05), 0.8, 0.375), 10).whole_epochs() == [8, 1]
+    assert chosen.whole_time == 8 * 0.25 + 6
 
 
 def test_a_budget_is_kept_and_as_much_as_it_allows_is_reached() -> None:

@@ -23,10 +23,10 @@ def lr_milestones(scheduler: LRScheduler | Any, epochs: int) -> tuple[int, ...]:
     held; for one that follows the loss, which nobody knows ahead; and for a scheduler that has taken steps, whose past
     changes are lost: a resumed run would hold other epochs than the first one did.
     """
-    from torch.optim.lr_scheduler import ReduceLROnPlateau
+    from torch.optim import lr_scheduler
 
     name = type(scheduler).__name__
-    if isinstance(scheduler, ReduceLROnPlateau) or name == "PlateauLRScheduler":
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) or name == "PlateauLRScheduler":
         raise ValueError(f"{name} follows the loss, and can't be run ahead; give milestones by hand, or none")
     if not getattr(scheduler, "t_in_epochs", True):
         raise ValueError(f"the {name} counts updates, not epochs; make it with t_in_epochs=True, or give milestones")
@@ -43,7 +43,9 @@ def lr_milestones(scheduler: LRScheduler | Any, epochs: int) -> tuple[int, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the copy's optimizer takes no steps
         for epoch in range(1, epochs):
-            ahead.step() if isinstance(ahead, LRScheduler) else ahead.step(epoch)  # timm's are told the epoch
+            ahead.step() if isinstance(ahead, lr_scheduler.LRScheduler) else ahead.step(
+                epoch
+            )  # timm's are told the epoch
             rates.append(_rates(ahead))
     changed = [epoch for epoch in range(1, epochs) if not _alike(rates[epoch - 1], rates[epoch])]
     if len(changed) > epochs / 2:
