@@ -46,7 +46,7 @@ def build_costs(name: str, repeats: int) -> dict[str, Any]:
     variant, changes = FAMILY[name]
     model = timm.create_model(variant, **changes)
     pair = build_pair(model, torch.empty(2, 3, 224, 224))  # warm, and what the sizes are read from
-    measured = [measure_build(pair, (3, 224, 224)) for _ in range(repeats)]
+    measured = [measure_build(pair, torch.empty(2, 3, 224, 224)) for _ in range(repeats)]
     front, whole, memory = (list(values) for values in zip(*measured, strict=True))
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

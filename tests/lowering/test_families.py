@@ -15,13 +15,28 @@ from bench.zoo.check import check_model
 QUICK = {
     "test_byobnet": (5, "fits"),  # byobnet
     "test_convnext": (9, "fits"),  # convnext
+    "dla46x_c": (14, "rounded"),  # dla
+    "test_efficientnet": (3, "fits"),  # efficientnet
+    "test_mambaout": (10, "fits"),  # mambaout
+    "mobilenetv3_small_050": (8, "fits"),  # mobilenetv3
+    "test_nfnet": (11, "fits"),  # nfnet
+    "pit_ti_224": (0, "resized"),  # pit
+    "regnetx_002": (13, "fits"),  # regnet
+    "test_resnet": (9, "fits"),  # resnet
+    "legacy_seresnet18": (16, "fits"),  # senet
+    "shvit_s1": (3, "fits"),  # shvit
+    "starnet_s050": (16, "fits"),  # starnet
+    "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn": (8, "fits"),  # torchvision.detection.faster_rcnn
+    "torchvision:resnet18": (16, "fits"),  # torchvision.resnet
+    "torchvision:lraspp_mobilenet_v3_large": (6, "fits"),  # torchvision.segmentation.lraspp
+    "torchvision:shufflenet_v2_x0_5": (0, "fits"),  # torchvision.shufflenetv2
+}
+SLOW = {
     "cpubone_nano": (7, "fits"),  # cpubone
     "cs3darknet_focus_s": (13, "fits"),  # cspnet
     "cspnext_tiny": (14, "fits"),  # cspnext
-    "dla46x_c": (14, "rounded"),  # dla
     "dpn48b": (16, "fits"),  # dpn
     "edgenext_xx_small": (7, "fits"),  # edgenext
-    "test_efficientnet": (3, "fits"),  # efficientnet
     "efficientvim_m1": (3, "fits"),  # efficientvim
     "efficientvit_b0": (0, "fits"),  # efficientvit_mit
     "efficientvit_m0": (3, "fits"),  # efficientvit_msra
@@ -34,28 +49,18 @@ QUICK = {
     "inception_next_atto": (24, "fits"),  # inception_next
     "lcnetv2_small": (6, "fits"),  # lcnetv2
     "lowformer_b0": (14, "fits"),  # lowformer
-    "test_mambaout": (10, "fits"),  # mambaout
     "test_coatnet": (1, "resized"),  # maxxvit
     "poolformerv2_s12": (3, "fits"),  # metaformer
-    "mobilenetv3_small_050": (8, "fits"),  # mobilenetv3
     "mobilevit_xxs": (0, "fits"),  # mobilevit
-    "test_nfnet": (11, "fits"),  # nfnet
-    "pit_ti_224": (0, "resized"),  # pit
     "pvt_v2_b0": (3, "fits"),  # pvt_v2
-    "regnetx_002": (13, "fits"),  # regnet
     "repghostnet_050": (4, "fits"),  # repghost
     "repvit_m1": (1, "fits"),  # repvit
     "resnest14d": (6, "fits"),  # resnest
-    "test_resnet": (9, "fits"),  # resnet
     "resnetv2_18": (16, "fits"),  # resnetv2
     "rexnet_100": (0, "fits"),  # rexnet
-    "legacy_seresnet18": (16, "fits"),  # senet
-    "shvit_s1": (3, "fits"),  # shvit
     "skresnet18": (24, "fits"),  # sknet
-    "starnet_s050": (16, "fits"),  # starnet
     "swiftformer_xs": (4, "fits"),  # swiftformer
     "tiny_vit_5m_224": (1, "fits"),  # tiny_vit
-    "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn": (8, "fits"),  # torchvision.detection.faster_rcnn
     "torchvision:fcos_resnet50_fpn": (21, "fits"),  # torchvision.detection.fcos
     "torchvision:ssdlite320_mobilenet_v3_large": (6, "fits"),  # torchvision.detection.ssdlite
     "torchvision:efficientnet_b0": (9, "fits"),  # torchvision.efficientnet
@@ -64,17 +69,12 @@ QUICK = {
     "torchvision:mobilenet_v2": (0, "fits"),  # torchvision.mobilenetv2
     "torchvision:mobilenet_v3_small": (8, "fits"),  # torchvision.mobilenetv3
     "torchvision:regnet_x_1_6gf": (18, "fits"),  # torchvision.regnet
-    "torchvision:resnet18": (16, "fits"),  # torchvision.resnet
     "torchvision:deeplabv3_mobilenet_v3_large": (10, "fits"),  # torchvision.segmentation.deeplabv3
-    "torchvision:lraspp_mobilenet_v3_large": (6, "fits"),  # torchvision.segmentation.lraspp
-    "torchvision:shufflenet_v2_x0_5": (0, "fits"),  # torchvision.shufflenetv2
     "torchvision:squeezenet1_1": (8, "fits"),  # torchvision.squeezenet
     "visformer_tiny": (7, "resized"),  # visformer
     "ese_vovnet19b_slim_dw": (0, "fits"),  # vovnet
     "legacy_xception": (1, "fits"),  # xception
     "xcit_nano_12_p8_224": (2, "fits"),  # xcit
-}
-SLOW = {
     "coat_tiny": (52, "whole"),  # coat
     "convmixer_768_32": (32, "fits"),  # convmixer
     "crossvit_9_dagger_240": (3, "fits"),  # crossvit

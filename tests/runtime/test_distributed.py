@@ -38,6 +38,7 @@ def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
     succeed(2, "ddp,gradients,fsdp,layers,norms,agreement", tmp_path)
 
 
+@pytest.mark.slow
 def test_four_ranks_go_on_where_two_stopped(tmp_path: Path) -> None:
     succeed(2, "save", tmp_path)
     succeed(4, "resume,gradients,fsdp,layers", tmp_path)
