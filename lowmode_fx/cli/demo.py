@@ -138,7 +138,7 @@ def step_costs(net: LowModeModel, splits: DataSplits, rounds: int = 15) -> dict[
 def _table(results: tuple[RunResult, ...]) -> Table:
     table = Table(title="Validation accuracy on 360 digits, and the training time it took")
     table.add_column("run", no_wrap=True)
-    for heading in ("epochs", "r2, r4/3, full steps", "accuracy", "best", "seconds"):
+    for heading in ("epochs", "r2, r4/3, full", "accuracy", "best", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         table.add_row(
