@@ -116,7 +116,10 @@ def test_images_on_the_device_are_decoded_whatever_their_size(
         assert json.loads(Path(place, "summary.json").read_text())["data"]["on"] == lies
         weights.append(Path(place, "checkpoint/model.safetensors").read_bytes())
     assert weights[0] == weights[1]
-    assert "error: --data-on 'there' is unknown; give" in run(*quick, *options, "--data-on", "there").error
+    assert (
+        "error: --data-on: 'there' is not one of 'auto', 'device', 'host'"
+        in run(*quick, *options, "--data-on", "there").error
+    )
 
 
 def test_resume_goes_on_and_overwrite_starts_again(run: Run, finished: Path, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ import pytest
 
 from lowmode_fx.utils.allocator import keep_freed_memory
 
-#: Faults of pages while 100 MB are written for the eighth time, in a process of its own: the setting stays.
+#: Faults of pages while 100 MB are written for the twentieth time, when the heap has settled, in a process of its own:
+#: the setting stays.
 SCRIPT = """
 import resource, sys, torch
 from lowmode_fx.utils.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-for _ in range(8):
+for _ in range(20):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(25 * 2**20)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
