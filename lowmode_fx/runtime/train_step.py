@@ -15,7 +15,7 @@ from lowmode_fx.runtime.captured.graphs import Graphs, graphs_for
 from lowmode_fx.runtime.captured.nets import find_net
 from lowmode_fx.runtime.captured.recorded import Place
 from lowmode_fx.runtime.captured.signature import move
-from lowmode_fx.utils.validation import as_count, as_number
+from lowmode_fx.utils.validation import as_count, as_number, wrong_type
 
 
 class TrainStep:
@@ -47,7 +47,7 @@ class TrainStep:
 
     Raises:
         TypeError: for what is no module, no optimizer or no number.
-        ValueError: for numbers out of range.
+        ValueError: for numbers out of range, and for an optimizer that steps on none of the net's parameters.
     """
 
     def __init__(
@@ -67,6 +67,11 @@ class TrainStep:
         if not isinstance(net, nn.Module):
             raise TypeError(f"net is of type {type(net).__name__}; give a LowModeModel or another module")
         self.accumulate = as_count("accumulate", accumulate, 1)
+        if autocast is not None and not isinstance(autocast, torch.dtype):
+            raise wrong_type("autocast", autocast, "a dtype such as torch.bfloat16, or None")
+        for name, called in (("criterion", criterion), ("after_step", after_step)):
+            if called is not None and not callable(called):
+                raise wrong_type(name, called, "a function, or None")
         clip = None if clip_grad_norm is None else as_number("clip_grad_norm", clip_grad_norm, above=0)
         device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
         self.net = net
@@ -74,6 +79,9 @@ class TrainStep:
         self.scaler = scaler or GradScaler(device.type, enabled=autocast is torch.float16)
         self._known, refusal = find_net(net)
         self._known.attach(optimizer)
+        own = set(map(id, net.parameters()))
+        if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+            raise ValueError("optimizer steps on none of the net's parameters; make it with net.parameters()")
         self._arithmetic = StepArithmetic(
             net, criterion, optimizer, device, autocast, self.scaler, clip, self.accumulate
         )

@@ -162,6 +162,17 @@ def test_arguments_are_checked() -> None:
         TrainStep(lambda x: x, F.cross_entropy, optimizer)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="optimizer is a int"):
         TrainStep(net, F.cross_entropy, 3)
+    with pytest.raises(
+        ValueError, match=r"optimizer steps on none of the net's parameters; make it with net.parameters"
+    ):
+        TrainStep(net, F.cross_entropy, SGD(build().parameters()))
+    with pytest.raises(TypeError, match=r"autocast='bf16' is of type str; give a dtype such as torch\.bfloat16"):
+        TrainStep(net, F.cross_entropy, optimizer, autocast="bf16")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="after_step=3 is of type int; give a function, or None"):
+        TrainStep(net, F.cross_entropy, optimizer, after_step=3)  # type: ignore[arg-type]
+    each_image = partial(F.cross_entropy, reduction="none")
+    with pytest.raises(ValueError, match=r"the criterion returned a tensor of shape \(4,\); return a scalar"):
+        TrainStep(net, each_image, optimizer)(*batches(1)[0])
     with pytest.raises(ValueError, match="accumulate=0"):
         TrainStep(net, F.cross_entropy, optimizer, accumulate=0)
     with pytest.raises(ValueError, match="clip_grad_norm=0"):

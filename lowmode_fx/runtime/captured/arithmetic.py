@@ -60,6 +60,10 @@ class StepArithmetic:
         with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
             outputs = self.net(*batch.args, **batch.kwargs)
             loss = outputs if self.criterion is None else self.criterion(outputs, batch.targets)
+        if loss.numel() != 1:
+            raise ValueError(
+                f"the criterion returned a tensor of shape {tuple(loss.shape)}; return a scalar, such as its mean"
+            )
         share = loss if self._accumulate == 1 else loss / self._accumulate
         self.scaler.scale(share).backward()
         return loss.detach()
