@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     splits = load(options.data, device, options.small)
     said(f"{len(splits['train'].labels)} + {len(splits['test'].labels)} images")
     arena = Arena(options.small, device, batch)
-    prices = arena.prices(rounds, None if device.type == "cuda" else 1)
+    prices = arena.prices(rounds)
     loading = arena.loading_seconds(splits["train"])
     row = {"what": "prices", "seconds": prices, "loading an epoch, seconds": loading, **arena.told(), "header": head}
     rows.add(row)
