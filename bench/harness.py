@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -108,6 +109,11 @@ def summary(values: list[float]) -> dict[str, float]:
     """Median and quartiles, with n."""
     quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
     return {"median": quartiles[1], "q1": quartiles[0], "q3": quartiles[2], "n": len(values)}
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of their mean; ``nan`` for a single value."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def paired_ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
