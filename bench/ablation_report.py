@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from bench.harness import standard_error
 from lowmode_fx.train.plots import COLOURS
 from lowmode_fx.utils.tables import markdown_table
 
@@ -54,7 +55,7 @@ def lines(rows: Mapping[str, Any], network: str) -> list[Line]:
         exact = 0.0 if full else costs[arm].get("float32", {}).get("median", math.nan)
         curves = [_times(record["curve"], cost) for record in records]
         values = [record["accuracy"] for record in records]
-        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        error = standard_error(values)
         mean_curve = tuple((at[0][0], statistics.fmean(value for _, value in at)) for at in zip(*curves, strict=True))
         time = statistics.fmean(curve[-1][0] for curve in curves)
         exact_time = statistics.fmean(_times(record["curve"], exact)[-1][0] for record in records)

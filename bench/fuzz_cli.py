@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
@@ -205,14 +205,35 @@ def snapshot(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def fuzz_lines(rng: random.Random, count: int, rows: dict[str, Any], keep: Any) -> None:
+class Tally:
+    """Outcomes so far, counted and, the faults, told: ``rows`` holds them from one run to the next.
+
+    keep: called when ``rows`` have changed, once in ``every`` outcomes.
+    """
+
+    def __init__(self, rows: dict[str, Any], keep: Callable[[], None], every: int) -> None:
+        self.counts, self.faults = Counter(rows.get("counts", {})), list(rows.get("faults", ()))
+        self.done = sum(self.counts.values())
+        self._rows, self._keep, self._every = rows, keep, every
+
+    def add(self, case: dict[str, Any], outcome: str, words: str, last: bool) -> None:
+        """What has become of a case."""
+        self.counts[outcome] += 1
+        self.done += 1
+        if outcome not in ("result", "refused"):
+            self.faults.append({**case, "outcome": outcome, "words": words[:400]})
+        if last or self.done % self._every == 0:
+            self._rows.update(counts=dict(self.counts), faults=self.faults)
+            self._keep()
+
+
+def fuzz_lines(rng: random.Random, count: int, rows: dict[str, Any], keep: Callable[[], None]) -> None:
     """Command lines; one in three trains into the folder of a run that is there."""
-    options = parameters()
-    counts, faults = Counter(rows.get("counts", {})), list(rows.get("faults", ()))
+    options, tally = parameters(), Tally(rows, keep, every=50)
     for number in range(count):
         line, encoding = draw_line(rng, options), rng.choice(("utf-8", "utf-8", "ascii", "latin-1", "cp1252"))
         occupied = rng.random() < 0.33
-        if number < sum(counts.values()):
+        if number < tally.done:
             continue
         with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
             if occupied:
@@ -223,12 +244,7 @@ def fuzz_lines(rng: random.Random, count: int, rows: dict[str, Any], keep: Any) 
             outcome, words = run(line, encoding)
             if outcome.startswith("refused") and not set(before) <= set(snapshot(Path("run"))):
                 outcome, words = "silent loss", words
-        counts[outcome] += 1
-        if outcome not in ("result", "refused"):
-            faults.append({"line": line, "outcome": outcome, "words": words[:400]})
-        if number % 50 == 49 or number == count - 1:
-            rows.update(counts=dict(counts), faults=faults)
-            keep()
+        tally.add({"line": line}, outcome, words, number == count - 1)
 
 
 _finished: list[Path] = []
@@ -245,23 +261,17 @@ def finished_run() -> Path:
     return _finished[0]
 
 
-def fuzz_folders(rng: random.Random, count: int, rows: dict[str, Any], keep: Any) -> None:
+def fuzz_folders(rng: random.Random, count: int, rows: dict[str, Any], keep: Callable[[], None]) -> None:
     """Image folders, each with something odd in it, as the data of a short run."""
-    counts, faults = Counter(rows.get("counts", {})), list(rows.get("faults", ()))
-    done = sum(counts.values())
+    tally = Tally(rows, keep, every=10)
     for number in range(count):
         seed = rng.random()
-        if number < done:
+        if number < tally.done:
             continue
         with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
             kinds = draw_folder(random.Random(seed), Path("set"))
             outcome, words = run(["train", MODEL, "--data", "folder:set", *QUICK["train"], "--batch-size", "2"])
-        counts[outcome] += 1
-        if outcome not in ("result", "refused"):
-            faults.append({"folder": kinds, "outcome": outcome, "words": words[:400]})
-        if number % 10 == 9 or number == count - 1:
-            rows.update(counts=dict(counts), faults=faults)
-            keep()
+        tally.add({"folder": kinds}, outcome, words, number == count - 1)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,10 +17,11 @@ from bench.cifar_archives import SIDE, Split
 from bench.gpu_arms import CONFIGS, FULL
 from bench.harness import paired_steps
 from bench.networks import resnet, small_resnet
-from bench.step_functions import ChosenMode, capture_all
+from bench.step_functions import capture_all, captured
 from bench.timed_graphs import TimedGraphs
 from bench.training_step import training_step
 from lowmode_fx import Augmentation, DeviceLoader, LowModeModel, Mode, TrainStep, build_ladder
+from lowmode_fx.runtime.schedules.chosen import ChosenMode
 from lowmode_fx.utils.devices import synchronize
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
@@ -68,25 +70,18 @@ class Arena:
         forward = partial(self.net.run, Mode(mode))
         training_step(forward, lambda: (self._images, self._labels), self.optimizer, self.autocast)
 
-    def prices(self, rounds: int, inner: int | None) -> dict[str, dict[str, float]]:
+    def prices(self, rounds: int) -> dict[str, dict[str, float]]:
         """Median seconds of a step in each mode, captured and by a loop; weights stand still meanwhile."""
         self._set_rate(0.0)
         kinds = {"whole step": self.whole, "loop": self.looped}
         capture_all(self.step, [partial(self.whole, mode) for mode in MODES])
         functions = {(kind, mode): partial(step, mode) for kind, step in kinds.items() for mode in MODES}
-        times = paired_steps(functions, self.device, rounds, warmup=1, inner=inner)
-        middle = {key: sorted(values)[len(values) // 2] for key, values in times.items()}
-        return {kind: {mode: middle[kind, mode] for mode in MODES} for kind in kinds}
+        times = paired_steps(functions, self.device, rounds, warmup=1)
+        return {kind: {mode: statistics.median(times[kind, mode]) for mode in MODES} for kind in kinds}
 
     def told(self) -> dict[str, Any]:
-        """Whether steps are compiled and captured: what stands in each row, so that nothing falls back unseen."""
-        step = self.step
-        return {
-            "compiled": bool(self.net._runner.compiled),
-            "captures": step.captures,
-            "uncaptured": step.uncaptured,
-            "optimizer outside": step.optimizer_outside,
-        }
+        """Whether steps are compiled and captured."""
+        return {"compiled": bool(self.net._runner.compiled), **captured(self.step)}
 
     def train(self, modes: Sequence[str], train: Split, seed: int, peak_rate: float) -> dict[str, Any]:
         """A run from new weights: one step for each of ``modes``. Seconds are the whole loop's, loading included."""

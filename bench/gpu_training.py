@@ -23,7 +23,7 @@ import torch
 from bench.cifar_archives import Split, find_archives, load_archives
 from bench.gpu_arena import MODES, Arena
 from bench.gpu_arms import FULL, Arm, arms, cost, planned
-from bench.harness import header
+from bench.harness import header, standard_error
 from lowmode_fx.utils.tables import markdown_table
 
 #: (epochs of full-mode, batch, peak rate, rounds of each price)
@@ -72,8 +72,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for key in dict.fromkeys((row["arm"], row["images in the set"]) for row in rows):
         found = [row for row in rows if (row["arm"], row["images in the set"]) == key]
         accuracies = [row["accuracy"] for row in found]
-        error = statistics.stdev(accuracies) / len(found) ** 0.5 if len(found) > 1 else None
-        mean = f"{statistics.fmean(accuracies):.2f}" + (f" ± {error:.2f}" if error is not None else "")
+        mean = f"{statistics.fmean(accuracies):.2f}"
+        if len(found) > 1:
+            mean += f" ± {standard_error(accuracies):.2f}"
         cells = [key[0], str(len(found)), mean]
         for name, digits in (("seconds", 1), ("cost, full epochs", 1), ("seconds by a loop", 1)):
             cells.append(f"{statistics.fmean(row[name] for row in found):.{digits}f}")
@@ -145,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     splits = load(options.data, device, options.small)
     said(f"{len(splits['train'].labels)} + {len(splits['test'].labels)} images")
     arena = Arena(options.small, device, batch)
-    prices = arena.prices(rounds, None if device.type == "cuda" else 1)
+    prices = arena.prices(rounds)
     loading = arena.loading_seconds(splits["train"])
     row = {"what": "prices", "seconds": prices, "loading an epoch, seconds": loading, **arena.told(), "header": head}
     rows.add(row)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any, TypeVar
 import torch
 
 from lowmode_fx.utils.allocator import keep_freed_memory
-from lowmode_fx.utils.devices import synchronize
+from lowmode_fx.utils.atomic import write_text
+from lowmode_fx.utils.devices import cpu_name, synchronize
 
 RESULTS = Path(__file__).parent / "results"
 Key = TypeVar("Key", bound=Hashable)
@@ -30,7 +32,7 @@ def header(script: str, **settings: Any) -> dict[str, Any]:
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d"),
         "device": _device(),
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -109,6 +111,11 @@ def summary(values: list[float]) -> dict[str, float]:
     return {"median": quartiles[1], "q1": quartiles[0], "q3": quartiles[2], "n": len(values)}
 
 
+def standard_error(values: Sequence[float]) -> float:
+    """Of their mean; ``nan`` for a single value."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
 def paired_ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
     """Summary of the ratios round by round."""
     return summary([above / below for above, below in zip(numerator, denominator, strict=True)])
@@ -117,9 +124,7 @@ def paired_ratio(numerator: list[float], denominator: list[float]) -> dict[str, 
 def save(path: Path, head: dict[str, Any], rows: Mapping[str, Any]) -> None:
     """Write a result file whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"header": head, "rows": rows}, indent=1) + "\n")
-    partial.replace(path)
+    write_text(path, json.dumps({"header": head, "rows": rows}, indent=1) + "\n")
 
 
 def load_rows(path: Path, resume: bool) -> dict[str, Any]:
@@ -138,12 +143,4 @@ def _commit() -> str:
 
 
 def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()

@@ -71,7 +71,7 @@ def load(study: Study, data: str) -> DataSplits:
         assert isinstance(source, MemoryImages)
         chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))[:count]
         parts.append(MemoryImages(source.images[chosen], source.labels[chosen]))
-    return DataSplits(**{**vars(whole), "train": parts[0], "val": parts[1]})
+    return replace(whole, train=parts[0], val=parts[1])
 
 
 def device() -> torch.device:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.harness import standard_error
 from lowmode_fx.utils.tables import markdown_table
 
 
@@ -34,7 +35,7 @@ def lines(rows: Mapping[str, Any], study: str) -> list[Line]:
     found = []
     for (arm, budget), records in grouped.items():
         values = [record["accuracy"] for record in records]
-        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        error = standard_error(values)
         plan = " + ".join(f"{count} {mode}" for mode, count in records[0]["epochs"].items())
         time = statistics.fmean(record["time"] for record in records)
         found.append(Line(arm, budget, plan, time, statistics.fmean(values), error, len(values)))

@@ -64,7 +64,7 @@ def measure(case: Case, device: torch.device, rounds: int) -> dict[str, Any]:
 
 
 def switch_microseconds(net: LowModeModel, images: Tensor, calls: int = 20_000) -> dict[str, float]:
-    """Microseconds of ``net(images)`` beyond calling the graph: schedule, choice and count, the graphs being empty."""
+    """Microseconds of ``net(images)`` beyond calling the graph: schedule, choice and count, the modes being empty."""
 
     def empty(images: Tensor) -> Tensor:
         return images

@@ -15,6 +15,7 @@ from bench.networks import Case
 from bench.timed_graphs import TimedGraphs
 from bench.training_step import training_step
 from lowmode_fx import LowModeConfig, LowModeModel, Mode, TrainStep, build_ladder
+from lowmode_fx.runtime.schedules.chosen import ChosenMode
 
 EAGER, COMPILED, GRAPHS, WHOLE = "eager", "compiled", "cuda graphs", "whole step"
 #: Low modes by the names that rows have: pooled kernels, kept ones, kept ones of larger images.
@@ -26,17 +27,6 @@ CONFIGS = {
 }
 PLAIN_FULL, PLAIN_HALF = "plain compiled full", "plain compiled half"
 Step = Callable[[], None]
-
-
-class ChosenMode:
-    """A schedule whose mode is set from outside: ``schedule.chosen = mode``."""
-
-    def __init__(self) -> None:
-        self.chosen = Mode.FULL
-
-    def mode(self, step: int, epoch: int) -> Mode:
-        """The chosen one, whatever the step."""
-        return self.chosen
 
 
 @dataclass
@@ -116,6 +106,11 @@ def capture_all(whole: TrainStep, functions: Sequence[Step]) -> None:
                 function()
         if whole.uncaptured is not None or whole.captures >= len(functions):
             return
+
+
+def captured(step: TrainStep) -> dict[str, Any]:
+    """How many graphs, and why not, if not: what stands in each row, so that nothing falls back unseen."""
+    return {"captures": step.captures, "uncaptured": step.uncaptured, "optimizer outside": step.optimizer_outside}
 
 
 def _whole(step: TrainStep, schedule: ChosenMode, images: torch.Tensor, targets: torch.Tensor, mode: Mode) -> None:

@@ -7,8 +7,9 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from bench.step_functions import COMPILED, EAGER, GRAPHS, WHOLE
+from bench.step_functions import COMPILED, EAGER, GRAPHS, LOW, WHOLE
 from bench.step_profile import CONVOLUTION, ELEMENTWISE, GROUPS, NORM, POOLING
+from bench.whole_step_report import TARGETS as WHOLE_TARGETS
 from bench.whole_step_report import whole_step_table
 from lowmode_fx.utils.tables import markdown_table
 
@@ -18,9 +19,7 @@ TARGETS = {
     ("cpu", "compiled", "resnet50-cifar"): 0.11,
     ("cuda", "cuda graphs", "resnet18-cifar"): 0.15,
     ("cuda", "cuda graphs", "resnet50-cifar"): 0.20,
-    ("cuda", "whole step", "resnet18-cifar"): 0.40,
-    ("cuda", "whole step", "resnet18-cifar-b512"): 0.22,
-    ("cuda", "whole step", "resnet50-cifar-b512"): 0.22,
+    **{("cuda", WHOLE, name): aims[LOW] for name, aims in WHOLE_TARGETS.items() if LOW in aims},
 }
 PAPER = {"resnet18-cifar": 0.37, "resnet50-cifar": 0.39}
 KINDS = (EAGER, COMPILED, GRAPHS, WHOLE)

@@ -26,7 +26,7 @@ import torch._inductor.config as inductor
 from torch._dynamo.utils import counters
 
 from bench.case import Case
-from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save, summary
+from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save, summary, timed
 from bench.networks import CASES, GPU_CASES, TINY
 from bench.step_functions import (
     COMPILED,
@@ -40,6 +40,7 @@ from bench.step_functions import (
     Step,
     Steps,
     capture_all,
+    captured,
     steps,
 )
 from bench.step_profile import marked_pooling, profile_step
@@ -149,7 +150,7 @@ def _reserved(device: torch.device) -> int:
 
 def _timed(found: Steps, device: torch.device, rounds: int, mac_ratio: float) -> dict[str, Any]:
     functions = {(kind, name): step for kind, named in found.kinds.items() for name, step in named.items()}
-    longest = max(_seconds(named["full"], device) for named in found.kinds.values())
+    longest = max(timed(named["full"], device) for named in found.kinds.values())
     inner = 1 if device.type != "cuda" else INNER if longest < LONG_SECONDS else LONG_INNER
     times = paired_steps(functions, device, rounds, warmup=1, inner=inner)
     rows: dict[str, Any] = {}
@@ -168,23 +169,11 @@ def _timed(found: Steps, device: torch.device, rounds: int, mac_ratio: float) ->
     return rows
 
 
-def _seconds(step: Step, device: torch.device) -> float:
-    synchronize(device)
-    began = time.perf_counter()
-    step()
-    synchronize(device)
-    return time.perf_counter() - began
-
-
 def _whole_step(found: Steps, device: torch.device, calls: int = 20) -> dict[str, Any]:
     """What was captured, and the host's seconds for a call of a captured step: for its launch, and for the rest."""
     whole, graphs = found.whole, found.graphs
     assert whole is not None
-    row: dict[str, Any] = {
-        "captures": whole.captures,
-        "uncaptured": whole.uncaptured,
-        "optimizer outside": whole.optimizer_outside,
-    }
+    row = captured(whole)
     if device.type != "cuda" or graphs is None:
         return row
     host, launch = [], []

@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from bench.harness import standard_error
 from bench.table1_recipe import ARMS, FULL, LOW
 from lowmode_fx.train.plots import COLOURS
 from lowmode_fx.utils.tables import markdown_table
@@ -86,7 +87,7 @@ def _error(records: Sequence[Mapping[str, Any]]) -> str:
         return ""
     if len(errors) == 1:
         return f"{errors[0]:.1f}"
-    return f"{statistics.fmean(errors):.1f} ± {statistics.stdev(errors) / math.sqrt(len(errors)):.1f}"
+    return f"{statistics.fmean(errors):.1f} ± {standard_error(errors):.1f}"
 
 
 def _signed(percent: float) -> str:

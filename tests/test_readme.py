@@ -78,6 +78,16 @@ def test_step_times_are_what_was_measured(name: str) -> None:
     assert step_report.short_table(rows, "cpu") in README
 
 
+def test_what_the_switch_costs_is_what_was_measured() -> None:
+    row = json.loads((ROOT / "bench/results/overhead_cpu.json").read_text())["rows"]["resnet18-cifar"]
+    python, whole = row["python of the switch, microseconds"], row["net / compiled graph"]
+    said = " ".join(README.split())
+    assert f"costs {python['median']:.0f} µs of Python a step (median of {python['n']:,} calls" in said
+    assert f"{row['python / low step']:.2%} of a low step".replace("%", " %") in said
+    told = f"{whole['median']:.2f} times (quartiles {whole['q1']:.2f} to {whole['q3']:.2f}, n = {whole['n']})"
+    assert f"whole low steps of a net take {told}" in said
+
+
 def test_the_papers_table_is_what_was_measured() -> None:
     rows = json.loads((ROOT / "bench/results/table1_cpu.json").read_text())["rows"]
     assert table1_report.table(rows, gpu=False) in README

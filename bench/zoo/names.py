@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from bench.zoo import transformers_models, ultralytics_models
-from lowmode_fx.cli.models import create_model
+from lowmode_fx.cli.models import create_model, default_image_size
 
 Source = Literal["timm", "torchvision", "transformers", "ultralytics"]
 #: Two images at a time are no classification: optical flow is left out, and quantised copies are the same networks.
@@ -92,10 +92,7 @@ def image_shape(name: str, model: nn.Module) -> tuple[int, ...]:
         return (3, 16, side, side)
     if "ssd300" in name:
         return (3, 300, 300)
-    config = getattr(model, "default_cfg", None)
-    if config:
-        return tuple(config["input_size"])
-    return (3, 299, 299) if "inception" in name else (3, 224, 224)
+    return (3, *default_image_size(model, name))
 
 
 def example(name: str, shape: tuple[int, ...]) -> Any:

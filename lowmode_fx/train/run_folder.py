@@ -123,6 +123,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     """The hardware and the versions a run took place on, for JSON."""
     import torch
 
+    from lowmode_fx.utils.devices import cpu_name
+
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -132,20 +134,10 @@ def environment(device: torch.device) -> dict[str, Any]:
             continue  # run from a source tree that isn't installed
     hardware = {
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "device": str(device),
         "gpu": gpu,
     }
     return {"hardware": hardware, "versions": versions, "command": " ".join(sys.argv)}
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()

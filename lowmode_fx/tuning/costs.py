@@ -15,6 +15,7 @@ from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.captured.graphs import Graphs, graphs_for
 from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.schedules.chosen import ChosenMode
 from lowmode_fx.runtime.train_step import TrainStep
 from lowmode_fx.tuning.agreement import Criterion, step_gradient
 from lowmode_fx.tuning.batches import Call
@@ -62,16 +63,16 @@ def _captured_cost(
     pair: ModePair, batch: Call, criterion: Criterion, rounds: int, autocast: torch.dtype | None, graphs: Graphs
 ) -> float:
     """A low step over a full one, each with the optimizer's, as replays; what can't be captured counts as it runs."""
-    told = _AsTold()
+    schedule = ChosenMode()
     args, kwargs = batch.inputs.call(batch.leaves)
     ratios = []
     with preserve_state(pair.model, parameters=True, gradients=True), train_mode(pair.model):
-        net = LowModeModel(pair, told, compile=False)
+        net = LowModeModel(pair, schedule, compile=False)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.0, fused=True)
         step = TrainStep(net, criterion, optimizer, autocast=autocast, graphs=graphs)
         for round_number in range(-_UNTIL_CAPTURED, rounds):
             seconds = []
-            for told.chosen in (Mode.FULL, Mode.LOW):
+            for schedule.chosen in (Mode.FULL, Mode.LOW):
                 synchronize(batch.device)
                 start = time.perf_counter()
                 for _ in range(_REPLAYS if round_number >= 0 else 1):
@@ -81,15 +82,6 @@ def _captured_cost(
             if round_number >= 0:
                 ratios.append(seconds[1] / seconds[0])
     return statistics.median(ratios)
-
-
-class _AsTold:
-    """A schedule whose mode is set from outside."""
-
-    chosen = Mode.FULL
-
-    def mode(self, step: int, epoch: int) -> Mode:
-        return self.chosen
 
 
 def mac_cost(pair: ModePair) -> float:

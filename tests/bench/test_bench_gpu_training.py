@@ -125,7 +125,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_modes_are_captured_and_every_run_begins_anew(data: Path) -> None:
     graphs = Counted()
     arena = Arena(True, CPU, 8, graphs)
-    arena.prices(1, 1)
+    arena.prices(1)
     assert arena.told() == {"compiled": False, "captures": len(MODES), "uncaptured": None, "optimizer outside": None}
     train = gpu_training.load(data, CPU, small=True)["train"]
     modes = ["s16", "pooled", FULL] * 2

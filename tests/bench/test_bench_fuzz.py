@@ -1,0 +1,43 @@
+"""Drawn command lines and folders: what became of them is counted, faults are told, and a run goes on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from bench import fuzz_cli
+
+Fuzz = Callable[[random.Random, int, dict[str, Any], Callable[[], None]], None]
+
+
+@pytest.mark.parametrize(
+    ("fuzz", "what", "every"), [(fuzz_cli.fuzz_lines, "line", 50), (fuzz_cli.fuzz_folders, "folder", 10)]
+)
+def test_outcomes_are_counted_and_a_run_goes_on(
+    fuzz: Fuzz, what: str, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def run(line: Sequence[str], encoding: str = "utf-8") -> tuple[str, str]:
+        seen.append(list(line))
+        return ("hang", "x" * 500) if len(seen) == 3 else ("result", "")
+
+    monkeypatch.setattr(fuzz_cli, "run", run)
+    monkeypatch.setattr(fuzz_cli, "draw_folder", lambda rng, root: [str(rng.random())])
+    monkeypatch.setattr(fuzz_cli.shutil, "copytree", lambda *_: None)
+    monkeypatch.setattr(fuzz_cli, "finished_run", lambda: None)
+    kept: list[int] = []
+    rows: dict[str, Any] = {}
+    fuzz(random.Random(0), every + 2, rows, lambda: kept.append(sum(rows["counts"].values())))
+    assert kept == [every, every + 2]
+    assert rows["counts"] == {"result": every + 1, "hang": 1}
+    (fault,) = rows["faults"]
+    assert list(fault) == [what, "outcome", "words"] and fault["outcome"] == "hang" and len(fault["words"]) == 400
+    first = seen[:]
+    fuzz(random.Random(0), every + 5, rows, lambda: kept.append(sum(rows["counts"].values())))
+    assert kept[2:] == [every + 5] and len(seen) == len(first) + 3, "what was tried is not tried again"
+    if what == "line":
+        assert fault["line"] == first[2]
