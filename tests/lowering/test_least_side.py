@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from fractions import Fraction
 from typing import Any
 
@@ -101,6 +102,11 @@ def test_a_low_step_gets_images_of_that_size() -> None:
     for mode in net.modes:
         net.run(mode, torch.randn(2, 3, 32, 32))
     assert sizes == [20, 32]
+
+
+def test_a_pickled_pair_still_says_what_was_changed() -> None:
+    pair = build(halving(2), (32, 32), min_side=5)
+    assert pickle.loads(pickle.dumps(pair)).report == pair.report
 
 
 def test_a_saved_configuration_is_the_same_again() -> None:
