@@ -39,13 +39,8 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
         what = "low-mode does not fit the model"
     else:
         what = f"the model itself can't take {sides(image_shape(error.shapes)[2:])} inputs"
-        multiple, nearest = _nearest_sides(context) if context.any_size else (1, [])
-        if nearest:
-            rounded = setting("size_multiple", multiple)
-            way_out = f"the nearest that it takes are {' and '.join(nearest)}: set {rounded}"
-        ratio = _one_sided_ratio(context) if context.any_size else None
-        if ratio:
-            way_out = f"its short side can stay whole: set {setting('ratio', ratio)}"
+        if context.any_size:
+            way_out = _other_sides(context) or way_out
     source = find_map(error)
     resize = ""
     if source is not None:
@@ -66,35 +61,37 @@ def _takes(graph_module: fx.GraphModule, inputs: Sequence[Tensor]) -> bool:
     return True
 
 
-def _nearest_sides(context: PassContext) -> tuple[int, list[str]]:
-    """The least multiple to which low-mode's sides can be rounded for the model to take them, and the sides then."""
+def _other_sides(context: PassContext) -> str:
+    """Which sides of low-mode's images the model would take, and how to set them; empty where none was found."""
     placeholders = [node for node in context.full.graph.nodes if node.op == "placeholder"]
     pairs = list(zip(placeholders, context.inputs, strict=True))
+    ratio = _one_sided_ratio(context.full, pairs)
+    if ratio:
+        return f"its short side can stay whole: set {setting('ratio', ratio)}"
+    multiple, nearest = _nearest_sides(context.full, pairs)
+    if nearest:
+        return f"the nearest that it takes are {' and '.join(nearest)}: set {setting('size_multiple', multiple)}"
+    return ""
+
+
+def _nearest_sides(graph_module: fx.GraphModule, pairs: Sequence[tuple[fx.Node, Tensor]]) -> tuple[int, list[str]]:
+    """The least multiple to which low-mode's sides can be rounded for the model to take them, and the sides then."""
     shrunk = [node for node, value in pairs if _is_shrunk(node, value)]
     for multiple in _MULTIPLES:
         found = []
         for rounded in (math.floor, math.ceil):
             inputs = [_rounded(value, multiple, rounded) if node in shrunk else value for node, value in pairs]
-            smaller = all(
-                tuple(value.shape[2:]) < node_shape(node)[2:]
-                for node, value in zip(placeholders, inputs, strict=True)
-                if node in shrunk
-            )
-            if smaller and _takes(context.full, inputs):
-                found.append(
-                    next(
-                        sides(value.shape[2:]) for (node, _), value in zip(pairs, inputs, strict=True) if node in shrunk
-                    )
-                )
+            images = [(node, value) for (node, _), value in zip(pairs, inputs, strict=True) if node in shrunk]
+            smaller = all(tuple(value.shape[2:]) < node_shape(node)[2:] for node, value in images)
+            if smaller and _takes(graph_module, inputs):
+                found.append(sides(images[0][1].shape[2:]))
         if found:
             return multiple, list(dict.fromkeys(found))
     return 1, []
 
 
-def _one_sided_ratio(context: PassContext) -> PlainRatio | None:
+def _one_sided_ratio(graph_module: fx.GraphModule, pairs: Sequence[tuple[fx.Node, Tensor]]) -> PlainRatio | None:
     """A ratio a side, for images of which one side is much shorter (bands, a line of text) and fits when whole."""
-    placeholders = [node for node in context.full.graph.nodes if node.op == "placeholder"]
-    pairs = list(zip(placeholders, context.inputs, strict=True))
     images = [(node_shape(node)[2:], tuple(value.shape[2:])) for node, value in pairs if _is_shrunk(node, value)]
     if not images or max(images[0][0]) < _SHORT * min(images[0][0]):
         return None
@@ -104,7 +101,7 @@ def _one_sided_ratio(context: PassContext) -> PlainRatio | None:
         value.new_empty(_with_side(value.shape, short, node_shape(node))) if _is_shrunk(node, value) else value
         for node, value in pairs
     ]
-    if low[short] == full[short] or not _takes(context.full, inputs):
+    if low[short] == full[short] or not _takes(graph_module, inputs):
         return None
     low_terms = [size if side == short else low[side] for side, size in enumerate(full)]
     return plain_ratio([nearest_ratio(*terms) for terms in zip(full, low_terms, strict=True)])

@@ -30,11 +30,8 @@ def pool_weights(graph_module: fx.GraphModule, context: PassContext, *, rule: Po
     if not isinstance(rule.pool_convs, str):
         select_names(names, rule.pool_convs, "pool_convs", "convolution")
     select_names(names, rule.keep_convs, "keep_convs", "convolution")
-    stems = stem_nodes(graph_module, sites)
     changes, skips = [], []
-    for site in sites:
-        stem, reached = site.node in stems, trained(graph_module, site.weight)
-        reason = rule.reason_to_keep(site, site.name, stem=stem, trained=reached)
+    for site, reason in zip(sites, reasons_to_keep(graph_module, sites, rule), strict=True):
         if reason:
             skips.append(Skip(site.name, site.node.name, reason))
             continue
@@ -47,6 +44,15 @@ def pool_weights(graph_module: fx.GraphModule, context: PassContext, *, rule: Po
         skips.append(Skip(path, path, reason))
     skips += [Skip(name, node, DEFORMABLE) for node, name in deformable_convs(graph_module).items()]
     return PassReport("pool_weights", tuple(changes), tuple(skips))
+
+
+def reasons_to_keep(graph_module: fx.GraphModule, sites: Sequence[ConvSite], rule: PoolingRule) -> list[str | None]:
+    """For each of the convolutions of a graph why ``rule`` leaves its kernel whole; ``None`` where it pools it."""
+    stems = stem_nodes(graph_module, sites)
+    return [
+        rule.reason_to_keep(site, site.name, stem=site.node in stems, trained=trained(graph_module, site.weight))
+        for site in sites
+    ]
 
 
 def stem_nodes(graph_module: fx.GraphModule, sites: Sequence[ConvSite]) -> set[fx.Node]:

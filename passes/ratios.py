@@ -108,6 +108,12 @@ def nearest_ratio(numerator: int | float | Fraction, denominator: int = 1) -> Fr
     return (Fraction(numerator) / denominator).limit_denominator(_LARGEST_DENOMINATOR)
 
 
+def largest_ratio_within(limit: Fraction) -> Fraction:
+    """Of the fractions that a ratio can be, the largest that is no larger than ``limit``, from 1."""
+    numerator, denominator = limit.as_integer_ratio()
+    return max(Fraction(numerator * q // denominator, q) for q in range(1, _LARGEST_DENOMINATOR + 1))
+
+
 def _number(ratio: SideRatio, name: str) -> int | float | Fraction:
     if isinstance(ratio, bool) or not isinstance(ratio, int | float | Fraction | str):
         raise OptionTypeError(name, ratio, f"is of type {type(ratio).__name__}", _ALLOWED)

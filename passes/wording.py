@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 #: How many names a hint holds, and how alike they must be, from 0 to 1: globs and paths share little with what they
 #: were meant for.
@@ -18,6 +18,17 @@ def sides(sizes: Iterable[int]) -> str:
 def first_line(error: Exception) -> str:
     """What an error complains of, in one line; its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def one_line(error: BaseException) -> str:
+    """All that an error says, in one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def any_of(choices: Sequence[str]) -> str:
+    """Choices as a person lists them: ``a, b or c``."""
+    *first, last = choices
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def near_matches(name: str, known: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_flatten_with_path, tree_leaves, tree_unflatten
 
 from lowmode_fx.capture.images import Argument, GivenTensor, choose_images
-from lowmode_fx.capture.paths import EACH, value_at
+from lowmode_fx.capture.paths import EACH, argument_at
 from lowmode_fx.capture.signature import bind_call, is_same, place_of, positional_names, respell
 
 
@@ -152,12 +152,8 @@ class ModelInputs:
 
         Raises ``ValueError`` where the call has none there.
         """
-        for name, place, within in self.image_paths:
-            given = args[place] if place is not None and place < len(args) else kwargs.get(name)
-            try:
-                found = value_at(given, within)
-            except (AttributeError, LookupError, TypeError):
-                continue
+        for path in self.image_paths:
+            found = argument_at(args, kwargs, *path)
             if isinstance(found, Tensor):
                 return found
         names = ", ".join(dict.fromkeys(path.name for path in self.image_paths))

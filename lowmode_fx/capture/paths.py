@@ -20,6 +20,17 @@ def value_at(tree: Any, path: Sequence[Any]) -> Any:
     return value
 
 
+def argument_at(
+    args: Sequence[Any], kwargs: Mapping[str, Any], name: str, place: int | None, within: Sequence[Any]
+) -> Any:
+    """What a call has at ``within`` of the argument ``name``, given by place or by name; ``None`` where nothing is."""
+    given = args[place] if place is not None and place < len(args) else kwargs.get(name)
+    try:
+        return value_at(given, within)
+    except (AttributeError, LookupError, TypeError):
+        return None
+
+
 def map_at(tree: Any, path: Sequence[Any], function: Callable[[Any], Any]) -> Any:
     """The same structure with ``function`` of what stands at ``path``; raises as ``value_at`` does."""
     if not path:

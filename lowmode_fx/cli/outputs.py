@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from passes.errors import OptionError
+from passes.wording import any_of
 
 #: Endings of the pictures that ``draw`` makes.
 PICTURES = (".svg", ".png", ".pdf")
@@ -22,9 +23,7 @@ def as_path(text: str | Path) -> Path:
 def check_output(path: Path, endings: Sequence[str] = (), what: str = "file") -> None:
     """Raises ``OptionError`` where no such file can be written: another ending, a folder, a place that can't be."""
     if endings and path.suffix.lower() not in endings:
-        *others, last = endings
-        allowed = f"{', '.join(others)} or {last}" if others else last
-        raise OptionError("out", str(path), f"is no {what}", f"give a name that ends in {allowed}")
+        raise OptionError("out", str(path), f"is no {what}", f"give a name that ends in {any_of(endings)}")
     if path.is_dir():
         raise OptionError("out", str(path), "is a folder", f"give a {what}'s name in it")
     existing = next(parent for parent in path.absolute().parents if parent.exists())

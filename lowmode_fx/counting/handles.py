@@ -183,7 +183,7 @@ HANDLES: dict[str, Handle] = {
     "aten::dot": _vector,
     "aten::vdot": _vector,
     "aten::inner": _matmul,
-    "aten::addmv": lambda inputs, outputs: _vector(inputs[1:], outputs),
+    "aten::addmv": _added(_vector),
     "aten::baddbmm": _added(_matmul),
     "aten::addbmm": _added(_batches_summed),
     "aten::tensordot": _tensordot,

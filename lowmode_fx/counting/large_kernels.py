@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from lowmode_fx.counting.forward import FlopReport
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
-from passes.match import conv_sites, trained
-from passes.pool_weights import stem_nodes
+from passes.match import conv_sites
+from passes.pool_weights import reasons_to_keep
 from passes.wording import sides
 
 _FULL = str(Mode.FULL)
@@ -33,7 +33,7 @@ class LargeKernels:
 def large_kernels(ladder: Ladder, flops: FlopReport) -> LargeKernels | None:
     """Of a ladder and its count; ``None`` where no kernel is large or nothing was counted."""
     sites = conv_sites(ladder.full)
-    stems, macs = stem_nodes(ladder.full, sites), dict(flops.macs)
+    macs = dict(flops.macs)
     if not macs[_FULL]:
         return None
     counts: Counter[str] = Counter()
@@ -42,15 +42,10 @@ def large_kernels(ladder: Ladder, flops: FlopReport) -> LargeKernels | None:
         str(rung.mode): replace(rung.config, kernel_ratio=None, pool_convs="large", keep_convs=()).pooling_rule
         for rung in ladder.rungs
     }
+    reasons = {mode: reasons_to_keep(ladder.full, sites, rule) for mode, rule in rules.items()}
     # The first rows are the convolutions, in the order of the sites.
-    for site, layer in zip(sites, flops.layers, strict=False):
-        large = [
-            mode
-            for mode, rule in rules.items()
-            if not rule.reason_to_keep(
-                site, site.name, stem=site.node in stems, trained=trained(ladder.full, site.weight)
-            )
-        ]
+    for place, (site, layer) in enumerate(zip(sites, flops.layers, strict=False)):
+        large = [mode for mode in rules if reasons[mode][place] is None]
         if large:
             counts[sides(site.kernel)] += 1
             share += layer.full_macs

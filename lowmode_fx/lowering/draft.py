@@ -32,7 +32,8 @@ class Draft:
 
         again: the model's graph was proven before, for images of another size, and this is a copy of it.
         """
-        state, model = model_state(self.captured.model), self.captured.model
+        model = self.captured.model
+        state = model_state(model)
         if state == self.state:
             return self
         with train_mode(model):

@@ -10,7 +10,7 @@ from torch import fx
 from lowmode_fx.lowering.config import LowModeConfig
 from passes.errors import OptionError
 from passes.match import conv_sites
-from passes.ratios import ratio_terms, ratio_text, side_ratios
+from passes.ratios import largest_ratio_within, ratio_terms, ratio_text, side_ratios
 from passes.shapes import Shape, node_shape
 from passes.spelling import setting
 
@@ -25,18 +25,18 @@ def with_least_side(config: LowModeConfig, full: fx.GraphModule) -> tuple[LowMod
         return config, ""
     maps = [(site.name, shape[2:]) for site in conv_sites(full) if isinstance(shape := node_shape(site.node), Shape)]
     dims = max((len(sides) for _, sides in maps), default=0)
-    ratios, tightest = [], ("", 0)
+    ratios: list[Fraction] = []
+    limits: list[tuple[int, str]] = []
     for dim, given in enumerate(side_ratios(config.ratio, dims) if dims else ()):
         asked = Fraction(*ratio_terms(given))
-        kept = [(sides[dim], name) for name, sides in maps if len(sides) == dims and sides[dim] >= config.min_side]
-        least, name = min(kept, default=(0, ""))
-        allowed = Fraction(least, config.min_side) if least else asked
-        if allowed < asked:
-            tightest = (name, least)
-        ratios.append(min(asked, allowed))
-    if not tightest[0]:
+        sizes = [(sides[dim], name) for name, sides in maps if len(sides) == dims]
+        short = [each for each in sizes if config.min_side <= each[0] < asked * config.min_side]
+        limits += short
+        ratios.append(largest_ratio_within(Fraction(min(short)[0], config.min_side)) if short else asked)
+    if not limits:
         return config, ""
-    told = f"at {tightest[0]} full-mode's map has {tightest[1]} pixels a side"
+    least, name = min(limits)
+    told = f"at {name} full-mode's map has {least} pixels a side"
     if all(ratio == 1 for ratio in ratios):
         raise OptionError("min_side", config.min_side, f"leaves images as they are: {told}", "give a smaller one")
     fitted = replace(config, ratio=ratios[0] if len(set(ratios)) == 1 else tuple(ratios))

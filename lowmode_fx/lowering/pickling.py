@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from lowmode_fx.capture.capture import capture_call, trace_call
+from lowmode_fx.capture.capture import Captured, capture_call, trace_call
 from lowmode_fx.capture.inputs import ModelInputs
 from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.lowering.ladder import Ladder, ModePair, graph_digest
+from lowmode_fx.lowering.ladder import Ladder, ModePair, Rung, graph_digest
 from lowmode_fx.lowering.lower import lower_quietly
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.report import PairReport
@@ -39,7 +39,7 @@ def rebuild_ladder(
     capture = trace_call if live else capture_call
     traced = capture(model, inputs, inputs.blank_for(model), front_end, report.leaf_modules)
     captured = replace(traced, live=live)
-    made = tuple(lower_quietly(captured, config, mode) for mode, config, _ in rungs)
+    made = tuple(_lowered_again(captured, *rung) for rung in rungs)
     ladder = kind(model, captured.graph_module, made, captured.inputs, live)
     if graph_digest(ladder) != digest:
         raise ValueError(
@@ -47,6 +47,12 @@ def rebuild_ladder(
             "torch have changed since; build the pair again"
         )
     return ladder
+
+
+def _lowered_again(captured: Captured, mode: Mode, config: LowModeConfig, report: PairReport) -> Rung:
+    rung = lower_quietly(captured, config, mode)
+    # The configuration is the one that was fitted to the model: a note of that is in the first report alone.
+    return replace(rung, report=replace(rung.report, notes=report.notes))
 
 
 def _reduce(ladder: Ladder) -> tuple[Callable[..., Ladder], tuple[Any, ...]]:

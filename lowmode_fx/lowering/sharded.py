@@ -69,9 +69,11 @@ def _whole(tensor: Tensor | None, known: dict[int, Any]) -> Tensor | None:
     if tensor is None:
         return None
     if id(tensor) not in known:
-        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=local.device)
-        parameter = isinstance(tensor, nn.Parameter)
-        known[id(tensor)] = nn.Parameter(whole, tensor.requires_grad) if parameter else tensor.detach().clone()
+        if isinstance(tensor, nn.Parameter):
+            device = tensor.to_local().device if isinstance(tensor, DTensor) else tensor.device
+            whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+            known[id(tensor)] = nn.Parameter(whole, tensor.requires_grad)
+        else:
+            known[id(tensor)] = tensor.detach().clone()
     found: Tensor = known[id(tensor)]
     return found

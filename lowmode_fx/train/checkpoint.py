@@ -25,6 +25,7 @@ from torch import nn
 
 from lowmode_fx.train.names import CURRENT, MODEL_FILE, PARTIAL, PREVIOUS, STATE_FILE
 from lowmode_fx.utils.atomic import sync_file, sync_folder
+from passes.wording import one_line
 
 FORMAT = "lowmode_fx.checkpoint"
 #: Version 1 counted the steps of two modes; 2 counts them by mode.
@@ -62,7 +63,7 @@ def save_checkpoint(run_folder: Path, weights: Mapping[str, torch.Tensor], state
             digest = _write_weights(model_file, weights)
             torch.save({"format": FORMAT, "version": VERSION, "model_sha256": digest, **state}, state_file)
         except (RuntimeError, safetensors.SafetensorError) as error:  # what torch and safetensors make of a full disk
-            raise OSError(f"cannot write checkpoint {str(partial)!r}: {_line(error)}") from error
+            raise OSError(f"cannot write checkpoint {str(partial)!r}: {one_line(error)}") from error
         sync_file(model_file)
         sync_file(state_file)
         sync_folder(partial)
@@ -196,10 +197,6 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _remove(folder: Path) -> None:

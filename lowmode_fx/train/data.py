@@ -20,6 +20,7 @@ from lowmode_fx.train.statistics import channel_statistics
 from lowmode_fx.train.torchvision_sets import read_torchvision
 from lowmode_fx.utils.validation import as_count
 from passes.errors import OptionError
+from passes.wording import one_line
 
 #: Sets whose decoded uint8 images take no more than this stay in memory without being told to.
 MEMORY_LIMIT_BYTES = 4 * 2**30
@@ -122,7 +123,7 @@ def _cifar10(spec: str, root: Path, size: int | None, in_chans: int) -> DataSpli
         try:
             raw = CIFAR10(str(parent), train=is_train, download=False)
         except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise ValueError(f"cannot read CIFAR-10 in {str(parent / base)!r}: {reason}; unpack it again") from error
         images = torch.from_numpy(np.asarray(raw.data)).permute(0, 3, 1, 2)
         halves.append(MemoryImages(_fit(images, size, in_chans), torch.tensor(raw.targets)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from passes.errors import OptionError
+from passes.wording import any_of
 
 #: The kinds of data sets, each as it is spelled.
 FORMS = {
@@ -46,8 +47,7 @@ def _parts(spec: str) -> DataSpec:
     kind, _, rest = spec.partition(":")
     form = FORMS.get(kind)
     if form is None or (form == kind and rest):
-        *others, last = FORMS.values()
-        raise OptionError("data", spec, "is unknown", f"give {', '.join(others)} or {last}")
+        raise OptionError("data", spec, "is unknown", f"give {any_of(list(FORMS.values()))}")
     if form == kind:
         return DataSpec(kind, "", None)
     name, _, path = rest.partition("=") if kind == "torchvision" else ("", "", rest)

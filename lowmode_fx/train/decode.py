@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps
 
+from passes.wording import one_line
+
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # integers of more than 8 bits
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 _FOUR_BANDS = ("RGBA", "RGBX", "CMYK")
@@ -33,8 +35,7 @@ def decode(path: Path, size: tuple[int, int] | None, in_chans: int) -> torch.Ten
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise ValueError(f"image {str(path)!r} has more than {limit} million pixels; scale it down first") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"cannot decode image {str(path)!r} ({reason}); replace or remove it") from error
+        raise ValueError(f"cannot decode image {str(path)!r} ({one_line(error)}); replace or remove it") from error
 
 
 # By Pillow: torchvision's ``decode_image`` reads neither TIFF nor BMP nor PPM, and no colour profiles.

@@ -13,7 +13,7 @@ from passes import PassError
 from passes.match import conv_sites
 from passes.ratios import RatioLike, largest_ratio, ratio_text, read_ratio
 from passes.shapes import Shape, node_shape
-from passes.wording import sides
+from passes.wording import one_line, sides
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def try_pair(captured: Captured, config: LowModeConfig) -> tuple[ModePair | None
     try:
         return pair_of(captured, config), ""
     except (PassError, ValueError) as error:
-        return None, " ".join(str(error).split())
+        return None, one_line(error)
 
 
 def graph_signature(pair: ModePair) -> tuple[object, ...]:

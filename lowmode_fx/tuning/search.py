@@ -16,6 +16,7 @@ from lowmode_fx.tuning.costs import CostMeasure, step_cost
 from lowmode_fx.tuning.gain import StepProgress
 from lowmode_fx.tuning.plan import ModeGain, Plan, gain_curve, make_plan, tail_at
 from lowmode_fx.tuning.trials import Probe
+from passes.wording import one_line
 
 #: A change of the set of sites has to save this share of the predicted time, or it is noise.
 LEAST_SAVING = 0.005
@@ -94,10 +95,9 @@ class Search:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as error:
-            cause = " ".join(str(error).split())
             raise ValueError(
-                f"{choice.name}: its low-mode can't be measured: {cause}; where targets are of full size, as in dense "
-                "prediction, give config=LowModeConfig(restore_output=True)"
+                f"{choice.name}: its low-mode can't be measured: {one_line(error)}; where targets are of full size, as "
+                "in dense prediction, give config=LowModeConfig(restore_output=True)"
             ) from error
         curve = gain_curve(self._points(progress))
         plan = make_plan([ModeGain(curve, cost, self.tail)], self.epochs)

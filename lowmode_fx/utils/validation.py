@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex, TypeVar
 
 from passes.errors import NO_VALUE, OptionError, OptionTypeError
-from passes.wording import near_matches_hint
+from passes.wording import any_of, near_matches_hint
 
 Choice = TypeVar("Choice")
 
@@ -89,7 +89,7 @@ def as_flag(name: str, value: bool) -> bool:
 def as_choice(name: str, value: Choice, choices: Sequence[Choice], other: str = "") -> Choice:
     """One of ``choices``; other: what may be given instead of them. Raises ``ValueError`` for anything else."""
     if value not in choices:
-        allowed = _any_of([*map(repr, choices), *filter(None, [other])])
+        allowed = any_of([*map(repr, choices), *filter(None, [other])])
         raise OptionError(name, value, "is unknown", f"give {allowed}")
     return value
 
@@ -121,8 +121,3 @@ def _number(name: str, value: float, give: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise wrong_type(name, value, give)
     return float(value)
-
-
-def _any_of(choices: Sequence[str]) -> str:
-    *first, last = choices
-    return f"{', '.join(first)} or {last}" if first else last

@@ -1,5 +1,6 @@
 """Leaving a model as it was: whatever happens inside, its tensors, attributes, modes and generators come back."""
 
+from passes.preserve.containers import same_items
 from passes.preserve.copies import computed_copies, copy_apart, copy_spread_out
 from passes.preserve.forwards import ForwardAttributes
 from passes.preserve.state import (
@@ -22,6 +23,7 @@ __all__ = [
     "preserve_generators",
     "preserve_modes",
     "preserve_state",
+    "same_items",
     "train_mode",
     "undo_writes",
 ]

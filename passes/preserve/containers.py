@@ -63,21 +63,21 @@ def _empty(containers: Iterable[Any]) -> None:
 
 
 def _refill_dict(container: dict[Any, Any], held: dict[Any, Any]) -> None:
-    if _same(container, held) and _same(container.values(), held.values()):
+    if same_items(container, held) and same_items(container.values(), held.values()):
         return
     kind = OrderedDict if isinstance(container, OrderedDict) else dict
     for key in [key for key in container if key not in held]:
         kind.__delitem__(container, key)
     for key, value in held.items():
         kind.__setitem__(container, key, value)
-    if not _same(container, held):  # the order
+    if not same_items(container, held):  # the order
         kind.clear(container)
         for key, value in held.items():
             kind.__setitem__(container, key, value)
 
 
 def _refill_list(container: list[Any] | deque[Any], held: list[Any]) -> None:
-    if not _same(container, held):
+    if not same_items(container, held):
         kind: Any = list if isinstance(container, list) else deque
         kind.clear(container)
         kind.extend(container, held)
@@ -101,5 +101,6 @@ def _refill_array(array: Any, held: Any) -> None:
         array[...] = held
 
 
-def _same(now: Any, before: Any) -> bool:
+def same_items(now: Any, before: Any) -> bool:
+    """Whether two collections hold the same objects, in the same order."""
     return len(now) == len(before) and all(map(operator.is_, now, before))

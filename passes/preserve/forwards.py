@@ -7,7 +7,6 @@ go through or something that holds one, stays for the training loop to read unti
 from __future__ import annotations
 
 import contextlib
-import operator
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from types import CellType
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passes.preserve.containers import array_restorer, cell_contents, container_restorer, replace_item
+from passes.preserve.containers import array_restorer, cell_contents, container_restorer, replace_item, same_items
 from passes.preserve.holdings import Holdings, copy_iterator, find_held
 from passes.preserve.plain_tensors import TensorCopies, is_plain
 from passes.preserve.restorers import Restorer, restore_all
@@ -55,7 +54,7 @@ class ForwardAttributes:
         finally:
             restorers: list[Restorer] = []
             for now, attributes in zip(own, before, strict=True):
-                if now.keys() != attributes.keys() or any(map(operator.is_not, now.values(), attributes.values())):
+                if not (same_items(now, attributes) and same_items(now.values(), attributes.values())):
                     self._sort_out(now, attributes, restorers)
             for holder, restorer in contents:
                 (self._left if _carries_gradient(holder) else restorers).append(restorer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from fractions import Fraction
 from typing import Any
 
@@ -64,6 +65,19 @@ def test_each_side_has_its_own() -> None:
     )
 
 
+def test_the_note_names_the_smallest_map_whichever_side_it_is_on() -> None:
+    pair = build(halving(2), (32, 64), ratio=4, min_side=6)
+    assert pair.report.notes[0] == (
+        "min_side=6 makes the ratio 4/3×8/3 instead of 4: at 2 full-mode's map has 8 pixels a side"
+    )
+
+
+def test_a_least_side_that_no_ratio_gives_exactly() -> None:
+    pair = build(nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)), (128, 128), min_side=113)
+    assert pair.config.ratio == Fraction(111, 98)  # of the fractions that a ratio can be, the largest up to 128/113
+    assert least(pair) == 114
+
+
 def test_maps_that_are_smaller_in_full_mode_do_not_count() -> None:
     assert build(halving(3), (32, 32), min_side=5).config.ratio == Fraction(8, 5)  # 4 pixels at the end; 8 before
 
@@ -88,6 +102,11 @@ def test_a_low_step_gets_images_of_that_size() -> None:
     for mode in net.modes:
         net.run(mode, torch.randn(2, 3, 32, 32))
     assert sizes == [20, 32]
+
+
+def test_a_pickled_pair_still_says_what_was_changed() -> None:
+    pair = build(halving(2), (32, 32), min_side=5)
+    assert pickle.loads(pickle.dumps(pair)).report == pair.report
 
 
 def test_a_saved_configuration_is_the_same_again() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
-from lowmode_fx.lowering.live import LiveLowering
+from lowmode_fx.lowering.live import LiveLowering, recompute
 from lowmode_fx.lowering.live.recompute import LEFT_TO_PYTHON
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -107,6 +108,19 @@ def test_full_mode_is_not_touched(how: str) -> None:
     assert "apply" not in vars(torch.utils.checkpoint.CheckpointFunction)
     assert_equal_steps(step(model, model, images), expected)
     assert not torch.equal(low[0][0], expected[0][0])
+
+
+@pytest.mark.parametrize("left_to_python", [False, True])
+def test_what_a_user_has_put_in_the_place_of_checkpoint_stays(
+    left_to_python: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = functools.partial(checkpoint, use_reentrant=False)
+    monkeypatch.setattr(recompute, "LEFT_TO_PYTHON", left_to_python)
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", mine)
+    _, live, images = net()
+    for _ in range(2):
+        live.run(images)
+        assert torch.utils.checkpoint.checkpoint is mine
 
 
 def test_a_low_forward_waits_while_a_full_one_runs_and_goes_back() -> None:

@@ -11,6 +11,7 @@ from habits import HABITS, Part
 from torch import Tensor, nn
 
 from passes.preserve import (
+    ForwardAttributes,
     copy_apart,
     preserve_attributes,
     preserve_generators,
@@ -250,3 +251,15 @@ def test_a_copy_shares_nothing_and_takes_what_a_forward_left() -> None:
     on_meta = copy_apart(model, model, meta=True)
     assert all(value.is_meta for value in (*on_meta.parameters(), *on_meta.buffers()))
     assert isinstance(on_meta.fc.weight, nn.Parameter) and on_meta.fc.weight.requires_grad
+
+
+def test_attributes_that_trade_names_by_being_deleted_come_back() -> None:
+    class Model(nn.Module):
+        pass
+
+    model = Model()
+    model.one, model.other = one, other = object(), object()
+    with ForwardAttributes().kept([model]):
+        del model.one, model.other
+        model.other, model.one = one, other
+    assert model.one is one and model.other is other

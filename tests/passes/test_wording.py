@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from passes.wording import first_line, near_matches, near_matches_hint, sides
+from passes.wording import any_of, first_line, near_matches, near_matches_hint, one_line, sides
 
 STAGES = [f"layer{stage}.{block}.conv{conv}" for stage in (1, 2) for block in (0, 1) for conv in (1, 2)]
 
@@ -23,6 +23,19 @@ def test_sizes_have_a_multiplication_sign_between_them(sizes: list[int], spelled
 )
 def test_an_error_is_told_in_one_line(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(ValueError("one\n  two"), "one two"), (ValueError("\n one\n"), "one"), (AssertionError(), "AssertionError")],
+)
+def test_all_that_an_error_says_in_one_line(error: Exception, line: str) -> None:
+    assert one_line(error) == line
+
+
+@pytest.mark.parametrize(("choices", "listed"), [(["a"], "a"), (["a", "b"], "a or b"), (["a", "b", "c"], "a, b or c")])
+def test_choices_are_listed_as_a_person_does(choices: list[str], listed: str) -> None:
+    assert any_of(choices) == listed
 
 
 def test_near_matches_are_at_most_four_each_once_the_nearest_first() -> None:

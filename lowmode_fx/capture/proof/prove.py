@@ -84,15 +84,18 @@ def prove(
     started = time.process_time()
     call = args, kwargs or {}
     more = [(each, False) for each in at]
+
+    def found(last: Call) -> str:
+        training = [(call, False), (last, True)][-steps:]
+        return _difference(model, graph_module, leaves, training, more)
+
     try:
         try:
-            training = [(call, False), (second or call, True)][-steps:]
-            difference = _difference(model, graph_module, leaves, training, more)
+            difference = found(second or call)
         except _Untaken:
             if second is None:
                 raise
-            training = [(call, False), (call, True)][-steps:]
-            difference = _difference(model, graph_module, leaves, training, more)
+            difference = found(call)
     except _Untaken as cause:
         return Proof(False, f"not provable: {first_line(cause)}", time.process_time() - started, taken=False)
     except Exception as cause:  # which a model's own properties, copies and hooks may raise anywhere

@@ -125,7 +125,7 @@ class Recorder(TorchDispatchMode):
             return  # a view
         values = {id(each): self._key(each)[1] for each in tensors}
         found = self._constants.computed(func, args, kwargs, values, results)
-        for fake, real in zip(results, found or (), strict=found is not None):
+        for fake, real in zip(results, found, strict=True) if found is not None else ():
             self.assign_constant(fake, real)
 
     def _expression(self, operator: _Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Key, ...]:

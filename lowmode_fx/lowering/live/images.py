@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lowmode_fx.capture.inputs import Leaf, ModelInputs
-from lowmode_fx.capture.paths import map_at, value_at
+from lowmode_fx.capture.paths import argument_at, map_at
 
 
 class ImageArguments:
@@ -47,11 +47,7 @@ class ImageArguments:
 
     def _shape(self, leaf: Leaf, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
         name, *within = leaf.path
-        given = args[leaf.place] if leaf.place is not None and leaf.place < len(args) else kwargs.get(name)
-        try:
-            value = value_at(given, within)
-        except (AttributeError, LookupError, TypeError):
-            value = None
+        value = argument_at(args, kwargs, name, leaf.place, within)
         return tuple(value.shape) if isinstance(value, Tensor) else leaf.shape
 
     def _check_others(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

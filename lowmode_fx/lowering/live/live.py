@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from lowmode_fx.capture.inputs import Leaf
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, downsampler
 from lowmode_fx.lowering.live.images import ImageArguments
-from lowmode_fx.lowering.live.lookup import Lookup
+from lowmode_fx.lowering.live.lookup import Lookup, constant_result
 from lowmode_fx.lowering.live.mode import LowMode
 from lowmode_fx.lowering.live.outputs import FullOutputs, Shapes, restore
 from lowmode_fx.lowering.live.plan import make_plan
@@ -50,7 +49,7 @@ class LiveLowering:
         self._attributes = ForwardAttributes()
         self._running = 0
         outputs = FullOutputs(ladder.model, ladder.full, ladder.inputs, rung.report.any_size)
-        self._find_sizes = torch.compiler.assume_constant_result(lambda shapes: outputs.sizes(shapes))
+        self._find_sizes = constant_result(outputs.sizes)
 
     @property
     def notes(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CodeType
@@ -16,6 +15,7 @@ from lowmode_fx.lowering.live.plan import KEEP, ConvEdit, Plan, PoolEdit
 from passes.calls import ConvCall, spatial
 from passes.match import is_convolution
 from passes.patterns import matches
+from passes.preserve import same_items
 from passes.wording import sides
 
 Thing = TypeVar("Thing")
@@ -50,10 +50,10 @@ class Lookup:
         self._paths: Mapping[int, str] = {}
         self._standing: Mapping[str, nn.Module] = {}
         self._plain: set[CodeType] = set()
-        self.find_place = _constant(self._find_place)
-        self.find_function = _constant(self._find_function)
-        self.find_conv = _constant(self._find_conv)
-        self.find_max_pool = _constant(self._find_max_pool)
+        self.find_place = constant_result(self._find_place)
+        self.find_function = constant_result(self._find_function)
+        self.find_conv = constant_result(self._find_conv)
+        self.find_max_pool = constant_result(self._find_max_pool)
 
     def follow(self, modules: Sequence[nn.Module]) -> None:
         """Take note of modules and parameters that are other ones than in the last step.
@@ -62,7 +62,7 @@ class Lookup:
         """
         parameters = [value for module in modules for value in module._parameters.values()]
         known_modules, known_parameters = self._known
-        if _same(modules, known_modules) and _same(parameters, known_parameters):
+        if same_items(modules, known_modules) and same_items(parameters, known_parameters):
             return
         self._known = (list(modules), parameters)
         named_modules = list(self.model.named_modules())
@@ -182,7 +182,9 @@ class _Names:
         return found
 
 
-def _constant(function: Callable[..., Thing]) -> Callable[..., Thing]:
+def constant_result(function: Callable[..., Thing]) -> Callable[..., Thing]:
+    """``function`` as one that dynamo asks while it traces, and takes at its word."""
+
     def answer(*args: Any) -> Thing:
         return function(*args)
 
@@ -206,10 +208,6 @@ def _described(weight_shape: tuple[int, ...], stride: tuple[int, ...], groups: i
         group_count=groups,
         output_padding=(0,) * dims,
     )
-
-
-def _same(now: Sequence[Any], before: Sequence[Any]) -> bool:
-    return len(now) == len(before) and all(map(operator.is_, now, before))
 
 
 def _shown(path: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -15,8 +15,8 @@ from passes import PassReport
 from passes.calls import AVG_POOL_MODULES, AVG_POOLS, MAX_POOL_MODULES
 from passes.choices import NamedMaxPools
 from passes.drop_maxpools import chosen_maxpools
-from passes.match import ConvSite, conv_sites, max_pool_sites, module_path, opaque_convs, trained
-from passes.pool_weights import stem_nodes
+from passes.match import ConvSite, MaxPoolSite, conv_sites, max_pool_sites, module_path, opaque_convs
+from passes.pool_weights import reasons_to_keep
 from passes.pooling_rule import UNTRAINED, PoolingRule
 from passes.set_strides import chosen_strides
 
@@ -86,23 +86,24 @@ def make_plan(full: fx.GraphModule, low: fx.Graph, config: LowModeConfig, report
 
     full: the graph as it was captured. low: as the passes have left it. reports: what they said.
     """
-    rule = config.pooling_rule
+    sites, pools = conv_sites(full), max_pool_sites(full)
+    dropped = chosen_maxpools(full, pools, config.drop_maxpools)
     resizes = dict(_resizes(low))
-    kernels, convs = _conv_edits(full, rule, config, resizes)
+    kernels, convs = _conv_edits(full, sites, config, resizes)
     made_global = {change.node for report in reports if report.name == "adapt_heads" for change in report.changes}
-    modules, functions = _other_resizes(full, resizes)
+    modules, functions = _other_resizes(full, {site.node for site in sites}, resizes)
     return Plan(
-        rule=rule,
+        rule=config.pooling_rule,
         strides=config.strides,
         drop_maxpools=config.drop_maxpools,
         kernels=kernels | dict.fromkeys(_opaque_parameters(full), KEEP),
         convs=convs,
-        max_pools=_max_pool_edits(full, config, made_global),
+        max_pools=_max_pool_edits(pools, dropped, made_global),
         avg_pools=_avg_pool_edits(full, made_global),
         modules=modules,
         functions=functions,
-        whole=frozenset(_leaves(full)),
-        padded_drops=frozenset(_padded_drops(full, config)),
+        whole=frozenset(_leaves(full, {site.node for site in pools})),
+        padded_drops=frozenset(_padded_drops(full, dropped)),
     )
 
 
@@ -114,18 +115,14 @@ def place_of(node: fx.Node) -> str:
 
 
 def _conv_edits(
-    full: fx.GraphModule, rule: PoolingRule, config: LowModeConfig, resizes: Mapping[str, Resize]
+    full: fx.GraphModule, sites: Sequence[ConvSite], config: LowModeConfig, resizes: Mapping[str, Resize]
 ) -> tuple[dict[str, ConvEdit], dict[str, tuple[ConvEdit, ...]]]:
-    sites = conv_sites(full)
     strides = {site.node: stride for site, stride in chosen_strides(sites, config.strides)}
-    stems = stem_nodes(full, sites)
+    restrided = [replace(site, stride=strides.get(site.node, site.stride)) for site in sites]
     edits: list[tuple[ConvSite, ConvEdit]] = []
-    for site in sites:
-        stride = strides.get(site.node)
-        restrided = site if stride is None else replace(site, stride=stride)
-        reason = rule.reason_to_keep(restrided, site.name, stem=site.node in stems, trained=trained(full, site.weight))
+    for site, reason in zip(sites, reasons_to_keep(full, restrided, config.pooling_rule), strict=True):
         resize = resizes.get(site.node.name)
-        edit = ConvEdit(stride, reason is None, resize.size if resize else None, reason == UNTRAINED)
+        edit = ConvEdit(strides.get(site.node), reason is None, resize.size if resize else None, reason == UNTRAINED)
         edits.append((site, edit))
     by_parameter: dict[str, set[ConvEdit]] = defaultdict(set)
     for site, edit in edits:
@@ -146,10 +143,8 @@ def _is_parameter(graph_module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _max_pool_edits(
-    full: fx.GraphModule, config: LowModeConfig, made_global: set[str]
+    sites: Iterable[MaxPoolSite], dropped: Collection[fx.Node], made_global: Collection[str]
 ) -> dict[str, tuple[PoolEdit, ...]]:
-    sites = max_pool_sites(full)
-    dropped = chosen_maxpools(full, sites, config.drop_maxpools)
     edits: list[tuple[str, PoolEdit]] = []
     for site in sites:
         kept: PoolEdit = "global" if site.node.name in made_global else "keep"
@@ -157,9 +152,8 @@ def _max_pool_edits(
     return _in_order(edits)
 
 
-def _padded_drops(full: fx.GraphModule, config: LowModeConfig) -> Iterator[str]:
-    sites = max_pool_sites(full)
-    for node in chosen_maxpools(full, sites, config.drop_maxpools):
+def _padded_drops(full: fx.GraphModule, dropped: Iterable[fx.Node]) -> Iterator[str]:
+    for node in dropped:
         if node.op == "call_module" and type(full.get_submodule(str(node.target))) not in MAX_POOL_MODULES:
             yield str(node.target)
 
@@ -188,12 +182,11 @@ def _resizes(low: fx.Graph) -> Iterator[tuple[str, Resize]]:
 
 
 def _other_resizes(
-    full: fx.GraphModule, resizes: Mapping[str, Resize]
+    full: fx.GraphModule, convs: Collection[fx.Node], resizes: Mapping[str, Resize]
 ) -> tuple[dict[str, tuple[Resize | None, ...]], dict[tuple[str, str], tuple[Resize | None, ...]]]:
     """The resizes that are not behind a convolution, by module and by function."""
     modules: list[tuple[str, Resize | None]] = []
     functions: list[tuple[tuple[str, str], Resize | None]] = []
-    convs = {site.node for site in conv_sites(full)}
     for node in full.graph.nodes if resizes else ():
         if node.op == "call_module":
             modules.append((str(node.target), resizes.get(node.name)))
@@ -215,8 +208,7 @@ def _opaque_parameters(full: fx.GraphModule) -> Iterator[str]:
         yield from (f"{path}.{name}" for name, _ in full.get_submodule(path).named_parameters())
 
 
-def _leaves(full: fx.GraphModule) -> Iterator[str]:
-    pools = {site.node for site in max_pool_sites(full)}
+def _leaves(full: fx.GraphModule, pools: Collection[fx.Node]) -> Iterator[str]:
     for node in full.graph.nodes:
         if node.op == "call_module" and node not in pools and not _is_avg_pool(full, node):
             yield str(node.target)

@@ -43,7 +43,7 @@ def recomputed_by(reentrant: Reentrant) -> Iterator[None]:
 
 
 def _install() -> None:
-    global _users
+    global _users, _checkpoint
     with _lock:
         _users += 1
         if _users > 1:
@@ -53,6 +53,7 @@ def _install() -> None:
             if keeper is not None:
                 setattr(torch.utils.checkpoint, name, _handing_over(keeper))
         if LEFT_TO_PYTHON:
+            _checkpoint = torch.utils.checkpoint.checkpoint  # torch's own, or what a user has put in its place
             torch.utils.checkpoint.checkpoint = functools.partial(_checkpoint)
         # An attribute of the class itself, in front of the method that it inherits.
         apply = torch.utils.checkpoint.CheckpointFunction.apply
@@ -69,7 +70,8 @@ def _remove() -> None:
             keeper = getattr(torch.utils.checkpoint, name, None)
             if keeper is not None:
                 setattr(torch.utils.checkpoint, name, keeper.__wrapped__)
-        torch.utils.checkpoint.checkpoint = _checkpoint
+        if LEFT_TO_PYTHON:
+            torch.utils.checkpoint.checkpoint = _checkpoint
         del torch.utils.checkpoint.CheckpointFunction.apply
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import operator
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from passes.preserve import same_items
 
 Registry = dict[str, Tensor | None]
 
@@ -74,11 +75,7 @@ class _Pairs:
         self._seen: list[Any] = [None] * len(buffers)
 
     def are_of(self, buffers: list[Tensor]) -> bool:
-        return (
-            len(buffers) == len(self.buffers)
-            and all(map(operator.is_, buffers, self.buffers))
-            and all(map(_alike, self.copies, buffers))
-        )
+        return same_items(buffers, self.buffers) and all(map(_alike, self.copies, buffers))
 
     def refresh(self) -> None:
         """Make the copies equal to the buffers.
