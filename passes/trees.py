@@ -6,9 +6,10 @@ These are dataclasses and dictionaries of a class of their own, as ``ModelOutput
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 
@@ -53,6 +54,13 @@ def tree_unflatten(leaves: Iterable[Any], structure: Structure) -> Any:
 def tree_leaves(tree: Any) -> list[Any]:
     """The leaves of a tree."""
     return tree_flatten(tree)[0]
+
+
+def call_leaves(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The leaves of a call's arguments; at once where they are plain tensors, as in most training steps."""
+    if not kwargs and all(isinstance(each, Tensor) for each in args):
+        return list(args)
+    return tree_leaves((tuple(args), dict(kwargs)))
 
 
 def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
@@ -17,6 +16,7 @@ from lowmode_fx.lowering.networks import Compiler, Network, network
 from lowmode_fx.runtime.recompilation import RecompilationGuard
 from lowmode_fx.runtime.shape_guard import ShapeGuard, Shapes
 from passes.torch_internals import compiler_errors, hooks_guarded
+from passes.trees import call_leaves
 from passes.wording import first_line
 
 Place = Literal["device", "host"]
@@ -63,7 +63,7 @@ class ModeRunner:
         compiled = self.compiled.get(mode)
         if compiled is None:
             return self.networks[mode](*args, **kwargs)
-        shapes = tuple(leaf.shape for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        shapes = tuple(leaf.shape for leaf in call_leaves(args, kwargs) if isinstance(leaf, Tensor))
         first = self._compiled_shapes.setdefault(mode, shapes)
         self._guard.note_shapes(mode, shapes, first)
         if shapes != first or self._recompilations.must_not_run(mode):

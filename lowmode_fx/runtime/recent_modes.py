@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lowmode_fx.lowering.mode import Mode
-from passes.trees import tree_leaves
+from passes.trees import call_leaves
 
 #: Forwards that are remembered.
 MOST = 64
@@ -49,8 +49,7 @@ class RecentModes:
 
 
 def _places(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Places:
-    leaves = (*tree_leaves(args), *tree_leaves(dict(kwargs)))
-    return tuple(map(_place, leaves))
+    return tuple(map(_place, call_leaves(args, kwargs)))
 
 
 def _place(leaf: Any) -> int:
