@@ -67,15 +67,16 @@ class CapturedSteps:
         progress, leaves = self._progress(mode, batch, place)
         if progress is None:
             return self._run_eagerly(mode, batch, place)
-        if self._watch is None:  # until an optimizer's step has been seen
+        watch = self._watch
+        if watch is None:  # until an optimizer's step has been seen
             progress.runs = 1
             return self._run_eagerly(mode, batch, place)
         progress.runs += 1
         if progress.runs == 2:
-            return self._rehearse(mode, batch, place)
+            return self._rehearse(watch, mode, batch, place)
         gradients = [parameter.grad for parameter in self._arithmetic.trained()]
         if not progress.fits(gradients) and progress.runs > 2 and self._begins_recorded(progress.kind, gradients):
-            self._capture(progress, leaves)
+            self._capture(progress, leaves, watch.generators)
         if progress.recorded is not None and progress.fits(gradients):
             return self._replay(progress.recorded, leaves, place)
         return self._run_eagerly(mode, batch, place)
@@ -108,12 +109,12 @@ class CapturedSteps:
             self._look()
         return loss
 
-    def _rehearse(self, mode: Mode, batch: Batch, place: Place) -> Tensor:
+    def _rehearse(self, watch: Watch, mode: Mode, batch: Batch, place: Place) -> Tensor:
         """A step as any other, which shows whether its like can be recorded."""
         moved, draws = move(batch, self._device), host_draws(self._device)
         loss, waits = self._graphs.rehearse(lambda: self._gradients(mode, moved, place))
         self._net.settle()
-        changed = self._watch.changed() if self._watch is not None else None
+        changed = watch.changed()
         if place.last:
             _, late = self._graphs.rehearse(self._update)
             if late and self.outside is None:
@@ -126,7 +127,7 @@ class CapturedSteps:
             self.refuse(f"a step in {mode}-mode draws random numbers on the host")
         return loss
 
-    def _capture(self, progress: Progress, leaves: list[Any]) -> None:
+    def _capture(self, progress: Progress, leaves: list[Any], generators: list[torch.Generator]) -> None:
         mode, place, signature = progress.kind
         static = self._static.get(signature)
         if static is None:
@@ -144,7 +145,7 @@ class CapturedSteps:
 
         torch.clear_autocast_cache()
         try:
-            (loss, norm), replay = self._graphs.capture(step, self._watch.generators if self._watch else [])
+            (loss, norm), replay = self._graphs.capture(step, generators)
         except Exception as error:  # whatever a device, a compiler or a user's code raises while it is recorded
             self.refuse(f"a step in {mode}-mode can't be recorded: {cause_of(error)}")
         else:
