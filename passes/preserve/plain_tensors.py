@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 from passes.preserve.containers import replace_item
+from passes.torch_internals import version_of
+
+#: Of a tensor and of its copy.
+Versions = tuple[int | None, int | None]
 
 
 class TensorCopies:
@@ -16,7 +20,7 @@ class TensorCopies:
 
     def __init__(self) -> None:
         #: By the id of a tensor: itself, so that its id stays its own, its copy, and the versions of both.
-        self._known: dict[int, tuple[Tensor, Tensor, tuple[int, int]]] = {}
+        self._known: dict[int, tuple[Tensor, Tensor, Versions]] = {}
 
     def put(self, places: Iterable[tuple[Any, Any, Tensor]]) -> None:
         """Put copies into ``places``, containers and keys that hold these tensors; those put them back who own them."""
@@ -27,7 +31,7 @@ class TensorCopies:
                 before = known.get(id(tensor))
                 copy = None if before is None else _refreshed(*before)
                 copy = _copied(tensor, storages) if copy is None else copy
-                self._known[id(tensor)] = (tensor, copy, (tensor._version, copy._version))
+                self._known[id(tensor)] = (tensor, copy, (version_of(tensor), version_of(copy)))
             replace_item(holder, key, self._known[id(tensor)][1])
 
 
@@ -36,10 +40,10 @@ def is_plain(value: Any) -> bool:
     return type(value) is Tensor and not value.requires_grad and value.layout is torch.strided
 
 
-def _refreshed(tensor: Tensor, copy: Tensor, versions: tuple[int, int]) -> Tensor | None:
+def _refreshed(tensor: Tensor, copy: Tensor, versions: Versions) -> Tensor | None:
     if copy.shape != tensor.shape or copy.dtype != tensor.dtype or copy.device != tensor.device:
         return None
-    if versions != (tensor._version, copy._version):
+    if None in versions or versions != (version_of(tensor), version_of(copy)):
         copy.copy_(tensor)
     return copy
 
@@ -49,5 +53,6 @@ def _copied(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor
     storage = tensor.untyped_storage()
     if id(storage) not in storages:
         storages[id(storage)] = storage.clone()
-    copy = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    return copy.set_(storages[id(storage)], tensor.storage_offset(), tensor.shape, tensor.stride())
+    with torch.inference_mode(False):  # later steps may train with it
+        copy = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        return copy.set_(storages[id(storage)], tensor.storage_offset(), tensor.shape, tensor.stride())
