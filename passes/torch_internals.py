@@ -77,6 +77,11 @@ def is_fake(tensor: Tensor) -> bool:
     return isinstance(tensor, FakeTensor)
 
 
+def version_of(tensor: Tensor) -> int | None:
+    """How often a tensor has been written to; ``None`` where nobody counts, as for one that inference mode made."""
+    return None if tensor.is_inference() else tensor._version
+
+
 def fake_of(mode: Any, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
     """A fake tensor of ``mode``, on ``device``, from the meta tensor that ``make`` makes of meta and fake tensors.
 

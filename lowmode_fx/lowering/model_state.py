@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from passes.torch_internals import version_of
+
 _VALUES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type)
 _SEQUENCES = (list, tuple, deque)
 _CODE = (FunctionType, BuiltinFunctionType, MethodType)
@@ -41,7 +43,7 @@ def _state(value: Any, depth: int) -> Any:
     if isinstance(value, _VALUES):
         return value
     if isinstance(value, Tensor):
-        return (_Same(value), _tensor(value), value._version)
+        return (_Same(value), _tensor(value), version_of(value))
     if isinstance(value, np.ndarray):
         held = value.tolist() if value.dtype == object else zlib.crc32(np.ascontiguousarray(value).tobytes())
         return (value.shape, value.dtype, held)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from passes.preserve.containers import replace_item
+from passes.torch_internals import version_of
+
+#: Of a tensor and of its copy.
+Versions = tuple[int | None, int | None]
 
 
 class TensorCopies:
@@ -16,18 +20,19 @@ class TensorCopies:
 
     def __init__(self) -> None:
         #: By the id of a tensor: itself, so that its id stays its own, its copy, and the versions of both.
-        self._known: dict[int, tuple[Tensor, Tensor, tuple[int, int]]] = {}
+        self._known: dict[int, tuple[Tensor, Tensor, Versions]] = {}
 
     def put(self, places: Iterable[tuple[Any, Any, Tensor]]) -> None:
         """Put copies into ``places``, containers and keys that hold these tensors; those put them back who own them."""
         known, self._known = self._known, {}
+        older = {id(tensor.untyped_storage()): copy.untyped_storage() for tensor, copy, _ in known.values()}
         storages: dict[int, torch.UntypedStorage] = {}
         for holder, key, tensor in places:
             if id(tensor) not in self._known:
                 before = known.get(id(tensor))
                 copy = None if before is None else _refreshed(*before)
-                copy = _copied(tensor, storages) if copy is None else copy
-                self._known[id(tensor)] = (tensor, copy, (tensor._version, copy._version))
+                copy = _copied(tensor, storages, older) if copy is None else copy
+                self._known[id(tensor)] = (tensor, copy, (version_of(tensor), version_of(copy)))
             replace_item(holder, key, self._known[id(tensor)][1])
 
 
@@ -36,18 +41,24 @@ def is_plain(value: Any) -> bool:
     return type(value) is Tensor and not value.requires_grad and value.layout is torch.strided
 
 
-def _refreshed(tensor: Tensor, copy: Tensor, versions: tuple[int, int]) -> Tensor | None:
+def _refreshed(tensor: Tensor, copy: Tensor, versions: Versions) -> Tensor | None:
     if copy.shape != tensor.shape or copy.dtype != tensor.dtype or copy.device != tensor.device:
         return None
-    if versions != (tensor._version, copy._version):
-        copy.copy_(tensor)
-    return copy
+    if None not in versions and versions == (version_of(tensor), version_of(copy)):
+        return copy
+    is_expanded = any(step == 0 and size > 1 for step, size in zip(copy.stride(), copy.shape, strict=True))
+    return None if is_expanded else copy.copy_(tensor)  # torch writes to no expanded tensor
 
 
-def _copied(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor:
-    """In memory of its own, which views of one tensor share."""
+def _copied(
+    tensor: Tensor, storages: dict[int, torch.UntypedStorage], older: Mapping[int, torch.UntypedStorage]
+) -> Tensor:
+    """In memory of its own, which views of one tensor share; one that turns up later shares what the ``older`` have."""
     storage = tensor.untyped_storage()
     if id(storage) not in storages:
-        storages[id(storage)] = storage.clone()
-    copy = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    return copy.set_(storages[id(storage)], tensor.storage_offset(), tensor.shape, tensor.stride())
+        shared = older.get(id(storage))
+        fits = shared is not None and shared.nbytes() == storage.nbytes()
+        storages[id(storage)] = shared.copy_(storage) if fits else storage.clone()  # type: ignore[union-attr]
+    with torch.inference_mode(False):  # later steps may train with it
+        copy = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        return copy.set_(storages[id(storage)], tensor.storage_offset(), tensor.shape, tensor.stride())

@@ -198,3 +198,42 @@ def test_graphs_by_name_leave_no_trace_either(batchnorm: Any, compiled: bool) ->
         net(torch.randn(2, 3, 16, 16)).sum().backward()
     moved = [name for name, value in model.named_buffers() if not torch.equal(value, before[name])]
     assert bool(moved) is (batchnorm == "share")
+
+
+class Shifted(nn.Module):
+    """By a table that the first forward makes: a buffer, or a plain attribute."""
+
+    def __init__(self, registered: bool) -> None:
+        super().__init__()
+        self.stem, self.body, self.norm = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+        if registered:
+            self.register_buffer("table", None)
+        else:
+            self.table = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.table is None:
+            self.table = torch.linspace(0, 1, 4)[:, None, None]
+        return self.norm(self.body(self.stem(images))) + self.table
+
+
+@pytest.mark.parametrize("registered", [False, True])
+@pytest.mark.parametrize("first", ["full", "low"])
+def test_low_steps_train_after_a_forward_in_inference_mode(first: str, registered: bool) -> None:
+    model, images = Shifted(registered), torch.randn(2, 3, 16, 16)
+    net = LowModeModel(build_pair(model, images), PeriodicSchedule(1), compile=False)
+    low, full = net.modes
+    expected = net.run(low, images)
+    model.table = torch.linspace(0, 1, 4)[:, None, None]
+    with torch.inference_mode():
+        if first == "full":
+            model.table = model.table.clone()
+        net.run(full if first == "full" else low, images)
+    assert model.table.is_inference() is (first == "full")
+    for shift in (0, 1):
+        with torch.inference_mode():
+            model.table += shift
+        found = net.run(low, images)
+        torch.testing.assert_close(found, expected + shift)
+        found.sum().backward()
+        assert model.stem.weight.grad is not None

@@ -263,3 +263,21 @@ def test_attributes_that_trade_names_by_being_deleted_come_back() -> None:
         del model.one, model.other
         model.other, model.one = one, other
     assert model.one is one and model.other is other
+
+
+def test_a_view_that_turns_up_later_is_a_view_of_the_copy() -> None:
+    class Model(nn.Module):
+        pass
+
+    model, attributes = Model(), ForwardAttributes()
+    model.base = base = torch.zeros(4)
+    with attributes.kept([model]):
+        model.base.add_(1)
+    model.part, model.wide = base[1:3], base[:1].expand(3)
+    for count in range(3):
+        with attributes.kept([model]):
+            assert model.part.tolist() == [count] * 2 and model.wide.tolist() == [count] * 3
+            model.base.add_(1)
+            assert model.part.tolist() == [count + 1] * 2 and model.wide.tolist() == [count + 1] * 3
+        assert base.tolist() == [count] * 4
+        base.add_(1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.preserve import same_items
+from passes.torch_internals import version_of
 
 Registry = dict[str, Tensor | None]
 
@@ -63,7 +64,8 @@ class Shadows:
     def _copy(self, key: tuple[int, str], buffer: Tensor) -> Tensor:
         copy = self._copies.get(key)
         if copy is None or not _alike(copy, buffer):
-            copy = self._copies[key] = buffer.detach().clone().requires_grad_(buffer.requires_grad)
+            with torch.inference_mode(False):  # later steps may train with it
+                copy = self._copies[key] = buffer.detach().clone().requires_grad_(buffer.requires_grad)
         return copy
 
 
@@ -85,7 +87,7 @@ class _Pairs:
         """
         groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
         for buffer, copy, seen in zip(self.buffers, self.copies, self._seen, strict=True):
-            unwritten = seen == _versions(buffer, copy)
+            unwritten = seen == _versions(buffer, copy) and None not in seen
             into, source = groups[buffer.dtype, buffer.device]
             into.append(copy.data if unwritten else copy)
             source.append(buffer)
@@ -95,8 +97,8 @@ class _Pairs:
         self._seen = list(map(_versions, self.buffers, self.copies))
 
 
-def _versions(buffer: Tensor, copy: Tensor) -> tuple[int, int, int]:
-    return buffer.data_ptr(), buffer._version, copy._version
+def _versions(buffer: Tensor, copy: Tensor) -> tuple[int | None, ...]:
+    return buffer.data_ptr(), version_of(buffer), version_of(copy)
 
 
 def _alike(copy: Tensor, buffer: Tensor) -> bool:
