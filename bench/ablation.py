@@ -31,7 +31,8 @@ from lowmode_fx.train import DataSplits, TrainSettings, load_data, train
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.evaluate import evaluate
 from lowmode_fx.train.images import MemoryImages
-from lowmode_fx.tuning.tune import Tuning, tune
+from lowmode_fx.tuning.result import Tuning
+from lowmode_fx.tuning.tune import tune
 from lowmode_fx.utils.progress import progress
 
 NETWORKS = {

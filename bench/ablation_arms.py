@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lowmode_fx import LowModeConfig
-from lowmode_fx.tuning.tune import Tuning
+from lowmode_fx.tuning.result import Tuning
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from lowmode_fx.runtime.train_step import TrainStep
     from lowmode_fx.tuning.agreement import GradientAgreement, gradient_agreement
     from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
-    from lowmode_fx.tuning.tune import Tuning, tune
+    from lowmode_fx.tuning.result import Tuning
+    from lowmode_fx.tuning.tune import tune
     from passes import PassError
 
 __all__ = [
@@ -96,7 +97,8 @@ import_lazily(
         "lowmode_fx.runtime.train_step": ("TrainStep",),
         "lowmode_fx.tuning.agreement": ("GradientAgreement", "gradient_agreement"),
         "lowmode_fx.tuning.agreement_schedule": ("AgreementSchedule",),
-        "lowmode_fx.tuning.tune": ("Tuning", "tune"),
+        "lowmode_fx.tuning.result": ("Tuning",),
+        "lowmode_fx.tuning.tune": ("tune",),
         "passes": ("PassError",),
     },
     first="lowmode_fx.runtime.safe_globals",  # who uses a name may load a checkpoint that holds values of ours

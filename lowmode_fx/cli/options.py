@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields, replace
 from functools import partial, wraps
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -14,6 +14,7 @@ from lowmode_fx.cli.outputs import as_path
 from lowmode_fx.cli.spelling import option_name
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.utils.validation import as_choice
+from passes.choices import NamedConvs, NamedMaxPools
 from passes.errors import NO_VALUE, OptionError
 
 Low = partial(typer.Option, rich_help_panel="Low-mode")
@@ -65,7 +66,11 @@ def _annotation(entry: Field[Any]) -> Any:
 LOW_MODE: dict[str, Any] = {entry.metadata["flag"] or entry.name: _annotation(entry) for entry in fields(LowModeConfig)}
 
 #: Options that take a named set or globs, with the sets.
-_NAMED_SETS = {"pool_convs": ("dense", "all", "large"), "keep_convs": (), "drop_maxpools": ("none", "stem", "all")}
+_NAMED_SETS: dict[str, tuple[str, ...]] = {
+    "pool_convs": get_args(NamedConvs),
+    "keep_convs": (),
+    "drop_maxpools": get_args(NamedMaxPools),
+}
 
 
 def low_mode_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

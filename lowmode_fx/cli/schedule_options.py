@@ -18,7 +18,7 @@ from passes.errors import OptionError
 from passes.wording import first_line
 
 if TYPE_CHECKING:
-    from lowmode_fx.tuning.tune import Tuning
+    from lowmode_fx.tuning.result import Tuning
 
 ScheduleKind = Literal["bernoulli", "periodic", "agreement", "ladder"]
 
@@ -152,7 +152,7 @@ def read_tuning(path: Path) -> Tuning:
         raise OptionError("tuned", path, f"can't be read ({reason})", "make it with lowmode-fx tune") from error
     if not isinstance(values, dict):
         raise OptionError("tuned", path, "is no result of lowmode-fx tune", "make one with it")
-    from lowmode_fx.tuning.tune import Tuning
+    from lowmode_fx.tuning.result import Tuning
 
     try:
         return Tuning.from_dict(values)

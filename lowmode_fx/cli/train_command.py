@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -34,7 +34,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.train.data_spec import read_spec, short_name
 from lowmode_fx.train.run_folder import RunFolder
-from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.train.settings import Autocast, DataOn, LrSchedule, TrainSettings
 from lowmode_fx.utils.validation import as_number
 from passes.errors import OptionError
 
@@ -54,7 +54,7 @@ def train(
     in_chans: ImageChannels = 3,
     workers: Annotated[int | None, Data(min=0, max=256, help="Loaders, for sets above 4 GiB. (default 2)")] = None,
     data_on: Annotated[
-        Literal["auto", "device", "host"] | None,
+        DataOn | None,
         Data(help="Where all images lie; auto: by what is free. (default auto)"),
     ] = None,
     tuned: Annotated[
@@ -82,9 +82,7 @@ def train(
     optimizer: Annotated[str | None, Rate(help="sgd, or any of timm's: adamw, lamb, … (default sgd)")] = None,
     batch_size: Annotated[int | None, Rate(help="(default 125)")] = None,
     lr: Annotated[float | None, Rate(help="(default 0.1)")] = None,
-    lr_schedule: Annotated[
-        Literal["milestones", "cosine", "onecycle"] | None, Rate(help="How it falls. (default milestones)")
-    ] = None,
+    lr_schedule: Annotated[LrSchedule | None, Rate(help="How it falls. (default milestones)")] = None,
     milestones: Annotated[
         str | None, Rate(help="Epochs, from 0, at which the rate falls: 80,120. (default 40 %, 60 %)")
     ] = None,
@@ -99,7 +97,7 @@ def train(
     ] = None,
     ema: Annotated[float | None, Rate(help="Decay of an average of the weights: 0.999. (default 0, none)")] = None,
     precise_bn: Annotated[int | None, Rate(help="Batches for running statistics at the end. (default 0)")] = None,
-    autocast: Annotated[Literal["none", "bf16", "fp16"] | None, Rate(help="(default none)")] = None,
+    autocast: Annotated[Autocast | None, Rate(help="(default none)")] = None,
     seed: Annotated[int | None, Run(help="Of weights, order, crops, modes. (default 0)")] = None,
     device: Annotated[str | None, Run(help="auto, cpu, cuda, cuda:1, …")] = None,
     compile: Annotated[bool | None, Run("--compile/--no-compile")] = None,

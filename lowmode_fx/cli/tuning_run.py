@@ -18,9 +18,9 @@ from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.data import DataSplits, load_data
 from lowmode_fx.train.loss import Criterion, make_criterion
 from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.sensitivity import ModelProbe, probe_sites
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe
-from lowmode_fx.tuning.tune import Tuning
 from lowmode_fx.tuning.tune import tune as tune_model
 from lowmode_fx.utils.allocator import keep_freed_memory
 from lowmode_fx.utils.progress import progress

@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lowmode_fx.cli.formats import ProbeFormat
+from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Candidate
 from lowmode_fx.tuning.sensitivity import ModelProbe
-from lowmode_fx.tuning.tune import Tuning
 from lowmode_fx.utils.atomic import write_atomically
 from lowmode_fx.utils.tables import csv_table, rendered, text_table
 from lowmode_fx.utils.validation import as_choice

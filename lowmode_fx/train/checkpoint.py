@@ -77,10 +77,15 @@ def save_checkpoint(run_folder: Path, weights: Mapping[str, torch.Tensor], state
     sync_folder(run_folder)
 
 
-def _write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> str:
-    """Write safetensors and return their SHA-256. Tensors that share storage (tied weights) are written one by one."""
+def as_safetensors(weights: Mapping[str, torch.Tensor]) -> bytes:
+    """A file of a ``state_dict()``. Tensors that share storage (tied weights) are in it one by one."""
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    payload = safetensors.torch.save(copies, metadata={"format": "pt"})
+    return safetensors.torch.save(copies, metadata={"format": "pt"})
+
+
+def _write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> str:
+    """Write safetensors and return their SHA-256."""
+    payload = as_safetensors(weights)
     path.write_bytes(payload)
     return hashlib.sha256(payload).hexdigest()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from lowmode_fx.train.checkpoint import as_safetensors
 from lowmode_fx.utils.atomic import write_atomically
 
 
@@ -47,16 +48,9 @@ class WeightAverage:
         self.model.load_state_dict(state["weights"], strict=True)
 
     def write(self, path: Path) -> None:
-        """The averaged weights as safetensors, by the model's own keys."""
-        import safetensors.torch
-
-        def fill(temporary: Path) -> None:
-            safetensors.torch.save_file(_copies(self.model.state_dict()), temporary, metadata={"format": "pt"})
-
-        write_atomically(path, fill)
+        """The averaged weights as safetensors, by the model's own keys. Raises ``OSError`` when the disk is full."""
+        write_atomically(path, partial(_write_bytes, payload=as_safetensors(self.model.state_dict())))
 
 
-def _copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor with a storage of its own, on the CPU."""
-    with torch.no_grad():
-        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+def _write_bytes(path: Path, payload: bytes) -> None:
+    path.write_bytes(payload)

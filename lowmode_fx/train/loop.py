@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,40 +14,21 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from lowmode_fx.loading.augmentation import UNCHANGED
-from lowmode_fx.loading.draws import DRAWS
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import MeasuringSchedule
-from lowmode_fx.runtime.train_step import TrainStep
-from lowmode_fx.train.batches import steps_per_epoch, train_batches
-from lowmode_fx.train.checkpoint import (
-    has_checkpoint,
-    load_checkpoint,
-    load_weights,
-    require_same_run,
-    rng_state,
-    save_checkpoint,
-    set_rng_state,
-)
+from lowmode_fx.train.batches import train_batches
+from lowmode_fx.train.checkpoint import has_checkpoint
 from lowmode_fx.train.data import DataSplits
-from lowmode_fx.train.ema import WeightAverage
 from lowmode_fx.train.evaluate import check_outputs, evaluate
-from lowmode_fx.train.identity import run_identity
 from lowmode_fx.train.interrupts import Interrupts
-from lowmode_fx.train.loading_clock import LoadingClock
-from lowmode_fx.train.loss import balanced_weights, make_criterion
 from lowmode_fx.train.names import EMA
-from lowmode_fx.train.optimizer import make_optimizer
-from lowmode_fx.train.placement import place_images
 from lowmode_fx.train.precise_bn import recompute_statistics, require_fvcore
-from lowmode_fx.train.progress import Reporter
-from lowmode_fx.train.ranks import Agreement, Ranks
-from lowmode_fx.train.records import EpochRecord, RunResult, unfinished_steps
-from lowmode_fx.train.run_folder import RunFolder, environment
-from lowmode_fx.train.saved_state import check_state, fitting_state
+from lowmode_fx.train.ranks import Agreement
+from lowmode_fx.train.records import EpochRecord, RunResult
+from lowmode_fx.train.resume import load, save
+from lowmode_fx.train.run import Run
+from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.train.warmup import modes_to_come, warm_up
 from lowmode_fx.utils.devices import synchronize
@@ -83,72 +64,11 @@ def train(
     Raises ``ValueError`` for a model without an output for each class, a batch size above the training set's size or
     that the ranks can't share evenly, a checkpoint of another run, and a loss that is no number.
     """
-    return _Run(model, splits, settings, folder, label, identity or {}, console, quiet).run(resume)
+    return _Loop(model, splits, settings, folder, label, identity or {}, console, quiet).run(resume)
 
 
-class _Run:
-    """One run's state between its steps: all of it goes into a checkpoint."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        splits: DataSplits,
-        settings: TrainSettings,
-        folder: RunFolder | None,
-        label: str,
-        identity: Mapping[str, Any],
-        console: Console | None,
-        quiet: bool,
-    ) -> None:
-        self.device = settings.torch_device()
-        self.ranks = Ranks.now()
-        self.net = model.to(self.device)
-        self.splits, self.data_on = place_images(settings.data_on, splits, self.device)
-        self.loading = LoadingClock(self.device)
-        self.settings = settings
-        self.folder = folder
-        self.writes = folder is not None and self.ranks.is_first
-        self.label = label
-        self.ranks.share(settings.batch_size)
-        self.steps = steps_per_epoch(splits.train, settings.batch_size)
-        self.reporter = Reporter(label, settings.epochs, self.steps, console, quiet or not self.ranks.is_first)
-        self.low_mode = model if isinstance(model, LowModeModel) else None
-        # What torch.compile returns is called and never saved: the module itself keeps the model's own keys.
-        self.forward: Any = model
-        if self.low_mode is None and settings.compile:
-            self.forward = torch.compile(model, dynamic=False)
-        if self.ranks.size > 1:
-            self.forward = DistributedDataParallel(self.forward)
-        self.identity = run_identity(identity, self.low_mode, splits, settings)
-        # The module whose weights train: what evaluates, averages and measures looks at it.
-        self.plain = model.ladder.model if isinstance(model, LowModeModel) else model
-        self.optimizer = make_optimizer(self.plain, settings, self.device)
-        self.ema = WeightAverage(self.plain, settings.ema) if settings.ema else None
-        weights = settings.class_weights
-        if weights == "balanced":
-            weights = balanced_weights(splits.train.labels, splits.num_classes)
-        self.criterion = make_criterion(settings.criterion, settings.label_smoothing, weights, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "fp16")
-        autocast = settings.autocast_dtype()
-        self.train_step = TrainStep(self.forward, self.criterion, self.optimizer, autocast=autocast, scaler=self.scaler)
-        self.records: list[EpochRecord] = []
-        self.compile_seconds = 0.0
-        self.epoch = 0
-        self.start_epoch()
-
-    def start_epoch(self) -> None:
-        self.step = 0
-        self.mode_steps = {str(mode): 0 for mode in (self.low_mode.modes if self.low_mode else (Mode.FULL,))}
-        self.seconds = 0.0
-        self.loading.restart()
-        # Summed on the device, in float64 where it has that: reading each loss would wait for each step.
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        self.loss_sum = torch.zeros((), dtype=dtype, device=self.device)
-
-    @property
-    def validated(self) -> nn.Module:
-        """What is validated and tested: the averaged weights, where there is an average."""
-        return self.ema.model if self.ema else self.net
+class _Loop(Run):
+    """Epoch after epoch of a run."""
 
     def run(self, resume: bool) -> RunResult:
         check_outputs(self.net, self.splits, self.settings, self.device)
@@ -159,7 +79,7 @@ class _Run:
             # What the model draws (dropout) doesn't depend on how it was built; each rank draws its own.
             torch.manual_seed(self.settings.seed + self.ranks.rank)
             if resume and folder is not None and self.ranks.from_first(partial(has_checkpoint, folder.path)):
-                self.load(folder)
+                load(self, folder)
             self.write_summary("running")
             try:
                 return self.train()
@@ -178,7 +98,7 @@ class _Run:
                 self.train_epoch(interrupts, agreement)
                 if self.step == self.steps:
                     self.finish_epoch()
-                self.save()
+                save(self)
                 stop = agreement.finish(interrupts.received)
             if self.epoch < self.settings.epochs:
                 interrupted = stop
@@ -300,99 +220,3 @@ class _Run:
         self.reporter.epoch(record)
         self.epoch += 1
         self.start_epoch()
-
-    def save(self) -> None:
-        if self.folder is None:
-            return
-        # What is each rank's own.
-        each = self.ranks.gather({"rng": rng_state(), "loss_sum": self.loss_sum.cpu()})
-        if not self.writes:
-            return
-        state = {
-            "identity": self.identity,
-            "epoch": self.epoch,
-            "step": self.step,
-            "mode_steps": dict(self.mode_steps),
-            "seconds": self.seconds,
-            "loading_seconds": self.loading.seconds(),
-            "loss_sum": self.loss_sum.cpu(),
-            "compile_seconds": self.compile_seconds,
-            "records": [record.to_dict() for record in self.records],
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "schedule": self.low_mode.schedule_state() if self.low_mode is not None else {},
-            "draws": DRAWS,
-            "rng": rng_state(),
-            "ranks": each,
-            **({} if self.ema is None else {"ema": self.ema.state_dict()}),
-        }
-        save_checkpoint(self.folder.path, self.net.state_dict(), state)
-        self.folder.write_metrics({self.label: self.records})
-
-    def load(self, folder: RunFolder) -> None:
-        check = partial(check_state, steps=self.steps)
-        saved = self.ranks.from_first(partial(load_checkpoint, folder.path, check))
-        for problem in saved.damage:
-            self.reporter.say(f"{problem}; going on from {saved.folder.name} instead")
-        state = saved.state
-        require_same_run(state["identity"], self.identity, folder.path)
-        load_weights(self.net, saved)
-        with fitting_state(saved.folder):
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
-            if self.low_mode is not None:
-                self.low_mode.load_schedule_state(state["schedule"])
-            if self.ema is not None:
-                self.ema.load_state_dict(state["ema"])
-        self.epoch, self.step = state["epoch"], state["step"]
-        steps = unfinished_steps(state)
-        self.mode_steps = {mode: steps.get(mode, 0) for mode in self.mode_steps}
-        self.seconds, self.compile_seconds = state["seconds"], state["compile_seconds"]
-        self.loading.restart(state.get("loading_seconds", 0.0))
-        self.records = [EpochRecord.from_dict(record) for record in state["records"]]
-        with fitting_state(saved.folder):
-            self.load_draws(state)
-        done = self.epoch >= self.settings.epochs
-        where = (
-            f"all {self.epoch} epochs are done" if done else f"going on from epoch {self.epoch + 1}, step {self.step}"
-        )
-        self.reporter.say(f"{where} ({saved.folder})")
-        if not done and state.get("draws") != DRAWS and self.splits.augmentation != UNCHANGED:
-            self.reporter.say("the run began under another version's draws: its coming crops and flips are others")
-
-    def load_draws(self, state: Mapping[str, Any]) -> None:
-        """What each rank had of its own, where there are as many of them as there were."""
-        each = state.get("ranks", [{"rng": state["rng"], "loss_sum": state["loss_sum"]}])
-        if len(each) == self.ranks.size:
-            mine = each[self.ranks.rank]
-            set_rng_state(mine["rng"])
-            self.loss_sum = mine["loss_sum"].to(self.loss_sum)
-        else:
-            self.loss_sum = (sum(rank["loss_sum"] for rank in each) / len(each)).to(self.loss_sum)
-            ranks = f"{len(each)} rank{'s' * (len(each) > 1)}"
-            self.reporter.say(f"the run was on {ranks}, now {self.ranks.size}: what the model draws begins anew")
-
-    def write_failure(self, error: BaseException) -> None:
-        """Leave word of why the run ended; what it has kept so far stays."""
-        if self.folder is not None:
-            self.folder.failed = True
-        said = str(error).split("\n")[0]
-        with suppress(OSError):  # the first error counts, a full disk's too
-            self.write_summary("failed", reason=f"{type(error).__name__}: {said}" if said else type(error).__name__)
-
-    def write_summary(self, status: str, result: RunResult | None = None, reason: str | None = None) -> None:
-        if self.folder is None or not self.writes:
-            return
-        self.folder.write_summary(
-            {
-                "status": status,
-                **({} if reason is None else {"reason": reason}),
-                "label": self.label,
-                **self.identity,
-                "settings": self.settings.to_dict(),
-                "data": {"spec": self.splits.name, "on": self.data_on, **self.identity["data"]},
-                **environment(self.device),
-                "ranks": self.ranks.size,
-                "results": result.summary() if result is not None else None,
-            }
-        )

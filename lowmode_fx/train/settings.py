@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lowmode_fx.utils.validation import (
     as_choice,
@@ -29,9 +29,9 @@ MOST_EPOCHS = 100_000
 #: Where networks can train; whether it is there, torch knows.
 _DEVICE = r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?"
 _NO_DEVICE = ("is not there", "give auto, cpu or a GPU that torch sees")
-LR_SCHEDULES = ("milestones", "cosine", "onecycle")
-AUTOCASTS = ("none", "bf16", "fp16")
-PLACES = ("auto", "device", "host")
+LrSchedule = Literal["milestones", "cosine", "onecycle"]
+Autocast = Literal["none", "bf16", "fp16"]
+DataOn = Literal["auto", "device", "host"]
 CRITERIA = ("cross_entropy", "bce")
 #: Settings that say where and how fast, or what comes after the last step: a resumed run may change them.
 CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "workers", "data_on", "eval_batch_size", "precise_bn"})
@@ -60,7 +60,7 @@ class TrainSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     nesterov: bool = False
-    lr_schedule: Literal["milestones", "cosine", "onecycle"] = "milestones"
+    lr_schedule: LrSchedule = "milestones"
     milestones: tuple[int, ...] = ()
     lr_gamma: float = 0.1
     warmup_epochs: int = 0
@@ -68,12 +68,12 @@ class TrainSettings:
     criterion: str = "cross_entropy"
     class_weights: Literal["balanced"] | tuple[float, ...] = ()
     precise_bn: int = 0
-    autocast: Literal["none", "bf16", "fp16"] = "none"
+    autocast: Autocast = "none"
     seed: int = 0
     device: str = "auto"
     compile: bool = True
     workers: int = 2
-    data_on: Literal["auto", "device", "host"] = "auto"
+    data_on: DataOn = "auto"
     eval_batch_size: int = 500
     optimizer: str = "sgd"
     ema: float = 0.0
@@ -101,9 +101,9 @@ class TrainSettings:
             raise OptionError("nesterov", True, "is of SGD alone", f"leave it out, or {setting('optimizer', 'sgd')}")
         for name in ("nesterov", "compile"):
             as_flag(name, getattr(self, name))
-        as_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
-        as_choice("autocast", self.autocast, AUTOCASTS)
-        as_choice("data_on", self.data_on, PLACES)
+        as_choice("lr_schedule", self.lr_schedule, get_args(LrSchedule))
+        as_choice("autocast", self.autocast, get_args(Autocast))
+        as_choice("data_on", self.data_on, get_args(DataOn))
         check_criterion(self.criterion)
         given = as_sequence("milestones", self.milestones, "epochs, such as (80, 120)")
         milestones = tuple(as_count(f"milestones[{place}]", epoch, 1) for place, epoch in enumerate(given))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, get_args
+from collections.abc import Callable, Iterable, Sequence, Sized
+from dataclasses import replace
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,103 +13,23 @@ from torch import nn
 
 from lowmode_fx.capture.images import Argument
 from lowmode_fx.lowering.config import LowModeConfig
-from lowmode_fx.lowering.ladder import Ladder
-from lowmode_fx.lowering.pair import build_ladder
-from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, schedule_from_dict
 from lowmode_fx.tuning.agreement import Criterion
 from lowmode_fx.tuning.batches import Batch
 from lowmode_fx.tuning.candidates import families, try_pair
 from lowmode_fx.tuning.costs import CostMeasure
-from lowmode_fx.tuning.ladder_plan import Chosen, choose, ramp
+from lowmode_fx.tuning.decide import Wanted, decide, no_progress
+from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Candidate, Search
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe
 from lowmode_fx.tuning.tried_ratios import LADDER_RATIOS, LARGEST_RATIO, RATIOS
 from lowmode_fx.utils.validation import as_choice, as_count, as_number, as_share
 from passes.errors import OptionError
 from passes.ratios import RatioLike, largest_ratio, plain_ratio
-from passes.spelling import setting
 
 #: Shares of the time: the short full run, then the search; trial runs take the rest.
 _RUN_SHARE, _SEARCH_SHARE = 0.35, 0.6
 #: Of the short run: below it a trial run has hardly a low step.
 _LEAST_STEPS = 8
-#: Low steps are no use below this saving of time: noise is larger.
-_LEAST_SAVING = 0.05
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What the tuner chose: low modes, a schedule over ``epochs`` epochs, a weight for low gradients; and why.
-
-    ``config``: of the cheapest low mode. ``more``: of the others, rising in cost. ``time``: predicted, as a share of
-    the time of the full run that it is to match. ``candidates``: all that was measured, best first. ``refused``:
-    configurations that give no pair, with the reason. ``measured_on``: plain values that tell the model and the data,
-    if whoever called ``tune`` noted them.
-    """
-
-    config: LowModeConfig
-    schedule: BernoulliSchedule | LadderSchedule
-    low_weight: float
-    epochs: int
-    time: float
-    more: tuple[LowModeConfig, ...] = ()
-    candidates: tuple[Candidate, ...] = ()
-    refused: tuple[tuple[str, str], ...] = ()
-    reasons: tuple[str, ...] = ()
-    measured_on: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def configs(self) -> tuple[LowModeConfig, ...]:
-        """Of every low mode, the cheapest first."""
-        return self.config, *self.more
-
-    def build(self, model: nn.Module, example: Any, *, images: Argument | Iterable[Argument] | None = None) -> Ladder:
-        """The ladder that the schedule is for, as ``build_ladder`` makes it."""
-        return build_ladder(model, example, self.configs, images=images)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What a run needs, in JSON's values; not the candidates."""
-        return {
-            "config": self.config.to_dict(),
-            "more": [config.to_dict() for config in self.more],
-            "schedule": self.schedule.to_dict(),
-            "low_weight": self.low_weight,
-            "epochs": self.epochs,
-            "time": self.time,
-            "reasons": list(self.reasons),
-            **({"measured_on": dict(self.measured_on)} if self.measured_on else {}),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Tuning:
-        """The inverse of ``to_dict``. Raises ``ValueError`` for what ``tune`` did not write."""
-        try:
-            config, schedule = LowModeConfig.from_dict(values["config"]), schedule_from_dict(values["schedule"])
-            more = tuple(map(LowModeConfig.from_dict, values.get("more", ())))
-            weight, epochs, predicted = values["low_weight"], values["epochs"], values["time"]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"no result of `lowmode-fx tune`: {error} is missing or of another kind") from error
-        if not isinstance(schedule, LadderSchedule if more else BernoulliSchedule):
-            kind = "a ladder's" if more else "Bernoulli's"
-            raise ValueError(f"no result of `lowmode-fx tune`: its schedule is not {kind}")
-        reasons, source = tuple(values.get("reasons", ())), values.get("measured_on", {})
-        if not isinstance(source, Mapping):
-            raise ValueError("no result of `lowmode-fx tune`: its measured_on is no mapping")
-        return cls(config, schedule, weight, epochs, predicted, more, reasons=reasons, measured_on=source)
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """Of a plan."""
-
-    epochs: int
-    tail: float
-    modes: int
-    time_budget: float
-    seed: int
 
 
 def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -217,9 +135,8 @@ def tune(
         search.refine(min(pooled, key=lambda each: each.plan.time))
     reasons = _trial_runs(search, last, start + seconds, tell)
     if probe.losses[last] >= probe.losses[0]:
-        reasons.insert(0, _no_progress(probe.losses[0], probe.losses[last], last))
-    settings = _Settings(epochs, tail, modes, time_budget, seed)
-    return _decide(search, settings, reasons, last / total)
+        reasons.insert(0, no_progress(probe.losses[0], probe.losses[last], last))
+    return decide(search, Wanted(epochs, tail, modes, time_budget, seed), reasons, last / total)
 
 
 def _trial_runs(search: Search, steps: int, deadline: float, tell: Callable[[str], None]) -> list[str]:
@@ -248,73 +165,6 @@ def _trial_runs(search: Search, steps: int, deadline: float, tell: Callable[[str
     if weight != 1:
         search.trial_run(best, steps, weight)
     return []
-
-
-def _decide(search: Search, settings: _Settings, reasons: list[str], seen: float) -> Tuning:
-    tried = [each for each in search.candidates if each.trial_gains]
-    epochs, seed = settings.epochs, settings.seed
-    chosen = choose(tried, epochs, settings.tail, settings.modes, settings.time_budget)
-    order = sorted(search.candidates, key=lambda each: (not each.trial_gains, each.plan.time))
-    if search.stopped:
-        reasons.append("time was up before every configuration was tried")
-    for each in chosen.candidates:
-        reasons.append(
-            f"{each.name}: a low step costs {each.cost:.2f} of a full one, and in trial runs gained "
-            f"{each.trial_gains[0]:.2f} of one over {seen / 2:.0%} of the run and {each.trial_gains[-1]:.2f} over "
-            f"{seen:.0%}, its gradients multiplied by {each.weight:g}"
-        )
-    configs = tuple(each.config for each in chosen.candidates)
-    whole = chosen.whole_epochs()
-    predicted = chosen.whole_time / epochs
-    measured = partial(
-        Tuning, candidates=tuple(order), refused=tuple(search.refused.items()), config=configs[0], more=configs[1:]
-    )
-    if predicted > 1 - _LEAST_SAVING and settings.time_budget == 1:
-        reasons.append(
-            f"low steps would save {max(0.0, 1 - predicted):.0%} of the time in whole epochs, which is noise: train in "
-            "full-mode (p = 0)"
-        )
-        never = BernoulliSchedule(0.0, seed)
-        return measured(schedule=never, low_weight=1.0, epochs=epochs, time=1.0, more=(), reasons=tuple(reasons))
-    reasons += _plan_in_words(chosen, whole, predicted, settings, ramp(tried, settings.tail))
-    schedule: BernoulliSchedule | LadderSchedule
-    if len(configs) == 1:
-        schedule = BernoulliSchedule([1.0] * whole[0] + [0.0] * whole[1], seed)
-    else:
-        schedule = LadderSchedule(whole)
-    weight = chosen.candidates[0].weight if len(configs) == 1 else 1.0
-    return measured(schedule=schedule, low_weight=weight, epochs=sum(whole), time=predicted, reasons=tuple(reasons))
-
-
-def _plan_in_words(
-    chosen: Chosen, whole: Sequence[int], predicted: float, settings: _Settings, plain: float | None
-) -> list[str]:
-    low = " and ".join(f"{n} {_epochs(n)} of {each.name}" for n, each in zip(whole, chosen.candidates, strict=False))
-    low = f"{whole[0]} low {_epochs(whole[0])}" if len(whole) == 2 else low
-    tail = f"{whole[-1]} full {_epochs(whole[-1])}"
-    words = [
-        f"{low} come as far as {chosen.reached * chosen.plan.share:.1f} full ones, {tail} at the end: "
-        f"about {predicted:.0%} of the time of {settings.epochs} full {_epochs(settings.epochs)}"
-    ]
-    if chosen.reached < settings.epochs:
-        words.append(
-            f"in {settings.time_budget:.0%} of the time a run comes as far as {chosen.reached:.1f} of "
-            f"{settings.epochs} full epochs"
-        )
-    elif settings.modes > 2 and plain is not None:
-        words.append(f"the plain ramp, r = 2, 4/3 and 1 for a half, three tenths and a fifth, would take {plain:.0%}")
-    return words
-
-
-def _no_progress(first: float, loss: float, steps: int) -> str:
-    return (
-        f"warning: the short full run did not learn (loss {first:.3g}, after {steps} steps {loss:.3g}), and what "
-        f"follows is noise: give another {setting('lr')}, or more {setting('epochs')}"
-    )
-
-
-def _epochs(count: int) -> str:
-    return "epoch" if count == 1 else "epochs"
 
 
 def _length(loader: Iterable[Batch]) -> int:

@@ -7,13 +7,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from commands import Outcome, Run
 
-from lowmode_fx import cli
 from lowmode_fx.cli.idle_options import idle_options
 from lowmode_fx.cli.streams import print_in_any_encoding
 from lowmode_fx.train.data_spec import short_name
@@ -53,34 +51,14 @@ def prints(num_classes=10):
 """
 
 
-@dataclass
-class Outcome:
-    status: int
-    out: str
-    error: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """The command in an empty folder, with modules of a user's own beside it."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def own_modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Modules of a user's own, in the folder that the command runs in."""
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.syspath_prepend(str(tmp_path))
     for name, text in {"our_nets": NETS, "broken_net": "1 / 0\n", "ending_net": "import sys; sys.exit(4)\n"}.items():
         (tmp_path / f"{name}.py").write_text(text)
         monkeypatch.delitem(sys.modules, name, raising=False)
-
-    def invoke(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["lowmode-fx", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return Outcome(ended.value.code or 0, captured.out, captured.err)  # type: ignore[arg-type]
-
-    return invoke
 
 
 def refused(outcome: Outcome) -> str:

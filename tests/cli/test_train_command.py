@@ -11,13 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import Run
 from safetensors.torch import load_file
 from training import write_images
 
@@ -29,34 +28,6 @@ from lowmode_fx.train.progress import Reporter
 
 QUICK = ("--data", "digits", "--image-size", "8", "--epochs", "2", "--no-compile", "--device", "cpu")
 MODEL = "training:tiny_model"
-
-
-@dataclass
-class Outcome:
-    status: int
-    out: str
-    error: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """The command, in an empty folder: ``run("train", …)`` → what it printed and its exit status."""
-    monkeypatch.chdir(tmp_path)
-
-    def invoke(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["lowmode-fx", *arguments])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as exit_:
-            status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
-        captured = capsys.readouterr()
-        return Outcome(status, captured.out, captured.err)
-
-    return invoke
 
 
 @pytest.fixture(scope="module")

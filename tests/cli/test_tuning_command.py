@@ -5,36 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import shlex
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import Run
 
-from lowmode_fx import LadderSchedule, LowModeConfig, Tuning, cli
+from lowmode_fx import LadderSchedule, LowModeConfig, Tuning
 
 DATA = ("--data", "digits", "--image-size", "8", "--device", "cpu")
 MODEL = "training:tiny_model"
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """The command, in an empty folder: its exit status, what it printed, and its errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def invoke(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lowmode-fx", *arguments])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as exit_:
-            status = exit_.code if isinstance(exit_.code, int) else 1
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return invoke
 
 
 def test_tune_writes_what_train_takes(run: Run, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,21 @@ def test_the_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
     assert any(not torch.equal(kept[name], value) for name, value in net.state_dict().items())
     assert not (tmp_path / "plain" / "ema.safetensors").exists()
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["settings"]["ema"] == 0.9
+
+
+def test_a_full_disk_is_named_and_the_average_that_was_there_kept(tmp_path: Path) -> None:
+    path = tmp_path / "ema.safetensors"
+    path.write_bytes(b"before")
+    average = WeightAverage(nn.Linear(100, 100), 0.5)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError) as error:
+            average.write(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.filename == str(path)
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_average_by_hand() -> None:

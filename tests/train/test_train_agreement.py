@@ -19,7 +19,7 @@ from lowmode_fx.train import RunFolder, train
 from lowmode_fx.train.batches import train_batches
 from lowmode_fx.train.precise_bn import recompute_statistics
 from lowmode_fx.train.warmup import modes_to_come
-from lowmode_fx.tuning.tune import Tuning
+from lowmode_fx.tuning.result import Tuning
 
 CPU = torch.device("cpu")
 

@@ -18,10 +18,11 @@ from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.tuning.candidates import families, graph_signature, stages, try_pair
 from lowmode_fx.tuning.ladder_plan import Chosen, choose, ramp
 from lowmode_fx.tuning.plan import Plan, make_plan
+from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Candidate
 from lowmode_fx.tuning.sensitivity import probe_sites
 from lowmode_fx.tuning.trials import Probe, momentum_of, progress_now
-from lowmode_fx.tuning.tune import Tuning, tune
+from lowmode_fx.tuning.tune import tune
 from passes.ratios import largest_ratio
 
 

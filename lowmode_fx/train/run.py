@@ -1,0 +1,119 @@
+"""What a run is made of between its steps: the loop moves it on, a checkpoint holds it, a summary tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.train_step import TrainStep
+from lowmode_fx.train.batches import steps_per_epoch
+from lowmode_fx.train.data import DataSplits
+from lowmode_fx.train.ema import WeightAverage
+from lowmode_fx.train.identity import run_identity
+from lowmode_fx.train.loading_clock import LoadingClock
+from lowmode_fx.train.loss import balanced_weights, make_criterion
+from lowmode_fx.train.optimizer import make_optimizer
+from lowmode_fx.train.placement import place_images
+from lowmode_fx.train.progress import Reporter
+from lowmode_fx.train.ranks import Ranks
+from lowmode_fx.train.records import EpochRecord, RunResult
+from lowmode_fx.train.run_folder import RunFolder, environment
+from lowmode_fx.train.settings import TrainSettings
+
+
+class Run:
+    """A model in training: its data, optimizer, loss and average, the records, and the place in the epoch."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        splits: DataSplits,
+        settings: TrainSettings,
+        folder: RunFolder | None,
+        label: str,
+        identity: Mapping[str, Any],
+        console: Console | None,
+        quiet: bool,
+    ) -> None:
+        self.device = settings.torch_device()
+        self.ranks = Ranks.now()
+        self.net = model.to(self.device)
+        self.splits, self.data_on = place_images(settings.data_on, splits, self.device)
+        self.loading = LoadingClock(self.device)
+        self.settings = settings
+        self.folder = folder
+        self.writes = folder is not None and self.ranks.is_first
+        self.label = label
+        self.ranks.share(settings.batch_size)
+        self.steps = steps_per_epoch(splits.train, settings.batch_size)
+        self.reporter = Reporter(label, settings.epochs, self.steps, console, quiet or not self.ranks.is_first)
+        self.low_mode = model if isinstance(model, LowModeModel) else None
+        # What torch.compile returns is called and never saved: the module itself keeps the model's own keys.
+        self.forward: Any = model
+        if self.low_mode is None and settings.compile:
+            self.forward = torch.compile(model, dynamic=False)
+        if self.ranks.size > 1:
+            self.forward = DistributedDataParallel(self.forward)
+        self.identity = run_identity(identity, self.low_mode, splits, settings)
+        # The module whose weights train: what evaluates, averages and measures looks at it.
+        self.plain = model.ladder.model if isinstance(model, LowModeModel) else model
+        self.optimizer = make_optimizer(self.plain, settings, self.device)
+        self.ema = WeightAverage(self.plain, settings.ema) if settings.ema else None
+        weights = settings.class_weights
+        if weights == "balanced":
+            weights = balanced_weights(splits.train.labels, splits.num_classes)
+        self.criterion = make_criterion(settings.criterion, settings.label_smoothing, weights, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "fp16")
+        autocast = settings.autocast_dtype()
+        self.train_step = TrainStep(self.forward, self.criterion, self.optimizer, autocast=autocast, scaler=self.scaler)
+        self.records: list[EpochRecord] = []
+        self.compile_seconds = 0.0
+        self.epoch = 0
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        self.step = 0
+        self.mode_steps = {str(mode): 0 for mode in (self.low_mode.modes if self.low_mode else (Mode.FULL,))}
+        self.seconds = 0.0
+        self.loading.restart()
+        # Summed on the device, in float64 where it has that: reading each loss would wait for each step.
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        self.loss_sum = torch.zeros((), dtype=dtype, device=self.device)
+
+    @property
+    def validated(self) -> nn.Module:
+        """What is validated and tested: the averaged weights, where there is an average."""
+        return self.ema.model if self.ema else self.net
+
+    def write_failure(self, error: BaseException) -> None:
+        """Leave word of why the run ended; what it has kept so far stays."""
+        if self.folder is not None:
+            self.folder.failed = True
+        said = str(error).split("\n")[0]
+        with suppress(OSError):  # the first error counts, a full disk's too
+            self.write_summary("failed", reason=f"{type(error).__name__}: {said}" if said else type(error).__name__)
+
+    def write_summary(self, status: str, result: RunResult | None = None, reason: str | None = None) -> None:
+        if self.folder is None or not self.writes:
+            return
+        self.folder.write_summary(
+            {
+                "status": status,
+                **({} if reason is None else {"reason": reason}),
+                "label": self.label,
+                **self.identity,
+                "settings": self.settings.to_dict(),
+                "data": {"spec": self.splits.name, "on": self.data_on, **self.identity["data"]},
+                **environment(self.device),
+                "ranks": self.ranks.size,
+                "results": result.summary() if result is not None else None,
+            }
+        )

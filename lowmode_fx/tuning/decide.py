@@ -1,0 +1,96 @@
+"""From all that was measured to a ``Tuning``: the modes and their epochs, and the reasons in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule
+from lowmode_fx.tuning.ladder_plan import Chosen, choose, ramp
+from lowmode_fx.tuning.result import Tuning
+from lowmode_fx.tuning.search import Search
+from passes.spelling import setting
+
+#: Low steps are no use below this saving of time: noise is larger.
+_LEAST_SAVING = 0.05
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a plan is to be: for how many full epochs, of how many modes, in what share of their time."""
+
+    epochs: int
+    tail: float
+    modes: int
+    time_budget: float
+    seed: int
+
+
+def decide(search: Search, wanted: Wanted, reasons: list[str], seen: float) -> Tuning:
+    """What the candidates with trial runs come to. reasons: those so far; seen: the longer trial run's share of all."""
+    tried = [each for each in search.candidates if each.trial_gains]
+    epochs, seed = wanted.epochs, wanted.seed
+    chosen = choose(tried, epochs, wanted.tail, wanted.modes, wanted.time_budget)
+    order = sorted(search.candidates, key=lambda each: (not each.trial_gains, each.plan.time))
+    if search.stopped:
+        reasons.append("time was up before every configuration was tried")
+    for each in chosen.candidates:
+        reasons.append(
+            f"{each.name}: a low step costs {each.cost:.2f} of a full one, and in trial runs gained "
+            f"{each.trial_gains[0]:.2f} of one over {seen / 2:.0%} of the run and {each.trial_gains[-1]:.2f} over "
+            f"{seen:.0%}, its gradients multiplied by {each.weight:g}"
+        )
+    configs = tuple(each.config for each in chosen.candidates)
+    whole = chosen.whole_epochs()
+    predicted = chosen.whole_time / epochs
+    measured = partial(
+        Tuning, candidates=tuple(order), refused=tuple(search.refused.items()), config=configs[0], more=configs[1:]
+    )
+    if predicted > 1 - _LEAST_SAVING and wanted.time_budget == 1:
+        reasons.append(
+            f"low steps would save {max(0.0, 1 - predicted):.0%} of the time in whole epochs, which is noise: train in "
+            "full-mode (p = 0)"
+        )
+        never = BernoulliSchedule(0.0, seed)
+        return measured(schedule=never, low_weight=1.0, epochs=epochs, time=1.0, more=(), reasons=tuple(reasons))
+    reasons += _plan_in_words(chosen, whole, predicted, wanted, ramp(tried, wanted.tail))
+    schedule: BernoulliSchedule | LadderSchedule
+    if len(configs) == 1:
+        schedule = BernoulliSchedule([1.0] * whole[0] + [0.0] * whole[1], seed)
+    else:
+        schedule = LadderSchedule(whole)
+    weight = chosen.candidates[0].weight if len(configs) == 1 else 1.0
+    return measured(schedule=schedule, low_weight=weight, epochs=sum(whole), time=predicted, reasons=tuple(reasons))
+
+
+def _plan_in_words(
+    chosen: Chosen, whole: Sequence[int], predicted: float, wanted: Wanted, plain: float | None
+) -> list[str]:
+    low = " and ".join(f"{n} {_epochs(n)} of {each.name}" for n, each in zip(whole, chosen.candidates, strict=False))
+    low = f"{whole[0]} low {_epochs(whole[0])}" if len(whole) == 2 else low
+    tail = f"{whole[-1]} full {_epochs(whole[-1])}"
+    words = [
+        f"{low} come as far as {chosen.reached * chosen.plan.share:.1f} full ones, {tail} at the end: "
+        f"about {predicted:.0%} of the time of {wanted.epochs} full {_epochs(wanted.epochs)}"
+    ]
+    if chosen.reached < wanted.epochs:
+        words.append(
+            f"in {wanted.time_budget:.0%} of the time a run comes as far as {chosen.reached:.1f} of "
+            f"{wanted.epochs} full epochs"
+        )
+    elif wanted.modes > 2 and plain is not None:
+        words.append(f"the plain ramp, r = 2, 4/3 and 1 for a half, three tenths and a fifth, would take {plain:.0%}")
+    return words
+
+
+def no_progress(first: float, loss: float, steps: int) -> str:
+    """The warning of a short full run whose loss, from ``first`` on, did not fall."""
+    return (
+        f"warning: the short full run did not learn (loss {first:.3g}, after {steps} steps {loss:.3g}), and what "
+        f"follows is noise: give another {setting('lr')}, or more {setting('epochs')}"
+    )
+
+
+def _epochs(count: int) -> str:
+    return "epoch" if count == 1 else "epochs"
