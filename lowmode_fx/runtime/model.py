@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from lowmode_fx.lowering import pickling as pickling  # which tells pickle how l
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime import safe_globals as safe_globals  # which tells torch.load what may be in checkpoints
+from lowmode_fx.runtime.arguments import check_arguments, read_low_weights
 from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind
 from lowmode_fx.runtime.gradient_scale import scale_gradient
 from lowmode_fx.runtime.mode_runner import ModeRunner, Place
@@ -68,9 +68,9 @@ class LowModeModel(ModelView):
         compile: bool = True,
         compile_options: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_arguments(ladder, schedule, downsample_on)
+        check_arguments(ladder, schedule, downsample_on)
         super().__init__(ladder.model)
-        self._low_weights = _low_weights(ladder, low_weight)
+        self._low_weights = read_low_weights(ladder, low_weight)
         self.ladder = ladder
         self.schedule = schedule
         self.low_weight = low_weight
@@ -267,41 +267,6 @@ class LowModeModel(ModelView):
         self._epoch = int(state.get("epoch", 0))
         if isinstance(self.schedule, StatefulSchedule) and "schedule" in state:
             self.schedule.load_state_dict(state["schedule"])
-
-
-def _check_arguments(ladder: Any, schedule: Any, downsample_on: Any) -> None:
-    if not isinstance(ladder, Ladder):
-        kind = type(ladder).__name__
-        raise TypeError(f"pair is a {kind}; it must be a ModePair, as build_pair(model, example_input) makes it")
-    if not callable(getattr(schedule, "mode", None)):
-        kind = type(schedule).__name__
-        raise TypeError(f"schedule is a {kind}; it must have a method mode(step, epoch), as BernoulliSchedule(0.5)")
-    count = getattr(schedule, "count", None)
-    if isinstance(count, int) and count != len(ladder.modes):
-        raise ValueError(
-            f"{type(schedule).__name__} is for {count} modes, and the ladder has {len(ladder.modes)}: "
-            f"{', '.join(map(str, ladder.modes))}; give one share, number of epochs or probability for each"
-        )
-    if downsample_on not in ("device", "host"):
-        raise ValueError(f"downsample_on is {downsample_on!r}; allowed: 'device', 'host'")
-    if downsample_on == "host" and not any(rung.config.downsample_input for rung in ladder.rungs):
-        raise ValueError(
-            "downsample_on='host' has nothing to do: the pair's images stay whole (downsample_input=False)"
-        )
-    if downsample_on == "host" and isinstance(schedule, StatefulSchedule):
-        raise ValueError(
-            "a loader draws the modes of batches ahead of what the schedule decides, and hands on no full-size "
-            f"batches to measure; with {type(schedule).__name__} use downsample_on='device'"
-        )
-
-
-def _low_weights(ladder: Ladder, low_weight: float | Mapping[str, float]) -> dict[Mode, float]:
-    given = low_weight if isinstance(low_weight, Mapping) else {str(mode): low_weight for mode in ladder.modes[:-1]}
-    weights = {ladder.rung(Mode(name)).mode: weight for name, weight in given.items()}
-    for weight in weights.values():
-        if not (math.isfinite(weight) and weight > 0):
-            raise ValueError(f"low_weight is {weight!r}; it must be a number above 0")
-    return weights
 
 
 def _rebuild(
