@@ -54,7 +54,7 @@ class Arena:
         )
         self.autocast = torch.bfloat16 if device.type == "cuda" else None
         if graphs is None and device.type == "cuda":
-            graphs = TimedGraphs()
+            graphs = TimedGraphs(device)
         self.graphs = graphs
         self.step = TrainStep(self.net, F.cross_entropy, self.optimizer, autocast=self.autocast, graphs=graphs)
         self._images = torch.randn(batch, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)

@@ -82,7 +82,7 @@ def steps(case: Case, device: torch.device, kinds: tuple[str, ...], batch: int, 
     for kind in kinds:
         if kind == WHOLE:
             if graphs is None and device.type == "cuda":
-                graphs = TimedGraphs()
+                graphs = TimedGraphs(device)
             found.whole = TrainStep(net, F.cross_entropy, optimizer, autocast=autocast, graphs=graphs)
             found.graphs = graphs if isinstance(graphs, TimedGraphs) else None
             chosen = partial(_whole, found.whole, schedule, images, targets)

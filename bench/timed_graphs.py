@@ -16,8 +16,8 @@ Result = TypeVar("Result")
 class TimedGraphs(CudaGraphs):
     """As ``TrainStep`` has them by default. ``launches``: so far; ``seconds``: of the host in all of them."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
         self.seconds = 0.0
         self.launches = 0
 
