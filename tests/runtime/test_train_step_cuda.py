@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lowmode_fx import UncapturedWarning
 from tests.runtime.test_train_step import CHANGES, IMAGES, OPTIONS, SGD, STEPS, Net, Run, batches, build, same
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as deterministic algorithms want it
@@ -91,3 +92,33 @@ def test_all_graphs_share_one_pool() -> None:
     for size in range(4, 12):
         run.train(data(8, size))
     assert torch.cuda.memory_reserved() < 3 * first
+
+
+def test_a_capture_that_fails_leaves_training_as_it_was() -> None:
+    """Draws, memory and streams are as if it had never been tried, and another step is captured after it."""
+
+    def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
+        loss = torch.nn.functional.cross_entropy(outputs, labels)
+        if torch.cuda.is_current_stream_capturing():
+            loss.item()
+        return loss
+
+    with pytest.warns(UncapturedWarning, match="can't be recorded"):
+        failed = on_gpu(criterion=criterion).train(data())
+    assert failed.step.captures == 0
+    assert same(failed, on_gpu(criterion=criterion, capture=False).train(data()))
+    torch.cuda.empty_cache()
+    captured = on_gpu().train(data())
+    assert captured.step.captures > 0
+    assert same(captured, on_gpu(capture=False).train(data()))
+
+
+def test_a_graph_that_somebody_keeps_does_not_spoil_a_capture() -> None:
+    def keep(run: Run, place: int) -> None:
+        images, labels = data(1)[0]
+        kept.append(torch.nn.functional.cross_entropy(run.net.ladder.model(images), labels))
+
+    kept: list[Tensor] = []
+    captured = on_gpu().train(data(), keep)
+    assert captured.step.uncaptured is None
+    assert captured.step.captures > 0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.captured.accumulators import renew_accumulators
 from lowmode_fx.runtime.captured.arithmetic import Batch, StepArithmetic
 from lowmode_fx.runtime.captured.complaints import cause_of, warn
 from lowmode_fx.runtime.captured.graphs import Graphs
@@ -112,6 +113,7 @@ class CapturedSteps:
     def _rehearse(self, watch: Watch, mode: Mode, batch: Batch, place: Place) -> Tensor:
         """A step as any other, which shows whether its like can be recorded."""
         moved, draws = move(batch, self._device), host_draws(self._device)
+        renew_accumulators(self._arithmetic.net.parameters())
         loss, waits = self._graphs.rehearse(lambda: self._gradients(mode, moved, place))
         self._net.settle()
         changed = watch.changed()
@@ -144,6 +146,7 @@ class CapturedSteps:
                 return loss, self._arithmetic.update()
 
         torch.clear_autocast_cache()
+        renew_accumulators(self._arithmetic.net.parameters())
         try:
             (loss, norm), replay = self._graphs.capture(step, generators)
         except Exception as error:  # whatever a device, a compiler or a user's code raises while it is recorded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 Result = TypeVar("Result")
 _SYNC = "called a synchronizing CUDA operation"
 _EMPTY = "CUDA Graph is empty"
+_PROTOTYPE = "Synchronization debug mode is a prototype"
 
 
 class Graphs(Protocol):
@@ -64,7 +66,7 @@ class CudaGraphs:
                 torch.cuda.set_sync_debug_mode(before)
         current.wait_stream(self._stream)
         waits = [each for each in caught if _SYNC in str(each.message)]
-        _warn_again(each for each in caught if each not in waits)
+        _warn_again(each for each in caught if each not in waits and _PROTOTYPE not in str(each.message))
         return result, [f"{each.filename}:{each.lineno}" for each in waits]
 
     def capture(
@@ -81,12 +83,25 @@ class CudaGraphs:
                 # Other threads (a loader that pins memory) may go on meanwhile.
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                     result = run()
-            finally:
-                torch.cuda.set_stream(current)  # where a recording fails, torch leaves its own stream behind
+            except Exception:
+                torch.cuda.set_stream(current)  # torch leaves its own stream behind
+                self._recover(generators)
+                raise
         if any(_EMPTY in str(each.message) for each in caught):
             raise RuntimeError("nothing was recorded: the step computes on another device or stream")
         _warn_again(caught)
         return result, partial(self._replay, graph)
+
+    def _recover(self, generators: Iterable[torch.Generator]) -> None:
+        """Undo what a recording leaves that failed: torch still takes it for underway, and draws no number outside."""
+        with contextlib.suppress(RuntimeError):  # where it ended as it should, and a result of ours was wrong
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+        self._pool = torch.cuda.graph_pool_handle()
+        graph: Any = torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            torch.zeros((), device=self._device)
 
     def forget(self) -> None:
         """Nothing that was captured is replayed again; what still lies in its memory stays, new graphs get another."""
