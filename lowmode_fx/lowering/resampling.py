@@ -59,12 +59,28 @@ def gaussian(images: Tensor, ratios: Sequence[Terms], sides: Sequence[int]) -> T
     """Gaussian blur at the places ``ratio * i`` of each dimension, one after the other; borders are replicated."""
     by_slices = [p > 1 and q <= _MOST_PHASES for p, q in ratios]
     padding = [_padding(ratio) if slices else (0, 0) for ratio, slices in zip(ratios, by_slices, strict=True)]
-    images = F.pad(images, [amount for pair in reversed(padding) for amount in pair], mode="replicate")
+    images = _replicate(images, padding, fractional=any(q > 1 for _, q in ratios))
     for dim, (ratio, slices, side) in enumerate(zip(ratios, by_slices, sides, strict=True), start=2):
         if slices:
             images = _blur_by_slices(images, dim, ratio, side)
         elif ratio != (1, 1):
             images = _blur_by_gathers(images, dim, ratio, side)
+    return images
+
+
+def _replicate(images: Tensor, padding: Sequence[tuple[int, int]], fractional: bool) -> Tensor:
+    """Images with their border repeated so often before and after each dimension."""
+    if not fractional:
+        return F.pad(images, [amount for pair in reversed(padding) for amount in pair], mode="replicate")
+    # ``F.pad`` clamps indices. Under the stacked phases of a fractional ratio inductor can't compile these for a GPU
+    # (torch 2.11 to 2.14: "The argument '-2 + ((0))' is not comparable").
+    for dim, (before, after) in enumerate(padding, start=2):
+        shape, last = list(images.shape), images.shape[dim] - 1
+        borders = []
+        for place, count in ((0, before), (last, after)):
+            shape[dim] = count
+            borders.append(images.narrow(dim, place, 1).expand(shape))
+        images = torch.cat([borders[0], images, borders[1]], dim)
     return images
 
 
