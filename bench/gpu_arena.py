@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.cifar_archives import SIDE, Split
-from bench.gpu_arms import CONFIGS, FULL
+from bench.gpu_studies import Study
 from bench.harness import paired_steps
-from bench.networks import resnet, small_resnet
 from bench.step_functions import capture_all, captured
 from bench.timed_graphs import TimedGraphs
 from bench.training_step import training_step
@@ -25,14 +24,6 @@ from lowmode_fx.runtime.schedules.chosen import ChosenMode
 from lowmode_fx.utils.devices import synchronize
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
-MODES = (FULL, *CONFIGS)
-
-
-def network(small: bool, device: torch.device, seed: int = 0) -> nn.Module:
-    """ResNet-18 with the CIFAR stem, or a small ResNet; channels_last on a GPU."""
-    torch.manual_seed(seed)
-    model = (small_resnet(width=8) if small else resnet(18, "cifar", 10)).to(device).train()
-    return model.to(memory_format=torch.channels_last) if device.type == "cuda" else model
 
 
 class Arena:
@@ -41,24 +32,29 @@ class Arena:
     graphs: what captures instead of CUDA graphs, for tests.
     """
 
-    def __init__(self, small: bool, device: torch.device, batch: int, graphs: Any = None) -> None:
-        self.small, self.device, self.batch = small, device, batch
-        self.model = network(small, device)
-        example = torch.zeros(2, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
+    def __init__(self, study: Study, device: torch.device, graphs: Any = None) -> None:
+        self.study, self.device, self.batch = study, device, study.batch
+        self.model = study.network(device)
+        example = torch.zeros(2, 3, SIDE, SIDE, device=device).to(memory_format=study.memory_format)
         self.schedule = ChosenMode()
-        ladder = build_ladder(self.model, example, CONFIGS)
-        self.net = LowModeModel(ladder, self.schedule, compile=not small)
+        ladder = build_ladder(self.model, example, study.configs)
+        self.net = LowModeModel(ladder, self.schedule, compile=study.compile)
         self.net.train()
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True
-        )
+        self.optimizer = study.optimizer(self.model.parameters())
         self.autocast = torch.bfloat16 if device.type == "cuda" else None
         if graphs is None and device.type == "cuda":
             graphs = TimedGraphs(device)
         self.graphs = graphs
-        self.step = TrainStep(self.net, F.cross_entropy, self.optimizer, autocast=self.autocast, graphs=graphs)
-        self._images = torch.randn(batch, 3, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
-        self._labels = torch.randint(0, 10, (batch,), device=device)
+        self.step = TrainStep(
+            self.net,
+            F.cross_entropy,
+            self.optimizer,
+            autocast=self.autocast,
+            clip_grad_norm=study.clip,
+            graphs=graphs,
+        )
+        self._images = torch.randn(self.batch, 3, SIDE, SIDE, device=device).to(memory_format=study.memory_format)
+        self._labels = torch.randint(0, 10, (self.batch,), device=device)
 
     def whole(self, mode: str) -> None:
         """One captured step on made-up images."""
@@ -68,22 +64,22 @@ class Arena:
     def looped(self, mode: str) -> None:
         """The same step by a loop, kernel by kernel, as peers run theirs."""
         forward = partial(self.net.run, Mode(mode))
-        training_step(forward, lambda: (self._images, self._labels), self.optimizer, self.autocast)
+        training_step(forward, lambda: (self._images, self._labels), self.optimizer, self.autocast, self.study.clip)
 
-    def prices(self, rounds: int) -> dict[str, dict[str, float]]:
+    def prices(self, rounds: int | None = None) -> dict[str, dict[str, float]]:
         """Median seconds of a step in each mode, captured and by a loop; weights stand still meanwhile."""
         self._set_rate(0.0)
         kinds = {"whole step": self.whole, "loop": self.looped}
-        capture_all(self.step, [partial(self.whole, mode) for mode in MODES])
-        functions = {(kind, mode): partial(step, mode) for kind, step in kinds.items() for mode in MODES}
-        times = paired_steps(functions, self.device, rounds, warmup=1)
-        return {kind: {mode: statistics.median(times[kind, mode]) for mode in MODES} for kind in kinds}
+        capture_all(self.step, [partial(self.whole, mode) for mode in self.study.modes])
+        functions = {(kind, mode): partial(step, mode) for kind, step in kinds.items() for mode in self.study.modes}
+        times = paired_steps(functions, self.device, rounds or self.study.rounds, warmup=1)
+        return {kind: {mode: statistics.median(times[kind, mode]) for mode in self.study.modes} for kind in kinds}
 
     def told(self) -> dict[str, Any]:
         """Whether steps are compiled and captured."""
         return {"compiled": bool(self.net._runner.compiled), **captured(self.step)}
 
-    def train(self, modes: Sequence[str], train: Split, seed: int, peak_rate: float) -> dict[str, Any]:
+    def train(self, modes: Sequence[str], train: Split, seed: int) -> dict[str, Any]:
         """A run from new weights: one step for each of ``modes``. Seconds are the whole loop's, loading included."""
         self._reset(seed)
         loader = self.loader(train, seed)
@@ -96,9 +92,9 @@ class Arena:
             for images, labels in loader:
                 if place == len(modes):
                     break
-                self._set_rate(rate(place / len(modes), peak_rate))
+                self._set_rate(rate(place / len(modes), self.study.peak_rate))
                 self.schedule.chosen = Mode(modes[place])
-                loss = self.step(images.contiguous(memory_format=torch.channels_last), labels)
+                loss = self.step(images.contiguous(memory_format=self.study.memory_format), labels)
                 place += 1
             epoch += 1
         synchronize(self.device)
@@ -119,7 +115,7 @@ class Arena:
         synchronize(self.device)
         began = time.perf_counter()
         for images, _ in self.loader(train, 0):
-            images.contiguous(memory_format=torch.channels_last)
+            images.contiguous(memory_format=self.study.memory_format)
         synchronize(self.device)
         return time.perf_counter() - began
 
@@ -130,7 +126,7 @@ class Arena:
         enabled = self.autocast is not None
         with torch.no_grad(), torch.autocast(self.device.type, self.autocast, enabled=enabled):
             for images, labels in DeviceLoader(*test, 2000, mean=MEAN, std=STD):
-                outputs: Tensor = self.net(images.contiguous(memory_format=torch.channels_last))
+                outputs: Tensor = self.net(images.contiguous(memory_format=self.study.memory_format))
                 right += (outputs.argmax(1) == labels).sum()
         self.net.train()
         return 100 * int(right) / len(test.labels)
@@ -140,12 +136,13 @@ class Arena:
             group["lr"] = value
 
     def _reset(self, seed: int) -> None:
-        """New weights and buffers, momentum of zero, all where captured steps read them."""
-        state: Mapping[str, Tensor] = network(self.small, self.device, seed).state_dict()
+        """New weights and buffers, an optimizer that has not stepped, all where captured steps read them."""
+        state: Mapping[str, Tensor] = self.study.network(self.device, seed).state_dict()
         self.model.load_state_dict(state)
         for values in self.optimizer.state.values():
-            if values.get("momentum_buffer") is not None:
-                values["momentum_buffer"].zero_()
+            for value in values.values():
+                if isinstance(value, Tensor):
+                    value.zero_()
         self.net.load_schedule_state({"step": 0, "epoch": 0})
         torch.manual_seed(seed)
 

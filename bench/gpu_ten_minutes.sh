@@ -11,7 +11,8 @@
 # 1. Tests that want CUDA (60 s), while everything is compiled in parallel processes (110 s).
 # 2. Times of steps and memory: compiled and whole steps, beside peers (150 s); inductor's CUDA graphs (40 s); in a second
 #    call, where that time goes (60 s).
-# 3. Training: full-mode, ladders, the ways of others, seed after seed, in the time that is left.
+# 3. Training, seed after seed, in the time that is left: full-mode, ladders, the ways of others (three fifths of it), and
+#    large kernels.
 set -u
 
 usage() {
@@ -125,9 +126,13 @@ persistent step_time 150 "$python" -m bench.step_time $cases --compile-mode whol
     --cases resnet18-cifar resnet18-cifar-b512 --compile-mode whole-step --rounds 5 --resume --out "$out/step_profiles.json"
 
 if [ -n "$data" ]; then
+    half=$(($(left) * 3 / 5))
     # shellcheck disable=SC2086
-    persistent training "$(left)" "$python" -m bench.gpu_training --data "$data" --out "$out/training.jsonl" \
-        --seconds $(($(left) - 10)) $small
+    persistent training "$half" "$python" -m bench.gpu_training --data "$data" --out "$out/training.jsonl" \
+        --seconds $((half - 10)) $small
+    # shellcheck disable=SC2086
+    persistent large_kernels "$(left)" "$python" -m bench.gpu_training --data "$data" --study convmixer-13 \
+        --images 20000 --out "$out/large_kernels.jsonl" --seconds $(($(left) - 10)) $small
 else
     echo "=== training: no DATA"
 fi

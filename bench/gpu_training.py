@@ -1,6 +1,7 @@
 """Time to accuracy on one GPU: full-mode, ladders and the ways of others, each step one captured graph.
 
 python -m bench.gpu_training --data PATH --seconds 200     # ResNet-18, CIFAR-10, batch 500; call again for more seeds
+python -m bench.gpu_training --data PATH --study convmixer-13          # large kernels: a ConvMixer, batch 250
 python -m bench.gpu_training --data PATH --small           # a small network, 400 images, uncompiled: tries the script
 
 ``PATH`` holds ``cifar10_a.zip``, with or without ``cifar10_b.zip`` (20,000 or 50,000 images). Rows go to a file of JSON
@@ -21,14 +22,12 @@ from typing import Any
 import torch
 
 from bench.cifar_archives import Split, find_archives, load_archives
-from bench.gpu_arena import MODES, Arena
-from bench.gpu_arms import FULL, Arm, arms, cost, planned
+from bench.gpu_arena import Arena
+from bench.gpu_arms import FULL, Arm, cost, planned
+from bench.gpu_studies import SMALL, STUDIES
 from bench.harness import header, standard_error
 from lowmode_fx.utils.tables import markdown_table
 
-#: (epochs of full-mode, batch, peak rate, rounds of each price)
-LARGE = (24, 500, 0.4, 11)
-SMALL = (2, 40, 0.1, 2)
 SMALL_IMAGES = 400
 
 
@@ -69,39 +68,52 @@ def _parsed(line: str) -> dict[str, Any] | None:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: an arm a line, mean and standard error over seeds, in the order in which they first ended."""
     lines = []
-    for key in dict.fromkeys((row["arm"], row["images in the set"]) for row in rows):
-        found = [row for row in rows if (row["arm"], row["images in the set"]) == key]
+    for key in dict.fromkeys(map(_series, rows)):
+        found = [row for row in rows if _series(row) == key]
         accuracies = [row["accuracy"] for row in found]
         mean = f"{statistics.fmean(accuracies):.2f}"
         if len(found) > 1:
             mean += f" ± {standard_error(accuracies):.2f}"
-        cells = [key[0], str(len(found)), mean]
+        cells = [key[0], key[1], f"{key[2]:,}", str(len(found)), mean]
         for name, digits in (("seconds", 1), ("cost, full epochs", 1), ("seconds by a loop", 1)):
             cells.append(f"{statistics.fmean(row[name] for row in found):.{digits}f}")
         cells += [f"{found[0]['steps']:,}", f"{found[0]['images']:,}"]
         share = statistics.fmean(row["replays"] / row["steps"] for row in found)
         lines.append([*cells, f"{100 * share:.0f}"])
-    head = ["arm", "seeds", "accuracy, %", "seconds", "full epochs of time", "seconds by a loop (from prices)"]
-    return markdown_table([*head, "steps", "images", "% of steps replayed"], lines, left=1)
+    head = [
+        "network",
+        "arm",
+        "images in the set",
+        "seeds",
+        "accuracy, %",
+        "seconds",
+        "full epochs of time",
+        "seconds by a loop (from prices)",
+    ]
+    return markdown_table([*head, "steps", "images", "% of steps replayed"], lines, left=2)
 
 
-def run_arm(
-    arena: Arena, arm: Arm, seed: int, splits: dict[str, Split], prices: dict[str, Any], peak: float
-) -> dict[str, Any]:
+def _series(row: dict[str, Any]) -> tuple[str, str, int]:
+    """What rows of several seeds have in common."""
+    return row["study"], row["arm"], row["images in the set"]
+
+
+def run_arm(arena: Arena, arm: Arm, seed: int, splits: dict[str, Split], prices: dict[str, Any]) -> dict[str, Any]:
     """One run: its row."""
     per_epoch = len(splits["train"].labels) // arena.batch
     relative = relative_prices(prices)
     modes = arm.modes(per_epoch, relative, seed)
-    found = arena.train(modes, splits["train"], seed, peak)
+    found = arena.train(modes, splits["train"], seed)
     return {
         "what": "arm",
+        "study": arena.study.name,
         "arm": arm.name,
         "seed": seed,
         "accuracy": arena.accuracy(splits["test"]),
         **found,
         "cost, full epochs": cost(modes, relative, per_epoch),
         "seconds by a loop": sum(prices["loop"][mode] for mode in modes),
-        "share of each mode": {mode: modes.count(mode) / len(modes) for mode in MODES if mode in modes},
+        "share of each mode": {mode: modes.count(mode) / len(modes) for mode in arena.study.modes if mode in modes},
         "images in the set": len(splits["train"].labels),
         "batch": arena.batch,
         **arena.told(),
@@ -114,19 +126,29 @@ def relative_prices(prices: dict[str, Any]) -> dict[str, float]:
     return {mode: seconds / whole[FULL] for mode, seconds in whole.items()}
 
 
-def load(data: Path, device: torch.device, small: bool) -> dict[str, Split]:
-    """The images, on the device; a few of each class where that is enough."""
+def load(data: Path, device: torch.device, small: bool, images: int | None = None) -> dict[str, Split]:
+    """The images, on the device; a few of each class where that is enough, or so many to train on."""
     found = load_archives(find_archives(data))
     if small:
-        chosen = {name: torch.linspace(0, len(each.labels) - 1, SMALL_IMAGES).long() for name, each in found.items()}
-        found = {name: Split(each.images[chosen[name]], each.labels[chosen[name]]) for name, each in found.items()}
+        found = {name: _thinned(each, SMALL_IMAGES) for name, each in found.items()}
+    if images is not None:
+        found["train"] = _thinned(found["train"], images)
     return {name: Split(each.images.to(device), each.labels.to(device)) for name, each in found.items()}
+
+
+def _thinned(split: Split, count: int) -> Split:
+    """So many images, evenly over the classes, after which they are sorted."""
+    chosen = torch.linspace(0, len(split.labels) - 1, min(count, len(split.labels))).long()
+    return Split(split.images[chosen], split.labels[chosen])
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds cifar10_a.zip")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu/training.jsonl"), help="a file of JSON lines")
+    parser.add_argument("--study", choices=STUDIES, default="resnet18", help="the network and its recipe")
+    parser.add_argument("--images", type=int, help="to train on, the first of each class alike, instead of all")
+    parser.add_argument("--epochs", type=int, help="of full-mode, instead of the study's")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run that would end later")
     parser.add_argument("--seeds", type=int, help="9, with --small 1")
     parser.add_argument("--plan", nargs=2, action="append", default=[], metavar=("NAME", "FILE"), help="one more arm")
@@ -136,33 +158,49 @@ def main(argv: list[str] | None = None) -> None:
     began = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
-    epochs, batch, peak, rounds = SMALL if options.small else LARGE
+    study = (SMALL if options.small else STUDIES)[options.study]
+    epochs = options.epochs or study.epochs
     rows = Rows(options.out)
 
     def said(text: str) -> None:
         print(f"[{time.monotonic() - began:.0f} s] {text}", flush=True)
 
-    head = header("gpu_training", small=options.small, epochs=epochs, batch=batch, peak_rate=peak)
-    splits = load(options.data, device, options.small)
+    head = header(
+        "gpu_training",
+        study=study.name,
+        small=options.small,
+        epochs=epochs,
+        batch=study.batch,
+        peak_rate=study.peak_rate,
+    )
+    splits = load(options.data, device, options.small, options.images)
     said(f"{len(splits['train'].labels)} + {len(splits['test'].labels)} images")
-    arena = Arena(options.small, device, batch)
-    prices = arena.prices(rounds)
+    arena = Arena(study, device)
+    prices = arena.prices()
     loading = arena.loading_seconds(splits["train"])
-    row = {"what": "prices", "seconds": prices, "loading an epoch, seconds": loading, **arena.told(), "header": head}
+    row = {
+        "what": "prices",
+        "study": study.name,
+        "seconds": prices,
+        "loading an epoch, seconds": loading,
+        **arena.told(),
+        "header": head,
+    }
     rows.add(row)
     shown = ", ".join(f"{mode} {price:.3f}" for mode, price in relative_prices(prices).items())
     full_ms = 1000 * prices["whole step"][FULL]
     said(f"full step {full_ms:.2f} ms; over it {shown}; loading an epoch {loading:.2f} s; {arena.told()}")
 
-    every = [planned(name, json.loads(Path(file).read_text())) for name, file in options.plan] + arms(epochs)
+    every = [planned(name, json.loads(Path(file).read_text())) for name, file in options.plan]
+    every += study.arms(epochs, relative_prices(prices))
     count = len(splits["train"].labels)
-    per_epoch = count // batch
+    per_epoch = count // study.batch
     ended = [*rows.trained(), *(rows.failed() if options.skip_failed else [])]
-    known = {(row["arm"], row["seed"], row["images in the set"]) for row in ended}
+    known = {(row["study"], row["arm"], row["seed"], row["images in the set"]) for row in ended}
     late = False
     for seed in range(options.seeds or (1 if options.small else 9)):
         for arm in every:
-            if (arm.name, seed, count) in known:
+            if (study.name, arm.name, seed, count) in known:
                 continue
             modes = arm.modes(per_epoch, relative_prices(prices), seed)
             expected = 1.1 * (sum(prices["whole step"][mode] for mode in modes) + loading * len(modes) / per_epoch) + 1
@@ -170,10 +208,17 @@ def main(argv: list[str] | None = None) -> None:
                 late = True
                 continue  # a shorter one may still fit
             try:
-                row = run_arm(arena, arm, seed, splits, prices, peak)
+                row = run_arm(arena, arm, seed, splits, prices)
             except Exception as error:  # whatever it is, the other arms are still wanted
                 text = f"{type(error).__name__}: {str(error).strip()[:500]}"
-                row = {"what": "failed", "arm": arm.name, "seed": seed, "images in the set": count, "error": text}
+                row = {
+                    "what": "failed",
+                    "study": study.name,
+                    "arm": arm.name,
+                    "seed": seed,
+                    "images in the set": count,
+                    "error": text,
+                }
                 rows.add(row)
                 said(f"seed {seed}  {arm.name:44} FAILED {text}")
                 traceback.print_exc()
@@ -184,7 +229,7 @@ def main(argv: list[str] | None = None) -> None:
             said(
                 f"seed {seed}  {arm.name:44} {row['accuracy']:.2f} %  {row['seconds']:6.1f} s  "
                 f"{row['cost, full epochs']:5.1f} full epochs  {row['replays']} of {row['steps']} steps replayed"
-                + ("" if row["compiled"] or options.small else ", UNCOMPILED")
+                + ("" if row["compiled"] or not study.compile else ", UNCOMPILED")
             )
             options.out.with_suffix(".md").write_text(f"# Time to accuracy\n\n{table(rows.trained())}\n")
         if late:

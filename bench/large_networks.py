@@ -14,9 +14,9 @@ from bench.case import Case
 from bench.rep_lk_net import rep_lk_net
 
 
-def conv_mixer(kernel: int, classes: int = 10) -> nn.Module:
-    """timm's ConvMixer, 64 wide, 4 deep, patches of 2: maps of half the image's side all the way."""
-    return ConvMixer(64, 4, kernel, 2, num_classes=classes)
+def conv_mixer(kernel: int, classes: int = 10, width: int = 64, depth: int = 4) -> nn.Module:
+    """timm's ConvMixer with patches of 2: maps of half the image's side all the way."""
+    return ConvMixer(width, depth, kernel, 2, num_classes=classes)
 
 
 def conv_next(classes: int = 10) -> nn.Module:

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from bench.harness import paired_steps
 from lowmode_fx import LowModeModel
@@ -18,12 +19,15 @@ def training_step(
     next_batch: Callable[[], tuple[Tensor, Tensor]],
     optimizer: torch.optim.Optimizer,
     autocast: torch.dtype | None = None,
+    clip: float | None = None,
 ) -> None:
-    """Batch, forward, cross entropy, backward, optimizer; under ``autocast``, if any."""
+    """Batch, forward, cross entropy, backward, optimizer; under ``autocast``, with gradients clipped, if any."""
     images, labels = next_batch()
     with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
         loss = F.cross_entropy(forward(images), labels)
     loss.backward()
+    if clip is not None:
+        clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], clip)
     optimizer.step()
     optimizer.zero_grad()
 

@@ -21,15 +21,14 @@ import torch
 import torch._inductor.config as inductor
 from torch._dynamo.utils import counters
 
-from bench.gpu_arena import MODES, Arena
-from bench.gpu_training import LARGE
+from bench.gpu_arena import Arena
+from bench.gpu_studies import CONV_MIXER, RESNET18, STUDIES
 from bench.networks import GPU_CASES, TINY
 from bench.step_functions import COMPILED, CONFIGS, GRAPHS, PLAIN_HALF, steps
 
-ARMS = "arms"
 #: Of the device's memory, for all processes together: tests run beside them, and each needs some for itself.
 SHARE = 0.7
-Job = tuple[str, str, str]  # what: a case or the arms of the training; the kind of step; its name
+Job = tuple[str, str, str]  # what: a case, or a study of the training; the kind of step; its name
 
 
 def jobs(small: bool) -> list[Job]:
@@ -38,7 +37,7 @@ def jobs(small: bool) -> list[Job]:
         return [("tiny", COMPILED, "low")]
     names, (first, second, *others) = ("full", *CONFIGS, PLAIN_HALF), GPU_CASES
     found = [(case, COMPILED, name) for case in (first, second) for name in names]
-    found += [(ARMS, COMPILED, mode) for mode in MODES]
+    found += [(study.name, COMPILED, mode) for study in (RESNET18, CONV_MIXER) for mode in study.modes]
     found += [(case, COMPILED, name) for case in others for name in names]
     return found + [(case, GRAPHS, name) for case in (first, second) for name in ("full", *CONFIGS)]
 
@@ -53,9 +52,9 @@ def run_job(job: Job, share: float) -> None:
     began = time.monotonic()
     try:
         # As the measurement has it: what is compiled otherwise is not found again.
-        with inductor.patch({"cpp.enable_kernel_profile": True}) if what != ARMS else contextlib.nullcontext():
-            if what == ARMS:
-                Arena(False, device, LARGE[1]).looped(name)
+        with inductor.patch({"cpp.enable_kernel_profile": True}) if what not in STUDIES else contextlib.nullcontext():
+            if what in STUDIES:
+                Arena(STUDIES[what], device).looped(name)
             else:
                 case = {**GPU_CASES, **TINY}[what]
                 steps(case, device, (kind,), case.batch).kinds[kind][name]()

@@ -14,7 +14,7 @@ from bench_archives import write_archives
 from bench_rows import ratio
 
 from bench import step_time, warm_compile
-from bench.gpu_arms import CONFIGS as ARM_MODES
+from bench.gpu_studies import STUDIES
 from bench.networks import GPU_CASES, TINY
 from bench.step_functions import COMPILED, CONFIGS, GRAPHS, WHOLE, steps
 from bench.whole_step_report import whole_step_table
@@ -60,13 +60,14 @@ def test_the_script_is_a_shells() -> None:
 def test_all_runs_in_order_though_a_part_fails(tmp_path: Path) -> None:
     run = run_script(tmp_path, "out", "data", fails="*smoke*) exit 1 ;;")
     assert run.returncode == 0, run.stderr
-    assert modules(run) == ["smoke", "pytest", "step_time", "step_time", "gpu_training"]
+    assert modules(run) == ["smoke", "pytest", "step_time", "step_time", "gpu_training", "gpu_training"]
     assert "smoke: FAILED (status 1)" in run.stdout
-    assert f"--data {tmp_path}/data" in commands(run)[-1]
+    assert all(f"--data {tmp_path}/data" in command for command in commands(run)[-2:])
     parts = [json.loads(line) for line in (tmp_path / "out/parts.jsonl").read_text().splitlines()]
     statuses = {row["part"]: row["status"] for row in parts}
     assert statuses == {
-        "smoke": 1, "tests": 0, "compile": 0, "step_time": 0, "step_time_graphs": 0, "training": 0
+        "smoke": 1, "tests": 0, "compile": 0, "step_time": 0, "step_time_graphs": 0, "training": 0,
+        "large_kernels": 0,
     }  # fmt: skip
     assert "ran -m bench.warm_compile" in (tmp_path / "out/logs/compile.log").read_text()
 
@@ -95,7 +96,7 @@ def test_a_second_call_leaves_out_tests_that_passed(tmp_path: Path) -> None:
     run_script(tmp_path, "out")
     again = run_script(tmp_path, "out", "data")
     assert "tests: passed before" in again.stdout
-    assert modules(again) == ["step_time", "step_time", "gpu_training"]
+    assert modules(again) == ["step_time", "step_time", "gpu_training", "gpu_training"]
     third = run_script(tmp_path, "out")
     assert modules(third) == ["step_time", "step_time", "step_time"], "profiles come when all else has had its turn"
     assert [("--no-profile" in line) for line in commands(third)] == [True, True, False]
@@ -134,10 +135,12 @@ def test_all_of_it_runs_on_a_cpu(tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr
     statuses = {row["part"]: row["status"] for row in _lines(tmp_path / "out/parts.jsonl")}
-    assert statuses == {"smoke": 0, "tests": 0, "compile": 0, "step_time": 0, "training": 0}, run.stdout[-3000:]
+    parts = ("smoke", "tests", "compile", "step_time", "training", "large_kernels")
+    assert statuses == dict.fromkeys(parts, 0), run.stdout[-3000:]
     row = json.loads((tmp_path / "out/step_time.json").read_text())["rows"]["tiny"]
     assert {COMPILED, WHOLE} < set(row) and row["failures"] == {}
-    assert {line["what"] for line in _lines(tmp_path / "out/training.jsonl")} == {"prices", "arm"}
+    for name in ("training", "large_kernels"):
+        assert {line["what"] for line in _lines(tmp_path / f"out/{name}.jsonl")} == {"prices", "arm"}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -150,8 +153,9 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def test_everything_that_is_measured_is_compiled_ahead() -> None:
     wanted = warm_compile.jobs(small=False)
     assert len(wanted) == len(set(wanted))
-    assert {name for name, kind, _ in wanted if kind == COMPILED} == {*GPU_CASES, "arms"}
-    assert {mode for name, _, mode in wanted if name == "arms"} == {"full", *ARM_MODES}
+    assert {name for name, kind, _ in wanted if kind == COMPILED} == {*GPU_CASES, *STUDIES}
+    for name, study in STUDIES.items():
+        assert {mode for case, _, mode in wanted if case == name} == set(study.modes)
     graphs = {(name, step) for name, kind, step in wanted if kind == GRAPHS}
     assert graphs == {
         (name, step) for name in ("resnet18-cifar", "resnet18-cifar-b512") for step in ("full", *CONFIGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ from bench_archives import CLASSES, sheet, write_archives
 
 from bench import gpu_arms, gpu_training
 from bench.cifar_archives import find_archives, load_archives
-from bench.gpu_arena import MODES, Arena, network, rate
+from bench.gpu_arena import Arena, rate
 from bench.gpu_arms import FULL, POOLED, SHARED, arms, cost, ladder, neighbours, paper, planned, ramp
+from bench.gpu_studies import RESNET18, SMALL, STUDIES
 from tests.runtime.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
+MODES = RESNET18.modes
 PRICES = {mode: 0.25 for mode in MODES} | {FULL: 1.0, "s24": 0.5}
 
 
@@ -124,27 +127,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_modes_are_captured_and_every_run_begins_anew(data: Path) -> None:
     graphs = Counted()
-    arena = Arena(True, CPU, 8, graphs)
+    arena = Arena(replace(SMALL["resnet18"], batch=8), CPU, graphs)
     arena.prices(1)
     assert arena.told() == {"compiled": False, "captures": len(MODES), "uncaptured": None, "optimizer outside": None}
     train = gpu_training.load(data, CPU, small=True)["train"]
     modes = ["s16", "pooled", FULL] * 2
     weights = []
     for seed in (0, 1, 0):
-        found = arena.train(modes, train, seed, 0.1)
+        found = arena.train(modes, train, seed)
         assert found["steps"] == found["replays"] == 6
         assert found["images"] == 48
         weights.append(torch.cat([each.flatten() for each in arena.model.state_dict().values()]))
     assert torch.equal(weights[0], weights[2]), "no run sees what ran before it"
     assert not torch.equal(weights[0], weights[1])
-    fresh = torch.cat([each.flatten() for each in network(True, CPU, 0).state_dict().values()])
+    fresh = torch.cat([each.flatten() for each in arena.study.network(CPU, 0).state_dict().values()])
     assert not torch.equal(weights[0], fresh), "it has trained"
 
 
 def test_rows_come_one_by_one_and_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "training.jsonl"
     three = [gpu_arms.full(1), planned("broken", [("nosuch", 1)]), planned("low", [("s16", 1)])]
-    monkeypatch.setattr(gpu_training, "arms", lambda epochs: three)
+    monkeypatch.setitem(SMALL, "resnet18", replace(SMALL["resnet18"], arms=lambda epochs, prices: three))
     monkeypatch.setattr(gpu_training, "relative_prices", lambda prices: PRICES | {"nosuch": 1.0})
     monkeypatch.setattr(Arena, "prices", lambda self, *_: {
         kind: dict.fromkeys([*MODES, "nosuch"], 1e-3) for kind in ("whole step", "loop")
@@ -158,7 +161,7 @@ def test_rows_come_one_by_one_and_go_on(data: Path, tmp_path: Path, monkeypatch:
     assert 0 <= rows[1]["accuracy"] <= 100
     assert rows[3]["cost, full epochs"] == 0.25
     assert rows[1]["uncaptured"], "a fall-back is told in its row"
-    assert "| full-mode, 1 epochs | 1 |" in (tmp_path / "training.md").read_text()
+    assert "| resnet18 | full-mode, 1 epochs | 400 | 1 |" in (tmp_path / "training.md").read_text()
     out.write_text(out.read_text() + '{"what": "arm", "cut')  # as a process ends that is stopped
     plan = tmp_path / "plan.json"
     plan.write_text('[["s16", 1], ["full", 1]]')
@@ -171,3 +174,29 @@ def test_no_run_begins_that_would_end_late(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "training.jsonl"
     gpu_training.main(["--data", str(data), "--small", "--seconds", "0", "--out", str(out)])
     assert [json.loads(line)["what"] for line in out.read_text().splitlines()] == ["prices"]
+
+
+def test_large_kernels_are_compared_in_the_same_time() -> None:
+    """Each arm's steps cost its share of full-mode's, at whatever prices; the modes are the study's."""
+    study = STUDIES["convmixer-13"]
+    prices = {mode: 0.06 if "kept" not in mode else 0.2 for mode in study.modes} | {FULL: 1.0}
+    arms = study.arms(study.epochs, prices)
+    assert [arm.name for arm in arms[:2]] == ["full-mode", "full-mode, cut, 0.25 of the time"]
+    assert {"resized, 0.25 of the time", "Composer's ramp, 0.5 of the time"} <= {arm.name for arm in arms}
+    for arm in arms:
+        modes = arm.modes(4, prices, 0)
+        assert set(modes) <= set(study.modes)
+        share = 1.0 if arm.name == "full-mode" else float(arm.name.split(", ")[-1].split()[0])
+        assert cost(modes, prices, 4) == pytest.approx(share * study.epochs, rel=0.25), arm.name
+
+
+def test_an_optimizer_that_counts_begins_anew_too(data: Path) -> None:
+    """AdamW counts its steps, on which its first ones depend: a run leaves none behind."""
+    arena = Arena(replace(SMALL["convmixer-13"], batch=8), CPU, Counted())
+    arena.prices(1)
+    train = gpu_training.load(data, CPU, small=True)["train"]
+    found = []
+    for _ in range(2):
+        arena.train(["kept 4", FULL], train, 0)
+        found.append(torch.cat([each.flatten() for each in arena.model.state_dict().values()]))
+    assert torch.equal(*found)
