@@ -2,7 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from passes.lazy import import_lazily
+try:
+    from passes.lazy import import_lazily
+except ImportError as error:
+    from lowmode_fx.utils.namesake import another_passes
+
+    raise another_passes(error) from error
 
 if TYPE_CHECKING:
     from lowmode_fx.capture.capture import Captured, TraceError, capture
