@@ -2,12 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-try:
-    from passes.lazy import import_lazily
-except ImportError as error:
-    from lowmode_fx.utils.namesake import another_passes
-
-    raise another_passes(error) from error
+from lowmode_fx.utils.own_passes import import_lazily
 
 if TYPE_CHECKING:
     from lowmode_fx.capture.capture import Captured, TraceError, capture
