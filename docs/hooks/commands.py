@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import typer
@@ -30,11 +31,12 @@ def _section(name: str, command: Any) -> str:
     examples = [paragraph.removeprefix("Example: ") for paragraph in paragraphs if paragraph.startswith("Example: ")]
     parts = [f"## lowmode-fx {name}", *said]
     parts += [f"```sh\n{' '.join(example.split())}\n```" for example in examples]
+    context = command.make_context(name, [], resilient_parsing=True)
     panels: dict[str, list[Any]] = {}
     for parameter in command.params:
         panels.setdefault(_panel(parameter), []).append(parameter)
     for panel, found in panels.items():
-        parts += [f"**{panel}**", markdown_table(("option", "values", "what it does"), map(_row, found), left=3)]
+        parts += [f"**{panel}**", markdown_table(("option", "values", "what it does"), map(partial(_row, context), found), left=3)]
     return "\n\n".join(parts)
 
 
@@ -44,10 +46,10 @@ def _panel(parameter: Any) -> str:
     return getattr(parameter, "rich_help_panel", None) or "Options"
 
 
-def _row(parameter: Any) -> tuple[str, str, str]:
+def _row(context: Any, parameter: Any) -> tuple[str, str, str]:
     spelled = [*parameter.opts, *getattr(parameter, "secondary_opts", ())]
     name = parameter.name.upper() if parameter.param_type_name == "argument" else ", ".join(spelled)
-    values = "" if getattr(parameter, "is_flag", False) else _shown(parameter)
+    values = "" if getattr(parameter, "is_flag", False) else _shown(parameter, context)
     said = [parameter.help or ""]
     if parameter.required:
         said.append("Required.")
@@ -56,6 +58,6 @@ def _row(parameter: Any) -> tuple[str, str, str]:
     return f"`{name}`", values, " ".join(filter(None, said)).replace("*", "\\*")
 
 
-def _shown(parameter: Any) -> str:
-    shown = str(parameter.metavar or parameter.display_type).strip("<>")
+def _shown(parameter: Any, context: Any) -> str:
+    shown = str(parameter.metavar or parameter.display_type(context)).strip("<>")
     return ", ".join(f"`{choice}`" for choice in shown.split("|"))

@@ -1,7 +1,7 @@
 """What the pages have of the repository: whole files as their text, and links to files, which the site then holds.
 
-``<!-- include: PATH -->`` becomes the file's text, its links moved along. A link that leaves ``docs/`` leads to the page
-that includes the file, or to a copy of the file in the site, so that every link leads somewhere.
+``<!-- include: PATH -->`` becomes the file's text, its links moved along. A link that leaves ``docs/`` leads to the
+page that includes the file, or to a copy of the file in the site, so that every link leads somewhere.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ def _another() -> ImportError:
         return ImportError(f"the package passes, which belongs to lowmode_fx, is missing from {ROOT}; install it again")
     lies = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), "memory")
     return ImportError(
-        f"another module named passes was found: {lies}; rename it, or put {ROOT}, where lowmode_fx has its own, before "
-        "it on sys.path",
+        f"another module named passes was found: {lies}; rename it, or put {ROOT}, where lowmode_fx has its own, "
+        "before it on sys.path",
         name="passes",
     )
 

@@ -50,6 +50,7 @@ def test_the_reference_of_the_commands_names_every_option() -> None:
     for name in ("report", "probe", "tune", "train", "draw"):
         assert f"## lowmode-fx {name}\n" in reference
     assert "| `--ladder` |" in reference and "| `--compile, --no-compile` |" in reference
+    assert "| `--rounding` | `ceil`, `floor`, `cover` | " in reference and "| `--epochs` | `int` | " in reference
     assert cli.app.registered_commands and reference.count("| `MODEL` |") == 5
 
 
@@ -57,3 +58,14 @@ def test_the_zoos_table_has_every_model() -> None:
     html = zoo_table(ROOT / "bench/results/zoo.csv")
     records = (ROOT / "bench/results/zoo.csv").read_text().splitlines()[1:]
     assert html.count("<tr>") == 1 + len(records) and "<td>torchvision:resnet18</td>" in html
+
+
+def test_paragraphs_about_parameters_become_a_section() -> None:
+    docstrings = pytest.importorskip("docs.hooks.docstrings", reason="griffe is not installed: pip install '.[docs]'")
+    names = {"first", "second", "third"}
+    paragraphs = "Do it.\n\nfirst: of all,\n    (N, C).\nsecond, third: of two.\n\nRaises an error.\nnot: one."
+    section = "Do it.\n\nArgs:\n    first: of all,\n        (N, C).\n    second: of two.\n    third: of two.\n"
+    assert docstrings.with_arguments(paragraphs, names) == f"{section}\n\nRaises an error.\nnot: one."
+    google = "Do it.\n\nArgs:\n    first: of all,\n        (N, C).\n    second, third: of two.\n\nRaises:\n    OSError: often."
+    assert docstrings.with_arguments(google, names) == f"{section}\n\nRaises:\n    OSError: often."
+    assert docstrings.with_arguments("Nothing of parameters.", names) == "Nothing of parameters."
