@@ -36,7 +36,10 @@ def _section(name: str, command: Any) -> str:
     for parameter in command.params:
         panels.setdefault(_panel(parameter), []).append(parameter)
     for panel, found in panels.items():
-        parts += [f"**{panel}**", markdown_table(("option", "values", "what it does"), map(partial(_row, context), found), left=3)]
+        parts += [
+            f"**{panel}**",
+            markdown_table(("option", "values", "what it does"), map(partial(_row, context), found), left=3),
+        ]
     return "\n\n".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Docstrings that tell of parameters in paragraphs, ``name: what it is``, as the section ``Args:`` of Google's style."""
+"""Docstrings with paragraphs of the kind ``name: what it is``: those become the ``Args:`` of Google's style."""
 
 from __future__ import annotations
 

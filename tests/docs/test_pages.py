@@ -66,6 +66,8 @@ def test_paragraphs_about_parameters_become_a_section() -> None:
     paragraphs = "Do it.\n\nfirst: of all,\n    (N, C).\nsecond, third: of two.\n\nRaises an error.\nnot: one."
     section = "Do it.\n\nArgs:\n    first: of all,\n        (N, C).\n    second: of two.\n    third: of two.\n"
     assert docstrings.with_arguments(paragraphs, names) == f"{section}\n\nRaises an error.\nnot: one."
-    google = "Do it.\n\nArgs:\n    first: of all,\n        (N, C).\n    second, third: of two.\n\nRaises:\n    OSError: often."
-    assert docstrings.with_arguments(google, names) == f"{section}\n\nRaises:\n    OSError: often."
+    google = (
+        "Do it.\n\nArgs:\n    first: of all,\n        (N, C).\n    second, third: of two.\n\nRaises:\n    OSError: no."
+    )
+    assert docstrings.with_arguments(google, names) == f"{section}\n\nRaises:\n    OSError: no."
     assert docstrings.with_arguments("Nothing of parameters.", names) == "Nothing of parameters."
