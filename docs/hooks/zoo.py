@@ -44,4 +44,5 @@ def _cells(row: Mapping[str, str]) -> tuple[str, ...]:
     if int(row["resized_maps"] or 0):
         images += ", a map resized"
     full = f"{int(row['full_macs']) / 1e6:,.0f}"
-    return row["name"], row["family"], row["ratio"], full, row["pooled_convs"], images, row["build_seconds"]
+    ratio, seconds = f"{float(row['ratio']):.3f}", f"{float(row['build_seconds']):.1f}"
+    return row["name"], row["family"], ratio, full, row["pooled_convs"], images, seconds
