@@ -71,3 +71,9 @@ def test_paragraphs_about_parameters_become_a_section() -> None:
     )
     assert docstrings.with_arguments(google, names) == f"{section}\n\nRaises:\n    OSError: no."
     assert docstrings.with_arguments("Nothing of parameters.", names) == "Nothing of parameters."
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/contributing/architecture.md"])
+def test_every_file_that_contributors_are_sent_to_is_there(page: str) -> None:
+    named = set(re.findall(r"`((?:lowmode_fx|passes|tests|bench|docs)/[\w/.*]+?)/?`", PAGES[page]))
+    assert len(named) > 5 and [file for file in named if not list(ROOT.glob(file))] == []
