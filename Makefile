@@ -40,7 +40,7 @@ demo: $(installed)
 
 # Warnings are errors: a broken link, a missing anchor, a page outside the navigation.
 docs: $(docs_installed)
-	NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict
 	@echo "open site/index.html, or, for its search: python -m http.server --directory site"
 
 $(docs_installed): $(installed)
