@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 
 import pytest
 import torch
-from pages import PAGES, ROOT
+from pages import PAGES, ROOT, WORDS
 
 from bench import ablation_report, kernel_scores, rehearsal, step_report, table1_report
 from bench.zoo.record import read_records
@@ -24,7 +25,11 @@ ZOO = PAGES["docs/benchmarks/zoo.md"]
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_the_reports_are_what_the_tool_prints(name: str) -> None:
     pair = build_pair(create_model(name), torch.zeros(2, 3, 224, 224))
-    assert textwrap.indent(render_report(name, pair, count_flops(pair)), "    ") in MACS
+    flops = count_flops(pair)
+    assert textwrap.indent(render_report(name, pair, flops), "    ") in MACS
+    for page in (MACS, PAGES["docs/benchmarks/index.md"]):
+        said = " ".join(page.split())
+        assert re.search(rf"ResNet-{name.removeprefix('resnet')}\b[^;.]*? {flops.ratio:.4f}\b", said), page
 
 
 @pytest.mark.parametrize(("name", "ratio"), [("resnet18", "0.1341"), ("resnet50", "0.5812")])
@@ -52,6 +57,9 @@ def test_accuracy_in_time_is_what_was_measured(network: str) -> None:
 def test_the_case_is_what_was_measured() -> None:
     rows = json.loads((ROOT / "bench/results/ablation_cpu.json").read_text())["rows"]
     assert ablation_report.case(rows) in PAGES["README.md"]
+    ends = {line.arm: line.accuracy for line in ablation_report.lines(rows, "resnet8-5x5")}
+    gained = ends["5×5 → 3×3 resampled, 19 low + 6 full epochs"] - ends["r = 2, kernels kept, 14 low + 6 full epochs"]
+    assert f"resampling them to 3×3 ends {100 * gained:.1f} points above keeping them" in WORDS
 
 
 @pytest.mark.parametrize("name", ["step_time_cpu", "step_time_cpu_others"])
