@@ -119,7 +119,7 @@ def measure(case: tuple[int, int, int], device: torch.device, rounds: int) -> di
 
 
 def sentence(rows: dict[str, Any]) -> str:
-    """What README says of a CPU's rows."""
+    """What the documentation says of a CPU's rows."""
     small, large = ({name: r["median"] for name, r in rows[case]["times as many as"].items()} for case in CASES)
     return (
         f"{small[PER_IMAGE]:.0f} times as many images a second as a `DataLoader` with torchvision's transforms and "

@@ -62,7 +62,7 @@ def ratio_table(rows: Mapping[str, Any], device: str) -> str:
 
 
 def short_table(rows: Mapping[str, Any], device: str) -> str:
-    """Markdown, as the README has it: ours, the paper's, the peer of the same run, and the limit that macs set.
+    """Markdown, as the documentation has it: ours, the paper's, the peer of the same run, and the limit that macs set.
 
     Columns that say nothing of these networks are left out.
     """

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from passes.lazy import import_lazily
+from lowmode_fx.utils.own_passes import import_lazily
 
 if TYPE_CHECKING:
     from lowmode_fx.capture.capture import Captured, TraceError, capture

@@ -73,7 +73,7 @@ def tune(
     config: what it says of norms, heads and outputs holds for all candidates, as does ``keep_convs``; give
         ``restore_output=True`` for dense prediction, whose targets are of full size.
     ratios: of the images, tried in this order, from 1 to 4; 1 pools kernels on whole images. 2 and 1 are tried, and 4/3
-        for a ladder, where nothing is said: short trial runs overrate 3 and 4 (README.md, Accuracy in time).
+        for a ladder, where nothing is said: short trial runs overrate 3 and 4 (docs/benchmarks/accuracy.md).
     modes: how many modes the plan has at most, full-mode counted. Of two, the low one comes first. Of more, the tried
         configurations follow each other by what their progress costs (``tuning.plan``), and the plain ramp (r = 2,
         4/3, full-size images; shares 0.5, 0.3, 0.2) is a candidate where its modes were tried: the plan is never one

@@ -1,4 +1,4 @@
-"""``bench.loading``: every way makes the same kind of pictures, and README says what was measured."""
+"""``bench.loading``: every way makes the same kind of pictures, and the documentation says what was measured."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from pages import ROOT, WORDS
 
 from bench import loading
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ROOT = Path(__file__).parents[2]
 
 
 def test_every_way_makes_the_pictures_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +42,6 @@ def test_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "images a second, " in capsys.readouterr().out
 
 
-def test_readme_says_what_was_measured() -> None:
+def test_the_documentation_says_what_was_measured() -> None:
     rows = json.loads((ROOT / "bench/results/loading_cpu.json").read_text())["rows"]
-    assert loading.sentence(rows) in " ".join((ROOT / "README.md").read_text().split())
+    assert loading.sentence(rows) in WORDS

@@ -1,6 +1,6 @@
 """Public reports on images, folders, losses and counts: each as a small case with the value that is right.
 
-The first line of a test names where it was met; README.md has the list.
+The first line of a test names where it was met; docs/models.md has the list.
 """
 
 from __future__ import annotations

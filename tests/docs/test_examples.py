@@ -1,0 +1,54 @@
+"""Examples of the README and of every page: Python runs, commands are ones that the command line takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from pages import PAGES, blocks, commands
+
+from lowmode_fx.cli import app
+
+EXAMPLES = {page: blocks(text, "python") for page, text in PAGES.items() if blocks(text, "python")}
+COMMANDS = [words for text in PAGES.values() for words in commands(text)]
+PACKAGES = r"^(?:import|from) (lightning|accelerate|transformers)\b"
+
+
+@pytest.mark.parametrize("page", EXAMPLES)
+@pytest.mark.usefixtures("one_thread")
+def test_the_python_examples_of_a_page_run_one_after_the_other(
+    page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # What torchrun tells each process, here the only one.
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    missing = []
+    for code in EXAMPLES[page]:
+        try:
+            exec(compile(code, page, "exec"), names)
+        except ImportError as error:
+            if error.name not in re.findall(PACKAGES, code, re.MULTILINE):
+                raise
+            missing.append(error.name)
+    if missing:
+        pytest.skip(f"not installed, and its example did not run: {', '.join(missing)}")
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_the_command_line_takes_every_command(words: list[str]) -> None:
+    group: Any = typer.main.get_command(app)
+    if words and words[0] != "COMMAND":
+        name, *arguments = words
+        group.commands[name].make_context(name, arguments)
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) > 10 and len(COMMANDS) > 15
+    assert {words[0] for words in COMMANDS} >= {"report", "draw", "probe", "tune", "train"}

@@ -1,0 +1,79 @@
+"""Pages are whole: links lead to files, options, names and pages are all there, the README is short."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+
+import pytest
+from pages import PAGES, ROOT, links
+
+import lowmode_fx
+import passes
+from docs.hooks.commands import commands as command_reference
+from docs.hooks.zoo import table as zoo_table
+from lowmode_fx import LowModeConfig, cli
+
+REFERENCE = "".join(text for page, text in PAGES.items() if page.startswith("docs/reference/"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file(page: str) -> None:
+    place = (ROOT / page).parent
+    assert [link for link in links(PAGES[page]) if not (place / link).is_file()] == []
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = set(re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert {f"docs/{page}" for page in listed} == {page for page in PAGES if page.startswith("docs/")}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES["README.md"].splitlines()) <= 250
+
+
+def test_the_options_table_names_every_option() -> None:
+    documented = set(re.findall(r"^\| `(\w+)` \|", PAGES["docs/options.md"], re.MULTILINE))
+    assert documented == {entry.name for entry in fields(LowModeConfig)}
+
+
+def test_the_reference_names_every_public_name() -> None:
+    def listed(package: str) -> set[str]:
+        return set(re.findall(rf"^::: {package}\.(\w+)$", REFERENCE, re.MULTILINE))
+
+    assert listed("lowmode_fx") | {"PassError"} == set(lowmode_fx.__all__)  # which is one of passes
+    assert listed("passes") == set(passes.__all__)
+
+
+def test_the_reference_of_the_commands_names_every_option() -> None:
+    reference = command_reference()
+    for name in ("report", "probe", "tune", "train", "draw"):
+        assert f"## lowmode-fx {name}\n" in reference
+    assert "| `--ladder` |" in reference and "| `--compile, --no-compile` |" in reference
+    assert "| `--rounding` | `ceil`, `floor`, `cover` | " in reference and "| `--epochs` | `int` | " in reference
+    assert cli.app.registered_commands and reference.count("| `MODEL` |") == 5
+
+
+def test_the_zoos_table_has_every_model() -> None:
+    html = zoo_table(ROOT / "bench/results/zoo.csv")
+    records = (ROOT / "bench/results/zoo.csv").read_text().splitlines()[1:]
+    assert html.count("<tr>") == 1 + len(records) and "<td>torchvision:resnet18</td>" in html
+
+
+def test_paragraphs_about_parameters_become_a_section() -> None:
+    docstrings = pytest.importorskip("docs.hooks.docstrings", reason="griffe is not installed: pip install '.[docs]'")
+    names = {"first", "second", "third"}
+    paragraphs = "Do it.\n\nfirst: of all,\n    (N, C).\nsecond, third: of two.\n\nRaises an error.\nnot: one."
+    section = "Do it.\n\nArgs:\n    first: of all,\n        (N, C).\n    second: of two.\n    third: of two.\n"
+    assert docstrings.with_arguments(paragraphs, names) == f"{section}\n\nRaises an error.\nnot: one."
+    google = (
+        "Do it.\n\nArgs:\n    first: of all,\n        (N, C).\n    second, third: of two.\n\nRaises:\n    OSError: no."
+    )
+    assert docstrings.with_arguments(google, names) == f"{section}\n\nRaises:\n    OSError: no."
+    assert docstrings.with_arguments("Nothing of parameters.", names) == "Nothing of parameters."
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/contributing/architecture.md"])
+def test_every_file_that_contributors_are_sent_to_is_there(page: str) -> None:
+    named = set(re.findall(r"`((?:lowmode_fx|passes|tests|bench|docs)/[\w/.*]+?)/?`", PAGES[page]))
+    assert len(named) > 5 and [file for file in named if not list(ROOT.glob(file))] == []
