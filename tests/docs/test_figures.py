@@ -10,7 +10,7 @@ import pytest
 import torch
 from pages import PAGES, ROOT, WORDS
 
-from bench import ablation_report, kernel_scores, rehearsal, step_report, table1_report
+from bench import ablation_report, gpu_report, kernel_scores, rehearsal, step_report, table1_report
 from bench.zoo.record import read_records
 from bench.zoo.summary import summarize, zoo_lines
 from lowmode_fx import LowModeConfig, build_pair, count_flops
@@ -60,6 +60,23 @@ def test_the_case_is_what_was_measured() -> None:
     ends = {line.arm: line.accuracy for line in ablation_report.lines(rows, "resnet8-5x5")}
     gained = ends["5×5 → 3×3 resampled, 19 low + 6 full epochs"] - ends["r = 2, kernels kept, 14 low + 6 full epochs"]
     assert f"resampling them to 3×3 ends {100 * gained:.1f} points above keeping them" in WORDS
+
+
+def test_what_a_gpu_gains_is_what_was_measured() -> None:
+    results, page = ROOT / "bench/results", PAGES["docs/benchmarks/gpu.md"]
+    training = gpu_report.training_table(gpu_report.read_rows(results / "gpu_training_cuda.jsonl"))
+    assert training in page
+    assert training in PAGES["README.md"]
+    rows = json.loads((results / "step_time_cuda.json").read_text())["rows"]
+    assert gpu_report.step_table(rows) in page
+    loop, whole = (rows["resnet18-cifar"][kind]["seconds"] for kind in ("compiled", "whole step"))
+    said = f"a full step takes {1000 * whole['full']['median']:.1f} ms instead of"
+    assert f"{said} {1000 * loop['plain compiled full']['median']:.1f}" in WORDS
+    (prices,) = gpu_report.read_rows(results / "gpu_large_kernels_cuda.jsonl")
+    assert gpu_report.price_table(prices) in page
+    times = prices["seconds"]["whole step"]
+    assert f"takes {times['averaged'] / times['full']:.2f} of a full step with kernels averaged" in WORDS
+    assert f"and {times['kept 4'] / times['full']:.2f} with kernels kept" in WORDS
 
 
 @pytest.mark.parametrize("name", ["step_time_cpu", "step_time_cpu_others"])
