@@ -1,4 +1,4 @@
-"""Train CNNs for less: a second, cheaper graph over the same parameters, for part of the steps."""
+"""Train CNNs for less: cheaper modes over the same parameters, for part of the steps."""
 
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from lowmode_fx.lowering.config import LowModeConfig
     from lowmode_fx.lowering.downsampling import downsample
     from lowmode_fx.lowering.ladder import Ladder, ModePair, Rung
+    from lowmode_fx.lowering.live.lookup import LiveLoweringWarning
     from lowmode_fx.lowering.lower import lower
     from lowmode_fx.lowering.mode import Mode
     from lowmode_fx.lowering.pair import build_ladder, build_pair
     from lowmode_fx.lowering.report import NoEffectWarning, PairReport
+    from lowmode_fx.runtime.captured.complaints import UncapturedWarning
     from lowmode_fx.runtime.host_loader import host_loader
     from lowmode_fx.runtime.model import LowModeModel
     from lowmode_fx.runtime.schedules import (
@@ -43,6 +45,7 @@ __all__ = [
     "Ladder",
     "LadderSchedule",
     "LayerFlops",
+    "LiveLoweringWarning",
     "LowModeConfig",
     "LowModeModel",
     "Mode",
@@ -57,6 +60,7 @@ __all__ = [
     "TraceError",
     "TrainStep",
     "Tuning",
+    "UncapturedWarning",
     "build_ladder",
     "build_pair",
     "capture",
@@ -81,10 +85,12 @@ import_lazily(
         "lowmode_fx.lowering.config": ("LowModeConfig",),
         "lowmode_fx.lowering.downsampling": ("downsample",),
         "lowmode_fx.lowering.ladder": ("Ladder", "ModePair", "Rung"),
+        "lowmode_fx.lowering.live.lookup": ("LiveLoweringWarning",),
         "lowmode_fx.lowering.lower": ("lower",),
         "lowmode_fx.lowering.mode": ("Mode",),
         "lowmode_fx.lowering.pair": ("build_ladder", "build_pair"),
         "lowmode_fx.lowering.report": ("NoEffectWarning", "PairReport"),
+        "lowmode_fx.runtime.captured.complaints": ("UncapturedWarning",),
         "lowmode_fx.runtime.host_loader": ("host_loader",),
         "lowmode_fx.runtime.model": ("LowModeModel",),
         "lowmode_fx.runtime.schedules": (

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowmode_fx.runtime.captured.complaints import UncapturedWarning
+from lowmode_fx import UncapturedWarning
 from tests.runtime.test_train_step import CHANGES, IMAGES, OPTIONS, SGD, STEPS, Net, Run, batches, build, same
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as deterministic algorithms want it
