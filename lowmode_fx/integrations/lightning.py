@@ -13,6 +13,7 @@ from lowmode_fx.integrations.extras import need
 from lowmode_fx.integrations.nets import nets_in
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.train_step import TrainStep
 
 pytorch: Any = need("lightning.pytorch", "lightning")
 
@@ -91,3 +92,39 @@ class LowModeCallback(pytorch.Callback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave full-mode."""
         self._batch.close()
+
+
+def captured_step(module: Any, criterion: Any, **options: Any) -> TrainStep:
+    """A ``TrainStep`` for a ``LightningModule`` that optimizes by itself; Lightning counts its steps.
+
+    Make it in ``on_train_start`` and call it in ``training_step``: ``loss = self.step(images, labels)``.
+
+    Args:
+        module: with ``automatic_optimization = False``, one optimizer and one ``LowModeModel``, which is stepped on.
+        criterion: as in ``TrainStep``.
+        options: other arguments of ``TrainStep``.
+
+    Raises:
+        ValueError: where Lightning optimizes too, and for another number of nets or optimizers.
+    """
+    if module.automatic_optimization:
+        raise ValueError(
+            "automatic_optimization is True, so that Lightning would step too; set it to False in the module's __init__"
+        )
+    nets, optimizers = nets_in(module), module.optimizers()
+    optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+    if len(nets) != 1 or len(optimizers) != 1:
+        raise ValueError(
+            f"the module holds {len(nets)} nets and {len(optimizers)} optimizers; captured_step steps on one of each"
+        )
+    (net,), (optimizer,) = nets, optimizers
+    after = options.pop("after_step", None)
+
+    def count() -> None:
+        # What Lightning's own optimizer does around its step: global_step, max_steps and checkpoints go by it.
+        optimizer._on_before_step()
+        optimizer._on_after_step()
+        if after is not None:
+            after()
+
+    return TrainStep(net, criterion, optimizer.optimizer, after_step=count, **options)

@@ -37,7 +37,7 @@ class TrainStep:
         optimizer: any. On CUDA, ``fused=True`` (SGD, Adam, AdamW) or ``capturable=True`` (Adam, AdamW) lets its step be
             a part of the replay; another one steps right after it, in Python.
         autocast: the type of ``torch.autocast`` around forward and loss, as ``torch.bfloat16``. With ``torch.float16``
-            losses are scaled (see ``scaler``).
+            losses are scaled (see ``scaler``). ``None`` leaves a ``torch.autocast`` around the call as it is.
         scaler: a gradient scaler, whose state a checkpoint must hold; one is made for ``torch.float16``.
         clip_grad_norm: the largest norm of all gradients together, as in ``torch.nn.utils.clip_grad_norm_``.
         accumulate: so many batches make one step of the optimizer; each loss counts for its share of them.

@@ -19,7 +19,7 @@ import lightning
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.tuner import Tuner
 
-from lowmode_fx.integrations.lightning import LowModeCallback
+from lowmode_fx.integrations.lightning import LowModeCallback, captured_step
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
@@ -192,3 +192,61 @@ def test_evaluation_is_the_models(tmp_path: Path) -> None:
     plain = network()
     plain.load_state_dict(module.net.state_dict())
     assert found["accuracy"] == pytest.approx(accuracy(plain)) and module.net.last_mode in (Mode.FULL, Mode.LOW)
+
+
+class Manual(Module):
+    """Takes whole steps by itself."""
+
+    def __init__(self, accumulate: int = 1, **options: Any) -> None:
+        super().__init__(**options)
+        self.automatic_optimization = False
+        self.accumulate = accumulate
+
+    def on_train_start(self) -> None:
+        self.step = captured_step(self, F.cross_entropy, accumulate=self.accumulate)
+
+    def training_step(self, batch: Any, index: int) -> Any:
+        loss = self.step(*batch)
+        self.modes.append(str(self.net.last_mode))
+        return loss
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_captured_steps_train_as_the_loop_by_hand_and_are_counted(tmp_path: Path, accumulation: int) -> None:
+    module, ours = Manual(accumulation), make()
+    fitted = trainer(tmp_path)
+    fitted.fit(module, loader())
+    assert module.modes == plain_loop(ours, 2, accumulation) and {"low", "full"} == set(module.modes)
+    assert_same(module.net.state_dict(), ours.state_dict())
+    assert fitted.global_step == module.net.step == 2 * STEPS // accumulation
+
+
+def test_captured_steps_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+    whole, first, second = Manual(), Manual(), Manual()
+    trainer(tmp_path).fit(whole, loader())
+    begun = trainer(tmp_path, epochs=1)
+    begun.fit(first, loader())
+    begun.save_checkpoint(tmp_path / "first.ckpt")
+    trainer(tmp_path).fit(second, loader(), ckpt_path=tmp_path / "first.ckpt")
+    assert first.modes + second.modes == whole.modes
+    assert_same(second.net.state_dict(), whole.net.state_dict())
+
+
+def test_captured_steps_run_in_lightnings_precision(tmp_path: Path) -> None:
+    kinds = []
+
+    def criterion(outputs: Any, labels: Any) -> Any:
+        kinds.append(outputs.dtype)
+        return F.cross_entropy(outputs, labels)
+
+    module = Manual()
+    module.on_train_start = lambda: setattr(module, "step", captured_step(module, criterion))
+    trainer(tmp_path, epochs=1, precision="bf16-mixed").fit(module, loader())
+    assert set(kinds) == {torch.bfloat16}
+
+
+def test_captured_steps_beside_lightnings_own_are_refused(tmp_path: Path) -> None:
+    module = Manual()
+    module.automatic_optimization = True
+    with pytest.raises(ValueError, match="automatic_optimization is True, so that Lightning would step too"):
+        trainer(tmp_path).fit(module, loader())

@@ -90,6 +90,23 @@ def recorded(*args: Any, **options: Any) -> Run:
     return Run(*args, graphs=Recorder(), **options)
 
 
+def test_autocast_around_a_step_is_left_as_it_is() -> None:
+    """As a trainer enters it; its type counts from the step on in which it changes, captured or not."""
+
+    def train(run: Run, *dtypes: torch.dtype | None) -> Run:
+        torch.manual_seed(5)
+        for dtype in dtypes:
+            for images, labels in batches():
+                with torch.autocast("cpu", dtype, enabled=dtype is not None):
+                    run.losses.append(run.step(images, labels).item())
+        return run
+
+    captured = train(recorded(), None, torch.bfloat16, torch.float16)
+    assert captured.step.captures == 2
+    assert same(captured, train(Run(capture=False), None, torch.bfloat16, torch.float16))
+    assert not same(captured, train(Run(capture=False), None, None, None)), "it has rounded"
+
+
 # On a CPU -------------------------------------------------------------------------------------------------------------
 
 

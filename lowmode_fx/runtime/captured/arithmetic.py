@@ -57,7 +57,7 @@ class StepArithmetic:
             return self._gradients(batch)
 
     def _gradients(self, batch: Batch) -> Tensor:
-        with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
+        with nullcontext() if self._autocast is None else torch.autocast(self._device.type, self._autocast):
             outputs = self.net(*batch.args, **batch.kwargs)
             loss = outputs if self.criterion is None else self.criterion(outputs, batch.targets)
         if loss.numel() != 1:

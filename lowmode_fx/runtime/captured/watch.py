@@ -124,8 +124,7 @@ def _switches() -> tuple[Any, ...]:
         torch.are_deterministic_algorithms_enabled(),
         torch.get_default_dtype(),
         torch.is_grad_enabled(),
-        torch.is_autocast_enabled("cuda"),
-        torch.is_autocast_enabled("cpu"),
+        *((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in ("cuda", "cpu")),
         (cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
     )
 
