@@ -31,8 +31,9 @@ lint: $(installed)
 types: $(installed)
 	$(bin)/mypy
 
+# One process a core, up to four, of one thread each; a file's tests stay together.
 unit: $(installed)
-	$(bin)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_FLAGS)
 
 demo: $(installed)
 	$(bin)/lowmode-fx report resnet18
