@@ -94,7 +94,7 @@ def settings(study: Study, epochs: int, seed: int) -> TrainSettings:
 def network(study: Study, seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return NETWORKS[study.network]().to(device, memory_format=torch.channels_last)
+    return NETWORKS[study.network]().to(device).to(memory_format=torch.channels_last)
 
 
 def all_arms(study: Study, choice: Tuning) -> list[Arm]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lowmode_fx import LowModeConfig
+from lowmode_fx import BernoulliSchedule, LowModeConfig
 from lowmode_fx.tuning.result import Tuning
 
 
@@ -52,6 +52,7 @@ def arms(epochs: int, tuning: Tuning, last_stage: str, variations: bool) -> list
     mixed = (0.5,) * epochs
     paper, resolution = LowModeConfig.paper(), LowModeConfig(kernel_ratio=1)
     resampled = LowModeConfig(kernel_transform="linear")
+    assert isinstance(tuning.schedule, BernoulliSchedule)  # one low mode is looked for
     chosen = [tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs)]
     tuned = Arm("tuner's choice", tuning.config, tuple(chosen), tuning.low_weight)
     found = [

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -92,8 +92,8 @@ def _between(points: Sequence[tuple[float, float]], x: float) -> float:
 def table(rows: Mapping[str, Any], network: str) -> str:
     """Markdown: one line an arm."""
     found = lines(rows, network)
-    head = ("configuration", "low step / full", "time, full epochs", "at float32's cost", "test accuracy, %")
-    head += ("full-mode in the same time, %", "full-mode needs, epochs")
+    head = ["configuration", "low step / full", "time, full epochs", "at float32's cost", "test accuracy, %"]
+    head += ["full-mode in the same time, %", "full-mode needs, epochs"]
     costs = rows[f"{network} / study"]["costs"]
     body = []
     for line in found:
@@ -106,6 +106,9 @@ def table(rows: Mapping[str, Any], network: str) -> str:
     return markdown_table(head, body)
 
 
+LineStyle = Literal["-", "--", ":", "-."]
+#: Of curves, in this order, each with the marker of its end.
+LINES: tuple[tuple[LineStyle, str], ...] = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 #: The arms that make the case, with what they are, by network.
 CASE = {
     "resnet8": {
@@ -211,8 +214,8 @@ def plot(found: Sequence[Line], path: Path, title: str) -> None:
     figure.savefig(path)
 
 
-def _looks() -> Iterator[tuple[str, str, str]]:
+def _looks() -> Iterator[tuple[str, LineStyle, str]]:
     """(colour, line style, marker) for one arm after the other, no two alike."""
-    for style, marker in (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D")):
+    for style, marker in LINES:
         for colour in COLOURS[1:]:
             yield colour, style, marker

@@ -38,8 +38,10 @@ from lowmode_fx import cli
 MODEL = "bench.fuzz_cli:tiny"
 SECONDS = 300  # of a busy machine
 #: What nobody means, for any option.
-ODD = ("", " ", ",", ",,", "-1", "0", "nan", "inf", "-inf", "1e300", "10²¹", "9" * 20, "abc", "0.5x", "x", "🦆", "a=b")
-ODD += ("%s", "{}", "../..", "/", "1/0", "4/3/2", "0.1,0.2", "None", "true")
+ODD: tuple[str, ...] = (
+    *("", " ", ",", ",,", "-1", "0", "nan", "inf", "-inf", "1e300", "10²¹", "9" * 20, "abc", "0.5x", "x", "🦆", "a=b"),
+    *("%s", "{}", "../..", "/", "1/0", "4/3/2", "0.1,0.2", "None", "true"),
+)
 #: What somebody may mean, by option; an option without a list is drawn from all of them.
 PLAIN: dict[str, Sequence[str]] = {
     "ratio": ("2", "4/3", "1x2", "1.5", "3"),
@@ -84,7 +86,7 @@ PLAIN: dict[str, Sequence[str]] = {
     "tuned": ("nowhere.json",),
 }
 ANY = tuple(value for values in PLAIN.values() for value in values)
-MODELS = (*(MODEL,) * 24, "bench.fuzz_cli:raises", "bench.fuzz_cli:prints", "bench.fuzz_cli:nothing")
+MODELS: tuple[str, ...] = (*(MODEL,) * 24, "bench.fuzz_cli:raises", "bench.fuzz_cli:prints", "bench.fuzz_cli:nothing")
 MODELS += ("no.such:thing", "resnet999", "", "torchvision:none", "bench.fuzz_cli:returns_a_dict", "json:dumps")
 DATA = ("digits",) * 30 + ("mnist", "folder:nowhere", "folder:", "cifar10:.", "", "digits:x", "folder:.")
 #: Given first, so that what is drawn wins: small images, few steps, no compiler.

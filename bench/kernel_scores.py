@@ -41,10 +41,10 @@ def configs() -> dict[str, LowModeConfig]:
     for transform in ("avg", "adaptive", "center", "bicubic", "linear", "pi_resize"):
         for rounding in ("ceil", "cover"):
             name = transform if rounding == "ceil" else f"{transform}, cover"
-            found[name] = LowModeConfig(kernel_transform=transform, rounding=rounding, pool_convs="large")  # type: ignore[arg-type]
+            found[name] = LowModeConfig(kernel_transform=transform, rounding=rounding, pool_convs="large")
     for gain in ("sum", "norm"):
-        found[f"avg, {gain}"] = LowModeConfig(gain=gain, pool_convs="large")  # type: ignore[arg-type]
-        found[f"bicubic, {gain}"] = LowModeConfig(gain=gain, kernel_transform="bicubic", pool_convs="large")  # type: ignore[arg-type]
+        found[f"avg, {gain}"] = LowModeConfig(gain=gain, pool_convs="large")
+        found[f"bicubic, {gain}"] = LowModeConfig(gain=gain, kernel_transform="bicubic", pool_convs="large")
     return found
 
 

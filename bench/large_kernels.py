@@ -81,7 +81,7 @@ def device() -> torch.device:
 def network(study: Study, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     # Without it depthwise kernels take three times as long on a CPU, in full-mode above all.
-    return SMALL[study.network].build().to(device(), memory_format=torch.channels_last)
+    return SMALL[study.network].build().to(device()).to(memory_format=torch.channels_last)
 
 
 def adam(study: Study, model: nn.Module) -> torch.optim.Optimizer:
@@ -166,11 +166,11 @@ def accuracy(model: nn.Module, splits: DataSplits) -> float:
     """Of the model in eval mode on the test images."""
     model.eval()
     with torch.no_grad():
-        right = [
-            (model(images).argmax(1) == labels).sum().item()
+        right = sum(
+            int((model(images).argmax(1) == labels).sum())
             for images, labels in val_batches(splits, batch_size=500, device=device())
-        ]
-    return sum(right) / len(splits.val)
+        )
+    return right / len(splits.val)
 
 
 def main() -> None:

@@ -39,7 +39,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        return self.relu(residual + self.downsample(x))
+        result: Tensor = self.relu(residual + self.downsample(x))
+        return result
 
 
 def small_resnet(blocks: int = 1, kernel: int = 3, width: int = 16, classes: int = 10) -> nn.Module:

@@ -32,7 +32,8 @@ class LargeKernelBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.expand(self.norm(x))
-        return x + self.project(self.relu(self.large(y) + self.small(y)))
+        result: Tensor = x + self.project(self.relu(self.large(y) + self.small(y)))
+        return result
 
 
 class FeedForward(nn.Module):
@@ -46,7 +47,8 @@ class FeedForward(nn.Module):
         self.gelu = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.project(self.gelu(self.expand(self.norm(x))))
+        result: Tensor = x + self.project(self.gelu(self.expand(self.norm(x))))
+        return result
 
 
 def rep_lk_net(

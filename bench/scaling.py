@@ -66,7 +66,8 @@ def step_costs(side: int, batch: int, device: torch.device, rounds: int) -> dict
     images = torch.randn(batch, 3, side, side, device=device)
     targets = torch.randint(0, 1000, (batch,), device=device)
     if gpu:
-        model, images = (value.to(memory_format=torch.channels_last) for value in (model, images))
+        model = model.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
     pair = build_pair(model, images[:2])
     net = LowModeModel(pair, BernoulliSchedule(0.5), compile=gpu)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)

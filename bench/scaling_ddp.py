@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.harness import paired_ratio, paired_times, summary
@@ -25,7 +25,7 @@ SIDE, BATCH = 32, 32
 def overhead_of_runner(ranks: int, rounds: int, side: int = SIDE, batch: int = BATCH) -> dict[str, Any]:
     """Low steps of ResNet-18 (CIFAR stem), uncompiled, on ``ranks`` processes that share the cores; rank 0's times."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (ranks, rounds, side, batch, folder), nprocs=ranks)
+        spawn(_rank, (ranks, rounds, side, batch, folder), nprocs=ranks)
         row: dict[str, Any] = json.loads((Path(folder) / "row.json").read_text())
     return row
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def report(rows: Mapping[str, Any], path: Path) -> None:
     axes = figure.subplots(1, 4)
     builds, steps = list(of_part(rows, "build").values()), list(of_part(rows, "step").values())
     for each, (size, label) in zip(axes, (("parameters", "parameters"), ("nodes", "nodes of the graph")), strict=False):
-        chosen = sorted(builds, key=lambda row, size=size: row[size])
+        chosen = sorted(builds, key=itemgetter(size))
         for name, what in (("build seconds", "build_pair"), ("front end seconds", "the front end alone")):
             _line(each, [row[size] for row in chosen], [row[name]["median"] for row in chosen], what)
         each.set(xlabel=label, ylabel="seconds")
@@ -75,7 +76,7 @@ def report(rows: Mapping[str, Any], path: Path) -> None:
         axes[2:], (("side", "batch", "image side"), ("batch", "side", "batch")), strict=True
     ):
         kept = _most_common([row[fixed] for row in steps])
-        chosen = sorted((row for row in steps if row[fixed] == kept), key=lambda row, varied=varied: row[varied])
+        chosen = sorted((row for row in steps if row[fixed] == kept), key=itemgetter(varied))
         _line(each, [row[varied] for row in chosen], [row["low / full"]["median"] for row in chosen], "time")
         _line(each, [row[varied] for row in chosen], [row["mac_ratio"] for row in chosen], "macs")
         each.set(xlabel=f"{label} ({fixed} {kept})", ylabel="low step / full step", xscale="log")

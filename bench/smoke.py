@@ -29,7 +29,7 @@ STEPS, BATCH, SIDE = 20, 64, 32
 def network(small: bool, device: torch.device) -> nn.Module:
     torch.manual_seed(0)
     model = small_resnet(width=8) if small else resnet(18, "cifar", 10)
-    return model.to(device, memory_format=torch.channels_last).train()
+    return model.to(device).to(memory_format=torch.channels_last).train()
 
 
 def batch(device: torch.device, count: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,6 +76,7 @@ def trains(small: bool, device: torch.device, compile_mode: str | None) -> str:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        assert net.last_mode is not None  # as it is before the first step only
         losses[net.last_mode].append(loss.item())
     for mode, values in losses.items():
         if len(values) < 2 or not all(map(math.isfinite, values)) or values[-1] >= values[0]:
@@ -114,7 +115,7 @@ def whole_steps(small: bool, device: torch.device) -> str:
 
 
 def checks(small: bool, device: torch.device) -> dict[str, Callable[[], str]]:
-    found = {
+    found: dict[str, Callable[[], str]] = {
         "full graph": partial(full_is_the_model, small, device),
         "training, default" if not small else "training, uncompiled": partial(trains, small, device, None),
         "whole steps": partial(whole_steps, small, device),

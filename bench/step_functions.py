@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.networks import Case
+from bench.case import Case
 from bench.timed_graphs import TimedGraphs
 from bench.training_step import training_step
 from lowmode_fx import LowModeConfig, LowModeModel, Mode, TrainStep, build_ladder

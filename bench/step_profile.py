@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch._C._autograd import _profiler_enabled
+from torch.profiler import DeviceType, ProfilerActivity, profile, record_function
 
 from passes import pooling_rule
 from passes.wording import sides
@@ -96,7 +96,7 @@ def marked_pooling() -> Iterator[None]:
 def _marked(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def marked(*args: Any) -> Any:
-        if not torch.autograd._profiler_enabled():
+        if not _profiler_enabled():
             return function(*args)
         with record_function(POOLING):
             return function(*args)
@@ -147,7 +147,7 @@ def _by_shape(events: Any) -> Iterator[tuple[str, float]]:
 
 def _kernel_times(events: Any) -> Iterator[tuple[str, float]]:
     """(name, microseconds) of each kernel on the GPU, named with the operators that launched it where that is known."""
-    within, annotations, left = _Paths(events), set(), {}
+    within, annotations, left = _Paths(events), set(), dict[str, float]()
     for event in events:
         if event.device_type == DeviceType.CUDA:
             if event.is_user_annotation:  # a range over kernels, which are counted by themselves

@@ -36,7 +36,7 @@ def expected(row: Mapping[str, Any], kind: str) -> float | None:
     if shares is None:
         return None
     follow = {CONVOLUTION: float(row["mac_ratio"]), NORM: PIXELS, ELEMENTWISE: PIXELS}
-    return sum(share * follow.get(group, 1.0) for group, share in shares.items())
+    return sum(float(share) * follow.get(group, 1.0) for group, share in shares.items())
 
 
 def ratio_table(rows: Mapping[str, Any], device: str) -> str:

@@ -84,7 +84,7 @@ def recipe(epochs: int, seed: int, batch_size: int) -> TrainSettings:
 def network(name: str, classes: int, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return NETWORKS[name](classes).to(device, memory_format=torch.channels_last)
+    return NETWORKS[name](classes).to(device).to(memory_format=torch.channels_last)
 
 
 def load(spec: str, form: Form) -> DataSplits:

@@ -69,7 +69,7 @@ def total_time(rows: Mapping[str, Any], name: str, arm: str, gpu: bool) -> float
 def table(rows: Mapping[str, Any], gpu: bool) -> str:
     """Markdown: the paper's Table 1 with ours below each row; errors in %, of the last epoch, mean over the seeds."""
     head = ("network", "", "full-mode", "low-mode", "full-mode in the same time", "resolution only")
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for name in networks(rows):
         title, full, low, saved, iteration = PAPER[STANDS_FOR.get(name, name)]
         lines.append((title, "paper", f"{full}", f"{low}", "", "", f"{_signed(saved)} %", f"{iteration} %"))

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from passes.calls import CONV_ARGUMENTS, CONV_TRANSPOSE_ARGUMENTS, spatial
 from passes.kernel_math import average_kernel, pooled_padding, pooled_size, same_padding
+from passes.ratios import RatioLike, side_ratios
 
 _CONVS = {torch.conv1d, torch.conv2d, torch.conv3d}
 _TRANSPOSED = {torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d}
@@ -29,7 +30,7 @@ class EagerLowMode(TorchFunctionMode):
     untouched: ids of the weights that keep their size, those of modules that are not traced into.
     """
 
-    def __init__(self, ratio: int, untouched: frozenset[int] = frozenset()) -> None:
+    def __init__(self, ratio: RatioLike, untouched: frozenset[int] = frozenset()) -> None:
         super().__init__()
         self._ratio, self._untouched = ratio, untouched
 
@@ -64,7 +65,7 @@ class EagerLowMode(TorchFunctionMode):
         weight: Tensor = call["weight"]
         kernel, groups = tuple(weight.shape[2:]), call.get("groups", 1)
         stride = spatial(call.get("stride", 1), len(kernel))
-        pooled = tuple(pooled_size(size, self._ratio) for size in kernel)
+        pooled = tuple(map(pooled_size, kernel, side_ratios(self._ratio, len(kernel))))
         depthwise = groups > 1 and groups == (weight.shape[0] if transposed else weight.shape[1] * groups)
         if pooled == kernel or not _is_marked(call["input"], FED) or id(weight) in self._untouched:
             return None

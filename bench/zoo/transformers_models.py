@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.zoo.extras import imported
 
-SHAPE = (3, 96, 96)
+SHAPE: tuple[int, ...] = (3, 96, 96)
 LABELS = 10
 
 _BIT = {"embedding_size": 32, "num_groups": 8, "hidden_sizes": [32, 64, 64, 128], "depths": [1, 1, 2, 1]}

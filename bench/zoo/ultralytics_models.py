@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.zoo.extras import imported
 
-SHAPE = (3, 128, 128)
+SHAPE: tuple[int, ...] = (3, 128, 128)
 CLASSES = 4
 
 #: The smallest scale of each generation; with ``-cls`` a classifier.
