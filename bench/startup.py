@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "p out of range": (*TRAIN, "--p", "1.5"),
     "ratio out of range": (*TRAIN, "--ratio", "1"),
     "ladder out of order": (*TRAIN, "--ladder", "2x1,3x1"),
+    "unknown model": ("train", "resnet81", "--data", "digits"),
     "unknown device": (*TRAIN, "--device", "toaster"),
     "no picture": ("draw", "resnet18", "--out", "pair.gif"),
     "tuned.json is missing": (*TRAIN, "--tuned", "nowhere.json"),

@@ -15,6 +15,7 @@ import typer
 from lowmode_fx.cli.idle_options import idle_options
 from lowmode_fx.cli.ladder_options import low_mode_configs, read_ladder
 from lowmode_fx.cli.measured_on import check_measured_on
+from lowmode_fx.cli.model_names import check_model_name
 from lowmode_fx.cli.options import (
     LOW_MODE,
     CriterionName,
@@ -116,6 +117,7 @@ def train(
     Example: lowmode-fx train resnet18 --data folder:path/to/images --p 0.5 --tail 0.3
     """
     given = dict(locals())
+    check_model_name(model)
     read_spec(data)
     plan = None if ladder is None else read_ladder(ladder)
     kind = schedule_kind(schedule, plan, shares)

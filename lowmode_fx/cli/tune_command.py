@@ -15,6 +15,7 @@ import typer
 from lowmode_fx.cli.formats import ProbeFormat
 from lowmode_fx.cli.handle_options import HandleOption, read_handles
 from lowmode_fx.cli.measured_on import measured_on
+from lowmode_fx.cli.model_names import check_model_name
 from lowmode_fx.cli.options import (
     LOW_MODE,
     CriterionName,
@@ -71,6 +72,7 @@ def probe(
 
     Example: lowmode-fx probe resnet18 --data folder:path/to/images --out probe.png
     """
+    check_model_name(model)
     read_spec(data)
     if out is not None:
         check_output(out, (".png",), "PNG")
@@ -122,6 +124,7 @@ def tune(
 
     Example: lowmode-fx tune resnet18 --data folder:path/to/images --epochs 30 --out tuned.json
     """
+    check_model_name(model)
     read_spec(data)
     check_output(out)
     config = low_mode_config(None, **low)

@@ -1,0 +1,54 @@
+"""Models by name, before what makes them is imported: timm takes seconds, and a slip of the hand is told at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from passes.wording import near_matches
+
+#: What a package that keeps a registry of models writes above each of them, its name being the function's.
+_REGISTERED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+#: Fewer, and the package keeps its models in another way than is read here: it is asked itself.
+_FEWEST = 50
+
+
+def check_model_name(name: str) -> None:
+    """Raises ``ValueError``, with near matches, for a name that can't be one of timm's or torchvision's models.
+
+    Read off their files, imported by nothing: a name that none of them defines or quotes is in no registry. One that
+    passes may still be none; ``create_model`` says so.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "torchvision" and rest:
+        package, model = "torchvision", rest
+    elif rest:
+        return  # a callable: its own module is asked
+    else:
+        package, model = "timm", name.partition(".")[0]  # without the tag of its weights
+    text = _sources(package)
+    known = _REGISTERED.findall(text)
+    if len(known) < _FEWEST or re.search(rf"\bdef {re.escape(model)}\(|([\"']){re.escape(model)}\1", text):
+        return
+    raise ValueError(unknown_model(rest or name, sorted(set(known)), package))
+
+
+def unknown_model(name: str, known: Sequence[str], package: str) -> str:
+    """What is said of a ``name`` that is none of the ``known`` ones of a package."""
+    near = near_matches(name, known)
+    hint = f"near matches: {', '.join(near)}" if near else f"see {_LISTS[package]}, or give package.module:callable"
+    return f"model {name!r}: {package} has no such model; {hint}"
+
+
+_LISTS = {"timm": "timm.list_models()", "torchvision": "torchvision.models.list_models()"}
+
+
+def _sources(package: str) -> str:
+    """The text of all files of the package's models; empty where they aren't found as files."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return ""
+    files = sorted((Path(spec.origin).parent / "models").rglob("*.py"))
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
