@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from passes.wording import near_matches
 
 #: What a package that keeps a registry of models writes above each of them, its name being the function's.
 _REGISTERED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+#: Where else a name of a model can come from: other functions, and tables of former names.
+_SPELLED = re.compile(r"\bdef (\w+)\(|[\"'](\w+)[\"']")
 #: Fewer, and the package keeps its models in another way than is read here: it is asked itself.
 _FEWEST = 50
 
@@ -28,21 +31,27 @@ def check_model_name(name: str) -> None:
         return  # a callable: its own module is asked
     else:
         package, model = "timm", name.partition(".")[0]  # without the tag of its weights
-    text = _sources(package)
-    known = _REGISTERED.findall(text)
-    if len(known) < _FEWEST or re.search(rf"\bdef {re.escape(model)}\(|([\"']){re.escape(model)}\1", text):
-        return
-    raise ValueError(unknown_model(rest or name, sorted(set(known)), package))
+    known, spelled = _names(package)
+    if len(known) >= _FEWEST and model not in spelled:
+        raise ValueError(unknown_model(rest or name, known, package))
 
 
 def unknown_model(name: str, known: Sequence[str], package: str) -> str:
     """What is said of a ``name`` that is none of the ``known`` ones of a package."""
-    near = near_matches(name, known)
+    near = near_matches(name.partition(".")[0], known)  # the tag names its weights
     hint = f"near matches: {', '.join(near)}" if near else f"see {_LISTS[package]}, or give package.module:callable"
     return f"model {name!r}: {package} has no such model; {hint}"
 
 
 _LISTS = {"timm": "timm.list_models()", "torchvision": "torchvision.models.list_models()"}
+
+
+@cache
+def _names(package: str) -> tuple[list[str], frozenset[str]]:
+    """The models that the package's files register, and every name that they define or quote."""
+    text = _sources(package)
+    spelled = frozenset(name for found in _SPELLED.findall(text) for name in found)
+    return sorted(set(_REGISTERED.findall(text))), spelled
 
 
 def _sources(package: str) -> str:

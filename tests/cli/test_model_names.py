@@ -39,5 +39,7 @@ def test_a_slip_is_told_without_importing_torch() -> None:
 
 
 def test_a_package_that_is_laid_out_otherwise_is_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    model_names._names.cache_clear()
     monkeypatch.setattr(model_names, "_sources", lambda package: "@register_model\ndef resnet18(\n")
     check_model_name("resnet81")
+    model_names._names.cache_clear()
