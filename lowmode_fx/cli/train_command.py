@@ -83,10 +83,17 @@ def train(
     optimizer: Annotated[str | None, Rate(help="sgd, or any of timm's: adamw, lamb, … (default sgd)")] = None,
     batch_size: Annotated[int | None, Rate(help="(default 125)")] = None,
     lr: Annotated[float | None, Rate(help="(default 0.1)")] = None,
-    lr_schedule: Annotated[LrSchedule | None, Rate(help="How it falls. (default milestones)")] = None,
+    lr_schedule: Annotated[
+        LrSchedule | None, Rate("--lr-schedule", "--scheduler", help="How it falls. (default milestones)")
+    ] = None,
     milestones: Annotated[
         str | None, Rate(help="Epochs, from 0, at which the rate falls: 80,120. (default 40 %, 60 %)")
     ] = None,
+    lr_gamma: Annotated[float | None, Rate(help="What a fall leaves of the rate. (default 0.1)")] = None,
+    decay_epochs: Annotated[
+        int | None, Rate(min=1, help="Of step and exponential: epochs to a fall. (default a third)")
+    ] = None,
+    patience_epochs: Annotated[int | None, Rate(help="Of plateau: epochs without gain. (default 10)")] = None,
     warmup_epochs: Annotated[int | None, Rate(help="(default 0)")] = None,
     weight_decay: Annotated[float | None, Rate(help="(default 0.0005)")] = None,
     momentum: Annotated[float | None, Rate(help="(default 0.9)")] = None,
@@ -134,6 +141,9 @@ def train(
         lr=lr,
         lr_schedule=lr_schedule,
         milestones=None if milestones is None else _integers("milestones", milestones),
+        lr_gamma=lr_gamma,
+        decay_epochs=decay_epochs,
+        patience_epochs=patience_epochs,
         warmup_epochs=warmup_epochs,
         weight_decay=weight_decay,
         momentum=momentum,

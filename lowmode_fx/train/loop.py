@@ -166,13 +166,11 @@ class _Loop(Run):
         start = time.perf_counter()
         for images, labels in self.loading.timed(self.batches(self.epoch, self.step)):
             self.measure_agreement()
-            rate = self.settings.learning_rate(self.epoch, self.step / self.steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
             self.loss_sum += self.train_step(images, labels)
             if self.ema is not None:
                 self.ema.update()
             self.mode_steps[str(self.low_mode.last_mode if self.low_mode else Mode.FULL)] += 1
+            self.learning_rate.step()
             self.reporter.step(self.epoch, self.step)
             self.step += 1
             if agreement.next(interrupts.received):
@@ -213,9 +211,11 @@ class _Loop(Run):
             recompute_statistics(self.ema.model if self.ema else self.plain, images, count)
         accuracy = evaluate(self.validated, self.splits, self.settings, self.device)
         total = self.seconds + (self.records[-1].total_seconds if self.records else 0.0)
-        rate = float(self.optimizer.param_groups[0]["lr"])
+        self.learning_rate.finish_epoch(accuracy)
         loading = self.loading.seconds()
-        record = EpochRecord(self.epoch, self.seconds, total, loss, accuracy, self.mode_steps, rate, loading)
+        record = EpochRecord(
+            self.epoch, self.seconds, total, loss, accuracy, self.mode_steps, self.learning_rate.rate, loading
+        )
         self.records.append(record)
         self.reporter.epoch(record)
         self.epoch += 1

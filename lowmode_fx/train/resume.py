@@ -41,6 +41,7 @@ def save(run: Run) -> None:
         "compile_seconds": run.compile_seconds,
         "records": [record.to_dict() for record in run.records],
         "optimizer": run.optimizer.state_dict(),
+        "learning_rate": run.learning_rate.state_dict(),
         "scaler": run.scaler.state_dict(),
         "schedule": run.low_mode.schedule_state() if run.low_mode is not None else {},
         "draws": DRAWS,
@@ -66,6 +67,9 @@ def load(run: Run, folder: RunFolder) -> None:
     load_weights(run.net, saved)
     with fitting_state(saved.folder):
         run.optimizer.load_state_dict(state["optimizer"])
+        # Older checkpoints hold none: their rates are functions of the place in the run.
+        rates = state.get("learning_rate") or run.learning_rate.state_at(state["epoch"], state["step"])
+        run.learning_rate.load_state_dict(rates)
         run.scaler.load_state_dict(state["scaler"])
         if run.low_mode is not None:
             run.low_mode.load_schedule_state(state["schedule"])

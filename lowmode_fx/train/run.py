@@ -26,6 +26,7 @@ from lowmode_fx.train.progress import Reporter
 from lowmode_fx.train.ranks import Ranks
 from lowmode_fx.train.records import EpochRecord, RunResult
 from lowmode_fx.train.run_folder import RunFolder, environment
+from lowmode_fx.train.scheduler import LearningRate
 from lowmode_fx.train.settings import TrainSettings
 
 
@@ -66,6 +67,7 @@ class Run:
         # The module whose weights train: what evaluates, averages and measures looks at it.
         self.plain = model.ladder.model if isinstance(model, LowModeModel) else model
         self.optimizer = make_optimizer(self.plain, settings, self.device)
+        self.learning_rate = LearningRate(self.optimizer, settings, self.steps)
         self.ema = WeightAverage(self.plain, settings.ema) if settings.ema else None
         weights = settings.class_weights
         if weights == "balanced":

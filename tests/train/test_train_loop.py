@@ -280,7 +280,7 @@ def test_settings_survive_json() -> None:
         ({"lr": float("nan")}, ValueError, "lr=nan is out of range"),
         ({"lr": "fast"}, TypeError, "lr='fast' is of type str; give a number above 0"),
         ({"momentum": 1.0}, ValueError, "momentum=1.0 is out of range; give a number of at least 0, below 1"),
-        ({"lr_schedule": "step"}, ValueError, "lr_schedule='step' is unknown; give 'milestones', 'cosine' or"),
+        ({"lr_schedule": "steep"}, ValueError, "lr_schedule='steep' is unknown; give 'milestones', 'cosine', "),
         ({"autocast": "int8"}, ValueError, "autocast='int8' is unknown; give 'none', 'bf16' or 'fp16'"),
         ({"milestones": (5, 3)}, ValueError, r"milestones=\(5, 3\) is not in rising order"),
         ({"milestones": (0, 3)}, ValueError, r"milestones\[0\]=0 is too small; give an int of at least 1"),
