@@ -53,7 +53,7 @@ def train(
     preset: Preset = None,
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
-    workers: Annotated[int | None, Data(min=0, max=256, help="Loaders, for sets above 4 GiB. (default 2)")] = None,
+    workers: Annotated[int | None, Data(min=0, max=256, help="Processes that decode. (default 2)")] = None,
     data_on: Annotated[
         DataOn | None,
         Data(help="Where all images lie; auto: by what is free. (default auto)"),

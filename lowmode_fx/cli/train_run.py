@@ -22,7 +22,7 @@ from lowmode_fx.runtime.schedules import LadderSchedule, Schedule, StatefulSched
 from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.checkpoint import has_checkpoint
 from lowmode_fx.train.data import load_data
-from lowmode_fx.train.images import MemoryImages
+from lowmode_fx.train.data_spec import HELD, read_spec
 from lowmode_fx.train.loop import train
 from lowmode_fx.train.loss import make_criterion
 from lowmode_fx.train.optimizer import check_optimizer
@@ -65,13 +65,19 @@ class TrainRun:
             keep_freed_memory()
             if settings.autocast == "fp16":
                 say(console, "warning: fp16 is slow on a CPU; give --autocast bf16")
-        splits = load_data(self.data, self.image_size, self.in_chans, in_memory=settings.data_on == "device")
+        splits = load_data(
+            self.data,
+            self.image_size,
+            self.in_chans,
+            in_memory=settings.data_on == "device",
+            workers=settings.workers if self.workers_given else None,
+        )
         if self.tuned is not None:
             if not self.measured_on:
                 say(console, f"note: {self.tuned} doesn't say what it was measured on: it is of an older version")
             check_measured_on(self.tuned, self.measured_on, measured_on(self.model, splits))
-        if self.workers_given and isinstance(splits.train, MemoryImages):
-            say(console, f"note: --workers {settings.workers} does nothing here: all images are held in memory")
+        if self.workers_given and read_spec(self.data).kind in HELD:
+            say(console, f"note: --workers {settings.workers} does nothing here: nothing is decoded")
         steps = steps_per_epoch(splits.train, settings.batch_size)
         channels, height, width = splits.image_shape
         sizes = f"{len(splits.train)} + {len(splits.val)} images of {channels}×{height}×{width}"

@@ -65,7 +65,13 @@ class DataSplits:
 
 
 def load_data(
-    spec: str, image_size: int | None = None, in_chans: int = 3, *, split_seed: int = 0, in_memory: bool = False
+    spec: str,
+    image_size: int | None = None,
+    in_chans: int = 3,
+    *,
+    split_seed: int = 0,
+    in_memory: bool = False,
+    workers: int | None = None,
 ) -> DataSplits:
     """Load the data set that ``spec`` names. Nothing is ever downloaded.
 
@@ -73,6 +79,7 @@ def load_data(
     in_chans: 3 (RGB), 1 (grey) or 4 (of ``folder:``, the bands as stored).
     split_seed: draws the validation part of sets that come without one.
     in_memory: hold the decoded images of any set in memory, not only those of up to 4 GiB.
+    workers: processes that decode what is held in memory (``None``: as many as there are cores, for sets worth it).
 
     Raises ``ValueError`` for an unknown spec, a path or layout that is not as expected, classes that differ between the
     two halves, and images that cannot be decoded (by name).
@@ -85,10 +92,10 @@ def load_data(
     if read.root is None:
         return _digits(image_size or 32, in_chans, split_seed)
     if read.kind == "torchvision":
-        return _torchvision(spec, read.name, read.root, image_size, in_chans, in_memory)
+        return _torchvision(spec, read.name, read.root, image_size, in_chans, in_memory, workers)
     if read.kind == "cifar10":
         return _cifar10(spec, read.root, image_size, in_chans)
-    return _folder(spec, read.root, image_size, in_chans, in_memory)
+    return _folder(spec, read.root, image_size, in_chans, in_memory, workers)
 
 
 def _digits(size: int, in_chans: int, split_seed: int) -> DataSplits:
@@ -132,9 +139,12 @@ def _cifar10(spec: str, root: Path, size: int | None, in_chans: int) -> DataSpli
     return DataSplits(spec, halves[0], halves[1], classes, mean, std, image_augmentation(halves[0].shape[-1]))
 
 
-def _torchvision(spec: str, name: str, root: Path, size: int | None, in_chans: int, in_memory: bool) -> DataSplits:
+def _torchvision(
+    spec: str, name: str, root: Path, size: int | None, in_chans: int, in_memory: bool, workers: int | None
+) -> DataSplits:
     side = (size, size) if size is not None else None
-    parts = read_torchvision(name, root, side, in_chans, sys.maxsize if in_memory else MEMORY_LIMIT_BYTES)
+    most = sys.maxsize if in_memory else MEMORY_LIMIT_BYTES
+    parts = read_torchvision(name, root, side, in_chans, most, workers)
     mean, std, notes = channel_statistics(parts.train)
     augmentation = image_augmentation(min(parts.train.shape[1:]))
     if "MNIST" in name or name in ("SVHN", "USPS", "GTSRB"):
@@ -142,7 +152,7 @@ def _torchvision(spec: str, name: str, root: Path, size: int | None, in_chans: i
     return DataSplits(spec, parts.train, parts.val, parts.classes, mean, std, augmentation, parts.test, notes)
 
 
-def _folder(spec: str, root: Path, size: int | None, in_chans: int, in_memory: bool) -> DataSplits:
+def _folder(spec: str, root: Path, size: int | None, in_chans: int, in_memory: bool, workers: int | None) -> DataSplits:
     """One folder of images per class, below ``train`` and ``val`` (``valid``, ``validation``, ``test``)."""
     layout = scan_folder(root)
     side = (size, size) if size is not None else None
@@ -159,7 +169,7 @@ def _folder(spec: str, root: Path, size: int | None, in_chans: int, in_memory: b
         mean, std, notes = _of_a_sample(layout.train, train, in_chans)
         notes = (*layout.notes, *notes)
         return DataSplits(spec, train, val, layout.classes, mean, std, augmentation, test, notes)
-    kept = {name: part.decode_all(f"decoding {name} images") for name, part in parts.items()}
+    kept = {name: part.decode_all(f"decoding {name} images", workers) for name, part in parts.items()}
     # A large set has the same statistics wherever its images lie.
     mean, std, notes = _of_a_sample(layout.train, train, in_chans) if is_large else channel_statistics(kept["train"])
     notes = (*layout.notes, *notes)

@@ -15,6 +15,8 @@ FORMS = {
     "folder": "folder:PATH",
     "torchvision": "torchvision:NAME=PATH",
 }
+#: Those that are pixels already, without files to decode.
+HELD = ("digits", "cifar10")
 
 
 @dataclass(frozen=True)

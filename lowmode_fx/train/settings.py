@@ -48,9 +48,9 @@ class TrainSettings:
     the images lie, all on the device or on the host; the batches are the same. ``criterion``: ``"cross_entropy"``,
     ``"bce"`` or ``package.module:callable``; ``class_weights``: its weight of each class, or ``"balanced"``.
     ``optimizer``: SGD, or another by timm's name. ``ema``: decay of an average of the weights, which is then validated
-    (0: none). ``lr_schedule``: known ahead or by torch (``train/scheduler.py``); ``decay_epochs``: the rate of ``"step"``
-    and ``"exponential"`` falls to ``lr_gamma`` of itself in so many (0: a third of the run); ``patience_epochs``:
-    ``"plateau"`` waits so long for a better accuracy.
+    (0: none). ``lr_schedule``: known ahead or by torch (``train/scheduler.py``); ``decay_epochs``: in so many the rate of
+    ``"step"`` and ``"exponential"`` falls to ``lr_gamma`` of itself (0: a third of the run); ``patience_epochs``: so
+    long ``"plateau"`` waits for a better accuracy.
 
     Raises ``ValueError`` (a value out of range) or ``TypeError`` (a value of another kind), naming what is allowed.
     """

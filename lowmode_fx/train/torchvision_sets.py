@@ -14,7 +14,7 @@ from PIL import Image
 
 from lowmode_fx.train.decode import pixels
 from lowmode_fx.train.images import MemoryImages
-from lowmode_fx.utils.progress import track
+from lowmode_fx.train.reading import read_all
 from passes.wording import near_matches_hint, sides
 
 #: What is asked for, in this order, by the name of the split.
@@ -32,10 +32,12 @@ class TorchvisionParts:
     classes: tuple[str, ...]
 
 
-def read_torchvision(name: str, root: Path, size: tuple[int, int] | None, in_chans: int, most: int) -> TorchvisionParts:
+def read_torchvision(
+    name: str, root: Path, size: tuple[int, int] | None, in_chans: int, most: int, workers: int | None = None
+) -> TorchvisionParts:
     """The set ``torchvision.datasets.<name>`` in ``root``, decoded.
 
-    most: bytes that the decoded images may take.
+    most: bytes that the decoded images may take. workers: processes that decode, as ``read_all`` has them.
 
     Raises ``ValueError`` for a name that torchvision doesn't have, files that aren't there or can't be read, a set
     without splits or without one class an image, images of several sizes, and sets that are too large.
@@ -53,7 +55,7 @@ def read_torchvision(name: str, root: Path, size: tuple[int, int] | None, in_cha
     if made["val"] is None:
         made["val"], made["test"] = made["test"], None
     read = {
-        split: None if raw is None else _decoded(raw, f"{name}'s {split} images", size, in_chans, most)
+        split: None if raw is None else _decoded(raw, f"{name}'s {split} images", size, in_chans, most, workers)
         for split, raw in made.items()
     }
     train, val, test = read["train"], read["val"], read["test"]
@@ -110,25 +112,38 @@ def _open(kind: Callable[..., Any], name: str, root: Path, given: dict[str, Any]
     return made
 
 
-def _decoded(raw: Sequence[Any], what: str, size: tuple[int, int] | None, in_chans: int, most: int) -> MemoryImages:
-    images, labels = torch.empty(0, dtype=torch.uint8), torch.empty(len(raw), dtype=torch.int64)
-    for index in track(range(len(raw)), total=len(raw), what=f"decoding {what}"):
-        image, label = raw[index]
+class _Rows:
+    """The rows of a set of torchvision's, as ``read_all`` reads them. The first one's shape is that of all."""
+
+    def __init__(self, raw: Sequence[Any], what: str, size: tuple[int, int] | None, in_chans: int) -> None:
+        self.raw, self.what, self.size, self.in_chans = raw, what, size, in_chans
+        self.shape = self._read(0)[0].shape
+
+    def read(self, index: int) -> tuple[torch.Tensor, int]:
+        """Raises ``ValueError`` for what is no image with its class, or of another size."""
+        image, label = self._read(index)
+        if image.shape != self.shape:
+            was, now = sides(self.shape[1:]), sides(image.shape[1:])
+            raise ValueError(f"number {index} of {self.what} is {now}, others are {was}; give --image-size")
+        return image, label
+
+    def _read(self, index: int) -> tuple[torch.Tensor, int]:
+        image, label = self.raw[index]
         if not isinstance(image, Image.Image) or not isinstance(label, int):
             kinds = f"{type(image).__name__} and {type(label).__name__}"
             raise ValueError(
-                f"{what} are pairs of {kinds}, not of an image and its class; this set serves no classifier"
+                f"{self.what} are pairs of {kinds}, not of an image and its class; this set serves no classifier"
             )
         try:
-            found = pixels(image, size, in_chans)
+            return pixels(image, self.size, self.in_chans), label
         except ValueError as error:
-            raise ValueError(f"number {index} of {what} {error}") from None
-        if not index:
-            if found.numel() * len(raw) > most:
-                raise ValueError(f"{what} take {found.numel() * len(raw) / 2**30:.0f} GiB; give a smaller --image-size")
-            images = torch.empty((len(raw), *found.shape), dtype=torch.uint8)
-        if found.shape != images.shape[1:]:
-            was, now = sides(images.shape[2:]), sides(found.shape[1:])
-            raise ValueError(f"number {index} of {what} is {now}, others are {was}; give --image-size")
-        images[index], labels[index] = found, label
-    return MemoryImages(images, labels)
+            raise ValueError(f"number {index} of {self.what} {error}") from None
+
+
+def _decoded(
+    raw: Sequence[Any], what: str, size: tuple[int, int] | None, in_chans: int, most: int, workers: int | None
+) -> MemoryImages:
+    rows = _Rows(raw, what, size, in_chans)
+    if rows.shape.numel() * len(raw) > most:
+        raise ValueError(f"{what} take {rows.shape.numel() * len(raw) / 2**30:.0f} GiB; give a smaller --image-size")
+    return read_all(rows.read, len(raw), f"decoding {what}", workers)
