@@ -58,6 +58,10 @@ def train(
         DataOn | None,
         Data(help="Where all images lie; auto: by what is free. (default auto)"),
     ] = None,
+    augment: Annotated[
+        str | None,
+        Data(help="auto, none, standard, strong, or steps: resized_crop,flip,mixup=0.2 (default auto)"),
+    ] = None,
     tuned: Annotated[
         Path | None,
         Low(parser=as_path, metavar="PATH", help="What `lowmode-fx tune` wrote. Other options win over it."),
@@ -160,6 +164,7 @@ def train(
         compile=compile,
         workers=workers,
         data_on=data_on,
+        augment=augment,
     )
     bases = (preset,) if choice is None else choice.configs
     configs = [config for base in bases for config in low_mode_configs(base, plan, low)]

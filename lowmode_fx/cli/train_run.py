@@ -19,6 +19,7 @@ from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import LadderSchedule, Schedule, StatefulSchedule, mode_fractions
+from lowmode_fx.train.augmenting import augmented
 from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.checkpoint import has_checkpoint
 from lowmode_fx.train.data import load_data
@@ -81,7 +82,7 @@ class TrainRun:
         steps = steps_per_epoch(splits.train, settings.batch_size)
         channels, height, width = splits.image_shape
         sizes = f"{len(splits.train)} + {len(splits.val)} images of {channels}×{height}×{width}"
-        together = images_on(settings.data_on, splits, device) == "device"
+        together = images_on(settings.data_on, augmented(splits, settings.augment), device) == "device"
         where = f"and images on {device}" if together else f"on {device}, images on the host"
         say(console, f"{self.data}: {sizes}, {splits.num_classes} classes; {self.model} {where}")
         for note in splits.notes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,7 +38,8 @@ class DataSplits:
     """The parts of a data set: uint8 images ``(C, H, W)``.
 
     ``mean`` and ``std``: per channel, of images in [0, 1]. ``test``: looked at once, after the last epoch. ``notes``:
-    what a user should know of the data, a line each.
+    what a user should know of the data, a line each. ``transform``: what changes a training image beside
+    ``augmentation``, uint8 (C, H, W) to the same, with draws of torch's.
     """
 
     name: str
@@ -49,6 +51,7 @@ class DataSplits:
     augmentation: Augmentation = UNCHANGED
     test: ImageSource | None = None
     notes: tuple[str, ...] = ()
+    transform: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -35,6 +35,10 @@ def check_outputs(model: nn.Module, splits: DataSplits, settings: TrainSettings,
             f"model outputs have shape {tuple(logits.shape)}, but {splits.name} has {classes} classes; "
             f"give a model with outputs of shape (N, {classes})"
         )
+    if logits.shape[1] != classes and (splits.augmentation.mixup or splits.augmentation.cutmix):
+        hint = f"give a model with {classes}, or leave out mixup and cutmix"
+        problem = f"mixes labels of {classes} classes, and the model has {logits.shape[1]} outputs"
+        raise OptionError("augment", settings.augment, problem, hint)
     weights = settings.class_weights
     if weights and not len(splits.classes if weights == "balanced" else weights) == classes == logits.shape[1]:
         outputs = f"each of the {logits.shape[1]} outputs and of the {classes} classes of {splits.name}"

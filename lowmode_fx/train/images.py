@@ -20,6 +20,10 @@ class ImageSource(Protocol):
 
     def to(self, device: torch.device) -> ImageSource: ...
 
+    def read(self, index: int) -> tuple[torch.Tensor, int]:
+        """The uint8 image (C, H, W) at a place, and its class. Raises ``ValueError`` for one that can't be had."""
+        ...
+
     def fetch(self, batches: Iterable[torch.Tensor], workers: int = 0, pin: bool = False) -> Iterator[torch.Tensor]:
         """For each int64 tensor of positions (N,), in order, the uint8 images (N, C, H, W).
 
@@ -51,6 +55,9 @@ class MemoryImages:
     def nbytes(self) -> int:
         """Bytes that the images take."""
         return self.images.nbytes
+
+    def read(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.images[index], int(self.labels[index])
 
     def fetch(self, batches: Iterable[torch.Tensor], workers: int = 0, pin: bool = False) -> Iterator[torch.Tensor]:
         for indices in batches:

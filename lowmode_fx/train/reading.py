@@ -69,7 +69,7 @@ def read_batches(
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor, str]]):
-    """Batch number → (images, labels, problem): of a worker's exception a page of traceback would come, as one string."""
+    """Batch number → (images, labels, problem): a worker's exception would come as a page of traceback."""
 
     def __init__(self, read: Read, batches: list[Tensor]) -> None:
         self.read, self.batches = read, batches

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.train_step import TrainStep
+from lowmode_fx.train.augmenting import augmented
 from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.ema import WeightAverage
@@ -47,7 +48,7 @@ class Run:
         self.device = settings.torch_device()
         self.ranks = Ranks.now()
         self.net = model.to(self.device)
-        self.splits, self.data_on = place_images(settings.data_on, splits, self.device)
+        self.splits, self.data_on = place_images(settings.data_on, augmented(splits, settings.augment), self.device)
         self.loading = LoadingClock(self.device)
         self.settings = settings
         self.folder = folder

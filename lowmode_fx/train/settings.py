@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lowmode_fx.train import rates
+from lowmode_fx.train.recipe import read_recipe
 from lowmode_fx.utils.validation import (
     as_choice,
     as_count,
@@ -36,7 +37,7 @@ CRITERIA = ("cross_entropy", "bce")
 #: Settings that say where and how fast, or what comes after the last step: a resumed run may change them.
 CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "workers", "data_on", "eval_batch_size", "precise_bn"})
 #: Settings that older checkpoints don't know: left out of what is compared where they are as they were then.
-_ADDED_LATER = ("criterion", "class_weights", "optimizer", "ema", "decay_epochs", "patience_epochs")
+_ADDED_LATER = ("criterion", "class_weights", "optimizer", "ema", "decay_epochs", "patience_epochs", "augment")
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class TrainSettings:
     the images lie, all on the device or on the host; the batches are the same. ``criterion``: ``"cross_entropy"``,
     ``"bce"`` or ``package.module:callable``; ``class_weights``: its weight of each class, or ``"balanced"``.
     ``optimizer``: SGD, or another by timm's name. ``ema``: decay of an average of the weights, which is then validated
-    (0: none). ``lr_schedule``: known ahead or by torch (``train/scheduler.py``); ``decay_epochs``: in so many the rate of
-    ``"step"`` and ``"exponential"`` falls to ``lr_gamma`` of itself (0: a third of the run); ``patience_epochs``: so
-    long ``"plateau"`` waits for a better accuracy.
+    (0: none). ``lr_schedule``: known ahead or by torch (``train/scheduler.py``); ``decay_epochs``: in so many the rate
+    of ``"step"`` and ``"exponential"`` falls to ``lr_gamma`` of itself (0: a third of the run); ``patience_epochs``: so
+    long ``"plateau"`` waits for a better accuracy. ``augment``: what is done to training images (``train/recipe.py``).
 
     Raises ``ValueError`` (a value out of range) or ``TypeError`` (a value of another kind), naming what is allowed.
     """
@@ -80,6 +81,7 @@ class TrainSettings:
     ema: float = 0.0
     decay_epochs: int = 0
     patience_epochs: int = 10
+    augment: str = "auto"
 
     def __post_init__(self) -> None:
         self._set("epochs", as_count("epochs", self.epochs, 1, MOST_EPOCHS))
@@ -108,6 +110,9 @@ class TrainSettings:
         as_choice("autocast", self.autocast, get_args(Autocast))
         as_choice("data_on", self.data_on, get_args(DataOn))
         check_criterion(self.criterion)
+        if read_recipe(self.augment).mixes and self.criterion == "bce" and self.label_smoothing:
+            problem = f"has no meaning for mixed labels in {setting('criterion', 'bce')}"
+            raise OptionError("label_smoothing", self.label_smoothing, problem, "leave it out")
         given = as_sequence("milestones", self.milestones, "epochs, such as (80, 120)")
         milestones = tuple(as_count(f"milestones[{place}]", epoch, 1) for place, epoch in enumerate(given))
         if list(milestones) != sorted(set(milestones)):
