@@ -37,6 +37,7 @@ def save(run: Run) -> None:
         "mode_steps": dict(run.mode_steps),
         "seconds": run.seconds,
         "loading_seconds": run.loading.seconds(),
+        "mode_seconds": run.step_clock.seconds(),
         "loss_sum": run.loss_sum.cpu(),
         "compile_seconds": run.compile_seconds,
         "records": [record.to_dict() for record in run.records],
@@ -80,6 +81,7 @@ def load(run: Run, folder: RunFolder) -> None:
     run.mode_steps = {mode: steps.get(mode, 0) for mode in run.mode_steps}
     run.seconds, run.compile_seconds = state["seconds"], state["compile_seconds"]
     run.loading.restart(state.get("loading_seconds", 0.0))
+    run.step_clock.restart(state.get("mode_seconds"))
     run.records = [EpochRecord.from_dict(record) for record in state["records"]]
     with fitting_state(saved.folder):
         _load_draws(run, state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,11 +15,11 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.train_step import TrainStep
 from lowmode_fx.train.augmenting import augmented
-from lowmode_fx.train.batches import steps_per_epoch
+from lowmode_fx.train.batches import steps_per_epoch, train_batches
+from lowmode_fx.train.clocks import DeviceClock, LoadingClock
 from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.ema import WeightAverage
 from lowmode_fx.train.identity import run_identity
-from lowmode_fx.train.loading_clock import LoadingClock
 from lowmode_fx.train.loss import balanced_weights, make_criterion
 from lowmode_fx.train.optimizer import make_optimizer
 from lowmode_fx.train.placement import place_images
@@ -49,7 +49,7 @@ class Run:
         self.ranks = Ranks.now()
         self.net = model.to(self.device)
         self.splits, self.data_on = place_images(settings.data_on, augmented(splits, settings.augment), self.device)
-        self.loading = LoadingClock(self.device)
+        self.loading, self.step_clock = LoadingClock(self.device), DeviceClock(self.device)
         self.settings = settings
         self.folder = folder
         self.writes = folder is not None and self.ranks.is_first
@@ -87,9 +87,23 @@ class Run:
         self.mode_steps = {str(mode): 0 for mode in (self.low_mode.modes if self.low_mode else (Mode.FULL,))}
         self.seconds = 0.0
         self.loading.restart()
+        self.step_clock.restart()
         # Summed on the device, in float64 where it has that: reading each loss would wait for each step.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), dtype=dtype, device=self.device)
+
+    def batches(self, epoch: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """This rank's (images, labels) of an epoch, from its step ``first`` on."""
+        return train_batches(
+            self.splits,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+            epoch=epoch,
+            device=self.device,
+            first=first,
+            workers=self.settings.workers,
+            ranks=self.ranks,
+        )
 
     @property
     def validated(self) -> nn.Module:

@@ -401,6 +401,16 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
         plot_curves({"low": ()}, tmp_path / "none.png")
 
 
+@pytest.mark.parametrize("changed", ["train_loss", "lr", "val_accuracy"])
+def test_loss_rate_and_accuracy_are_all_drawn(changed: str, tmp_path: Path) -> None:
+    run = records(0.4, 0.5, 0.6)
+    other = [replace(each, **{changed: getattr(each, changed) * (1 + each.epoch) / 3}) for each in run]
+    for name, drawn in (("one", run), ("same", run), ("other", other)):
+        plot_curves({"low": drawn}, tmp_path / f"{name}.png")
+    one, same, different = ((tmp_path / f"{name}.png").read_bytes() for name in ("one", "same", "other"))
+    assert one == same and one != different
+
+
 def test_the_modes_of_a_run_are_a_band_below_its_curve(tmp_path: Path) -> None:
     """An epoch of each of three modes: three equal areas, from pale to the run's own grey; without low steps none."""
     modes = ("r2", "r4/3", "full")
