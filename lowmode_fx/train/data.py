@@ -13,15 +13,16 @@ import torch
 import torch.nn.functional as F
 
 from lowmode_fx.loading.augmentation import UNCHANGED, Augmentation
-from lowmode_fx.train.data_spec import read_spec
+from lowmode_fx.train.data_spec import SHARDS, DataSpec, read_spec
 from lowmode_fx.train.folder import FolderImages
 from lowmode_fx.train.images import ImageSource, MemoryImages
 from lowmode_fx.train.layout import FolderPart, scan_folder
+from lowmode_fx.train.shards import read_shards
 from lowmode_fx.train.statistics import channel_statistics
 from lowmode_fx.train.torchvision_sets import read_torchvision
 from lowmode_fx.utils.validation import as_count
 from passes.errors import OptionError
-from passes.wording import one_line
+from passes.wording import one_line, sides
 
 #: Sets whose decoded uint8 images take no more than this stay in memory without being told to.
 MEMORY_LIMIT_BYTES = 4 * 2**30
@@ -94,8 +95,8 @@ def load_data(
         raise OptionError("in_chans", in_chans, "is out of range", "give 3 (RGB) or 1 (grey), or 4 for folder:PATH")
     if read.root is None:
         return _digits(image_size or 32, in_chans, split_seed)
-    if read.kind == "torchvision":
-        return _torchvision(spec, read.name, read.root, image_size, in_chans, in_memory, workers)
+    if read.kind in ("torchvision", *SHARDS):
+        return _held(spec, read, read.root, image_size, in_chans, in_memory, workers)
     if read.kind == "cifar10":
         return _cifar10(spec, read.root, image_size, in_chans)
     return _folder(spec, read.root, image_size, in_chans, in_memory, workers)
@@ -142,16 +143,24 @@ def _cifar10(spec: str, root: Path, size: int | None, in_chans: int) -> DataSpli
     return DataSplits(spec, halves[0], halves[1], classes, mean, std, image_augmentation(halves[0].shape[-1]))
 
 
-def _torchvision(
-    spec: str, name: str, root: Path, size: int | None, in_chans: int, in_memory: bool, workers: int | None
+def _held(
+    spec: str, read: DataSpec, root: Path, size: int | None, in_chans: int, in_memory: bool, workers: int | None
 ) -> DataSplits:
+    """A set that another package opens, and that is held in memory whatever its size."""
     side = (size, size) if size is not None else None
     most = sys.maxsize if in_memory else MEMORY_LIMIT_BYTES
-    parts = read_torchvision(name, root, side, in_chans, most, workers)
+    if read.kind == "torchvision":
+        parts = read_torchvision(read.name, root, side, in_chans, most, workers)
+    else:
+        parts = read_shards(read.kind, root, side, in_chans, most, workers)
+    if parts.train.shape != parts.val.shape:
+        train, val = (sides(part.shape[1:]) for part in (parts.train, parts.val))
+        raise ValueError(f"images are {train} in train and {val} in val; give --image-size")
     mean, std, notes = channel_statistics(parts.train)
     augmentation = image_augmentation(min(parts.train.shape[1:]))
-    if "MNIST" in name or name in ("SVHN", "USPS", "GTSRB"):
-        augmentation = replace(augmentation, flip="Fashion" in name)  # signs have no mirror images
+    if "MNIST" in read.name or read.name in ("SVHN", "USPS", "GTSRB"):
+        augmentation = replace(augmentation, flip="Fashion" in read.name)  # signs have no mirror images
+    notes = (*parts.notes, *notes)
     return DataSplits(spec, parts.train, parts.val, parts.classes, mean, std, augmentation, parts.test, notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -62,3 +63,14 @@ class MemoryImages:
     def fetch(self, batches: Iterable[torch.Tensor], workers: int = 0, pin: bool = False) -> Iterator[torch.Tensor]:
         for indices in batches:
             yield self.images.index_select(0, indices.to(self.images.device))
+
+
+@dataclass(frozen=True)
+class HeldParts:
+    """A set held in memory. ``val``: what is validated on; ``test``: kept for the end; ``notes``: a line each."""
+
+    train: MemoryImages
+    val: MemoryImages
+    test: MemoryImages | None
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()

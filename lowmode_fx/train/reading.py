@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from lowmode_fx.train.decode import quiet_large_images
 from lowmode_fx.train.images import MemoryImages
 from lowmode_fx.utils.progress import track
+from passes.wording import sides
 
 #: ``read(index)``: the uint8 image (C, H, W) there, and its class. Raises ``ValueError`` for one that can't be had.
 Read = Callable[[int], tuple[Tensor, int]]
@@ -44,6 +45,32 @@ def read_all(read: Read, count: int, what: str, workers: int | None = None) -> M
         images[done : done + len(found)], labels[done : done + len(found)] = found, classes
         done += len(found)
     return MemoryImages(images, labels)
+
+
+def read_held(read: Read, count: int, what: str, most: int, workers: int | None = None) -> MemoryImages:
+    """``read_all`` of a set whose first image's shape is that of all. what: its images, in a user's words.
+
+    most: bytes that they may take. Raises ``ValueError`` where they take more, and for one of another shape.
+    """
+    rows = _OneShape(read, what)
+    if rows.shape.numel() * count > most:
+        raise ValueError(f"{what} take {rows.shape.numel() * count / 2**30:.0f} GiB; give a smaller --image-size")
+    return read_all(rows.read, count, f"decoding {what}", workers)
+
+
+class _OneShape:
+    """``read`` for images of one shape, the first one's."""
+
+    def __init__(self, read: Read, what: str) -> None:
+        self._read, self.what = read, what
+        self.shape = read(0)[0].shape
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        image, label = self._read(index)
+        if image.shape != self.shape:
+            was, now = sides(self.shape[1:]), sides(image.shape[1:])
+            raise ValueError(f"number {index} of {self.what} is {now}, others are {was}; give --image-size")
+        return image, label
 
 
 def read_batches(
