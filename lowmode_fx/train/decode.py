@@ -131,7 +131,8 @@ def _printed(image: Image.Image) -> Image.Image:
 
 def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     scale = min(image.height / size[0], image.width / size[1])
-    height, width = size[0] * scale, size[1] * scale
+    # Of a side that is whole the product may be larger by its last bit, and a crop begin before the image.
+    height, width = min(size[0] * scale, image.height), min(size[1] * scale, image.width)
     left, top = (image.width - width) / 2, (image.height - height) / 2
     box = (left, top, left + width, top + height)
     return image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)
