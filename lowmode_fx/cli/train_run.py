@@ -147,7 +147,8 @@ def about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings,
     for rung in ladder.rungs:
         about = f"about {shares.get(rung.mode, 0):.0%} of {epochs * steps} steps"
         how_many = "as many steps as measuring says" if fractions is None else about
-        yield f"{rung.mode}-mode: {len(rung.report.pooled)} convolutions with pooled kernels; {how_many}"
+        count = len(rung.report.pooled)
+        yield f"{rung.mode}-mode: {count} convolution{'s' * (count != 1)} with pooled kernels; {how_many}"
     several = len(ladder.rungs) > 1
     for rung in ladder.rungs:
         of = f"{rung.mode}-mode: " if several else ""

@@ -152,9 +152,9 @@ def tune(
             seed=seed,
         )
         tuning = replace(tuning, measured_on=measured_on(model, setting.splits))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, tuning.to_json() + "\n")
-    print(tuning_table(tuning))
+    print(tuning_table(tuning))  # before it is written: a disk that is full takes the file alone
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, tuning.to_json() + "\n")
     given: dict[str, Any] = {"--image-size": image_size, "--in-chans": in_chans if in_chans != 3 else None}
     given |= {"--batch-size": batch_size, "--lr": lr, "--momentum": momentum}
     given |= {"--autocast": autocast} if autocast != "none" else {}

@@ -93,7 +93,7 @@ class _Loop(Run):
         place = self.folder.path if self.folder is not None and self.writes and left else None
         self.events = Events(place, self.epoch * self.steps, self.reporter.say)
         with Interrupts() as interrupts, self.reporter, closing(Agreement(self.ranks)) as agreement, self.events:
-            self.reporter.on_closed = interrupts.output_closed
+            self.reporter.when_closed(interrupts.output_closed)
             if left:
                 self.warm_up()
             while self.epoch < self.settings.epochs and not stop:

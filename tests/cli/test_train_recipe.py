@@ -24,7 +24,7 @@ def write_stripes(root: Path, count: int, seed: int) -> None:
         for number in range(count):
             height, width = rng.integers(230, 300, 2)
             rows, columns = np.mgrid[:height, :width]
-            stripes = ((rows if name == "across" else columns) // 14 % 2)[..., None]
+            stripes = ((rows if name == "across" else columns) // 4 % 2)[..., None]
             colours = rng.integers(0, 256, (2, 3))
             pixels = np.where(stripes, colours[0], colours[1]) + rng.normal(0, 8, (height, width, 3))
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
@@ -32,18 +32,18 @@ def write_stripes(root: Path, count: int, seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["--ladder 2x4,1x2 --pool-convs layer4*", "--full-only"])
+@pytest.mark.parametrize("mode", ["--ladder 2x4,1x2 --kernel-ratio 1", "--full-only"])
 @pytest.mark.parametrize("recipe", [STANDARD, STRONG])
 def test_a_folder_of_224_pixels_trains_by_the_book(mode: str, recipe: str, run: Run, tmp_path: Path) -> None:
     write_stripes(tmp_path / "set/train", 64, 0)
     write_stripes(tmp_path / "set/val", 16, 1)
     given = f"--data folder:{tmp_path / 'set'} --epochs 6 --batch-size 16 --no-compile --device cpu --out run"
-    outcome = run("train", "resnet10t", *given.split(), *recipe.split(), *mode.split())
+    outcome = run("train", "training:tiny_model", *given.split(), *recipe.split(), *mode.split())
     assert outcome.status == 0, outcome.error
     summary = json.loads(Path("run/summary.json").read_text())
     steps = summary["results"]["steps"]
     assert steps == ({"full": 48} if "full" in mode else {"low": 32, "full": 16})
     assert summary["data"]["image_shape"] == [3, 224, 224]
     # A network that has seen images at both sizes answers at the full one.
-    assert summary["results"]["best_accuracy"] > 0.9
+    assert summary["results"]["best_accuracy"] > 0.8, "chance is 0.5"
     assert Path("run/ema.safetensors").exists() == ("--ema" in recipe)
