@@ -36,6 +36,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "ratio out of range": (*TRAIN, "--ratio", "1"),
     "ladder out of order": (*TRAIN, "--ladder", "2x1,3x1"),
     "unknown model": ("train", "resnet81", "--data", "digits"),
+    "unknown optimizer": (*TRAIN, "--optimizer", "adamv"),
+    "unknown recipe": (*TRAIN, "--augment", "strog"),
     "unknown device": (*TRAIN, "--device", "toaster"),
     "no picture": ("draw", "resnet18", "--out", "pair.gif"),
     "tuned.json is missing": (*TRAIN, "--tuned", "nowhere.json"),

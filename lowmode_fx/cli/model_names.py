@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import re
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
+from lowmode_fx.utils.registries import names_in
 from passes.wording import near_matches
 
 #: What a package that keeps a registry of models writes above each of them, its name being the function's.
-_REGISTERED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
-#: Where else a name of a model can come from: other functions, and tables of former names.
-_SPELLED = re.compile(r"\bdef (\w+)\(|[\"'](\w+)[\"']")
+_REGISTERED = r"^@register_model\b.*\n(?:@.*\n)*def (\w+)\("
 #: Fewer, and the package keeps its models in another way than is read here: it is asked itself.
 _FEWEST = 50
 
@@ -31,7 +26,7 @@ def check_model_name(name: str) -> None:
         return  # a callable: its own module is asked
     else:
         package, model = "timm", name.partition(".")[0]  # without the tag of its weights
-    known, spelled = _names(package)
+    known, spelled = names_in(package, "models", _REGISTERED)
     if len(known) >= _FEWEST and model not in spelled:
         raise ValueError(unknown_model(rest or name, known, package))
 
@@ -44,20 +39,3 @@ def unknown_model(name: str, known: Sequence[str], package: str) -> str:
 
 
 _LISTS = {"timm": "timm.list_models()", "torchvision": "torchvision.models.list_models()"}
-
-
-@cache
-def _names(package: str) -> tuple[list[str], frozenset[str]]:
-    """The models that the package's files register, and every name that they define or quote."""
-    text = _sources(package)
-    spelled = frozenset(name for found in _SPELLED.findall(text) for name in found)
-    return sorted(set(_REGISTERED.findall(text))), spelled
-
-
-def _sources(package: str) -> str:
-    """The text of all files of the package's models; empty where they aren't found as files."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        return ""
-    files = sorted((Path(spec.origin).parent / "models").rglob("*.py"))
-    return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)

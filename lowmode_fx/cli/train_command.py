@@ -34,6 +34,7 @@ from lowmode_fx.cli.schedule_options import ScheduleKind, ladder_epochs, make_sc
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.train.data_spec import read_spec, short_name
+from lowmode_fx.train.optimizer_names import check_optimizer_name
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import Autocast, DataOn, LrSchedule, TrainSettings
 from lowmode_fx.utils.validation import as_number
@@ -166,6 +167,7 @@ def train(
         data_on=data_on,
         augment=augment,
     )
+    check_optimizer_name(settings.optimizer)
     bases = (preset,) if choice is None else choice.configs
     configs = [config for base in bases for config in low_mode_configs(base, plan, low)]
     chosen = make_schedule(

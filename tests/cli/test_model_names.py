@@ -9,9 +9,13 @@ import pytest
 import timm
 import torchvision
 from timm.models import get_deprecated_models
+from timm.optim import list_optimizers
 
-from lowmode_fx.cli import model_names
 from lowmode_fx.cli.model_names import check_model_name
+from lowmode_fx.train.optimizer_names import check_optimizer_name
+from lowmode_fx.utils import registries
+from lowmode_fx.utils.registries import names_in
+from passes.errors import OptionError
 
 
 def test_every_name_that_can_be_built_passes() -> None:
@@ -39,7 +43,15 @@ def test_a_slip_is_told_without_importing_torch() -> None:
 
 
 def test_a_package_that_is_laid_out_otherwise_is_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    model_names._names.cache_clear()
-    monkeypatch.setattr(model_names, "_sources", lambda package: "@register_model\ndef resnet18(\n")
+    names_in.cache_clear()
+    monkeypatch.setattr(registries, "_text", lambda package, folder: "@register_model\ndef resnet18(\nname='sgd'\n")
     check_model_name("resnet81")
-    model_names._names.cache_clear()
+    check_optimizer_name("adamv")
+    names_in.cache_clear()
+
+
+def test_optimizers_likewise() -> None:
+    for name in list_optimizers():
+        check_optimizer_name(name)
+    with pytest.raises(OptionError, match="optimizer='adamv' is unknown; give sgd or one of timm's; near matches"):
+        check_optimizer_name("adamv")
