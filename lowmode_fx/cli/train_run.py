@@ -29,6 +29,7 @@ from lowmode_fx.train.loss import make_criterion
 from lowmode_fx.train.optimizer import check_optimizer
 from lowmode_fx.train.placement import images_on
 from lowmode_fx.train.ranks import Ranks, joined
+from lowmode_fx.train.recipe import read_recipe
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.utils.allocator import keep_freed_memory
@@ -72,6 +73,7 @@ class TrainRun:
             self.in_chans,
             in_memory=settings.data_on == "device",
             workers=settings.workers if self.workers_given else None,
+            train_size=read_recipe(settings.augment).held_side(self.image_size),
         )
         if self.tuned is not None:
             if not self.measured_on:
@@ -81,7 +83,8 @@ class TrainRun:
             say(console, f"note: --workers {settings.workers} does nothing here: nothing is decoded")
         steps = steps_per_epoch(splits.train, settings.batch_size)
         channels, height, width = splits.image_shape
-        sizes = f"{len(splits.train)} + {len(splits.val)} images of {channels}×{height}×{width}"
+        held = "" if splits.train.shape == splits.image_shape else f" (held at {splits.train.shape[-1]})"
+        sizes = f"{len(splits.train)} + {len(splits.val)} images of {channels}×{height}×{width}{held}"
         together = images_on(settings.data_on, augmented(splits, settings.augment), device) == "device"
         where = f"and images on {device}" if together else f"on {device}, images on the host"
         say(console, f"{self.data}: {sizes}, {splits.num_classes} classes; {self.model} {where}")

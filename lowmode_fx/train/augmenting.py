@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lowmode_fx.loading.augmentation import Augmentation
 from lowmode_fx.loading.draws import drawing_from, picture_seed
-from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.images import ImageSource
 from lowmode_fx.train.reading import read_batches
 from lowmode_fx.train.recipe import POLICIES, Recipe, read_recipe
+from lowmode_fx.train.splits import DataSplits
 from passes.errors import OptionError
 
 
@@ -41,7 +41,7 @@ def augmented(splits: DataSplits, text: str) -> DataSplits:
 
 
 def _transform(recipe: Recipe, shape: tuple[int, int, int], mean: tuple[float, ...]) -> Callable[[Tensor], Tensor]:
-    """uint8 (C, H, W) → the same, by torchvision's transforms v2, in the order of its reference recipe."""
+    """uint8 (C, H, W) → one of ``shape``, by torchvision's transforms v2, in the order of its reference recipe."""
     from torchvision.transforms import v2
 
     numbers, steps = recipe.numbers, []
@@ -63,7 +63,7 @@ class Pictures:
         self.transform, self.seed, self.epoch = transform, seed, epoch
 
     def __call__(self, index: int, image: Tensor) -> Tensor:
-        """image: uint8 (C, H, W), as it is returned."""
+        """image: uint8 (C, H, W); returned as ``transform`` has it."""
         threads = torch.get_num_threads()
         with drawing_from(picture_seed(index, self.seed, self.epoch)):
             torch.set_num_threads(1)  # means are added up in one order, as in the processes that read
@@ -76,17 +76,22 @@ class Pictures:
 
 
 class ChangedImages:
-    """Images of another source, each as ``change(place, image)`` has it: read one by one, whatever holds them."""
+    """Images of another source, each as ``change(place, image)`` has it: read one by one, whatever holds them.
 
-    def __init__(self, source: ImageSource, change: Callable[[int, Tensor], Tensor]) -> None:
+    shape: (C, H, W) of the changed ones.
+    """
+
+    def __init__(
+        self, source: ImageSource, change: Callable[[int, Tensor], Tensor], shape: tuple[int, int, int]
+    ) -> None:
         self.source, self.change = source, change
-        self.labels, self.shape = source.labels, source.shape
+        self.labels, self.shape = source.labels, shape
 
     def __len__(self) -> int:
         return len(self.source)
 
     def to(self, device: torch.device) -> ChangedImages:
-        return ChangedImages(self.source.to(device), self.change)
+        return ChangedImages(self.source.to(device), self.change, self.shape)
 
     def read(self, index: int) -> tuple[Tensor, int]:
         image, label = self.source.read(index)

@@ -14,9 +14,9 @@ from lowmode_fx.loading.mixing import mixing_of
 from lowmode_fx.loading.normalise import Normalise
 from lowmode_fx.loading.prefetch import PrefetchLoader
 from lowmode_fx.train.augmenting import ChangedImages, Pictures
-from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.images import ImageSource, MemoryImages
 from lowmode_fx.train.ranks import Ranks
+from lowmode_fx.train.splits import DataSplits
 from passes.errors import OptionError
 
 
@@ -52,7 +52,7 @@ def train_batches(
     )
     source = splits.train
     if splits.transform is not None:
-        source = ChangedImages(source, Pictures(splits.transform, seed, epoch))
+        source = ChangedImages(source, Pictures(splits.transform, seed, epoch), splits.image_shape)
     return _batches(splits, source, order, splits.augmentation, epoch, device, first, workers)
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from lowmode_fx.train.batches import val_batches
-from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.outputs import logits_of
 from lowmode_fx.train.ranks import Ranks
 from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.train.splits import DataSplits
 from lowmode_fx.utils.channels import channels_hint
 from passes.errors import OptionError
 

@@ -8,6 +8,15 @@ from typing import Protocol
 
 import torch
 
+#: The side in pixels of a set's images, and that at which training images are held; ``None``: as stored.
+Sizes = tuple[int | None, int | None]
+
+
+def square(sizes: Sizes, part: str) -> tuple[int, int] | None:
+    """(H, W) at which a part of a set, ``"train"`` or another, is held."""
+    side = sizes[part == "train"]
+    return None if side is None else (side, side)
+
 
 class ImageSource(Protocol):
     """A fixed sequence of labelled uint8 images of one shape (C, H, W)."""

@@ -16,7 +16,6 @@ from torch import nn
 
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.train.checkpoint import has_checkpoint
-from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.evaluate import check_outputs, evaluate
 from lowmode_fx.train.events import Events
 from lowmode_fx.train.interrupts import Interrupts
@@ -29,6 +28,7 @@ from lowmode_fx.train.resume import load, save
 from lowmode_fx.train.run import Run
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.train.splits import DataSplits
 from lowmode_fx.train.warmup import modes_to_come, warm_up
 from lowmode_fx.utils.devices import synchronize
 from passes.spelling import setting

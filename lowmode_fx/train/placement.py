@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
-from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.images import MemoryImages
+from lowmode_fx.train.splits import DataSplits
 from passes.errors import OptionError
 from passes.spelling import setting
 

@@ -17,7 +17,6 @@ from lowmode_fx.runtime.train_step import TrainStep
 from lowmode_fx.train.augmenting import augmented
 from lowmode_fx.train.batches import steps_per_epoch, train_batches
 from lowmode_fx.train.clocks import DeviceClock, LoadingClock
-from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.ema import WeightAverage
 from lowmode_fx.train.identity import run_identity
 from lowmode_fx.train.loss import balanced_weights, make_criterion
@@ -29,6 +28,7 @@ from lowmode_fx.train.records import EpochRecord, RunResult
 from lowmode_fx.train.run_folder import RunFolder, environment
 from lowmode_fx.train.scheduler import LearningRate
 from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.train.splits import DataSplits
 
 
 class Run:

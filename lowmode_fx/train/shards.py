@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lowmode_fx.train.decode import decode
-from lowmode_fx.train.images import HeldParts
+from lowmode_fx.train.images import HeldParts, Sizes, square
 from lowmode_fx.train.reading import read_held
 from lowmode_fx.utils.progress import progress
 from passes.wording import one_line
@@ -21,9 +21,7 @@ from passes.wording import one_line
 _LABELS = ("label", "labels", "cls", "class", "target")
 
 
-def read_shards(
-    kind: str, root: Path, size: tuple[int, int] | None, in_chans: int, most: int, workers: int | None = None
-) -> HeldParts:
+def read_shards(kind: str, root: Path, sizes: Sizes, in_chans: int, most: int, workers: int | None = None) -> HeldParts:
     """The set of ``kind`` (``"parquet"``, ``"webdataset"``) in ``root``, decoded.
 
     Files are of the split that their names or folders tell (``train-00000-of-00004.parquet``). most: bytes that the
@@ -56,7 +54,7 @@ def read_shards(
                 continue
             what = f"{root.name}'s {part} images"
             stored = table.cast_column(columns.image, datasets.Image(decode=False))
-            rows = _Rows(stored, what, columns, size, in_chans)
+            rows = _Rows(stored, what, columns, square(sizes, part), in_chans)
             read[part] = read_held(rows.read, len(table), what, most, workers)
     count = int(max(each.labels.max() for each in read.values())) + 1
     if columns.names and count > len(columns.names):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from lowmode_fx.train.decode import pixels
-from lowmode_fx.train.images import HeldParts, MemoryImages
+from lowmode_fx.train.images import HeldParts, MemoryImages, Sizes, square
 from lowmode_fx.train.reading import read_held
 from passes.wording import near_matches_hint
 
@@ -22,7 +22,7 @@ _UNREADABLE = (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError
 
 
 def read_torchvision(
-    name: str, root: Path, size: tuple[int, int] | None, in_chans: int, most: int, workers: int | None = None
+    name: str, root: Path, sizes: Sizes, in_chans: int, most: int, workers: int | None = None
 ) -> HeldParts:
     """The set ``torchvision.datasets.<name>`` in ``root``, decoded.
 
@@ -46,7 +46,7 @@ def read_torchvision(
     read: dict[str, MemoryImages | None] = {}
     for split, raw in made.items():
         what = f"{name}'s {split} images"
-        rows = None if raw is None else _Rows(raw, what, size, in_chans)
+        rows = None if raw is None else _Rows(raw, what, square(sizes, split), in_chans)
         read[split] = None if rows is None else read_held(rows.read, len(rows.raw), what, most, workers)
     train, val, test = read["train"], read["val"], read["test"]
     assert train is not None and val is not None

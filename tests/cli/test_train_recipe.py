@@ -43,7 +43,7 @@ def test_a_folder_of_224_pixels_trains_by_the_book(mode: str, recipe: str, run: 
     summary = json.loads(Path("run/summary.json").read_text())
     steps = summary["results"]["steps"]
     assert steps == ({"full": 48} if "full" in mode else {"low": 32, "full": 16})
-    assert summary["data"]["image_shape"] == [3, 224, 224]
+    assert summary["data"]["image_shape"] == [3, 224, 224] and "images of 3×224×224 (held at 256), 2" in outcome.out
     # A network that has seen images at both sizes answers at the full one.
     assert summary["results"]["best_accuracy"] > 0.8, "chance is 0.5"
     assert Path("run/ema.safetensors").exists() == ("--ema" in recipe)

@@ -178,7 +178,7 @@ def test_what_does_not_go_together() -> None:
         train(tiny_model(12), digits(), quick_settings(augment="mixup"), quiet=True)
     four = MemoryImages(torch.zeros(2, 4, 8, 8, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(OptionError, match="changes colours, and images have 4 channels; leave them out"):
-        augmented(replace(digits(), train=four), "trivialaugment")
+        augmented(replace(digits(), train=four, val=four), "trivialaugment")
 
 
 def test_images_that_are_changed_one_by_one_lie_on_the_host() -> None:
@@ -186,3 +186,16 @@ def test_images_that_are_changed_one_by_one_lie_on_the_host() -> None:
     assert images_on("auto", by_image, CPU) == "device" and images_on("auto", by_image, GPU) == "host"
     with pytest.raises(OptionError, match="data_on='device' holds images where they can't be changed one by one"):
         images_on("device", by_image, GPU)
+
+
+def test_scaled_crops_are_cut_from_images_that_are_held_larger(folder: Path) -> None:
+    """As 224 pixels are cut from 256: what a network sees has the size that was asked for."""
+    assert read_recipe("strong").held_side(224) == 256 and read_recipe("standard").held_side(None) is None
+    assert read_recipe("auto").held_side(224) == 224
+    splits = load_data(f"folder:{folder}", 7, train_size=read_recipe("standard").held_side(7))
+    assert splits.train.shape == (3, 8, 8) and splits.val.shape == splits.image_shape == (3, 7, 7)
+    assert torch.equal(splits.train.images, load_data(f"folder:{folder}").train.images)  # type: ignore[attr-defined]
+    (images, _), *_ = batches(splits, "resized_crop=1,flip")
+    assert images.shape == (4, 3, 7, 7)
+    with pytest.raises(ValueError, match="train_size=6 is too small; give an int of at least 7"):
+        load_data(f"folder:{folder}", 7, train_size=6)
