@@ -156,18 +156,20 @@ def test_batches_are_mixed_by_torchvision() -> None:
         DeviceLoader(images, labels, 4, augmentation=Augmentation(mixup=1))
 
 
-@pytest.mark.parametrize("criterion", ["cross_entropy", "bce"])
+@pytest.mark.parametrize(
+    ("criterion", "text"), [("cross_entropy", "resized_crop,erase=0.5,mixup,cutmix"), ("bce", "auto,mixup,cutmix")]
+)
 def test_a_run_that_is_interrupted_ends_with_the_same_bits(
-    criterion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    criterion: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = quick_settings(epochs=2, augment="strong", criterion=criterion, workers=0, milestones=())
+    settings = quick_settings(epochs=2, augment=text, criterion=criterion, workers=0, milestones=())
     quick_run(settings, tmp_path / "straight")
     with monkeypatch.context() as patch:
         stop_after(patch, 16)
         quick_run(settings, tmp_path / "run")
     quick_run(replace(settings, workers=1), tmp_path / "run", resume=True, net=tiny_net(seed=7))
     assert_equal(final_state(tmp_path / "straight"), final_state(tmp_path / "run"))
-    with pytest.raises(ValueError, match="augment is None, the run there has 'strong'"):
+    with pytest.raises(ValueError, match=f"augment is None, the run there has '{text}'"):
         quick_run(quick_settings(epochs=2, criterion=criterion, milestones=()), tmp_path / "run", resume=True)
 
 
