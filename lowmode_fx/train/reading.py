@@ -13,13 +13,15 @@ from torch.utils.data import DataLoader, Dataset
 from lowmode_fx.train.decode import quiet_large_images
 from lowmode_fx.train.images import MemoryImages
 from lowmode_fx.utils.progress import track
-from passes.wording import sides
+from passes.spelling import setting
+from passes.wording import first_line, sides
 
 #: ``read(index)``: the uint8 image (C, H, W) there, and its class. Raises ``ValueError`` for one that can't be had.
 Read = Callable[[int], tuple[Tensor, int]]
 #: Sets of fewer images are read sooner than other processes are there to help.
 _FEW = 200
-_MOST_WORKERS, _MOST_AT_ONCE = 8, 256
+#: What processes hand over at once lies in shared memory, of which a container may have 64 MiB.
+_MOST_WORKERS, _MOST_AT_ONCE, _MOST_BYTES = 8, 256, 2 * 2**20
 
 
 def read_all(read: Read, count: int, what: str, workers: int | None = None) -> MemoryImages:
@@ -31,11 +33,13 @@ def read_all(read: Read, count: int, what: str, workers: int | None = None) -> M
     """
     if workers is None:
         workers = min(_MOST_WORKERS, os.cpu_count() or 1) if count >= _FEW else 0
-    at_once = max(1, min(_MOST_AT_ONCE, count // (4 * max(workers, 1))))
+    with quiet_large_images():
+        one = read(0)[0].numel()
+    at_once = min(_MOST_AT_ONCE, count // (4 * max(workers, 1)), _MOST_BYTES // one)
     images, labels = torch.empty(0, dtype=torch.uint8), torch.empty(count, dtype=torch.int64)
     done = 0
     for found, classes in track(
-        read_batches(read, torch.arange(count).split(at_once), workers),
+        read_batches(read, torch.arange(count).split(max(at_once, 1)), workers),
         total=count,
         what=what,
         size=lambda batch: len(batch[1]),
@@ -89,7 +93,17 @@ def read_batches(
         generator=torch.Generator(),
         pin_memory=pin,
     )
-    for images, labels, problem in loader:
+    waiting = iter(loader)
+    while True:
+        try:
+            images, labels, problem = next(waiting)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not workers:
+                raise
+            hint = f"give {setting('workers', 0)}, or fewer of them"
+            raise ValueError(f"a process that reads images has ended: {first_line(error)}; {hint}") from error
         if problem:
             raise ValueError(problem)
         yield images, labels
