@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from test_train_checkpoint import assert_equal, final_state, stop_after
-from training import quick_run, quick_settings, tiny_net
+from training import quick_run, quick_settings, tiny_model, tiny_net
 
+from lowmode_fx import TrainStep
 from lowmode_fx.train import TrainSettings
 from lowmode_fx.train.scheduler import LearningRate
+from tests.runtime.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 4
@@ -98,3 +100,25 @@ def test_a_checkpoint_from_before_there_were_schedulers_goes_on_at_its_rate(
     _, result = quick_run(settings, tmp_path / "run", resume=True)
     assert_equal(final_state(tmp_path / "straight"), final_state(tmp_path / "run"))
     assert result.records[-1].lr == pytest.approx(0.1 * (1 + math.cos(math.pi * 21 / 22)) / 2)
+
+
+def test_captured_steps_read_the_scheduler_and_are_captured_once() -> None:
+    """With a recorder in the place of CUDA graphs: what torch's schedulers do to an optimizer breaks no capture."""
+    weights = []
+    for graphs in (None, Recorder()):
+        net = tiny_model(dropout=0.0)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.5, momentum=0.9, fused=True)
+        settings = TrainSettings(epochs=2, lr=0.5, lr_schedule="exponential", decay_epochs=1, warmup_epochs=1)
+        learning_rate = LearningRate(optimizer, settings, STEPS)
+        step = TrainStep(net, torch.nn.functional.cross_entropy, optimizer, graphs=graphs)
+        images, labels = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8)
+        rates = []
+        for _ in range(2 * STEPS):
+            step(images, labels)
+            learning_rate.step()
+            rates.append(learning_rate.rate)
+        assert len(set(rates)) == 2 * STEPS
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in net.parameters()]))
+        if isinstance(graphs, Recorder):
+            assert step.optimizer_outside is None and graphs.captures == 1 and graphs.replays == 2 * STEPS - 2
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
