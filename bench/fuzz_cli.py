@@ -67,6 +67,14 @@ PLAIN: dict[str, Sequence[str]] = {
     "weight_decay": ("0", "0.001"),
     "momentum": ("0", "0.9"),
     "label_smoothing": ("0", "0.1"),
+    "optimizer": ("sgd", "adamw", "lamb"),
+    "lr_gamma": ("0.5", "1"),
+    "decay_epochs": ("1", "2"),
+    "patience_epochs": ("0", "1"),
+    "class_weights": ("balanced", "1,1,1,1,1,1,1,1,1,5"),
+    "criterion": ("cross_entropy", "bce", "torch.nn:CrossEntropyLoss"),
+    "ema": ("0.9", "0"),
+    "augment": ("none", "standard", "strong", "auto,mixup", "flip,cutmix=0.5", "crop,trivialaugment"),
     "precise_bn": ("0", "2"),
     "seed": ("0", "7"),
     "device": ("cpu", "auto"),
@@ -88,7 +96,17 @@ PLAIN: dict[str, Sequence[str]] = {
 ANY = tuple(value for values in PLAIN.values() for value in values)
 MODELS: tuple[str, ...] = (*(MODEL,) * 24, "bench.fuzz_cli:raises", "bench.fuzz_cli:prints", "bench.fuzz_cli:nothing")
 MODELS += ("no.such:thing", "resnet999", "", "torchvision:none", "bench.fuzz_cli:returns_a_dict", "json:dumps")
-DATA = ("digits",) * 30 + ("mnist", "folder:nowhere", "folder:", "cifar10:.", "", "digits:x", "folder:.")
+DATA = ("digits",) * 30 + (
+    "mnist",
+    "folder:nowhere",
+    "folder:",
+    "cifar10:.",
+    "",
+    "digits:x",
+    "folder:.",
+    "parquet:.",
+    "webdataset:nowhere",
+)
 #: Given first, so that what is drawn wins: small images, few steps, no compiler.
 QUICK = {
     "train": ("--image-size", "8", "--epochs", "2", "--batch-size", "250", "--no-compile", "--device", "cpu"),

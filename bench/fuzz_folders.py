@@ -73,7 +73,7 @@ def _nested(rng: random.Random, root: Path, folder: Path, pixels: np.random.Gene
 
 
 def _folder_like_an_image(rng: random.Random, root: Path, folder: Path, pixels: np.random.Generator) -> None:
-    (folder / "folder.png").mkdir()
+    (folder / "folder.png").mkdir(exist_ok=True)
 
 
 def _dangling(rng: random.Random, root: Path, folder: Path, pixels: np.random.Generator) -> None:

@@ -27,8 +27,8 @@ from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_times
 from lowmode_fx import Augmentation, DeviceLoader
 from lowmode_fx.loading.draws import epoch_order, generator_for
 from lowmode_fx.train.batches import train_batches
-from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.images import MemoryImages
+from lowmode_fx.train.splits import DataSplits
 
 OURS, GATHER, PER_IMAGE, COPIED = (
     "DeviceLoader",

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lowmode_fx.cli.ladder_options import LadderOption, low_mode_configs, read_ladder, rung_pair
+from lowmode_fx.cli.model_names import check_model_name
 from lowmode_fx.cli.options import (
     Channels,
     Classes,
@@ -50,6 +51,7 @@ def draw(
     """
     check_output(out, PICTURES, "picture")
     configs = low_mode_configs(preset, None if ladder is None else read_ladder(ladder), low)
+    check_model_name(model)
     sides = None if input_size is None else image_sides(input_size)
     from lowmode_fx.cli.drawing import draw_pair
     from lowmode_fx.cli.drawing.part import choose_part

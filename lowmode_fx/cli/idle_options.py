@@ -10,6 +10,14 @@ from lowmode_fx.cli.spelling import option_name
 #: Options of a low mode beside those of ``LowModeConfig``: a run without one has no use for them.
 LOW_MODE_RUN = ("low_weight", "shares", "schedule", "p", "tail", "period", "measure_every", "hold_epochs")
 
+#: Options of the learning rate, with the schedules that they are of.
+OF_RATES = {
+    "milestones": ("milestones",),
+    "lr_gamma": ("milestones", "step", "exponential", "plateau"),
+    "decay_epochs": ("step", "exponential"),
+    "patience_epochs": ("plateau",),
+}
+
 
 def idle_options(
     given: Mapping[str, Any], low: Mapping[str, Any], *, schedule: str, lr_schedule: str, full_only: bool
@@ -29,8 +37,9 @@ def idle_options(
                 yield _line(name, given[name], f"it is of --schedule {kind}")
         if given.get("hold_epochs") is not None and schedule == "agreement":
             yield _line("hold_epochs", given["hold_epochs"], "--schedule agreement holds no epochs")
-    if given.get("milestones") is not None and lr_schedule != "milestones":
-        yield _line("milestones", given["milestones"], f"the rate follows --lr-schedule {lr_schedule}")
+    for name, kinds in OF_RATES.items():
+        if given.get(name) is not None and lr_schedule not in kinds:
+            yield _line(name, given[name], f"the rate follows --lr-schedule {lr_schedule}")
 
 
 def _line(name: str, value: Any, why: str) -> str:

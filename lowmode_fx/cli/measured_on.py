@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from passes.errors import OptionError
 
 if TYPE_CHECKING:
-    from lowmode_fx.train.data import DataSplits
+    from lowmode_fx.train.splits import DataSplits
 
 
 def measured_on(model: str, splits: DataSplits) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from lowmode_fx.cli.model_names import unknown_model
 from lowmode_fx.utils.imports import import_named
 from lowmode_fx.utils.user_code import user_code
-from passes.wording import first_line, near_matches
+from passes.wording import first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +36,7 @@ def create_model(
     import timm
 
     if not timm.is_model(name):
-        raise ValueError(_unknown(name, timm.list_models(), "timm has no such model"))
+        raise ValueError(unknown_model(name, timm.list_models(), "timm"))
     return _timm_model(name, {**wanted, "in_chans": in_chans}, image_size)
 
 
@@ -67,7 +68,7 @@ def _torchvision_model(name: str, arguments: dict[str, Any], in_chans: int) -> n
     import torchvision
 
     if name not in torchvision.models.list_models():
-        raise ValueError(_unknown(name, torchvision.models.list_models(), "torchvision has no such model"))
+        raise ValueError(unknown_model(name, torchvision.models.list_models(), "torchvision"))
     if in_chans != 3:
         raise ValueError(
             f"torchvision:{name} takes 3 input channels, not {in_chans}; give RGB images or use a timm model"
@@ -97,9 +98,3 @@ def _imported_model(module_name: str, attribute: str, offered: dict[str, Any]) -
 
 def _parameters(function: Callable[..., Any]) -> set[str]:
     return set(inspect.signature(function).parameters)
-
-
-def _unknown(name: str, known: Sequence[str], what: str) -> str:
-    near = near_matches(name, known)
-    hint = f"near matches: {', '.join(near)}" if near else "see timm.list_models(), or give package.module:callable"
-    return f"model {name!r}: {what}; {hint}"

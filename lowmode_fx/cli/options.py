@@ -33,7 +33,7 @@ Classes = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Of the 
 Submodule = Annotated[str | None, typer.Option(help="Only this part, as backbone; fed the images.")]
 
 # Commands that train.
-DataName = Annotated[str, Data(help="digits, cifar10:PATH, folder:PATH or torchvision:NAME=PATH.")]
+DataName = Annotated[str, Data(help="digits; cifar10:, folder:, parquet: or webdataset:PATH; torchvision:NAME=PATH.")]
 ImageSize = Annotated[int | None, Data(min=1, max=MOST_PIXELS, help="Side in pixels.")]
 ImageChannels = Annotated[int, Data(help="3 (RGB), 1 (grey) or, of a folder, 4 (bands as stored).")]
 CriterionName = Annotated[

@@ -10,6 +10,7 @@ import typer
 from lowmode_fx.cli.formats import ReportFormat
 from lowmode_fx.cli.handle_options import HandleOption, counted, read_handles
 from lowmode_fx.cli.ladder_options import LadderOption, build_modes, low_mode_configs, read_ladder
+from lowmode_fx.cli.model_names import check_model_name
 from lowmode_fx.cli.options import (
     Channels,
     Classes,
@@ -46,6 +47,7 @@ def report(
     Example: lowmode-fx report resnet50 --ratio 2 --kernel-ratio 1
     """
     configs = low_mode_configs(preset, None if ladder is None else read_ladder(ladder), low)
+    check_model_name(model)
     sides = None if input_size is None else image_sides(input_size)
     with results_alone():
         handles = read_handles(handle)

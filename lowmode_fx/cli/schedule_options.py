@@ -65,8 +65,7 @@ def make_schedule(
 
     Raises ``ValueError`` for options at odds.
     """
-    changes = settings.milestones if settings.lr_schedule == "milestones" else ()
-    milestones = (0, *changes)
+    milestones = (0, *settings.rate_falls)
     if kind in ("periodic", "ladder") and (p is not None or tail is not None):
         option = f"--p {p}" if p is not None else f"--tail {tail:g}"
         instead = "--period" if kind == "periodic" else "--shares, or epochs in --ladder,"

@@ -15,6 +15,7 @@ import typer
 from lowmode_fx.cli.idle_options import idle_options
 from lowmode_fx.cli.ladder_options import low_mode_configs, read_ladder
 from lowmode_fx.cli.measured_on import check_measured_on
+from lowmode_fx.cli.model_names import check_model_name
 from lowmode_fx.cli.options import (
     LOW_MODE,
     CriterionName,
@@ -33,6 +34,7 @@ from lowmode_fx.cli.schedule_options import ScheduleKind, ladder_epochs, make_sc
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.train.data_spec import read_spec, short_name
+from lowmode_fx.train.optimizer_names import check_optimizer_name
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import Autocast, DataOn, LrSchedule, TrainSettings
 from lowmode_fx.utils.validation import as_number
@@ -52,10 +54,14 @@ def train(
     preset: Preset = None,
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
-    workers: Annotated[int | None, Data(min=0, max=256, help="Loaders, for sets above 4 GiB. (default 2)")] = None,
+    workers: Annotated[int | None, Data(min=0, max=256, help="Processes that decode. (default 2)")] = None,
     data_on: Annotated[
         DataOn | None,
         Data(help="Where all images lie; auto: by what is free. (default auto)"),
+    ] = None,
+    augment: Annotated[
+        str | None,
+        Data(help="auto, none, standard, strong, or steps: resized_crop,flip,mixup=0.2 (default auto)"),
     ] = None,
     tuned: Annotated[
         Path | None,
@@ -82,10 +88,17 @@ def train(
     optimizer: Annotated[str | None, Rate(help="sgd, or any of timm's: adamw, lamb, … (default sgd)")] = None,
     batch_size: Annotated[int | None, Rate(help="(default 125)")] = None,
     lr: Annotated[float | None, Rate(help="(default 0.1)")] = None,
-    lr_schedule: Annotated[LrSchedule | None, Rate(help="How it falls. (default milestones)")] = None,
+    lr_schedule: Annotated[
+        LrSchedule | None, Rate("--lr-schedule", "--scheduler", help="How it falls. (default milestones)")
+    ] = None,
     milestones: Annotated[
         str | None, Rate(help="Epochs, from 0, at which the rate falls: 80,120. (default 40 %, 60 %)")
     ] = None,
+    lr_gamma: Annotated[float | None, Rate(help="What a fall leaves of the rate. (default 0.1)")] = None,
+    decay_epochs: Annotated[
+        int | None, Rate(min=1, help="Of step and exponential: epochs to a fall. (default a third)")
+    ] = None,
+    patience_epochs: Annotated[int | None, Rate(help="Of plateau: epochs without gain. (default 10)")] = None,
     warmup_epochs: Annotated[int | None, Rate(help="(default 0)")] = None,
     weight_decay: Annotated[float | None, Rate(help="(default 0.0005)")] = None,
     momentum: Annotated[float | None, Rate(help="(default 0.9)")] = None,
@@ -116,6 +129,7 @@ def train(
     Example: lowmode-fx train resnet18 --data folder:path/to/images --p 0.5 --tail 0.3
     """
     given = dict(locals())
+    check_model_name(model)
     read_spec(data)
     plan = None if ladder is None else read_ladder(ladder)
     kind = schedule_kind(schedule, plan, shares)
@@ -132,6 +146,9 @@ def train(
         lr=lr,
         lr_schedule=lr_schedule,
         milestones=None if milestones is None else _integers("milestones", milestones),
+        lr_gamma=lr_gamma,
+        decay_epochs=decay_epochs,
+        patience_epochs=patience_epochs,
         warmup_epochs=warmup_epochs,
         weight_decay=weight_decay,
         momentum=momentum,
@@ -148,7 +165,9 @@ def train(
         compile=compile,
         workers=workers,
         data_on=data_on,
+        augment=augment,
     )
+    check_optimizer_name(settings.optimizer)
     bases = (preset,) if choice is None else choice.configs
     configs = [config for base in bases for config in low_mode_configs(base, plan, low)]
     chosen = make_schedule(

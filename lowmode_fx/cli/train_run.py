@@ -19,15 +19,17 @@ from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import LadderSchedule, Schedule, StatefulSchedule, mode_fractions
+from lowmode_fx.train.augmenting import augmented
 from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.checkpoint import has_checkpoint
 from lowmode_fx.train.data import load_data
-from lowmode_fx.train.images import MemoryImages
+from lowmode_fx.train.data_spec import HELD, read_spec
 from lowmode_fx.train.loop import train
 from lowmode_fx.train.loss import make_criterion
 from lowmode_fx.train.optimizer import check_optimizer
 from lowmode_fx.train.placement import images_on
 from lowmode_fx.train.ranks import Ranks, joined
+from lowmode_fx.train.recipe import read_recipe
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.utils.allocator import keep_freed_memory
@@ -65,17 +67,25 @@ class TrainRun:
             keep_freed_memory()
             if settings.autocast == "fp16":
                 say(console, "warning: fp16 is slow on a CPU; give --autocast bf16")
-        splits = load_data(self.data, self.image_size, self.in_chans, in_memory=settings.data_on == "device")
+        splits = load_data(
+            self.data,
+            self.image_size,
+            self.in_chans,
+            in_memory=settings.data_on == "device",
+            workers=settings.workers if self.workers_given else None,
+            train_size=read_recipe(settings.augment).held_side(self.image_size),
+        )
         if self.tuned is not None:
             if not self.measured_on:
                 say(console, f"note: {self.tuned} doesn't say what it was measured on: it is of an older version")
             check_measured_on(self.tuned, self.measured_on, measured_on(self.model, splits))
-        if self.workers_given and isinstance(splits.train, MemoryImages):
-            say(console, f"note: --workers {settings.workers} does nothing here: all images are held in memory")
+        if self.workers_given and read_spec(self.data).kind in HELD:
+            say(console, f"note: --workers {settings.workers} does nothing here: nothing is decoded")
         steps = steps_per_epoch(splits.train, settings.batch_size)
         channels, height, width = splits.image_shape
-        sizes = f"{len(splits.train)} + {len(splits.val)} images of {channels}×{height}×{width}"
-        together = images_on(settings.data_on, splits, device) == "device"
+        held = "" if splits.train.shape == splits.image_shape else f" (held at {splits.train.shape[-1]})"
+        sizes = f"{len(splits.train)} + {len(splits.val)} images of {channels}×{height}×{width}{held}"
+        together = images_on(settings.data_on, augmented(splits, settings.augment), device) == "device"
         where = f"and images on {device}" if together else f"on {device}, images on the host"
         say(console, f"{self.data}: {sizes}, {splits.num_classes} classes; {self.model} {where}")
         for note in splits.notes:
@@ -140,7 +150,8 @@ def about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings,
     for rung in ladder.rungs:
         about = f"about {shares.get(rung.mode, 0):.0%} of {epochs * steps} steps"
         how_many = "as many steps as measuring says" if fractions is None else about
-        yield f"{rung.mode}-mode: {len(rung.report.pooled)} convolutions with pooled kernels; {how_many}"
+        count = len(rung.report.pooled)
+        yield f"{rung.mode}-mode: {count} convolution{'s' * (count != 1)} with pooled kernels; {how_many}"
     several = len(ladder.rungs) > 1
     for rung in ladder.rungs:
         of = f"{rung.mode}-mode: " if several else ""

@@ -15,6 +15,7 @@ import typer
 from lowmode_fx.cli.formats import ProbeFormat
 from lowmode_fx.cli.handle_options import HandleOption, read_handles
 from lowmode_fx.cli.measured_on import measured_on
+from lowmode_fx.cli.model_names import check_model_name
 from lowmode_fx.cli.options import (
     LOW_MODE,
     CriterionName,
@@ -71,6 +72,7 @@ def probe(
 
     Example: lowmode-fx probe resnet18 --data folder:path/to/images --out probe.png
     """
+    check_model_name(model)
     read_spec(data)
     if out is not None:
         check_output(out, (".png",), "PNG")
@@ -122,6 +124,7 @@ def tune(
 
     Example: lowmode-fx tune resnet18 --data folder:path/to/images --epochs 30 --out tuned.json
     """
+    check_model_name(model)
     read_spec(data)
     check_output(out)
     config = low_mode_config(None, **low)
@@ -149,9 +152,9 @@ def tune(
             seed=seed,
         )
         tuning = replace(tuning, measured_on=measured_on(model, setting.splits))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, tuning.to_json() + "\n")
-    print(tuning_table(tuning))
+    print(tuning_table(tuning))  # before it is written: a disk that is full takes the file alone
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, tuning.to_json() + "\n")
     given: dict[str, Any] = {"--image-size": image_size, "--in-chans": in_chans if in_chans != 3 else None}
     given |= {"--batch-size": batch_size, "--lr": lr, "--momentum": momentum}
     given |= {"--autocast": autocast} if autocast != "none" else {}

@@ -15,9 +15,10 @@ from lowmode_fx.cli.models import create_model
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.train.batches import EpochBatches
-from lowmode_fx.train.data import DataSplits, load_data
+from lowmode_fx.train.data import load_data
 from lowmode_fx.train.loss import Criterion, make_criterion
 from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.train.splits import DataSplits
 from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.sensitivity import ModelProbe, probe_sites
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe

@@ -13,10 +13,16 @@ __all__ = ["UNCHANGED", "Augmentation", "crop", "mirror", "window_starts"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training batch: a crop out of an image padded by ``shift`` pixels of zeros, and a flip."""
+    """Random changes of a training batch: a crop out of an image padded by ``shift`` pixels of zeros, and a flip.
+
+    ``mixup``, ``cutmix``: where above 0, images are blended with others of their batch, or get a part of them
+    (``loading/mixing.py``), by that parameter of a Beta distribution; where both are, one of them by lot.
+    """
 
     shift: int = 0
     flip: bool = False
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
 
 #: Images as they are.

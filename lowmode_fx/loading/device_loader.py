@@ -10,6 +10,7 @@ from torch import Tensor
 from lowmode_fx.loading.augmentation import UNCHANGED, Augmentation
 from lowmode_fx.loading.batch_order import BatchOrder
 from lowmode_fx.loading.epoch_plan import plan_epoch
+from lowmode_fx.loading.mixing import mixing_of
 from lowmode_fx.loading.normalise import Normalise
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
@@ -28,7 +29,9 @@ class DeviceLoader:
     images: uint8 (N, C, H, W), all of the set. labels: (N,), or (N, …) if they don't move with the pixels.
     batch_size, shuffle, drop_last: as ``DataLoader`` has them.
     mean, std: per channel, of images in [0, 1].
-    augmentation: the random changes of each image.
+    augmentation: the random changes of each image, and of batches: with ``mixup`` or ``cutmix`` labels come as float32
+        (B, classes).
+    classes: of the labels, where they are mixed.
     seed: of order, crops and flips.
     rank, world_size: this process among those that share the set, as with ``DistributedSampler``; each holds all of it.
     device: where the images are held; ``None`` leaves them where they are.
@@ -56,6 +59,7 @@ class DeviceLoader:
         device: torch.device | str | None = None,
         net: LowModeModel | None = None,
         accumulation: int = 1,
+        classes: int | None = None,
     ) -> None:
         _check(images, labels, augmentation, mean, std)
         if net is not None and net.downsample_on != "host":
@@ -69,6 +73,7 @@ class DeviceLoader:
         self.images, self.labels = images.to(self.device).contiguous(), labels.to(self.device)
         self.normalise = Normalise(mean, std, self.device)
         self.augmentation = augmentation
+        self.mixing = mixing_of(augmentation, classes, seed, rank)
         self.net, self.accumulation = net, as_count("accumulation", accumulation, 1)
         self.epoch = 0
         self.step = self._first = 0
@@ -100,7 +105,9 @@ class DeviceLoader:
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The (images float32 (B, C, H, W), labels (B, …)) of an epoch, from its batch ``first`` on."""
         shape = self.images.shape[1:]
-        plan = plan_epoch(self.order, epoch, self.labels, shape, self.augmentation, self.normalise, self.device)
+        plan = plan_epoch(
+            self.order, epoch, self.labels, shape, self.augmentation, self.normalise, self.device, self.mixing
+        )
         indices = plan.indices.to(self.device).split(self.order.batch_size)
         began, net_epoch = (self.net.step, self.net.epoch) if self.net is not None else (0, 0)
         for step in range(first, len(self)):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,12 +12,12 @@ from torch import Tensor
 
 from lowmode_fx.runtime.schedules.draws import GOLDEN_GAMMA, WORD, mix64
 
-__all__ = ["DRAWS", "crop_draws", "epoch_order", "generator_for"]
+__all__ = ["DRAWS", "crop_draws", "drawing_from", "epoch_order", "generator_for", "mix_seed", "picture_seed"]
 
 #: The version of what is drawn here; version 1 drew the crops of each batch one after the other.
 DRAWS = 2
 
-_ORDER, _CROPS = 0, 1  # streams of draws that never share a key
+_ORDER, _CROPS, _PICTURES, _MIXES = range(4)  # streams of draws that never share a key
 _BITS = 24  # of a word, for each corner: even among 224 of them none is likelier by more than a 70,000th
 
 
@@ -47,9 +50,35 @@ def crop_draws(indices: Tensor, seed: int, epoch: int, shift: int) -> tuple[Tens
 
 def _words(indices: Tensor, seed: int, epoch: int) -> npt.NDArray[np.uint64]:
     """64 random bits for each image: SplitMix64 of (seed, epoch, index), the counter-based draws of the schedules."""
-    key = 0
-    for part in (seed, _CROPS, epoch):
-        key = mix64((key + part + GOLDEN_GAMMA) & WORD)
+    key = _key(seed, _CROPS, epoch)
     # Products and sums of uint64 arrays are modulo 2**64, silently, as they should be.
     counters = (indices.numpy().astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN_GAMMA)
     return mix64(counters + np.uint64(key))
+
+
+def picture_seed(index: int, seed: int, epoch: int) -> int:
+    """Of the generator that the changes of one image of a set draw from, in an epoch; in [0, 2**63)."""
+    return _key(seed, _PICTURES, epoch, index) >> 1
+
+
+def mix_seed(step: int, seed: int, epoch: int, rank: int) -> int:
+    """Of the generator that says how a rank's batch of a step is mixed; in [0, 2**63)."""
+    return _key(seed, _MIXES, epoch, rank, step) >> 1
+
+
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Inside, torch draws on the CPU from ``seed``; afterwards as if nothing had been drawn."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which begins a GPU's draws anew too
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def _key(*parts: int) -> int:
+    key = 0
+    for part in parts:
+        key = mix64((key + part + GOLDEN_GAMMA) & WORD)
+    return key

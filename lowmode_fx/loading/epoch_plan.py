@@ -11,6 +11,7 @@ from torch import Tensor
 from lowmode_fx.loading.augmentation import Augmentation, crop, mirror, window_starts
 from lowmode_fx.loading.batch_order import BatchOrder
 from lowmode_fx.loading.draws import crop_draws
+from lowmode_fx.loading.mixing import Mixing
 from lowmode_fx.loading.normalise import Normalise
 
 __all__ = ["EpochPlan", "plan_epoch"]
@@ -18,7 +19,8 @@ __all__ = ["EpochPlan", "plan_epoch"]
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The images of an epoch in their order, their labels, how each is cropped and mirrored (``None``: it isn't).
+    """The images of an epoch in their order, their labels, how each is cropped and mirrored (``None``: it isn't),
+    and how batches are mixed.
 
     ``indices``: int64 (M,), on the CPU. ``labels``: (M, …), ``starts``: int64 (M,), ``masks``: uint8 (M,), on the
     device.
@@ -31,6 +33,8 @@ class EpochPlan:
     shift: int
     batch_size: int
     normalise: Normalise
+    epoch: int = 0
+    mixing: Mixing | None = None
 
     def finish(self, step: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """Batch ``step``, of the uint8 images (N, C, H, W) that stand in it: as float32, with its labels."""
@@ -39,7 +43,8 @@ class EpochPlan:
             images = crop(images, self.starts[part], self.shift)
         if self.masks is not None:
             images = mirror(images, self.masks[part])
-        return self.normalise(images), self.labels[part]
+        finished, labels = self.normalise(images), self.labels[part]
+        return (finished, labels) if self.mixing is None else self.mixing(finished, labels, self.epoch, step)
 
 
 def plan_epoch(
@@ -50,11 +55,12 @@ def plan_epoch(
     augmentation: Augmentation,
     normalise: Normalise,
     device: torch.device,
+    mixing: Mixing | None = None,
 ) -> EpochPlan:
     """The plan of an epoch: a pure function of ``order``'s seed, the epoch and each image's place in the set.
 
     labels: of the whole set, (length, …), on any device.
-    shape: (C, H, W) of an image.
+    shape: (C, H, W) of an image. mixing: of whole batches, once they are normalised.
     """
     indices = order.indices(epoch)
     rows, columns, mirrored = crop_draws(indices, order.seed, epoch, augmentation.shift)
@@ -62,4 +68,4 @@ def plan_epoch(
     starts = window_starts(rows, columns, places, shape, augmentation.shift).to(device) if augmentation.shift else None
     masks = mirrored.to(torch.uint8).mul_(255).to(device) if augmentation.flip else None
     chosen = labels[indices.to(labels.device)].to(device)
-    return EpochPlan(indices, chosen, starts, masks, augmentation.shift, order.batch_size, normalise)
+    return EpochPlan(indices, chosen, starts, masks, augmentation.shift, order.batch_size, normalise, epoch, mixing)

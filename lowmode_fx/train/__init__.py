@@ -6,12 +6,13 @@ from passes.lazy import import_lazily
 
 if TYPE_CHECKING:
     from lowmode_fx.train.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-    from lowmode_fx.train.data import DataSplits, load_data
+    from lowmode_fx.train.data import load_data
     from lowmode_fx.train.loop import TrainingDivergedError, train
     from lowmode_fx.train.plots import plot_curves
     from lowmode_fx.train.records import EpochRecord, RunResult
     from lowmode_fx.train.run_folder import RunFolder
     from lowmode_fx.train.settings import TrainSettings
+    from lowmode_fx.train.splits import DataSplits
 
 __all__ = [
     "Checkpoint",
@@ -34,7 +35,8 @@ import_lazily(
     __name__,
     {
         "lowmode_fx.train.checkpoint": ("Checkpoint", "CheckpointError", "load_checkpoint", "save_checkpoint"),
-        "lowmode_fx.train.data": ("DataSplits", "load_data"),
+        "lowmode_fx.train.data": ("load_data",),
+        "lowmode_fx.train.splits": ("DataSplits",),
         "lowmode_fx.train.loop": ("TrainingDivergedError", "train"),
         "lowmode_fx.train.plots": ("plot_curves",),
         "lowmode_fx.train.records": ("EpochRecord", "RunResult"),

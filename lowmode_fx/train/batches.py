@@ -10,11 +10,13 @@ from lowmode_fx.loading.augmentation import UNCHANGED, Augmentation
 from lowmode_fx.loading.batch_order import BatchOrder
 from lowmode_fx.loading.device_loader import DeviceLoader
 from lowmode_fx.loading.epoch_plan import plan_epoch
+from lowmode_fx.loading.mixing import mixing_of
 from lowmode_fx.loading.normalise import Normalise
 from lowmode_fx.loading.prefetch import PrefetchLoader
-from lowmode_fx.train.data import DataSplits
+from lowmode_fx.train.augmenting import ChangedImages, Pictures
 from lowmode_fx.train.images import ImageSource, MemoryImages
 from lowmode_fx.train.ranks import Ranks
+from lowmode_fx.train.splits import DataSplits
 from passes.errors import OptionError
 
 
@@ -48,7 +50,10 @@ def train_batches(
     order = BatchOrder(
         len(splits.train), share, seed, shuffle=True, drop_last=True, rank=ranks.rank, world_size=ranks.size
     )
-    return _batches(splits, splits.train, order, splits.augmentation, epoch, device, first, workers)
+    source = splits.train
+    if splits.transform is not None:
+        source = ChangedImages(source, Pictures(splits.transform, seed, epoch), splits.image_shape)
+    return _batches(splits, source, order, splits.augmentation, epoch, device, first, workers)
 
 
 def val_batches(
@@ -87,11 +92,13 @@ def _batches(
             rank=order.rank,
             world_size=order.world_size,
             device=device,
+            classes=splits.num_classes,
         )
         yield from loader.batches(epoch, first)
         return
     normalise = Normalise(splits.mean, splits.std, device)
-    plan = plan_epoch(order, epoch, source.labels, source.shape, augmentation, normalise, device)
+    mixing = mixing_of(augmentation, splits.num_classes, order.seed, order.rank)
+    plan = plan_epoch(order, epoch, source.labels, source.shape, augmentation, normalise, device, mixing)
     wanted = plan.indices.split(order.batch_size)[first : len(order)]
     # They travel as bytes, a quarter of what floats take, and are cropped and normalised on the device.
     fetched = PrefetchLoader(source.fetch(wanted, workers, pin=device.type == "cuda"), device)

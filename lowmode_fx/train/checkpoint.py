@@ -25,11 +25,14 @@ from torch import nn
 
 from lowmode_fx.train.names import CURRENT, MODEL_FILE, PARTIAL, PREVIOUS, STATE_FILE
 from lowmode_fx.utils.atomic import sync_file, sync_folder
+from passes.spelling import setting
 from passes.wording import one_line
 
 FORMAT = "lowmode_fx.checkpoint"
 #: Version 1 counted the steps of two modes; 2 counts them by mode.
 VERSION, READABLE = 2, (1, 2)
+#: Parts of what a run is made of whose values are a user's options, by the same names.
+_OPTIONS = ("settings.", "low_mode.", "low_mode.config.", "low_mode.schedule.")
 
 
 class CheckpointError(ValueError):
@@ -173,8 +176,9 @@ def require_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], run_fo
         if isinstance(before, Mapping) and isinstance(now, Mapping):
             require_same_run(before, now, run_folder, f"{prefix}{key}.")
         elif before != now:
+            name = setting(key) if prefix in _OPTIONS else f"{prefix}{key}"
             raise CheckpointError(
-                f"cannot resume {str(run_folder)!r}: {prefix}{key} is {now!r}, the run there has {before!r}; "
+                f"cannot resume {str(run_folder)!r}: {name} is {now!r}, the run there has {before!r}; "
                 f"give the same again, or --overwrite or --out another path"
             )
 

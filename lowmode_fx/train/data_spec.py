@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from passes.errors import OptionError
@@ -14,7 +15,13 @@ FORMS = {
     "cifar10": "cifar10:PATH",
     "folder": "folder:PATH",
     "torchvision": "torchvision:NAME=PATH",
+    "parquet": "parquet:PATH",
+    "webdataset": "webdataset:PATH",
 }
+#: Those that the package datasets reads.
+SHARDS = ("parquet", "webdataset")
+#: Those that are pixels already, without files to decode.
+HELD = ("digits", "cifar10")
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class DataSpec:
 def read_spec(spec: str) -> DataSpec:
     """Raises ``OptionError`` for a kind of set that there isn't, and ``ValueError`` for a path that is no folder."""
     read = _parts(spec)
+    if read.kind in SHARDS and find_spec("datasets") is None:
+        raise OptionError("data", spec, "needs datasets, which is not installed", "pip install 'lowmode-fx[datasets]'")
     if read.root is not None and not read.root.is_dir():
         problem = "is not a folder" if read.root.exists() else "does not exist"
         raise ValueError(f"data path {str(read.root)!r} {problem}; give {FORMS[read.kind]} of an existing folder")
@@ -38,7 +47,7 @@ def read_spec(spec: str) -> DataSpec:
 def short_name(spec: str) -> str:
     """A name for folders of results, the data's own: ``cats`` for ``folder:path/to/cats``."""
     read = _parts(spec)
-    if read.kind == "folder" and read.root is not None:
+    if read.kind in ("folder", *SHARDS) and read.root is not None:
         return read.root.resolve().name or read.kind
     return read.name or read.kind
 

@@ -21,21 +21,25 @@ _REDUCED = 1  # of the TIFF tag NewSubfileType: a page that is a smaller version
 _PAGES_TAG, _BANDS_TAG = 254, 277
 
 
-def decode(path: Path, size: tuple[int, int] | None, in_chans: int) -> torch.Tensor:
+def decode(
+    file: Path | io.BytesIO, size: tuple[int, int] | None, in_chans: int, name: str | None = None
+) -> torch.Tensor:
     """One image file as uint8 (C, H, W), as ``pixels`` makes it.
 
-    Raises ``ValueError`` with the file's name when it can't be decoded, or can't be taken as it is.
+    name: of a file that lies in memory. Raises ``ValueError`` with the file's name when it can't be decoded, or can't
+    be taken as it is.
     """
+    path = name or repr(str(file))
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             return pixels(opened, size, in_chans)
     except _NotTaken as error:
-        raise ValueError(f"image {str(path)!r} {error}") from None
+        raise ValueError(f"image {path} {error}") from None
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise ValueError(f"image {str(path)!r} has more than {limit} million pixels; scale it down first") from error
+        raise ValueError(f"image {path} has more than {limit} million pixels; scale it down first") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
-        raise ValueError(f"cannot decode image {str(path)!r} ({one_line(error)}); replace or remove it") from error
+        raise ValueError(f"cannot decode image {path} ({one_line(error)}); replace or remove it") from error
 
 
 # By Pillow: torchvision's ``decode_image`` reads neither TIFF nor BMP nor PPM, and no colour profiles.
@@ -127,7 +131,8 @@ def _printed(image: Image.Image) -> Image.Image:
 
 def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     scale = min(image.height / size[0], image.width / size[1])
-    height, width = size[0] * scale, size[1] * scale
+    # Of a side that is whole the product may be larger by its last bit, and a crop begin before the image.
+    height, width = min(size[0] * scale, image.height), min(size[1] * scale, image.width)
     left, top = (image.width - width) / 2, (image.height - height) / 2
     box = (left, top, left + width, top + height)
     return image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)

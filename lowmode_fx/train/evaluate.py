@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from lowmode_fx.train.batches import val_batches
-from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.outputs import logits_of
 from lowmode_fx.train.ranks import Ranks
 from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.train.splits import DataSplits
 from lowmode_fx.utils.channels import channels_hint
 from passes.errors import OptionError
 
@@ -35,6 +35,10 @@ def check_outputs(model: nn.Module, splits: DataSplits, settings: TrainSettings,
             f"model outputs have shape {tuple(logits.shape)}, but {splits.name} has {classes} classes; "
             f"give a model with outputs of shape (N, {classes})"
         )
+    if logits.shape[1] != classes and (splits.augmentation.mixup or splits.augmentation.cutmix):
+        hint = f"give a model with {classes}, or leave out mixup and cutmix"
+        problem = f"mixes labels of {classes} classes, and the model has {logits.shape[1]} outputs"
+        raise OptionError("augment", settings.augment, problem, hint)
     weights = settings.class_weights
     if weights and not len(splits.classes if weights == "balanced" else weights) == classes == logits.shape[1]:
         outputs = f"each of the {logits.shape[1]} outputs and of the {classes} classes of {splits.name}"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.train.splits import DataSplits
 
 
 def run_identity(

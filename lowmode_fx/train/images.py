@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+
+#: The side in pixels of a set's images, and that at which training images are held; ``None``: as stored.
+Sizes = tuple[int | None, int | None]
+
+
+def square(sizes: Sizes, part: str) -> tuple[int, int] | None:
+    """(H, W) at which a part of a set, ``"train"`` or another, is held."""
+    side = sizes[part == "train"]
+    return None if side is None else (side, side)
 
 
 class ImageSource(Protocol):
@@ -19,6 +29,10 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def to(self, device: torch.device) -> ImageSource: ...
+
+    def read(self, index: int) -> tuple[torch.Tensor, int]:
+        """The uint8 image (C, H, W) at a place, and its class. Raises ``ValueError`` for one that can't be had."""
+        ...
 
     def fetch(self, batches: Iterable[torch.Tensor], workers: int = 0, pin: bool = False) -> Iterator[torch.Tensor]:
         """For each int64 tensor of positions (N,), in order, the uint8 images (N, C, H, W).
@@ -52,6 +66,20 @@ class MemoryImages:
         """Bytes that the images take."""
         return self.images.nbytes
 
+    def read(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
     def fetch(self, batches: Iterable[torch.Tensor], workers: int = 0, pin: bool = False) -> Iterator[torch.Tensor]:
         for indices in batches:
             yield self.images.index_select(0, indices.to(self.images.device))
+
+
+@dataclass(frozen=True)
+class HeldParts:
+    """A set held in memory. ``val``: what is validated on; ``test``: kept for the end; ``notes``: a line each."""
+
+    train: MemoryImages
+    val: MemoryImages
+    test: MemoryImages | None
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,20 +15,20 @@ from rich.console import Console
 from torch import nn
 
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.runtime.schedules import MeasuringSchedule
-from lowmode_fx.train.batches import train_batches
 from lowmode_fx.train.checkpoint import has_checkpoint
-from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.evaluate import check_outputs, evaluate
+from lowmode_fx.train.events import Events
 from lowmode_fx.train.interrupts import Interrupts
+from lowmode_fx.train.measuring import make_statistics_precise, measure_agreement
 from lowmode_fx.train.names import EMA
-from lowmode_fx.train.precise_bn import recompute_statistics, require_fvcore
+from lowmode_fx.train.precise_bn import require_fvcore
 from lowmode_fx.train.ranks import Agreement
 from lowmode_fx.train.records import EpochRecord, RunResult
 from lowmode_fx.train.resume import load, save
 from lowmode_fx.train.run import Run
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.train.splits import DataSplits
 from lowmode_fx.train.warmup import modes_to_come, warm_up
 from lowmode_fx.utils.devices import synchronize
 from passes.spelling import setting
@@ -90,9 +89,12 @@ class _Loop(Run):
     def train(self) -> RunResult:
         """Epoch after epoch, up to the last one or a signal."""
         interrupted = stop = 0
-        with Interrupts() as interrupts, self.reporter, closing(Agreement(self.ranks)) as agreement:
-            self.reporter.on_closed = interrupts.output_closed
-            if self.epoch < self.settings.epochs:
+        left = self.epoch < self.settings.epochs
+        place = self.folder.path if self.folder is not None and self.writes and left else None
+        self.events = Events(place, self.epoch * self.steps, self.reporter.say)
+        with Interrupts() as interrupts, self.reporter, closing(Agreement(self.ranks)) as agreement, self.events:
+            self.reporter.when_closed(interrupts.output_closed)
+            if left:
                 self.warm_up()
             while self.epoch < self.settings.epochs and not stop:
                 self.train_epoch(interrupts, agreement)
@@ -102,7 +104,7 @@ class _Loop(Run):
                 stop = agreement.finish(interrupts.received)
             if self.epoch < self.settings.epochs:
                 interrupted = stop
-        tested = None if interrupted else self.test()
+            tested = None if interrupted else self.test()
         result = RunResult(self.label, tuple(self.records), self.compile_seconds, interrupted, tested)
         self.write_summary("interrupted" if interrupted else "complete", result)
         if self.folder is not None and self.writes:
@@ -118,10 +120,12 @@ class _Loop(Run):
         if self.splits.test is None:
             return None
         try:
-            return evaluate(self.validated, replace(self.splits, val=self.splits.test), self.settings, self.device)
+            tested = evaluate(self.validated, replace(self.splits, val=self.splits.test), self.settings, self.device)
         except ValueError as error:  # a file that can't be read: the run is complete all the same
             self.reporter.say(f"no test accuracy: {error}")
             return None
+        self.events.test(tested)
+        return tested
 
     def warm_up(self) -> None:
         """Pay for compilation, and whatever else only first steps cost, before the clock starts."""
@@ -138,18 +142,6 @@ class _Loop(Run):
             self.compile_seconds += seconds
             self.reporter.say(f"compiled in {self.compile_seconds:.1f} s (not part of the training time)")
 
-    def batches(self, epoch: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return train_batches(
-            self.splits,
-            batch_size=self.settings.batch_size,
-            seed=self.settings.seed,
-            epoch=epoch,
-            device=self.device,
-            first=first,
-            workers=self.settings.workers,
-            ranks=self.ranks,
-        )
-
     def backward(self, forward: Callable[[torch.Tensor], Any], images: torch.Tensor, labels: torch.Tensor) -> None:
         """One forward and backward pass, which no update follows."""
         dtype = self.settings.autocast_dtype()
@@ -165,34 +157,21 @@ class _Loop(Run):
         synchronize(self.device)
         start = time.perf_counter()
         for images, labels in self.loading.timed(self.batches(self.epoch, self.step)):
-            self.measure_agreement()
-            rate = self.settings.learning_rate(self.epoch, self.step / self.steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            measure_agreement(self)
+            began = self.step_clock.begin()
             self.loss_sum += self.train_step(images, labels)
             if self.ema is not None:
                 self.ema.update()
-            self.mode_steps[str(self.low_mode.last_mode if self.low_mode else Mode.FULL)] += 1
+            mode = str(self.low_mode.last_mode if self.low_mode else Mode.FULL)
+            self.step_clock.end(mode, began)
+            self.mode_steps[mode] += 1
+            self.learning_rate.step()
             self.reporter.step(self.epoch, self.step)
             self.step += 1
             if agreement.next(interrupts.received):
                 break
         synchronize(self.device)
         self.seconds += time.perf_counter() - start
-
-    def measure_agreement(self) -> None:
-        """Where the schedule asks for it, compare both modes' gradients on the coming batches: part of the time."""
-        schedule = self.low_mode.schedule if self.low_mode is not None else None
-        if self.low_mode is None or not isinstance(schedule, MeasuringSchedule):
-            return
-        if schedule.due(self.low_mode.step, self.epoch):
-            # At an epoch's end its last batches: a resumed run can name them too.
-            first = max(0, min(self.step, self.steps - schedule.batches))
-            coming = itertools.islice(self.batches(self.epoch, first), schedule.batches)
-            # float16 would need a scaler for these gradients too.
-            autocast = torch.bfloat16 if self.settings.autocast == "bf16" else None
-            gain = schedule.measure(self.low_mode.pair, coming, self.criterion, self.low_mode.step, autocast)
-            self.reporter.say(f"step {self.low_mode.step}: a low step gains {gain:.2f} full ones")
 
     def finish_epoch(self) -> None:
         loss = self.ranks.sum(self.loss_sum).item() / self.ranks.size / self.steps
@@ -202,21 +181,23 @@ class _Loop(Run):
                 f"training loss is {loss} in epoch {self.epoch + 1}; give a smaller {setting('lr')} (now "
                 f"{self.settings.lr}), or {setting('warmup_epochs')}"
             )
-        if self.settings.precise_bn and self.epoch == self.settings.epochs - 1:
-            count = min(self.settings.precise_bn, self.steps)
-            # The same batches on every rank, whole.
-            splits, settings = self.splits, self.settings
-            whole = train_batches(
-                splits, batch_size=settings.batch_size, seed=settings.seed, epoch=self.epoch, device=self.device
-            )
-            images = (images for images, _ in whole)
-            recompute_statistics(self.ema.model if self.ema else self.plain, images, count)
+        make_statistics_precise(self)
         accuracy = evaluate(self.validated, self.splits, self.settings, self.device)
         total = self.seconds + (self.records[-1].total_seconds if self.records else 0.0)
-        rate = float(self.optimizer.param_groups[0]["lr"])
-        loading = self.loading.seconds()
-        record = EpochRecord(self.epoch, self.seconds, total, loss, accuracy, self.mode_steps, rate, loading)
+        self.learning_rate.finish_epoch(accuracy)
+        record = EpochRecord(
+            self.epoch,
+            self.seconds,
+            total,
+            loss,
+            accuracy,
+            self.mode_steps,
+            self.learning_rate.rate,
+            self.loading.seconds(),
+            self.step_clock.seconds(),
+        )
         self.records.append(record)
         self.reporter.epoch(record)
+        self.events.epoch(record)
         self.epoch += 1
         self.start_epoch()

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from lowmode_fx.train.optimizer_names import OTHER_LOOPS, unknown_optimizer
 from lowmode_fx.train.settings import TrainSettings
 from passes.errors import OptionError
-from passes.wording import first_line, near_matches_hint
-
-#: Known to timm, and of no use here: a second backward pass, or a closure, is theirs alone.
-_OTHER_LOOPS = ("adahessian",)
+from passes.wording import first_line
 
 
 def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.Optimizer:
@@ -45,8 +43,6 @@ def check_optimizer(name: str) -> None:
         return
     from timm.optim import list_optimizers
 
-    known = [str(each) for each in list_optimizers() if each not in _OTHER_LOOPS]
-    if name not in known:
-        raise OptionError(
-            "optimizer", name, "is unknown", f"give sgd or one of timm's; {near_matches_hint(name, known)}"
-        )
+    known = [str(each) for each in list_optimizers()]
+    if name not in known or name in OTHER_LOOPS:
+        raise unknown_optimizer(name, known)

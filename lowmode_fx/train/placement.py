@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
-from lowmode_fx.train.data import DataSplits
 from lowmode_fx.train.images import MemoryImages
+from lowmode_fx.train.splits import DataSplits
 from passes.errors import OptionError
 from passes.spelling import setting
 
@@ -17,12 +17,18 @@ FREE_SHARE = 0.5
 
 
 def images_on(wanted: str, splits: DataSplits, device: torch.device) -> Place:
-    """Where the images shall lie. ``"auto"``: on the device, where they are held in memory and it has room for them.
+    """Where the images shall lie. ``"auto"``: on the device, where they are held in memory and it has room for them,
+    and none is changed on the host.
 
     A CPU's images in memory are on the device. Raises ``ValueError`` where images on the device are asked for, and
     they stay in their files.
     """
     held = _held_bytes(splits)
+    if splits.transform is not None and device.type != "cpu":
+        if wanted == "device":
+            problem = "holds images where they can't be changed one by one"
+            raise OptionError("data_on", wanted, problem, f"leave it out, or give {setting('augment', 'auto')}")
+        return "host"
     if wanted == "host" or (wanted == "auto" and held is None):
         return "host"
     if held is None:

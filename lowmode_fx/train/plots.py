@@ -1,104 +1,87 @@
-"""The picture of a run: validation accuracy over the seconds spent on training, and which modes they were spent in."""
+"""The picture of a run over the seconds spent on training: accuracy, loss, learning rate, and modes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle, groupby
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
-from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.train.records import EpochRecord, modes_of
+from lowmode_fx.train.plot_bands import draw_band
+from lowmode_fx.train.records import EpochRecord
 from lowmode_fx.utils.atomic import write_atomically
 
 #: Told apart in grey, and by the colour-blind.
 COLOURS = ("#6b7280", "#0f62fe", "#d97706", "#0f9d76", "#a33ea1", "#b91c1c")
-_FULL = str(Mode.FULL)
-_GRID = "#e5e7eb"
+GRID = "#e5e7eb"
+#: In inches: the panels of accuracy, loss and learning rate, and each run's band of modes.
+_HEIGHTS, _BAND = (4.0, 1.7, 1.1), 0.28
+#: Rates that lie further apart than this are shown on a logarithmic axis.
+_WIDE = 30
 
 
 def plot_curves(runs: Mapping[str, Sequence[EpochRecord]], path: Path, title: str = "") -> None:
-    """Write a PNG with one line a run: accuracy in % over training seconds. The legend tells where each line ends.
+    """Write a PNG with one line a run, over training seconds: accuracy in %, loss and learning rate below each other.
 
-    Where a run has low steps, a band for each run below shows the shares of its steps by mode, epoch by epoch.
-    Raises ``ValueError`` when no run has an epoch.
+    The legend tells where each line ends. Where a run has low steps, a band for each run at the bottom shows the shares
+    of its steps by mode, epoch by epoch. Raises ``ValueError`` when no run has an epoch.
     """
     drawn = {name: records for name, records in runs.items() if records}
     if not drawn:
         raise ValueError("nothing to plot: no run has finished an epoch")
     coloured = list(zip(cycle(COLOURS), drawn.values(), strict=False))
     bands = coloured if any(record.low_steps for records in drawn.values() for record in records) else []
-    figure = Figure(figsize=(8, 4.8 + 0.28 * len(bands)), dpi=150, layout="constrained")
+    heights = [*_HEIGHTS, *[_BAND] * len(bands)]
+    figure = Figure(figsize=(8, sum(heights) + 0.3), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes, *below = figure.subplots(
-        1 + len(bands), 1, sharex=True, height_ratios=[4.8, *[0.2] * len(bands)], squeeze=False
-    )[:, 0]
+    accuracy, loss, rate, *below = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     for colour, (name, records) in zip(cycle(COLOURS), drawn.items(), strict=False):
-        _curve(axes, name, records, colour)
+        values = [100 * record.val_accuracy for record in records]
+        label = f"{name}: {values[-1]:.1f} % in {records[-1].total_seconds:.0f} s"
+        _curve(accuracy, records, values, colour, label)
+        _curve(loss, records, [record.train_loss for record in records], colour)
+        _steps(rate, records, [record.lr for record in records], colour)
     longest = max(records[-1].total_seconds for records in drawn.values())
     for band, (colour, records) in zip(below, bands, strict=True):
-        _band(band, records, colour, longest)
-    limits = _limits([100 * record.val_accuracy for records in drawn.values() for record in records])
-    axes.set(xlim=(0, longest * 1.02), ylim=limits)
-    [axes, *below][-1].set_xlabel("training time in seconds, without evaluation and compilation")
-    axes.set_ylabel("validation accuracy in %")
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=True, edgecolor="none", framealpha=0.9, labelcolor="linecolor", fontsize=11)
+        draw_band(band, records, colour, longest)
+    every = [record for records in drawn.values() for record in records]
+    accuracy.set(xlim=(0, longest * 1.02), ylim=_limits([100 * record.val_accuracy for record in every]))
+    accuracy.set_ylabel("validation accuracy in %")
+    accuracy.set_title(title, loc="left", fontsize=11)
+    loss.set_ylabel("training loss")
+    rate.set_ylabel("learning rate")
+    rates = [record.lr for record in every if record.lr > 0]
+    if rates and max(rates) > _WIDE * min(rates):
+        rate.set_yscale("log")
+    else:
+        rate.set_ylim(bottom=0)
+    for axes in (accuracy, loss, rate):
+        axes.grid(color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.align_ylabels([accuracy, loss, rate])
+    [rate, *below][-1].set_xlabel("training time in seconds, without evaluation and compilation")
+    accuracy.legend(
+        loc="lower right", frameon=True, edgecolor="none", framealpha=0.9, labelcolor="linecolor", fontsize=11
+    )
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
-def _curve(axes: Axes, name: str, records: Sequence[EpochRecord], colour: str) -> None:
+def _curve(axes: Axes, records: Sequence[EpochRecord], values: list[float], colour: str, label: str = "") -> None:
     seconds = [record.total_seconds for record in records]
-    accuracy = [100 * record.val_accuracy for record in records]
-    label = f"{name}: {accuracy[-1]:.1f} % in {seconds[-1]:.0f} s"
     few = len(records) < 40
-    axes.plot(seconds, accuracy, color=colour, linewidth=2 if few else 1.2, label=label)
-    axes.plot(seconds, accuracy, "o" if few else "", color=colour, markersize=4)
-    axes.plot(seconds[-1], accuracy[-1], "o", color=colour, markersize=8, clip_on=False, zorder=3)
+    axes.plot(seconds, values, color=colour, linewidth=2 if few else 1.2, label=label)
+    axes.plot(seconds, values, "o" if few else "", color=colour, markersize=4)
+    axes.plot(seconds[-1], values[-1], "o", color=colour, markersize=8, clip_on=False, zorder=3)
 
 
-def _band(axes: Axes, records: Sequence[EpochRecord], colour: str, longest: float) -> None:
-    """The shares of each epoch's steps by mode, the cheapest at the bottom and palest; names stand where they fit."""
-    modes = modes_of(records)
-    strengths = [(place + 1) / (len(modes) + 1) for place in range(len(modes) - 1)]
-    shades = {mode: _tint(colour, strength) for mode, strength in zip(modes, [*strengths, 1.0], strict=True)}
-    for record in records:
-        bottom = 0.0
-        for mode, count in record.steps.items():
-            share = count / sum(record.steps.values())
-            axes.bar(record.total_seconds, share, -record.seconds, bottom, align="edge", color=shades[mode])
-            bottom += share
-    for label, group in groupby(records, key=_label):
-        first, *_, last = [*group] * 2
-        start, end = first.total_seconds - first.seconds, last.total_seconds
-        if end - start > 0.012 * longest * (len(label) + 1):  # as long as its name
-            text = axes.text((start + end) / 2, 0.47, label, ha="center", va="center_baseline", fontsize=8)
-            if label == _FULL:
-                text.set_color("white")
-            else:
-                text.set_path_effects([withStroke(linewidth=2, foreground="white")])
-    axes.set(ylim=(0, 1), yticks=[])
-    axes.tick_params(axis="x", length=0)
-    axes.spines[:].set_visible(False)
-
-
-def _label(record: EpochRecord) -> str:
-    """The modes of an epoch's steps: ``r2``, or ``low + full``."""
-    return " + ".join(mode for mode, count in record.steps.items() if count)
-
-
-def _tint(colour: str, share: float) -> tuple[float, float, float]:
-    """``share`` of the colour, the rest white."""
-    red, green, blue = (1 - share * (1 - value) for value in to_rgb(colour))
-    return red, green, blue
+def _steps(axes: Axes, records: Sequence[EpochRecord], values: list[float], colour: str) -> None:
+    """Each value over the whole of its epoch."""
+    edges = [records[0].total_seconds - records[0].seconds, *(record.total_seconds for record in records)]
+    axes.stairs(values, edges, baseline=None, color=colour, linewidth=2)
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:

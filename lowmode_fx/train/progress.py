@@ -28,8 +28,8 @@ class Reporter:
         self.quiet = quiet
         self._bar = ExitStack()
         self._tell: Tell | None = None
-        #: Called when nobody reads the output any more.
-        self.on_closed: Callable[[], None] = lambda: None
+        self._closed = False
+        self._on_closed: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Reporter:
         if self.console.is_terminal and not self.quiet:
@@ -50,8 +50,14 @@ class Reporter:
             # Not wrapped, so that a line stays one line in a log, and no markup, for names in brackets.
             self.console.print(f"{self.label}: {text}", soft_wrap=True, markup=False, highlight=False)
         except (BrokenPipeError, SystemExit):  # rich would end the program where nobody reads any more
-            self.quiet = True
-            self.on_closed()
+            self.quiet = self._closed = True
+            self._on_closed()
+
+    def when_closed(self, call: Callable[[], None]) -> None:
+        """``call`` once nobody reads the output any more; at once where it has come to that."""
+        self._on_closed = call
+        if self._closed:
+            call()
 
     def step(self, epoch: int, step: int) -> None:
         """After step ``step`` (from 0) of ``epoch``; kept cheap, for it runs inside the timed part."""

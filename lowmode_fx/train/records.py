@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lowmode_fx.lowering.mode import Mode
@@ -24,7 +24,7 @@ class EpochRecord:
 
     ``total_seconds``: their sum up to this epoch's end. ``val_accuracy``: a share in [0, 1]. ``steps``: how many, by
     the names of the run's modes, the cheapest first. ``lr``: the last step's. ``loading_seconds``: what of ``seconds``
-    the device spent on getting its batches, or waited for them.
+    the device spent on getting its batches, or waited for them. ``mode_seconds``: what all steps of each mode took.
     """
 
     epoch: int
@@ -35,6 +35,7 @@ class EpochRecord:
     steps: Mapping[str, int]
     lr: float
     loading_seconds: float = 0.0
+    mode_seconds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EpochRecord:
@@ -46,7 +47,12 @@ class EpochRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for ``from_dict``."""
-        return {**vars(self), "steps": dict(self.steps)}
+        return {**vars(self), "steps": dict(self.steps), "mode_seconds": dict(self.mode_seconds)}
+
+    @property
+    def step_seconds(self) -> dict[str, float]:
+        """Seconds of a step, by mode, of those that ran."""
+        return {mode: self.mode_seconds[mode] / n for mode, n in self.steps.items() if n and mode in self.mode_seconds}
 
     @property
     def low_steps(self) -> int:
@@ -104,6 +110,12 @@ class RunResult:
         return {mode: sum(record.steps.get(mode, 0) for record in self.records) for mode in modes}
 
     @property
+    def step_seconds(self) -> dict[str, float]:
+        """Seconds of a step of the whole run, by mode, of those that ran."""
+        spent = {mode: sum(record.mode_seconds.get(mode, 0.0) for record in self.records) for mode in self.steps}
+        return {mode: spent[mode] / count for mode, count in self.steps.items() if count and spent[mode]}
+
+    @property
     def low_steps(self) -> int:
         """Steps that were not full."""
         return sum(record.low_steps for record in self.records)
@@ -125,6 +137,7 @@ class RunResult:
             "low_steps": self.low_steps,
             "full_steps": self.full_steps,
             "steps": self.steps,
+            "step_seconds": {mode: round(seconds, 6) for mode, seconds in self.step_seconds.items()},
         }
 
 

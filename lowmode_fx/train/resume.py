@@ -37,10 +37,12 @@ def save(run: Run) -> None:
         "mode_steps": dict(run.mode_steps),
         "seconds": run.seconds,
         "loading_seconds": run.loading.seconds(),
+        "mode_seconds": run.step_clock.seconds(),
         "loss_sum": run.loss_sum.cpu(),
         "compile_seconds": run.compile_seconds,
         "records": [record.to_dict() for record in run.records],
         "optimizer": run.optimizer.state_dict(),
+        "learning_rate": run.learning_rate.state_dict(),
         "scaler": run.scaler.state_dict(),
         "schedule": run.low_mode.schedule_state() if run.low_mode is not None else {},
         "draws": DRAWS,
@@ -66,6 +68,9 @@ def load(run: Run, folder: RunFolder) -> None:
     load_weights(run.net, saved)
     with fitting_state(saved.folder):
         run.optimizer.load_state_dict(state["optimizer"])
+        # Older checkpoints hold none: their rates are functions of the place in the run.
+        rates = state.get("learning_rate") or run.learning_rate.state_at(state["epoch"], state["step"])
+        run.learning_rate.load_state_dict(rates)
         run.scaler.load_state_dict(state["scaler"])
         if run.low_mode is not None:
             run.low_mode.load_schedule_state(state["schedule"])
@@ -76,6 +81,7 @@ def load(run: Run, folder: RunFolder) -> None:
     run.mode_steps = {mode: steps.get(mode, 0) for mode in run.mode_steps}
     run.seconds, run.compile_seconds = state["seconds"], state["compile_seconds"]
     run.loading.restart(state.get("loading_seconds", 0.0))
+    run.step_clock.restart(state.get("mode_seconds"))
     run.records = [EpochRecord.from_dict(record) for record in state["records"]]
     with fitting_state(saved.folder):
         _load_draws(run, state)

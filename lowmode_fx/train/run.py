@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -14,11 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.train_step import TrainStep
-from lowmode_fx.train.batches import steps_per_epoch
-from lowmode_fx.train.data import DataSplits
+from lowmode_fx.train.augmenting import augmented
+from lowmode_fx.train.batches import steps_per_epoch, train_batches
+from lowmode_fx.train.clocks import DeviceClock, LoadingClock
 from lowmode_fx.train.ema import WeightAverage
 from lowmode_fx.train.identity import run_identity
-from lowmode_fx.train.loading_clock import LoadingClock
 from lowmode_fx.train.loss import balanced_weights, make_criterion
 from lowmode_fx.train.optimizer import make_optimizer
 from lowmode_fx.train.placement import place_images
@@ -26,7 +26,9 @@ from lowmode_fx.train.progress import Reporter
 from lowmode_fx.train.ranks import Ranks
 from lowmode_fx.train.records import EpochRecord, RunResult
 from lowmode_fx.train.run_folder import RunFolder, environment
+from lowmode_fx.train.scheduler import LearningRate
 from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.train.splits import DataSplits
 
 
 class Run:
@@ -46,8 +48,8 @@ class Run:
         self.device = settings.torch_device()
         self.ranks = Ranks.now()
         self.net = model.to(self.device)
-        self.splits, self.data_on = place_images(settings.data_on, splits, self.device)
-        self.loading = LoadingClock(self.device)
+        self.splits, self.data_on = place_images(settings.data_on, augmented(splits, settings.augment), self.device)
+        self.loading, self.step_clock = LoadingClock(self.device), DeviceClock(self.device)
         self.settings = settings
         self.folder = folder
         self.writes = folder is not None and self.ranks.is_first
@@ -66,6 +68,7 @@ class Run:
         # The module whose weights train: what evaluates, averages and measures looks at it.
         self.plain = model.ladder.model if isinstance(model, LowModeModel) else model
         self.optimizer = make_optimizer(self.plain, settings, self.device)
+        self.learning_rate = LearningRate(self.optimizer, settings, self.steps)
         self.ema = WeightAverage(self.plain, settings.ema) if settings.ema else None
         weights = settings.class_weights
         if weights == "balanced":
@@ -84,9 +87,23 @@ class Run:
         self.mode_steps = {str(mode): 0 for mode in (self.low_mode.modes if self.low_mode else (Mode.FULL,))}
         self.seconds = 0.0
         self.loading.restart()
+        self.step_clock.restart()
         # Summed on the device, in float64 where it has that: reading each loss would wait for each step.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), dtype=dtype, device=self.device)
+
+    def batches(self, epoch: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """This rank's (images, labels) of an epoch, from its step ``first`` on."""
+        return train_batches(
+            self.splits,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+            epoch=epoch,
+            device=self.device,
+            first=first,
+            workers=self.settings.workers,
+            ranks=self.ranks,
+        )
 
     @property
     def validated(self) -> nn.Module:

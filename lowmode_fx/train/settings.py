@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from lowmode_fx.train import rates
+from lowmode_fx.train.recipe import read_recipe
 from lowmode_fx.utils.validation import (
     as_choice,
     as_count,
@@ -29,15 +30,14 @@ MOST_EPOCHS = 100_000
 #: Where networks can train; whether it is there, torch knows.
 _DEVICE = r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?"
 _NO_DEVICE = ("is not there", "give auto, cpu or a GPU that torch sees")
-LrSchedule = Literal["milestones", "cosine", "onecycle"]
+LrSchedule = Literal["milestones", "cosine", "onecycle", "step", "exponential", "linear", "plateau"]
 Autocast = Literal["none", "bf16", "fp16"]
 DataOn = Literal["auto", "device", "host"]
 CRITERIA = ("cross_entropy", "bce")
 #: Settings that say where and how fast, or what comes after the last step: a resumed run may change them.
 CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "workers", "data_on", "eval_batch_size", "precise_bn"})
 #: Settings that older checkpoints don't know: left out of what is compared where they are as they were then.
-_ADDED_LATER = ("criterion", "class_weights", "optimizer", "ema")
-ONECYCLE_RISE, ONECYCLE_START, ONECYCLE_END = 0.3, 1 / 25, 1e-4  # shares of the run, and of the peak rate
+_ADDED_LATER = ("criterion", "class_weights", "optimizer", "ema", "decay_epochs", "patience_epochs", "augment")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class TrainSettings:
     the images lie, all on the device or on the host; the batches are the same. ``criterion``: ``"cross_entropy"``,
     ``"bce"`` or ``package.module:callable``; ``class_weights``: its weight of each class, or ``"balanced"``.
     ``optimizer``: SGD, or another by timm's name. ``ema``: decay of an average of the weights, which is then validated
-    (0: none).
+    (0: none). ``lr_schedule``: known ahead or by torch (``train/scheduler.py``); ``decay_epochs``: in so many the rate
+    of ``"step"`` and ``"exponential"`` falls to ``lr_gamma`` of itself (0: a third of the run); ``patience_epochs``: so
+    long ``"plateau"`` waits for a better accuracy. ``augment``: what is done to training images (``train/recipe.py``).
 
     Raises ``ValueError`` (a value out of range) or ``TypeError`` (a value of another kind), naming what is allowed.
     """
@@ -77,6 +79,9 @@ class TrainSettings:
     eval_batch_size: int = 500
     optimizer: str = "sgd"
     ema: float = 0.0
+    decay_epochs: int = 0
+    patience_epochs: int = 10
+    augment: str = "auto"
 
     def __post_init__(self) -> None:
         self._set("epochs", as_count("epochs", self.epochs, 1, MOST_EPOCHS))
@@ -84,7 +89,7 @@ class TrainSettings:
             self._set(name, as_count(name, getattr(self, name), 1))
         if not re.fullmatch(_DEVICE, self.device):
             raise OptionError("device", self.device, *_NO_DEVICE)
-        for name in ("warmup_epochs", "workers", "precise_bn"):
+        for name in ("warmup_epochs", "workers", "precise_bn", "decay_epochs", "patience_epochs"):
             self._set(name, as_count(name, getattr(self, name)))
         self._set("seed", as_seed(self.seed))
         self._set("lr", as_number("lr", self.lr, above=0, most=1e30))  # more is no float32
@@ -105,6 +110,9 @@ class TrainSettings:
         as_choice("autocast", self.autocast, get_args(Autocast))
         as_choice("data_on", self.data_on, get_args(DataOn))
         check_criterion(self.criterion)
+        if read_recipe(self.augment).mixes and self.criterion == "bce" and self.label_smoothing:
+            problem = f"has no meaning for mixed labels in {setting('criterion', 'bce')}"
+            raise OptionError("label_smoothing", self.label_smoothing, problem, "leave it out")
         given = as_sequence("milestones", self.milestones, "epochs, such as (80, 120)")
         milestones = tuple(as_count(f"milestones[{place}]", epoch, 1) for place, epoch in enumerate(given))
         if list(milestones) != sorted(set(milestones)):
@@ -144,21 +152,28 @@ class TrainSettings:
         dropped = CHANGEABLE_ON_RESUME | later | ({"epochs"} if self.lr_schedule == "milestones" else set())
         return {name: value for name, value in self.to_dict().items() if name not in dropped}
 
+    @property
+    def falls_every(self) -> int:
+        """Epochs in which the rates of ``"step"`` and ``"exponential"`` fall to ``lr_gamma`` of themselves."""
+        return self.decay_epochs or max(1, round(self.epochs / 3))
+
+    @property
+    def rate_falls(self) -> tuple[int, ...]:
+        """The epochs that begin with another rate than the one before, where the rate falls in steps known ahead."""
+        if self.lr_schedule == "step":
+            return tuple(range(self.falls_every, self.epochs, self.falls_every))
+        return self.milestones if self.lr_schedule == "milestones" else ()
+
     def learning_rate(self, epoch: int, share: float = 0.0) -> float:
-        """The rate in epoch ``epoch``, of which ``share`` in [0, 1) has passed."""
+        """The rate in ``epoch``, of which ``share`` in [0, 1) has passed, of the schedules that are known ahead."""
         passed = (epoch + share) / self.epochs
-        if self.lr_schedule == "milestones":
-            rate = self.lr * self.lr_gamma ** sum(epoch >= milestone for milestone in self.milestones)
-        elif self.lr_schedule == "cosine":
-            rate = self.lr * (1 + math.cos(math.pi * passed)) / 2
-        elif passed < ONECYCLE_RISE:
-            rate = self.lr * _cosine(ONECYCLE_START, 1, passed / ONECYCLE_RISE)
+        if self.lr_schedule == "cosine":
+            rate = rates.cosine(self.lr, passed)
+        elif self.lr_schedule == "onecycle":
+            rate = rates.onecycle(self.lr, passed)
         else:
-            rate = self.lr * _cosine(1, ONECYCLE_END, (passed - ONECYCLE_RISE) / (1 - ONECYCLE_RISE))
-        if epoch + share < self.warmup_epochs:
-            # Never 0: the first step of a warm-up moves the weights too.
-            rate *= max((epoch + share) / self.warmup_epochs, 1 / (100 * self.warmup_epochs))
-        return rate
+            rate = rates.falling(self.lr, self.lr_gamma, self.rate_falls, epoch)
+        return rates.warmed_up(rate, self.warmup_epochs, epoch + share)
 
     def torch_device(self) -> torch.device:
         """The device; ``auto`` is torch's first GPU, or else the CPU. Raises ``ValueError`` if it isn't there."""
@@ -188,7 +203,3 @@ def check_criterion(name: str) -> None:
 
 
 _DEFAULTS = {field.name: field.default for field in fields(TrainSettings)}
-
-
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +12,21 @@ import torch
 from PIL import Image
 
 from lowmode_fx.train.decode import pixels
-from lowmode_fx.train.images import MemoryImages
-from lowmode_fx.utils.progress import track
-from passes.wording import near_matches_hint, sides
+from lowmode_fx.train.images import HeldParts, MemoryImages, Sizes, square
+from lowmode_fx.train.reading import read_held
+from passes.wording import near_matches_hint
 
 #: What is asked for, in this order, by the name of the split.
 _SPLITS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
 _UNREADABLE = (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError)
 
 
-@dataclass(frozen=True)
-class TorchvisionParts:
-    """``val``: torchvision's, or its ``test`` where it has no other; else ``test`` is kept for the end."""
-
-    train: MemoryImages
-    val: MemoryImages
-    test: MemoryImages | None
-    classes: tuple[str, ...]
-
-
-def read_torchvision(name: str, root: Path, size: tuple[int, int] | None, in_chans: int, most: int) -> TorchvisionParts:
+def read_torchvision(
+    name: str, root: Path, sizes: Sizes, in_chans: int, most: int, workers: int | None = None
+) -> HeldParts:
     """The set ``torchvision.datasets.<name>`` in ``root``, decoded.
 
-    most: bytes that the decoded images may take.
+    most: bytes that the decoded images may take. workers: processes that decode, as ``read_all`` has them.
 
     Raises ``ValueError`` for a name that torchvision doesn't have, files that aren't there or can't be read, a set
     without splits or without one class an image, images of several sizes, and sets that are too large.
@@ -52,20 +43,17 @@ def read_torchvision(name: str, root: Path, size: tuple[int, int] | None, in_cha
         raise ValueError(f"torchvision's {name} has no splits to train and to validate on; lay it out for folder:PATH")
     if made["val"] is None:
         made["val"], made["test"] = made["test"], None
-    read = {
-        split: None if raw is None else _decoded(raw, f"{name}'s {split} images", size, in_chans, most)
-        for split, raw in made.items()
-    }
+    read: dict[str, MemoryImages | None] = {}
+    for split, raw in made.items():
+        what = f"{name}'s {split} images"
+        rows = None if raw is None else _Rows(raw, what, square(sizes, split), in_chans)
+        read[split] = None if rows is None else read_held(rows.read, len(rows.raw), what, most, workers)
     train, val, test = read["train"], read["val"], read["test"]
     assert train is not None and val is not None
-    if train.shape != val.shape:
-        raise ValueError(
-            f"images are {sides(train.shape[1:])} in train and {sides(val.shape[1:])} in val; give --image-size"
-        )
     count = int(max(train.labels.max(), val.labels.max())) + 1
     named = [str(each) for each in getattr(made["train"], "classes", ())]
     classes = tuple(named if len(named) >= count else map(str, range(count)))
-    return TorchvisionParts(train, val, test, classes)
+    return HeldParts(train, val, test, classes)
 
 
 def _splits_by(kind: Any) -> str | None:
@@ -110,25 +98,21 @@ def _open(kind: Callable[..., Any], name: str, root: Path, given: dict[str, Any]
     return made
 
 
-def _decoded(raw: Sequence[Any], what: str, size: tuple[int, int] | None, in_chans: int, most: int) -> MemoryImages:
-    images, labels = torch.empty(0, dtype=torch.uint8), torch.empty(len(raw), dtype=torch.int64)
-    for index in track(range(len(raw)), total=len(raw), what=f"decoding {what}"):
-        image, label = raw[index]
+class _Rows:
+    """The rows of a set of torchvision's. what: its images, in a user's words."""
+
+    def __init__(self, raw: Sequence[Any], what: str, size: tuple[int, int] | None, in_chans: int) -> None:
+        self.raw, self.what, self.size, self.in_chans = raw, what, size, in_chans
+
+    def read(self, index: int) -> tuple[torch.Tensor, int]:
+        """Raises ``ValueError`` for what is no image with its class."""
+        image, label = self.raw[index]
         if not isinstance(image, Image.Image) or not isinstance(label, int):
             kinds = f"{type(image).__name__} and {type(label).__name__}"
             raise ValueError(
-                f"{what} are pairs of {kinds}, not of an image and its class; this set serves no classifier"
+                f"{self.what} are pairs of {kinds}, not of an image and its class; this set serves no classifier"
             )
         try:
-            found = pixels(image, size, in_chans)
+            return pixels(image, self.size, self.in_chans), label
         except ValueError as error:
-            raise ValueError(f"number {index} of {what} {error}") from None
-        if not index:
-            if found.numel() * len(raw) > most:
-                raise ValueError(f"{what} take {found.numel() * len(raw) / 2**30:.0f} GiB; give a smaller --image-size")
-            images = torch.empty((len(raw), *found.shape), dtype=torch.uint8)
-        if found.shape != images.shape[1:]:
-            was, now = sides(images.shape[2:]), sides(found.shape[1:])
-            raise ValueError(f"number {index} of {what} is {now}, others are {was}; give --image-size")
-        images[index], labels[index] = found, label
-    return MemoryImages(images, labels)
+            raise ValueError(f"number {index} of {self.what} {error}") from None

@@ -6,6 +6,8 @@ import re
 
 from torch import nn
 
+from passes.spelling import setting
+
 _TOLD = re.compile(r"expected input\[\d+, (\d+), .* to have (\d+) channels, but got \1 channels")
 
 
@@ -16,4 +18,4 @@ def channels_hint(model: nn.Module, complaint: str) -> str:
     if found is None or first is None or first.in_channels != int(found[2]):
         return ""
     given, taken = found[1], found[2]
-    return f"the images have {given} channels, the model takes {taken}: build it with in_chans={given}"
+    return f"the images have {given} channels, the model takes {taken}: build it with {setting('in_chans', int(given))}"

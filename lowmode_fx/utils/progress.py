@@ -1,7 +1,8 @@
-"""What long work says meanwhile: a bar on a terminal, gone at the end; elsewhere a line for each of its stages."""
+"""What long work says meanwhile: a bar on a terminal, gone at the end; elsewhere a line now and then."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -14,6 +15,8 @@ Item = TypeVar("Item")
 #: ``tell(stage, share)``: what is being done, and how much of all the work is done, in [0, 1].
 Tell = Callable[[str, float], None]
 
+#: A log is told that often how far a stage is.
+EVERY_SECONDS = 5.0
 #: Columns of a terminal: of the bar itself, and of all but the stage's name (bar, percentage, time, the gaps between).
 _BAR, _REST = 16, 16 + 4 + 8 + 3
 
@@ -33,23 +36,29 @@ def progress(console: Console | None = None, *, lines: bool = True) -> Iterator[
         yield lambda stage, share: bar.update(task, completed=share, description=stage)
 
 
-def track(items: Iterable[Item], *, total: int, what: str) -> Iterator[Item]:
-    """The items, as ``progress`` tells of them; total: how many they are, at least one."""
+def track(
+    items: Iterable[Item], *, total: int, what: str, size: Callable[[Item], int] = lambda item: 1
+) -> Iterator[Item]:
+    """The items, as ``progress`` tells of them. total: how much they are together, above 0; size: how much one is."""
+    done = 0
     with progress() as tell:
         tell(what, 0.0)
-        for done, item in enumerate(items, start=1):
+        for item in items:
             yield item
+            done += size(item)
             tell(what, done / total)
 
 
 def _line_a_stage(console: Console) -> Tell:
-    last = ""
+    last, said = "", 0.0
 
     def tell(stage: str, share: float) -> None:
-        nonlocal last
-        if stage != last:
-            last = stage
-            console.print(f"{stage} …", soft_wrap=True, markup=False, highlight=False)
+        nonlocal last, said
+        now = time.monotonic()
+        if stage != last or now >= said + EVERY_SECONDS:
+            how_far = " …" if stage != last else f": {share:.0%} …"
+            last, said = stage, now
+            console.print(f"{stage}{how_far}", soft_wrap=True, markup=False, highlight=False)
 
     return tell
 

@@ -326,7 +326,8 @@ def test_an_existing_run_is_left_alone(run: Run, finished: Path) -> None:
     for options, message in (
         ([], "exists; give --resume, --overwrite or --out another path"),
         (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
-        (["--resume"], "cannot resume"),  # other convolutions are pooled
+        (["--resume"], "--pool-convs is 'dense', the run there has 'all'; give the same again"),
+        (["--resume", "--pool-convs", "all", "--warmup-epochs", "1"], "--warmup-epochs is 1, the run there has 0"),
         (["--overwrite", "--data", "mnist"], "--data 'mnist' is unknown"),
         (["--overwrite", "--ratio", "64"], "64"),
     ):

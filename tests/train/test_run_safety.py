@@ -18,8 +18,10 @@ from test_train_checkpoint import assert_equal, final_state, stop_after
 from training import digits, quick_run, quick_settings, tiny_net
 
 from lowmode_fx.train import CheckpointError, RunFolder, TrainingDivergedError, load_checkpoint, train
+from lowmode_fx.train.events import Events
 from lowmode_fx.train.interrupts import Interrupts
 from lowmode_fx.train.names import CURRENT, LOCK, PREVIOUS, STATE_FILE
+from lowmode_fx.train.progress import Reporter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -143,6 +145,22 @@ def test_a_closed_output_saves_and_ends(
     assert status(folder)["status"] == "interrupted"
     quick_run(settings, folder, resume=True)
     assert_equal(final_state(finished), final_state(folder))
+
+
+def test_an_output_that_was_closed_before_the_first_epoch_ends_the_run_too(tmp_path: Path) -> None:
+    """As `head -1` closes it while the line about TensorBoard is said."""
+    reporter, calls = Reporter("run", 1, 1, ClosedAfter(0, BrokenPipeError)), []
+    reporter.say("no events")
+    reporter.when_closed(lambda: calls.append("closed"))
+    assert calls == ["closed"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Events, "__init__", lambda self, folder, step, say: say("no events"))
+        patch.setattr(Events, "__exit__", lambda *_: None)
+        patch.setattr(Events, "_write", lambda *_: None)
+        settings = quick_settings(epochs=2)
+        folder = RunFolder.open(tmp_path / "run")
+        result = train(tiny_net(), digits(), settings, folder, console=ClosedAfter(0, BrokenPipeError))
+    assert result.interrupted == signal.SIGPIPE and not result.records
 
 
 # States

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
+from lowmode_fx.loading.augmentation import Augmentation
 from lowmode_fx.train import data as data_module
-from lowmode_fx.train.data import Augmentation, load_data
+from lowmode_fx.train.data import load_data
 from lowmode_fx.train.images import MemoryImages
 
 

@@ -62,7 +62,7 @@ def assert_equal(first: Any, second: Any, where: str = "") -> None:
     if isinstance(first, dict):
         assert first.keys() == second.keys(), where
         for key in first:
-            if key not in ("seconds", "total_seconds", "compile_seconds", "loading_seconds"):
+            if not str(key).endswith("seconds"):
                 assert_equal(first[key], second[key], f"{where}.{key}")
     elif isinstance(first, list | tuple):
         assert len(first) == len(second), where
@@ -130,7 +130,7 @@ def test_a_run_of_several_modes_resumes_to_the_same_bits(tmp_path: Path, monkeyp
     assert list(said["low_mode"]["configs"]) == ["r4", "r2"] and said["low_mode"]["low_weight"] == {"r4": 0.5}
     assert [config["ratio"] for config in said["low_mode"]["configs"].values()] == [4, 2]
     assert said["results"]["steps"] == result.steps and min(result.steps.values()) > 0
-    with pytest.raises(CheckpointError, match=r"low_mode\.low_weight is None, the run there has \{'r4': 0\.5\}"):
+    with pytest.raises(CheckpointError, match=r"low_weight is None, the run there has \{'r4': 0\.5\}"):
         quick_run(folder=folder, resume=True, net=LowModeModel(ladder_net().ladder, ladder_net().schedule))
 
 
@@ -200,7 +200,8 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(straight: Path, tmp_path:
 
 def test_the_run_folder_holds_what_it_should(straight: Path) -> None:
     names = {path.name for path in straight.iterdir()}
-    assert names == {"metrics.csv", "summary.json", "curves.png", "checkpoint", "checkpoint.previous", ".lock"}
+    kept = {"metrics.csv", "summary.json", "curves.png", "checkpoint", "checkpoint.previous", ".lock"}
+    assert kept <= names <= {*kept, "tensorboard"}
     assert {path.name for path in (straight / "checkpoint").iterdir()} == {"model.safetensors", "state.pt"}
     lines = (straight / "metrics.csv").read_text().splitlines()
     assert len(lines) == 4 and lines[0].startswith("run,epoch,seconds,") and lines[1].startswith("low-mode,0,")
@@ -365,9 +366,9 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "net", "message"),
     [
-        ({"lr": 0.2}, {}, r"settings\.lr is 0\.2, the run there has 0\.1"),
-        ({"seed": 3}, {}, r"settings\.seed is 3, the run there has 0"),
-        ({}, {"schedule": BernoulliSchedule(p=0.25)}, r"low_mode\.schedule\.p is 0\.25, the run there has 0\.5"),
+        ({"lr": 0.2}, {}, r"lr is 0\.2, the run there has 0\.1"),
+        ({"seed": 3}, {}, r"seed is 3, the run there has 0"),
+        ({}, {"schedule": BernoulliSchedule(p=0.25)}, r"p is 0\.25, the run there has 0\.5"),
     ],
 )
 def test_other_settings_are_refused(
@@ -383,7 +384,7 @@ def test_other_settings_are_refused(
 def test_more_epochs_are_allowed_unless_the_rate_depends_on_them(tmp_path: Path) -> None:
     cosine = {"lr_schedule": "cosine", "milestones": ()}
     quick_run(quick_settings(epochs=1, **cosine), folder=tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"settings\.epochs is 2, the run there has 1"):
+    with pytest.raises(CheckpointError, match=r"epochs is 2, the run there has 1"):
         quick_run(quick_settings(epochs=2, **cosine), folder=tmp_path / "run", resume=True)
 
 

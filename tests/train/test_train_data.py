@@ -151,10 +151,15 @@ def test_cifar10_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mnist", "data='mnist' is unknown; give digits, cifar10:PATH, folder:PATH or torchvision:NAME=PATH"),
+        (
+            "mnist",
+            "data='mnist' is unknown; give digits, cifar10:PATH, folder:PATH, torchvision:NAME=PATH, "
+            "parquet:PATH or webdataset:PATH",
+        ),
         (
             "digits:/tmp",
-            "data='digits:/tmp' is unknown; give digits, cifar10:PATH, folder:PATH or torchvision:NAME=PATH",
+            "data='digits:/tmp' is unknown; give digits, cifar10:PATH, folder:PATH, torchvision:NAME=PATH, "
+            "parquet:PATH or webdataset:PATH",
         ),
         ("folder:", "data='folder:' names no folder; give folder:PATH"),
         ("folder:/no/such", "data path '/no/such' does not exist; give folder:PATH of an existing folder"),

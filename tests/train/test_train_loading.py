@@ -18,10 +18,10 @@ from training import digits, quick_run, quick_settings, tiny_net, write_images
 
 from lowmode_fx.train import DataSplits, load_data, train
 from lowmode_fx.train import data as data_module
-from lowmode_fx.train import loop as loop_module
+from lowmode_fx.train import run as run_module
 from lowmode_fx.train.batches import train_batches, val_batches
+from lowmode_fx.train.clocks import LoadingClock
 from lowmode_fx.train.images import MemoryImages
-from lowmode_fx.train.loading_clock import LoadingClock
 from lowmode_fx.train.placement import images_on, place_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -167,8 +167,8 @@ def test_the_clock_closes_what_it_reads_from_when_a_loop_is_left() -> None:
 
 def test_loadings_share_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """22 steps wait a hundredth of a second each; it is kept through an interruption in the midst of an epoch."""
-    whole = loop_module.train_batches
-    monkeypatch.setattr(loop_module, "train_batches", lambda *given, **named: slowly(whole(*given, **named), 0.01))
+    whole = run_module.train_batches
+    monkeypatch.setattr(run_module, "train_batches", lambda *given, **named: slowly(whole(*given, **named), 0.01))
     _, result = quick_run(quick_settings(epochs=2, milestones=()), tmp_path / "run")
     for record in result.records:
         assert 0.11 <= record.loading_seconds < record.seconds
@@ -178,7 +178,7 @@ def test_loadings_share_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_loading_seconds_go_on_where_a_run_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = loop_module.train_batches
+    whole = run_module.train_batches
 
     def stopping(*given: Any, **named: Any) -> Iterator[Any]:
         for number, batch in enumerate(slowly(whole(*given, **named), 0.02)):
@@ -187,7 +187,7 @@ def test_loading_seconds_go_on_where_a_run_was_stopped(tmp_path: Path, monkeypat
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop_module, "train_batches", stopping)
+        patch.setattr(run_module, "train_batches", stopping)
         _, result = quick_run(quick_settings(epochs=1, milestones=()), tmp_path / "run")
     assert result.interrupted and not result.records
     _, result = quick_run(quick_settings(epochs=1, milestones=()), tmp_path / "run", resume=True)

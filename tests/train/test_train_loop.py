@@ -280,7 +280,7 @@ def test_settings_survive_json() -> None:
         ({"lr": float("nan")}, ValueError, "lr=nan is out of range"),
         ({"lr": "fast"}, TypeError, "lr='fast' is of type str; give a number above 0"),
         ({"momentum": 1.0}, ValueError, "momentum=1.0 is out of range; give a number of at least 0, below 1"),
-        ({"lr_schedule": "step"}, ValueError, "lr_schedule='step' is unknown; give 'milestones', 'cosine' or"),
+        ({"lr_schedule": "steep"}, ValueError, "lr_schedule='steep' is unknown; give 'milestones', 'cosine', "),
         ({"autocast": "int8"}, ValueError, "autocast='int8' is unknown; give 'none', 'bf16' or 'fp16'"),
         ({"milestones": (5, 3)}, ValueError, r"milestones=\(5, 3\) is not in rising order"),
         ({"milestones": (0, 3)}, ValueError, r"milestones\[0\]=0 is too small; give an int of at least 1"),
@@ -399,6 +399,16 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
     with pytest.raises(ValueError, match="nothing to plot: no run has finished an epoch"):
         plot_curves({"low": ()}, tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("changed", ["train_loss", "lr", "val_accuracy"])
+def test_loss_rate_and_accuracy_are_all_drawn(changed: str, tmp_path: Path) -> None:
+    run = records(0.4, 0.5, 0.6)
+    other = [replace(each, **{changed: getattr(each, changed) * (1 + each.epoch) / 3}) for each in run]
+    for name, drawn in (("one", run), ("same", run), ("other", other)):
+        plot_curves({"low": drawn}, tmp_path / f"{name}.png")
+    one, same, different = ((tmp_path / f"{name}.png").read_bytes() for name in ("one", "same", "other"))
+    assert one == same and one != different
 
 
 def test_the_modes_of_a_run_are_a_band_below_its_curve(tmp_path: Path) -> None:

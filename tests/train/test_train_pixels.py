@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from training import write_images
 
 from lowmode_fx.train.data import load_data
-from lowmode_fx.train.decode import decode
+from lowmode_fx.train.decode import decode, pixels
 
 RAMP = np.linspace(0, 65535, 32 * 32).reshape(32, 32)
 
@@ -49,6 +49,15 @@ def test_integers_of_32_bits_and_stacks_of_pages_are_refused_by_name(tmp_path: P
     stack = saved(tmp_path / "stack.tif", page, save_all=True, append_images=[page, page])
     with pytest.raises(ValueError, match=r"^image '.*stack\.tif' has 3 pages; save each page as an image of its own$"):
         decode(stack, None, 3)
+
+
+@pytest.mark.parametrize("side", [32, 224, 299])
+def test_images_of_any_sides_are_fitted_in_a_whole_square(side: int) -> None:
+    """A side times its own scale is not always itself again: a crop must not begin before the image."""
+    for height in range(side // 2, 2 * side, 3):
+        for width in (side, height, height + 1, 2 * side):
+            image = pixels(Image.new("L", (width, height), 7), (side, side), 1)
+            assert image.shape == (1, side, side) and int(image.min()) == 7, (height, width)
 
 
 def test_the_first_picture_of_an_animation_is_taken(tmp_path: Path) -> None:

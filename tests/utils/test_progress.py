@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from lowmode_fx.utils.progress import progress, track
+from lowmode_fx.utils.progress import Tell, progress, track
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 UP = "\x1b[1A"
@@ -61,6 +63,33 @@ def test_a_log_gets_one_line_for_each_stage() -> None:
         "training …",
         "",
     ]
+
+
+def test_a_log_is_told_every_few_seconds_how_far_a_long_stage_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, now = Console(file=io.StringIO(), width=20), 0.0
+    monkeypatch.setattr("lowmode_fx.utils.progress.time.monotonic", lambda: now)
+    with progress(console) as tell:
+        for second in range(13):
+            now = float(second)
+            tell("decoding train images", second / 13)
+    assert written(console).split("\n") == [
+        "decoding train images …",
+        "decoding train images: 38% …",
+        "decoding train images: 77% …",
+        "",
+    ]
+
+
+def test_items_of_several_sizes_count_by_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+
+    @contextmanager
+    def listening() -> Iterator[Tell]:
+        yield lambda stage, share: shares.append(share)
+
+    monkeypatch.setattr("lowmode_fx.utils.progress.progress", listening)
+    assert list(track(["aa", "a", "b"], total=4, what="reading", size=len)) == ["aa", "a", "b"]
+    assert shares == [0, 0.5, 0.75, 1]
 
 
 def test_a_log_with_lines_of_its_own_gets_none() -> None:
