@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lowmode_fx.counting.forward import FlopReport
+from lowmode_fx.counting.report import FlopReport
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from passes.match import conv_sites
