@@ -32,7 +32,7 @@ def test_the_reports_are_what_the_tool_prints(name: str) -> None:
         assert re.search(rf"ResNet-{name.removeprefix('resnet')}\b[^;.]*? {flops.ratio:.4f}\b", said), page
 
 
-@pytest.mark.parametrize(("name", "ratio"), [("resnet18", "0.1341"), ("resnet50", "0.5812")])
+@pytest.mark.parametrize(("name", "ratio"), [("resnet18", "0.1298"), ("resnet50", "0.5763")])
 def test_what_dropping_the_stem_max_pool_costs(name: str, ratio: str) -> None:
     pair = build_pair(create_model(name), torch.zeros(2, 3, 224, 224), LowModeConfig(drop_maxpools="stem"))
     assert f"{count_flops(pair).ratio:.4f}" == ratio
