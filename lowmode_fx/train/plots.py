@@ -7,19 +7,17 @@ from itertools import cycle, groupby
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.train.records import EpochRecord, modes_of
-from lowmode_fx.utils.atomic import write_atomically
+from lowmode_fx.utils.plotting import INK, SERIES, draw_picture
 
-#: Told apart in grey, and by the colour-blind.
-COLOURS = ("#6b7280", "#0f62fe", "#d97706", "#0f9d76", "#a33ea1", "#b91c1c")
+#: Of runs, one after the other; black is the first's.
+COLOURS = (INK, *SERIES)
 _FULL = str(Mode.FULL)
-_GRID = "#e5e7eb"
 
 
 def plot_curves(runs: Mapping[str, Sequence[EpochRecord]], path: Path, title: str = "") -> None:
@@ -31,28 +29,31 @@ def plot_curves(runs: Mapping[str, Sequence[EpochRecord]], path: Path, title: st
     drawn = {name: records for name, records in runs.items() if records}
     if not drawn:
         raise ValueError("nothing to plot: no run has finished an epoch")
-    coloured = list(zip(cycle(COLOURS), drawn.values(), strict=False))
+    coloured = list(zip(cycle(COLOURS), drawn.items(), strict=False))
     bands = coloured if any(record.low_steps for records in drawn.values() for record in records) else []
-    figure = Figure(figsize=(8, 4.8 + 0.28 * len(bands)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes, *below = figure.subplots(
-        1 + len(bands), 1, sharex=True, height_ratios=[4.8, *[0.2] * len(bands)], squeeze=False
-    )[:, 0]
-    for colour, (name, records) in zip(cycle(COLOURS), drawn.items(), strict=False):
+    height = 4.6 + 0.28 * (len(bands) + len(drawn))
+    draw_picture(path, height, lambda figure: _draw(figure, coloured, bands, title))
+
+
+_Coloured = Sequence[tuple[str, tuple[str, Sequence[EpochRecord]]]]
+
+
+def _draw(figure: Figure, coloured: _Coloured, bands: _Coloured, title: str) -> None:
+    rows = 1 + len(bands)
+    axes, *below = figure.subplots(rows, 1, sharex=True, height_ratios=[4.8, *[0.2] * len(bands)], squeeze=False)[:, 0]
+    for colour, (name, records) in coloured:
         _curve(axes, name, records, colour)
-    longest = max(records[-1].total_seconds for records in drawn.values())
-    for band, (colour, records) in zip(below, bands, strict=True):
+    every = [records for _, (_, records) in coloured]
+    longest = max(records[-1].total_seconds for records in every)
+    for band, (colour, (_, records)) in zip(below, bands, strict=True):
         _band(band, records, colour, longest)
-    limits = _limits([100 * record.val_accuracy for records in drawn.values() for record in records])
-    axes.set(xlim=(0, longest * 1.02), ylim=limits)
+    limits = _limits([100 * record.val_accuracy for records in every for record in records])
+    axes.set(xlim=(0, longest * 1.02), ylim=limits, ylabel="validation accuracy in %", title=title)
     [axes, *below][-1].set_xlabel("training time in seconds, without evaluation and compilation")
-    axes.set_ylabel("validation accuracy in %")
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=True, edgecolor="none", framealpha=0.9, labelcolor="linecolor", fontsize=11)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+    if below:
+        figure.align_labels()
+        below[0].set_title("steps by mode, epoch by epoch", fontsize=9.5, pad=3)
+    figure.legend(handles=[*axes.get_legend_handles_labels()[0]], loc="outside lower left")
 
 
 def _curve(axes: Axes, name: str, records: Sequence[EpochRecord], colour: str) -> None:
@@ -60,7 +61,8 @@ def _curve(axes: Axes, name: str, records: Sequence[EpochRecord], colour: str) -
     accuracy = [100 * record.val_accuracy for record in records]
     label = f"{name}: {accuracy[-1]:.1f} % in {seconds[-1]:.0f} s"
     few = len(records) < 40
-    axes.plot(seconds, accuracy, color=colour, linewidth=2 if few else 1.2, label=label)
+    axes.plot(seconds, accuracy, color=colour, linewidth=2 if few else 1.2)
+    axes.plot([], [], "o-", color=colour, label=label)
     axes.plot(seconds, accuracy, "o" if few else "", color=colour, markersize=4)
     axes.plot(seconds[-1], accuracy[-1], "o", color=colour, markersize=8, clip_on=False, zorder=3)
 
@@ -86,6 +88,7 @@ def _band(axes: Axes, records: Sequence[EpochRecord], colour: str, longest: floa
             else:
                 text.set_path_effects([withStroke(linewidth=2, foreground="white")])
     axes.set(ylim=(0, 1), yticks=[])
+    axes.grid(False)
     axes.tick_params(axis="x", length=0)
     axes.spines[:].set_visible(False)
 
