@@ -29,4 +29,5 @@ def report_rows(flops: FlopReport) -> Iterator[ReportRow]:
         yield from (ReportRow(layer, "other") for layer in others)
         yield ReportRow(LayerFlops("with norms and the rest", {}, flops.total_macs), "all")
     for layer in flops.weights:
-        yield ReportRow(LayerFlops(f"once a step, on weights: {layer.name}", layer.kernels, layer.macs), "weights")
+        name = f"once a step, on weights: {layer.name.removeprefix('all ')}"
+        yield ReportRow(LayerFlops(name, layer.kernels, layer.macs), "weights")

@@ -26,7 +26,7 @@ PALE_BLUE, PALE_VERMILLION = "#e3f0f8", "#fdeadd"
 
 #: Inches and dots: 1,200 pixels, of which a README shows two thirds.
 _WIDTH, _DPI = 8.0, 150
-_STYLE = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
     "axes.titlesize": 11.5,

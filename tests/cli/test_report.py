@@ -104,7 +104,7 @@ def test_the_table(pair: ModePair) -> None:
         ["total", "1,236.00", "309.00", "0.2500"],
         ["all upsample", "0.00", "0.50"],
         ["with norms and the rest", "1,236.00", "309.50", "0.2504"],
-        ["once a step, on weights: all batch_norm", "3.00", "3.00", "1.0000"],
+        ["once a step, on weights: batch_norm", "3.00", "3.00", "1.0000"],
     ]
     assert "\x1b" not in "".join(lines)
 
@@ -136,7 +136,7 @@ def test_markdown(pair: ModePair) -> None:
         "| total |  |  | 1,236.00 | 309.00 | 0.2500 |",
         "| all upsample |  |  | 0.00 | 0.50 |  |",
         "| with norms and the rest |  |  | 1,236.00 | 309.50 | 0.2504 |",
-        "| once a step, on weights: all batch_norm |  |  | 3.00 | 3.00 | 1.0000 |",
+        "| once a step, on weights: batch_norm |  |  | 3.00 | 3.00 | 1.0000 |",
     ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -68,6 +70,17 @@ def draw_pair(pair: ModePair, shown: AbstractSet[str], path: Path, title: str = 
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
         write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=144, metadata=metadata))
     return rows
+
+
+def pair_svg(pair: ModePair, shown: AbstractSet[str], title: str = "") -> str:
+    """The same picture as an ``<svg>`` element to stand in a page, as wide as its place."""
+    with picture_style():
+        figure, stream = _Picture(pair_rows(pair, shown), pair).figure(title), io.StringIO()
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    element = stream.getvalue()
+    head, tail = element[element.index("<svg") :].split(">", 1)
+    sizeless = re.sub(r' (width|height|version)="[^"]*"', "", head)
+    return f'{sizeless} role="img" aria-label="both graphs, node by node">{tail}'
 
 
 def check_format(path: Path) -> None:
