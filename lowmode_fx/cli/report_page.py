@@ -13,7 +13,7 @@ from lowmode_fx.cli.drawing import pair_svg
 from lowmode_fx.cli.drawing.part import choose_part
 from lowmode_fx.cli.ladder_options import rung_pair
 from lowmode_fx.cli.report_lines import change_lines, image_shapes, large_kernel_lines, note_lines, traced_lines
-from lowmode_fx.cli.report_rows import ReportRow, report_rows
+from lowmode_fx.cli.report_rows import ON_WEIGHTS, ReportRow, report_rows
 from lowmode_fx.counting.report import FlopReport, full_first, mega, shares
 from lowmode_fx.counting.step_cost import StepCost
 from lowmode_fx.lowering.ladder import Ladder
@@ -109,7 +109,7 @@ def _row(row: ReportRow, most: int) -> dict[str, Any]:
     layer, modes = row.layer, full_first(row.layer.macs)
     kernels = [layer.kernels[mode] for mode in modes] if layer.kernels else []
     return {
-        "name": layer.name,
+        "name": layer.name.removeprefix(ON_WEIGHTS),
         "kind": row.kind,
         "kernel": " → ".join(kernels if len(set(kernels)) > 1 else kernels[:1]),
         "macs": [layer.macs[mode] for mode in modes],

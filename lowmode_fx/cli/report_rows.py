@@ -11,6 +11,9 @@ from lowmode_fx.counting.report import FlopReport, LayerFlops
 #: ``weights``: once a step. ``total``: of the products; ``all``: of norms and the rest, too.
 RowKind = Literal["product", "total", "other", "all", "weights"]
 
+#: What the names of such rows begin with.
+ON_WEIGHTS = "once a step, on weights: "
+
 
 @dataclass(frozen=True)
 class ReportRow:
@@ -29,5 +32,5 @@ def report_rows(flops: FlopReport) -> Iterator[ReportRow]:
         yield from (ReportRow(layer, "other") for layer in others)
         yield ReportRow(LayerFlops("with norms and the rest", {}, flops.total_macs), "all")
     for layer in flops.weights:
-        name = f"once a step, on weights: {layer.name.removeprefix('all ')}"
+        name = f"{ON_WEIGHTS}{layer.name.removeprefix('all ')}"
         yield ReportRow(LayerFlops(name, layer.kernels, layer.macs), "weights")
