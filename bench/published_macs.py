@@ -70,11 +70,12 @@ NETWORKS = (
     Network("res2net50_26w_4s", 224, timm=4.28),
     Network("hrnet_w18", 224, timm=4.32),
     Network("ghostnet_100", 224, timm=0.15, paper=0.141, source="Han et al. 2020, Table 7"),
-    Network("mixnet_s", 224, timm=0.25, paper=0.256, source="Tan and Le 2019 (MixConv), Table 2", note="the paper's is unexplained"),
     Network(
-        "convmixer_768_32",
-        224,
-        timm=19.55,
+        "mixnet_s", 224, timm=0.25, paper=0.256, source="Tan and Le 2019 (MixConv), Table 2",
+        note="the paper's is unexplained",
+    ),
+    Network(
+        "convmixer_768_32", 224, timm=19.55,
         note="timm's figure lacks the depthwise convolutions: fvcore by itself counts none with padding='same'",
     ),
     Network("inception_next_tiny", 224, timm=4.19, paper=4.2, source="Yu et al. 2024, Table 3"),
@@ -149,7 +150,8 @@ def page(rows: Mapping[str, Any]) -> str:
         f"`infer_gmacs` of its `{TIMM}` (commit aa4b585).\n\n"
         f"{same} of {len(rows)} networks have exactly the macs that FlopCounterMode counts, {near} of "
         f"{len(published)} torchvision's figure to its last digit. Norms and the rest would add up to "
-        f"{most['total_macs'] / most['macs'] - 1:.1%} ({name}). timm counts with fvcore in evaluation, norms included.\n\n"
+        f"{most['total_macs'] / most['macs'] - 1:.1%} ({name}). "
+        "timm counts with fvcore in evaluation, norms included.\n\n"
         f"{table(rows)}\n"
     )
 
