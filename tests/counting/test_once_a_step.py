@@ -16,6 +16,7 @@ from tiny import named
 from torch import Tensor, nn
 
 from lowmode_fx import FlopReport, LowModeConfig, build_pair, count_flops, count_step_flops
+from lowmode_fx.counting.large_kernels import large_kernels
 from lowmode_fx.counting.report import LayerFlops
 from lowmode_fx.counting.step import count_forward_macs
 
@@ -139,6 +140,24 @@ def test_a_convolution_of_weights_is_a_row_a_step(batch: int) -> None:
     report = report_of(OfWeights(), batch, keep_convs=["smooth"])
     assert [(row.name, row.full, row.full_macs) for row in report.weights] == [("smooth", "5×5", 64 * 25)]
     assert [layer.name for layer in report.layers] == ["stem", "body"]
+
+
+def test_large_kernels_of_images_alone_are_told() -> None:
+    """A convolution of weights has no row among those per image, and shifts none of them."""
+
+    class Large(OfWeights):
+        def __init__(self) -> None:
+            super().__init__()
+            self.smooth = nn.Conv2d(1, 1, 9, padding=4)
+            self.body = nn.Conv2d(4, 4, 7, padding=3, groups=4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.stem(x) * self.smooth(self.mask).mean() + self.body(self.stem(x))
+
+    pair = build_pair(Large(), torch.zeros(2, 3, SIDE, SIDE), LowModeConfig(pool_convs="large"))
+    found = large_kernels(pair, count_flops(pair))
+    assert found is not None and dict(found.counts) == {"7×7": 1}
+    assert found.share == 49 * 4 / (2 * 12 + 49 * 4)
 
 
 def test_nfnets_figure_does_not_depend_on_the_batch() -> None:
