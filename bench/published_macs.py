@@ -64,21 +64,21 @@ NETWORKS = (
     Network("torchvision:shufflenet_v2_x1_0", 224, paper=0.146, source="Ma et al. 2018, Table 8"),
     Network("torchvision:mnasnet1_0", 224),
     Network("torchvision:efficientnet_b0", 224, timm=0.40, paper=0.39, source="Tan and Le 2019, Table 2"),
-    Network("torchvision:regnet_y_3_2gf", 224, timm=3.20, paper=3.2, source="Radosavovic et al. 2020, Table 4"),
+    Network("torchvision:regnet_y_3_2gf", 224, timm=3.20, paper=3.2, source="Radosavovic et al. 2020"),
     Network("torchvision:convnext_tiny", 224, timm=4.47, paper=4.5, source="Liu et al. 2022, Table 1"),
     Network("seresnet50", 224, timm=4.11),
     Network("res2net50_26w_4s", 224, timm=4.28),
     Network("hrnet_w18", 224, timm=4.32),
-    Network("ghostnet_100", 224, timm=0.15, paper=0.141, source="Han et al. 2020, Table 7"),
+    Network("ghostnet_100", 224, timm=0.15, paper=0.141, source="Han et al. 2020"),
     Network(
-        "mixnet_s", 224, timm=0.25, paper=0.256, source="Tan and Le 2019 (MixConv), Table 2",
+        "mixnet_s", 224, timm=0.25, paper=0.256, source="Tan and Le 2019, MixConv",
         note="the paper's is unexplained",
     ),
     Network(
         "convmixer_768_32", 224, timm=19.55,
         note="timm's figure lacks the depthwise convolutions: fvcore by itself counts none with padding='same'",
     ),
-    Network("inception_next_tiny", 224, timm=4.19, paper=4.2, source="Yu et al. 2024, Table 3"),
+    Network("inception_next_tiny", 224, timm=4.19, paper=4.2, source="Yu et al. 2024"),
     Network(
         "resnetv2_50x1_bit", 224, timm=4.23, note="timm's figure holds the weights' standardisation, once a step"
     ),
