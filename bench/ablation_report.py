@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.harness import standard_error
-from lowmode_fx.train.plots import COLOURS
+from lowmode_fx.utils.plotting import FAINT, INK, MARKERS, MUTED, SERIES, direct_label, draw_picture
 from lowmode_fx.utils.tables import markdown_table
 
 
@@ -92,8 +92,14 @@ def _between(points: Sequence[tuple[float, float]], x: float) -> float:
 def table(rows: Mapping[str, Any], network: str) -> str:
     """Markdown: one line an arm."""
     found = lines(rows, network)
-    head = ["configuration", "low step / full", "time, full epochs", "at float32's cost", "test accuracy, %"]
-    head += ["full-mode in the same time, %", "full-mode needs, epochs"]
+    head: tuple[str, ...] = (
+        "configuration",
+        "low step / full",
+        "time, full epochs",
+        "at float32's cost",
+        "test accuracy, %",
+    )
+    head += ("full-mode in the same time, %", "full-mode needs, epochs")
     costs = rows[f"{network} / study"]["costs"]
     body = []
     for line in found:
@@ -106,9 +112,6 @@ def table(rows: Mapping[str, Any], network: str) -> str:
     return markdown_table(head, body)
 
 
-LineStyle = Literal["-", "--", ":", "-."]
-#: Of curves, in this order, each with the marker of its end.
-LINES: tuple[tuple[LineStyle, str], ...] = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 #: The arms that make the case, with what they are, by network.
 CASE = {
     "resnet8": {
@@ -178,44 +181,52 @@ def report(rows: Mapping[str, Any], path: Path) -> None:
 
 
 def plot(found: Sequence[Line], path: Path, title: str) -> None:
-    """Accuracy over time: full-mode's runs of several lengths joined in black, one curve for every other arm.
+    """Accuracy over time: full-mode's runs of several lengths joined in black, and a curve for every other arm.
 
-    Curves are of the images that are looked at after each epoch, the points at their ends of all test images.
+    The most accurate arms have a colour, the others are grey with numbers. Curves are of the images that are looked at
+    after each epoch, the points at their ends of all test images.
     """
-    figure = Figure(figsize=(9.5, 5 + 0.2 * len(found)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    draw_picture(path, 4.9 + 0.24 * len(found), lambda figure: _draw(figure, found, title))
+
+
+def _draw(figure: Figure, found: Sequence[Line], title: str) -> None:
     axes = figure.add_subplot()
-    runs = sorted((line for line in found if line.full), key=lambda line: line.time)
-    if runs:
-        ends = [(line.time, 100 * line.accuracy) for line in runs]
-        label = "full-mode, cut to several lengths"
-        axes.plot(*zip(*ends, strict=True), "o-", color="#111827", linewidth=2, label=label)
-    every = sorted(100 * line.accuracy for line in found)
-    bottom = 0.0
-    if every:
-        # The part where arms differ: what ends far below the others may fall out, and stands in the legend.
-        low = every[len(every) // 5]
-        bottom = max(0.0, low - 1.5 * (every[-1] - low) - 2)
-        axes.set_ylim(bottom, every[-1] + 1)
-    handles = axes.get_legend_handles_labels()[0]
-    for line, (colour, style, marker) in zip((each for each in found if not each.full), _looks(), strict=False):
+    bottom = _bottom(axes, found)
+    handles = _full_mode(axes, found)
+    arms = [line for line in found if not line.full]
+    for number, line in enumerate(arms, start=1):
+        colour, marker = (SERIES[number - 1], MARKERS[number - 1]) if number <= len(SERIES) else (FAINT, "o")
         times, values = zip(*line.curve, strict=True)
-        axes.plot(times, [100 * value for value in values], style, color=colour, linewidth=1.1, alpha=0.75)
+        front = 3 if colour != FAINT else 2
+        axes.plot(times, [100 * value for value in values], color=colour, linewidth=front / 2, alpha=0.8, zorder=front)
         bar = 0 if math.isnan(line.error) else 100 * line.error
-        axes.errorbar(line.time, 100 * line.accuracy, bar, fmt=marker, color=colour, capsize=3, zorder=4)
+        axes.errorbar(line.time, 100 * line.accuracy, bar, fmt=marker, color=colour, capsize=3, zorder=front + 2)
+        if 100 * line.accuracy >= bottom and colour == FAINT:
+            aside = {"xytext": (-7, 0), "ha": "right"} if number % 2 else {"xytext": (7, 0)}
+            direct_label(axes, str(number), (line.time, 100 * line.accuracy), MUTED, fontsize=9, **aside)
         below = " (below the picture)" if 100 * line.accuracy < bottom else ""
-        label = f"{100 * line.accuracy:.1f} % in {line.time:.1f}: {line.arm}{below}"
-        handles.append(Line2D([], [], color=colour, linestyle=style, marker=marker, label=label))
-    axes.set(xlabel="training time in full epochs", ylabel="test accuracy in %", xlim=(0, None))
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.grid(color="#e5e7eb", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.1), fontsize=8, frameon=False)
-    figure.savefig(path)
+        place = f"{number}: " if colour == FAINT else ""
+        label = f"{place}{100 * line.accuracy:.1f} % in the time of {line.time:.1f} epochs: {line.arm}{below}"
+        handles.append(Line2D([], [], color=colour, marker=marker, label=label))
+    axes.set(xlabel="training time in full epochs", ylabel="test accuracy in %", xlim=(0, None), title=title)
+    figure.legend(handles=handles, loc="outside lower left", labelspacing=0.35)
 
 
-def _looks() -> Iterator[tuple[str, LineStyle, str]]:
-    """(colour, line style, marker) for one arm after the other, no two alike."""
-    for style, marker in LINES:
-        for colour in COLOURS[1:]:
-            yield colour, style, marker
+def _full_mode(axes: Axes, found: Sequence[Line]) -> list[Any]:
+    """What full-mode reaches in runs of several lengths."""
+    ends = [(line.time, 100 * line.accuracy) for line in sorted(found, key=lambda line: line.time) if line.full]
+    if not ends:
+        return []
+    label = "full-mode, in runs of several lengths"
+    return axes.plot(*zip(*ends, strict=True), "o-", color=INK, linewidth=2.4, zorder=4, label=label)
+
+
+def _bottom(axes: Axes, found: Sequence[Line]) -> float:
+    """The lower end of the part where arms differ: what ends far below the others stands in the legend alone."""
+    every = sorted(100 * line.accuracy for line in found)
+    if not every:
+        return 0.0
+    low = every[len(every) // 5]
+    bottom = max(0.0, low - 1.5 * (every[-1] - low) - 2)
+    axes.set_ylim(bottom, every[-1] + 1)
+    return bottom

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lowmode_fx.train.plots import COLOURS
+from lowmode_fx.utils.plotting import MARKERS, SERIES, draw_picture
 from lowmode_fx.utils.tables import markdown_table
 
 
@@ -63,36 +62,36 @@ def report(rows: Mapping[str, Any], path: Path) -> None:
         f"## A low step of ResNet-18 over a full one\n\n{step_table(rows)}\n\n"
         f"## The runner under DDP\n\n{ddp_table(rows)}\n"
     )
-    figure = Figure(figsize=(15, 3.8), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 4)
+    draw_picture(path.with_suffix(".png"), 6.2, lambda figure: _draw(figure, rows))
+
+
+def _draw(figure: Figure, rows: Mapping[str, Any]) -> None:
+    above, below = figure.subplots(2, 2)
     builds, steps = list(of_part(rows, "build").values()), list(of_part(rows, "step").values())
-    for each, (size, label) in zip(axes, (("parameters", "parameters"), ("nodes", "nodes of the graph")), strict=False):
+    for axes, (size, label) in zip(above, (("parameters", "parameters"), ("nodes", "nodes of the graph")), strict=True):
         chosen = sorted(builds, key=itemgetter(size))
         for name, what in (("build seconds", "build_pair"), ("front end seconds", "the front end alone")):
-            _line(each, [row[size] for row in chosen], [row[name]["median"] for row in chosen], what)
-        each.set(xlabel=label, ylabel="seconds")
-    for each, (varied, fixed, label) in zip(
-        axes[2:], (("side", "batch", "image side"), ("batch", "side", "batch")), strict=True
+            _line(axes, [row[size] for row in chosen], [row[name]["median"] for row in chosen], what)
+        axes.set(xlabel=label, ylabel="seconds", title="building a pair")
+    above[0].set_xscale("log")
+    for axes, (varied, fixed, label) in zip(
+        below, (("side", "batch", "side of the images"), ("batch", "side", "batch")), strict=True
     ):
         kept = _most_common([row[fixed] for row in steps])
         chosen = sorted((row for row in steps if row[fixed] == kept), key=itemgetter(varied))
-        _line(each, [row[varied] for row in chosen], [row["low / full"]["median"] for row in chosen], "time")
-        _line(each, [row[varied] for row in chosen], [row["mac_ratio"] for row in chosen], "macs")
-        each.set(xlabel=f"{label} ({fixed} {kept})", ylabel="low step / full step", xscale="log")
-        each.set_xticks([row[varied] for row in chosen], [str(row[varied]) for row in chosen], minor=False)
-        each.minorticks_off()
-    axes[0].set_xscale("log")
-    for each in axes:
-        each.set_ylim(0, None)
-        each.grid(color="#e5e7eb", linewidth=0.8)
-        each.spines[["top", "right"]].set_visible(False)
-        each.legend(frameon=False)
-    figure.savefig(path.with_suffix(".png"))
+        _line(axes, [row[varied] for row in chosen], [row["low / full"]["median"] for row in chosen], "time")
+        _line(axes, [row[varied] for row in chosen], [row["mac_ratio"] for row in chosen], "macs")
+        axes.set(xlabel=f"{label} ({fixed} {kept})", ylabel="low step / full step", xscale="log")
+        axes.set_title("a low step of ResNet-18")
+        axes.set_xticks([row[varied] for row in chosen], [str(row[varied]) for row in chosen], minor=False)
+        axes.minorticks_off()
+    for axes in (*above, *below):
+        axes.set_ylim(0, None)
+        axes.legend()
 
 
 def _line(axes: Axes, x: Sequence[float], y: Sequence[float], label: str) -> None:
-    axes.plot(x, y, "o-", color=COLOURS[len(axes.lines) + 1], label=label)
+    axes.plot(x, y, f"{MARKERS[len(axes.lines)]}-", color=SERIES[len(axes.lines)], label=label)
 
 
 def _most_common(values: Sequence[int]) -> int | None:

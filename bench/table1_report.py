@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from itertools import cycle, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bench.harness import standard_error
 from bench.table1_recipe import ARMS, FULL, LOW
-from lowmode_fx.train.plots import COLOURS
+from lowmode_fx.utils.plotting import INK, SERIES, draw_picture
 from lowmode_fx.utils.tables import markdown_table
 
 #: Table 1: errors in % of full-mode and low-mode, change of the total time and cost of a low iteration in %.
@@ -125,16 +124,16 @@ def report(rows: Mapping[str, Any], path: Path, device: str, form: str) -> str:
 
 
 def _plot(lines: Mapping[str, Points], path: Path, title: str, xlabel: str, ylabel: str) -> None:
-    figure = Figure(figsize=(8, 4.8), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    draw_picture(path, 4.8, lambda figure: _draw(figure, lines, title, xlabel, ylabel))
+
+
+def _draw(figure: Figure, lines: Mapping[str, Points], title: str, xlabel: str, ylabel: str) -> None:
     axes = figure.add_subplot()
-    for colour, (arm, points) in zip(cycle(COLOURS), lines.items(), strict=False):
+    for colour, (arm, points) in zip((INK, *SERIES), lines.items(), strict=False):
         times, values = [time for time, _ in points], [100 * value for _, value in points]
-        axes.plot(times, values, "-" if len(points) > 1 else "o", color=colour, linewidth=1.4, label=arm)
-    axes.set(xlim=(0, None), xlabel=xlabel, ylabel=ylabel)
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.grid(color="#e5e7eb", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
+        axes.plot(times, values, "-", color=colour)
+        axes.plot(times[-1:], values[-1:], "o", color=colour, markersize=7)
+        axes.plot([], [], "o-", color=colour, label=arm)
+    axes.set(xlim=(0, None), xlabel=xlabel, ylabel=ylabel, title=title)
     if lines:
-        axes.legend(frameon=False)
-    figure.savefig(path)
+        figure.legend(loc="outside lower left", ncols=len(lines))

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.zoo.record import Record
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-#: Okabe and Ito's colours, told apart by colour-blind readers too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+from bench.zoo.record import Record
+from lowmode_fx.utils.plotting import BLUE, GREEN, MUTED, VERMILLION, draw_picture, legend_below
+
+#: What became of images and maps: kinds of a record, words, colour and marker.
+_KINDS = (
+    (("fits", "rounded"), "half-size images", BLUE, "o"),
+    (("resized",), "half-size images, a map resized on the way", VERMILLION, "^"),
+    (("whole",), "whole images, kernels alone", GREEN, "X"),
+)
 
 
 def plot(records: Sequence[Record], path: Path) -> None:
-    """Low over full macs against full macs, one dot a right pair; the largest families have colours of their own."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    """Low over full macs against full macs, one dot a right pair, by what became of its images."""
     right = [record for record in records if record.status == "right" and record.full_macs]
-    largest = [name for name, _ in Counter(record.family for record in right).most_common(len(_COLOURS))]
-    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    for name, colour in [("other families", "#BBBBBB"), *zip(largest, _COLOURS, strict=False)]:
-        others = name not in largest
-        members = [record for record in right if (record.family not in largest if others else record.family == name)]
-        for kinds, marker in ((("fits", "rounded"), "o"), (("resized",), "^"), (("whole",), "x")):
-            dots = [record for record in members if record.kind in kinds]
-            axes.scatter(
-                [record.full_macs / 1e9 for record in dots],
-                [record.ratio for record in dots],
-                s=22,
-                marker=marker,
-                color=colour,
-                alpha=0.8,
-                linewidths=0.8,
-                label=name if "fits" in kinds else None,
-            )
-    axes.axhline(0.25, color="#888888", linewidth=0.8, linestyle="--", label="half the resolution, kernels kept")
+    draw_picture(path, 4.6, lambda figure: draw(figure, right))
+
+
+def draw(figure: Figure, records: Sequence[Record]) -> None:
+    """The dots of right pairs, with a legend of the kinds that are among them."""
+    axes, handles = figure.add_subplot(), []
+    for kinds, what, colour, marker in _KINDS:
+        dots = [record for record in records if record.kind in kinds]
+        if not dots:
+            continue
+        look = {"marker": marker, "color": colour, "markeredgecolor": "white", "markeredgewidth": 0.6}
+        macs, ratios = [record.full_macs / 1e9 for record in dots], [record.ratio for record in dots]
+        axes.plot(macs, ratios, linestyle="", markersize=7, alpha=0.75, **look)  # type: ignore[arg-type]
+        label = f"{what} ({len(dots)})"
+        handles.append(Line2D([], [], linestyle="", markersize=8, label=label, **look))  # type: ignore[arg-type]
+    axes.axhline(0.25, color=MUTED, linewidth=1, linestyle="--")
     axes.set(xscale="log", ylim=(0, 1.05), xlabel="Gmacs per image in full-mode", ylabel="low / full macs")
-    axes.set_title("What low-mode costs, model by model (△ a map resized on the way, × whole images, kernels alone)")
-    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=5)
-    figure.savefig(path, dpi=140)
-    plt.close(figure)
+    axes.annotate("half the resolution, kernels kept", (1, 0.25), xycoords=axes.get_yaxis_transform(), xytext=(-4, 5),
+                  textcoords="offset points", ha="right", color=MUTED, fontsize=9.5)  # fmt: skip
+    axes.set_title(f"Macs of low-mode over full-mode's: {len(records)} models")
+    legend_below(figure, handles, 2)

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal
 
-ReportFormat = Literal["table", "markdown", "json", "csv"]
+ReportFormat = Literal["table", "markdown", "json", "csv", "html"]
 ProbeFormat = Literal["table", "json", "csv"]

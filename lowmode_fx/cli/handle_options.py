@@ -14,7 +14,7 @@ from passes.errors import OptionError
 from passes.spelling import setting
 
 if TYPE_CHECKING:
-    from lowmode_fx.counting.forward import FlopReport
+    from lowmode_fx.counting.report import FlopReport
     from lowmode_fx.lowering.ladder import Ladder
 
 HandleOption = Annotated[

@@ -1,44 +1,63 @@
-"""The one renderer of reports: a terminal table, Markdown, JSON and CSV, all from the same rows."""
+"""The one renderer of reports: a terminal table, Markdown, JSON, CSV and a page, all from the same rows."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, get_args
 
 from lowmode_fx.cli.formats import ReportFormat
-from lowmode_fx.counting.forward import FlopReport, LayerFlops
+from lowmode_fx.cli.report_lines import summary_lines
+from lowmode_fx.cli.report_rows import report_rows
 from lowmode_fx.counting.large_kernels import large_kernels
+from lowmode_fx.counting.report import FlopReport, full_first, mega
+from lowmode_fx.counting.step_cost import StepCost
 from lowmode_fx.lowering.ladder import Ladder, ModePair
-from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.report import PairReport
 from lowmode_fx.utils.tables import csv_table, markdown_table, rendered, text_table
 from lowmode_fx.utils.validation import as_choice
-from passes.wording import sides
 
-_FULL = str(Mode.FULL)
+__all__ = ["render_report", "report_dict", "summary_lines"]
+
 _TITLES = (" kernel", " Mmacs", " / full")
 
 
-def render_report(name: str, ladder: Ladder, flops: FlopReport, style: ReportFormat = "table") -> str:
+def render_report(
+    name: str, ladder: Ladder, flops: FlopReport, style: ReportFormat = "table", step: StepCost | None = None
+) -> str:
     """The report of a ladder as text: totals, one row a layer, what was changed and what was skipped and why.
 
-    Raises ``ValueError`` for an unknown ``style``.
+    Args:
+        name: of the model.
+        ladder: its modes.
+        flops: what ``count_flops`` says of them.
+        style: the format.
+        step: the cost of a step, where that is asked for; a CSV has none.
+
+    Returns:
+        The text, without a line break at its end.
+
+    Raises:
+        ValueError: for an unknown ``style``.
     """
     if style == "json":
-        return json.dumps(report_dict(name, ladder, flops), indent=2, default=str)
+        return json.dumps(report_dict(name, ladder, flops, step), indent=2, default=str)
     if style == "csv":
         return _csv(flops)
-    if style == "markdown":
-        return _markdown(name, ladder, flops)
+    if style == "html":
+        from lowmode_fx.cli.report_page import report_page
+
+        return report_page(name, ladder, flops, step)
     as_choice("format", style, get_args(ReportFormat))
-    return _table(name, ladder, flops)
+    lines = summary_lines(name, ladder, flops, step)
+    if style == "markdown":
+        return _markdown(lines, flops)
+    return _table(lines, flops)
 
 
-def report_dict(name: str, ladder: Ladder, flops: FlopReport) -> dict[str, Any]:
-    """Everything that is known of the ladder, as plain values; macs are per image.
+def report_dict(name: str, ladder: Ladder, flops: FlopReport, step: StepCost | None = None) -> dict[str, Any]:
+    """Everything that is known of the ladder, as plain values; macs are per image, those of weights per step.
 
     ``rungs``: what was done for each low mode, by its name; of a pair the same under ``pair``, too.
     """
@@ -46,7 +65,8 @@ def report_dict(name: str, ladder: Ladder, flops: FlopReport) -> dict[str, Any]:
     pair = {"pair": _plain(ladder.report)} if isinstance(ladder, ModePair) else {}
     large = large_kernels(ladder, flops)
     found = {} if large is None else {"large_kernels": asdict(large)}
-    return {"name": name, **pair, "rungs": rungs, "flops": flops.to_dict(), **found}
+    asked = {} if step is None else {"step": asdict(step)}
+    return {"name": name, **pair, "rungs": rungs, "flops": flops.to_dict(), **found, **asked}
 
 
 def _plain(report: PairReport) -> dict[str, Any]:
@@ -54,83 +74,46 @@ def _plain(report: PairReport) -> dict[str, Any]:
     return {**asdict(report), **plain}
 
 
-def summary_lines(name: str, ladder: Ladder, flops: FlopReport) -> list[str]:
-    """What a reader wants first: sizes, totals, what was done for each low mode, and notes."""
-    first = ladder.rungs[0].report
-    shapes = {_FULL: first.input_shape} | {str(rung.mode): rung.report.low_input_shape for rung in ladder.rungs}
-    totals = [f"{_mega(flops.macs[mode])} Mmacs {mode} at {sides(shape[1:])}" for mode, shape in shapes.items()]
-    ratios = [f"{mode} / full = {ratio:.4f}" for mode, ratio in flops.ratios.items()]
-    lines = [
-        f"{name}: {', '.join(totals + ratios)} (per image, forward)",
-        f"traced by {first.front_end}"
-        + (f" (not by {'; '.join(first.front_end_failures)})" * bool(first.front_end_failures)),
-    ]
-    notes = []
-    large = large_kernels(ladder, flops)
-    if large is not None:
-        sizes = ", ".join(f"{count} × {kernel}" for kernel, count in large.counts.items())
-        resized = ", ".join(f"{mode} / full = {ratio:.4f}" for mode, ratio in large.ratios.items())
-        lines.append(
-            f"large kernels: {sizes}, {large.share:.1%} of full-mode's macs; resized with the images {resized}"
-        )
-    for rung in ladder.rungs:
-        of = f"{rung.mode}: " if len(ladder.rungs) > 1 else ""
-        lines += [f"{of}{line}" for line in _pass_lines(rung.report)]
-        notes += [f"note: {of}{note}" for note in rung.report.notes]
-    return lines + notes
-
-
-def _pass_lines(report: PairReport) -> Iterator[str]:
-    for entry in report.passes:
-        for (before, after), count in Counter((change.before, change.after) for change in entry.changes).items():
-            yield f"{entry.name}: {count} × {before} → {after}"
-        for reason, count in Counter(skip.reason for skip in entry.skips).items():
-            yield f"{entry.name}: {count} left alone ({reason})"
-
-
 def _columns(flops: FlopReport, kernel: str, macs: str, ratio: str) -> tuple[str, ...]:
     """Titles: of every mode its kernel, then its macs, then of each low mode its share of full-mode's."""
-    full_first = (_FULL, *flops.modes[:-1])
-    sizes, counts = ([f"{mode}{what}" for mode in full_first] for what in (kernel, macs))
+    modes = full_first(flops.macs)
+    sizes, counts = ([f"{mode}{what}" for mode in modes] for what in (kernel, macs))
     return ("layer", *sizes, *counts, *(f"{mode}{ratio}" for mode in flops.modes[:-1]))
 
 
 def _rows(flops: FlopReport, macs: Callable[[int], str], ratio: Callable[[float], str]) -> list[tuple[str, ...]]:
-    """A row a layer, and the total's, under ``_columns``; ``macs`` and ``ratio`` say how numbers are written."""
-    full_first = (_FULL, *flops.modes[:-1])
-    total = LayerFlops("total", {}, flops.macs)
+    """The rows under ``_columns``, and the kind of each; ``macs`` and ``ratio`` say how numbers are written."""
+    modes = full_first(flops.macs)
     return [
         (
-            layer.name,
-            *(layer.kernels.get(mode, "") for mode in full_first),
-            *(macs(layer.macs[mode]) for mode in full_first),
-            *map(ratio, layer.ratios.values()),
+            row.layer.name,
+            *(row.layer.kernels.get(mode, "") for mode in modes),
+            *(macs(row.layer.macs[mode]) for mode in modes),
+            *map(ratio, row.layer.ratios.values()),
+            row.kind,
         )
-        for layer in (*flops.layers, total)
+        for row in report_rows(flops)
     ]
 
 
-def _table(name: str, ladder: Ladder, flops: FlopReport) -> str:
+def _table(lines: list[str], flops: FlopReport) -> str:
     table = text_table(_columns(flops, *_TITLES))
-    for row in _rows(flops, _mega, _ratio):
-        table.add_row(*row)
-    return rendered(*summary_lines(name, ladder, flops), "", table)
+    for *cells, _ in _rows(flops, mega, written_ratio):
+        table.add_row(*cells)
+    return rendered(*lines, "", table)
 
 
-def _markdown(name: str, ladder: Ladder, flops: FlopReport) -> str:
-    table = markdown_table(_columns(flops, *_TITLES), _rows(flops, _mega, _ratio))
-    return "\n".join([*(f"- {line}" for line in summary_lines(name, ladder, flops)), "", table])
+def _markdown(lines: list[str], flops: FlopReport) -> str:
+    rows = [cells[:-1] for cells in _rows(flops, mega, written_ratio)]
+    return "\n".join([*(f"- {line}" for line in lines), "", markdown_table(_columns(flops, *_TITLES), rows)])
 
 
 def _csv(flops: FlopReport) -> str:
     columns = _columns(flops, "_kernel", "_macs", "_ratio")
     head = [*columns[:-1], "ratio"] if len(flops.modes) == 2 else columns
-    return csv_table(head, _rows(flops, str, "{:.6g}".format))
+    return csv_table([*head, "kind"], _rows(flops, str, "{:.6g}".format))
 
 
-def _mega(macs: int) -> str:
-    return f"{macs / 1e6:,.2f}"
-
-
-def _ratio(ratio: float) -> str:
+def written_ratio(ratio: float) -> str:
+    """Four places; nothing where there is none."""
     return "" if ratio != ratio else f"{ratio:.4f}"

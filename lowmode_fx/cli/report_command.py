@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,9 +21,12 @@ from lowmode_fx.cli.options import (
     Submodule,
     image_sides,
     low_mode_options,
+    path_option,
 )
+from lowmode_fx.cli.outputs import check_output
 from lowmode_fx.cli.streams import results_alone
 from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.utils.atomic import write_text
 from lowmode_fx.utils.user_code import user_code
 
 if TYPE_CHECKING:
@@ -40,23 +44,40 @@ def report(
     submodule: Submodule = None,
     preset: Preset = None,
     handle: HandleOption = None,
-    format: Annotated[ReportFormat, typer.Option(help="How it is printed.")] = "table",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=10**6, help="Also the cost of a training step of so many images.")
+    ] = None,
+    format: Annotated[ReportFormat, typer.Option(help="How it is printed; html is a page of its own.")] = "table",
+    out: Annotated[Path | None, path_option(help="A file to write instead of printing.")] = None,
 ) -> None:
     """Print the macs of the full and the low graphs, layer by layer, with what was pooled, dropped and skipped.
+
+    Counts are per image: convolutions, linear layers and matrix products, as papers quote them, then norms and the
+    rest. What is done to weights, once a step, stands apart.
 
     Example: lowmode-fx report resnet50 --ratio 2 --kernel-ratio 1
     """
     configs = low_mode_configs(preset, None if ladder is None else read_ladder(ladder), low)
     check_model_name(model)
     sides = None if input_size is None else image_sides(input_size)
+    if out is not None:
+        check_output(out, what="report")
     with results_alone():
         handles = read_handles(handle)
     from lowmode_fx.cli.report import render_report
+    from lowmode_fx.counting.step_cost import step_cost
 
     with results_alone():
         modes = model_ladder(model, configs, sides, in_chans, num_classes, submodule)
-        text = render_report(model, modes, counted(modes, handles), format)
-    print(text)
+        flops = counted(modes, handles)
+        step = None if batch_size is None else step_cost(modes, flops, batch_size)
+        text = render_report(model, modes, flops, format, step)
+    if out is None:
+        print(text)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, f"{text}\n")
+        print(out)
 
 
 def model_ladder(

@@ -7,18 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from lowmode_fx.cli.formats import ProbeFormat
 from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Candidate
 from lowmode_fx.tuning.sensitivity import ModelProbe
-from lowmode_fx.utils.atomic import write_atomically
+from lowmode_fx.utils.plotting import BLUE, GREEN, INK, MUTED, VERMILLION, draw_picture
 from lowmode_fx.utils.tables import csv_table, rendered, text_table
 from lowmode_fx.utils.validation import as_choice
 
-_SAVED, _LOST = "#0f62fe", "#d97706"
 _BAR = 24  # characters of the longest bar of a table
 
 
@@ -57,19 +56,20 @@ def probe_text(name: str, probe: ModelProbe, style: str = "table") -> str:
         rows = [(s.name, s.kernel, s.pooled, f"{s.saved:.6g}", f"{s.lost:.6g}") for s in probe.sites]
         return csv_table(("site", "kernel", "pooled", "macs_saved", "agreement_lost"), rows)
     as_choice("format", style, get_args(ProbeFormat))
-    table = text_table(("site", "kernel", "pooled", "macs saved", "", "agreement lost", "±", ""))
+    table = text_table(("site", "kernel", "pooled", "macs saved", "", "agreement", "±", ""))
     longest = [max((abs(value) for value in values), default=0) or 1 for values in _columns(probe)]
     for site in probe.sites:
-        bars = [_bar(value / most) for value, most in zip((site.saved, site.lost), longest, strict=True)]
+        bars = [_bar(value / most) for value, most in zip((site.saved, -site.lost), longest, strict=True)]
         error = f"{site.lost_error:.3f}"
         table.add_row(
-            site.name, site.kernel, site.pooled, f"{site.saved:.2%}", bars[0], f"{site.lost:+.3f}", error, bars[1]
+            site.name, site.kernel, site.pooled, f"{site.saved:.2%}", bars[0], _signed(-site.lost), error, bars[1]
         )
     lines = [
         f"{name} after {probe.step} full steps: cosine of full and low gradients on the same batches",
         f"kernels kept {probe.kept:.3f} (low / full macs {probe.kept_macs:.3f}), all pooled {probe.pooled:.3f} "
         f"({probe.pooled_macs:.3f}); two different full batches {probe.ceiling:.3f}",
-        "each kernel pooled alone: macs saved, as a share of full-mode's, and cosine lost",
+        "each kernel pooled alone: macs saved, as a share of full-mode's, and the change of agreement (that cosine): "
+        "less than 0 is worse (░), more is better (█)",
         "",
         rendered(table),
     ]
@@ -77,33 +77,45 @@ def probe_text(name: str, probe: ModelProbe, style: str = "table") -> str:
 
 
 def plot_probe(name: str, probe: ModelProbe, path: Path) -> None:
-    """A PNG with two bars a site: macs saved, and agreement lost with its standard error."""
-    count = len(probe.sites)
-    figure = Figure(figsize=(10, max(2.6, 0.26 * count + 1.4)), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    """A PNG with two bars a site: macs saved, and the change of agreement with its standard error."""
+    draw_picture(path, max(3.0, 0.29 * len(probe.sites) + 2.0), lambda figure: _draw_probe(figure, name, probe))
+
+
+def _draw_probe(figure: Figure, name: str, probe: ModelProbe) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
-    places = range(count)
-    saved, lost = _columns(probe)
-    left.barh(places, [100 * value for value in saved], color=_SAVED, height=0.7)
+    places = range(len(probe.sites))
+    saved, change = _columns(probe)
+    left.barh(places, [100 * value for value in saved], color=BLUE, height=0.7)
     errors = [site.lost_error if site.lost_error == site.lost_error else 0.0 for site in probe.sites]
-    right.barh(places, lost, xerr=errors, color=_LOST, height=0.7, error_kw={"ecolor": "#6b7280", "capsize": 2})
-    left.set_yticks(places, [f"{site.name}  {site.kernel} → {site.pooled}" for site in probe.sites], fontsize=8)
+    colours = [VERMILLION if value < 0 else GREEN for value in change]
+    right.barh(places, change, xerr=errors, color=colours, height=0.7, error_kw={"ecolor": MUTED, "capsize": 2})
+    left.set_yticks(places, [f"{site.name}  {site.kernel} → {site.pooled}" for site in probe.sites], fontsize=9)
     left.invert_yaxis()
     left.set_xlabel("macs saved, % of a full forward")
-    right.set_xlabel("agreement lost (cosine)")
-    right.axvline(0, color="#111827", linewidth=0.8)
+    right.set_xlabel("change of agreement (cosine)")
+    right.axvline(0, color=INK, linewidth=0.8)
     for axes in (left, right):
-        axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    title = f"{name}: each kernel pooled alone, after {probe.step} full steps"
-    cosines = f"cosine {probe.kept:.2f} with all kept, {probe.pooled:.2f} with all pooled"
-    figure.suptitle(f"{title}; {cosines}", x=0.01, ha="left", fontsize=10)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+        axes.grid(visible=False, axis="y")
+        axes.margins(y=0.01)
+    figure.suptitle(
+        f"{name}: each kernel pooled alone, after {probe.step} full steps\n"
+        f"cosine of full and low gradients {probe.kept:.2f} with all kept, {probe.pooled:.2f} with all pooled",
+        x=0.01, ha="left", fontsize=11,
+    )  # fmt: skip
+    bars = [
+        Patch(color=VERMILLION, label="worse: agreement lost"),
+        Patch(color=GREEN, label="better: agreement gained"),
+    ]
+    shown = [bar for bar, colour in zip(bars, (VERMILLION, GREEN), strict=True) if colour in colours]
+    figure.legend(handles=shown, loc="outside lower right", ncols=2)
 
 
 def _columns(probe: ModelProbe) -> tuple[list[float], list[float]]:
-    return [site.saved for site in probe.sites], [site.lost for site in probe.sites]
+    return [site.saved for site in probe.sites], [-site.lost for site in probe.sites]
+
+
+def _signed(change: float) -> str:
+    return f"{change:+.3f}".replace("-", "−")
 
 
 def _bar(share: float) -> str:

@@ -6,116 +6,24 @@ fvcore is imported where it counts, so that training runs on machines without it
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from lowmode_fx.counting.handles import HANDLES, Handle
+from lowmode_fx.counting.once_a_step import weights_graph
 from lowmode_fx.counting.operators import COMPUTE_OPS, FREE_OPS
+from lowmode_fx.counting.report import FlopReport, LayerFlops
+from lowmode_fx.counting.rows import Counts, rows
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
-from passes.match import ConvSite, conv_sites
 from passes.preserve import copy_apart, copy_spread_out, preserve_attributes, train_mode
-from passes.shapes import node_shape
 from passes.trees import tree_leaves
-from passes.wording import sides
 
-_FULL = str(Mode.FULL)
-
-
-@dataclass(frozen=True)
-class LayerFlops:
-    """One row: a convolution, or all of one operator, by the names of the modes: the cheapest first, ``full`` last.
-
-    ``kernels``: as ``3×3``; empty where the row is no convolution. ``macs``: per image.
-    """
-
-    name: str
-    kernels: Mapping[str, str]
-    macs: Mapping[str, int]
-
-    @property
-    def full(self) -> str:
-        """The kernel in full-mode; empty where the row is no convolution."""
-        return self.kernels.get(_FULL, "")
-
-    @property
-    def low(self) -> str:
-        """The kernel in the cheapest mode; empty where the row is no convolution."""
-        return next(iter(self.kernels.values()), "")
-
-    @property
-    def full_macs(self) -> int:
-        """macs per image in full-mode."""
-        return self.macs[_FULL]
-
-    @property
-    def low_macs(self) -> int:
-        """macs per image in the cheapest mode."""
-        return next(iter(self.macs.values()))
-
-    @property
-    def ratio(self) -> float:
-        """low_macs / full_macs; ``nan`` where full-mode counts nothing."""
-        return _share(self.low_macs, self.full_macs)
-
-    @property
-    def ratios(self) -> dict[str, float]:
-        """Of each low mode, its macs over full-mode's; ``nan`` where full-mode counts nothing."""
-        return _shares(self.macs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        totals = {"full": self.full, "low": self.low, "full_macs": self.full_macs, "low_macs": self.low_macs}
-        return {"name": self.name, **totals, "kernels": dict(self.kernels), "macs": dict(self.macs)}
-
-
-@dataclass(frozen=True)
-class FlopReport:
-    """Multiply-adds per image of one forward in each mode; the layers add up to the totals.
-
-    ``modes``: their names, the cheapest first, ``full`` last. ``free``: operators that count as zero, with the reason.
-    """
-
-    modes: tuple[str, ...]
-    layers: tuple[LayerFlops, ...]
-    free: Mapping[str, str]
-
-    @property
-    def macs(self) -> dict[str, int]:
-        """The total by mode's name."""
-        return {mode: sum(layer.macs[mode] for layer in self.layers) for mode in self.modes}
-
-    @property
-    def full_macs(self) -> int:
-        """The total of full-mode."""
-        return self.macs[_FULL]
-
-    @property
-    def low_macs(self) -> int:
-        """The total of the cheapest mode."""
-        return self.macs[self.modes[0]]
-
-    @property
-    def ratio(self) -> float:
-        """low_macs / full_macs; ``nan`` where full-mode counts nothing."""
-        return _share(self.low_macs, self.full_macs)
-
-    @property
-    def ratios(self) -> dict[str, float]:
-        """Of each low mode, its total over full-mode's; ``nan`` where full-mode counts nothing."""
-        return _shares(self.macs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        totals = {"full_macs": self.full_macs, "low_macs": self.low_macs, "ratio": self.ratio, "macs": self.macs}
-        return {**totals, "layers": [layer.to_dict() for layer in self.layers], "free": dict(self.free)}
+__all__ = ["FlopReport", "LayerFlops", "UncountedError", "blank_inputs", "count_flops", "full_first"]
 
 
 class UncountedError(ValueError):
@@ -130,13 +38,23 @@ class UncountedError(ValueError):
 
 
 def count_flops(ladder: Ladder, *, handles: Mapping[str, Handle | None] | None = None) -> FlopReport:
-    """macs per image of every mode's graph, as fvcore counts them, on the sizes that the ladder was built for.
+    """Multiply-adds of every mode's graph, as fvcore counts them, on the sizes that the ladder was built for.
 
     Each graph runs once on blank images; weights, buffers and RNG stay as they are. A model on the meta device is
-    counted too: its weights are a single zero each, spread over their shapes. ``handles``: more fvcore handles,
-    ``{"aten::op": handle}``; ``None`` as a handle says that the operator is free.
+    counted too: its weights are a single zero each, spread over their shapes. Counts are per image; what is done to
+    weights alone is counted apart, per step, so that no figure depends on how many images the ladder was built with.
 
-    Raises ``UncountedError`` (``ValueError``) for an operator that is neither counted nor known to be free.
+    Args:
+        ladder: the modes to count, of ``build_pair`` or ``build_ladder``.
+        handles: more fvcore handles, ``{"aten::op": handle}``, which count for the whole batch; what they count stands
+            among the products. ``None`` as a handle says that the operator is free.
+
+    Returns:
+        The report: ``.macs``, ``.full_macs``, ``.low_macs`` and ``.ratio`` of convolutions, linear layers and matrix
+        products, as published; norms and the rest beside them.
+
+    Raises:
+        UncountedError: (a ``ValueError``) for an operator that is neither counted nor known to be free.
     """
     with _spread_out(ladder) as copied:
         return _report(ladder, copied, handles or {})
@@ -156,17 +74,18 @@ def _spread_out(ladder: Ladder) -> Iterator[Ladder]:
 
 
 def _report(ladder: Ladder, copied: Ladder, handles: Mapping[str, Handle | None]) -> FlopReport:
-    counts: dict[str, dict[str, float]] = {}
+    counts = Counts(ladder.inputs.image.shape[0])
     free: dict[str, str] = {}
     # Closures are no part of a copy, and generators may be anybody's.
     with preserve_attributes(ladder.model), train_mode(copied.model):
         for mode in full_first(ladder):
-            counts[str(mode)], skipped = _count(copied.graph(mode), blank_inputs(copied, mode), handles)
+            graph = copied.graph(mode)
+            whole, skipped = _count(graph, blank_inputs(copied, mode), handles)
+            on_weights = weights_graph(graph, counts.images)
+            counts.add(str(mode), whole, {} if on_weights is None else _count(on_weights, (), handles)[0])
             free |= skipped
-    names = tuple(map(str, ladder.modes))
-    images = ladder.inputs.image.shape[0]
-    layers = (*_conv_rows(ladder, counts), *_operator_rows(names, counts, images))
-    return FlopReport(names, layers, free)
+    layers, weights = rows(ladder, counts)
+    return FlopReport(tuple(map(str, ladder.modes)), layers, free, weights)
 
 
 def blank_inputs(ladder: Ladder, mode: Mode, device: str | None = None) -> tuple[Tensor, ...]:
@@ -181,14 +100,6 @@ def blank_inputs(ladder: Ladder, mode: Mode, device: str | None = None) -> tuple
 def full_first(ladder: Ladder) -> tuple[Mode, ...]:
     """The modes as tables tell them: full-mode, then the low ones, the cheapest first."""
     return (Mode.FULL, *ladder.modes[:-1])
-
-
-def _share(low: int, full: int) -> float:
-    return low / full if full else math.nan
-
-
-def _shares(macs: Mapping[str, int]) -> dict[str, float]:
-    return {mode: _share(count, macs[_FULL]) for mode, count in macs.items() if mode != _FULL}
 
 
 def _count(
@@ -221,35 +132,6 @@ class _Tensors(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(leaf for leaf in tree_leaves(self.graph_module(*inputs)) if isinstance(leaf, Tensor))
-
-
-def _conv_rows(ladder: Ladder, counts: Mapping[str, dict[str, float]]) -> list[LayerFlops]:
-    """One row a convolution; what fvcore counted beyond them is inside modules that are not traced."""
-    images = ladder.inputs.image.shape[0]
-    sites = {str(mode): conv_sites(ladder.graph(mode)) for mode in ladder.modes}
-    rows = []
-    for row in zip(*sites.values(), strict=True):
-        by_mode = dict(zip(sites, row, strict=True))
-        kernels = {mode: sides(site.kernel) for mode, site in by_mode.items()}
-        macs = {mode: _conv_macs(site) // images for mode, site in by_mode.items()}
-        rows.append(LayerFlops(by_mode[_FULL].name, kernels, macs))
-    rest = {mode: round(counts[mode].pop("conv", 0) / images) - sum(row.macs[mode] for row in rows) for mode in sites}
-    assert min(rest.values()) >= 0, "the layers count more macs than fvcore does"
-    return rows + ([LayerFlops("convolutions inside untraced modules", {}, rest)] if any(rest.values()) else [])
-
-
-def _conv_macs(site: ConvSite) -> int:
-    from fvcore.nn.jit_handles import conv_flop_count
-
-    shape, out = list(node_shape(site.input)), list(node_shape(site.node))
-    return int(conv_flop_count(shape, list(site.weight_shape), out, transposed=site.transposed))
-
-
-def _operator_rows(modes: tuple[str, ...], counts: Mapping[str, Mapping[str, float]], images: int) -> list[LayerFlops]:
-    names = {name for mode in modes for name in counts[mode]}
-    operators = sorted(sorted(names), key=lambda name: -counts[_FULL].get(name, 0))
-    rows = [(name, {mode: round(counts[mode].get(name, 0) / images) for mode in modes}) for name in operators]
-    return [LayerFlops(f"all {name}", {}, macs) for name, macs in rows if any(macs.values())]
 
 
 class _quiet:

@@ -123,11 +123,12 @@ def _matrices(shapes: Sequence[Sequence[int]]) -> int:
     return sum(math.prod(shape) for shape in shapes if len(shape) == 2)
 
 
-def _deformable(inputs: list[Any], outputs: list[Any]) -> float:
-    """A convolution on samples of the map: the taps of every output, and a bilinear sample for each of them."""
+def _deformable(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """A convolution on samples of the map: the taps of every output and, beside them, a bilinear sample for each."""
     images, weight, out = _shape(inputs[0]), _shape(inputs[1]), _shape(outputs[0])
-    places, taps = math.prod(out) / out[1], math.prod(weight[2:])
-    return float(places * (math.prod(weight) + _SAMPLING * images[1] * taps))
+    places, taps = math.prod(out) // out[1], math.prod(weight[2:])
+    samples = _SAMPLING * images[1] * taps
+    return Counter(deform_conv2d=places * math.prod(weight), bilinear_sampling=places * samples)
 
 
 def _fourier(axes: int | None, real: str = "") -> Handle:

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lowmode_fx.counting.forward import FlopReport
+from lowmode_fx.counting.once_a_step import work_on_weights
+from lowmode_fx.counting.report import FlopReport
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from passes.match import conv_sites
@@ -43,8 +44,11 @@ def large_kernels(ladder: Ladder, flops: FlopReport) -> LargeKernels | None:
         for rung in ladder.rungs
     }
     reasons = {mode: reasons_to_keep(ladder.full, sites, rule) for mode, rule in rules.items()}
-    # The first rows are the convolutions, in the order of the sites.
-    for place, (site, layer) in enumerate(zip(sites, flops.layers, strict=False)):
+    apart = work_on_weights(ladder.full, ladder.inputs.image.shape[0])
+    places = [place for place, site in enumerate(sites) if site.node.name not in apart]
+    # The first rows are the convolutions of images, in the order of the sites.
+    for place, layer in zip(places, flops.layers, strict=False):
+        site = sites[place]
         large = [mode for mode in rules if reasons[mode][place] is None]
         if large:
             counts[sides(site.kernel)] += 1

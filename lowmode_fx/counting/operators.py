@@ -51,6 +51,12 @@ _PRODUCTS = """
     fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_rfft2 fft_hfft fft_ihfft
 """
 
+_BESIDE = """
+    batch_norm layer_norm group_norm instance_norm rms_norm adaptive_avg_pool2d upsample_nearest2d upsample_bilinear2d
+    grid_sampler bilinear_sampling fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2
+    fft_fftn fft_ifftn fft_rfftn fft_irfftn
+"""
+
 _REASONS = {
     "elementwise: no multiply-add per weight": _ELEMENTWISE,
     "reduction: additions and comparisons": _REDUCTION,
@@ -64,3 +70,5 @@ _REASONS = {
 FREE_OPS: dict[str, str] = {f"aten::{name}": why for why, names in _REASONS.items() for name in names.split()}
 #: operators whose multiply-adds must not be missed: without a handle, the count fails
 COMPUTE_OPS = frozenset(f"aten::{name}" for name in _PRODUCTS.split())
+#: what is counted and no published figure holds: norms, interpolation and samples, average pools, Fourier transforms
+BESIDE_OPS = frozenset(_BESIDE.split())

@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from lowmode_fx.counting.forward import blank_inputs, full_first
+from lowmode_fx.counting.once_a_step import weights_graph
 from lowmode_fx.lowering.ladder import Ladder
-from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.utils.validation import as_count
 from passes import propagate_shapes
 from passes.preserve import copy_apart, preserve_attributes, train_mode
 from passes.trees import tree_leaves
 
 
-def count_step_flops(ladder: Ladder) -> tuple[int, ...]:
-    """flops per image (2 × macs) of forward + backward: full-mode's, then those of the low modes, the cheapest first.
+def count_step_flops(ladder: Ladder, *, batch_size: int | None = None) -> tuple[int, ...]:
+    """flops (2 × macs) of forward and backward: full-mode's, then those of the low modes, the cheapest first.
 
     So ``full, low = count_step_flops(pair)``. Nothing is computed, nor the model changed. Counts what torch's
     ``FlopCounterMode`` counts: convolutions, matrix products and attention.
+
+    Args:
+        ladder: the modes to count.
+        batch_size: images of a step.
+
+    Returns:
+        By default the flops per image of what is done for images; with ``batch_size`` those of a whole step, what is
+        done to weights alone (kernels that are pooled by a product) among them.
+
+    Raises:
+        ValueError: for a ``batch_size`` that is no positive integer.
     """
-    meta = copy_apart(ladder, ladder.model, meta=True)
-    return tuple(_per_image(ladder, _step_flops(ladder, meta, mode)) for mode in full_first(ladder))
+    size = None if batch_size is None else as_count("batch_size", batch_size, minimum=1)
+    meta, images = copy_apart(ladder, ladder.model, meta=True), ladder.inputs.image.shape[0]
+    found = []
+    with preserve_attributes(ladder.model), train_mode(meta.model):
+        for mode in full_first(ladder):
+            batch, once = _apart(_step_flops, meta.graph(mode), blank_inputs(meta, mode, "meta"), images)
+            found.append(round(batch / images if size is None else size * batch / images + once))
+    return tuple(found)
 
 
 def count_forward_macs(ladder: Ladder) -> tuple[int, ...]:
@@ -34,37 +53,56 @@ def count_forward_macs(ladder: Ladder) -> tuple[int, ...]:
         return _forward_macs_on_fakes(ladder)  # a forward that asks for a value, as a norm without momentum does
 
 
-def _step_flops(ladder: Ladder, meta: Ladder, mode: Mode) -> int:
+def _apart(
+    count: Callable[[fx.GraphModule, tuple[Tensor, ...]], float],
+    graph: fx.GraphModule,
+    inputs: tuple[Tensor, ...],
+    images: int,
+) -> tuple[float, float]:
+    """What a graph counts for its batch of ``images``, and what it counts once, for weights alone."""
+    on_weights = weights_graph(graph, images)
+    once = 0.0 if on_weights is None else count(on_weights, ())
+    return count(graph, inputs) - once, once
+
+
+def _step_flops(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> float:
     counter = FlopCounterMode(display=False, custom_mapping=_HANDLES)
-    with preserve_attributes(ladder.model), train_mode(meta.model), counter:
-        found = tree_leaves(meta.graph(mode)(*blank_inputs(meta, mode, "meta")))
-        outputs = [leaf for leaf in found if isinstance(leaf, Tensor)]
+    with counter:
+        outputs = [leaf for leaf in tree_leaves(graph_module(*inputs)) if isinstance(leaf, Tensor)]
         torch.autograd.backward([output.sum() for output in outputs if output.requires_grad])
-    return int(counter.get_total_flops())
+    return float(counter.get_total_flops())
 
 
 def _forward_macs_on_meta(ladder: Ladder) -> tuple[int, ...]:
-    meta, counts = copy_apart(ladder, ladder.model, meta=True), []
-    for mode in full_first(ladder):
-        counter = FlopCounterMode(display=False)
-        with preserve_attributes(ladder.model), train_mode(meta.model), torch.no_grad(), counter:
-            meta.graph(mode)(*blank_inputs(meta, mode, "meta"))
-        counts.append(_per_image(ladder, counter.get_total_flops() / 2))
+    meta, images = copy_apart(ladder, ladder.model, meta=True), ladder.inputs.image.shape[0]
+    counts = []
+    with preserve_attributes(ladder.model), train_mode(meta.model):
+        for mode in full_first(ladder):
+            batch, _ = _apart(_macs, meta.graph(mode), blank_inputs(meta, mode, "meta"), images)
+            counts.append(round(batch / images))
     return tuple(counts)
+
+
+def _macs(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> float:
+    counter = FlopCounterMode(display=False)
+    with torch.enable_grad(), counter:  # its hooks take no parameter for a result without gradients
+        graph(*inputs)
+    return counter.get_total_flops() / 2
 
 
 def _forward_macs_on_fakes(ladder: Ladder) -> tuple[int, ...]:
-    counts = []
-    for mode in full_first(ladder):
-        counter = FlopCounterMode(display=False)
-        with train_mode(ladder.model):
-            propagate_shapes(ladder.graph(mode), *blank_inputs(ladder, mode), watch=counter)
-        counts.append(_per_image(ladder, counter.get_total_flops() / 2))
+    images, counts = ladder.inputs.image.shape[0], []
+    with train_mode(ladder.model):
+        for mode in full_first(ladder):
+            batch, _ = _apart(_macs_on_fakes, ladder.graph(mode), blank_inputs(ladder, mode), images)
+            counts.append(round(batch / images))
     return tuple(counts)
 
 
-def _per_image(ladder: Ladder, count: float) -> int:
-    return round(count / ladder.inputs.image.shape[0])
+def _macs_on_fakes(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> float:
+    counter = FlopCounterMode(display=False)
+    propagate_shapes(graph, *inputs, watch=counter)
+    return counter.get_total_flops() / 2
 
 
 def _conv_backward_flops(

@@ -36,6 +36,7 @@ def draw_band(axes: Axes, records: Sequence[EpochRecord], colour: str, longest: 
             else:
                 text.set_path_effects([withStroke(linewidth=2, foreground="white")])
     axes.set(ylim=(0, 1), yticks=[])
+    axes.grid(False)
     axes.tick_params(axis="x", length=0)
     axes.spines[:].set_visible(False)
 

@@ -7,16 +7,14 @@ from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lowmode_fx.train.plot_bands import draw_band
 from lowmode_fx.train.records import EpochRecord
-from lowmode_fx.utils.atomic import write_atomically
+from lowmode_fx.utils.plotting import INK, SERIES, draw_picture
 
-#: Told apart in grey, and by the colour-blind.
-COLOURS = ("#6b7280", "#0f62fe", "#d97706", "#0f9d76", "#a33ea1", "#b91c1c")
-GRID = "#e5e7eb"
+#: Of runs, one after the other; black is the first's.
+COLOURS = (INK, *SERIES)
 #: In inches: the panels of accuracy, loss and learning rate, and each run's band of modes.
 _HEIGHTS, _BAND = (4.0, 1.7, 1.1), 0.28
 #: Rates that lie further apart than this are shown on a logarithmic axis.
@@ -32,25 +30,30 @@ def plot_curves(runs: Mapping[str, Sequence[EpochRecord]], path: Path, title: st
     drawn = {name: records for name, records in runs.items() if records}
     if not drawn:
         raise ValueError("nothing to plot: no run has finished an epoch")
-    coloured = list(zip(cycle(COLOURS), drawn.values(), strict=False))
+    coloured = list(zip(cycle(COLOURS), drawn.items(), strict=False))
     bands = coloured if any(record.low_steps for records in drawn.values() for record in records) else []
     heights = [*_HEIGHTS, *[_BAND] * len(bands)]
-    figure = Figure(figsize=(8, sum(heights) + 0.3), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    height = sum(heights) + 0.3 + 0.28 * len(drawn)
+    draw_picture(path, height, lambda figure: _draw(figure, coloured, bands, heights, title))
+
+
+_Coloured = Sequence[tuple[str, tuple[str, Sequence[EpochRecord]]]]
+
+
+def _draw(figure: Figure, coloured: _Coloured, bands: _Coloured, heights: Sequence[float], title: str) -> None:
     accuracy, loss, rate, *below = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    for colour, (name, records) in zip(cycle(COLOURS), drawn.items(), strict=False):
+    for colour, (name, records) in coloured:
         values = [100 * record.val_accuracy for record in records]
         label = f"{name}: {values[-1]:.1f} % in {records[-1].total_seconds:.0f} s"
         _curve(accuracy, records, values, colour, label)
         _curve(loss, records, [record.train_loss for record in records], colour)
         _steps(rate, records, [record.lr for record in records], colour)
-    longest = max(records[-1].total_seconds for records in drawn.values())
-    for band, (colour, records) in zip(below, bands, strict=True):
+    every = [record for _, (_, records) in coloured for record in records]
+    longest = max(record.total_seconds for record in every)
+    for band, (colour, (_, records)) in zip(below, bands, strict=True):
         draw_band(band, records, colour, longest)
-    every = [record for records in drawn.values() for record in records]
     accuracy.set(xlim=(0, longest * 1.02), ylim=_limits([100 * record.val_accuracy for record in every]))
-    accuracy.set_ylabel("validation accuracy in %")
-    accuracy.set_title(title, loc="left", fontsize=11)
+    accuracy.set(ylabel="validation accuracy in %", title=title)
     loss.set_ylabel("training loss")
     rate.set_ylabel("learning rate")
     rates = [record.lr for record in every if record.lr > 0]
@@ -58,16 +61,11 @@ def plot_curves(runs: Mapping[str, Sequence[EpochRecord]], path: Path, title: st
         rate.set_yscale("log")
     else:
         rate.set_ylim(bottom=0)
-    for axes in (accuracy, loss, rate):
-        axes.grid(color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+    if below:
+        below[0].set_title("steps by mode, epoch by epoch", fontsize=9.5, pad=3)
     figure.align_ylabels([accuracy, loss, rate])
     [rate, *below][-1].set_xlabel("training time in seconds, without evaluation and compilation")
-    accuracy.legend(
-        loc="lower right", frameon=True, edgecolor="none", framealpha=0.9, labelcolor="linecolor", fontsize=11
-    )
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+    figure.legend(handles=[*accuracy.get_legend_handles_labels()[0]], loc="outside lower left")
 
 
 def _curve(axes: Axes, records: Sequence[EpochRecord], values: list[float], colour: str, label: str = "") -> None:

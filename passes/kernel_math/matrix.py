@@ -38,12 +38,13 @@ def multiply_sides(weight: Tensor, pooled: tuple[int, ...], sides: tuple[Side, .
     """
     if all(side is None for side in sides):
         return weight
-    # A count of multiply-adds an image, which a trace or meta tensors serve, must see no product that is one a step.
-    if weight.is_meta or (not torch.compiler.is_dynamo_compiling() and (is_jit_tracing() or is_fake(weight))):
-        return _by_sums(weight, sides)
+    if weight.is_meta:
+        return _product(weight, pooled, sides, _made_anew)
+    # Nothing is kept of a trace, or of fakes.
+    passing = not torch.compiler.is_dynamo_compiling() and (is_jit_tracing() or is_fake(weight))
     exact = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
     with torch.autocast(weight.device.type, enabled=False):
-        return _product(exact, pooled, sides).to(weight.dtype)
+        return _product(exact, pooled, sides, _made_anew if passing else _constant).to(weight.dtype)
 
 
 def kernel_of(weight: Tensor) -> tuple[int, ...]:
@@ -51,27 +52,30 @@ def kernel_of(weight: Tensor) -> tuple[int, ...]:
     return tuple(map(int, weight.shape[2:]))
 
 
-def _product(weight: Tensor, pooled: tuple[int, ...], sides: tuple[Side, ...]) -> Tensor:
+#: The matrix of some sides, each with its K, in a dtype on a device.
+_Maker = Callable[[tuple[tuple[Side, int], ...], torch.dtype, torch.device], Tensor]
+
+
+def _product(weight: Tensor, pooled: tuple[int, ...], sides: tuple[Side, ...], matrix_of: _Maker) -> Tensor:
     kernel = kernel_of(weight)
     if math.prod(kernel) * math.prod(pooled) <= _LARGEST_PRODUCT:
-        matrix = _constant(tuple(zip(sides, kernel, strict=True)), weight.dtype, weight.device)
+        matrix = matrix_of(tuple(zip(sides, kernel, strict=True)), weight.dtype, weight.device)
         rows = weight.reshape(-1, math.prod(kernel))
         return torch.mm(rows, matrix).reshape(*weight.shape[:2], *pooled)
     for dim, (side, size) in enumerate(zip(sides, kernel, strict=True), start=2):
         if side is not None:
-            matrix = _constant(((side, size),), weight.dtype, weight.device)
+            matrix = matrix_of(((side, size),), weight.dtype, weight.device)
             weight = torch.matmul(weight.transpose(dim, -1), matrix).transpose(dim, -1)
     return weight.contiguous()
 
 
-def _by_sums(weight: Tensor, sides: tuple[Side, ...]) -> Tensor:
-    """The same by elementwise products and sums, with nothing kept for the next time."""
-    for dim, side in enumerate(sides, start=2):
-        if side is not None:
-            matrix = torch.tensor(_rows(side), dtype=weight.dtype, device=weight.device)
-            matrix = matrix.reshape(*matrix.shape, *(1,) * (weight.ndim - dim - 1))
-            weight = (weight.unsqueeze(dim) * matrix).sum(dim + 1)
-    return weight
+def _made_anew(sides: tuple[tuple[Side, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same matrix (∏K, ∏K'), from plain numbers: a constant to a trace."""
+    matrix: list[list[float]] = [[1.0]]
+    for side, size in sides:
+        rows = _rows(side) if side is not None else [[float(row == tap) for tap in range(size)] for row in range(size)]
+        matrix = [[left * right for left in above for right in row] for above in matrix for row in rows]
+    return torch.tensor([list(column) for column in zip(*matrix, strict=True)], dtype=dtype, device=device)
 
 
 class _Kept:

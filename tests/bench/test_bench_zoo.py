@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import fx, nn
 
 from bench.zoo import Record, sweep
@@ -20,6 +21,7 @@ from bench.zoo.check import check_model
 from bench.zoo.compare import WrongPairError, compare, undo_zero_init
 from bench.zoo.measure import PeakMemory
 from bench.zoo.names import family, model_names, part
+from bench.zoo.plot import draw as draw_zoo
 from bench.zoo.record import read_records
 from bench.zoo.summary import summarize, summary_lines, to_csv, to_markdown
 from lowmode_fx import ModePair, build_pair
@@ -236,6 +238,27 @@ def test_a_record_survives_its_line() -> None:
     records = [RIGHT, RESIZED, WHOLE, REFUSED, NOTHING]
     assert "resized_maps" not in RIGHT.to_line() and '"resized_maps": 2' in RESIZED.to_line()
     assert [Record(**json.loads(record.to_line())) for record in records] == records
+
+
+@pytest.mark.parametrize(
+    ("records", "told"),
+    [
+        ([RIGHT, REFUSED, NOTHING], ["half-size images (1)"]),
+        (
+            [RIGHT, WHOLE, RESIZED, RIGHT],
+            [
+                "half-size images (2)",
+                "half-size images, a map resized on the way (1)",
+                "whole images, kernels alone (1)",
+            ],
+        ),
+    ],
+)
+def test_the_legend_names_what_is_there(records: list[Record], told: list[str]) -> None:
+    figure = Figure()
+    draw_zoo(figure, [record for record in records if record.status == "right"])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == told
 
 
 def test_names_of_both_zoos() -> None:

@@ -31,22 +31,24 @@ from lowmode_fx.cli import app
 from lowmode_fx.cli.models import create_model, default_image_size
 from lowmode_fx.cli.report import render_report, report_dict, summary_lines
 from lowmode_fx.cli.report_command import report
+from lowmode_fx.counting.step_cost import step_cost
 
 FLOPS = FlopReport(
     ("low", "full"),
     (
         LayerFlops("stem", {"low": "7×7", "full": "7×7"}, {"low": 250_000_000, "full": 1_000_000_000}),
         LayerFlops("body", {"low": "1×1", "full": "3×3"}, {"low": 59_000_000, "full": 236_000_000}),
-        LayerFlops("all upsample", {}, {"low": 500_000, "full": 0}),
+        LayerFlops("all upsample", {}, {"low": 500_000, "full": 0}, "other"),
     ),
     {"aten::relu": "elementwise"},
+    (LayerFlops("all batch_norm", {}, {"low": 3_000_000, "full": 3_000_000}, "other"),),
 )
 THREE = FlopReport(
     ("r4", "r2", "full"),
     (
         LayerFlops("stem", {"r4": "7×7", "r2": "7×7", "full": "7×7"}, {"r4": 10**6, "r2": 4 * 10**6, "full": 10**7}),
         LayerFlops("body", {"r4": "1×1", "r2": "3×3", "full": "5×5"}, {"r4": 10**5, "r2": 10**6, "full": 10**7}),
-        LayerFlops("all upsample", {}, {"r4": 0, "r2": 500_000, "full": 0}),
+        LayerFlops("all upsample", {}, {"r4": 0, "r2": 500_000, "full": 0}, "other"),
     ),
     {},
 )
@@ -71,12 +73,17 @@ def ladder() -> Ladder:
     return build_ladder(network(), torch.zeros(2, 3, 32, 32), configs)
 
 
+PUBLISHED = "(per image, forward: convolutions, linear layers and matrix products; flops are 2 × macs)"
+
+
 # Formats -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_summary_says_what_was_done(pair: ModePair) -> None:
     assert summary_lines("tiny", pair, FLOPS) == [
-        "tiny: 1,236.00 Mmacs full at 3×33×32, 309.50 Mmacs low at 3×17×16, low / full = 0.2504 (per image, forward)",
+        f"tiny: 1,236.00 Mmacs full at 3×33×32, 309.00 Mmacs low at 3×17×16, low / full = 0.2500 {PUBLISHED}",
+        "with norms and the rest, as fvcore counts them: 1,236.00 Mmacs full, 309.50 Mmacs low, low / full = 0.2504",
+        "on weights, once a step: 3.00 Mmacs full, 3.00 Mmacs low",
         "traced by fx",
         "drop_maxpools: 1 × 2×2 stride 2×2 → dropped",
         "pool_weights: 2 × 3×3 → 1×1",
@@ -88,14 +95,16 @@ def test_the_summary_says_what_was_done(pair: ModePair) -> None:
 
 def test_the_table(pair: ModePair) -> None:
     lines = render_report("tiny", pair, FLOPS).splitlines()
-    assert lines[:7] == summary_lines("tiny", pair, FLOPS)
-    cells = [re.split(r"\s{2,}", line.strip()) for line in lines[8:]]
+    assert lines[:9] == summary_lines("tiny", pair, FLOPS)
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines[10:]]
     assert cells == [
         ["layer", "full kernel", "low kernel", "full Mmacs", "low Mmacs", "low / full"],
         ["stem", "7×7", "7×7", "1,000.00", "250.00", "0.2500"],
         ["body", "3×3", "1×1", "236.00", "59.00", "0.2500"],
+        ["total", "1,236.00", "309.00", "0.2500"],
         ["all upsample", "0.00", "0.50"],
-        ["total", "1,236.00", "309.50", "0.2504"],
+        ["with norms and the rest", "1,236.00", "309.50", "0.2504"],
+        ["once a step, on weights: batch_norm", "3.00", "3.00", "1.0000"],
     ]
     assert "\x1b" not in "".join(lines)
 
@@ -117,21 +126,23 @@ def test_the_table_keeps_whole_names(pair: ModePair, length: int) -> None:
 
 def test_markdown(pair: ModePair) -> None:
     lines = render_report("tiny", pair, FLOPS, "markdown").splitlines()
-    assert lines[:7] == [f"- {line}" for line in summary_lines("tiny", pair, FLOPS)]
-    assert lines[7:] == [
+    assert lines[:9] == [f"- {line}" for line in summary_lines("tiny", pair, FLOPS)]
+    assert lines[9:] == [
         "",
         "| layer | full kernel | low kernel | full Mmacs | low Mmacs | low / full |",
         "| :-- | --: | --: | --: | --: | --: |",
         "| stem | 7×7 | 7×7 | 1,000.00 | 250.00 | 0.2500 |",
         "| body | 3×3 | 1×1 | 236.00 | 59.00 | 0.2500 |",
+        "| total |  |  | 1,236.00 | 309.00 | 0.2500 |",
         "| all upsample |  |  | 0.00 | 0.50 |  |",
-        "| total |  |  | 1,236.00 | 309.50 | 0.2504 |",
+        "| with norms and the rest |  |  | 1,236.00 | 309.50 | 0.2504 |",
+        "| once a step, on weights: batch_norm |  |  | 3.00 | 3.00 | 1.0000 |",
     ]
 
 
 def test_csv(pair: ModePair) -> None:
     rows = list(csv.DictReader(io.StringIO(render_report("tiny", pair, FLOPS, "csv"))))
-    assert list(rows[0]) == ["layer", "full_kernel", "low_kernel", "full_macs", "low_macs", "ratio"]
+    assert list(rows[0]) == ["layer", "full_kernel", "low_kernel", "full_macs", "low_macs", "ratio", "kind"]
     assert rows[1] == {
         "layer": "body",
         "full_kernel": "3×3",
@@ -139,14 +150,20 @@ def test_csv(pair: ModePair) -> None:
         "full_macs": "236000000",
         "low_macs": "59000000",
         "ratio": "0.25",
+        "kind": "product",
     }
-    assert [row["layer"] for row in rows] == ["stem", "body", "all upsample", "total"]
+    kinds = [row["kind"] for row in rows]
+    assert kinds == ["product", "product", "total", "other", "all", "weights"]
 
 
 def test_the_rows_of_a_csv_add_up(pair: ModePair) -> None:
-    *layers, total = csv.DictReader(io.StringIO(render_report("tiny", pair, count_flops(pair), "csv")))
+    flops = count_flops(build_pair(nn.Sequential(network(), nn.BatchNorm2d(8)), torch.zeros(2, 3, 32, 32)))
+    rows = list(csv.DictReader(io.StringIO(render_report("tiny", pair, flops, "csv"))))
     for column in ("full_macs", "low_macs"):
-        assert sum(int(row[column]) for row in layers) == int(total[column]) > 0
+        of = {kind: sum(int(row[column]) for row in rows if row["kind"] == kind) for kind in ("product", "other")}
+        (total,) = (int(row[column]) for row in rows if row["kind"] == "total")
+        (both,) = (int(row[column]) for row in rows if row["kind"] == "all")
+        assert of["product"] == total > 0 and of["other"] == both - total > 0
 
 
 def test_json(pair: ModePair) -> None:
@@ -155,9 +172,10 @@ def test_json(pair: ModePair) -> None:
 
     values = json.loads(render_report("tiny", pair, FLOPS, "json"), parse_constant=refuse)
     assert values["name"] == "tiny"
-    assert values["flops"]["full_macs"] == 1_236_000_000 and values["flops"]["ratio"] == 309.5 / 1236
+    assert values["flops"]["full_macs"] == 1_236_000_000 and values["flops"]["ratio"] == 309 / 1236
+    assert values["flops"]["total_macs"] == {"low": 309_500_000, "full": 1_236_000_000}
     assert values["flops"]["layers"][1] == {
-        "name": "body", "full": "3×3", "low": "1×1", "full_macs": 236000000, "low_macs": 59000000,
+        "name": "body", "kind": "product", "full": "3×3", "low": "1×1", "full_macs": 236000000, "low_macs": 59000000,
         "kernels": {"low": "1×1", "full": "3×3"}, "macs": {"low": 59000000, "full": 236000000},
     }  # fmt: skip
     assert values["flops"]["free"] == {"aten::relu": "elementwise"}
@@ -173,8 +191,10 @@ def test_a_ladder_in_every_format(ladder: Ladder) -> None:
     lines = render_report("tiny", ladder, THREE).splitlines()
     said = summary_lines("tiny", ladder, THREE)
     assert lines[: len(said)] == said == [
-        "tiny: 20.00 Mmacs full at 3×32×32, 1.10 Mmacs r4 at 3×8×8, 5.50 Mmacs r2 at 3×16×16, "
-        "r4 / full = 0.0550, r2 / full = 0.2750 (per image, forward)",
+        "tiny: 20.00 Mmacs full at 3×32×32, 1.10 Mmacs r4 at 3×8×8, 5.00 Mmacs r2 at 3×16×16, "
+        f"r4 / full = 0.0550, r2 / full = 0.2500 {PUBLISHED}",
+        "with norms and the rest, as fvcore counts them: 20.00 Mmacs full, 1.10 Mmacs r4, 5.50 Mmacs r2, "
+        "r4 / full = 0.0550, r2 / full = 0.2750",
         "traced by fx",
         "r4: drop_maxpools: 1 × 2×2 stride 2×2 → dropped",
         "r4: pool_weights: 2 × 3×3 → 1×1",
@@ -191,24 +211,57 @@ def test_a_ladder_in_every_format(ladder: Ladder) -> None:
         [*titles, "r4 / full", "r2 / full"],
         ["stem", "7×7", "7×7", "7×7", "10.00", "1.00", "4.00", "0.1000", "0.4000"],
         ["body", "5×5", "1×1", "3×3", "10.00", "0.10", "1.00", "0.0100", "0.1000"],
+        ["total", "20.00", "1.10", "5.00", "0.0550", "0.2500"],
         ["all upsample", "0.00", "0.00", "0.50"],
-        ["total", "20.00", "1.10", "5.50", "0.0550", "0.2750"],
+        ["with norms and the rest", "20.00", "1.10", "5.50", "0.0550", "0.2750"],
     ]
     markdown = render_report("tiny", ladder, THREE, "markdown").splitlines()
     assert markdown[len(said) + 1] == f"| {' | '.join(cells[0])} |" and markdown[-1].endswith("| 0.0550 | 0.2750 |")
     rows = list(csv.DictReader(io.StringIO(render_report("tiny", ladder, THREE, "csv"))))
     assert rows[1] == {
         "layer": "body", "full_kernel": "5×5", "r4_kernel": "1×1", "r2_kernel": "3×3", "full_macs": "10000000",
-        "r4_macs": "100000", "r2_macs": "1000000", "r4_ratio": "0.01", "r2_ratio": "0.1",
+        "r4_macs": "100000", "r2_macs": "1000000", "r4_ratio": "0.01", "r2_ratio": "0.1", "kind": "product",
     }  # fmt: skip
     values = json.loads(render_report("tiny", ladder, THREE, "json"))
     assert list(values) == ["name", "rungs", "flops"] and list(values["rungs"]) == ["r4", "r2"]
     assert [rung["low_input_shape"] for rung in values["rungs"].values()] == [[2, 3, 8, 8], [2, 3, 16, 16]]
-    assert values["flops"]["macs"] == {"r4": 1_100_000, "r2": 5_500_000, "full": 20_000_000}
+    assert values["flops"]["macs"] == {"r4": 1_100_000, "r2": 5_000_000, "full": 20_000_000}
+
+
+def test_the_cost_of_a_step(pair: ModePair) -> None:
+    """Forward as counted, weights once; forward and backward by torch: three products, but no gradient of images."""
+    step = step_cost(pair, FLOPS, 8)
+    lines = summary_lines("tiny", pair, FLOPS, step)
+    products = [33 * 32 * 8 * 3 * 49, 14 * 14 * 8 * 8 * 9, 12 * 12 * 8 * 8 * 9]
+    low = [17 * 16 * 8 * 3 * 49, 15 * 14 * 8 * 8, 13 * 12 * 8 * 8]
+    flops = {"full": 16 * (2 * products[0] + 3 * sum(products[1:])), "low": 16 * (2 * low[0] + 3 * sum(low[1:]))}
+    assert dict(step.forward_macs) == {"low": 8 * 309_500_000 + 3_000_000, "full": 8 * 1_236_000_000 + 3_000_000}
+    assert lines[3] == (
+        "a step of 8 images, forward, work on weights included: 9,891.00 Mmacs full, 2,479.00 Mmacs low, "
+        f"low / full = {2479 / 9891:.4f}"
+    )
+    assert dict(step.flops) == flops
+    assert lines[4].startswith(
+        "forward and backward of it, convolutions and matrix products by torch's FlopCounterMode: "
+    )
+    assert lines[4].endswith(f" Gflops low, low / full = {flops['low'] / flops['full']:.4f}")
+    assert report_dict("tiny", pair, FLOPS, step)["step"]["batch_size"] == 8
+    assert "step" not in report_dict("tiny", pair, FLOPS)
+
+
+def test_a_step_that_torch_can_not_count_says_so() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.Conv2d(4, 4, 3))
+    pair = build_pair(model, torch.zeros(2, 3, 16, 16))
+    step = step_cost(pair, count_flops(pair), 2)
+    line = summary_lines("tiny", pair, count_flops(pair), step)[3]
+    assert not step.flops and step.reason
+    assert line == f"its backward is not counted: torch's FlopCounterMode failed: {step.reason}"
 
 
 def test_an_unknown_format(pair: ModePair) -> None:
-    with pytest.raises(ValueError, match=r"^format='yaml' is unknown; give 'table', 'markdown', 'json' or 'csv'$"):
+    with pytest.raises(
+        ValueError, match=r"^format='yaml' is unknown; give 'table', 'markdown', 'json', 'csv' or 'html'$"
+    ):
         render_report("tiny", pair, FLOPS, "yaml")  # type: ignore[arg-type]
 
 
@@ -260,6 +313,17 @@ def test_the_command_prints_the_report(nets: str, capsys: pytest.CaptureFixture[
     }  # fmt: skip
 
 
+def test_the_command_writes_the_report_with_a_step(
+    nets: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "new" / "report.json"
+    report(f"{nets}:Net", input_size="16", format="json", batch_size=5, out=path)
+    assert capsys.readouterr().out == f"{path}\n"
+    assert json.loads(path.read_text())["step"]["batch_size"] == 5
+    with pytest.raises(ValueError, match="is a folder"):
+        report(f"{nets}:Net", input_size="16", out=tmp_path)
+
+
 def test_the_papers_preset_yields_to_options(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
     def passes(**options: Any) -> dict[str, int]:
         report(f"{nets}:Net", input_size="16", format="json", preset="paper", **options)
@@ -296,7 +360,7 @@ def test_a_ladder_of_one_low_mode_is_a_pair(nets: str, capsys: pytest.CaptureFix
     [
         ({"ladder": "4,2", "ratio": 3}, "--ratio 3 and --ladder 4,2 exclude each other; give one of them"),
         ({"ladder": "big"}, "--ladder has 'big', which is no ratio of at least 1; give ratios, as in 2x10,4/3x6,1x3"),
-        ({"format": "yaml"}, "format='yaml' is unknown; give 'table', 'markdown', 'json' or 'csv'"),
+        ({"format": "yaml"}, "format='yaml' is unknown; give 'table', 'markdown', 'json', 'csv' or 'html'"),
         ({"preset": "article"}, "preset='article' is unknown; give 'paper'"),
         (
             {"ratio": 1},

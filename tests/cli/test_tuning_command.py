@@ -71,7 +71,7 @@ def test_probe_prints_every_site_and_draws(run: Run, tmp_path: Path) -> None:
     arguments = ("probe", MODEL, *DATA, "--steps", "4", "--batches", "2", "--pool-convs", "all")
     status, out, _ = run(*arguments, "--out", "plots/probe.png")
     assert status == 0
-    assert "after 4 full steps" in out and "agreement lost" in out
+    assert "after 4 full steps" in out and "less than 0 is worse (░)" in out
     assert [line.split()[0] for line in out.splitlines() if "1×1" in line] == ["0", "3"]
     assert (tmp_path / "plots" / "probe.png").read_bytes().startswith(b"\x89PNG")
     status, out, _ = run(*arguments, "--format", "csv")

@@ -60,8 +60,12 @@ def test_a_small_cnn_by_hand(batch: int) -> None:
         "all adaptive_avg_pool2d": ("", "", 8 * 8 * 8, 8 * 4 * 4),
         "all linear": ("", "", 80, 80),
     }
-    assert (report.full_macs, report.low_macs) == (65104, 14288)
-    assert report.ratio == 14288 / 65104
+    full, low = 16 * 16 * 8 * 27 + 64 * 8 * 2 * 9 + 80, 64 * 8 * 27 + 16 * 8 * 2 + 80
+    assert (report.full_macs, report.low_macs, report.ratio) == (full, low, low / full)
+    assert report.other_macs == {"full": 512, "low": 128} and report.weight_macs == {"full": 0, "low": 0}
+    assert report.total_macs == {"full": full + 512, "low": low + 128}
+    assert report.total_ratios == {"low": (low + 128) / (full + 512)}
+    assert report.step_macs(7) == {"full": 7 * (full + 512), "low": 7 * (low + 128)}
 
 
 def test_bigger_kernels_and_other_strides_by_hand() -> None:
@@ -138,9 +142,11 @@ def test_resnet18_is_what_fvcore_itself_counts() -> None:
     report = count_flops(build_pair(model, torch.zeros(2, 3, 224, 224)))
     analysis = FlopCountAnalysis(model.train(), torch.zeros(2, 3, 224, 224))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    assert report.full_macs == analysis.total() / 2
-    assert sum(layer.full_macs for layer in report.layers) == report.full_macs
-    assert sum(layer.low_macs for layer in report.layers) == report.low_macs
+    assert report.total_macs["full"] == analysis.total() / 2
+    products = sum(count for name, count in analysis.by_operator().items() if name in ("conv", "linear"))
+    assert report.full_macs == products / 2 == 1_814_073_344  # published: 1.8 G
+    assert sum(layer.full_macs for layer in report.layers) == report.total_macs["full"]
+    assert sum(layer.low_macs for layer in report.layers) == report.total_macs["low"]
     assert rows(report)["conv1"] == ("7×7", "7×7", 118013952, 29503488)
     assert rows(report)["layer1.0.conv1"] == ("3×3", "1×1", 56 * 56 * 64 * 64 * 9, 28 * 28 * 64 * 64)
     assert rows(report)["layer2.0.downsample.0"] == ("1×1", "1×1", 28 * 28 * 64 * 128, 14 * 14 * 64 * 128)
@@ -219,17 +225,22 @@ def test_a_handle_counts_it_and_none_declares_it_free() -> None:
 def test_the_report_as_plain_values() -> None:
     rows = (
         LayerFlops("a", {"r3": "1×1", "r2": "1×1", "full": "3×3"}, {"r3": 2, "r2": 4, "full": 10}),
-        LayerFlops("b", {}, {"r3": 0, "r2": 1, "full": 0}),
+        LayerFlops("b", {}, {"r3": 0, "r2": 1, "full": 0}, "other"),
     )
-    report = FlopReport(("r3", "r2", "full"), rows, {"aten::relu": "why"})
+    weights = (LayerFlops("c", {}, {"r3": 7, "r2": 8, "full": 0}),)
+    report = FlopReport(("r3", "r2", "full"), rows, {"aten::relu": "why"}, weights)
     assert report.to_dict() == {
         "full_macs": 10,
         "low_macs": 2,
         "ratio": 0.2,
-        "macs": {"r3": 2, "r2": 5, "full": 10},
+        "macs": {"r3": 2, "r2": 4, "full": 10},
+        "other_macs": {"r3": 0, "r2": 1, "full": 0},
+        "total_macs": {"r3": 2, "r2": 5, "full": 10},
+        "weight_macs": {"r3": 7, "r2": 8, "full": 0},
         "layers": [
             {
                 "name": "a",
+                "kind": "product",
                 "full": "3×3",
                 "low": "1×1",
                 "full_macs": 10,
@@ -239,6 +250,7 @@ def test_the_report_as_plain_values() -> None:
             },
             {
                 "name": "b",
+                "kind": "other",
                 "full": "",
                 "low": "",
                 "full_macs": 0,
@@ -247,9 +259,26 @@ def test_the_report_as_plain_values() -> None:
                 "macs": {"r3": 0, "r2": 1, "full": 0},
             },
         ],
+        "weights": [
+            {
+                "name": "c",
+                "kind": "product",
+                "full": "",
+                "low": "",
+                "full_macs": 0,
+                "low_macs": 7,
+                "kernels": {},
+                "macs": {"r3": 7, "r2": 8, "full": 0},
+            },
+        ],
         "free": {"aten::relu": "why"},
     }
-    assert report.ratios == {"r3": 0.2, "r2": 0.5} and report.layers[0].ratios == {"r3": 0.2, "r2": 0.4}
+    assert report.step_macs(3) == {"r3": 13, "r2": 23, "full": 30}
+    assert (
+        report.ratios == {"r3": 0.2, "r2": 0.4}
+        and report.total_ratios == {"r3": 0.2, "r2": 0.5}
+        and report.layers[0].ratios == {"r3": 0.2, "r2": 0.4}
+    )
     assert report.layers[0].ratio == 0.2 and math.isnan(report.layers[1].ratio)
 
 
@@ -281,7 +310,9 @@ def test_the_modes_of_a_ladder_by_hand() -> None:
         "all adaptive_avg_pool2d": ({}, {"r4": 4 * 8, "r2": 16 * 8, "r2-kept": 16 * 8, "full": 64 * 8}),
         "all linear": ({}, dict.fromkeys(report.modes, 80)),
     }
-    assert report.macs == {mode: sum(macs[mode] for _, macs in rows.values()) for mode in report.modes}
+    assert report.total_macs == {mode: sum(macs[mode] for _, macs in rows.values()) for mode in report.modes}
+    pooled = rows["all adaptive_avg_pool2d"][1]
+    assert report.macs == {mode: report.total_macs[mode] - pooled[mode] for mode in report.modes}
     assert (report.full_macs, report.low_macs) == (report.macs["full"], report.macs["r4"])
     assert report.ratio == report.ratios["r4"] == report.macs["r4"] / report.macs["full"]
 

@@ -412,13 +412,13 @@ def test_loss_rate_and_accuracy_are_all_drawn(changed: str, tmp_path: Path) -> N
 
 
 def test_the_modes_of_a_run_are_a_band_below_its_curve(tmp_path: Path) -> None:
-    """An epoch of each of three modes: three equal areas, from pale to the run's own grey; without low steps none."""
+    """An epoch of each of three modes: three equal areas, from pale to the run's own black; without low steps none."""
     modes = ("r2", "r4/3", "full")
     run = [replace(each, steps={mode: 7 * (mode == modes[each.epoch]) for mode in modes}) for each in records(1, 1, 1)]
     plot_curves({"ladder": run}, tmp_path / "ladder.png")
     plot_curves({"full": records(1, 1, 1, steps={"full": 7})}, tmp_path / "full.png")
     shares = (0.25, 0.5, 1)
-    wanted = [[255 - share * (255 - value) for value in (0x6B, 0x72, 0x80)] for share in shares]
+    wanted = [[255 - share * (255 - value) for value in (0x1F, 0x29, 0x37)] for share in shares]
 
     def area(name: str, colour: list[float]) -> int:
         close = (n for found, n in colours(tmp_path / name).items() if np.allclose(found, colour, rtol=0, atol=1))

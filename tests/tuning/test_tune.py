@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from lowmode_fx import LowModeConfig, LowModeModel, Mode, build_pair, capture
@@ -20,7 +23,7 @@ from lowmode_fx.tuning.ladder_plan import Chosen, choose, ramp
 from lowmode_fx.tuning.plan import Plan, make_plan
 from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Candidate
-from lowmode_fx.tuning.sensitivity import probe_sites
+from lowmode_fx.tuning.sensitivity import ModelProbe, SiteProbe, probe_sites
 from lowmode_fx.tuning.trials import Probe, momentum_of, progress_now
 from lowmode_fx.tuning.tune import tune
 from passes.ratios import largest_ratio
@@ -449,6 +452,28 @@ def test_the_probe_of_sites(tmp_path: Any) -> None:
         probe_text("small", found, "xml")
     plot_probe("small", found, tmp_path / "probe.png")
     assert (tmp_path / "probe.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_site_loses_reads_as_a_loss(tmp_path: Path) -> None:
+    """The sign says what happens to agreement: less is worse. The data keep what is lost."""
+    sites = (SiteProbe("a", "5×5", "3×3", 0.4, 0.2, 0.01), SiteProbe("b", "5×5", "3×3", 0.2, -0.1, 0.01))
+    probe = ModelProbe(8, 0.5, 0.3, 0.6, 0.25, 0.1, sites)
+    rows = [line.split() for line in probe_text("small", probe).splitlines()[-2:]]
+    assert rows == [
+        ["a", "5×5", "3×3", "40.00%", "█" * 24, "−0.200", "0.010", "░" * 24],
+        ["b", "5×5", "3×3", "20.00%", "█" * 12, "+0.100", "0.010", "█" * 12],
+    ]
+    assert probe_text("small", probe, "csv").splitlines()[1] == "a,5×5,3×3,0.4,0.2"
+    plot_probe("small", probe, tmp_path / "both.png")
+    plot_probe("small", replace(probe, sites=sites[:1]), tmp_path / "lost.png")
+    green, vermillion = ((0x00, 0x9E, 0x73), (0xD5, 0x5E, 0x00))
+    seen = {name: shown_colours(tmp_path / f"{name}.png") for name in ("both", "lost")}
+    assert {green, vermillion} <= seen["both"] and green not in seen["lost"] and vermillion in seen["lost"]
+
+
+def shown_colours(path: Path) -> set[tuple[int, ...]]:
+    with Image.open(path) as picture:
+        return {colour for count, colour in picture.convert("RGB").getcolors(1 << 24) or () if count > 200}
 
 
 def test_a_pooled_site_that_changes_nothing_loses_nothing() -> None:

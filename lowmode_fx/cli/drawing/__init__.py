@@ -5,7 +5,7 @@ Graphs become boxes (``boxes``), boxes become rows with places (``layout``), and
 
 from lowmode_fx.cli.drawing.boxes import Box, Kernel, Link, Row, node_paths
 from lowmode_fx.cli.drawing.layout import align, connect, lay_out, shorten
-from lowmode_fx.cli.drawing.picture import FORMATS, check_format, draw_pair, pair_rows
+from lowmode_fx.cli.drawing.picture import FORMATS, check_format, draw_pair, pair_rows, pair_svg
 
 __all__ = [
     "FORMATS",
@@ -20,5 +20,6 @@ __all__ = [
     "lay_out",
     "node_paths",
     "pair_rows",
+    "pair_svg",
     "shorten",
 ]

@@ -96,15 +96,19 @@ def shorten(path: str, limit: int) -> str:
     return "…" + (tail.partition(".")[2] or tail)
 
 
-#: Pixels: a node, a kernel, its transform; the space for an arrow, the room between both modes' kernels, a lane.
-NODE, KERNEL, TRANSFORM, SPACE, MIDDLE, LANE = 198.0, 80.0, 50.0, 15.0, 36.0, 11.0
-_HEIGHTS: dict[Kind, float] = {"image": 58.0, "slim": 16.0, "gap": 16.0}
-_TOP, _BETWEEN, _BOTTOM = 44.0, 12.0, 68.0
+#: Pixels: a node, a kernel, its transform; the space for an arrow, a lane. A README shows some 800 of them.
+NODE, KERNEL, TRANSFORM, SPACE, LANE = 206.0, 92.0, 88.0, 15.0, 11.0
+_NODE_HEIGHT = 42.0
+_HEIGHTS: dict[Kind, float] = {"image": 64.0, "slim": 20.0, "gap": 20.0}
+_TOP, _BETWEEN, _BOTTOM = 48.0, 13.0, 88.0
 
 
 @dataclass(frozen=True)
 class Side:
-    """One mode: where its nodes and its kernels begin, and its arrows, which pass on the ``outward`` side (−1 or 1)."""
+    """One mode: where its nodes and its kernels begin, and its arrows, which pass on the ``outward`` side (−1 or 1).
+
+    Full-mode's kernels are the shared parameters, low-mode's what is made of them.
+    """
 
     node: float
     kernel: float
@@ -125,12 +129,12 @@ class Layout:
 
 
 def lay_out(rows: Sequence[Row]) -> Layout:
-    """Places for ``rows``; left to right: lanes, full-mode's nodes and kernels, low-mode's kernels, nodes and lanes."""
-    heights = tuple(max(_HEIGHTS.get(box.kind, 35.0) for box in (row.full, row.low) if box) for row in rows)
+    """Places for ``rows``, left to right: lanes, full-mode's nodes, kernels, pooled ones, low-mode's nodes, lanes."""
+    heights = tuple(max(_HEIGHTS.get(box.kind, _NODE_HEIGHT) for box in (row.full, row.low) if box) for row in rows)
     tops = tuple(accumulate(heights[:-1], lambda top, height: top + height + _BETWEEN, initial=_TOP))
     links = connect([row.full for row in rows]), connect([row.low for row in rows])
     left, right = (12 + LANE * (1 + max((link.lane for link in side), default=0)) for side in links)
     full = Side(left, left + NODE + SPACE + 6, -1, links[0])
-    kernel = full.kernel + KERNEL + MIDDLE
-    low = Side(kernel + 2 * KERNEL + TRANSFORM + 3 * SPACE + 6, kernel, 1, links[1])
+    pooled = full.kernel + KERNEL + TRANSFORM + 2 * SPACE
+    low = Side(pooled + KERNEL + SPACE + 6, pooled, 1, links[1])
     return Layout(tops, heights, full, low, low.node + NODE + right, tops[-1] + heights[-1] + _BOTTOM)

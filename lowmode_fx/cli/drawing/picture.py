@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-import matplotlib
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -24,6 +25,7 @@ from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.utils.atomic import write_atomically
+from lowmode_fx.utils.plotting import BLUE, INK, MUTED, PALE_BLUE, PALE_VERMILLION, VERMILLION, picture_style
 from passes.ratios import largest_ratio, ratio_text
 from passes.wording import sides
 
@@ -38,19 +40,19 @@ class _Style:
     dashed: bool = False
 
 
-_INK, _GREY, _FAINT = "#1f2937", "#667080", "#bcc3cd"
-#: Two hues that the colour-blind tell apart: parameters, and what low-mode makes of them.
-_BLUE, _ORANGE = "#0072b2", "#c2500a"
-_SHARED, _POOLED = _Style(_BLUE, "#e3f0f8", radius=3), _Style(_ORANGE, "#fdeadd", radius=3)
+_FAINT, _GROUND = "#bcc3cd", "#f1f3f6"
+#: Parameters are blue, and what low-mode makes of them is vermillion; as text on a pale ground it is darker.
+_POOLED_TEXT = "#b84a00"
+_SHARED, _POOLED = _Style(BLUE, PALE_BLUE, radius=3), _Style(VERMILLION, PALE_VERMILLION, radius=3)
 _STYLES: dict[Kind, _Style] = {
-    "image": _Style(_INK),
-    "input": _Style(_INK),
-    "conv": _Style(_INK),
+    "image": _Style(INK),
+    "input": _Style(INK),
+    "conv": _Style(INK),
     "call": _Style(_FAINT),
     "slim": _Style(_FAINT),
-    "added": _Style(_ORANGE),
-    "ghost": _Style(_GREY, dashed=True),
-    "gap": _Style("#f1f3f6", "#f1f3f6"),
+    "added": _Style(VERMILLION),
+    "ghost": _Style(MUTED, dashed=True),
+    "gap": _Style(_GROUND, _GROUND),
 }
 
 
@@ -63,12 +65,22 @@ def draw_pair(pair: ModePair, shown: AbstractSet[str], path: Path, title: str = 
     """
     check_format(path)
     rows = pair_rows(pair, shown)
-    # The same picture is the same file, whatever the user's settings of matplotlib are.
-    with matplotlib.rc_context({"font.family": "DejaVu Sans", "svg.hashsalt": "lowmode_fx", "svg.fonttype": "path"}):
+    with picture_style():
         figure = _Picture(rows, pair).figure(title)
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
         write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=144, metadata=metadata))
     return rows
+
+
+def pair_svg(pair: ModePair, shown: AbstractSet[str], title: str = "") -> str:
+    """The same picture as an ``<svg>`` element to stand in a page, as wide as its place."""
+    with picture_style():
+        figure, stream = _Picture(pair_rows(pair, shown), pair).figure(title), io.StringIO()
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    element = stream.getvalue()
+    head, tail = element[element.index("<svg") :].split(">", 1)
+    sizeless = re.sub(r' (width|height|version)="[^"]*"', "", head)
+    return f'{sizeless} role="img" aria-label="both graphs, node by node">{tail}'
 
 
 def check_format(path: Path) -> None:
@@ -97,11 +109,11 @@ class _Picture:
     def figure(self, title: str) -> Figure:
         place = self.place
         for mode, side in ((Mode.FULL, place.full), (self.mode, place.low)):
-            self._text(side.node + NODE / 2, 22, f"{mode}-mode", 14, align="center", bold=True)
+            self._text(side.node + NODE / 2, 24, f"{mode}-mode", 16, align="center", bold=True)
             for link in side.links:
                 self._link(side, link)
-        between = (place.full.kernel + place.low.kernel + KERNEL) / 2
-        self._text(between, 22, "the same parameters", 11.5, _BLUE, "center", bold=True)
+        if any(row.full and row.full.kernel for row in self.rows):
+            self._text(place.full.kernel + KERNEL / 2, 26, "shared parameters", 12, BLUE, "center", bold=True)
         for row, top, height in zip(self.rows, place.tops, place.heights, strict=True):
             middle = top + height / 2
             if row.full:
@@ -109,12 +121,14 @@ class _Picture:
             if row.low:
                 self._node(row.low, f"low:{row.low.name}", place.low.node, top, height)
             if row.full and row.full.kind == "image":
-                self._arrow([(place.full.node + NODE, middle), (place.low.node, middle)], _GREY)
-                self._text((place.full.node + NODE + place.low.node) / 2, middle - 9, "downsample", 10, _GREY, "center")
+                self._arrow([(place.full.node + NODE, middle), (place.low.node, middle)], MUTED)
+                self._text(
+                    (place.full.node + NODE + place.low.node) / 2, middle - 11, "downsample", 12, MUTED, "center"
+                )
             if row.full and row.full.kernel:
                 self._full_kernel(row.full.kernel, f"full:{row.full.name}", middle)
             if row.low and row.low.kernel:
-                self._low_kernel(row.low.kernel, f"low:{row.low.name}", middle)
+                self._low_kernel(row.low.kernel, f"low:{row.low.name}", middle, row.full is not None)
         self._footer(title)
         return self.page
 
@@ -125,16 +139,16 @@ class _Picture:
         if box.kind == "image":
             self._image(box, name.startswith("low"), x, middle)
         elif box.kind == "gap":
-            self._text(x + NODE / 2, middle, box.title, 9, _GREY, "center")
+            self._text(x + NODE / 2, middle, box.title, 11, MUTED, "center")
         elif box.kind == "slim":
-            self._text(x + 8, middle, box.title, 9, _GREY)
-            self._text(right, middle, shorten(box.path, 24), 9, _GREY, "right")
+            self._text(x + 8, middle, box.title, 11, MUTED)
+            self._text(right, middle, shorten(box.path, 20), 11, MUTED, "right")
         else:
             ghost = box.kind == "ghost"
-            ink = _ORANGE if pooled else _GREY if ghost else _INK
-            self._text(x + 8, top + 11.5, box.title, min(10.5, 300 / max(len(box.title), 1)), ink, bold=not ghost)
-            self._text(x + 8, top + 25.5, shorten(box.path, 32 - len(box.shape)), 9, _GREY)
-            self._text(right, top + 25.5, box.shape, 9.5, _INK, "right")
+            ink = _POOLED_TEXT if pooled else MUTED if ghost else INK
+            self._text(x + 8, top + 13.5, box.title, min(13, 330 / max(len(box.title), 1)), ink, bold=not ghost)
+            self._text(x + 8, top + 30.5, shorten(box.path, 27 - len(box.shape)), 11, MUTED)
+            self._text(right, top + 30.5, box.shape, 11.5, INK, "right")
 
     def _image(self, box: Box, low: bool, x: float, middle: float) -> None:
         icon = _landscape(16)
@@ -145,62 +159,73 @@ class _Picture:
         edges = [x + 30 + step for step in steps], [middle + step for step in steps]
         self.axes.pcolormesh(*edges, icon[0, 0].tolist(), cmap="cividis", vmin=0, vmax=1, ec="face", lw=0.2, zorder=3)
         how = f"({self.config.input_method}, r = {ratio_text(self.config.ratio)})" if low else ""
-        self._text(x + 60, middle - 8 * bool(how), box.shape, 11.5, bold=True)
-        self._text(x + 60, middle + 8, how, 10, _GREY)
+        self._text(x + 60, middle - 10 * bool(how), box.shape, 13, bold=True)
+        self._text(x + 60, middle + 10, how, 11.5, MUTED)
 
     def _full_kernel(self, kernel: Kernel, name: str, y: float) -> None:
         side = self.place.full
         self._kernel(side.kernel, y, "W", kernel.shape, f"{name}:kernel", _SHARED)
-        self._arrow([(side.kernel, y), (side.node + NODE, y)], _BLUE)
+        self._arrow([(side.kernel, y), (side.node + NODE, y)], BLUE)
 
-    def _low_kernel(self, kernel: Kernel, name: str, y: float) -> None:
-        side, end = self.place.low, self.place.low.kernel + KERNEL
-        self._kernel(side.kernel, y, "W", kernel.shape, f"{name}:kernel", _SHARED)
-        self._arrow([(self.place.full.kernel + KERNEL, y), (side.kernel, y)], _BLUE, dashed=True)
+    def _low_kernel(self, kernel: Kernel, name: str, y: float, shared: bool) -> None:
+        left, side = self.place.full.kernel, self.place.low
+        if not shared:
+            self._kernel(left, y, "W", kernel.shape, f"{name}:kernel", _SHARED)
         if kernel.pooled is None:
-            self._arrow([(end, y), (side.node, y)], _BLUE)
+            self._arrow([(left + KERNEL, y), (side.node, y)], BLUE)
             return
-        transform, pooled = end + SPACE, end + 2 * SPACE + TRANSFORM
-        for start, stop in ((end, transform), (transform + TRANSFORM, pooled), (pooled + KERNEL, side.node)):
-            self._arrow([(start, y), (stop, y)], _ORANGE)
-        self._box(transform, y - 10, TRANSFORM, 20, f"{name}:transform", _Style(_ORANGE, radius=9))
+        transform = left + KERNEL + SPACE
+        for start, stop in (
+            (left + KERNEL, transform),
+            (transform + TRANSFORM, side.kernel),
+            (side.kernel + KERNEL, side.node),
+        ):
+            self._arrow([(start, y), (stop, y)], VERMILLION)
+        self._box(transform, y - 13, TRANSFORM, 26, f"{name}:transform", _Style(VERMILLION, _POOLED_TEXT, radius=13))
+        label = f"T: {self._transform()}"
+        self._text(transform + TRANSFORM / 2, y, label, min(10.5, 132 / len(label)), "white", "center", bold=True)
+        self._kernel(side.kernel, y, "Ŵ", kernel.pooled, f"{name}:pooled", _POOLED)
+
+    def _transform(self) -> str:
         how = self.config.kernel_transform
-        label = "custom" if callable(how) else self.config.gain if how == "avg" else how
-        self._text(transform + TRANSFORM / 2, y, label, 9, _ORANGE, "center", bold=True)
-        self._kernel(pooled, y, "Ŵ", kernel.pooled, f"{name}:pooled", _POOLED)
+        if callable(how):
+            return "custom"
+        return f"{how}, {self.config.gain}" if how in ("avg", "adaptive") else how
 
     def _kernel(self, x: float, y: float, label: str, shape: tuple[int, ...], name: str, style: _Style) -> None:
-        self._box(x, y - 17.5, KERNEL, 35, name, style)
-        self._text(x + 8, y - 7, label, 10.5, style.line, bold=True)
+        self._box(x, y - 21, KERNEL, 42, name, style)
+        ink = _POOLED_TEXT if style is _POOLED else style.line
+        self._text(x + 8, y - 8, label, 13, ink, bold=True)
         rows, columns = (1, *shape[2:])[-2:]
-        cell = min(4.5, 14 / max(rows, columns))
-        grid = _grid(x + KERNEL - 8 - cell * columns, y - 8 - cell * rows / 2, rows, columns, cell)
+        cell = min(5.2, 16 / max(rows, columns))
+        grid = _grid(x + KERNEL - 8 - cell * columns, y - 9 - cell * rows / 2, rows, columns, cell)
         self.axes.add_patch(PathPatch(grid, fc="white", ec=style.line, linewidth=0.6, zorder=3))
         size = sides(shape)
-        self._text(x + KERNEL / 2, y + 8.5, size, min(9.5, 118 / len(size)), _INK, "center")
+        self._text(x + KERNEL / 2, y + 10.5, size, min(11.5, 130 / len(size)), INK, "center")
 
     def _footer(self, title: str) -> None:
-        y, right = self.place.height - 46, self.place.width - 14
+        y, right = self.place.height - 62, self.place.width - 14
         boxes = [row.low for row in self.rows if row.low]
-        self._text(14, y, title, 10, bold=True)
-        self._text(14, y + 15, "Norms and linear layers share their parameters too.", 9, _GREY)
+        self._text(14, y, title, 12, bold=True)
+        self._text(14, y + 19, "Norms and linear layers are shared too.", 11, MUTED)
         if any(box.title.endswith(", isolated") for box in boxes):
-            self._text(14, y + 30, "isolated: the running statistics are left to full-mode.", 9, _GREY)
-        self._text(right, y, "W: a kernel, one and the same parameter in both modes", 9, _BLUE, "right")
+            self._text(14, y + 38, "isolated: running statistics are full-mode's alone", 11, MUTED)
+        self._text(right, y, "W: a kernel, one parameter of both modes", 11, BLUE, "right")
         if any(box.kernel and box.kernel.pooled for box in boxes):
-            text = f"Ŵ: W pooled in every {self.mode}-mode step; gradients flow back into W"
-            self._text(right, y + 15, text, 9, _ORANGE, "right")
+            self._text(right, y + 19, "T: the kernel transform, which pools W", 11, _POOLED_TEXT, "right")
+            text = f"Ŵ = T(W) in each {self.mode}-mode step; its gradient goes on to W"
+            self._text(right, y + 38, text, 11, _POOLED_TEXT, "right")
 
     def _link(self, side: Side, link: Link) -> None:
         tops, heights = self.place.tops, self.place.heights
         start, end = tops[link.source] + heights[link.source], tops[link.target]
         if link.lane == 0:
-            self._arrow([(side.node + NODE / 2, start), (side.node + NODE / 2, end)], _GREY)
+            self._arrow([(side.node + NODE / 2, start), (side.node + NODE / 2, end)], MUTED)
             return
         edge = side.node + NODE * (side.outward > 0)
         lane = edge + side.outward * LANE * (link.lane + 0.2)
         start, end = start - 0.3 * heights[link.source], end + 0.3 * heights[link.target]
-        self._arrow([(edge, start), (lane, start), (lane, end), (edge, end)], _GREY)
+        self._arrow([(edge, start), (lane, start), (lane, end), (edge, end)], MUTED)
 
     def _box(self, x: float, y: float, width: float, height: float, name: str, style: _Style) -> None:
         shape = f"round,pad=0,rounding_size={style.radius}"
@@ -210,7 +235,7 @@ class _Picture:
         self.axes.add_patch(patch)
 
     def _text(
-        self, x: float, y: float, text: str, size: float, colour: str = _INK, align: str = "left", bold: bool = False
+        self, x: float, y: float, text: str, size: float, colour: str = INK, align: str = "left", bold: bool = False
     ) -> None:
         weight = "bold" if bold else "normal"
         self.axes.text(x, y, text, size=size, color=colour, ha=align, va="center_baseline", weight=weight, zorder=4)
