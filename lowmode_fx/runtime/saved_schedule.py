@@ -28,7 +28,7 @@ class SavedSchedule:
         self._known: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()
 
     def travel_with(self, optimizer: Optimizer) -> bool:
-        """Start saving with ``optimizer``, and read what it loaded before. Returns whether that held a schedule's state."""
+        """Start saving with ``optimizer``, and read what it loaded before. Returns whether that held a schedule."""
         if optimizer in self._known:
             return False
         place = sum(getattr(hook, "of_schedule", False) for hook in _hooks(optimizer, "state_dict_post"))

@@ -71,7 +71,7 @@ class StepCounter:
             self._saved.is_lost = False
             if self.step == 0:
                 warnings.warn(
-                    "the optimizer resumes but the schedule starts at step 0: no loaded state dict holds the schedule's "
+                    "the optimizer resumes but the schedule starts at step 0: no loaded state dict has the schedule's "
                     "state; call net.load_schedule_state({'step': ..., 'epoch': ...}) to set it",
                     stacklevel=4,
                 )
@@ -80,7 +80,7 @@ class StepCounter:
         elif self._forwards > MOST_FORWARDS and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{self._forwards} training forwards ran without an optimizer step on the weights, so the mode "
+                f"{self._forwards} training forwards without a step on the model's weights, so the mode "
                 "never changes; attach the optimizer that trains the model (net.attach)",
                 stacklevel=4,
             )
