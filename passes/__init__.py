@@ -1,4 +1,4 @@
-"""Graph → graph: each pass rewires a ``torch.fx.GraphModule`` in place and reports what it did. Knows torch only."""
+"""Graph passes: each rewires a ``torch.fx.GraphModule`` in place and reports what it did. Depends on torch only."""
 
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ __all__ = [
     "set_strides",
 ]
 
-# Where each name lives: what knows no torch, as ``passes.ratios``, is then imported without it.
+# The module of each name: modules that don't need torch, such as ``passes.ratios``, can be imported without it.
 import_lazily(
     __name__,
     {

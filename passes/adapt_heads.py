@@ -1,4 +1,4 @@
-"""Fixed pools that cover their whole map in full-mode are global pools, and become that in low-mode."""
+"""Fixed pools that cover their whole map in full-mode become global pools in low-mode."""
 
 from __future__ import annotations
 
@@ -29,7 +29,15 @@ from passes.wording import sides
 
 @graph_pass(requires=[full_shapes_known])
 def adapt_heads(graph_module: fx.GraphModule, context: PassContext) -> PassReport:
-    """Make every fixed pool global whose window covers its whole map in full-mode (``AvgPool2d(7)`` on 7×7)."""
+    """Make every fixed pool global whose window covers its whole map in full-mode (``AvgPool2d(7)`` on 7×7).
+
+    Args:
+        graph_module: The graph, which is rewired in place.
+        context: The full-mode graph, whose shapes are known, and the inputs.
+
+    Returns:
+        The pools that became global.
+    """
     changes = []
     for site in max_pool_sites(graph_module):
         if not site.with_indices and _covers(site.node, site.input, site.kernel):
@@ -66,7 +74,7 @@ def _change(name: str, node: fx.Node, kind: str, kernel: tuple[int, ...]) -> Cha
 
 
 def _avg_pool_arguments(graph_module: fx.GraphModule, node: fx.Node) -> dict[str, Any]:
-    """Arguments of an average pool with a constant window, the kernel as one integer a side; else nothing."""
+    """Arguments of an average pool with a constant window, the kernel as one integer per side; otherwise empty."""
     if node.op == "call_module":
         module = graph_module.get_submodule(str(node.target))
         dims = AVG_POOL_MODULES.get(type(module))

@@ -1,8 +1,8 @@
-"""What a pass is, what it says of its work, and the runner that applies a visible tuple of them.
+"""The contract of a pass, its report, and the runner that applies a tuple of passes.
 
-A pass is a function ``(graph_module, context, *, options) -> PassReport``, marked by ``graph_pass`` with what it
-requires and what it ensures: it rewires the graph in place and says what it changed and what it skipped. Options are
-bound with ``functools.partial``, so the runner knows none of them.
+A pass is a function ``(graph_module, context, *, options) -> PassReport``, marked by ``graph_pass`` with the conditions
+that it requires and ensures. It rewires the graph in place and reports what it changed and what it skipped. Options are
+bound with ``functools.partial``, so the runner does not depend on them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from passes.errors import PassError
 
 @dataclass(frozen=True)
 class Change:
-    """One site that a pass rewrote: ``before`` and ``after`` as a person would say it (``3×3`` and ``1×1``)."""
+    """One site that a pass rewrote.
+
+    Attributes:
+        site: Path of the module, or name of the node.
+        node: Name of the node.
+        before: What it was, in words (``3×3``).
+        after: What it became (``1×1``).
+    """
 
     site: str
     node: str
@@ -29,7 +36,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Skip:
-    """One site that a pass left alone, and why."""
+    """One site that a pass left unchanged.
+
+    Attributes:
+        site: Path of the module, or name of the node.
+        node: Name of the node.
+        reason: Why it was skipped.
+    """
 
     site: str
     node: str
@@ -38,23 +51,32 @@ class Skip:
 
 @dataclass(frozen=True)
 class PassReport:
-    """What one pass did: every site of its kind is either changed or skipped."""
+    """What one pass did: every site of its kind is either changed or skipped.
+
+    Attributes:
+        name: Name of the pass.
+        changes: The sites that it rewrote.
+        skips: The sites that it left unchanged.
+    """
 
     name: str
     changes: tuple[Change, ...] = ()
     skips: tuple[Skip, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
         return asdict(self)
 
 
 @dataclass
 class PassContext:
-    """What passes share beside the graph that they rewrite.
+    """What passes share besides the graph that they rewrite.
 
-    full: the full-mode graph, whose nodes hold their shapes (``passes.shapes``). inputs: low-mode's example inputs in
-    the order of the placeholders; only their shapes, dtypes and devices count. any_size: the graphs hold for images of
-    any size. reports: of the passes that have run.
+    Attributes:
+        full: The full-mode graph, whose nodes hold their shapes (``passes.shapes``).
+        inputs: Low-mode's example inputs in the order of the placeholders; only shapes, dtypes and devices matter.
+        any_size: Whether the graphs hold for images of any size.
+        reports: The reports of the passes that have run.
     """
 
     full: fx.GraphModule
@@ -63,17 +85,21 @@ class PassContext:
     reports: list[PassReport] = field(default_factory=list)
 
     def report(self, name: str) -> PassReport:
-        """What the pass of this name did; an empty report where it hasn't run."""
+        """Return the report of a pass; an empty one if it has not run.
+
+        Args:
+            name: Name of the pass.
+        """
         return next((report for report in self.reports if report.name == name), PassReport(name))
 
 
 class GraphPass(Protocol):
-    """A pass whose options are bound."""
+    """Protocol of a pass whose options are bound."""
 
     def __call__(self, graph_module: fx.GraphModule, context: PassContext, /) -> PassReport: ...
 
 
-#: Raises ``AssertionError`` (our mistake) or ``PassError`` (the model can't be made right) where it does not hold.
+#: Raises ``AssertionError`` (a bug here) or ``PassError`` (no correct low mode for this model) if it does not hold.
 Condition = Callable[[fx.GraphModule, PassContext], None]
 _Arguments = ParamSpec("_Arguments")
 
@@ -81,7 +107,15 @@ _Arguments = ParamSpec("_Arguments")
 def graph_pass(
     *, requires: Sequence[Condition] = (), ensures: Sequence[Condition] = ()
 ) -> Callable[[Callable[_Arguments, PassReport]], Callable[_Arguments, PassReport]]:
-    """Mark a function as a pass. ``requires`` is checked before it runs, ``ensures`` on the result of all passes."""
+    """Mark a function as a pass.
+
+    Args:
+        requires: Conditions that are checked before the pass runs.
+        ensures: Conditions that are checked on the result of all passes.
+
+    Returns:
+        A decorator for ``(graph_module, context, *, options) -> PassReport``.
+    """
 
     def mark(function: Callable[_Arguments, PassReport]) -> Callable[_Arguments, PassReport]:
         function.requires, function.ensures = tuple(requires), tuple(ensures)  # type: ignore[attr-defined]
@@ -91,10 +125,17 @@ def graph_pass(
 
 
 def run_passes(graph_module: fx.GraphModule, passes: Sequence[GraphPass], context: PassContext) -> None:
-    """Apply ``passes`` in order to ``graph_module``, in place, and check what they ensure on the result.
+    """Apply passes in order to a graph, in place, and check their conditions on the result.
 
-    The reports are left in ``context.reports``. Raises ``PassError`` (a ``ValueError``) from a pass that refuses and
-    ``AssertionError`` where a condition fails; ``graph_pass`` of the error, and a note on it, name the pass.
+    Args:
+        graph_module: The graph.
+        passes: The passes, with their options bound.
+        context: The full-mode graph and the inputs. The reports are appended to ``context.reports``.
+
+    Raises:
+        PassError: A pass refuses the model (a ``ValueError``). ``graph_pass`` of the error, and a note on it, name the
+            pass.
+        AssertionError: A condition does not hold.
     """
     definitions: list[Any] = [getattr(each, "func", each) for each in passes]
     for each, definition in zip(passes, definitions, strict=True):
@@ -114,7 +155,7 @@ def run_passes(graph_module: fx.GraphModule, passes: Sequence[GraphPass], contex
 
 
 class _named:
-    """Errors inside say which pass they come from."""
+    """Errors inside get the name of the pass."""
 
     def __init__(self, definition: Any) -> None:
         self._name = definition.__name__
@@ -129,5 +170,5 @@ class _named:
 
 
 def _keep(node: fx.Node) -> bool:
-    # Only what rewiring left behind goes: tensors that nobody reads any more. Calls stay, for their side effects.
+    # Only what rewiring left unused is removed: tensors without readers. Calls stay, for their side effects.
     return node.op != "get_attr"

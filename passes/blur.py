@@ -1,4 +1,4 @@
-"""The Gaussian blur that comes before rows and columns are dropped, as weights of one side (§2.2.1)."""
+"""The Gaussian blur before decimation, as weights of one side (§2.2.1)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def blur_reach(ratio: float) -> tuple[float, int]:
-    """σ in pixels, ``sqrt(ratio**2 - 1) / 2``, and how many whole pixels the blur reaches, ⌈3σ⌉."""
+    """σ in pixels, ``sqrt(ratio**2 - 1) / 2``, and the radius of the blur in whole pixels, ⌈3σ⌉."""
     sigma = 0.5 * math.sqrt(ratio**2 - 1)
     return sigma, math.ceil(3 * sigma)
 
@@ -14,7 +14,7 @@ def blur_reach(ratio: float) -> tuple[float, int]:
 def blur_weights(ratio: float, offset: float = 0.0) -> list[float]:
     """The weights, which sum to 1, for a place ``offset`` pixels (from 0, below 1) after an input pixel.
 
-    They are for the input pixels up to ⌈3σ⌉ away, in order: an odd number where the offset is 0, an even one elsewhere.
+    They belong to the input pixels up to ⌈3σ⌉ away, in order: an odd number for offset 0, otherwise an even one.
     """
     sigma, radius = blur_reach(ratio)
     if radius == 0:

@@ -1,7 +1,7 @@
-"""How convolutions, max pools and norms are called: one normaliser, for a graph's nodes and for a model that runs.
+"""Calls of convolutions, max pools and norms in one normal form, for a graph's nodes and for a running model.
 
-A target's spelling (function, ATen operator, positional or keyword arguments, ``padding="same"``) ends here. What comes
-out says the same thing in the same words, whether its values are nodes or tensors.
+The variants of a target (function, ATen operator, positional or keyword arguments, ``padding="same"``) end here. The
+result has one form, whether its values are nodes or tensors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from passes.kernel_math import same_padding
 
 aten = torch.ops.aten
 
-#: A node of a graph, or a tensor: what calls are made with.
+#: A node of a graph, or a tensor: an argument of a call.
 Value = TypeVar("Value")
 #: (before, after) for each spatial side.
 Padding = tuple[tuple[int, int], ...]
@@ -29,7 +29,7 @@ _ANY_CONV_ARGUMENTS = (
     *("input", "weight", "bias", "stride", "padding", "dilation"),
     *("transposed", "output_padding", "groups"),
 )
-#: (transposed, spatial dimensions) → the functional form that a rewrite calls
+#: (transposed, spatial dimensions) → the functional form that a rewrite uses
 _CONV_FUNCTIONS: dict[tuple[bool, int], Callable[..., Tensor]] = {
     (False, 1): F.conv1d,
     (False, 2): F.conv2d,
@@ -41,12 +41,12 @@ _CONV_FUNCTIONS: dict[tuple[bool, int], Callable[..., Tensor]] = {
 
 
 def _operator(packet: Any) -> tuple[Any, ...]:
-    """Every target that calls one of ATen's operators: the packet, what a call of it calls, its overloads."""
+    """Every target that calls one of ATen's operators: the packet, its function, its overloads."""
     overloads = (getattr(packet, name) for name in packet.overloads() if name != "out" and not name.endswith("_out"))
     return (packet, packet._op, *overloads)
 
 
-#: target → names of its arguments; that of ``torch.convolution`` says in an argument whether it is transposed
+#: target → names of its arguments; ``torch.convolution`` has an argument for transposed convolutions
 CONVS: dict[Any, tuple[str, ...]] = {
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), CONV_ARGUMENTS),
     **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), CONV_TRANSPOSE_ARGUMENTS),
@@ -101,7 +101,7 @@ AVG_POOLS: dict[Any, int] = {
     },
 }
 AVG_POOL_MODULES: dict[type[nn.Module], int] = {nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AvgPool3d: 3}
-#: spatial dimensions → what pools a whole map, given the size 1
+#: spatial dimensions → the function that pools a whole map, with the size 1
 GLOBAL_MAX_POOLS: dict[int, Callable[..., Any]] = {
     1: F.adaptive_max_pool1d,
     2: F.adaptive_max_pool2d,
@@ -134,8 +134,8 @@ FUNCTIONAL_NORMS: dict[Any, tuple[str, ...]] = {
 class ConvCall(Generic[Value]):
     """One convolution: input ``(N, C, *S)``, kernel ``(F, C / groups, *K)`` (transposed: ``(C, F / groups, *K)``).
 
-    ``function`` is the functional form for as many dimensions. ``padding`` is (before, after) for each spatial side.
-    ``groups`` is what a call passes on: a node where it is computed (one kernel an image), whose value on the example
+    ``function`` is the functional form for this number of dimensions. ``padding`` is (before, after) for each spatial
+    side. ``groups`` is passed on as it is: a node if it is computed (one kernel per image), whose value on the example
     is ``group_count``.
     """
 
@@ -167,7 +167,7 @@ class ConvCall(Generic[Value]):
 
 @dataclass(frozen=True)
 class MaxPoolCall(Generic[Value]):
-    """One max pool of ``(N, C, *S)``; ``with_indices`` where it returns the indices too."""
+    """One max pool of ``(N, C, *S)``; ``with_indices`` if it also returns the indices."""
 
     input: Value
     kernel: tuple[int, ...]
@@ -182,9 +182,10 @@ def conv_call(
     shape_of: Callable[[Any], tuple[int, ...] | None],
     count_of: Callable[[Any], int] = int,
 ) -> ConvCall[Any] | None:
-    """The convolution that ``target(*args, **kwargs)`` is; ``None`` where it is none, or its kernel tells no shape.
+    """The convolution that ``target(*args, **kwargs)`` calls; ``None`` if it is none, or its kernel's shape is unknown.
 
-    shape_of: the shape of a kernel, node or tensor. count_of: how many groups a ``groups`` that is no integer means.
+    ``shape_of``: the shape of a kernel, node or tensor. ``count_of``: the number of groups for a ``groups`` that is not
+    an int.
     """
     names = CONVS.get(target)
     if names is None:
@@ -220,7 +221,7 @@ def _padding(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> Pa
 
 
 def max_pool_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> MaxPoolCall[Any] | None:
-    """The max pool that ``target(*args, **kwargs)`` is; ``None`` where it is none."""
+    """The max pool that ``target(*args, **kwargs)`` calls; ``None`` if it is not one."""
     dims = MAX_POOLS.get(target)
     if dims is None:
         return None
@@ -229,7 +230,7 @@ def max_pool_call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 
 
 def as_max_pool(given: Mapping[str, Any], dims: int, with_indices: bool = False) -> MaxPoolCall[Any]:
-    """A max pool from its arguments by name, as a call or a module holds them."""
+    """A max pool from its arguments by name, as in a call or a module."""
     kernel, stride = spatial(given["kernel_size"], dims), given.get("stride")
     return MaxPoolCall(
         input=given["input"],
@@ -240,7 +241,7 @@ def as_max_pool(given: Mapping[str, Any], dims: int, with_indices: bool = False)
 
 
 def spatial(value: Any, dims: int) -> tuple[int, ...]:
-    """An integer or a sequence as one integer a side."""
+    """An integer or a sequence as one integer per side."""
     if isinstance(value, int):
         return (value,) * dims
     sides = tuple(int(side) for side in value)
@@ -248,10 +249,10 @@ def spatial(value: Any, dims: int) -> tuple[int, ...]:
 
 
 def named_arguments(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Positional and keyword arguments under one set of names."""
+    """Positional and keyword arguments by name."""
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def bound_arguments(node: fx.Node, names: Sequence[str]) -> dict[str, Any]:
-    """Positional and keyword arguments of a node's call under one set of names."""
+    """Positional and keyword arguments of a node's call by name."""
     return named_arguments(names, node.args, node.kwargs)

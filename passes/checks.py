@@ -1,4 +1,4 @@
-"""Conditions that passes require and ensure, cheap enough to stay on."""
+"""Conditions that passes require and ensure, cheap enough to stay enabled."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _RESHAPES = ("view", "reshape", torch.reshape, aten.view.default, aten.reshape.d
 
 
 def full_shapes_known(graph_module: fx.GraphModule, context: PassContext) -> None:
-    """The nodes of full-mode tell their shapes there."""
+    """The nodes of full-mode have their full-mode shapes."""
     assert all(full_shape(node) is not None for node in graph_module.graph.nodes if node.op == "placeholder"), (
         "shapes of full-mode are not recorded; call record_full_shapes first"
     )
 
 
 def pooled_geometry(graph_module: fx.GraphModule, context: PassContext) -> None:
-    """Every pooled convolution gives exactly the size that the unpooled one would give on the same input."""
+    """Every pooled convolution gives exactly the output size that the unpooled one gives on the same input."""
     for node in graph_module.graph.nodes:
         site: ConvSite | None = node.meta.get("unpooled")
         if site is None:
@@ -39,11 +39,11 @@ def pooled_geometry(graph_module: fx.GraphModule, context: PassContext) -> None:
         dims = len(site.kernel)
         expected = unpooled_output_size(site, node_shape(site.input)[-dims:])
         found = node_shape(node)[-dims:]
-        assert found == expected, f"{site.name}: the pooled conv gives {found}, the unpooled one {expected}"
+        assert found == expected, f"{site.name}: the pooled convolution gives {found}, but the unpooled one {expected}"
 
 
 def unpooled_output_size(site: ConvSite, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Spatial output size ``(*S)`` of the convolution as it was, for spatial input sizes ``(*S)``."""
+    """Spatial output size ``(*S)`` of the unpooled convolution, for spatial input sizes ``(*S)``."""
     if site.transposed:
         return tuple(
             (size - 1) * stride - 2 * padding[0] + dilation * (kernel - 1) + extra + 1
@@ -60,15 +60,15 @@ def unpooled_output_size(site: ConvSite, sizes: tuple[int, ...]) -> tuple[int, .
 
 
 def statistics_isolated(graph_module: fx.GraphModule, context: PassContext) -> None:
-    """No norm of the graph is left that would update running statistics."""
+    """No norm of the graph updates running statistics."""
     left = [site.name for site in norm_sites(graph_module)]
     assert not left, f"{', '.join(left)} would update running statistics"
 
 
 def parameters_reached(graph_module: fx.GraphModule, context: PassContext) -> None:
-    """Every parameter that the full graph's output depends on still reaches the low graph's output.
+    """Every parameter that the full graph's output depends on still affects the low graph's output.
 
-    Raises ``PassError`` where one doesn't: a model may leave a layer out on small images.
+    Raises ``PassError`` if one doesn't: a model may leave out a layer on small images.
     """
     reached = _reaching(graph_module)
     gone = _reaching(context.full) - reached
@@ -76,8 +76,8 @@ def parameters_reached(graph_module: fx.GraphModule, context: PassContext) -> No
         lost = _parameters_at(context.full, gone) - _parameters_at(graph_module, reached)
         if lost:
             raise PassError(
-                f"no gradient would reach {', '.join(sorted(lost))} in low-mode: the model leaves it out on smaller "
-                f"images; try a larger input size, or pool kernels alone with {setting('downsample_input', False)}"
+                f"low-mode has no gradient for {', '.join(sorted(lost))}: the model leaves it out on smaller "
+                f"images; use a larger input size, or set {setting('downsample_input', False)} to pool kernels only"
             )
 
 
@@ -94,7 +94,7 @@ def _reaching(graph_module: fx.GraphModule) -> set[str]:
 
 
 def _parameters_at(graph_module: fx.GraphModule, targets: set[str]) -> set[str]:
-    """Names of the parameters at these paths: the parameter itself, or all that a module holds."""
+    """Names of the parameters at these paths: the parameter itself, or all parameters of a module."""
     names: set[str] = set()
     for target in targets:
         value = operator.attrgetter(target)(graph_module)
@@ -106,9 +106,9 @@ def _parameters_at(graph_module: fx.GraphModule, targets: set[str]) -> set[str]:
 
 
 def outputs_alike(graph_module: fx.GraphModule, context: PassContext) -> None:
-    """Low-mode returns the structure that full-mode returns: the same tensors, ranks and batch; logits exactly alike.
+    """Low-mode returns the structure of full-mode: the same tensors, ranks and batch; logits with equal shapes.
 
-    Raises ``PassError``, for a head may fold the map into the batch without an error of its own.
+    Raises ``PassError``, since a head may fold the map into the batch without an error.
     """
     expected, found = (_tensors(node_shape(output_node(each.graph))) for each in (context.full, graph_module))
     same = len(expected) == len(found) and all(
@@ -117,13 +117,13 @@ def outputs_alike(graph_module: fx.GraphModule, context: PassContext) -> None:
     )
     if not same:
         raise PassError(
-            f"low-mode returns {found} where full-mode returns {expected}; the model fixes its input size in its head: "
+            f"low-mode returns {found} where full-mode returns {expected}: the model's head fixes its input size; "
             f"set {setting('adapt_head', True)} to resize the map there"
         )
 
 
 def single_pixel_norms(full: fx.GraphModule, low: fx.GraphModule) -> list[str]:
-    """Norms in train mode whose map is one pixel in low-mode alone: of one image they have no batch statistics."""
+    """Norms in train mode whose map is one pixel only in low-mode: a batch of one image has no statistics there."""
     shapes = {node.name: node_shape(node) for node in low.graph.nodes}
     return [
         site.name
@@ -148,17 +148,19 @@ def output_node(graph: fx.Graph) -> fx.Node:
 
 
 def check_batch(shapes: Mapping[fx.Node, ShapeTree]) -> None:
-    """No map has leaked into the batch, and none is empty. Raises ``ShapeError`` at the node that let it."""
+    """No map has moved into the batch dimension, and none is empty. Raises ``ShapeError`` at the node at fault."""
     batch = image_shape(shapes)[0]
     for node, shape in shapes.items():
         full = full_shape(node)
         if node.op == "get_attr" or not (isinstance(full, Shape) and isinstance(shape, Shape) and full and shape):
             continue
-        # What a loss selects by value (rows of a mask, an index) may be nothing, and is no map.
+        # What a loss selects by value (rows of a mask, an index) may be empty, and is not a map.
         if 0 in shape[2:] and 0 not in full:
-            raise ShapeError(node, shapes, "nothing is left of its map")
+            raise ShapeError(node, shapes, "its map would be empty")
         if full[0] == batch != shape[0] and (len(full) == 2 or _reshapes_images(node, shapes, batch)):
-            raise ShapeError(node, shapes, f"its batch becomes {shape[0]}, for the map is given a fixed length")
+            raise ShapeError(
+                node, shapes, f"its batch becomes {shape[0]}, because the map is reshaped to a fixed length"
+            )
 
 
 def _reshapes_images(node: fx.Node, shapes: Mapping[fx.Node, ShapeTree], batch: int) -> bool:
@@ -170,10 +172,10 @@ def _reshapes_images(node: fx.Node, shapes: Mapping[fx.Node, ShapeTree], batch: 
 
 
 def check_poolable(full: fx.GraphModule, model: str, pool_convs: str | Sequence[str]) -> None:
-    """Raises ``PassError`` where no convolution slides over its input: there is nothing that low-mode could pool.
+    """Raise ``PassError`` if no convolution slides over its input, so that low-mode has nothing to pool.
 
-    model: its name, for the message. pool_convs: as ``pool_weights`` takes it; kernels that are named one by one are
-    taken at their word.
+    ``model``: its name, for the message. ``pool_convs``: as in ``pool_weights``; convolutions that are named one by one
+    are taken as they are.
     """
     if not isinstance(pool_convs, str):
         return
@@ -186,6 +188,6 @@ def check_poolable(full: fx.GraphModule, model: str, pool_convs: str | Sequence[
         f"none of its {len(sites)} convolutions has a kernel larger than {size}" if sites else "it has no convolution"
     )
     raise PassError(
-        f"{model} has nothing to pool: {found}; low-mode is for convolutional networks "
-        f"({setting('kernel_ratio', 1)} shrinks the images alone)"
+        f"{model} has nothing to pool: {found}; use a convolutional network "
+        f"({setting('kernel_ratio', 1)} shrinks only the images)"
     )

@@ -1,4 +1,4 @@
-"""Drop max pools, so that low-mode's maps shrink later: the other half of the paper's r(i) (§2.2.1, §4)."""
+"""Drop max pools, so that low-mode's maps shrink later: the other part of the paper's r(i) (§2.2.1, §4)."""
 
 from __future__ import annotations
 
@@ -21,18 +21,24 @@ _PADS = (nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd,
 def drop_maxpools(
     graph_module: fx.GraphModule, context: PassContext, *, which: NamedMaxPools | Sequence[str]
 ) -> PassReport:
-    """Replace the chosen max pools by their input.
+    """Replace the chosen max pools by their input (§2.2.1, §4).
 
-    which: ``"none"``, ``"stem"`` (the first max pool on each path from the image; the paper's choice), ``"all"``,
-        or globs over module names.
+    Args:
+        graph_module: The graph, which is rewired in place.
+        context: The full-mode graph and the inputs.
+        which: ``"none"``, ``"stem"`` (the first max pool on each path from the image; the paper's choice), ``"all"``,
+            or globs over module names.
 
-    Raises ``PassError`` where a glob matches nothing, where the pool's indices are used, or where the
-    pool's input was padded by hand just for it.
+    Returns:
+        The max pools that were dropped and kept.
+
+    Raises:
+        PassError: A glob matches nothing, a pool's indices are used, or a pool's input is padded just for it.
     """
     sites = max_pool_sites(graph_module)
     chosen = chosen_maxpools(graph_module, sites, which)
     changes, skips = [], []
-    for site in reversed(sites):  # the last first: then no site's input is a node that is gone
+    for site in reversed(sites):  # last first, so that no site's input has been removed
         if site.node not in chosen:
             skips.append(Skip(site.name, site.node.name, "kept: not in drop_maxpools"))
             continue
@@ -47,7 +53,7 @@ def drop_maxpools(
 def chosen_maxpools(
     graph_module: fx.GraphModule, sites: Sequence[MaxPoolSite], which: NamedMaxPools | Sequence[str]
 ) -> set[fx.Node]:
-    """The nodes of the max pools that low-mode drops. Raises ``PassError`` where a glob matches nothing."""
+    """The nodes of the max pools that low-mode drops. Raises ``PassError`` if a glob matches nothing."""
     if which == "none":
         return set()
     if which == "all":
@@ -60,10 +66,10 @@ def chosen_maxpools(
 
 def _check_droppable(graph_module: fx.GraphModule, site: MaxPoolSite) -> None:
     if site.with_indices:
-        raise PassError(f"drop_maxpools: {site.name} returns indices, which nothing else can give; keep this max pool")
+        raise PassError(f"drop_maxpools: {site.name} returns indices that are used; keep this max pool")
     source = site.input
     padded = source.op == "call_module" and isinstance(graph_module.get_submodule(str(source.target)), _PADS)
     if padded or source.target in (F.pad, "pad"):
         raise PassError(
-            f"drop_maxpools: the input of {site.name} is padded by hand ({source.name}) for this max pool; keep it"
+            f"drop_maxpools: the input of {site.name} is padded just for it ({source.name}); keep this max pool"
         )

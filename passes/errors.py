@@ -1,4 +1,4 @@
-"""The errors of this package: a model that can't be made right, and an argument that can't be."""
+"""Errors of this package: a model without a correct low mode, and an invalid argument."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from passes.spelling import NO_VALUE, setting
 
 
 class PassError(ValueError):
-    """The pair that was asked for can't be made right: which node, why, what to do.
+    """No correct low mode exists for this model and configuration: which node, why, and what to do.
 
-    ``graph_pass``: name of the pass that refused; empty where no pass did.
+    Attributes:
+        graph_pass: Name of the pass that refused the model; empty if no pass did.
     """
 
     graph_pass: str = ""
 
 
 class OptionError(ValueError):
-    """An argument that can't be: ``parameter``, its ``value``, the ``problem`` with it, and a ``hint`` what to give.
+    """An invalid argument: ``parameter``, its ``value``, the ``problem`` with it, and a ``hint`` what to give.
 
-    In words ``ratio=1 leaves images as they are; give one above 1``, and on a command line ``--ratio 1 leaves …``.
-    value: ``NO_VALUE`` where it says nothing, or would fill the line.
+    In words: ``ratio=1 leaves images as they are; give one above 1``, and on a command line ``--ratio 1 leaves …``.
+    ``value``: ``NO_VALUE`` if it would not help, or would fill the line.
     """
 
     def __init__(self, parameter: str, value: Any, problem: str, hint: str) -> None:
@@ -32,7 +33,7 @@ class OptionError(ValueError):
 
 
 class OptionTypeError(OptionError, TypeError):
-    """An argument of another kind than is taken."""
+    """An argument of the wrong type."""
 
 
 __all__ = ["NO_VALUE", "OptionError", "OptionTypeError", "PassError"]

@@ -1,4 +1,4 @@
-"""Where a map's size is fixed: from the node that does not fit back to the map that leads to it."""
+"""Finds where a map's size is fixed: from the node that does not fit back to the map that leads to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from passes.shapes import Shape, ShapeError, ShapeTree, full_shape
 def find_map(error: ShapeError) -> fx.Node | None:
     """The nearest map upstream of ``error.node`` that is smaller than in full-mode, where it leaves the convolutions.
 
-    That is the last node of the same shape behind a convolution, on the way to the error: its layout is known to be
+    That is the last node of the same shape after a convolution, on the path to the error: its layout is known to be
     ``(N, C, *S)``.
     """
     pending: list[tuple[fx.Node, tuple[fx.Node, ...]]] = [(error.node, (error.node,))]
@@ -34,7 +34,7 @@ def find_map(error: ShapeError) -> fx.Node | None:
 
 def _last_alike(conv: fx.Node, way: Sequence[fx.Node]) -> fx.Node:
     last = conv
-    for node in way[:-1]:  # the last one is where the shapes don't fit
+    for node in way[:-1]:  # the last one is the node that fails
         shape = full_shape(node)
         if not is_map(shape) or shape != full_shape(conv):
             break
@@ -43,7 +43,7 @@ def _last_alike(conv: fx.Node, way: Sequence[fx.Node]) -> fx.Node:
 
 
 def find_flatten(error: ShapeError) -> fx.Node | None:
-    """The nearest node upstream of ``error.node`` (or itself) that lays a smaller map out as a flat row."""
+    """The nearest node upstream of ``error.node`` (or itself) that flattens a smaller map."""
     pending, seen = [error.node], set()
     while pending:
         current = pending.pop(0)
@@ -59,9 +59,9 @@ def find_flatten(error: ShapeError) -> fx.Node | None:
 
 
 def _is_smaller_map(full: ShapeTree, low: ShapeTree, error: ShapeError) -> bool:
-    """Whether these are shapes of one map ``(N, C, *S)`` of the images' rank: sides differ, batch and channels don't.
+    """Whether these are shapes of one map ``(N, C, *S)``: sides differ, batch and channels don't.
 
-    A row of tokens ``(N, C, H·W)`` is no map, and neither is one whose channels come last.
+    Tokens ``(N, C, H·W)`` are not a map, nor is a channels-last tensor.
     """
     images = image_shape(error.shapes)
     alike = isinstance(full, Shape) and isinstance(low, Shape) and len(full) == len(low) == len(images)
@@ -69,14 +69,14 @@ def _is_smaller_map(full: ShapeTree, low: ShapeTree, error: ShapeError) -> bool:
 
 
 def mark_images(graph: fx.Graph, places: Collection[int]) -> None:
-    """Note which of the graph's placeholders, by their places, are images; copies of the graph know it too."""
+    """Mark the placeholders that are images, by their indices; copies of the graph keep the marks."""
     placeholders = (node for node in graph.nodes if node.op == "placeholder")
     for place, node in enumerate(placeholders):
         node.meta["images"] = place in places
 
 
 def image_shape(shapes: Mapping[fx.Node, ShapeTree]) -> Shape:
-    """Shape ``(N, C, *S)`` of the first images; of the first input that is a map, where nothing is marked."""
+    """Shape ``(N, C, *S)`` of the first images; of the first input that is a map, if none is marked."""
     inputs = {node: shape for node, shape in shapes.items() if node.op == "placeholder" and is_map(shape)}
     return next(shape for node, shape in inputs.items() if node.meta.get("images", True))
 

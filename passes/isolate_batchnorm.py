@@ -22,7 +22,15 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 @graph_pass(ensures=[statistics_isolated])
 def isolate_batchnorm(graph_module: fx.GraphModule, context: PassContext) -> PassReport:
-    """Cut every norm of the graph off its running statistics and counters, in train mode; frozen norms stay frozen."""
+    """Detach every norm in train mode from its running statistics and counters; frozen norms stay frozen.
+
+    Args:
+        graph_module: The graph, which is rewired in place.
+        context: The full-mode graph and the inputs.
+
+    Returns:
+        The norms that were changed.
+    """
     changes = []
     for site in norm_sites(graph_module):
         if site.module is None:
@@ -40,18 +48,20 @@ def isolated_norm(norm: nn.Module, *args: Any, **kwargs: Any) -> Any:
         norm._check_input_dim(args[0])  # type: ignore[operator]
         return F.batch_norm(args[0], None, None, norm.weight, norm.bias, True, 0.0, norm.eps)  # type: ignore[arg-type]
     if not torch.compiler.is_compiling() and is_jit_tracing():
-        return norm(*args, **kwargs)  # fvcore counts with a trace: it allows no functional call, and counts on a copy
+        return norm(
+            *args, **kwargs
+        )  # fvcore counts by jit tracing, which does not support functional_call; it counts on a copy
     return functional_call(norm, _copied_statistics(norm), args, kwargs)
 
 
 def has_ways_of_its_own(module: nn.Module) -> bool:
-    """Whether a call of ``module`` does more than its class's ``forward``: hooks, or a ``forward`` put on it."""
+    """Whether a call of ``module`` does more than its class's ``forward``: hooks, or an instance's own ``forward``."""
     held = module.__dict__
     return "forward" in held or any(held[hooks] for hooks in _HOOKS)
 
 
 def _shape_rule(norm: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return norm(*args, **kwargs)  # among meta tensors nothing real is written, and no copy is needed
+    return norm(*args, **kwargs)  # with meta tensors nothing real is written, so no copy is needed
 
 
 SHAPE_RULES[isolated_norm] = _shape_rule
@@ -74,13 +84,13 @@ def _isolate_module(graph: fx.Graph, site: NormSite, path: str) -> None:
 
 
 def _isolate_function(graph: fx.Graph, site: NormSite) -> None:
-    # Without somewhere to write them, the norm keeps the batch's statistics to itself.
+    # Without running statistics as arguments, the norm updates none.
     names = FUNCTIONAL_NORMS[site.node.target]
     arguments = bound_arguments(site.node, names) | {"running_mean": None, "running_var": None}
     site.node.args = tuple(arguments[name] for name in names[: len(site.node.args)])
     site.node.kwargs = {name: arguments[name] for name in site.node.kwargs}
     for node in list(graph.nodes):
-        # torch.export spells the counter out, as an addition in place that nobody reads.
+        # torch.export writes the counter's update as an in-place addition without readers.
         counted = node.op == "call_function" and not node.users and node.args and isinstance(node.args[0], fx.Node)
         if counted and str(node.args[0].target) == f"{site.name}.num_batches_tracked":
             graph.erase_node(node)

@@ -1,4 +1,4 @@
-"""A package's public names, each imported where it is first asked for: what needs no torch doesn't wait for it."""
+"""A package's public names, each imported on first use, so that code without torch does not wait for it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 
 class LazyPackage(ModuleType):
-    """A package that knows where its public names live (``_homes``), a name's module being imported with its first use.
+    """A package that knows the modules of its public names (``_homes``) and imports one when a name is used.
 
-    A public name may be a submodule's too: it then means what is public, however the submodule came to be imported.
+    A public name may also be a submodule's: it then means the public object, however the submodule was imported.
     """
 
     _homes: Mapping[str, str]
@@ -28,7 +28,7 @@ class LazyPackage(ModuleType):
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # The import system binds each submodule to its name in the package.
+        # The import system sets each submodule as an attribute of the package.
         if not (isinstance(value, ModuleType) and name in self._homes):
             super().__setattr__(name, value)
 
@@ -37,11 +37,10 @@ class LazyPackage(ModuleType):
 
 
 def import_lazily(package: str, homes: Mapping[str, Iterable[str]], first: str = "") -> None:
-    """Let a package import its public names where they are used. homes: modules, each with the names that live there.
+    """Let a package import its public names on first use. ``homes``: modules, each with its names.
 
-    first: a module that is imported before any of them, for what its import does.
-
-    Type checkers read the same imports under ``if TYPE_CHECKING``.
+    ``first``: a module to import before any of them, for its side effects. Type checkers read the same imports under
+    ``if TYPE_CHECKING``.
     """
     module = sys.modules[package]
     vars(module)["_homes"] = {name: home for home, names in homes.items() for name in names}

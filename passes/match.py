@@ -1,6 +1,6 @@
-"""The one normaliser: however a graph spells a convolution, a max pool or a norm, it becomes a site.
+"""The normaliser: every form of a convolution, a max pool or a norm in a graph becomes a site.
 
-A site is a frozen record of one place that a pass may rewrite; passes never look at targets or signatures themselves.
+A site is a frozen record of one place that a pass may rewrite; passes never inspect targets or signatures themselves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from passes.shapes import node_shape
 
 @dataclass(frozen=True)
 class ConvSite(ConvCall[fx.Node]):
-    """A convolution that a node calls, under the path of the module that convolves."""
+    """A convolution that a node calls, named by the path of the module that convolves."""
 
     node: fx.Node
     name: str
@@ -46,9 +46,9 @@ class MaxPoolSite(MaxPoolCall[fx.Node]):
 
 @dataclass(frozen=True)
 class NormSite:
-    """One call that normalises with, and in train mode updates, running statistics.
+    """One call that normalises with running statistics and, in train mode, updates them.
 
-    ``module`` is the path of the called module; ``None`` where the call is functional.
+    ``module`` is the path of the called module; ``None`` if the call is functional.
     """
 
     node: fx.Node
@@ -57,7 +57,7 @@ class NormSite:
 
 
 def conv_sites(graph_module: fx.GraphModule) -> list[ConvSite]:
-    """Every convolution that the graph spells out, in execution order."""
+    """Every convolution that is a node of the graph, in execution order."""
     matched = (match_conv(graph_module, node) for node in graph_module.graph.nodes)
     return [site for site in matched if site is not None]
 
@@ -75,12 +75,12 @@ def norm_sites(graph_module: fx.GraphModule) -> list[NormSite]:
 
 
 def first_on_paths(graph: fx.Graph, sites: Sequence[ConvSite] | Sequence[MaxPoolSite]) -> set[fx.Node]:
-    """Of the sites' nodes those that no other one leads to, by the data that they take."""
+    """Those nodes of the sites that no other site leads to, along the data flow."""
     inputs = {site.node: site.input for site in sites}
     first: set[fx.Node] = set()
     after: set[fx.Node] = set()
     for node in graph.nodes:
-        # A kernel may be computed from activations (dynamic convolutions): it leads nowhere.
+        # A kernel may be computed from activations (dynamic convolutions): this path does not count.
         sources = [inputs[node]] if node in inputs else node.all_input_nodes
         if any(source in after for source in sources):
             after.add(node)
@@ -91,7 +91,7 @@ def first_on_paths(graph: fx.Graph, sites: Sequence[ConvSite] | Sequence[MaxPool
 
 
 def opaque_convs(graph_module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
-    """Kernel sizes of the convolutions inside leaf modules, where no pass can reach them, by their paths."""
+    """Kernel sizes of the convolutions inside leaf modules, which passes can't reach, by path."""
     found = {}
     for node in graph_module.graph.nodes:
         if node.op == "call_module":
@@ -102,13 +102,13 @@ def opaque_convs(graph_module: fx.GraphModule) -> dict[str, tuple[int, ...]]:
 
 
 def deformable_convs(graph_module: fx.GraphModule) -> dict[str, str]:
-    """Nodes that call torchvision's deformable convolution, and the paths of the modules that do."""
+    """Nodes that call torchvision's deformable convolution, and the paths of their modules."""
     calls = (node for node in graph_module.graph.nodes if node.op == "call_function")
     return {node.name: site_name(node) for node in calls if "deform_conv2d" in str(node.target)}
 
 
 def is_convolution(module: nn.Module) -> bool:
-    """Whether the module convolves: one of torch's, or one that holds a kernel and says its size (``CondConv2d``)."""
+    """Whether the module convolves: one of torch's, or one that holds a kernel and its size (``CondConv2d``)."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return True
     own = (name for name, _ in module.named_parameters(recurse=False))
@@ -116,13 +116,13 @@ def is_convolution(module: nn.Module) -> bool:
 
 
 def module_kernel(convolution: nn.Module) -> tuple[int, ...]:
-    """K of each spatial side, as the module tells it."""
+    """K of each spatial side of a module."""
     size: Any = convolution.kernel_size
     return (size,) if isinstance(size, int) else tuple(size)
 
 
 def module_path(node: fx.Node) -> str | None:
-    """Path of the innermost module whose code made this node, where the tracer kept it."""
+    """Path of the innermost module whose code made this node, if the tracer recorded it."""
     stack = node.meta.get("nn_module_stack")
     if not stack:
         return None
@@ -131,12 +131,12 @@ def module_path(node: fx.Node) -> str | None:
 
 
 def site_name(node: fx.Node) -> str:
-    """Path of the module that the node calls or stands in; the node's own name where nothing tells."""
+    """Path of the module that the node calls or belongs to; otherwise the node's own name."""
     return str(node.target) if node.op == "call_module" else module_path(node) or node.name
 
 
 def weight_shape(graph_module: fx.GraphModule, weight: fx.Node) -> tuple[int, ...] | None:
-    """Shape of a kernel: read off the parameter, or off what shape propagation has left on a computed one."""
+    """Shape of a kernel: of the parameter, or from shape propagation for a computed one."""
     if weight.op == "get_attr":
         return tuple(_attribute(graph_module, weight).shape)
     return node_shape(weight)  # type: ignore[no-any-return]
@@ -147,7 +147,7 @@ def _attribute(graph_module: fx.GraphModule, node: fx.Node) -> Any:
 
 
 def trained(graph_module: fx.GraphModule, kernel: fx.Node) -> bool:
-    """Whether a parameter that trains reaches the kernel: not one that is fixed (Sobel, a blur) or frozen."""
+    """Whether a trainable parameter reaches the kernel: not a fixed one (Sobel, a blur) or a frozen one."""
     pending, seen = [kernel], {kernel}
     while pending:
         node = pending.pop()
@@ -165,7 +165,7 @@ def _trains(value: Any) -> bool:
 
 
 def match_conv(graph_module: fx.GraphModule, node: fx.Node) -> ConvSite | None:
-    """The convolution that ``node`` calls, as it stands now; ``None`` for other nodes."""
+    """The convolution that ``node`` calls, as it is now; ``None`` for other nodes."""
     if node.op != "call_function":
         return None
     call = conv_call(node.target, node.args, node.kwargs, partial(weight_shape, graph_module), _count)
@@ -212,7 +212,7 @@ def _keeps_statistics(module: nn.Module) -> bool:
 
 
 def _conv_name(graph_module: fx.GraphModule, node: fx.Node, weight: fx.Node) -> str:
-    """Path of the module that convolves; of the weight's owner where a function was called with it."""
+    """Path of the module that convolves; of the weight's owner for a functional call."""
     path = module_path(node)
     module = _submodule(graph_module, path) if path else None
     if path and module is not None and is_convolution(module):

@@ -1,4 +1,4 @@
-"""Meta tensors in the place of real ones, function by function: code runs, and nothing is computed or written."""
+"""Meta tensors instead of real ones, function by function: code runs, and nothing is computed or written."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from passes.torch_internals import device_constructors
 
 
 class MetaTensorMode(TorchFunctionMode):
-    """Inside, every function of torch gets meta tensors in place of real ones, and makes new ones on the meta device.
+    """Inside, every function of torch gets meta tensors instead of real ones, and creates new ones on the meta device.
 
-    So a module runs with its own parameters, buffers and counters, and none of them is read or changed. What asks for
-    a value (``item()``) raises. ``SHAPE_RULES`` answer for functions that are slow on meta tensors.
+    So a module runs with its own parameters, buffers and counters, and none of them is read or changed. Code that reads
+    a value (``item()``) raises. ``SHAPE_RULES`` give the results of functions that are slow on meta tensors.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._constructors = device_constructors()
-        # The real tensor is kept beside its meta tensor, so that its id stays its own.
+        # The real tensor is kept with its meta tensor, so that its id is not reused.
         self._known: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(
@@ -40,7 +40,7 @@ class MetaTensorMode(TorchFunctionMode):
         return func(*self._swap(args), **{name: self._swap(value) for name, value in options.items()})
 
     def of(self, tensor: Tensor) -> Tensor:
-        """The meta tensor for ``tensor``: the same one each time; a meta tensor stands for itself."""
+        """The meta tensor for ``tensor``, the same one each time; a meta tensor itself."""
         if tensor.is_meta:
             return tensor
         known = self._known.get(id(tensor))

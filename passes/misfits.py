@@ -1,4 +1,4 @@
-"""What to say where low-mode does not fit a model: which place, what it was given, and the ways out."""
+"""Error messages for a low mode that does not fit a model: which place, its input, and what to do."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, node_shape, 
 from passes.spelling import setting
 from passes.wording import sides
 
-#: To which sides are rounded for a model that halves its maps so often.
+#: Multiples of sides to try, for models that halve their maps often.
 _MULTIPLES = (2, 4, 8, 16, 32, 64)
-#: How many times longer than its other side an image must be for the other to be called short.
+#: A side is short if the image's other side is this many times longer.
 _SHORT = 4
 
 
 def misfit(error: ShapeError, context: PassContext) -> PassError:
-    """The refusal of a graph that can't run on low-mode's images."""
+    """The error for a graph that can't run on low-mode's images."""
     flatten = find_flatten(error)
     if flatten is not None:
         wanted = sides(full_shape(flatten.all_input_nodes[0])[1:])
         return PassError(
-            f"{place(error.node)} takes a flattened map of fixed size ({wanted} in full-mode), but low-mode gives "
+            f"{place(error.node)} needs a flattened map of fixed size ({wanted} in full-mode), but low-mode gives "
             f"{_shapes(error.inputs)}; set {setting('adapt_head', True)} to resize the map to its full-mode size there"
         )
     cause = re.sub(r"\s*\(?Proxy\([^)]*\)(\*Proxy\([^)]*\))?\)?", "", error.cause)
-    way_out = "try an input size that halves more often"
+    way_out = "use an input size that can be halved more often"
     if _takes(context.full, context.inputs):
         what = "low-mode does not fit the model"
     else:
@@ -49,7 +49,7 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
         resize = f", set {adapt} to resize the map behind {place(source)} to its full-mode {size}"
     return PassError(
         f"{what}: at {place(error.node)}, given {_shapes(error.inputs)}: {cause}; {way_out}"
-        f"{resize}, or pool kernels alone with {setting('downsample_input', False)}"
+        f"{resize}, or set {setting('downsample_input', False)} to pool kernels only"
     )
 
 
@@ -62,20 +62,20 @@ def _takes(graph_module: fx.GraphModule, inputs: Sequence[Tensor]) -> bool:
 
 
 def _other_sides(context: PassContext) -> str:
-    """Which sides of low-mode's images the model would take, and how to set them; empty where none was found."""
+    """Sides of low-mode's images that the model would take, and how to set them; empty if none was found."""
     placeholders = [node for node in context.full.graph.nodes if node.op == "placeholder"]
     pairs = list(zip(placeholders, context.inputs, strict=True))
     ratio = _one_sided_ratio(context.full, pairs)
     if ratio:
-        return f"its short side can stay whole: set {setting('ratio', ratio)}"
+        return f"set {setting('ratio', ratio)} to keep its short side"
     multiple, nearest = _nearest_sides(context.full, pairs)
     if nearest:
-        return f"the nearest that it takes are {' and '.join(nearest)}: set {setting('size_multiple', multiple)}"
+        return f"the nearest sizes that it takes are {' and '.join(nearest)}: set {setting('size_multiple', multiple)}"
     return ""
 
 
 def _nearest_sides(graph_module: fx.GraphModule, pairs: Sequence[tuple[fx.Node, Tensor]]) -> tuple[int, list[str]]:
-    """The least multiple to which low-mode's sides can be rounded for the model to take them, and the sides then."""
+    """The smallest multiple for which the model takes low-mode's rounded sides, and these sides."""
     shrunk = [node for node, value in pairs if _is_shrunk(node, value)]
     for multiple in _MULTIPLES:
         found = []
@@ -91,7 +91,7 @@ def _nearest_sides(graph_module: fx.GraphModule, pairs: Sequence[tuple[fx.Node, 
 
 
 def _one_sided_ratio(graph_module: fx.GraphModule, pairs: Sequence[tuple[fx.Node, Tensor]]) -> PlainRatio | None:
-    """A ratio a side, for images of which one side is much shorter (bands, a line of text) and fits when whole."""
+    """A ratio per side, for images with one much shorter side (bands, a line of text) that fits at full length."""
     images = [(node_shape(node)[2:], tuple(value.shape[2:])) for node, value in pairs if _is_shrunk(node, value)]
     if not images or max(images[0][0]) < _SHORT * min(images[0][0]):
         return None
@@ -121,19 +121,19 @@ def _rounded(value: Tensor, multiple: int, rounded: Callable[[float], int]) -> T
 
 
 def unequal_branches(error: ShapeError, context: PassContext) -> PassError | None:
-    """The refusal where branches meet of which an earlier pass changed one; ``None`` where that is not the cause."""
+    """The error for branches of which an earlier pass changed only some; ``None`` if that is not the cause."""
     changed = [change.site for name in ("drop_maxpools", "set_strides") for change in context.report(name).changes]
     joined = error.node.target not in CONVS and sum(isinstance(shape, Shape) for shape in error.inputs) > 1
     if not (joined and changed and find_flatten(error) is None):
         return None
     return PassError(
-        f"branches no longer fit at {place(error.node)}, {_shapes(error.inputs)}, once {', '.join(changed)} changed; "
-        "keep it (drop_maxpools, strides), or change every branch alike"
+        f"branches don't fit at {place(error.node)}: {_shapes(error.inputs)} after {', '.join(changed)} changed; "
+        "keep these sites (drop_maxpools, strides), or change every branch alike"
     )
 
 
 def failed_transform(error: ShapeError) -> PassError:
-    """The refusal where a user's own kernel transform is what fails."""
+    """The error for a custom kernel transform that fails."""
     user = next(iter(error.node.users), error.node)
     where = module_path(user) or user.name
     if error.cause.startswith("kernel_transform "):
@@ -144,7 +144,7 @@ def failed_transform(error: ShapeError) -> PassError:
 
 
 def place(node: fx.Node) -> str:
-    """The node as a person would name it: by the module that it calls or stands in."""
+    """The node in words: the module that it calls or belongs to."""
     if node.op == "call_module":
         return str(node.target)
     path = module_path(node)

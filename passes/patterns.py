@@ -1,4 +1,4 @@
-"""Names that a user gives for sites: globs over module names, each of which must match something."""
+"""Patterns for names of sites: globs over module names, each of which must match something."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from passes.wording import near_matches_hint
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether the glob names this site or a module above it: ``layer4`` stands for all of ``layer4.*``."""
+    """Whether the glob matches this site or a module above it: ``layer4`` stands for all of ``layer4.*``."""
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
 def select_names(names: Sequence[str], patterns: Iterable[str], argument: str, kind: str) -> set[str]:
     """The ``names`` that any of ``patterns`` matches.
 
-    Raises ``PassError`` for a pattern that matches nothing, with the nearest names.
+    Raises ``PassError`` for a pattern that matches nothing, with near matches.
     """
     selected: set[str] = set()
     for pattern in patterns:
@@ -31,5 +31,5 @@ def select_names(names: Sequence[str], patterns: Iterable[str], argument: str, k
 
 def _no_match(names: Sequence[str], pattern: str, argument: str, kind: str) -> str:
     if not names:
-        return f"{setting(argument)}: {pattern!r} matches nothing, for this model has no {kind}"
+        return f"{setting(argument)}: {pattern!r} matches nothing: this model has no {kind}"
     return f"{setting(argument)}: {pattern!r} matches no {kind}; {near_matches_hint(pattern, names)}"

@@ -1,4 +1,4 @@
-"""Put a pooling node between a kernel and its convolution (§2.2.2); gradients reach the full kernel (Eq. 4)."""
+"""Insert a pooling node between a kernel and its convolution (§2.2.2); gradients reach the full kernel (Eq. 4)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,19 @@ from passes.wording import sides
 
 @graph_pass(ensures=[pooled_geometry])
 def pool_weights(graph_module: fx.GraphModule, context: PassContext, *, rule: PoolingRule) -> PassReport:
-    """Pool the kernels that ``rule`` chooses; every output keeps the size it had.
+    """Pool the kernels that a rule chooses; every output keeps its size (§2.2.2, Eq. 4).
 
-    Raises ``PassError`` where a glob matches nothing, ``ValueError`` where a custom transform returns a wrong shape.
+    Args:
+        graph_module: The graph, which is rewired in place.
+        context: The full-mode graph and the inputs.
+        rule: Which kernels to pool, and how.
+
+    Returns:
+        The convolutions that are pooled, and those that are kept, with the reasons.
+
+    Raises:
+        PassError: A glob matches nothing.
+        ValueError: A custom transform returns a wrong shape.
     """
     sites = conv_sites(graph_module)
     names = [site.name for site in sites]
@@ -35,7 +45,7 @@ def pool_weights(graph_module: fx.GraphModule, context: PassContext, *, rule: Po
         if reason:
             skips.append(Skip(site.name, site.node.name, reason))
             continue
-        current = match_conv(graph_module, site.node)  # its input may have been rewired since
+        current = match_conv(graph_module, site.node)  # its input may have been rewired
         assert current is not None
         _rewire(graph_module, current, rule)
         changes.append(Change(site.name, site.node.name, sides(site.kernel), sides(rule.pooled(site.kernel))))
@@ -47,7 +57,7 @@ def pool_weights(graph_module: fx.GraphModule, context: PassContext, *, rule: Po
 
 
 def reasons_to_keep(graph_module: fx.GraphModule, sites: Sequence[ConvSite], rule: PoolingRule) -> list[str | None]:
-    """For each of the convolutions of a graph why ``rule`` leaves its kernel whole; ``None`` where it pools it."""
+    """For each convolution the reason why ``rule`` keeps its kernel; ``None`` if it is pooled."""
     stems = stem_nodes(graph_module, sites)
     return [
         rule.reason_to_keep(site, site.name, stem=site.node in stems, trained=trained(graph_module, site.weight))
@@ -56,7 +66,7 @@ def reasons_to_keep(graph_module: fx.GraphModule, sites: Sequence[ConvSite], rul
 
 
 def stem_nodes(graph_module: fx.GraphModule, sites: Sequence[ConvSite]) -> set[fx.Node]:
-    """The convolutions that read the image: none of their inputs has passed another convolution."""
+    """The convolutions that read the image: their input has not passed another convolution."""
     return first_on_paths(graph_module.graph, sites)
 
 
@@ -67,7 +77,7 @@ def _rewire(graph_module: fx.GraphModule, site: ConvSite, rule: PoolingRule) -> 
         weight = graph.call_function(pooled.kernel_function, (site.weight, *pooled.kernel_arguments))
         record_shape(weight, Shape((*site.weight_shape[:2], *rule.pooled(site.kernel))))
         source = site.input if pooled.pad is None else graph.call_function(F.pad, (site.input, list(pooled.pad)))
-    # The node is edited in place: it keeps its name, so that both graphs can be compared node by node.
+    # The node is edited in place and keeps its name, so that both graphs can be compared node by node.
     node.target, node.kwargs = pooled.function, {}
     node.args = (source, weight, site.bias if pooled.margins is None else None, *pooled.arguments)
     last = node
@@ -81,5 +91,5 @@ def _rewire(graph_module: fx.GraphModule, site: ConvSite, rule: PoolingRule) -> 
 
 
 def is_custom_transform(node: fx.Node) -> bool:
-    """Does the node run a user's own kernel transform?"""
+    """Whether the node runs a custom kernel transform."""
     return hasattr(node.target, "users_name")

@@ -1,6 +1,6 @@
-"""How a convolution is called with its pooled kernel, so that its output has exactly the size that it had.
+"""The call of a convolution with its pooled kernel, which gives exactly the same output size.
 
-Plain arithmetic, in one record: a graph pass makes nodes of it, live lowering makes calls.
+Plain arithmetic in one record: a graph pass makes nodes from it, live lowering makes calls.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from passes.pooling_rule import PoolingRule
 
 
 class PooledConv(NamedTuple):
-    """What takes a convolution's place.
+    """The replacement of a convolution.
 
-    ``kernel_function`` of the kernel and ``kernel_arguments`` is the pooled one. ``pad`` is what ``F.pad`` does to the
-    input first, if anything (negative amounts crop). ``function`` takes input, kernel, bias and ``arguments``.
-    ``margins`` are what ``F.pad`` does to the output, if anything: it is padded with what an untouched pixel holds, the
-    bias, so the bias is added after, and the convolution has none.
+    ``kernel_function(kernel, *kernel_arguments)`` is the pooled kernel. ``pad``: amounts of ``F.pad`` for the input, if
+    any (negative amounts crop). ``function`` takes input, kernel, bias and ``arguments``. ``margins``: amounts of
+    ``F.pad`` for the output, if any. Pixels outside the convolution hold the bias, so it is added after the padding,
+    and the convolution gets none.
     """
 
     kernel_function: Callable[..., Tensor]
@@ -34,7 +34,7 @@ class PooledConv(NamedTuple):
 
 
 def run_pooled(pooled: PooledConv, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The pooled convolution of tensors, ``weight`` the whole kernel: the calls that a graph's nodes make."""
+    """The pooled convolution of tensors, ``weight`` being the full kernel: the calls of a graph's nodes."""
     kernel = pooled.kernel_function(weight, *pooled.kernel_arguments)
     source = input if pooled.pad is None else F.pad(input, list(pooled.pad))
     if pooled.margins is None:
@@ -44,7 +44,7 @@ def run_pooled(pooled: PooledConv, input: Tensor, weight: Tensor, bias: Tensor |
 
 
 def pooled_conv(call: ConvCall[Any], rule: PoolingRule) -> PooledConv:
-    """The convolution with its kernel pooled by ``rule``; it gives exactly the size that the unpooled one gives."""
+    """The convolution with its kernel pooled by ``rule``; its output size is exactly that of the unpooled one."""
     pooled = rule.pooled(call.kernel)
     return _pooled_transposed(call, pooled, rule) if call.transposed else _pooled(call, pooled, rule)
 
@@ -56,7 +56,7 @@ def _pooled(call: ConvCall[Any], pooled: tuple[int, ...], rule: PoolingRule) -> 
             call.padding, call.kernel, pooled, call.dilation, strict=True
         )
     )
-    # What the convolution can pad itself (as much before as after) stays with it.
+    # Symmetric padding stays with the convolution.
     even = all(before == after >= 0 for before, after in padding)
     own = tuple(before if even else 0 for before, _ in padding)
     arguments = (call.stride, own, call.dilation, call.groups)
@@ -68,7 +68,7 @@ def _pooled(call: ConvCall[Any], pooled: tuple[int, ...], rule: PoolingRule) -> 
 def _pooled_transposed(call: ConvCall[Any], pooled: tuple[int, ...], rule: PoolingRule) -> PooledConv:
     """The same for a transposed convolution, whose padding crops the output instead of widening the input.
 
-    The raw output loses d(K−K') pixels; padding and output padding give them back where they can.
+    The raw output loses d(K−K') pixels; padding and output padding restore them where possible.
     """
     margins = []
     for size, target, dilation, (crop, _), extra in zip(
@@ -92,5 +92,5 @@ def _pooled_transposed(call: ConvCall[Any], pooled: tuple[int, ...], rule: Pooli
 
 
 def _flat(amounts: Padding) -> tuple[int, ...]:
-    """As ``F.pad`` takes them: the last dimension first."""
+    """In the order of ``F.pad``: the last dimension first."""
     return tuple(amount for pair in reversed(amounts) for amount in pair)

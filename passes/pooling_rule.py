@@ -1,4 +1,4 @@
-"""Which kernels low-mode pools, and to what size: one rule, for a graph's sites and for the calls of a model."""
+"""Which kernels low-mode pools, and to what size: one rule for a graph's sites and a model's calls."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from passes.patterns import matches
 from passes.ratios import RatioLike, SideRatio, plain_ratio, ratio_text, side_ratios
 from passes.wording import sides
 
-#: A kernel is large that has so many taps on some side.
+#: A kernel with this many taps on some side is large.
 LARGE = 5
-#: Transforms that follow the ratio, and so rewrite a kernel that keeps its size too: its taps move closer.
+#: Transforms that depend on the ratio, and so also rewrite a kernel that keeps its size: its taps move closer.
 RESAMPLING = ("linear", "pi_resize")
 NOT_TRACED = "inside a module that is not traced"
-DEFORMABLE = "deformable: each of its taps has an offset of its own"
+DEFORMABLE = "deformable: each of its taps has its own offset"
 UNTRAINED = "no trained parameter reaches it"
 
 
 @dataclass(frozen=True)
 class PoolingRule:
-    """How kernels shrink by ``ratio`` and which do.
+    """How kernels shrink by ``ratio``, and which kernels.
 
-    A ratio that is one a side leaves convolutions with another number of sides alone. transform: ``"linear"`` and
-    ``"pi_resize"`` rewrite a kernel that keeps its size too: its taps move closer. pool_convs: ``"dense"`` (windows
-    overlap, K > stride; not the stem; no depthwise conv to a single tap), ``"all"`` (the stem and patchifying convs
-    too; still no depthwise conv to a single tap), ``"large"`` (of the dense ones those with ``LARGE`` taps on some
-    side), or globs over module names, which are taken at their word. keep_convs: globs that are left alone whatever
+    A ratio per side leaves convolutions with another number of sides unchanged. transform: ``"linear"`` and
+    ``"pi_resize"`` also rewrite a kernel that keeps its size: its taps move closer. pool_convs: ``"dense"`` (windows
+    overlap, K > stride; not the stem; no depthwise conv to a single tap), ``"all"`` (also the stem and patchifying
+    convs; still no depthwise conv to a single tap), ``"large"`` (the dense ones with ``LARGE`` taps on some side), or
+    globs over module names, which are pooled without further conditions. keep_convs: globs that are kept whatever
     ``pool_convs`` says.
     """
 
@@ -55,21 +55,21 @@ class PoolingRule:
     custom: KernelTransform | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ratio", plain_ratio(self.ratio))  # calls hold it, and calls become code
+        object.__setattr__(self, "ratio", plain_ratio(self.ratio))  # it is an argument of calls, which become code
         if callable(self.transform):
             object.__setattr__(self, "custom", bind_transform(self.transform, self.gain))
 
     @property
     def named(self) -> str | None:
-        """``pool_convs`` where it names a set; ``None`` where it names convolutions, which are taken at their word."""
+        """``pool_convs`` if it names a set; ``None`` if it is globs."""
         return self.pool_convs if isinstance(self.pool_convs, str) else None
 
     def pooled(self, kernel: Sequence[int]) -> tuple[int, ...]:
-        """K' of each side of a kernel; K itself where the ratio is for another number of sides."""
+        """K' of each side of a kernel; K itself if the ratio is for another number of sides."""
         return tuple(pooled_size(size, ratio, self.rounding) for size, ratio in self._sides(kernel))
 
     def _sides(self, kernel: Sequence[int]) -> list[tuple[int, SideRatio]]:
-        """Each side of a kernel with its ratio, 1 where there is none."""
+        """Each side of a kernel with its ratio, 1 if it has none."""
         ratios = side_ratios(self.ratio, len(kernel)) if self._is_for(kernel) else (1,) * len(kernel)
         return list(zip(kernel, ratios, strict=True))
 
@@ -77,15 +77,15 @@ class PoolingRule:
         return not isinstance(self.ratio, tuple) or len(self.ratio) == len(kernel)
 
     def reason_to_keep(self, call: ConvCall[Any], name: str, *, stem: bool, trained: bool) -> str | None:
-        """Why the kernel of this call stays whole; ``None`` where it is pooled.
+        """Why the kernel of this call stays whole; ``None`` if it is pooled.
 
-        name: the site's. stem: it reads the image. trained: a parameter reaches the kernel.
+        ``name``: of the site. ``stem``: it reads the image. ``trained``: a trainable parameter reaches the kernel.
         """
         pooled, stride, named = self.pooled(call.kernel), call.stride, self.named
         shrinks = any(size > 1 and ratio != 1 for size, ratio in self._sides(call.kernel))
         resampled = self.transform in RESAMPLING and shrinks
         if not self._is_for(call.kernel):
-            return f"{sides(call.kernel)} has other sides than those of the ratio, {ratio_text(self.ratio)}"
+            return f"{sides(call.kernel)} has another number of sides than the ratio {ratio_text(self.ratio)}"
         if pooled == call.kernel and not resampled:
             return f"{sides(call.kernel)} has nothing to pool"
         if any(matches(name, pattern) for pattern in self.keep_convs):
@@ -96,7 +96,7 @@ class PoolingRule:
         if not trained:
             return UNTRAINED
         if call.depthwise and math.prod(pooled) == 1:
-            return "depthwise: one tap would be left, a scale with no spatial reach"
+            return "depthwise: one tap would be left, a scale without spatial extent"
         if call.transposed and any(k < s for k, s in zip(pooled, stride, strict=True)):
             return f"transposed: {sides(pooled)} taps at stride {sides(stride)} leave holes in the output"
         if named == "large" and max(call.kernel) < LARGE:
@@ -106,13 +106,13 @@ class PoolingRule:
         if named != "all" and all(k <= s for k, s in zip(call.kernel, stride, strict=True)):
             return f"windows do not overlap ({sides(call.kernel)} at stride {sides(stride)})"
         if resampled and call.transposed and max(stride) > 1:
-            return "transposed with a stride: its taps answer to output phases, which resampling would mix"
+            return "transposed with a stride: its taps belong to output phases, which resampling would mix"
         return None
 
     def kernel_call(
         self, pooled: tuple[int, ...], dilation: tuple[int, ...]
     ) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
-        """What turns a kernel into the pooled one: a function, and its arguments after the kernel."""
+        """The function that makes the pooled kernel, and its arguments after the kernel."""
         if self.transform == "center":
             return center_kernel, (pooled, self.gain)
         if self.transform == "linear":
@@ -127,7 +127,7 @@ class PoolingRule:
 
 
 def bind_transform(transform: KernelTransform, gain: Gain) -> KernelTransform:
-    """A user's transform, checked and scaled, as the target of a node: a graph's arguments are data."""
+    """A custom transform, checked and scaled, as the target of a node, whose arguments must be plain data."""
 
     def custom_transform(weight: Tensor, pooled: tuple[int, ...]) -> Tensor:
         return custom_kernel(weight, pooled, transform, gain)

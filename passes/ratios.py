@@ -1,7 +1,7 @@
-"""Ratios of low-mode in one exact form: any number ≥ 1, one of all sides or one a side.
+"""Ratios of low-mode in one exact form: any number ≥ 1, for all sides or per side.
 
-The ratio of one side is a fraction p / q in lowest terms, with q up to 100. Where it is reckoned with, p and q are
-plain ints, never a ``Fraction``: that code runs inside compiled steps too, and dynamo follows ints alone.
+The ratio of one side is a fraction p / q in lowest terms, with q up to 100. Computations use p and q as plain ints,
+never a ``Fraction``: that code also runs inside compiled steps, and dynamo only traces ints.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from fractions import Fraction
 
 from passes.errors import OptionError, OptionTypeError
 
-#: What is taken for the ratio of one side: ``2``, ``4 / 3``, ``Fraction(4, 3)``, ``"4/3"``, ``"1.5"``.
+#: Forms of the ratio of one side: ``2``, ``4 / 3``, ``Fraction(4, 3)``, ``"4/3"``, ``"1.5"``.
 SideRatio = int | float | Fraction | str
-#: What is taken for a ratio: one of all sides, or one a side. As text: ``"4/3"``, ``"1x4/3"``.
+#: Forms of a ratio: one for all sides, or one per side. As text: ``"4/3"``, ``"1x4/3"``.
 RatioLike = SideRatio | Sequence[SideRatio]
-#: The normal form. A ``Fraction`` in it is never whole; a tuple holds one ratio a side.
+#: The normal form. A ``Fraction`` in it is never whole; a tuple holds one ratio per side.
 Ratio = int | Fraction | tuple[int | Fraction, ...]
-#: What JSON, generated code and other processes can hold: ``2``, ``"4/3"``, ``(1, "4/3")``.
+#: The form for JSON, generated code and other processes: ``2``, ``"4/3"``, ``(1, "4/3")``.
 PlainRatio = int | str | tuple[int | str, ...]
 
 _LARGEST_DENOMINATOR = 100
-_ALLOWED = "give a number of at least 1, as 2, 4/3 or '4/3', or one a side, as (1, 2)"
+_ALLOWED = "give a number of at least 1, as 2, 4/3 or '4/3', or one per side, as (1, 2)"
 
 
 def read_ratio(value: RatioLike, name: str = "ratio") -> Ratio:
     """The normal form of a ratio: ``2.0 → 2``, ``4 / 3 → Fraction(4, 3)``, ``"1x4/3" → (1, Fraction(4, 3))``.
 
-    A float, and a fraction written as text, stand for the fraction of smallest denominator that they equal to nine
+    A float, and a fraction written as text, stand for the fraction of smallest denominator that equals them to nine
     digits.
 
-    Raises ``TypeError`` for what is no number, text, list or tuple, and ``ValueError`` for a number below 1 and for one
-    that is no fraction with a denominator of up to 100. ``name``: of the option at fault.
+    Raises ``TypeError`` for a value that is not a number, text, list or tuple, and ``ValueError`` for a number below 1,
+    or one that is not a fraction with a denominator of up to 100. ``name``: of the option, for messages.
     """
     sides = _one_a_side(value)
     if sides is None:
@@ -42,7 +42,7 @@ def read_ratio(value: RatioLike, name: str = "ratio") -> Ratio:
 
 
 def plain_ratio(ratio: RatioLike) -> PlainRatio:
-    """The ratio as JSON and generated code can hold it: an int, text, or a tuple of these. ``read_ratio`` reads it."""
+    """The ratio for JSON and generated code: an int, text, or a tuple of these. ``read_ratio`` reads it."""
     exact = read_ratio(ratio)
     if isinstance(exact, tuple):
         return tuple(side if isinstance(side, int) else str(side) for side in exact)
@@ -50,31 +50,31 @@ def plain_ratio(ratio: RatioLike) -> PlainRatio:
 
 
 def ratio_text(ratio: RatioLike) -> str:
-    """The ratio for people: ``"2"``, ``"4/3"``, ``"1×4/3"``."""
+    """The ratio in words: ``"2"``, ``"4/3"``, ``"1×4/3"``."""
     exact = read_ratio(ratio)
     return "×".join(map(str, exact)) if isinstance(exact, tuple) else str(exact)
 
 
 def largest_ratio(ratio: RatioLike) -> int | Fraction:
-    """The largest of a ratio's sides; 1 where it changes nothing."""
+    """The largest ratio of the sides; 1 if nothing changes."""
     exact = read_ratio(ratio)
     return max(exact) if isinstance(exact, tuple) else exact
 
 
 def side_ratios(ratio: RatioLike, count: int, name: str = "ratio") -> tuple[SideRatio, ...]:
-    """The ratio of each of ``count`` sides. Raises ``ValueError`` where it is for another number of sides."""
+    """The ratio of each of ``count`` sides. Raises ``ValueError`` if it is for another number of sides."""
     sides = _one_a_side(ratio)
     if sides is None:
         return (ratio,) * count  # type: ignore[return-value]
     if len(sides) != count:
         there = f"{'is' if count == 1 else 'are'} {count}"
-        problem = f"is one for each of {len(sides)} sides, where there {there}"
-        raise OptionError(name, ratio, problem, "give one for all, or as many as there are")
+        problem = f"has {len(sides)} sides, but there {there}"
+        raise OptionError(name, ratio, problem, "give one for all sides, or one per side")
     return sides
 
 
 def divides(ratio: RatioLike, sides: Sequence[int]) -> bool:
-    """Is every side a multiple of its ratio?"""
+    """Whether every side is a multiple of its ratio."""
     terms = map(ratio_terms, side_ratios(ratio, len(sides)))
     return all(side * q % p == 0 for (p, q), side in zip(terms, sides, strict=True))
 
@@ -98,18 +98,18 @@ def ratio_terms(ratio: SideRatio, name: str = "ratio") -> tuple[int, int]:
     raise OptionError(
         name,
         ratio,
-        f"is no fraction with a denominator of up to {_LARGEST_DENOMINATOR}",
+        f"is not a fraction with a denominator of up to {_LARGEST_DENOMINATOR}",
         f"give the nearest, {str(near)!r}, or another",
     )
 
 
 def nearest_ratio(numerator: int | float | Fraction, denominator: int = 1) -> Fraction:
-    """Of the fractions that a ratio can be, the one nearest to ``numerator / denominator``."""
+    """The valid ratio nearest to ``numerator / denominator``."""
     return (Fraction(numerator) / denominator).limit_denominator(_LARGEST_DENOMINATOR)
 
 
 def largest_ratio_within(limit: Fraction) -> Fraction:
-    """Of the fractions that a ratio can be, the largest that is no larger than ``limit``, from 1."""
+    """The largest valid ratio that is at least 1 and at most ``limit``."""
     numerator, denominator = limit.as_integer_ratio()
     return max(Fraction(numerator * q // denominator, q) for q in range(1, _LARGEST_DENOMINATOR + 1))
 
@@ -123,7 +123,7 @@ def _number(ratio: SideRatio, name: str) -> int | float | Fraction:
     try:
         return float(numerator) / float(denominator or 1)
     except (ValueError, ZeroDivisionError):
-        raise OptionError(name, ratio, "is no ratio", _ALLOWED) from None
+        raise OptionError(name, ratio, "is not a ratio", _ALLOWED) from None
 
 
 def _exact(side: SideRatio | Sequence[SideRatio], name: str) -> int | Fraction:
@@ -132,7 +132,7 @@ def _exact(side: SideRatio | Sequence[SideRatio], name: str) -> int | Fraction:
 
 
 def _one_a_side(ratio: RatioLike) -> tuple[SideRatio, ...] | None:
-    """One ratio a side, or ``None`` where one is for all."""
+    """One ratio per side, or ``None`` for a ratio for all sides."""
     if isinstance(ratio, str):
         parts = ratio.replace("×", "x").split("x")
         return tuple(parts) if len(parts) > 1 and all(parts) else None

@@ -1,4 +1,4 @@
-"""Work out the low graph's shapes; where a map's size is fixed, give the map its full-mode size there, or refuse."""
+"""Compute the low graph's shapes; where the model fixes a map's size, resize the map to it, or refuse the model."""
 
 from __future__ import annotations
 
@@ -18,19 +18,26 @@ from passes.pool_weights import is_custom_transform
 from passes.shapes import ShapeError, full_shape, node_shape, propagate_shapes, record_shapes
 from passes.wording import sides
 
-#: How a map with so many spatial sides is interpolated.
+#: Interpolation mode by number of spatial sides.
 SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
-#: More than any model needs: a stage of a hybrid network takes two or three.
+#: Maximum number of resizes, more than any model needs: a stage of a hybrid network takes two or three.
 _MOST_RESIZES = 24
 
 
 @graph_pass(requires=[full_shapes_known], ensures=[outputs_alike, parameters_reached])
 def resize_head(graph_module: fx.GraphModule, context: PassContext, *, adapt_head: bool) -> PassReport:
-    """Record every node's shape on low-mode's inputs, and make the graph fit where it doesn't.
+    """Record every node's shape on low-mode's inputs, and make the graph fit where it does not.
 
-    adapt_head: resize a map to its full-mode size where a flattening, a table of positions or the like fixes it.
+    Args:
+        graph_module: The graph, which is rewired in place.
+        context: The full-mode graph and low-mode's inputs.
+        adapt_head: Resize a map to its full-mode size where a flatten, a position table or the like fixes it.
 
-    Raises ``PassError`` where the graph can't run on low-mode's inputs.
+    Returns:
+        The maps that are resized.
+
+    Raises:
+        PassError: The graph can't run on low-mode's inputs.
     """
     resized: list[fx.Node] = []
     while True:
@@ -52,15 +59,15 @@ def resize_head(graph_module: fx.GraphModule, context: PassContext, *, adapt_hea
 
 
 def _resize(graph_module: fx.GraphModule, error: ShapeError) -> fx.Node:
-    """Resize the map that leads to ``error.node`` to its full-mode size; returns the node that does.
+    """Resize the map that leads to ``error.node`` to its full-mode size; returns the node that does it.
 
-    A map that is flattened is resized for that alone. Elsewhere (a table of positions that is added or multiplied), the
-    map is resized where it leaves the convolutions, for all that follows.
+    A map that is flattened is resized only for that. Otherwise (a position table that is added or multiplied), the map
+    is resized where it leaves the convolutions, for all its users.
     """
     flatten = find_flatten(error)
     source = flatten.all_input_nodes[0] if flatten else find_map(error)
     if source is None:
-        raise PassError(f"adapt_head: no map of convolutions leads to {error.node.name}; {error}") from error
+        raise PassError(f"adapt_head found no map of a convolution that leads to {error.node.name}: {error}") from error
     size = full_shape(source)[2:]
     with graph_module.graph.inserting_after(source):
         resized = graph_module.graph.call_function(
@@ -78,7 +85,7 @@ def _resize(graph_module: fx.GraphModule, error: ShapeError) -> fx.Node:
 
 
 def _drop_needless(graph_module: fx.GraphModule, resized: Sequence[fx.Node]) -> tuple[Change, ...]:
-    """Take out what a later resize further up has made needless; returns the changes that stay."""
+    """Remove resizes that a later resize further upstream has made unnecessary; returns the changes that stay."""
     changes = []
     for node in resized:
         source = node.all_input_nodes[0]
@@ -93,7 +100,7 @@ def _drop_needless(graph_module: fx.GraphModule, resized: Sequence[fx.Node]) -> 
 
 
 def _move_sites(graph_module: fx.GraphModule, before: fx.Node, after: fx.Node) -> None:
-    """Pooled convolutions remember what they read, for the check of their geometry."""
+    """Update the inputs of pooled convolutions, for the check of their geometry."""
     for node in graph_module.graph.nodes:
         site = node.meta.get("unpooled")
         if site is not None and site.input is before:

@@ -1,4 +1,4 @@
-"""Give low-mode's maps their full-mode size at the output, so that a loss on full-size targets works unchanged."""
+"""Resize low-mode's output maps to their full-mode size, so that a loss on full-size targets works unchanged."""
 
 from __future__ import annotations
 
@@ -19,16 +19,24 @@ from passes.wording import sides
 
 @graph_pass(requires=[outputs_alike])
 def restore_output(graph_module: fx.GraphModule, context: PassContext) -> PassReport:
-    """Interpolate every map ``(N, C, *S)`` that the graph returns smaller than full-mode does to full-mode's sizes.
+    """Interpolate every output map ``(N, C, *S)`` that is smaller than full-mode's to full-mode's size.
 
-    Raises ``PassError`` where both modes return different structures.
+    Args:
+        graph_module: The graph, which is rewired in place.
+        context: The full-mode graph, whose shapes are known.
+
+    Returns:
+        The maps that are resized.
+
+    Raises:
+        PassError: The modes return different structures.
     """
     graph = graph_module.graph
     output = output_node(graph)
     expected, structure = tree_flatten(node_shape(output_node(context.full.graph)))
     found, low_structure = tree_flatten(node_shape(output))
     if structure != low_structure:
-        raise PassError("restore_output: low-mode returns another structure than full-mode; leave it False")
+        raise PassError("restore_output: low-mode returns another structure than full-mode; set restore_output=False")
     sizes = [_sizes(ours, theirs) for ours, theirs in zip(expected, found, strict=True)]
     changes = tuple(
         Change(f"output {index}", "output", sides(found[index][2:]), sides(size))

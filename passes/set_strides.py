@@ -1,4 +1,4 @@
-"""Give convolutions another stride in low-mode: where the maps shrink is a choice (§2.2.1, r(i))."""
+"""Give convolutions another stride in low-mode, which moves where maps shrink (§2.2.1, r(i))."""
 
 from __future__ import annotations
 
@@ -17,9 +17,18 @@ from passes.wording import sides
 def set_strides(
     graph_module: fx.GraphModule, context: PassContext, *, strides: Mapping[str, int | tuple[int, ...]]
 ) -> PassReport:
-    """Set the stride of every convolution that a glob names; of several globs that match, the last one counts.
+    """Set the strides of convolutions in low-mode (§2.2.1, r(i)).
 
-    Raises ``PassError`` where a glob matches nothing, the stride has the wrong length, or the conv is transposed.
+    Args:
+        graph_module: The graph, which is rewired in place.
+        context: The full-mode graph and the inputs.
+        strides: ``{glob: stride}``; the last matching glob applies.
+
+    Returns:
+        The convolutions whose stride changed.
+
+    Raises:
+        PassError: A glob matches nothing, a stride has the wrong length, or the convolution is transposed.
     """
     chosen = chosen_strides(conv_sites(graph_module), strides)
     changes = []
@@ -34,7 +43,7 @@ def set_strides(
 def chosen_strides(
     sites: Sequence[ConvSite], strides: Mapping[str, int | tuple[int, ...]]
 ) -> list[tuple[ConvSite, tuple[int, ...]]]:
-    """The sites that a glob names, each with its stride in low-mode; raises what ``set_strides`` raises."""
+    """The sites that a glob matches, each with its stride in low-mode; raises what ``set_strides`` raises."""
     names = [site.name for site in sites]
     for pattern in strides:
         select_names(names, [pattern], "strides", "convolution")
@@ -46,12 +55,18 @@ def _checked(site: ConvSite, stride: int | tuple[int, ...]) -> tuple[int, ...]:
     dims = len(site.kernel)
     found = (stride,) * dims if isinstance(stride, int) else tuple(stride)
     if len(found) != dims:
-        raise PassError(f"strides: {site.name} has {dims} spatial sides, got {len(found)} strides {found}")
+        raise PassError(
+            f"strides: {site.name} has {dims} spatial sides, but {len(found)} strides {found}; give one per side"
+        )
     if site.transposed:
-        raise PassError(f"strides: {site.name} is a transposed convolution, whose stride sets its output size; keep it")
+        raise PassError(
+            f"strides: {site.name} is a transposed convolution, whose stride sets its output size; leave it out"
+        )
     if any(before != after for before, after in site.padding):
-        # Only padding="same" pads unevenly, and torch allows that at stride 1 alone.
-        raise PassError(f"strides: {site.name} pads 'same' with an even kernel, which fixes its stride to 1; keep it")
+        # Only padding="same" pads unevenly, and torch allows that only at stride 1.
+        raise PassError(
+            f"strides: {site.name} pads 'same' with an even kernel, which fixes its stride to 1; leave it out"
+        )
     return found
 
 

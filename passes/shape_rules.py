@@ -1,9 +1,9 @@
-"""What torch's commonest functions do to shapes, for those that are slow to ask torch itself on meta tensors.
+"""Shape rules of torch's most common functions, for those that are slow on meta tensors.
 
-A rule takes what its function takes and returns an empty meta tensor of the result's shape and dtype, or
-``NotImplemented`` for anything out of the ordinary: then torch's own function answers, with its own errors. Norms,
-activations and attention take torch up to 1.5 ms a call on meta tensors; convolutions and pools, a few hundredths, and
-so need no rule.
+A rule takes its function's arguments and returns an empty meta tensor with the result's shape and dtype, or
+``NotImplemented`` for anything unusual: then torch's own function runs, with its own errors. Norms, activations and
+attention take torch up to 1.5 ms a call on meta tensors; convolutions and pools take a few hundredths, and need no
+rule.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _broadcast_shape(shape: Sequence[int], other: Sequence[int]) -> tuple[int, .
 
 
 def _batch_norm(input: Tensor, a: Any, b: Any, c: Any = None, d: Any = None, training: bool = False, *_: Any) -> Any:
-    # Statistics, weight and bias, in either order: one number a channel each. Training wants two values a channel.
+    # Statistics, weight and bias, in either order: one number per channel. Training needs two values per channel.
     channels = input.shape[1]
     fits = all(vector is None or tuple(vector.shape) == (channels,) for vector in (a, b, c, d))
     return _like(input) if fits and (not training or input.numel() > channels) else NotImplemented

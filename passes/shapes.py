@@ -1,6 +1,6 @@
-"""Shapes of every node for a given input, worked out on empty tensors: no arithmetic, and no state is touched.
+"""Shapes of every node for given inputs, computed on tensors without values: no arithmetic, no state changes.
 
-They live in one place, the nodes: ``node_shape`` tells the shape of a node's result in its own graph, ``full_shape`` in
+They are stored on the nodes: ``node_shape`` is the shape of a node's result in its own graph, ``full_shape`` in
 full-mode. A node that only low-mode has has no shape in full-mode.
 """
 
@@ -28,7 +28,7 @@ from passes.wording import first_line
 
 
 class Shape(tuple[int, ...]):
-    """The shape of a tensor, told from a tuple or ``torch.Size`` that a graph passes about as a value."""
+    """The shape of a tensor, as opposed to a tuple or ``torch.Size`` that a graph passes as a value."""
 
 
 #: A ``Shape``, or lists, tuples and dictionaries of them; other values as they are.
@@ -39,41 +39,41 @@ _SHAPE, _FULL_SHAPE, _RESULT = "shape", "full_shape", "result"
 
 
 def node_shape(node: fx.Node) -> ShapeTree:
-    """Shape of the node's result in its own graph, as it was last recorded; ``None`` where it wasn't."""
+    """Shape of the node's result in its own graph, as last recorded; ``None`` if it was not recorded."""
     return node.meta.get(_SHAPE)
 
 
 def full_shape(node: fx.Node) -> ShapeTree:
-    """Shape of the node's result in full-mode; ``None`` for a node that full-mode doesn't have."""
+    """Shape of the node's result in full-mode; ``None`` for a node that full-mode does not have."""
     return node.meta.get(_FULL_SHAPE)
 
 
 def record_shape(node: fx.Node, shape: ShapeTree) -> None:
-    """Note the shape of the node's result in its own graph."""
+    """Record the shape of the node's result in its own graph."""
     node.meta[_SHAPE] = shape
 
 
 def record_shapes(shapes: Mapping[fx.Node, ShapeTree]) -> None:
-    """Note the shapes that ``propagate_shapes`` found."""
+    """Record the shapes that ``propagate_shapes`` found."""
     for node, shape in shapes.items():
         record_shape(node, shape)
 
 
 def record_result(node: fx.Node, result: Any) -> None:
-    """Note what a run has given for the node, for what can't be worked out without values; its tensors are dropped."""
+    """Record a run's result of the node, for what can't be computed without values; tensors in it are dropped."""
     node.meta[_RESULT] = tree_map(
         lambda value: torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value, result
     )
 
 
 def forget_results(graph: fx.Graph) -> None:
-    """The graph is for other inputs than those of the run that ``record_result`` told of."""
+    """Drop what ``record_result`` recorded: the graph is for other inputs."""
     for node in graph.nodes:
         node.meta.pop(_RESULT, None)
 
 
 def record_full_shapes(graph: fx.Graph, full: fx.Graph) -> None:
-    """Note full-mode's shapes on the nodes of a low graph that still has full-mode's nodes, by their names."""
+    """Record full-mode's shapes on the nodes of a low graph that still has full-mode's nodes, by name."""
     shapes = {node.name: node_shape(node) for node in full.nodes}
     for node in graph.nodes:
         if node.name in shapes:
@@ -81,28 +81,44 @@ def record_full_shapes(graph: fx.Graph, full: fx.Graph) -> None:
 
 
 class ShapeError(PassError):
-    """A node that can't run on these shapes. ``shapes``: of the nodes before it."""
+    """A node that can't run on these shapes.
+
+    Attributes:
+        node: The node.
+        shapes: The shapes of the nodes before it.
+        inputs: The shapes of its inputs.
+        cause: Torch's error, in one line.
+    """
 
     def __init__(self, node: fx.Node, shapes: Mapping[fx.Node, ShapeTree], cause: str) -> None:
         self.node = node
         self.shapes = shapes
         self.inputs = [shapes[source] for source in node.all_input_nodes if source.op != "get_attr"]
         self.cause = cause
-        super().__init__(f"{node.name} can't take {', '.join(map(str, self.inputs))}: {cause}")
+        super().__init__(f"{node.name} does not take {', '.join(map(str, self.inputs))}: {cause}")
 
 
 def propagate_shapes(
     graph_module: fx.GraphModule, *inputs: Tensor, watch: AbstractContextManager[object] | None = None
 ) -> dict[fx.Node, ShapeTree]:
-    """Shape of every node's result for ``inputs`` (only their shapes, dtypes and devices count).
+    """Compute the shape of every node's result.
 
-    Runs on meta tensors, with rules for what is slow on them; where that fails for any reason, on torch's fake tensors,
-    whose word is final. ``watch``: entered around a run on fake tensors, to see its operators (a counter, say).
+    It runs on meta tensors, with rules for functions that are slow on them; if that fails for any reason, on torch's
+    fake tensors, whose result is final. Parameters, buffers and random number generators stay as they are.
 
-    Raises ``ShapeError`` at the first node that does not fit. Parameters, buffers and RNG stay as they are.
+    Args:
+        graph_module: The graph.
+        *inputs: Its inputs, of which only shapes, dtypes and devices matter.
+        watch: A context for a run on fake tensors, to see its operators (a counter, for example).
+
+    Returns:
+        The shape of each node's result, in the structure of the result.
+
+    Raises:
+        ShapeError: At the first node that does not fit.
     """
     if watch is None:
-        # Meta tensors give no device, and no value: whatever asks for one is left to fake tensors.
+        # Meta tensors have no device and no values: code that reads one runs on fake tensors.
         with contextlib.suppress(Exception):
             return _on_meta_tensors(graph_module, inputs)
     return _on_fake_tensors(graph_module, inputs, watch or contextlib.nullcontext())
@@ -110,7 +126,7 @@ def propagate_shapes(
 
 def _on_meta_tensors(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> dict[fx.Node, ShapeTree]:
     if any(isinstance(module, torch.jit.ScriptModule) for module in graph_module.modules()):
-        raise TypeError("compiled code runs below torch's functions, where no meta tensor takes a real one's place")
+        raise TypeError("compiled code runs below torch's functions, where meta tensors can't replace real ones")
     interpreter, mode = _MetaInterpreter(graph_module), MetaTensorMode()
     images = [mode.of(value) for value in inputs]
     with _state_kept(graph_module), mode, torch.no_grad():
@@ -130,7 +146,7 @@ def _on_fake_tensors(
 
 @contextlib.contextmanager
 def _state_kept(graph_module: fx.GraphModule) -> Iterator[None]:
-    """Modules come back as they were; synchronised norms don't talk to other ranks meanwhile, who may not listen."""
+    """Modules are restored; synchronised norms do not communicate, since other ranks may not take part."""
     called = _called_modules(graph_module)
     with preserve_attributes(*called):
         for module in called:
@@ -141,7 +157,7 @@ def _state_kept(graph_module: fx.GraphModule) -> Iterator[None]:
 
 
 def _called_modules(graph_module: fx.GraphModule) -> list[nn.Module]:
-    """The modules that the graph runs as they are; of the others it runs nothing."""
+    """The modules that the graph calls as a whole."""
     targets = {str(node.target) for node in graph_module.graph.nodes if node.op in ("call_module", "get_attr")}
     values = [operator.attrgetter(target)(graph_module) for target in targets]
     return [value for value in values if isinstance(value, nn.Module)]
@@ -149,7 +165,7 @@ def _called_modules(graph_module: fx.GraphModule) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def quiet_misfits() -> Iterator[None]:
-    """Shapes that don't fit are an answer here: fake tensors must not log them, traceback and all."""
+    """Inside, fake tensors do not log errors: a shape that does not fit is an ordinary result here."""
     logger = logging.getLogger(FAKE_TENSOR_LOGGER)
     before, logger.disabled = logger.disabled, True
     try:
@@ -203,7 +219,7 @@ class _FakeInterpreter(fx.Interpreter):
         return self.mode.from_tensor(value) if isinstance(value, Tensor) else value
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # A module may write to its buffers; under fake tensors a batch norm's counter would still be the real one.
+        # A module may write to its buffers; with fake tensors a batch norm's counter would still be the real one.
         module: nn.Module = super().fetch_attr(target)
         tensors = [*module.named_parameters(), *module.named_buffers()]
         if not tensors:
@@ -211,7 +227,7 @@ class _FakeInterpreter(fx.Interpreter):
         return functional_call(module, {name: self._fake(value) for name, value in tensors}, args, kwargs)
 
     def _fake(self, value: Tensor) -> Tensor:
-        # A norm without momentum divides by its counter: made under the mode, a number stays known.
+        # A norm without momentum divides by its counter: a number that is made under the mode stays known.
         counter = value.ndim == 0 and not value.is_floating_point() and value.device.type != "meta"
         return torch.tensor(1, dtype=value.dtype) if counter else self.mode.from_tensor(value)
 
@@ -223,7 +239,7 @@ def _shape(value: Any) -> Any:
 def _complaint(error: Exception) -> str:
     if str(error).strip():
         return first_line(error)
-    # An assertion without words: the line that makes it is the next best thing.
+    # An assertion without a message: show its source line instead.
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
     line = frames[-1].line if frames else ""
     return line if line and line.startswith("assert") else type(error).__name__

@@ -1,7 +1,7 @@
-"""How messages spell an argument: ``ratio=2`` to who calls from Python, ``--ratio 2`` on a command line.
+"""How messages write an argument: ``ratio=2`` for Python, ``--ratio 2`` for a command line.
 
-What a message says is decided where it is made; who reads it is known to whoever called. The command line sets its
-spelling around a command, and every message that is made inside speaks its language.
+The code that raises a message does not know who reads it. The command line sets its spelling around a command, and
+every message inside uses it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
-#: Where an argument is named without a value.
+#: The value of an argument that is named without one.
 NO_VALUE: Final = object()
-#: ``spell(name, value)``: an argument as its reader gives it.
+#: ``spell(name, value)``: an argument as its reader writes it.
 Spelling = Callable[[str, Any], str]
 
 
 def as_argument(name: str, value: Any = NO_VALUE) -> str:
-    """``ratio=2``, or ``ratio`` without a value: as a call in Python has it."""
+    """``ratio=2``, or ``ratio`` without a value, as in a Python call."""
     return name if value is NO_VALUE else f"{name}={value!r}"
 
 
@@ -26,13 +26,13 @@ _spelling: ContextVar[Spelling] = ContextVar("spelling", default=as_argument)
 
 
 def setting(name: str, value: Any = NO_VALUE) -> str:
-    """An argument by name, with its value if one is given, as the reader of a message spells it."""
+    """An argument by name, with its value if one is given, as the reader of a message writes it."""
     return _spelling.get()(name, value)
 
 
 @contextmanager
 def spelled(spelling: Spelling) -> Iterator[None]:
-    """Inside, messages spell arguments so."""
+    """Inside, messages write arguments with ``spelling``."""
     token = _spelling.set(spelling)
     try:
         yield

@@ -1,6 +1,6 @@
-"""What torch keeps to itself and this project needs, each name met where it is used.
+"""Private names of torch that this project needs, each imported where it is used.
 
-A name that torch moves costs the feature that asks for it, never an import of this project.
+If torch moves a name, only the feature that needs it fails, not the import of this project.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: The logger that fake tensors tell errors to, traceback and all.
+#: The logger to which fake tensors write errors with tracebacks.
 FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"
-#: What a module holds under names: graph modules share these with their model.
+#: The registries of a module, which graph modules share with their model.
 REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 _COMPILER_ERRORS = {
@@ -26,7 +26,7 @@ _COMPILER_ERRORS = {
 
 
 def compiler_errors() -> tuple[type[Exception], ...]:
-    """What ``torch.compile`` raises where there is no compiler, or none that works; of these, what this torch has."""
+    """The errors of ``torch.compile`` without a working compiler, as far as this version of torch has them."""
     found: list[type[Exception]] = []
     for module_name, names in _COMPILER_ERRORS.items():
         try:
@@ -38,33 +38,33 @@ def compiler_errors() -> tuple[type[Exception], ...]:
 
 
 def is_uncaptured_operator(error: Exception) -> bool:
-    """Whether an operator that calls functions (``torch.cond``) says that it can't be followed call by call."""
+    """Whether the error says that a higher-order operator (``torch.cond``) can't be traced call by call."""
     return any(kind.__name__ == "UncapturedHigherOrderOpError" for kind in type(error).__mro__)
 
 
 def is_jit_tracing() -> bool:
-    """Whether ``torch.jit.trace`` is recording, as it does where fvcore counts."""
+    """Whether ``torch.jit.trace`` is active, as when fvcore counts."""
     from torch.jit import is_tracing  # type: ignore[attr-defined]
 
     return bool(is_tracing())
 
 
 def in_backward_pass() -> bool:
-    """Whether a backward pass runs this, on the caller's thread."""
+    """Whether a backward pass on this thread runs the caller."""
     from torch._C import _current_graph_task_id
 
     return int(_current_graph_task_id()) != -1
 
 
 def fake_tensor_mode() -> Any:
-    """A mode in which tensors have shapes and no values; real ones are let in, and stay as they are."""
+    """A mode in which tensors have shapes and no values; real ones are allowed and stay as they are."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def fake_tensor_mode_without_kernels() -> Any:
-    """A mode in which no kernel runs, ever: operators without rules for shapes raise."""
+    """A mode in which no kernel ever runs: operators without shape rules raise."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_fallback_kernels=False)
@@ -78,14 +78,14 @@ def is_fake(tensor: Tensor) -> bool:
 
 
 def version_of(tensor: Tensor) -> int | None:
-    """How often a tensor has been written to; ``None`` where nobody counts, as for one that inference mode made."""
+    """The version counter of a tensor; ``None`` if it has none, as for inference tensors."""
     return None if tensor.is_inference() else tensor._version
 
 
 def fake_of(mode: Any, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
-    """A fake tensor of ``mode``, on ``device``, from the meta tensor that ``make`` makes of meta and fake tensors.
+    """A fake tensor of ``mode``, on ``device``, from the meta tensor that ``make`` makes from meta and fake tensors.
 
-    Passes by the mode, which takes most of the time of an operator whose result is known.
+    It bypasses the mode, which takes most of the time of an operator whose result is known.
     """
     from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 
@@ -95,27 +95,27 @@ def fake_of(mode: Any, device: torch.device, make: Callable[[], Tensor]) -> Tens
 
 
 def without_modes() -> Any:
-    """A context in which tensors are real again, inside a fake mode and what is entered above it."""
+    """A context in which tensors are real again, inside a fake mode and modes above it."""
     from torch.utils._python_dispatch import _disable_current_modes
 
     return _disable_current_modes()
 
 
 def errors_of_unknown_values() -> tuple[type[Exception], ...]:
-    """What fake tensors raise where a value is asked for, or decides about a shape."""
+    """The errors of fake tensors when a value is read, or when it decides a shape."""
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
     return DataDependentOutputException, DynamicOutputShapeException
 
 
 def autocast_depth() -> int:
-    """How many ``torch.autocast`` blocks, on or off, are entered here; told below autocast's own dispatch too."""
+    """How many ``torch.autocast`` blocks, on or off, are active here; it also works below autocast's own dispatch."""
     torch.autocast_increment_nesting()
     return torch.autocast_decrement_nesting()
 
 
 def device_constructors() -> Collection[Callable[..., Any]]:
-    """Functions of torch that make new tensors on the device that they are told."""
+    """Functions of torch that create tensors on a given device."""
     from torch.utils._device import _device_constructors
 
     constructors: Collection[Callable[..., Any]] = _device_constructors()
@@ -127,7 +127,7 @@ def written_tensors(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     written: list[Tensor] = []
     for place, argument in enumerate(operator._schema.arguments):
         aliased = argument.alias_info is not None and argument.alias_info.is_write
-        # Batch norms move their statistics, and their signatures don't say so.
+        # Batch norms update their statistics, although their signatures don't show it.
         if aliased or argument.name in ("running_mean", "running_var"):
             value = args[place] if place < len(args) else kwargs.get(argument.name)
             values = value if isinstance(value, list | tuple) else [value]
@@ -143,10 +143,10 @@ def compiled_graphs() -> int:
 
 @contextlib.contextmanager
 def hooks_guarded() -> Iterator[None]:
-    """Inside, code is compiled that notices hooks which are put on modules, or taken away, later."""
+    """Inside, compiled code detects hooks that are added to modules, or removed, later."""
     config: Any = torch._dynamo.config
     before = config.skip_nnmodule_hook_guards
-    config.skip_nnmodule_hook_guards = False  # its own ``patch`` takes four times as long, at every step
+    config.skip_nnmodule_hook_guards = False  # torch's ``patch`` takes four times as long, at every step
     try:
         yield
     finally:
@@ -154,21 +154,21 @@ def hooks_guarded() -> Iterator[None]:
 
 
 def frames_are_compiled() -> bool:
-    """Whether dynamo looks at the frames that Python runs now, to compile them."""
+    """Whether dynamo compiles the frames that Python runs now."""
     from torch._C._dynamo.eval_frame import get_eval_frame_callback
 
     return get_eval_frame_callback() not in (None, False)
 
 
 def leave_frames_of(function: Callable[..., Any]) -> None:
-    """Have dynamo compile no frame of ``function``; it still follows calls of it from code that it compiles."""
+    """Keep dynamo from compiling frames of ``function``; it still traces calls of it from compiled code."""
     eval_frame = sys.modules.get("torch._dynamo.eval_frame")
-    if eval_frame is not None:  # else nobody has compiled anything yet
+    if eval_frame is not None:  # otherwise nothing has been compiled yet
         eval_frame.skip_code(function.__code__)
 
 
 def compiler_around() -> Callable[[Callable[..., Any]], Callable[..., Any]] | None:
-    """What ``torch.compile`` wraps functions with, options and all, where code that it has wrapped runs this."""
+    """The active ``torch.compile``, with its options, if code that it compiles runs the caller."""
     frame = sys._getframe(1).f_back
     while frame is not None:
         if frame.f_globals.get("__name__") == "torch._dynamo.eval_frame":
@@ -180,7 +180,7 @@ def compiler_around() -> Callable[[Callable[..., Any]], Callable[..., Any]] | No
 
 
 def is_symbolic_tracing() -> bool:
-    """Whether ``torch.fx`` traces."""
+    """Whether ``torch.fx`` is tracing."""
     from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 
     return bool(is_fx_symbolic_tracing())

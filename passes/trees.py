@@ -1,6 +1,6 @@
-"""What models return, taken apart and put together: pytree's containers, and those that nobody registered with it.
+"""Flatten and rebuild outputs of models: pytree's containers, and containers that are not registered with it.
 
-These are dataclasses and dictionaries of a class of their own, as ``ModelOutput`` is both.
+These are dataclasses and subclasses of ``dict``; ``ModelOutput`` is both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """All of a tree but its leaves. ``inner``: for each of pytree's leaves the container that it is, if it is one."""
+    """A tree without its leaves. ``inner``: for each of pytree's leaves the container that it is, if it is one."""
 
     spec: pytree.TreeSpec
     inner: tuple[_Container | None, ...]
@@ -46,7 +46,7 @@ def tree_flatten(tree: Any) -> tuple[list[Any], Structure]:
 
 
 def tree_unflatten(leaves: Iterable[Any], structure: Structure) -> Any:
-    """The tree of this structure with these leaves."""
+    """The tree with this structure and these leaves."""
     rest = iter(leaves)
     return _build(rest, structure)
 
@@ -57,20 +57,20 @@ def tree_leaves(tree: Any) -> list[Any]:
 
 
 def call_leaves(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """The leaves of a call's arguments; at once where they are plain tensors, as in most training steps."""
+    """The leaves of a call's arguments; fast if they are plain tensors, as in most training steps."""
     if not kwargs and all(isinstance(each, Tensor) for each in args):
         return list(args)
     return tree_leaves((tuple(args), dict(kwargs)))
 
 
 def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
-    """The tree with ``function`` of each leaf in its place."""
+    """The tree with ``function`` applied to each leaf."""
     leaves, structure = tree_flatten(tree)
     return tree_unflatten([function(leaf) for leaf in leaves], structure)
 
 
 def container_items(value: Any) -> dict[Any, Any] | None:
-    """What a container that pytree doesn't know holds, by name; ``None`` for all else."""
+    """The items of a container that pytree does not know, by name; ``None`` for anything else."""
     kind = type(value)
     if kind in pytree.SUPPORTED_NODES:
         return None

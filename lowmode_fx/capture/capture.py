@@ -26,15 +26,21 @@ from passes.wording import first_line
 
 
 class TraceError(ValueError):
-    """No front end could trace the model: which failed, where, and what to do."""
+    """The model can't be captured: which front end failed, where, and what to do."""
 
 
 @dataclass(frozen=True)
 class Captured:
-    """A model and its full-mode graph, in train mode, whose nodes hold their shapes on the example.
+    """A model and its full-mode graph in train mode, from ``capture``; ``lower`` makes modes of it.
 
-    ``failures``: of the front ends that were tried before, a line each. ``leaf_modules``: classes that were not traced
-    into, by the user's wish. ``live``: low steps are to run the model itself; else the graphs, which were asked for.
+    Attributes:
+        model: The model.
+        graph_module: The full-mode graph, whose nodes hold their shapes on the example.
+        inputs: The call of the model on the example.
+        front_end: The front end that made the graph.
+        failures: Errors of the front ends that were tried before, one line each.
+        leaf_modules: Module classes that were not traced into, as the user requested.
+        live: Whether low steps run the model itself; otherwise they run graphs, as the user requested.
     """
 
     model: nn.Module
@@ -46,10 +52,13 @@ class Captured:
     live: bool = True
 
     def graph_for(self, inputs: ModelInputs) -> fx.Graph:
-        """A copy of the graph for images of another size, to be rewritten.
+        """Return a copy of the graph for images of another size, to be rewritten.
 
-        Raises whatever the front end raises where its graphs hold for one size alone, and it can't follow the model on
-        this one.
+        Args:
+            inputs: The call with images of that size.
+
+        Raises:
+            Exception: The front end's graphs hold for one size only, and it fails to trace the model on this one.
         """
         if self.front_end.any_size:
             return copy.deepcopy(self.graph_module.graph)
@@ -62,26 +71,33 @@ class Captured:
             except Exception:
                 if not self.live:
                     raise
-        # The model fails there as it is: with its full-mode calls it can be said where, and a head be resized.
+        # The model itself fails at this size: its full-mode calls show where, so that a head can be resized.
         graph = copy.deepcopy(self.graph_module.graph)
         forget_results(graph)
         return graph
 
     def require_proof(self, graph_module: fx.GraphModule, inputs: ModelInputs, *, again: bool = False) -> None:
-        """Hold a graph that is to run steps against the model, on a call of these shapes and on one of more images.
+        """Prove that a graph that is to run steps trains as the model does.
 
-        again: a graph for any size, which has taken its steps on the example, takes one more on these; or, where the
-            model itself doesn't take any such, as one whose head has a fixed size, on more images of the example's.
+        The proof uses a call of these shapes and one with more images.
 
-        Raises ``TraceError`` where it does not train as the model does, or where that can't be told.
+        Args:
+            graph_module: The graph.
+            inputs: The call.
+            again: The graph holds for any size and was proven on the example: prove one more step on these inputs, or,
+                if the model itself does not take them (its head has a fixed size), on more images of the example's
+                size.
+
+        Raises:
+            TraceError: The graph does not train as the model does, or no proof was found.
         """
         proof = self._proof(graph_module, inputs, again)
         if again and not proof.taken:
             proof = self._proof(graph_module, self.inputs, again)
         if not proof.holds:
             raise TraceError(
-                f"{self.front_end.name}'s graph of {type(self.model).__name__} does not train as the model does: "
-                f"{proof.difference}; leave front_end out, and low steps run the model itself"
+                f"the {self.front_end.name} graph of {type(self.model).__name__} does not train as the model does: "
+                f"{proof.difference}; leave out front_end, so that low steps run the model itself"
             )
 
     def _proof(self, graph_module: fx.GraphModule, inputs: ModelInputs, again: bool) -> Proof:
@@ -99,25 +115,35 @@ def capture(
     images: Argument | Iterable[Argument] | None = None,
     leaf_modules: Sequence[type[nn.Module]] = (),
 ) -> Captured:
-    """Trace ``model`` in train mode; ``lower`` makes modes of the result, each without another trace.
+    """Capture a model's graph in train mode; ``lower`` makes modes of it without tracing again.
 
-    example_input: what ``forward`` takes, as a tensor of images ``(N, C, *S)``, a tuple of arguments or a mapping of
-        keywords; of tensors only shapes, dtypes and devices count, all else is the same in each call.
-    front_end: ``"fx"`` or ``"export"``, whose graphs then run low steps, or ``"live"``, which runs the model;
-        ``"auto"`` takes the first that gives a graph to count and to plan by, and low steps run the model itself.
-    images: what holds images, by the argument's name or place or a path into it (``"batch.image"``), where that is not
-        plain from the shapes.
-    leaf_modules: module classes that are not traced into; convolutions inside them stay whole.
+    The model is left as it was: weights, buffers, train or eval mode and random number generators do not change.
 
-    The model is left as it was: no weight, buffer, mode or generator changes. Raises ``TraceError`` (a ``ValueError``)
-    where no front end gives a graph that runs, or the one that was named gives a graph that does not train as the model
-    does; ``TypeError`` or ``ValueError`` for an example that is none.
+    Args:
+        model: The model.
+        example_input: What ``forward`` takes: a tensor of images ``(N, C, *S)``, a tuple of arguments or a mapping of
+            keywords. Of tensors only shapes, dtypes and devices matter; other values are the same in each call.
+        front_end: ``"fx"`` or ``"export"``, whose graphs then run low steps, or ``"live"``, which runs the model.
+            ``"auto"`` takes the first that gives a graph, for counting and planning, and low steps run the model
+            itself.
+        images: The arguments that hold images, by name, position or a path (``"batch.image"``), if shapes alone do not
+            show it.
+        leaf_modules: Module classes that are not traced into; convolutions inside them are not pooled.
+
+    Returns:
+        The captured model.
+
+    Raises:
+        TraceError: No front end gives a graph that runs, or the graph of a front end given by name does not train as
+            the model does (a ``ValueError``).
+        TypeError: The example holds no images, or values that are not supported.
+        ValueError: The example does not fit ``forward``, or it is ambiguous which arguments are images.
     """
     _check_weights(model)
     inputs, example = model_inputs(model, example_input, images)
     batch_of_two = doubled(inputs, example)
     if batch_of_two is not None:
-        with contextlib.suppress(TraceError):  # a tensor of length one need not be one of the batch
+        with contextlib.suppress(TraceError):  # a tensor of length one may not belong to the batch
             return capture_call(model, *batch_of_two, front_end, leaf_modules)
     return capture_call(model, inputs, example, front_end, leaf_modules)
 
@@ -127,8 +153,7 @@ def _check_weights(model: nn.Module) -> None:
         if any(map(is_lazy, module.parameters(recurse=False))):
             kind = type(module).__name__
             raise ValueError(
-                f"{path or 'the model'} is a lazy layer ({kind}), whose weights have no shape yet; run the model once "
-                "on a batch first"
+                f"{path or 'the model'} is a lazy layer ({kind}) without weights; run the model once on a batch first"
             )
 
 
@@ -139,7 +164,7 @@ def capture_call(
     front_end: FrontEndName,
     leaf_modules: Sequence[type[nn.Module]],
 ) -> Captured:
-    """``capture`` for a call that is known already; ``example`` are values for its leaves."""
+    """``capture`` for a known call; ``example`` holds values for its leaves."""
     captured = trace_call(model, inputs, example, front_end, leaf_modules)
     if not captured.live:
         captured.require_proof(captured.graph_module, inputs)
@@ -153,7 +178,7 @@ def trace_call(
     front_end: FrontEndName,
     leaf_modules: Sequence[type[nn.Module]] = (),
 ) -> Captured:
-    """``capture_call``, without a proof of what a front end that was named gives."""
+    """``capture_call`` without a proof of the graph of a front end given by name."""
     tried = front_ends(front_end)
     failures: list[str] = []
     with train_mode(model):
@@ -170,12 +195,12 @@ def trace_call(
                 told, live = tuple(dict.fromkeys(failures)), front_end in ("auto", "live")
                 return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live)
     shapes = ", ".join(f"{leaf.shape} of {leaf.dtype}" for leaf in inputs.leaves)
-    if tried[-1].name == "live":  # which runs the model itself: what went wrong there says it all
+    if tried[-1].name == "live":  # it runs the model itself, so its error is the model's own
         cause = failures[-1].partition(": ")[2]
         raise TraceError(f"{type(model).__name__} fails on {shapes}: {channels_hint(model, cause) or cause}")
     raise TraceError(
-        f"{type(model).__name__} can't be traced on {shapes}; {'; '.join(dict.fromkeys(failures))}. Check that the "
-        "model takes this input; then mark the module at fault with leaf_modules=, or give submodule="
+        f"{type(model).__name__} can't be traced on {shapes}: {'; '.join(dict.fromkeys(failures))}; check that the "
+        "model takes this input, give the module that fails as leaf_modules=, or give submodule="
     )
 
 

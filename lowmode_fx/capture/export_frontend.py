@@ -1,4 +1,4 @@
-"""The second front end: ``torch.export``, which follows the model on real shapes, and so holds for one input size."""
+"""The second front end: ``torch.export`` traces the model on real shapes, so its graphs hold for one image size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from passes.trees import Structure, tree_flatten, tree_unflatten
 
 
 class ExportFrontEnd:
-    """``torch.export``: follows the model on real shapes, so that its graphs hold for one image size."""
+    """``torch.export``: traces the model on real shapes, so its graphs hold for one image size."""
 
     name = "export"
     any_size = False
@@ -27,14 +27,14 @@ class ExportFrontEnd:
     def attempts(
         self, model: nn.Module, inputs: ModelInputs, example: Sequence[Tensor], leaf_modules: Sequence[type[nn.Module]]
     ) -> Iterator[Callable[[], fx.Graph]]:
-        """One, into everything: there are no leaf modules here."""
+        """A single attempt without leaf modules."""
         yield partial(trace_by_export, model, inputs, example)
 
 
 def trace_by_export(model: nn.Module, inputs: ModelInputs, example: Sequence[Tensor]) -> fx.Graph:
-    """The model's graph for inputs of exactly ``example``'s shapes, over the model's own names.
+    """The model's graph for inputs of exactly ``example``'s shapes, with the model's own names.
 
-    Raises whatever ``torch.export`` raises, and ``ValueError`` where it gave the model tensors that aren't its own.
+    Raises whatever ``torch.export`` raises, and ``ValueError`` if it gave the model tensors that aren't its own.
     """
     structures: list[Structure] = []
     aside = forward_hooks_aside(model)
@@ -61,14 +61,14 @@ def _bind_attribute(graph: fx.Graph, node: fx.Node, exported: nn.Module, model: 
     if ours is theirs:
         return
     if isinstance(theirs, nn.Parameter):
-        raise ValueError(f"torch.export made a parameter of its own, {node.target}")
+        raise ValueError(f"torch.export made a parameter that the model does not hold: {node.target}")
     if not isinstance(theirs, Tensor):
-        raise ValueError(f"torch.export made {node.target}, a {type(theirs).__name__}, which the model does not hold")
+        raise ValueError(f"torch.export made {node.target}, a {type(theirs).__name__} that the model does not hold")
     replace_by_constant(graph, node, theirs)
 
 
 def _flat(forward: Callable[..., Any], structures: list[Structure]) -> Callable[..., list[Any]]:
-    """``forward``, with its leaves for a result: torch.export refuses containers that nobody registered."""
+    """``forward`` with its leaves as result: torch.export refuses containers that are not registered with pytree."""
 
     @wraps(forward)
     def flat(*args: Any, **kwargs: Any) -> list[Any]:
@@ -80,7 +80,7 @@ def _flat(forward: Callable[..., Any], structures: list[Structure]) -> Callable[
 
 
 def _plain_interface(graph: fx.Graph, structure: Structure) -> None:
-    # torch.export flattens what goes in and out in its own generated code; here the graph itself says what it returns.
+    # torch.export flattens inputs and outputs in its generated code; here the graph itself returns the structure.
     graph.set_codegen(fx.graph.CodeGen())
     output = next(node for node in graph.nodes if node.op == "output")
     (values,) = output.args
@@ -96,7 +96,7 @@ def _plain_interface(graph: fx.Graph, structure: Structure) -> None:
 
 
 def _tensors_only(graph: fx.Graph, inputs: ModelInputs) -> None:
-    """Drop the placeholders of what is no tensor: torch.export has worked its value into the graph."""
+    """Drop the placeholders of values that are not tensors: torch.export has specialised the graph to them."""
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     for node, is_tensor in zip(placeholders, inputs.are_tensors, strict=True):
         if not is_tensor:

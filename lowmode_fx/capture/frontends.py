@@ -1,7 +1,7 @@
-"""What a front end is, and all of them in the order in which they are tried.
+"""Front ends, in the order in which they are tried.
 
-A front end follows a model's ``forward`` and gives its graph over the model's own parameters. Another one is a module
-like ``fx_frontend`` and a line in ``FRONT_ENDS``.
+A front end traces a model's ``forward`` and gives its graph over the model's own parameters. A new one is a module like
+``fx_frontend`` and a line in ``FRONT_ENDS``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ FrontEndName = Literal["auto", "live", "fx", "export"]
 
 
 class FrontEnd(Protocol):
-    """One way from a model to its graph.
+    """One way to get a model's graph.
 
-    ``any_size``: its graphs hold for images of any size; else for the example's alone.
+    ``any_size``: its graphs hold for images of any size; otherwise only for the example's.
     """
 
     name: str
@@ -32,10 +32,10 @@ class FrontEnd(Protocol):
     def attempts(
         self, model: nn.Module, inputs: ModelInputs, example: Sequence[Tensor], leaf_modules: Sequence[type[nn.Module]]
     ) -> Iterator[Callable[[], fx.Graph]]:
-        """Ways to trace ``model``, the best first, each a function that gives a graph or raises what went wrong.
+        """Ways to trace ``model``, the best first, each a function that returns a graph or raises an error.
 
-        The graph takes the tensors of ``inputs`` in the order of its leaves. example: values for them. leaf_modules:
-        classes that are called whole.
+        The graph takes the tensors of ``inputs`` in the order of its leaves. ``example``: values for them.
+        ``leaf_modules``: classes that are not traced into.
         """
         ...
 
@@ -44,6 +44,6 @@ FRONT_ENDS: tuple[FrontEnd, ...] = (FxFrontEnd(), ExportFrontEnd(), LiveFrontEnd
 
 
 def front_ends(name: FrontEndName) -> list[FrontEnd]:
-    """The front ends to try for ``"auto"`` or for the name of one. Raises ``ValueError`` for another name."""
+    """The front ends to try for ``"auto"`` or for one name. Raises ``ValueError`` for another name."""
     as_choice("front_end", name, get_args(FrontEndName))
     return [each for each in FRONT_ENDS if name in ("auto", each.name)]

@@ -1,4 +1,4 @@
-"""The symbolic front end: convolutions spelled out as functions of their weight, everything stateful left whole."""
+"""The symbolic front end: convolutions as functions of their weight, stateful modules as leaves."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from passes.match import is_convolution, module_kernel
 from passes.preserve import preserve_state, undo_writes
 
 _CONVS = nn.modules.conv._ConvNd
-#: A batch norm's counter is a side effect; a max pool that pads by itself (timm's) stays one site.
+#: A batch norm's counter is a side effect; a max pool with its own padding (timm's) stays one site.
 _WHOLE = (nn.modules.batchnorm._NormBase, nn.modules.pooling._MaxPoolNd)
 
 
 class FxFrontEnd:
-    """``torch.fx``: follows the model on symbolic values, so that its graphs hold for images of any size."""
+    """``torch.fx``: traces the model on symbolic values, so its graphs hold for images of any size."""
 
     name = "fx"
     any_size = True
@@ -32,19 +32,19 @@ class FxFrontEnd:
     def attempts(
         self, model: nn.Module, inputs: ModelInputs, example: Sequence[Tensor], leaf_modules: Sequence[type[nn.Module]]
     ) -> Iterator[Callable[[], fx.Graph]]:
-        """Into registered modules that hold convolutions first, which often trace all the same; then around them."""
+        """First into registered modules that hold convolutions, which can often be traced; then around them."""
         if holds_untraceable_convs(model):
             yield partial(trace_symbolically, model, inputs, leaf_modules, enter_untraceable=True)
         yield partial(trace_symbolically, model, inputs, leaf_modules)
 
 
 class ConvTracer(fx.Tracer):
-    """A symbolic tracer that spells every convolution out as a function of its weight.
+    """A symbolic tracer that writes every convolution as a function of its weight.
 
     Leaves: torch's own modules except convolutions, batch norms and max pools of any origin, what timm registers as not
-    traceable, and ``leaf_modules``. timm's "same"-padded convolutions are entered, with their size-dependent padding
-    as a leaf function. ``enter_untraceable`` also enters registered modules that hold convolutions, which often
-    trace all the same.
+    traceable, and ``leaf_modules``. timm's "same"-padded convolutions are entered, with their size-dependent padding as
+    a leaf function. ``enter_untraceable`` also enters registered modules that hold convolutions, which can often be
+    traced.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class ConvTracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """One placeholder for each tensor of the example's call; what else it holds is part of the graph."""
+        """One placeholder per tensor of the example's call; its other values are part of the graph."""
 
         def call(root: nn.Module, *leaves: Any) -> Any:
             args, kwargs = self._inputs.call(leaves)
-            return root.forward(*args, **kwargs)  # the root's own, where it has one
+            return root.forward(*args, **kwargs)  # the root's own, if it has one
 
         return call, [self.root, *(self.create_proxy("placeholder", leaf.name, (), {}) for leaf in self._inputs.leaves)]
 
@@ -85,7 +85,7 @@ class ConvTracer(fx.Tracer):
 
 
 def _rebuilding(value: dict[Any, Any]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """A call that makes a dictionary of its own class again: ``ModelOutput`` and its like are dataclasses too."""
+    """A call that makes a dictionary of its own class again; ``ModelOutput`` and similar classes are dataclasses."""
     if is_dataclass(value):
         return type(value), (), {each.name: getattr(value, each.name) for each in fields(value)}
     if not isinstance(value, defaultdict):
@@ -99,12 +99,12 @@ def _rebuilding(value: dict[Any, Any]) -> tuple[Callable[..., Any], tuple[Any, .
 
 
 def holds_conv(module: nn.Module) -> bool:
-    """Whether a convolution with more than one tap is inside."""
+    """Whether it contains a convolution with more than one tap."""
     return any(is_convolution(part) and max(module_kernel(part)) > 1 for part in module.modules())
 
 
 def holds_untraceable_convs(model: nn.Module) -> bool:
-    """Whether entering what timm registers as not traceable could reach more convolutions."""
+    """Whether more convolutions are inside modules that timm registers as not traceable."""
     registered = {cls for cls in get_notrace_modules() if not issubclass(cls, (_CONVS, *_WHOLE))}
     return any(type(module) in registered and holds_conv(module) for module in model.modules())
 
@@ -115,7 +115,7 @@ def trace_symbolically(
     leaf_modules: Sequence[type[nn.Module]] = (),
     enter_untraceable: bool = False,
 ) -> fx.Graph:
-    """The model's graph for any input size; the model stays as it was, whatever its forward writes.
+    """The model's graph for any input size; the model is left as it was, whatever its forward writes.
 
     Raises whatever the model's own code raises on symbolic values.
     """
@@ -126,7 +126,7 @@ def trace_symbolically(
 
 
 def inline_constants(graph: fx.Graph, model: nn.Module) -> None:
-    """Constants that the root holds outside its registries become calls that return them."""
+    """Replace constants that the root holds outside its registries by calls that return them."""
     for node in list(graph.nodes):
         if node.op == "get_attr" and "." not in node.target:
             value = model.__dict__.get(node.target)
@@ -135,7 +135,7 @@ def inline_constants(graph: fx.Graph, model: nn.Module) -> None:
 
 
 def replace_by_constant(graph: fx.Graph, node: fx.Node, value: Tensor) -> None:
-    """Put a call that returns ``value`` in the place of ``node``."""
+    """Replace ``node`` by a call that returns ``value``."""
     with graph.inserting_before(node):
         constant = graph.call_function(returning(value))
     node.replace_all_uses_with(constant)
@@ -143,7 +143,7 @@ def replace_by_constant(graph: fx.Graph, node: fx.Node, value: Tensor) -> None:
 
 
 def returning(value: Tensor) -> Callable[[], Tensor]:
-    """A call that gives ``value``, as a graph holds a constant."""
+    """A function that returns ``value``, for a graph's constants."""
 
     def constant() -> Tensor:
         return value

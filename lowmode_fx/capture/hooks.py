@@ -1,4 +1,4 @@
-"""Hooks of a user's own stand aside while a model is traced: they would keep what stands for tensors."""
+"""Disables a user's hooks while a model is traced: they would keep proxies instead of tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextlib.contextmanager
 def forward_hooks_aside(model: nn.Module) -> Iterator[None]:
-    """Inside, no forward hook is called but torch's own; hooks before a forward, which may make its weights, are."""
+    """Inside, no forward hook runs except torch's own; forward pre-hooks run, since they may compute weights."""
     kept = [(module._forward_hooks, dict(module._forward_hooks)) for module in model.modules() if module._forward_hooks]
     for registry, hooks in kept:
         for key, hook in hooks.items():

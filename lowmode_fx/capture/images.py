@@ -1,4 +1,4 @@
-"""Which of the tensors that a model takes are images: said by the user, or plain from their shapes."""
+"""Finds which of a model's input tensors are images: as the user says, or by their shapes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-#: One argument of ``forward``: its name, its place among the positional ones, or a path into it (``"batch.image"``).
+#: One argument of ``forward``: its name, its position, or a path into it (``"batch.image"``).
 Argument = str | int
 
 _CONVS = nn.modules.conv._ConvNd
@@ -16,7 +16,7 @@ _CONVS = nn.modules.conv._ConvNd
 
 @dataclass(frozen=True, eq=False)
 class GivenTensor:
-    """A tensor of a call. ``path``: its argument's name, then keys and places within; ``place``: the argument's own."""
+    """A tensor of a call. ``path``: its argument's name, then keys and indices; ``place``: the argument's position."""
 
     path: tuple[Any, ...]
     place: int | None
@@ -31,7 +31,7 @@ class GivenTensor:
 def choose_images(
     model: nn.Module, tensors: Sequence[GivenTensor], images: Argument | Iterable[Argument] | None
 ) -> list[GivenTensor]:
-    """The tensors that hold images ``(N, C, *S)``; see ``model_inputs`` for the rule and for what is raised."""
+    """The tensors that hold images ``(N, C, *S)``; see ``model_inputs`` for the rule and for the errors."""
     if images is None:
         chosen = _infer(tensors, "")
     else:
@@ -39,14 +39,14 @@ def choose_images(
         found = [each for argument in wanted for each in _named(argument, tensors)]
         chosen = [each for each in tensors if each in found]
         if not chosen:
-            raise ValueError("images=() names nothing; give the arguments that hold images, by name or place")
+            raise ValueError("images=() is empty; give the arguments that hold images, by name or position")
     for each in chosen:
         _check_layout(model, each)
     return chosen
 
 
 def describe(values: Iterable[Any]) -> str:
-    """Shapes and types in words."""
+    """Shapes and dtypes in words."""
     return ", ".join(
         f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         for value in values
@@ -57,7 +57,7 @@ def _named(argument: Argument, tensors: Sequence[GivenTensor]) -> list[GivenTens
     matches = [each for each in tensors if _is_at(each, argument)]
     if not matches:
         labels = ", ".join(each.label for each in tensors)
-        raise ValueError(f"images={argument!r} is no tensor of the example; it has {labels}")
+        raise ValueError(f"images={argument!r} is not a tensor of the example; give one of {labels}")
     if not any(map(_may_be_images, matches)):
         shown = describe(each.value for each in matches)
         raise ValueError(f"images={argument!r} holds {shown}; give one that holds a float tensor (N, C, *S)")
@@ -71,34 +71,34 @@ def _is_at(tensor: GivenTensor, argument: Argument) -> bool:
 
 
 def _infer(tensors: Sequence[GivenTensor], within: str) -> list[GivenTensor]:
-    """Those with the most dimensions, if they are one, or stand in one list; ``within``: of the argument named."""
+    """The tensors with the most dimensions, if there is one or all are in one list; ``within``: a named argument."""
     known = [each for each in tensors if _may_be_images(each)]
     most = max((each.value.ndim for each in known), default=0)
     larger = next((each for each in tensors if most < each.value.ndim <= 5 and _holds_integers(each.value)), None)
     if larger is not None and larger.value.ndim >= 3:
-        others = f", or say which are images: images={known[0].label!r}" if known else ""
+        others = f", or give the images: images={known[0].label!r}" if known else ""
         raise TypeError(
-            f"{larger.label} is {describe([larger.value])}, and images are of a floating dtype; scale them first, as "
+            f"{larger.label} is {describe([larger.value])}, but images need a floating dtype; scale them first, as "
             f"images.float() / 255{others}"
         )
     if not known:
         shown = describe(each.value for each in tensors) or "no tensor"
         raise TypeError(
-            f"example_input is {shown}; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or hold "
-            "one: a tuple or a mapping of what forward takes"
+            f"example_input is {shown}; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or "
+            "a tuple or mapping of forward's arguments that holds one"
         )
     found = [each for each in known if each.value.ndim == most]
     if len({_list_of(each, within) for each in found}) > 1:
         labels = [repr(each.label) for each in found]
         raise ValueError(
-            f"which of {', '.join(labels)} are images that low-mode makes smaller? say so: images={labels[0]}, or "
+            f"the images are ambiguous: {', '.join(labels)}; give those to downsample, as images={labels[0]} or "
             f"images=({', '.join(labels)})"
         )
     return found
 
 
 def _list_of(tensor: GivenTensor, within: str) -> tuple[str, ...]:
-    """The same for all that stand in one list, also of lists."""
+    """The same for all tensors of one list, also of nested lists."""
     argument, *rest = tensor.path
     return (within or argument, *(str(key) for key in rest if not isinstance(key, int)))
 
@@ -113,7 +113,7 @@ def _holds_integers(value: Tensor) -> bool:
 
 
 def _check_layout(model: nn.Module, images: GivenTensor) -> None:
-    """Images whose channels come last, or that are not in a batch, would be cut along the wrong sides."""
+    """Refuse images in channels-last layout, or without a batch, which would be downsampled along the wrong sides."""
     shape = tuple(images.value.shape)
     convs = [module for module in model.modules() if isinstance(module, _CONVS)]
     if not convs:
@@ -122,11 +122,11 @@ def _check_layout(model: nn.Module, images: GivenTensor) -> None:
     if len(shape) - 2 in dims and shape[1] != channels == shape[-1] < min(shape[1:-1]):
         first = ", ".join(map(str, (0, len(shape) - 1, *range(1, len(shape) - 1))))
         raise ValueError(
-            f"{images.label} is {shape}, and the first convolution takes {channels} channels: channels seem to be "
-            f"last; low-mode takes images (N, C, *S), as images.permute({first}) of yours"
+            f"{images.label} is {shape}, but the first convolution takes {channels} channels: channels seem to be "
+            f"last; give images (N, C, *S), as images.permute({first})"
         )
     if len(images.path) > 1 and len(shape) - 1 in dims and len(shape) - 2 not in dims:
         raise ValueError(
-            f"{images.label} is {shape}, an image that is not in a batch; low-mode takes images (N, C, *S): give the "
+            f"{images.label} is {shape}, an image without a batch; low-mode needs images (N, C, *S): give the "
             "part of the model that takes batches as submodule="
         )

@@ -1,4 +1,4 @@
-"""How a model is called: what its ``forward`` takes, and which of it are images."""
+"""The call of a model: what its ``forward`` takes, and which of it are images."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lowmode_fx.capture.signature import bind_call, is_same, place_of, positiona
 
 @dataclass(frozen=True)
 class Leaf:
-    """One tensor that a model takes: a name that says where it stands, shape, dtype, and whether it holds images.
+    """One tensor of a model's call: a name that shows where it is, shape, dtype, and whether it holds images.
 
-    ``path``: the name of its argument, then keys and places within it. ``place``: of its argument among positional
-    ones; ``None`` where it is given by name alone.
+    ``path``: the name of its argument, then keys and indices. ``place``: position of its argument; ``None`` if it is
+    given by name only.
     """
 
     name: str
@@ -35,18 +35,18 @@ class Leaf:
 
     @property
     def pattern(self) -> tuple[Any, ...]:
-        """The path, the same for all that stand in one list."""
+        """The path, the same for all tensors of one list."""
         return (self.path[0], *(EACH if isinstance(key, int) else key for key in self.path[1:]))
 
     def blank(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """Zeros of its shape; ``dtype``, where given, is that of floating leaves."""
+        """Zeros of its shape; ``dtype``, if given, applies to floating leaves."""
         return torch.zeros(
             self.shape, dtype=dtype if dtype and self.dtype.is_floating_point else self.dtype, device=device
         )
 
 
 class ImagePath(NamedTuple):
-    """Images in a call: their argument's name, its place where it may be given by place, and the path within it."""
+    """Images in a call: their argument's name, its position if it has one, and the path within it."""
 
     name: str
     place: int | None
@@ -55,10 +55,10 @@ class ImagePath(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """The call of a model on an example, without its values.
+    """A model's call on an example, without its values.
 
-    ``leaves``: every tensor, in the order in which graphs take them. What else the example holds (None, numbers, text)
-    is part of ``spec`` and ``constants``, and the same in each call.
+    ``leaves``: every tensor, in the order in which graphs take them. Other values of the example (None, numbers, text)
+    are part of ``spec`` and ``constants``, and the same in each call.
     """
 
     leaves: tuple[Leaf, ...]
@@ -67,12 +67,12 @@ class ModelInputs:
 
     @property
     def images(self) -> tuple[int, ...]:
-        """Places of the images among the leaves."""
+        """Indices of the images among the leaves."""
         return tuple(place for place, leaf in enumerate(self.leaves) if leaf.is_image)
 
     @cached_property
     def image_paths(self) -> tuple[ImagePath, ...]:
-        """Where images stand in a call; in a list that holds nothing but images, however many these are."""
+        """Where images are in a call; a list of images only may have any length."""
         others = {leaf.pattern for leaf in self.leaves if not leaf.is_image}
         leaves = [leaf for leaf in self.leaves if leaf.is_image]
         paths = (leaf.path if leaf.pattern in others else leaf.pattern for leaf in leaves)
@@ -95,7 +95,7 @@ class ModelInputs:
         return tuple(constant is _TENSOR for constant in self.constants)
 
     def with_image_sides(self, sides: Callable[[tuple[int, ...]], tuple[int, ...]]) -> ModelInputs:
-        """The same call on images of other sides: ``sides`` of their spatial sizes ``(*S)``."""
+        """The same call on images of other sides: ``sides`` maps their spatial sizes ``(*S)``."""
         return self.with_shapes(
             (*leaf.shape[:2], *sides(leaf.shape[2:])) if leaf.is_image else leaf.shape for leaf in self.leaves
         )
@@ -106,17 +106,17 @@ class ModelInputs:
         return replace(self, leaves=tuple(leaves))
 
     def with_more_images(self) -> ModelInputs:
-        """The same call on a batch of twice as many images, and of twice as much of whatever there is as much of."""
+        """The same call on a batch of twice as many images, and twice as much of everything with the same length."""
         count = self.image.shape[0]
         shapes = ((2 * count, *leaf.shape[1:]) if leaf.shape[:1] == (count,) else leaf.shape for leaf in self.leaves)
         return self.with_shapes(shapes)
 
     def blank(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
-        """Zeros for every leaf; ``dtype``, where given, is that of floating leaves."""
+        """Zeros for every leaf; ``dtype``, if given, applies to floating leaves."""
         return tuple(leaf.blank(None if device is None else torch.device(device), dtype) for leaf in self.leaves)
 
     def blank_for(self, model: nn.Module) -> tuple[Tensor, ...]:
-        """Zeros for every leaf, of the floating dtype of ``model`` and on its device."""
+        """Zeros for every leaf, with the floating dtype of ``model`` and on its device."""
         like = next((value for value in model.parameters() if value.is_floating_point()), None)
         return self.blank() if like is None else self.blank(like.device, like.dtype)
 
@@ -129,8 +129,8 @@ class ModelInputs:
     def flatten(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
         """The tensors of a call, in the order of ``leaves``.
 
-        However it is written: by place or by name, in any order, defaults given or left out. Raises ``ValueError``
-        where it isn't the example's call.
+        Arguments may be given by position or by name, in any order, with or without defaults. Raises ``ValueError`` if
+        the call is not the example's.
         """
         if self.is_one_tensor and len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             return [args[0]]
@@ -142,30 +142,30 @@ class ModelInputs:
             values = []
         if not values or not all(map(_fits, values, self.constants)):
             raise ValueError(
-                f"{type(model).__name__} is called with {_shown(args, kwargs)}, and its modes were built for "
+                f"{type(model).__name__} is called with {_shown(args, kwargs)}, but its modes were built for "
                 f"{_shown(*example)}; build them with an example of this call"
             )
         return [value for value, constant in zip(values, self.constants, strict=True) if constant is _TENSOR]
 
     def first_image(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-        """The first images ``(N, C, *S)`` of a call, which need not be the example's in all else.
+        """The first images ``(N, C, *S)`` of a call, which may otherwise differ from the example's.
 
-        Raises ``ValueError`` where the call has none there.
+        Raises ``ValueError`` if the call has none there.
         """
         for path in self.image_paths:
             found = argument_at(args, kwargs, *path)
             if isinstance(found, Tensor):
                 return found
         names = ", ".join(dict.fromkeys(path.name for path in self.image_paths))
-        raise ValueError(f"the call {_shown(args, kwargs)} has no images at {names}, where the example had them")
+        raise ValueError(f"the call {_shown(args, kwargs)} has no images at {names}; give them as in the example")
 
     def map_images(self, leaves: Sequence[Tensor], function: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """The leaves, the images among them through ``function``."""
+        """The leaves, with ``function`` applied to the images."""
         return [function(value) if leaf.is_image else value for leaf, value in zip(self.leaves, leaves, strict=True)]
 
 
 class _Tensor:
-    """Where a tensor stands among what else a call holds."""
+    """Marks the place of a tensor among a call's other values."""
 
     def __repr__(self) -> str:
         return "tensor"
@@ -182,23 +182,23 @@ def model_inputs(
 ) -> tuple[ModelInputs, list[Tensor]]:
     """How ``model`` is called on ``example``, and the example's tensors in the order of its leaves.
 
-    example: a tensor of images ``(N, C, *S)``, a tuple or list of positional arguments, or a mapping of keywords.
-    images: what holds images, by the argument's name or place, or by a path into it (``"batch.image"``). By default the
-        one float tensor of 3 to 5 dimensions; of several, the one with the most, or all with the most if they stand in
-        one list.
+    ``example``: a tensor of images ``(N, C, *S)``, a tuple or list of positional arguments, or a mapping of keywords.
+    ``images``: the arguments that hold images, by name, position, or a path (``"batch.image"``). By default the only
+    float tensor of 3 to 5 dimensions; of several, the one with the most dimensions, or all of these if they are in one
+    list.
 
-    Raises ``TypeError`` for an example that holds no images or other things than tensors, plain values and containers
-    of them; ``ValueError`` where it is ambiguous which are images, where their channels come last, where ``forward``
-    does not take the example, or where ``images`` names none of it.
+    Raises ``TypeError`` for an example that holds no images, or other values than tensors, plain values and containers
+    of them; ``ValueError`` if it is ambiguous which are images, their channels come last, ``forward`` does not take the
+    example, or ``images`` is not in it.
     """
     args, kwargs = as_call(example)
     try:
         bound = bind_call(model, args, kwargs)
     except ValueError as error:
-        mapping = ", in a tuple of one where forward takes the mapping itself" if isinstance(example, Mapping) else ""
+        mapping = ", in a tuple of one if forward takes the mapping itself" if isinstance(example, Mapping) else ""
         raise ValueError(
-            f"{error}; give all that it takes, as a tuple or as a mapping of keywords{mapping}, or give the part that "
-            "takes images alone as submodule="
+            f"{error}; give all arguments, as a tuple or as a mapping of keywords{mapping}, or give the part that "
+            "takes only images as submodule="
         ) from None
     names = positional_names(bound, len(args))
     found, spec = tree_flatten_with_path((args, kwargs))
@@ -221,16 +221,16 @@ def model_inputs(
 
 
 def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a model is called with: a mapping holds its keywords, a tuple or list its positional arguments."""
+    """The arguments of a call: a mapping holds keywords, a tuple or list positional arguments."""
     if isinstance(inputs, Mapping) and all(isinstance(name, str) for name in inputs):
         return (), dict(inputs)
-    # A namedtuple is one value: its fields have names of their own.
+    # A namedtuple is one value: its fields have names.
     is_sequence = isinstance(inputs, tuple | list) and not hasattr(inputs, "_fields")
     return (tuple(inputs) if is_sequence else (inputs,)), {}
 
 
 def doubled(inputs: ModelInputs, tensors: Sequence[Tensor]) -> tuple[ModelInputs, list[Tensor]] | None:
-    """The call on a batch of two where the example is of one; ``None`` where it isn't.
+    """The call on a batch of two if the example is a batch of one; otherwise ``None``.
 
     A batch of one has no batch statistics on a 1×1 map.
     """
@@ -245,7 +245,7 @@ def _key(key: Any) -> Any:
 
 
 def _identifier(label: str, taken: set[str]) -> str:
-    """A name that Python takes, and that is not taken."""
+    """A valid Python name that is not taken."""
     name = re.sub(r"\W", "_", label)
     name = f"_{name}" if not name.isidentifier() or keyword.iskeyword(name) or name == "self" else name
     while name in taken:
@@ -254,13 +254,13 @@ def _identifier(label: str, taken: set[str]) -> str:
 
 
 def _check_constant(label: str, value: Any) -> None:
-    """What is no tensor is the same in each call: it must not hold what changes from batch to batch."""
+    """A value that is not a tensor is the same in each call: it must not hold what changes from batch to batch."""
     held = value if isinstance(value, Mapping) else vars(value) if hasattr(value, "__dict__") else {}
     is_array = hasattr(value, "__array__") and getattr(value, "ndim", 0) > 0
     if is_array or any(isinstance(leaf, Tensor) for leaf in tree_leaves(list(held.values()))):
         kind = type(value).__name__
         raise TypeError(
-            f"{label} is of type {kind}, in which tensors can't be told; give a tensor, or a tuple, list or dictionary "
+            f"{label} is of type {kind}, which may hide tensors; give a tensor, or a tuple, list or dictionary "
             f"of tensors, or register the class: torch.export.register_dataclass({kind})"
         )
 

@@ -1,7 +1,7 @@
-"""The front end that always serves: the model runs once, and its calls are written down as they are made.
+"""The fallback front end: the model runs once, and its calls are recorded as they are made.
 
-The graph is one run's: branches on values were taken, draws made. So it is counted, drawn and planned by, and low steps
-run the model itself.
+The graph is that of one run, with the branches and random draws that it took. It is used for counting, drawing and
+planning; low steps run the model itself.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from passes.torch_internals import is_uncaptured_operator
 from passes.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 _PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.memory_format, torch.layout)
-#: Stands for a tensor among other leaves.
+#: Marks the place of a tensor among other leaves.
 _TENSOR = object()
 
 
 class LiveFrontEnd:
-    """Runs the model, whatever stands in its ``forward``. Low steps run the model too, for the graph is one run's."""
+    """Runs the model itself. Low steps run the model too, since the graph is that of one run."""
 
     name = "live"
     any_size = False
@@ -37,22 +37,22 @@ class LiveFrontEnd:
     def attempts(
         self, model: nn.Module, inputs: ModelInputs, example: Sequence[Tensor], leaf_modules: Sequence[type[nn.Module]]
     ) -> Iterator[Callable[[], fx.Graph]]:
-        """One: a forward on the example."""
+        """A single attempt: a forward on the example."""
         yield partial(record, model, inputs, example, leaf_modules)
 
 
 def record(
     model: nn.Module, inputs: ModelInputs, example: Sequence[Tensor], leaf_modules: Sequence[type[nn.Module]] = ()
 ) -> fx.Graph:
-    """The graph of one forward of ``model``; the model stays as it was, whatever its forward does to it.
+    """The graph of one forward of ``model``; the model is left as it was, whatever its forward does to it.
 
-    example: values for the leaves of ``inputs``. leaf_modules: classes inside which nothing is to be rewritten.
+    ``example``: values for the leaves of ``inputs``. ``leaf_modules``: classes inside which nothing is rewritten.
     Raises whatever the model raises.
     """
     leaves = [leaf.detach().clone() for leaf in example]
     args, kwargs = inputs.call(leaves)
     with preserve_state(model, buffers=False, gradients=True), torch.enable_grad():
-        for module in model.modules():  # whose registries are put back in the end
+        for module in model.modules():  # their registries are restored at the end
             if not isinstance(module, torch.jit.ScriptModule):
                 module._buffers.update({n: None if b is None else b.clone() for n, b in module._buffers.items()})
         recorder = _Recorder(model, tuple(leaf_modules))
@@ -65,15 +65,15 @@ def record(
                 if not is_uncaptured_operator(error):
                     raise
                 raise ValueError(
-                    "it calls an operator of functions, as torch.cond is one, which runs as a whole and can't be "
-                    "lowered call by call; write it as Python (if, for), or give the part without it as submodule="
+                    "it calls a higher-order operator, such as torch.cond, which runs as a whole and can't be "
+                    "lowered call by call; use Python control flow (if, for), or give the part without it as submodule="
                 ).with_traceback(error.__traceback__) from None
         recorder.graph.output(recorder.output(result))
     return recorder.graph
 
 
 class _Recorder(TorchFunctionMode):
-    """Writes each call of torch's functions into ``graph``."""
+    """Records each call of torch's functions in ``graph``."""
 
     def __init__(self, model: nn.Module, leaf_modules: tuple[type[nn.Module], ...]) -> None:
         super().__init__()
@@ -87,11 +87,11 @@ class _Recorder(TorchFunctionMode):
                 *model.named_parameters(remove_duplicate=False),
             )
         }
-        self._nodes: dict[int, tuple[Tensor, fx.Node]] = {}  # each tensor is held, so that its id stays its own
+        self._nodes: dict[int, tuple[Tensor, fx.Node]] = {}  # tensors are kept, so that ids are not reused
         self._stack: list[nn.Module] = []
 
     def keep(self, value: Tensor, node: fx.Node) -> None:
-        """``node`` stands for ``value`` from now on."""
+        """``node`` represents ``value`` from now on."""
         self._nodes[id(value)] = (value, node)
 
     def __torch_function__(
@@ -116,7 +116,7 @@ class _Recorder(TorchFunctionMode):
         leaves, structure = tree_flatten((tuple(args), kwargs))
         if not inside_leaf and all(_is_plain(leaf) for leaf in leaves):
             return self._call(func, tuple(map(self.argument, args)), {n: self.argument(v) for n, v in kwargs.items()})
-        # What generated code can't spell travels in the function.
+        # Values that generated code can't express are bound in the function.
         refill = _refilling(leaves, structure)
 
         def call(*tensors: Tensor) -> Any:
@@ -144,7 +144,7 @@ class _Recorder(TorchFunctionMode):
         node.meta["nn_module_stack"] = {path: (path, type(module)) for path, module in stack}
 
     def argument(self, value: Any) -> Any:
-        """A value as the graph holds it: tensors become nodes."""
+        """A value as the graph's argument: tensors become nodes."""
         return tree_map(lambda leaf: self._node(leaf) if isinstance(leaf, Tensor) else leaf, value)
 
     def _node(self, value: Tensor) -> fx.Node:
@@ -157,7 +157,7 @@ class _Recorder(TorchFunctionMode):
         return node
 
     def output(self, result: Any) -> Any:
-        """What the model returned as the graph returns it."""
+        """The model's result as the graph's output."""
         leaves, structure = tree_flatten(result)
         found = [self.argument(leaf) for leaf in leaves]
         if isinstance(result, Tensor):
@@ -172,7 +172,7 @@ class _Recorder(TorchFunctionMode):
 
     @contextlib.contextmanager
     def inside(self, module: nn.Module) -> Iterator[None]:
-        """What is written down inside is the module's."""
+        """Calls that are recorded inside belong to the module."""
         self._stack.append(module)
         try:
             yield
@@ -180,7 +180,7 @@ class _Recorder(TorchFunctionMode):
             self._stack.pop()
 
     def note_compiled(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """Write down the call of a scripted module, whose compiled code tells nothing of what it calls."""
+        """Record the call of a scripted module, whose compiled code hides its calls."""
         if isinstance(module, torch.jit.ScriptModule) and id(module) in self._paths:
             path, _ = self._paths[id(module)]
             given = {name: self.argument(value) for name, value in kwargs.items()}
@@ -191,7 +191,7 @@ class _Recorder(TorchFunctionMode):
 
 @contextlib.contextmanager
 def _watching(recorder: _Recorder) -> Iterator[None]:
-    """Inside, calls are written down, and the modules that make them: as torch.fx does, by ``nn.Module``'s own call."""
+    """Inside, calls are recorded with the modules that make them: by ``nn.Module.__call__``, like torch.fx."""
     original = nn.Module.__call__
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -213,12 +213,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def _after(value: Tensor, written: None) -> Tensor:
-    """A tensor once something has been written to it."""
+    """A tensor after something has been written to it."""
     return value
 
 
 def _refilling(leaves: Sequence[Any], structure: Any) -> Callable[[Sequence[Any]], Any]:
-    """A function of tensors that puts them back among the other leaves, which generated code can't spell."""
+    """A function of tensors that puts them back among the other leaves, which generated code can't express."""
     kept = [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
     def refill(tensors: Sequence[Any]) -> Any:

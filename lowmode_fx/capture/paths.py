@@ -1,4 +1,4 @@
-"""A value inside a call's arguments, by the keys and places that lead to it."""
+"""Values inside a call's arguments, by paths of keys and indices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EACH = ...
 
 
 def value_at(tree: Any, path: Sequence[Any]) -> Any:
-    """What stands at ``path``, of several the first; ``LookupError`` or ``AttributeError`` where nothing does."""
+    """The value at ``path``, of several the first; raises ``LookupError`` or ``AttributeError`` if there is none."""
     value = tree
     for key in path:
         value = _get(value, 0 if key is EACH else key)
@@ -23,7 +23,7 @@ def value_at(tree: Any, path: Sequence[Any]) -> Any:
 def argument_at(
     args: Sequence[Any], kwargs: Mapping[str, Any], name: str, place: int | None, within: Sequence[Any]
 ) -> Any:
-    """What a call has at ``within`` of the argument ``name``, given by place or by name; ``None`` where nothing is."""
+    """The value at ``within`` of the argument ``name``, given by position or by name; ``None`` if there is none."""
     given = args[place] if place is not None and place < len(args) else kwargs.get(name)
     try:
         return value_at(given, within)
@@ -32,7 +32,7 @@ def argument_at(
 
 
 def map_at(tree: Any, path: Sequence[Any], function: Callable[[Any], Any]) -> Any:
-    """The same structure with ``function`` of what stands at ``path``; raises as ``value_at`` does."""
+    """The same structure with ``function`` applied at ``path``; raises as ``value_at`` does."""
     if not path:
         return function(tree)
     key, *rest = path

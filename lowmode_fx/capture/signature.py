@@ -1,4 +1,4 @@
-"""Calls of a model's ``forward``: bound to its parameters, and written as another call of it was."""
+"""Calls of a model's ``forward``: bound to its parameters, and rewritten in the form of another call."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from torch import nn
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-#: Of compiled code, which tells no parameters.
+#: Signature of compiled code, whose parameters are unknown.
 _ANYTHING = Signature([Parameter("input", Parameter.VAR_POSITIONAL), Parameter("options", Parameter.VAR_KEYWORD)])
 
 
 def bind_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> BoundArguments:
-    """The call by its parameters, defaults among them. Raises ``ValueError`` where ``forward`` doesn't take it."""
+    """Bind a call to the parameters, including defaults. Raises ``ValueError`` if ``forward`` does not take it."""
     try:
         signature = inspect.signature(model.forward)
     except ValueError:
@@ -23,19 +23,21 @@ def bind_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
-        try:  # a decorator may take other arguments than the function that it stands for
+        try:  # a decorator may take other arguments than the function that it wraps
             bound = inspect.signature(model.forward, follow_wrapped=False).bind(*args, **kwargs)
         except TypeError:
             kind = type(model).__name__
-            raise ValueError(f"{kind}.forward({_parameters(signature)}) can't be called so: {error}") from None
+            raise ValueError(
+                f"{kind}.forward({_parameters(signature)}) does not take these arguments: {error}"
+            ) from None
     bound.apply_defaults()
     return bound
 
 
 def respell(bound: BoundArguments, positional: int, keywords: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same call with so many positional arguments, and these keywords.
+    """The same call with this number of positional arguments, and these keywords.
 
-    Raises ``KeyError`` where it can't be written so: what is left over is no default.
+    Raises ``KeyError`` if an argument that is not a default would be left out.
     """
     by_place: list[tuple[str, Any]] = []
     by_name: dict[str, Any] = {}
@@ -59,7 +61,7 @@ def respell(bound: BoundArguments, positional: int, keywords: Sequence[str]) -> 
 
 
 def positional_names(bound: BoundArguments, positional: int) -> list[str]:
-    """Names of so many positional arguments: their parameters', or numbered ones after ``*args``'s own name."""
+    """Names of the first positional arguments: their parameters', or numbered ones after the name of ``*args``."""
     parameters = bound.signature.parameters.values()
     names = [each.name for each in parameters if each.kind in _POSITIONAL]
     rest = next((each.name for each in parameters if each.kind is Parameter.VAR_POSITIONAL), "")
@@ -67,13 +69,13 @@ def positional_names(bound: BoundArguments, positional: int) -> list[str]:
 
 
 def place_of(bound: BoundArguments, name: str) -> int | None:
-    """Where the argument of this name stands among positional ones; ``None`` where it can't."""
+    """Position of the argument of this name; ``None`` if it is keyword-only."""
     names = [each.name for each in bound.signature.parameters.values() if each.kind in _POSITIONAL]
     return names.index(name) if name in names else None
 
 
 def is_same(ours: Any, theirs: Any) -> bool:
-    """Whether two values that are no tensors mean the same to a model."""
+    """Whether two values that are not tensors mean the same to a model."""
     if ours is theirs:
         return True
     try:
@@ -87,6 +89,6 @@ def _default(bound: BoundArguments, name: str) -> Any:
 
 
 def _parameters(signature: Signature) -> str:
-    """The parameters alone, without their types: ``images, *, scale=1.0``."""
+    """The parameters without their types: ``images, *, scale=1.0``."""
     plain = [each.replace(annotation=Parameter.empty) for each in signature.parameters.values()]
     return " ".join(str(Signature(plain))[1:-1].split())

@@ -1,1 +1,1 @@
-"""Where people train: Lightning, Accelerate, transformers and timm, a thin adapter each, imported only when used."""
+"""Integrations with Lightning, Accelerate, transformers and timm: thin adapters, imported only when used."""

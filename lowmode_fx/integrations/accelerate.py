@@ -1,4 +1,4 @@
-"""Accelerate: ``prepare`` with the optimizer attached."""
+"""Accelerate: ``prepare`` that also attaches the optimizer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ need("accelerate", "accelerate")
 
 
 def prepare(accelerator: Any, *objects: Any) -> Any:
-    """``accelerator.prepare(*objects)``, and each net among them is attached to each optimizer among them.
+    """Call ``accelerator.prepare(*objects)``, and attach each optimizer among the objects to each net.
 
-    objects: nets, optimizers, loaders and schedulers in any order. Returns what ``accelerator.prepare`` does: one
-        object for one, else a tuple. ``accelerator.save_state`` saves the schedule with the optimizer's state, and
-        ``load_state`` goes on from there. ``accelerator.prepare`` and ``net.attach(optimizer)`` do the same.
+    ``accelerator.save_state`` saves the schedule with the optimizer's state, and ``load_state`` resumes from it.
+    Calling ``accelerator.prepare`` and ``net.attach(optimizer)`` has the same effect.
 
-    Raises ``ValueError`` where there is no net or no optimizer among them.
+    Args:
+        accelerator: The ``accelerate.Accelerator``.
+        *objects: Nets, optimizers, loaders and schedulers in any order.
+
+    Returns:
+        What ``accelerator.prepare`` returns, one object for one, otherwise a tuple.
+
+    Raises:
+        ValueError: There is no net or no optimizer among the objects.
     """
     from torch import nn
 
@@ -28,9 +35,7 @@ def prepare(accelerator: Any, *objects: Any) -> Any:
     for found, kind in ((nets, "net"), (optimizers, "optimizer")):
         if not found:
             given = ", ".join(type(each).__name__ for each in objects) or "nothing"
-            raise ValueError(
-                f"there is no {kind} among what is to be prepared ({given}); give net and optimizer at once"
-            )
+            raise ValueError(f"prepare got no {kind}: {given}; give net and optimizer in one call")
     prepared = accelerator.prepare(*objects)
     together = (prepared,) if len(objects) == 1 else prepared
     for before, after in zip(objects, together, strict=True):

@@ -1,4 +1,4 @@
-"""Packages that an adapter is for, and that nothing else of the project needs."""
+"""Optional packages, each needed by one integration only."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from types import ModuleType
 
 
 def need(module: str, extra: str) -> ModuleType:
-    """The module. Raises ``ImportError`` that names the extra where it is missing."""
+    """Import a module. Raises ``ImportError`` that names the extra if it is missing."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if not module.startswith(str(error.name)):
-            raise  # something that the package itself lacks
+            raise  # a dependency of the package is missing
         package = module.partition(".")[0]
         raise ImportError(
-            f"{package} is not installed, and lowmode_fx.integrations.{extra} is for it; pip install "
+            f"{package} is not installed, but lowmode_fx.integrations.{extra} needs it; pip install "
             f"'lowmode-fx[{extra}]'",
             name=package,
         ) from error

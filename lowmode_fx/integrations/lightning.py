@@ -19,15 +19,16 @@ pytorch: Any = need("lightning.pytorch", "lightning")
 
 
 class LowModeCallback(pytorch.Callback):
-    """Attaches the optimizers, tells the epoch, and keeps the schedule with the checkpoint.
+    """Attaches the optimizers, sets the epoch, and saves the schedule in checkpoints.
 
-    Checkpoints hold the schedule in the optimizers' states, so that ``fit(ckpt_path=...)`` goes on where it stood, in
-    the middle of an epoch too. Learning-rate and batch-size finders leave it where it was. The pass in which
+    Checkpoints hold the schedule in the optimizers' state dicts, so that ``fit(ckpt_path=...)`` resumes it, also in the
+    middle of an epoch. Learning-rate and batch-size finders leave the schedule as it was. The pass in which
     ``StochasticWeightAveraging`` gathers statistics runs in full-mode.
 
-    log: tell the module's loggers ``low_mode/low`` (1 for a low step, 0 for a full one; its mean over an epoch is the
-        share of low steps), and for each mode ``low_mode/<mode>_loss`` and ``low_mode/<mode>_seconds``: wall time of a
-        batch, which on a GPU is that of its calls.
+    Args:
+        log: Log ``low_mode/low`` to the module's loggers (1 for a low step, 0 for a full one; its mean over an epoch is
+            the share of low steps), and for each mode ``low_mode/<mode>_loss`` and ``low_mode/<mode>_seconds``, the
+            wall time of a batch, which on a GPU is that of its launches.
     """
 
     def __init__(self, log: bool = True) -> None:
@@ -39,16 +40,16 @@ class LowModeCallback(pytorch.Callback):
         self._start = 0.0
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Note where the schedules stand, before anything tries out steps."""
+        """Note the state of the schedules, before anything tries out steps."""
         if stage != "fit":
             return
         nets = nets_in(pl_module)
-        if nets == self._nets and self._found:  # a finder has left its trial here
+        if nets == self._nets and self._found:  # a finder has left its trial steps here
             self._put_back()
         self._nets, self._found = nets, [net.schedule_state() for net in nets]
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Attach the optimizers: before their states are restored, and so the schedule's."""
+        """Attach the optimizers, before their state dicts, and so the schedule's state, are restored."""
         self._put_back()
         self._found = []
         for net in self._nets:
@@ -60,19 +61,19 @@ class LowModeCallback(pytorch.Callback):
             net.load_schedule_state(state)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Tell the epoch."""
+        """Set the epoch of every net."""
         for net in self._nets:
             net.set_epoch(trainer.current_epoch)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """A batch that no step follows runs in full-mode."""
+        """Run a batch that no optimizer step follows in full-mode."""
         if getattr(trainer.fit_loop, "_skip_backward", False):
             for net in self._nets:
                 self._batch.enter_context(net.full_mode())
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Tell the loggers of the batch."""
+        """Log the mode, loss and time of the batch."""
         seconds = time.perf_counter() - self._start
         self._batch.close()
         if not self._log or trainer.logger is None or getattr(trainer.fit_loop, "_skip_backward", False):

@@ -1,4 +1,4 @@
-"""The nets in what a trainer trains."""
+"""Finds the nets inside a module that a trainer trains."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from lowmode_fx.runtime.model import LowModeModel
 
 
 def nets_in(module: nn.Module) -> list[LowModeModel]:
-    """Every net that trains in ``module`` or is it, however it is wrapped (compiled, in DDP, in a task, in an average).
+    """Every net that is trained in ``module``, however it is wrapped (compiled, in DDP, in a task, in an average).
 
-    Copies that no optimizer trains (averages, momentum encoders) are left out. Raises ``ValueError`` where there is
-    none.
+    Copies that no optimizer trains (averages, momentum encoders) are left out. Raises ``ValueError`` if there is none.
     """
     found = [net for net in _walk(module, set()) if not net.is_copy]
     if not found:
         raise ValueError(
-            f"{type(module).__name__} holds no LowModeModel; wrap its network: "
+            f"{type(module).__name__} holds no LowModeModel; wrap its network in one: "
             "LowModeModel(build_pair(network, images), schedule)"
         )
     return found

@@ -1,4 +1,4 @@
-"""timm: tasks for its training script, which saves what a task tells and trains what it holds."""
+"""timm: tasks for its training script, whose checkpoints hold the schedule."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ task: Any = need("timm.task", "timm")
 
 
 class _KeepsSchedule:
-    """What stands before a task's class: its state holds the schedule."""
+    """A mixin in front of a task's class: its state holds the schedule."""
 
     def get_task_state(self: Any, module: Any = None, ema: bool = False) -> dict[str, Any]:
-        """The task's own, and where the schedule stands; averages have no schedule."""
+        """The task's own state and the schedule's; averages have no schedule."""
         state: dict[str, Any] = super().get_task_state(module, ema)  # type: ignore[misc]
         return state if ema else {**state, "lowmode": [net.schedule_state() for net in _nets(self)]}
 
     def load_task_state(
         self: Any, state: dict[str, Any] | None, strict: bool = True, module: Any = None, ema: bool = False
     ) -> None:
-        """Go on from there."""
+        """Resume from a state of ``get_task_state``."""
         rest = dict(state or {})
         saved = rest.pop("lowmode", [])
         if saved and not ema:
@@ -33,29 +33,43 @@ class _KeepsSchedule:
         super().load_task_state(rest, strict, module, ema)  # type: ignore[misc]
 
     def attach(self: Any, optimizer: Any) -> None:
-        """Count the optimizer's steps."""
+        """Count the optimizer's steps.
+
+        Args:
+            optimizer: The optimizer that trains the task.
+        """
         for net in _nets(self):
             net.attach(optimizer)
 
     def set_epoch(self: Any, epoch: int) -> None:
-        """Tell the epoch (from 0) before it begins."""
+        """Set the epoch before it begins.
+
+        Args:
+            epoch: The epoch, from 0.
+        """
         for net in _nets(self):
             net.set_epoch(epoch)
 
 
 class LowModeTask(_KeepsSchedule, task.ClassificationTask):
-    """timm's ``ClassificationTask`` over a net: its checkpoints hold the schedule.
+    """timm's ``ClassificationTask`` for a net: its checkpoints hold the schedule.
 
-    Arguments are its; averages (``setup_ema``), ``compile`` and ``prepare_distributed`` are timm's.
+    It takes the arguments of ``ClassificationTask``; averages (``setup_ema``), ``compile`` and ``prepare_distributed``
+    are timm's.
     """
 
 
 def low_mode_task(made: nn.Module) -> Any:
-    """Any ``timm.task.TrainingTask`` over a net as one whose checkpoints hold the schedule.
+    """Make any ``timm.task.TrainingTask`` for a net save the schedule in its checkpoints.
 
-    made: the same object comes back, of a class that has ``attach(optimizer)`` and ``set_epoch(epoch)`` too.
+    Args:
+        made: The task.
 
-    Raises ``ValueError`` where the task trains no net.
+    Returns:
+        The same object, with the methods ``attach(optimizer)`` and ``set_epoch(epoch)`` too.
+
+    Raises:
+        ValueError: The task trains no net.
     """
     _nets(made)
     kind = type(made)

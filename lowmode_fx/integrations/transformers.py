@@ -13,24 +13,24 @@ transformers: Any = need("transformers", "transformers")
 
 
 class LowModeCallback(transformers.TrainerCallback):
-    """Attaches the optimizer, tells the epoch, logs the share of low steps, and writes the model's configuration.
+    """Attaches the optimizer, sets the epoch, logs the share of low steps, and saves the model's configuration.
 
-    Checkpoints hold the schedule with the optimizer, so ``train(resume_from_checkpoint=...)`` goes on where it stood,
-    and the model's own weights and configuration, so that its ``from_pretrained`` reads them. At the end
-    ``net.save_pretrained(folder)`` is the model's own.
+    Checkpoints hold the schedule with the optimizer, so ``train(resume_from_checkpoint=...)`` resumes it, and the
+    model's own weights and configuration, so that its ``from_pretrained`` reads them. ``net.save_pretrained(folder)``
+    is the model's own method.
     """
 
     def __init__(self) -> None:
         self._steps = self._low_steps = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
-        """Attach the optimizer, which has loaded its state where a run goes on."""
+        """Attach the optimizer, which has loaded its state dict if a run is resumed."""
         self._nets = nets_in(objects["model"])
         for net in self._nets:
             net.attach(objects["optimizer"])
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
-        """Tell the epoch."""
+        """Set the epoch of the net."""
         for net in self._nets:
             net.set_epoch(int(state.epoch or 0))
 
@@ -47,7 +47,7 @@ class LowModeCallback(transformers.TrainerCallback):
             self._steps = self._low_steps = 0
 
     def on_save(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
-        """Write ``config.json`` beside the weights, as ``save_pretrained`` of the model would."""
+        """Write ``config.json`` next to the weights, like the model's ``save_pretrained``."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         for net in self._nets:
             config: Any = getattr(net.ladder.model, "config", None)

@@ -1,4 +1,4 @@
-"""Images that keep up with a GPU: sets that lie on it, and copies that are under way before they are asked for."""
+"""Fast input for a GPU: a data set that lies on the device, and asynchronous copies of batches."""
 
 from lowmode_fx.loading.augmentation import Augmentation
 from lowmode_fx.loading.device_loader import DeviceLoader

@@ -1,4 +1,4 @@
-"""A random crop out of a padded image, and a mirror image of it: uint8 in, uint8 out, one batch at a time."""
+"""Random crops of padded images and horizontal flips: uint8 in, uint8 out, one batch at a time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ __all__ = ["UNCHANGED", "Augmentation", "crop", "mirror", "window_starts"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training batch: a crop out of an image padded by ``shift`` pixels of zeros, and a flip.
+    """Random changes of a training batch: a crop of the zero-padded image, a horizontal flip, mixup and cutmix.
 
-    ``mixup``, ``cutmix``: where above 0, images are blended with others of their batch, or get a part of them
-    (``loading/mixing.py``), by that parameter of a Beta distribution; where both are, one of them by lot.
+    Args:
+        shift: Pixels of zero padding on each side, before an image is cropped to its own size.
+        flip: Whether half of the images are mirrored left to right.
+        mixup: Parameter of the Beta distribution by which images are blended with others of their batch; 0 for none.
+        cutmix: Likewise for images that get a part of another one (``loading/mixing.py``). Where both are above 0, one
+            of them is drawn for each batch.
     """
 
     shift: int = 0
@@ -25,15 +29,15 @@ class Augmentation:
     cutmix: float = 0.0
 
 
-#: Images as they are.
+#: No augmentation.
 UNCHANGED = Augmentation()
 
 
 def window_starts(rows: Tensor, columns: Tensor, places: Tensor, shape: Sequence[int], shift: int) -> Tensor:
-    """Where the crop of each image begins in its batch's padded memory, in pixels: what ``crop`` takes. int64 (N,).
+    """Where the crop of each image begins in its batch's padded memory, in pixels, for ``crop``. int64 (N,).
 
-    rows, columns: of the crop's corner in the padded image, 0 to ``2 * shift``, int64 (N,).
-    places: of each image in its batch, int64 (N,).
+    rows, columns: the crop's corner in the padded image, 0 to ``2 * shift``, int64 (N,).
+    places: index of each image in its batch, int64 (N,).
     shape: (C, H, W) of an image.
     """
     channels, height, width = shape
@@ -46,8 +50,8 @@ def crop(images: Tensor, starts: Tensor, shift: int) -> Tensor:
     _, channels, height, width = images.shape
     padded = F.pad(images, (shift, shift, shift, shift))
     *_, plane, row_length, _ = padded.stride()
-    # A window on the padded batch for every pixel that one can begin at. They overlap; only those chosen are copied,
-    # row by row, which is much faster than to gather their pixels.
+    # One window of the padded batch for every possible start. Windows overlap; only the chosen ones are copied,
+    # row by row, which is much faster than gathering pixels.
     reach = (channels - 1) * plane + (height - 1) * row_length + width
     shape, strides = (channels, height, width), (plane, row_length, 1)
     windows = padded.as_strided((padded.numel() - reach + 1, *shape), (1, *strides))
@@ -55,8 +59,8 @@ def crop(images: Tensor, starts: Tensor, shift: int) -> Tensor:
 
 
 def mirror(images: Tensor, masks: Tensor) -> Tensor:
-    """uint8 images (N, C, H, W), those whose mask uint8 (N,) is 255 mirrored left to right; 0 leaves one as it is."""
+    """Mirror the uint8 images (N, C, H, W) whose mask uint8 (N,) is 255 left to right; 0 leaves an image as it is."""
     masks = masks.view(-1, 1, 1, 1)
-    # By bits, for `torch.where` on bytes is not vectorised on a CPU, and choosing images by a mask waits for the GPU.
+    # Bitwise: `torch.where` on bytes is not vectorised on a CPU, and selecting images by a mask waits for the GPU.
     changes = images.flip(-1).bitwise_xor_(images).bitwise_and_(masks)
     return changes.bitwise_xor_(images)

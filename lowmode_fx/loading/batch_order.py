@@ -1,4 +1,4 @@
-"""Which images stand in which batch of an epoch, on each of several ranks."""
+"""The order of images in the batches of an epoch, on each of several ranks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["BatchOrder"]
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """The batches of a set of ``length`` images as one rank of ``world_size`` takes them.
+    """The batches of a set of ``length`` images for one rank of ``world_size``.
 
-    Ranks take images in turn, as torch's ``DistributedSampler`` has it, so that all ranks' batches of a step together
-    are those of one process with the larger batch. Every rank has as many batches, of the same sizes: with
-    ``drop_last`` whole ones alone, another rest being left out each epoch; without, the first images of the epoch come
-    again where the ranks can't share evenly.
+    Ranks take images in turn, like torch's ``DistributedSampler``, so that all ranks' batches of a step together are
+    those of one process with the larger batch. Every rank has the same number of batches, of the same sizes: with
+    ``drop_last`` only full batches, leaving out different images each epoch; without it, the first images of the epoch
+    are repeated if the ranks can't share evenly.
 
-    Raises ``ValueError`` or ``TypeError`` for a value that is out of range, and where no batch would be whole.
+    Raises ``ValueError`` or ``TypeError`` for a value that is out of range, and if there would be no full batch.
     """
 
     length: int
@@ -50,23 +50,23 @@ class BatchOrder:
             )
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         if self.drop_last:
             return self.length // (self.batch_size * self.world_size)
         return -(-self._share // self.batch_size)
 
     @property
     def _share(self) -> int:
-        """Images of each rank, before whole batches are counted."""
+        """Number of images per rank, before they are cut to full batches."""
         return -(-self.length // self.world_size)
 
     @property
     def images(self) -> int:
-        """Images that a rank sees in an epoch."""
+        """Number of images that a rank sees in an epoch."""
         return len(self) * self.batch_size if self.drop_last else self._share
 
     def indices(self, epoch: int) -> Tensor:
-        """The rank's images in their order, int64 (images,) on the CPU: each ``batch_size`` of them are a batch."""
+        """The rank's images in order, int64 (images,) on the CPU; each ``batch_size`` of them are a batch."""
         order = epoch_order(self.length, self.seed, epoch) if self.shuffle else torch.arange(self.length)
         wanted = self.images * self.world_size
         if wanted > self.length:

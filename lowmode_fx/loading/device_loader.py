@@ -1,4 +1,4 @@
-"""``DeviceLoader``: a set of images that lies on the device as bytes; each batch is made there."""
+"""``DeviceLoader``: a set of images that lies on the device as bytes; batches are made there."""
 
 from __future__ import annotations
 
@@ -20,26 +20,35 @@ __all__ = ["DeviceLoader"]
 
 
 class DeviceLoader:
-    """Batches of images that lie on the device: chosen, cropped, mirrored and normalised there, without the host.
+    """Batches of a set of images that lies on the device: selected, cropped, flipped and normalised there.
 
-    An epoch's order, crops and flips are functions of the seed, the epoch and each image's index: the same pictures on
-    a CPU and a GPU, with batches of any size, on any number of ranks, and after a resume. They are drawn once an epoch;
-    no batch waits for the host, and all have one shape but for a ragged last one (``drop_last=True`` leaves it out).
+    The order, crops and flips of an epoch are functions of the seed, the epoch and each image's index: they are the
+    same on a CPU and a GPU, with batches of any size, on any number of ranks, and after a resume. They are drawn once
+    per epoch; no batch waits for the host, and all batches have one shape except for a ragged last one.
 
-    images: uint8 (N, C, H, W), all of the set. labels: (N,), or (N, …) if they don't move with the pixels.
-    batch_size, shuffle, drop_last: as ``DataLoader`` has them.
-    mean, std: per channel, of images in [0, 1].
-    augmentation: the random changes of each image, and of batches: with ``mixup`` or ``cutmix`` labels come as float32
-        (B, classes).
-    classes: of the labels, where they are mixed.
-    seed: of order, crops and flips.
-    rank, world_size: this process among those that share the set, as with ``DistributedSampler``; each holds all of it.
-    device: where the images are held; ``None`` leaves them where they are.
-    net: one with ``downsample_on="host"``, whose low steps get their images at their own size. Its steps are counted
-        from ``net.step`` as it is when an iteration begins. accumulation: batches for each of its optimizer steps.
+    Args:
+        images: All images of the set, uint8 ``(N, C, H, W)``.
+        labels: ``(N,)``, or ``(N, …)`` if they don't move with the pixels.
+        batch_size: As in ``DataLoader``.
+        shuffle: As in ``DataLoader``.
+        drop_last: As in ``DataLoader``: leave out a ragged last batch.
+        mean: Mean of each channel, for images in [0, 1].
+        std: Standard deviation of each channel, for images in [0, 1].
+        augmentation: Random changes of each image and, with ``mixup`` or ``cutmix``, of batches, whose labels are then
+            float32 ``(B, classes)``.
+        classes: Number of classes of the labels, where they are mixed.
+        seed: Seed of order, crops and flips.
+        rank: Rank of this process, as in ``DistributedSampler``; each process holds the whole set.
+        world_size: Number of processes that share the set.
+        device: Where the images are held; ``None`` leaves them where they are.
+        net: A net with ``downsample_on="host"``: batches of its low steps are downsampled. Steps are counted from
+            ``net.step`` at the start of an iteration.
+        accumulation: Batches per optimizer step of ``net``.
 
-    Raises ``TypeError`` for images that aren't uint8, ``ValueError`` for shapes that don't fit, for maps as labels of
-    images that move under them, for a net that downsamples by itself, and for what ``BatchOrder`` refuses.
+    Raises:
+        TypeError: ``images`` is not uint8.
+        ValueError: Shapes don't fit, labels would have to move with cropped images, the net downsamples itself, or
+            there would be no full batch.
     """
 
     def __init__(
@@ -64,12 +73,12 @@ class DeviceLoader:
         _check(images, labels, augmentation, mean, std)
         if net is not None and net.downsample_on != "host":
             raise ValueError(
-                "the net downsamples on the device, and would do it twice; make it with downsample_on='host', or leave "
+                "net downsamples on the device too, so images would shrink twice; give downsample_on='host', or leave "
                 "out net"
             )
         self.order = BatchOrder(len(images), batch_size, seed, shuffle, drop_last, rank, world_size)
         self.device = images.device if device is None else torch.device(device)
-        # Images and their pixels in a row: what channels-last images would be gathered from is not.
+        # Images must be contiguous: channels-last images would be slow to gather.
         self.images, self.labels = images.to(self.device).contiguous(), labels.to(self.device)
         self.normalise = Normalise(mean, std, self.device)
         self.augmentation = augmentation
@@ -79,20 +88,28 @@ class DeviceLoader:
         self.step = self._first = 0
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return len(self.order)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the epoch (from 0) before it begins, as with ``DistributedSampler``; without, each pass is the same."""
+        """Set the epoch before it begins, as for ``DistributedSampler``; without it every pass is the same.
+
+        Args:
+            epoch: The epoch, from 0.
+        """
         if epoch != self.epoch:
             self.load_state_dict({"epoch": epoch, "step": 0})
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches have been given out."""
+        """Return the epoch, and the number of its batches so far."""
         return {"epoch": self.epoch, "step": self.step}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from there: the next iteration gives the rest of that epoch."""
+        """Resume from a state dict: the next iteration yields the rest of that epoch.
+
+        Args:
+            state: The result of ``state_dict()``.
+        """
         self.epoch = as_count("epoch", state["epoch"])
         self.step = self._first = as_count("step", state["step"])
 
@@ -103,7 +120,15 @@ class DeviceLoader:
             yield batch
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The (images float32 (B, C, H, W), labels (B, …)) of an epoch, from its batch ``first`` on."""
+        """Yield the batches of an epoch, from batch ``first`` on.
+
+        Args:
+            epoch: The epoch, from 0.
+            first: Number of batches to skip.
+
+        Yields:
+            (images, labels) - images float32 ``(B, C, H, W)``, labels ``(B, …)``.
+        """
         shape = self.images.shape[1:]
         plan = plan_epoch(
             self.order, epoch, self.labels, shape, self.augmentation, self.normalise, self.device, self.mixing
@@ -125,16 +150,16 @@ def _check(
         if not isinstance(value, Tensor):
             raise wrong_type(name, value, "a tensor")
     if images.dtype != torch.uint8:
-        raise TypeError(f"images have dtype {images.dtype}; give the bytes as they were decoded, torch.uint8")
+        raise TypeError(f"images have dtype {images.dtype}; give the decoded bytes, torch.uint8")
     if images.dim() != 4:
         raise ValueError(f"images have shape {tuple(images.shape)}; give (N, C, H, W)")
     if len(labels) != len(images):
-        raise ValueError(f"{len(images)} images have {len(labels)} labels; give one each")
+        raise ValueError(f"{len(images)} images have {len(labels)} labels; give one label per image")
     if labels.dim() > 2 and augmentation != UNCHANGED:
         raise ValueError(
-            f"labels have shape {tuple(labels.shape)}, and would not be cropped and mirrored with their images; leave "
-            "out augmentation, and change both in the loop"
+            f"labels have shape {tuple(labels.shape)} but are not cropped and flipped with their images; leave "
+            "out augmentation, and augment both in the training loop"
         )
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, images.shape[1]):
-            raise ValueError(f"{name} has {len(values)} values for {images.shape[1]} channels; give one a channel")
+            raise ValueError(f"{name} has {len(values)} values for {images.shape[1]} channels; give one per channel")

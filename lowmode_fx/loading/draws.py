@@ -1,4 +1,4 @@
-"""What is drawn for an epoch, as pure functions of integers: the same on every device, in any order of steps."""
+"""Random draws of an epoch, as pure functions of integers: the same on every device, in any order of steps."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from lowmode_fx.runtime.schedules.draws import GOLDEN_GAMMA, WORD, mix64
 
 __all__ = ["DRAWS", "crop_draws", "drawing_from", "epoch_order", "generator_for", "mix_seed", "picture_seed"]
 
-#: The version of what is drawn here; version 1 drew the crops of each batch one after the other.
+#: The version of the draws; version 1 drew the crops of each batch in sequence.
 DRAWS = 2
 
-_ORDER, _CROPS, _PICTURES, _MIXES = range(4)  # streams of draws that never share a key
-_BITS = 24  # of a word, for each corner: even among 224 of them none is likelier by more than a 70,000th
+_ORDER, _CROPS, _PICTURES, _MIXES = range(4)  # streams of draws with separate keys
+_BITS = 24  # of a word, for each corner: even among 224 of them probabilities differ by less than 1 / 70,000
 
 
 def generator_for(seed: int, epoch: int, step: int, stream: int) -> torch.Generator:
-    """A generator on the CPU that depends on the four numbers only, well mixed."""
+    """A CPU generator that depends only on the four numbers, well mixed."""
     state = np.random.SeedSequence([seed, epoch, step, stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) % 2**63)
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> Tensor:
-    """The permutation int64 (length,) of an epoch."""
+    """The permutation of an epoch, int64 (length,)."""
     return torch.randperm(length, generator=generator_for(seed, epoch, 0, _ORDER))
 
 
 def crop_draws(indices: Tensor, seed: int, epoch: int, shift: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the crop of each image of a set begins in the padded image, and whether it is mirrored.
+    """Where the crop of each image of a set begins in the padded image, and whether the image is flipped.
 
-    indices: int64 (N,), of the images in the set; what is drawn for one depends on no other.
+    indices: int64 (N,), of the images in the set; the draws of one do not depend on the others.
     shift: pixels of padding on each side.
 
     Returns the rows and the columns, int64 (N,) from 0 to ``2 * shift``, and bool (N,), all on the CPU.
@@ -49,9 +49,9 @@ def crop_draws(indices: Tensor, seed: int, epoch: int, shift: int) -> tuple[Tens
 
 
 def _words(indices: Tensor, seed: int, epoch: int) -> npt.NDArray[np.uint64]:
-    """64 random bits for each image: SplitMix64 of (seed, epoch, index), the counter-based draws of the schedules."""
+    """64 random bits per image: SplitMix64 of (seed, epoch, index), the counter-based draws of the schedules."""
     key = _key(seed, _CROPS, epoch)
-    # Products and sums of uint64 arrays are modulo 2**64, silently, as they should be.
+    # Products and sums of uint64 arrays wrap modulo 2**64 silently, as intended.
     counters = (indices.numpy().astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN_GAMMA)
     return mix64(counters + np.uint64(key))
 

@@ -1,4 +1,4 @@
-"""All that is drawn for an epoch, brought to the device at once: no batch waits for the host."""
+"""All draws of an epoch, copied to the device at once, so that no batch waits for the host."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["EpochPlan", "plan_epoch"]
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The images of an epoch in their order, their labels, how each is cropped and mirrored (``None``: it isn't),
-    and how batches are mixed.
+    """The images of an epoch in order, their labels, their crops and flips (``None`` if there are none), and how
+    batches are mixed.
 
     ``indices``: int64 (M,), on the CPU. ``labels``: (M, …), ``starts``: int64 (M,), ``masks``: uint8 (M,), on the
     device.
@@ -37,7 +37,7 @@ class EpochPlan:
     mixing: Mixing | None = None
 
     def finish(self, step: int, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Batch ``step``, of the uint8 images (N, C, H, W) that stand in it: as float32, with its labels."""
+        """Batch ``step``, from its uint8 images (N, C, H, W): augmented, as float32, with its labels."""
         part = slice(step * self.batch_size, (step + 1) * self.batch_size)
         if self.starts is not None:
             images = crop(images, self.starts[part], self.shift)
@@ -57,7 +57,7 @@ def plan_epoch(
     device: torch.device,
     mixing: Mixing | None = None,
 ) -> EpochPlan:
-    """The plan of an epoch: a pure function of ``order``'s seed, the epoch and each image's place in the set.
+    """The plan of an epoch: a pure function of ``order``'s seed, the epoch and each image's index in the set.
 
     labels: of the whole set, (length, …), on any device.
     shape: (C, H, W) of an image. mixing: of whole batches, once they are normalised.

@@ -1,4 +1,4 @@
-"""From bytes to what a network takes."""
+"""Convert bytes to normalised floats."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["Normalise"]
 
 
 class Normalise:
-    """uint8 (N, C, H, W) → float32 of zero mean and unit deviation per channel, on ``device``.
+    """uint8 (N, C, H, W) → float32 with zero mean and unit deviation per channel, on ``device``.
 
-    mean, std: of each channel, of images in [0, 1]; a single one serves all.
+    mean, std: of each channel, for images in [0, 1]; a single value applies to all channels.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
@@ -22,5 +22,5 @@ class Normalise:
         self.offset = (-means / stds).view(1, -1, 1, 1).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        # Two operations, each rounded as IEEE 754 says: fused into one, a GPU's last bit would be another one's.
+        # Two operations, each with IEEE 754 rounding: fused into one, a GPU's last bit would differ from a CPU's.
         return torch.mul(images.to(self.scale.device, non_blocking=True), self.scale).add_(self.offset)

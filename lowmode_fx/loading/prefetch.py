@@ -1,4 +1,4 @@
-"""Copies that are under way while the device still works at the batch before: for sets that it can't hold."""
+"""Asynchronous copies to the device, while it works on the previous batch: for data sets that don't fit on it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,28 @@ __all__ = ["PrefetchLoader"]
 
 
 class PrefetchLoader:
-    """The batches of a loader on ``device``, the next ones already being copied there.
+    """The batches of a loader on ``device``; the next ones are copied in advance.
 
-    To a GPU they are copied from pinned memory on a stream of their own, beside the work on the batch before
-    (``pin_memory=True`` of a ``DataLoader`` pins in a thread of its own; what isn't pinned is pinned here). On a CPU
-    the loader's batches pass through; to another device they are moved one by one.
+    To a GPU, batches are copied from pinned memory on a separate stream, in parallel with the work on the previous
+    batch (``DataLoader(pin_memory=True)`` pins in a separate thread; batches that are not pinned are pinned here). On a
+    CPU the loader's batches pass through; to another device they are moved one by one.
 
-    loader: anything that gives batches: tensors, or tuples, mappings and dataclasses of them and other things.
-    ahead: batches that are on their way beside the one that is given out.
+    Args:
+        loader: Any iterable of batches: tensors, or tuples, mappings and dataclasses of tensors and other values.
+        device: The device.
+        ahead: Number of batches to copy in advance.
+
+    Raises:
+        ValueError: ``ahead`` is below 1.
     """
 
     def __init__(self, loader: Iterable[Any], device: torch.device | str, ahead: int = 2) -> None:
         self.loader, self.device, self.ahead = loader, torch.device(device), as_count("ahead", ahead, 1)
 
     def __len__(self) -> int:
-        """Batches, where the loader knows their number."""
+        """Number of batches, if the loader knows it."""
         if not isinstance(self.loader, Sized):
-            raise TypeError(f"{type(self.loader).__name__} has no length")
+            raise TypeError(f"loader {type(self.loader).__name__} has no length")
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
@@ -53,7 +58,7 @@ class _Copies(Protocol):
 
 
 def _ahead(loader: Iterable[Any], copies: _Copies, ahead: int) -> Iterator[Any]:
-    """The loader's batches in their order, ``ahead`` copies being started before one is finished."""
+    """The loader's batches in order, with ``ahead`` copies started before one is finished."""
     started: deque[Any] = deque()
     for batch in loader:
         started.append(copies.start(batch))
@@ -64,7 +69,7 @@ def _ahead(loader: Iterable[Any], copies: _Copies, ahead: int) -> Iterator[Any]:
 
 
 class _CudaCopies:
-    """Copies on a stream of their own, which the stream of the work waits for: the host waits for neither."""
+    """Copies on a separate stream, for which the stream of the work waits; the host waits for neither."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -81,7 +86,9 @@ class _CudaCopies:
         current.wait_event(copied)
         for leaf in tree_leaves(batch):
             if isinstance(leaf, Tensor) and leaf.is_cuda:
-                leaf.record_stream(current)  # its memory is the other stream's, and must not go back before it is read
+                leaf.record_stream(
+                    current
+                )  # the memory belongs to the other stream, and must not be freed before it is read
         return batch
 
 

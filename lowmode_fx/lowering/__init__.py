@@ -1,1 +1,1 @@
-"""A captured model and a configuration to cheaper modes over the same parameters."""
+"""Lower a captured model and a configuration to cheaper modes over the same parameters."""

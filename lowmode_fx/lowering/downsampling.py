@@ -1,7 +1,7 @@
-"""Low-mode's images: each side cut to ⌈side / ratio⌉ (§2.2.1 of arXiv 1910.06548).
+"""Downsample images for low-mode: each side shrinks to ⌈side / ratio⌉ (§2.2.1 of arXiv 1910.06548).
 
-The functions keep no state, draw no random number and take plain arguments, so they serve on the device, inside a
-compiled or captured step, and in the workers of a loader alike.
+The functions keep no state, draw no random numbers and take plain arguments, so the same code runs on the device,
+inside a compiled or captured step, and in the workers of a loader.
 """
 
 import math
@@ -32,46 +32,54 @@ def downsample(
     sides: Sequence[int] | None = None,
     size_multiple: int = 1,
 ) -> Tensor:
-    """Images with each spatial side cut to ⌈side / ratio⌉, in their own dtype and on their own device.
+    """Downsample images: each spatial side shrinks to ⌈side / ratio⌉ (§2.2.1).
 
-    images: ``(N, C, *spatial)`` with 1 to 3 spatial dimensions, of a floating dtype. Half precisions are worked out in
-        float32 and rounded once; autocast changes nothing.
-    ratio: any number ≥ 1, as 2, ``4 / 3`` or ``"4/3"``, or one a side, as ``(1, 2)``. 1 gives ``images`` itself back.
-    spatial_dims: how many of the dimensions are spatial, by default ``images.ndim - 2``. One more than the channels is
-        what an unbatched image needs said: ``(C, H, W)`` with ``spatial_dims=2``.
-    sides: the sides of the result, in pixels, instead of a ratio, which is then side / low side, exactly.
-    size_multiple: see ``downsampled_sides``. The ratio of a side that it changes is side / low side too.
+    The methods are:
 
-    ``method`` is one of
+    - ``"gaussian"`` (the paper's preferred method): a Gaussian blur, then every ratio-th row and column, from the
+      first. Output pixel i lies at ``ratio * i``, on the grid of a convolution of stride ``ratio``; for a fractional
+      ratio that is often between two input pixels. An input pixel at distance d has the weight ``exp(-d² / 2σ²)``,
+      normalised over d up to ⌈3σ⌉; see ``gaussian_taps`` for σ. Borders are replicated, so a constant stays constant
+      and a side may be shorter than the blur.
+    - ``"bilinear"``: linear interpolation between the two nearest pixels of each dimension, without a blur, at the
+      centres of equal cells. A whole ``ratio > 2`` skips pixels and aliases. For fractional ratios above 2 an input
+      pixel at distance d has the weight ``max(0, 1 - d / s)``, normalised inside the image, where s is side / low side.
+    - ``"area"``: the mean of the cell that each output pixel covers, all cells being equal. For a whole ratio, partly
+      covered pixels count in full (adaptive average pooling); otherwise they count by the covered part.
 
-    - ``"gaussian"``: Gaussian blur, then every ratio-th row and column, from the first (the paper's preferred method).
-      Output pixel i lies on ``ratio * i``, the grid of a convolution of stride ``ratio``: on an input pixel, or where
-      the ratio is no whole number often between two. An input pixel d away from there has the weight
-      ``exp(-d² / 2σ²)``, over the sum of these for d up to ⌈3σ⌉; ``gaussian_taps`` says what σ is. Borders are
-      replicated, so that a constant stays constant and a side may be shorter than the blur.
-    - ``"bilinear"``: linear interpolation between the two nearest pixels of each dimension, without a blur; for a whole
-      ``ratio > 2`` it skips pixels, and aliases. For other ratios above 2 an input pixel d away has the weight
-      ``max(0, 1 - d / s)``, over the sum of these inside the image, with s the side over the low side. Output pixels
-      lie on the centres of equal cells.
-    - ``"area"``: the mean of the cell, one of equal ones, that each output pixel covers. Where the ratio is whole,
-      pixels that a cell covers in part count in full (adaptive average pooling); elsewhere, as much as is covered.
+    Args:
+        images: ``(N, C, *spatial)`` with 1 to 3 spatial dimensions, of a floating dtype. Half precisions are computed
+            in float32 and rounded once; autocast has no effect.
+        ratio: Any number ≥ 1, such as 2, ``4 / 3`` or ``"4/3"``, or one per side, such as ``(1, 2)``. 1 returns
+            ``images`` itself.
+        method: ``"gaussian"``, ``"bilinear"`` or ``"area"``.
+        spatial_dims: Number of spatial dimensions, by default ``images.ndim - 2``. Give it for unbatched images: ``(C,
+            H, W)`` needs ``spatial_dims=2``.
+        sides: Sides of the result in pixels, instead of a ratio, which is then exactly side / low side.
+        size_multiple: Round sides that shrink to a multiple; see ``downsampled_sides``. Where this changes a side, its
+            ratio is side / low side.
 
-    Raises ``TypeError`` for images that are no floating tensor (scale uint8 first, ``images.float() / 255``) or a ratio
-    that is no number, and ``ValueError`` for an unknown method, a ratio below 1 or above a side, low sides that are not
-    inside the images, and a rank that does not fit.
+    Returns:
+        The downsampled images ``(N, C, *⌈spatial / ratio⌉)``, with the dtype and on the device of ``images``.
+
+    Raises:
+        TypeError: ``images`` is not a floating tensor (scale uint8 first, ``images.float() / 255``), or the ratio is
+            not a number.
+        ValueError: The method is unknown, the ratio is below 1 or above a side, the sides are not inside the images, or
+            the rank does not fit.
     """
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = str(images.dtype) if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(
-            f"images is of type {kind}; give a tensor of a floating dtype "
+            f"images is of type {kind}; give a tensor with a floating dtype "
             "(for uint8: images.float() / 255, and the normalisation that full-mode uses)"
         )
     as_choice("method", method, DOWNSAMPLING_METHODS)
     dims = images.ndim - 2 if spatial_dims is None else spatial_dims
     if dims not in (1, 2, 3) or images.ndim - dims not in (1, 2):
         raise ValueError(
-            f"images of shape {tuple(images.shape)} do not have spatial_dims={dims}; give (N, C, *spatial) with 1 to 3 "
-            "spatial dimensions, or (C, *spatial) and say how many, such as spatial_dims=2 for (C, H, W)"
+            f"images of shape {tuple(images.shape)} don't fit spatial_dims={dims}; give (N, C, *spatial) with 1 to 3 "
+            "spatial dimensions, or (C, *spatial) with spatial_dims, such as spatial_dims=2 for (C, H, W)"
         )
     low, ratios = _plan(images.shape[-dims:], ratio, sides, size_multiple)
     if all(p == q for p, q in ratios):
@@ -85,14 +93,22 @@ def downsample(
 
 
 def downsampled_sides(sides: Sequence[int], ratio: RatioLike, size_multiple: int = 1) -> tuple[int, ...]:
-    """The sides, in pixels, of an image of ``sides`` after ``downsample``: ⌈side / ratio⌉ each.
+    """Compute the sides of an image after ``downsample``: ⌈side / ratio⌉ each.
 
-    size_multiple: of the sides that shrink, for models that halve their maps often: ⌈side / ratio⌉ is rounded to the
-        nearest multiple, the larger of two, at least one and never above the side. 224 at a ratio of 2 and a multiple
-        of 32 becomes 128, at 4 / 3 it becomes 160.
+    Args:
+        sides: Sides of the image, in pixels.
+        ratio: As in ``downsample``.
+        size_multiple: For models that halve their maps often: a side that shrinks is rounded to the nearest multiple,
+            the larger of two, at least one multiple and never above the side. 224 at a ratio of 2 and a multiple of 32
+            becomes 128, at 4 / 3 it becomes 160.
 
-    Raises ``TypeError`` for a ratio that is no number, and ``ValueError`` for one below 1, above a side or for another
-    number of sides, and for a multiple below 1 or one that leaves every side as it was.
+    Returns:
+        The low sides, in pixels.
+
+    Raises:
+        TypeError: The ratio is not a number.
+        ValueError: The ratio is below 1, above a side or for another number of sides, or the multiple is below 1 or
+            leaves every side as it is.
     """
     if isinstance(size_multiple, bool) or not isinstance(size_multiple, int) or size_multiple < 1:
         raise OptionError("size_multiple", size_multiple, "is out of range", "give an int of at least 1")
@@ -104,7 +120,7 @@ def downsampled_sides(sides: Sequence[int], ratio: RatioLike, size_multiple: int
         return low
     rounded = tuple(_rounded(*each, size_multiple) for each in zip(sides, low, strict=True))
     if rounded == tuple(sides) != low:
-        problem = f"leaves images with sides {tuple(sides)} as they are, at ratio {ratio_text(ratio)}"
+        problem = f"leaves images with sides {tuple(sides)} as they are at ratio {ratio_text(ratio)}"
         raise OptionError("size_multiple", size_multiple, problem, "give a smaller multiple, or larger images")
     return rounded
 
@@ -119,10 +135,10 @@ def _rounded(side: int, low: int, multiple: int) -> int:
 def _plan(
     sides: Sequence[int], ratio: RatioLike | None, low: Sequence[int] | None, multiple: int
 ) -> tuple[tuple[int, ...], tuple[Terms, ...]]:
-    """Low sides, and the ratio that leads to each."""
+    """Low sides, and the ratio of each."""
     if (ratio is None) == (low is None):
         raise ValueError(
-            f"ratio={ratio!r}, sides={low!r} is not one size; give one of them, as ratio=2 or sides=(112, 112)"
+            f"ratio={ratio!r}, sides={low!r} must be one of the two; give either, as ratio=2 or sides=(112, 112)"
         )
     if ratio is not None:
         found = downsampled_sides(sides, ratio, multiple)
@@ -143,14 +159,14 @@ def _plan(
 
 
 def _lowest_terms(side: int, low: int) -> Terms:
-    # Where dynamo holds the sides for symbols, the length of a range pins them down: the weights are for these sides.
+    # dynamo may treat the sides as symbols. The length of a range specialises them: the weights are for these sides.
     p, q = len(range(side)), len(range(low))
     divisor = math.gcd(p, q)
     return p // divisor, q // divisor
 
 
 def _too_large(sides: Sequence[int], ratio: RatioLike) -> OptionError:
-    # A side of 1 can't shrink by any ratio; where only some sides are too short, the others still can.
+    # A side of 1 can't shrink by any ratio. If only some sides are too short, the others still can.
     shown, least = plain_ratio(ratio), min(sides)
     ratios = [ratio_terms(each) for each in side_ratios(ratio, len(sides))]
     fitting = tuple(
@@ -158,9 +174,9 @@ def _too_large(sides: Sequence[int], ratio: RatioLike) -> OptionError:
         for each, (p, q), side in zip(side_ratios(shown, len(sides)), ratios, sides, strict=True)
     )
     ways = [f"at most {least}, the shortest side", "larger images"] if least > 1 else []
-    ways += [f"{setting('ratio', fitting)}, one a side"] if any(each != 1 for each in fitting) else []
-    ways += [f"{setting('downsample_input', False)}, which keeps them whole"]
-    problem = f"leaves nothing of images with sides {tuple(sides)}"
+    ways += [f"{setting('ratio', fitting)}, one per side"] if any(each != 1 for each in fitting) else []
+    ways += [f"{setting('downsample_input', False)} to keep them at full size"]
+    problem = f"is too large for images with sides {tuple(sides)}"
     return OptionError("ratio", shown, problem, f"give {', or '.join(ways)}")
 
 

@@ -1,4 +1,4 @@
-"""A low mode's graph before its passes, which a proof holds against the model, at the build and when that changes."""
+"""The graph of a low mode before its passes, which is proven against the model, again whenever that changes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from passes.preserve import train_mode
 
 @dataclass(frozen=True)
 class Draft:
-    """A graph of ``captured``'s model for a call of the shapes of ``inputs``.
+    """The captured model's graph for a call with the shapes of ``inputs``.
 
-    ``state``: of the model when it was proven; none where that is to be done yet.
+    ``state`` is the model's state when the graph was proven; it is empty as long as that has not happened.
     """
 
     captured: Captured
@@ -28,9 +28,10 @@ class Draft:
     state: list[Any] | None = None
 
     def proven(self, *, again: bool = False) -> Draft:
-        """The same, proven for the model as it is now. Raises ``TraceError`` where it does not train as that does.
+        """Return the draft, proven for the model as it is now.
 
-        again: the model's graph was proven before, for images of another size, and this is a copy of it.
+        ``again``: the model's graph was proven before, for images of another size, and this is a copy of it. Raises
+        ``TraceError`` if the graph does not train as the model does.
         """
         model = self.captured.model
         state = model_state(model)
@@ -45,7 +46,7 @@ class Draft:
         return replace(self, state=state)
 
     def over(self, model: nn.Module, full: fx.GraphModule, memo: dict[int, Any]) -> Draft:
-        """The same over a copy of the model, for which it is proven where it was for this one."""
+        """The same draft over a copy of the model; it is proven for the copy if it was proven for this model."""
         holds = model_state(self.captured.model) == self.state
         captured = replace(self.captured, model=model, graph_module=full)
         return Draft(captured, copy.deepcopy(self.graph, memo), self.inputs, model_state(model) if holds else None)

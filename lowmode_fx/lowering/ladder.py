@@ -1,4 +1,4 @@
-"""Several modes of one model: a ladder, its rungs, and the ladder of one low mode that is a pair."""
+"""``Ladder``, ``Rung`` and ``ModePair``: the modes of one model, cheapest first, full-mode last."""
 
 from __future__ import annotations
 
@@ -22,10 +22,16 @@ from passes import bind_graph
 
 @dataclass(frozen=True)
 class Rung:
-    """A low mode of ``model``: its name, its graph for downsampled images ``(N, C, *⌈S/r⌉)``, and how it was made.
+    """One low mode of a model: its name, its graph and its report.
 
-    ``inputs``: the call that the graph takes. ``draft``: the graph before its passes, where it is proven
-    and runs steps.
+    Attributes:
+        mode: Name of the mode.
+        model: The model that the graph is over.
+        graph: The graph for downsampled images ``(N, C, *⌈S/r⌉)``.
+        config: The configuration that the graph was made with.
+        inputs: The call that the graph takes.
+        report: What the passes changed and skipped.
+        draft: The graph before its passes, if it is proven and runs steps.
     """
 
     mode: Mode
@@ -38,21 +44,28 @@ class Rung:
 
     @cached_property
     def graph_module(self) -> fx.GraphModule:
-        """The graph with its code, which takes long to generate: only when it is asked for."""
+        """The graph as a module. Its code is slow to generate, so this happens on first use."""
         return bind_graph(self.model, self.graph, f"{type(self.model).__name__}Low")
 
     def downsample(self, images: Tensor) -> Tensor:
-        """Full-mode images ``(N, C, *S)`` as this mode takes them, ``(N, C, *⌈S/r⌉)``, unless they stay whole."""
+        """Downsample full-mode images for this mode.
+
+        Args:
+            images: Full-mode images ``(N, C, *S)``.
+
+        Returns:
+            Images ``(N, C, *⌈S/r⌉)``; the same images if ``downsample_input=False``.
+        """
         return downsampler(self.config)(images)
 
     def over(self, model: nn.Module, full: fx.GraphModule, memo: dict[int, Any]) -> Rung:
-        """The same rung over a copy of its model, of which ``full`` is the full graph."""
+        """The same rung over a copy of its model, whose full graph is ``full``."""
         draft = None if self.draft is None else self.draft.over(model, full, memo)
         return replace(self, model=model, graph=copy.deepcopy(self.graph, memo), draft=draft)
 
 
 class downsampler:
-    """Images ``(N, C, *S)`` as low-mode takes them. Small and picklable, for the workers of a loader."""
+    """Downsamples images ``(N, C, *S)`` for a low mode. It is small and picklable, for the workers of a loader."""
 
     def __init__(self, config: LowModeConfig) -> None:
         self._arguments = config.downsampling
@@ -63,11 +76,16 @@ class downsampler:
 
 @dataclass(frozen=True)
 class Ladder:
-    """A model with the graphs of its modes, the cheapest first; all hold the very same parameters and buffers.
+    """A model with the graphs of its modes, cheapest first; all hold the same parameters and buffers.
 
-    ``full`` takes images ``(N, C, *S)``, each rung's graph downsampled ones. All are for training; inference is the
-    model's own business. ``inputs``: the call that full-mode takes. ``modes``: the names of the rungs and, last,
-    ``Mode.FULL``. ``live``: low steps run the model itself, each call lowered as it is made; else they run the graphs.
+    The graphs are for training; for inference use the model.
+
+    Attributes:
+        model: The original model.
+        full: The full-mode graph, for images ``(N, C, *S)``.
+        rungs: The low modes, cheapest first; their graphs take downsampled images.
+        inputs: The call that full-mode takes.
+        live: Whether low steps run the model itself and lower each call as it is made; otherwise they run the graphs.
     """
 
     model: nn.Module
@@ -78,13 +96,17 @@ class Ladder:
 
     @property
     def modes(self) -> tuple[Mode, ...]:
-        """Every mode, the cheapest first, full-mode last."""
+        """All modes, cheapest first, full-mode last."""
         return (*(rung.mode for rung in self.rungs), Mode.FULL)
 
     def resolve(self, mode: Mode) -> Mode:
-        """The ladder's own name of a mode: of one that is told by its place (``Mode.at``), or the mode itself.
+        """Return the ladder's own mode for a mode that may be given by its place (``Mode.at``).
 
-        Raises ``ValueError`` for a mode that the ladder doesn't have.
+        Args:
+            mode: A mode of this ladder, or a place in a ladder of this length.
+
+        Raises:
+            ValueError: The ladder does not have this mode.
         """
         modes = self.modes
         if mode in modes:
@@ -93,26 +115,47 @@ class Ladder:
             if mode is Mode.at(place, len(modes)):
                 return modes[place]
         shown = ", ".join(map(repr, map(str, modes)))
-        raise ValueError(f"mode {str(mode)!r} is none of this ladder's {len(modes)}: {shown}; give a schedule for them")
+        raise ValueError(
+            f"mode {str(mode)!r} is not one of this ladder's {len(modes)}: {shown}; use a schedule for these"
+        )
 
     def rung(self, mode: Mode) -> Rung:
-        """The rung of a low mode. Raises ``ValueError`` for full-mode and for a mode that the ladder doesn't have."""
+        """Return the rung of a low mode.
+
+        Raises:
+            ValueError: The mode is full-mode, or the ladder does not have it.
+        """
         found = self.resolve(mode)
         for rung in self.rungs:
             if rung.mode is found:
                 return rung
-        raise ValueError(f"mode {str(mode)!r} is no rung: it is the network as specified")
+        raise ValueError(
+            f"mode {str(mode)!r} is not a low mode: it runs the model as it is; give the name of a low mode"
+        )
 
     def graph(self, mode: Mode) -> fx.GraphModule:
-        """The graph that runs a mode. Raises ``ValueError`` for a mode that the ladder doesn't have."""
+        """Return the graph of a mode.
+
+        Raises:
+            ValueError: The ladder does not have this mode.
+        """
         return self.full if self.resolve(mode) is Mode.FULL else self.rung(mode).graph_module
 
     def mode_inputs(self, mode: Mode) -> ModelInputs:
-        """The call that the graph of a mode takes. Raises ``ValueError`` for a mode that the ladder doesn't have."""
+        """Return the call that the graph of a mode takes.
+
+        Raises:
+            ValueError: The ladder does not have this mode.
+        """
         return self.inputs if self.resolve(mode) is Mode.FULL else self.rung(mode).inputs
 
     def inputs_of(self, mode: Mode, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """The tensors of a full-mode call as the graph of a mode takes them, its images downsampled."""
+        """Return the tensors of a full-mode call for the graph of a mode, with its images downsampled.
+
+        Args:
+            mode: A mode of this ladder.
+            leaves: The tensors of the call, in the order of ``inputs.leaves``.
+        """
         if self.resolve(mode) is Mode.FULL:
             return list(leaves)
         return self.inputs.map_images(leaves, self.rung(mode).downsample)
@@ -126,30 +169,40 @@ class Ladder:
 
 @dataclass(frozen=True)
 class ModePair(Ladder):
-    """A ladder of one low mode: ``full`` takes images ``(N, C, *S)``, ``low`` downsampled ones ``(N, C, *⌈S/r⌉)``."""
+    """A ladder of one low mode.
+
+    ``full`` takes images ``(N, C, *S)``, ``low`` takes downsampled images ``(N, C, *⌈S/r⌉)``.
+    """
 
     @property
     def low(self) -> fx.GraphModule:
-        """The graph of low-mode."""
+        """The low-mode graph."""
         return self.rungs[0].graph_module
 
     @property
     def config(self) -> LowModeConfig:
-        """How low-mode differs from full-mode."""
+        """The configuration of low-mode."""
         return self.rungs[0].config
 
     @property
     def report(self) -> PairReport:
-        """What was done to make the low graph."""
+        """What the passes changed and skipped to make the low-mode graph."""
         return self.rungs[0].report
 
     def downsample(self, images: Tensor) -> Tensor:
-        """Full-mode images ``(N, C, *S)`` as low-mode takes them: ``(N, C, *⌈S/r⌉)``, unless they stay whole."""
+        """Downsample full-mode images for low-mode.
+
+        Args:
+            images: Full-mode images ``(N, C, *S)``.
+
+        Returns:
+            Images ``(N, C, *⌈S/r⌉)``; the same images if ``downsample_input=False``.
+        """
         return self.rungs[0].downsample(images)
 
 
 def graph_digest(ladder: Ladder) -> str:
-    """A digest of every graph: operations, targets and arguments."""
+    """A digest of every graph: its operations, targets and arguments."""
     lines = (
         f"{node.name} {node.op} {_target(node)} {node.args} {node.kwargs}"
         for graph in (ladder.full.graph, *(rung.graph for rung in ladder.rungs))

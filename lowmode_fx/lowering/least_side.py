@@ -1,4 +1,4 @@
-"""``min_side``: how far images may shrink so that every map of the model keeps a least side."""
+"""``min_side``: limit the ratio of the images so that every feature map keeps a smallest side."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from passes.spelling import setting
 
 
 def with_least_side(config: LowModeConfig, full: fx.GraphModule) -> tuple[LowModeConfig, str]:
-    """The configuration with the largest ratio, up to its own, that leaves each map ``min_side`` pixels a side.
+    """Return the configuration with the largest ratio, up to its own, that keeps maps at ``min_side`` pixels a side.
 
-    Maps are what convolutions give; those that are smaller than that in full-mode don't count. Also a note of what was
-    changed; empty where nothing was. Raises ``ValueError`` where images would stay as they are.
+    Maps are the outputs of convolutions; those that are smaller than that in full-mode are ignored. The second result
+    is a note on the change, empty if there is none. Raises ``ValueError`` if images would stay as they are.
     """
     if config.min_side == 1 or not config.downsample_input:
         return config, ""
@@ -36,9 +36,9 @@ def with_least_side(config: LowModeConfig, full: fx.GraphModule) -> tuple[LowMod
     if not limits:
         return config, ""
     least, name = min(limits)
-    told = f"at {name} full-mode's map has {least} pixels a side"
+    told = f"the map at {name} has {least} pixels a side in full-mode"
     if all(ratio == 1 for ratio in ratios):
-        raise OptionError("min_side", config.min_side, f"leaves images as they are: {told}", "give a smaller one")
+        raise OptionError("min_side", config.min_side, f"leaves images as they are: {told}", "give a smaller value")
     fitted = replace(config, ratio=ratios[0] if len(set(ratios)) == 1 else tuple(ratios))
     before, after = ratio_text(config.ratio), ratio_text(fitted.ratio)
-    return fitted, f"{setting('min_side', config.min_side)} makes the ratio {after} instead of {before}: {told}"
+    return fitted, f"{setting('min_side', config.min_side)} limits the ratio to {after} instead of {before}: {told}"

@@ -1,4 +1,4 @@
-"""``lower``: a captured model and a configuration to one low mode (§2.2)."""
+"""``lower``: make one low mode from a captured model and a configuration (§2.2)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from passes.wording import first_line, sides
 
 
 def low_mode_passes(config: LowModeConfig) -> tuple[GraphPass, ...]:
-    """The passes in their order: what shrinks less, what is pooled, norms, then heads and outputs."""
+    """The passes in their order: max pools and strides, kernels, norms, then heads and outputs."""
     isolate: tuple[GraphPass, ...] = (isolate_batchnorm,) if config.batchnorm == "isolate" else ()
     restore: tuple[GraphPass, ...] = (restore_output,) if config.restore_output else ()
     return (
@@ -54,10 +54,21 @@ def low_mode_passes(config: LowModeConfig) -> tuple[GraphPass, ...]:
 
 
 def lower(captured: Captured, config: LowModeConfig | None = None, mode: Mode = Mode.LOW) -> Rung:
-    """One low mode of a captured model, under the name ``mode``; the capture serves any number of them.
+    """Make one low mode of a captured model; a capture serves any number of them.
 
-    Warns (``NoEffectWarning``) where no kernel is pooled and no max pool dropped. Raises ``PassError`` (a
-    ``ValueError``) where no such mode can be right.
+    Args:
+        captured: The model, from ``capture``.
+        config: Options of the low mode; by default ``LowModeConfig()``.
+        mode: Name of the low mode.
+
+    Returns:
+        The rung, for a ``Ladder``.
+
+    Raises:
+        PassError: No correct low mode exists for this model and configuration (a ``ValueError``).
+
+    Warns:
+        NoEffectWarning: No kernel is pooled and no max pool is dropped.
     """
     rung = lower_quietly(captured, LowModeConfig() if config is None else config, mode)
     warn_of(rung.report)
@@ -65,7 +76,7 @@ def lower(captured: Captured, config: LowModeConfig | None = None, mode: Mode = 
 
 
 def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung:
-    """``lower``, without its warning."""
+    """``lower`` without its warning."""
     model, full = captured.model, captured.graph_module
     config, fitted = with_least_side(config, full)
     inputs = low_inputs(captured.inputs, config)
@@ -97,18 +108,18 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
 
 
 def pair_of(captured: Captured, config: LowModeConfig) -> ModePair:
-    """A captured model with one low mode, as ``build_pair`` makes it, without a warning. Raises as ``lower`` does."""
+    """A captured model with one low mode, as from ``build_pair``, without a warning. Raises as ``lower`` does."""
     rung = lower_quietly(captured, config, Mode.LOW)
     return ModePair(captured.model, captured.graph_module, (rung,), captured.inputs, captured.live)
 
 
 def low_inputs(inputs: ModelInputs, config: LowModeConfig) -> ModelInputs:
-    """The call of a model on images of low-mode's size. Raises ``ValueError`` where nothing would be left of them."""
+    """The model's call on images of low-mode's size. Raises ``ValueError`` if the ratio is too large for them."""
     return inputs.with_image_sides(config.low_sides) if config.downsample_input else inputs
 
 
 def warn_of(report: PairReport) -> None:
-    """Warn the caller of a public function where low-mode has no effect beyond the resolution."""
+    """Warn the caller of a public function if low-mode has no effect beyond the resolution."""
     if report.no_effect:
         warnings.warn(f"{report.no_effect}; see {setting('pool_convs')}", NoEffectWarning, stacklevel=3)
 
@@ -125,6 +136,6 @@ def _low_graph(captured: Captured, inputs: ModelInputs) -> fx.Graph:
         size = sides(inputs.image.shape[2:])
         cause = first_line(error)
         raise PassError(
-            f"{captured.front_end.name} can't follow the model on {size} inputs: {cause}; try an input size that "
-            f"halves more often, or pool kernels alone with {setting('downsample_input', False)}"
+            f"{captured.front_end.name} can't trace the model on {size} inputs: {cause}; use an input size that can "
+            f"be halved more often, or set {setting('downsample_input', False)} to pool kernels only"
         ) from error

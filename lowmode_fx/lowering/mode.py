@@ -1,4 +1,4 @@
-"""A mode by name: one of the ways in which a training step may run."""
+"""``Mode``: one of the ways in which a training step may run, by name."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from typing import Any, ClassVar
 
 
 class Mode:
-    """One mode of a ladder: ``Mode("full")``, the network as specified, or a cheaper one over the same parameters.
+    """One mode of a ladder: ``Mode("full")``, or a cheaper one over the same parameters.
 
-    Modes with one name are one object: ``Mode("low") is Mode.LOW``. A pair has ``Mode.LOW`` and ``Mode.FULL``; a longer
-    ladder's low modes are named after their ratios (``r2``, ``r4/3``), and its last one is ``Mode.FULL``.
+    Modes with the same name are the same object: ``Mode("low") is Mode.LOW``. A pair has ``Mode.LOW`` and
+    ``Mode.FULL``. In a longer ladder low modes are named after their ratios (``r2``, ``r4/3``), and the last mode is
+    ``Mode.FULL``.
 
-    Raises ``ValueError`` for an empty name.
+    Args:
+        name: Name of the mode.
+
+    Raises:
+        ValueError: The name is empty.
     """
 
     FULL: ClassVar[Mode]
@@ -22,7 +27,7 @@ class Mode:
 
     def __new__(cls, name: str) -> Mode:
         if not isinstance(name, str) or not name:
-            raise ValueError(f"mode={name!r} is no name; give one, such as 'full' or 'low'")
+            raise ValueError(f"mode={name!r} is not a name; give one, such as 'full' or 'low'")
         known = cls._known.get(name)
         if known is None:
             known = cls._known[name] = super().__new__(cls)
@@ -31,19 +36,24 @@ class Mode:
 
     @classmethod
     def at(cls, place: int, count: int) -> Mode:
-        """The mode at ``place`` of ``count``, cheapest first, where only places are known: the last one is full.
+        """Return the mode at a place in a ladder whose names are not known; the last place is full-mode.
 
-        Of two, the first is ``LOW``; of more, ``rung0``, ``rung1`` …, which a ladder takes for its own by place.
-        Raises ``ValueError`` for a place that isn't there.
+        Args:
+            place: Place in the ladder, cheapest first, from 0.
+            count: Number of modes. Of two, the first is ``LOW``; of more, they are ``rung0``, ``rung1`` and so on,
+                which ``Ladder.resolve`` maps to the ladder's own modes.
+
+        Raises:
+            ValueError: There is no such place.
         """
         if not 0 <= place < count:
-            raise ValueError(f"mode {place} is none of {count}; give a place from 0 to {count - 1}")
+            raise ValueError(f"place={place} is out of range for {count} modes; give one from 0 to {count - 1}")
         if place == count - 1:
             return cls.FULL
         return cls.LOW if count == 2 else cls(f"rung{place}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"a mode can't be changed: {name}")
+        raise AttributeError(f"Mode is immutable: {name} can't be set")
 
     def __repr__(self) -> str:
         return f"Mode({self.value!r})"

@@ -1,4 +1,4 @@
-"""All about a model that a graph may hold as a constant: when it changes, a proof of the graph is void."""
+"""The state of a model that a graph may hold as constants; when it changes, a proof of the graph is void."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _VALUES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch
 _SEQUENCES = (list, tuple, deque)
 _CODE = (FunctionType, BuiltinFunctionType, MethodType)
 _REGISTRIES = ("_modules", "_parameters", "_buffers")
-#: Containers in containers are followed so deep.
+#: Depth to which nested containers are followed.
 _DEPTH = 3
 
 
 def model_state(model: nn.Module) -> list[Any]:
-    """Which modules there are, in which modes, with which attributes, hooks and kinds of tensors.
+    """Modules, their train or eval modes, attributes, hooks and kinds of tensors.
 
-    Two are equal where nothing has changed, values of tensors aside, which graphs read.
+    Two states are equal if nothing has changed except the values of tensors, which graphs read.
     """
     found: list[Any] = []
     for module in model.modules():
@@ -68,7 +68,7 @@ def _tensor(value: Tensor | None) -> Any:
 
 
 class _Same:
-    """Equal to itself alone. What it holds stays, so that no other object gets its place in memory."""
+    """Equal only to itself. It keeps a reference, so that no other object gets the same ``id``."""
 
     __slots__ = ("_held",)
 

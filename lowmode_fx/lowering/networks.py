@@ -1,4 +1,4 @@
-"""What runs a mode: the model itself in full-mode; in a low mode the model under live lowering, or a rung's graph."""
+"""What runs a mode: the model itself in full-mode; live lowering of the model, or a rung's graph, in a low mode."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from lowmode_fx.lowering.mode import Mode
 from passes import bind_graph
 from passes.preserve import ForwardAttributes
 
-#: What makes of a function or a module one that is compiled.
+#: Compiles a function or a module, as ``torch.compile`` does.
 Compiler = Callable[[Any], Callable[..., Any]]
 
 
 class Network(Protocol):
-    """One mode of a model, called as the model is."""
+    """One mode of a model, which is called with the model's arguments."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the mode returns, uncompiled."""
+        """Run the mode uncompiled."""
         ...
 
     def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
-        """The same through ``compiler``, a ``torch.compile`` with its options."""
+        """The same, compiled by ``compiler``: ``torch.compile`` with its options."""
         ...
 
     def settle(self) -> None:
-        """The step is over: put back what its forward has left for the loop to read."""
+        """End the step: restore what its forward left for the training loop to read."""
 
 
 class FullNetwork:
-    """The model itself, whatever stands in its ``forward``, its hooks included."""
+    """The model itself with its hooks."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -53,9 +53,9 @@ class FullNetwork:
 
 
 class GraphNetwork:
-    """A rung's graph, which is proven anew where the model has changed, and leaves no trace of its steps.
+    """A rung's graph. It is proven again if the model has changed, and its steps change no state of the model.
 
-    downsample: for full-size images, which it downsamples first.
+    ``downsample``: it takes full-size images and downsamples them first.
     """
 
     def __init__(self, ladder: Ladder, rung: Rung, downsample: bool) -> None:
@@ -91,7 +91,7 @@ class GraphNetwork:
 
 
 class LiveNetwork:
-    """The model under live lowering. downsample: for full-size images, which are downsampled first."""
+    """The model under live lowering. ``downsample``: it takes full-size images and downsamples them first."""
 
     def __init__(self, ladder: Ladder, rung: Rung, downsample: bool) -> None:
         self._live = LiveLowering(ladder, rung.mode, downsample=downsample)
@@ -116,9 +116,10 @@ class LiveNetwork:
 
 
 def network(ladder: Ladder, mode: Mode, *, downsample: bool = False) -> Network:
-    """What runs ``mode``. downsample: it is given images of full size; else of the mode's own.
+    """The network that runs ``mode``.
 
-    Raises ``ValueError`` for a mode that the ladder doesn't have.
+    ``downsample``: it takes images of full size; otherwise of the mode's own size. Raises ``ValueError`` for a mode
+    that the ladder does not have.
     """
     if ladder.resolve(mode) is Mode.FULL:
         return FullNetwork(ladder.model)
@@ -127,7 +128,7 @@ def network(ladder: Ladder, mode: Mode, *, downsample: bool = False) -> Network:
 
 
 def downsampling_graph(ladder: Ladder, rung: Rung) -> fx.GraphModule:
-    """A rung's graph for full-size images ``(N, C, *S)``: downsampling comes first, compiled with the rest."""
+    """A rung's graph for full-size images ``(N, C, *S)``: downsampling is its first step and compiled with the rest."""
     graph, config = copy.deepcopy(rung.graph), rung.config
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     if config.downsample_input:

@@ -1,4 +1,4 @@
-"""What a reader of a low mode's report should know beyond what its passes say."""
+"""Notes of a low mode's report, beyond the reports of its passes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from passes.wording import sides
 
 
 def no_effect(config: LowModeConfig, context: PassContext) -> str:
-    """Why low-mode is the resolution alone, or nothing at all, where more was asked for; empty else."""
+    """The reason why low-mode has no effect beyond the resolution, or none at all; empty if it has."""
     if any(context.report(name).changes for name in ("drop_maxpools", "set_strides", "pool_weights")):
         return ""
     if not config.downsample_input:
-        return "low-mode does what full-mode does: images stay whole, and no kernel is pooled"
+        return "low-mode is the same as full-mode: images stay at full size, and no kernel is pooled"
     if not config.pools_kernels:
         return ""
     reasons = sorted({skip.reason for skip in context.report("pool_weights").skips})
-    return f"no kernel is pooled, only the resolution drops ({'; '.join(reasons)})"
+    return f"no kernel is pooled, only the resolution is lower ({'; '.join(reasons)})"
 
 
 def notes(
@@ -37,9 +37,9 @@ def notes(
     effect: str,
     lone: Sequence[str],
 ) -> tuple[str, ...]:
-    """Sides that the ratio doesn't divide, options without an effect, and maps that are returned smaller.
+    """Notes on sides that the ratio does not divide, options without effect, and outputs smaller than full-mode's.
 
-    effect: what ``no_effect`` says. lone: norms that get one pixel of an image.
+    ``effect``: the result of ``no_effect``. ``lone``: norms whose map has one pixel per image.
     """
     found = []
     found += [_rounding(full_sides, low_sides, config)] if config.downsample_input else []
@@ -52,10 +52,12 @@ def notes(
         full, small = (sides(shape[2:]) for shape in maps)
         found.append(
             f"low-mode returns maps of {small} where full-mode returns {full}; "
-            f"{setting('restore_output', True)} resizes them"
+            f"set {setting('restore_output', True)} to resize them"
         )
     if lone:
-        found.append(f"at {lone[0]} low-mode's map is 1×1, without statistics of one image, which runs in full-mode")
+        found.append(
+            f"{lone[0]} has a 1×1 map in low-mode: a batch of one image has no statistics and runs in full-mode"
+        )
     return tuple(filter(None, found))
 
 

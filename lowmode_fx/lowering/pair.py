@@ -1,4 +1,4 @@
-"""``build_pair`` and ``build_ladder``: capture a model once, and lower it to one mode or to several."""
+"""``build_pair`` and ``build_ladder``: capture a model once, and lower it to one mode or several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from lowmode_fx.capture.capture import capture
 from lowmode_fx.capture.frontends import FrontEndName
 from lowmode_fx.capture.images import Argument
-from lowmode_fx.lowering import pickling as pickling  # which tells pickle how ladders are kept
+from lowmode_fx.lowering import pickling as pickling  # registers how ladders are pickled
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, ModePair
 from lowmode_fx.lowering.lower import lower_quietly, pair_of, warn_of
@@ -30,17 +30,31 @@ def build_pair(
     leaf_modules: Sequence[type[nn.Module]] = (),
     submodule: str | None = None,
 ) -> ModePair:
-    """Trace ``model`` and make its low graph for images downsampled by ``config.ratio`` (§2.2).
+    """Capture a model and build its low-mode for downsampled images (§2.2).
 
-    example_input: what ``forward`` takes in full-mode: images ``(N, C, *S)``, a tuple of arguments, or a mapping of
-        keywords (``{"pixel_values": …, "labels": …}``); only shapes, dtypes and devices count.
-    front_end: ``"fx"``, ``"export"``, or ``"auto"`` for the first that takes the model.
-    images: the arguments that hold images, by name or place, where that is not plain from their shapes.
-    leaf_modules: module classes that are not traced into; convolutions inside them stay whole.
-    submodule: path of the part to transform (``"backbone"``), which the example is the input of.
+    The model is left as it was: weights, buffers, train or eval mode and random number generators do not change.
 
-    The model is left as it was: no weight, buffer, mode or RNG changes. Warns (``NoEffectWarning``) where no kernel is
-    pooled and no max pool dropped. Raises ``PassError`` or ``TraceError`` (``ValueError``) where no pair can be right.
+    Args:
+        model: The model, a ``torch.nn.Module``.
+        example_input: What ``forward`` takes in full-mode: images ``(N, C, *S)``, a tuple of arguments, or a mapping of
+            keywords (``{"pixel_values": …, "labels": …}``). Only shapes, dtypes and devices matter.
+        config: Options of the low mode; by default ``LowModeConfig()``.
+        front_end: What captures the graph: ``"fx"``, ``"export"``, ``"live"``, or ``"auto"`` for the first that works.
+        images: The arguments that hold images, by name or position, if shapes alone do not show it.
+        leaf_modules: Module classes that are not traced into; convolutions inside them are not pooled.
+        submodule: Path of the part to transform (``"backbone"``); ``example_input`` is then the input of that part.
+
+    Returns:
+        The pair, for ``LowModeModel``.
+
+    Raises:
+        TraceError: The model can't be captured (a ``ValueError``).
+        PassError: No correct low mode exists for this model and configuration (a ``ValueError``).
+        ValueError: The example or the configuration does not fit the model.
+        TypeError: An argument has the wrong type.
+
+    Warns:
+        NoEffectWarning: No kernel is pooled and no max pool is dropped.
     """
     config = _check_config(config)
     part = _part(model, submodule)
@@ -60,13 +74,30 @@ def build_ladder(
     leaf_modules: Sequence[type[nn.Module]] = (),
     submodule: str | None = None,
 ) -> Ladder:
-    """Trace ``model`` once and make a low mode for each of ``configs``; full-mode is always the last rung.
+    """Capture a model once and build a low mode for each configuration; full-mode is always the last rung.
 
-    configs: the low modes, in any order: the ladder has the smallest images first, and of images of one size pooled
-        kernels before kept ones. Modes are named after their ratios (``r2``, ``r4/3``; a single one ``low``), or by the
-        keys of a mapping.
+    Args:
+        model: The model, as in ``build_pair``.
+        example_input: What ``forward`` takes, as in ``build_pair``.
+        configs: Options of the low modes, in any order: the ladder puts the smallest images first, and for images of
+            one size pooled kernels before kept ones. Modes are named after their ratios (``r2``, ``r4/3``; a single one
+            ``low``), or by the keys of a mapping.
+        front_end: As in ``build_pair``.
+        images: As in ``build_pair``.
+        leaf_modules: As in ``build_pair``.
+        submodule: As in ``build_pair``.
 
-    All else, what is raised and what is warned of, is as in ``build_pair``. Raises ``ValueError`` for no config at all.
+    Returns:
+        The ladder, for ``LowModeModel``.
+
+    Raises:
+        TraceError: The model can't be captured (a ``ValueError``).
+        PassError: A low mode can't be built correctly (a ``ValueError``).
+        ValueError: There is no configuration, or the example does not fit the model.
+        TypeError: An argument has the wrong type.
+
+    Warns:
+        NoEffectWarning: In some mode no kernel is pooled and no max pool is dropped.
     """
     named = rung_names(configs if isinstance(configs, Mapping) else [_check_config(config) for config in configs])
     part = _part(model, submodule)
@@ -80,14 +111,14 @@ def build_ladder(
 
 def _part(model: Any, submodule: str | None) -> nn.Module:
     if isinstance(getattr(model, "ladder", None), Ladder):
-        raise TypeError("the model is a LowModeModel already, with a pair of its own; give net.pair.model")
+        raise TypeError("model is already a LowModeModel; give net.pair.model")
     if not isinstance(model, nn.Module):
-        raise wrong_type("model", model, "an nn.Module, as timm.create_model makes it")
+        raise wrong_type("model", model, "an nn.Module, such as timm.create_model returns")
     return model if submodule is None else _find_submodule(model, submodule)
 
 
 def _traced(model: nn.Module) -> nn.Module:
-    """What is traced for ``model``: itself, or what stands for one that is sharded."""
+    """The model to trace: itself, or its unsharded twin if it is sharded."""
     return unsharded_twin(model) if is_sharded(model) else model
 
 
@@ -97,7 +128,7 @@ def _of(model: nn.Module, ladder: Ladder) -> Any:
 
 def _check_config(config: Any) -> LowModeConfig:
     if config is not None and not isinstance(config, LowModeConfig):
-        raise wrong_type("config", config, "a LowModeConfig, as LowModeConfig(ratio=2)")
+        raise wrong_type("config", config, "a LowModeConfig, such as LowModeConfig(ratio=2)")
     return LowModeConfig() if config is None else config
 
 

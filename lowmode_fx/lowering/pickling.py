@@ -1,6 +1,6 @@
-"""A pickled ladder holds its model and how it was built, and is captured again when it is loaded.
+"""Pickling: a pickled ladder holds its model and how it was built, and is captured again on loading.
 
-Graphs call functions that are made on the spot, which no pickle holds.
+Graphs call functions that are created at build time, which can't be pickled.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def rebuild_ladder(
 ) -> Ladder:
     """The ladder that was pickled, captured again from its model.
 
-    Raises ``ValueError`` where the graphs come out otherwise.
+    Raises ``ValueError`` if the graphs differ.
     """
     report = rungs[0][2]
-    # The model may have another type than when the pair was built, and so may the images that it takes.
+    # The dtype of the model, and of its images, may have changed since the pair was built.
     front_end: Any = report.front_end
     capture = trace_call if live else capture_call
     traced = capture(model, inputs, inputs.blank_for(model), front_end, report.leaf_modules)
@@ -43,15 +43,15 @@ def rebuild_ladder(
     ladder = kind(model, captured.graph_module, made, captured.inputs, live)
     if graph_digest(ladder) != digest:
         raise ValueError(
-            f"the pickled pair of {report.model} had other graphs than its model gives now: its code, its flags or "
-            "torch have changed since; build the pair again"
+            f"the pickled pair of {report.model} no longer matches its model: the model's code, its flags or "
+            "the version of torch changed; build the pair again"
         )
     return ladder
 
 
 def _lowered_again(captured: Captured, mode: Mode, config: LowModeConfig, report: PairReport) -> Rung:
     rung = lower_quietly(captured, config, mode)
-    # The configuration is the one that was fitted to the model: a note of that is in the first report alone.
+    # The configuration was fitted to the model already; only the first report has a note on that.
     return replace(rung, report=replace(rung.report, notes=report.notes))
 
 

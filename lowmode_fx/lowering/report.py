@@ -1,4 +1,4 @@
-"""What was done to make a low mode, and what it was made for: data, which renderers print."""
+"""``PairReport``: what the passes did to make a low mode, as data for renderers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from passes import Change, PassReport
 
 
 class NoEffectWarning(UserWarning):
-    """Low-mode differs from full-mode in the resolution only."""
+    """Low-mode differs from full-mode only in the resolution, or not at all."""
 
 
 @dataclass(frozen=True)
 class PairReport:
-    """What was done to make the low graph, and what it was made for.
+    """What the passes did to make the low graph, and for which model and images.
 
-    ``input_shape`` and ``low_input_shape`` are ``(N, C, *S)`` of the example's images in either mode, ``input_dtype``
-    their type. ``leaf_modules``: the classes that were not traced into, by the user's wish. ``any_size``: the graphs
-    hold for images of any size, not for the example's alone. ``no_effect``: why no kernel is pooled and no max pool
-    dropped, where that was asked for; empty else. ``least_batch``: images that low-mode needs at once.
+    Attributes:
+        input_shape: Shape ``(N, C, *S)`` of the example's images in full-mode.
+        low_input_shape: Their shape ``(N, C, *⌈S/r⌉)`` in low-mode.
+        input_dtype: Their dtype.
+        leaf_modules: Module classes that were not traced into, as the user requested.
+        any_size: Whether the graphs hold for images of any size; otherwise for the example's only.
+        no_effect: Why no kernel is pooled and no max pool is dropped, although that was requested; empty otherwise.
+        least_batch: Smallest batch size that low-mode can normalise.
     """
 
     model: str
@@ -38,7 +42,14 @@ class PairReport:
     least_batch: int = 1
 
     def of(self, name: str) -> PassReport:
-        """The report of one pass. Raises ``KeyError`` where that pass did not run."""
+        """Return the report of one pass.
+
+        Args:
+            name: Name of the pass, such as ``"pool_weights"``.
+
+        Raises:
+            KeyError: The pass did not run.
+        """
         for report in self.passes:
             if report.name == name:
                 return report

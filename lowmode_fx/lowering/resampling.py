@@ -1,10 +1,10 @@
-"""The methods of downsampling: ``(images (N, C, *spatial), ratios, low sides) → (N, C, *low sides)``, floats alone.
+"""Downsampling methods: ``(images (N, C, *spatial), ratios, low sides) → (N, C, *low sides)``, for floating dtypes.
 
-A ratio is ``(p, q)`` for each side, p / q in lowest terms. Whole ratios (q = 1) have formulas of their own, older than
-the others, which stay bit for bit what they are.
+A ratio is ``(p, q)`` for each side, p / q in lowest terms. Whole ratios (q = 1) have their own, older formulas, whose
+results must stay bit for bit what they are.
 
-Nothing here makes a tensor from numbers: a step that is captured as one CUDA graph could not move it to the device, and
-any other would wait for it. Weights are Python floats, or are worked out where the images are.
+Nothing here makes a tensor from numbers: a step that is captured as one CUDA graph could not copy it to the device, and
+any other step would wait for the copy. Weights are Python floats, or are computed on the device of the images.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ __all__ = ["METHODS", "area", "bilinear", "gaussian", "gaussian_taps"]
 
 Terms = tuple[int, int]
 
-#: A ratio p / q has q phases: output pixels lie on as many different places between two input pixels. So many are
-#: worked out one by one, by slices. With more, as from 300 pixels to 224, gathers take over: a graph of many small
+#: A ratio p / q has q phases: output pixels lie at q different places between two input pixels. Up to this many are
+#: computed one by one, by slices. With more, as from 300 pixels to 224, gathers take over: a graph of many small
 #: slices is slow to run, and slower to compile.
 _MOST_PHASES = 8
 
@@ -29,17 +29,17 @@ _MOST_PHASES = 8
 def gaussian_taps(ratio: SideRatio, offset: float = 0.0) -> list[float]:
     """The blur's weights in one dimension for an output pixel ``offset`` pixels (from 0, below 1) after an input pixel.
 
-    They are for the input pixels up to ⌈3σ⌉ away, in order, and sum to 1. Their number is odd where the offset is 0,
-    and even elsewhere.
+    They belong to the input pixels up to ⌈3σ⌉ away, in order, and sum to 1. Their number is odd for offset 0, and even
+    otherwise.
 
     Their standard deviation is ``σ = sqrt(ratio**2 - 1) / 2`` pixels (0.44 for ratio 4/3, 0.87 for 2, 1.94 for 4). A
-    pixel is taken to be a sample of a scene blurred by an aperture of 0.5 pixels (the camera blur that SIFT assumes);
-    the blur adds the variance that gives the low-mode image the same aperture in its own, larger pixels:
-    ``0.5**2 + σ**2 == (0.5 * ratio)**2``. So low-mode images are as sharp, per pixel, as the full-mode ones that
-    the shared parameters also see, ratio 1 needs no blur, and ratio 2 twice blurs as ratio 4 does. For ratio 2 the
-    finest pattern, +1 -1 +1 …, which elimination alone would turn into a constant, is down to 5 %. A standard deviation
-    of ``(ratio - 1) / 2``, also in use, leaves 57 % of it. Below a ratio of about 5/4 the blur is so narrow that an
-    output pixel between two input pixels takes after the nearer one.
+    pixel is modelled as a sample of a scene blurred by an aperture of 0.5 pixels (the camera blur that SIFT assumes);
+    the blur adds the variance that gives the low-mode image the same aperture in its own, larger pixels: ``0.5**2 +
+    σ**2 == (0.5 * ratio)**2``. So low-mode images are as sharp, per pixel, as the full-mode images that the shared
+    parameters also see, ratio 1 needs no blur, and ratio 2 applied twice blurs as ratio 4 does. For ratio 2 the finest
+    pattern, +1 -1 +1 …, which elimination alone would turn into a constant, is reduced to 5 %. A standard deviation of
+    ``(ratio - 1) / 2``, also in use, leaves 57 % of it. Below a ratio of about 5/4 the blur is so narrow that an output
+    pixel between two input pixels is close to the nearer one.
     """
     return _taps(ratio_terms(ratio), offset)
 
@@ -69,7 +69,7 @@ def gaussian(images: Tensor, ratios: Sequence[Terms], sides: Sequence[int]) -> T
 
 
 def _replicate(images: Tensor, padding: Sequence[tuple[int, int]], fractional: bool) -> Tensor:
-    """Images with their border repeated so often before and after each dimension."""
+    """Images with their border repeated this many times before and after each dimension."""
     if not fractional:
         return F.pad(images, [amount for pair in reversed(padding) for amount in pair], mode="replicate")
     # ``F.pad`` clamps indices. Under the stacked phases of a fractional ratio inductor can't compile these for a GPU
@@ -85,14 +85,14 @@ def _replicate(images: Tensor, padding: Sequence[tuple[int, int]], fractional: b
 
 
 def _padding(ratio: Terms) -> tuple[int, int]:
-    # Every phase gives as many pixels as the first one, so the last may begin that much further past the border.
+    # Every phase gives as many pixels as the first one, so the last may extend further past the border.
     p, q = ratio
     _, radius = _blur(ratio)
     return radius, radius + p * (q - 1) // q
 
 
 def _blur_by_slices(images: Tensor, dim: int, ratio: Terms, side: int) -> Tensor:
-    # Each phase is a weighted sum of strided slices. Against strided depthwise convolutions this is faster on a CPU,
+    # Each phase is a weighted sum of strided slices. Unlike strided depthwise convolutions this is fast on a CPU,
     # is not rounded to TF32 or by autocast, is the same code for 1 to 3 dimensions, and fuses into one kernel when
     # compiled; it is faster than gathers, too.
     p, q = ratio
@@ -157,7 +157,7 @@ def bilinear(images: Tensor, ratios: Sequence[Terms], sides: Sequence[int]) -> T
 
 
 def area(images: Tensor, ratios: Sequence[Terms], sides: Sequence[int]) -> Tensor:
-    """The mean of each of equal cells; where q > 1 a pixel counts by the part of it that lies inside the cell."""
+    """The mean of each of equal cells; for q > 1 a pixel counts by the part of it that lies inside the cell."""
     cut = [q > 1 for _, q in ratios]
     images = F.interpolate(images, size=_unless(cut, images, sides), mode="area")
     for dim, ((p, q), side) in enumerate(zip(ratios, sides, strict=True), start=2):
@@ -173,7 +173,7 @@ def area(images: Tensor, ratios: Sequence[Terms], sides: Sequence[int]) -> Tenso
 
 
 def _unless(flags: Sequence[bool], images: Tensor, sides: Sequence[int]) -> list[int]:
-    """Low sides, and the images' own where a flag is set: what torch's own operators are asked for."""
+    """Low sides, and the images' own side if its flag is set: the output size for torch's own operators."""
     return [full if flag else low for flag, full, low in zip(flags, images.shape[2:], sides, strict=True)]
 
 

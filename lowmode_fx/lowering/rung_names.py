@@ -13,20 +13,20 @@ from passes.ratios import ratio_text, side_ratios
 
 
 def rung_names(configs: Sequence[LowModeConfig] | Mapping[str, LowModeConfig]) -> list[tuple[Mode, LowModeConfig]]:
-    """Every config with the name of its mode, the cheapest first.
+    """Every configuration with the name of its mode, cheapest first.
 
-    The smallest images come first, and of images of one size pooled kernels before kept ones. A mapping names its
-    modes. Else one config alone is ``low``, several are named after their ratios (``r2``, ``r4/3``, ``r1x2`` for one a
-    side, ``whole`` for whole images), and those of one ratio told apart by their kernels (``r2-kept``) or by a number
-    (``r2-2``).
+    The smallest images come first, and for images of one size pooled kernels before kept ones. A mapping names its
+    modes. Otherwise a single configuration is ``low``, several are named after their ratios (``r2``, ``r4/3``, ``r1x2``
+    for one per side, ``whole`` for full-size images), and those with the same ratio are distinguished by their kernels
+    (``r2-kept``) or by a number (``r2-2``).
 
-    Raises ``ValueError`` where there is no config, or one is named ``full``.
+    Raises ``ValueError`` if there is no configuration, or one is named ``full``.
     """
     if not configs:
-        raise ValueError("a ladder needs a low mode; give at least one LowModeConfig, as [LowModeConfig(ratio=2)]")
+        raise ValueError("configs is empty; give at least one LowModeConfig, as [LowModeConfig(ratio=2)]")
     if isinstance(configs, Mapping):
         if Mode.FULL.value in configs:
-            raise ValueError("the mode 'full' is the network as specified; give the low modes other names")
+            raise ValueError("configs names a low mode 'full', which is reserved for full-mode; give it another name")
         cost = _cost(configs.values())
         return sorted(((Mode(name), config) for name, config in configs.items()), key=lambda pair: cost(pair[1]))
     ordered = sorted(configs, key=_cost(configs))
@@ -50,8 +50,8 @@ def _ratio_name(config: LowModeConfig) -> str:
 
 
 def _cost(configs: Collection[LowModeConfig]) -> Callable[[LowModeConfig], tuple[Fraction, bool]]:
-    """What orders rungs: the share of pixels, then whether kernels are kept."""
-    # Ratios of all sides are alike in order whatever the number of sides; those of each side tell it.
+    """Sort key of rungs: the share of pixels, then whether kernels are kept."""
+    # A ratio for all sides gives the same order for any number of sides; a ratio per side gives the number.
     count = max((len(config.ratio) for config in configs if isinstance(config.ratio, tuple)), default=1)
 
     def cost(config: LowModeConfig) -> tuple[Fraction, bool]:

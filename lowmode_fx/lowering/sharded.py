@@ -1,7 +1,7 @@
-"""Models whose layers FSDP2 has sharded: their graphs are made of a twin that holds whole, empty weights.
+"""Models whose layers FSDP2 has sharded: their graphs are made from an unsharded twin without values.
 
-A sharded layer gathers its weights in hooks that need a whole training step around them; nobody can trace through them.
-Graphs name what they use by path, so the twin's are the model's.
+A sharded layer gathers its weights in hooks that need a whole training step around them, so it can't be traced. Graphs
+refer to parameters by path, so the twin's graphs also fit the model.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether ``fully_shard`` has been called on some of its modules."""
+    """Whether ``fully_shard`` was called on any of its modules."""
     return any(map(_is_fsdp, model.modules()))
 
 
 def unsharded_twin(model: nn.Module) -> nn.Module:
-    """A module like ``model`` whose parameters are whole and hold no values, without the hooks that gather them."""
+    """A module like ``model`` with unsharded parameters without values, and without the hooks that gather them."""
     return _twin(model, {})
 
 
 def over(ladder: Ladder, model: nn.Module) -> Any:
-    """The same ladder over ``model``, of which it was made with a twin."""
+    """The same ladder over ``model``, whose twin it was made from."""
     full = bind_graph(model, ladder.full.graph, f"{type(model).__name__}Full")
     rungs: tuple[Rung, ...] = tuple(rung.over(model, full, {}) for rung in ladder.rungs)
     return type(ladder)(model, full, rungs, ladder.inputs, ladder.live)
@@ -44,7 +44,7 @@ def _twin(module: nn.Module, known: dict[int, Any]) -> nn.Module:
     if id(module) in known:
         found: nn.Module = known[id(module)]
         return found
-    # fully_shard puts a class of its own before the module's.
+    # fully_shard inserts its own class before the module's.
     kind = type(module).__mro__[2] if _is_fsdp(module) else type(module)
     twin: Any = known.setdefault(id(module), object.__new__(kind))
     twin.__dict__.update(module.__dict__)

@@ -1,1 +1,1 @@
-"""Training with several modes: the model that switches between them, schedules, loaders."""
+"""Training with several modes: the model that switches between them, schedules and loaders."""

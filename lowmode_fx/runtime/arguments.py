@@ -1,4 +1,4 @@
-"""What a ``LowModeModel`` is made of, held against each other: a ladder, a schedule for it, weights of its modes."""
+"""Checks of ``LowModeModel``'s arguments: the ladder, a schedule that fits it, and the weights of its modes."""
 
 from __future__ import annotations
 
@@ -12,40 +12,42 @@ from lowmode_fx.runtime.schedules import StatefulSchedule
 
 
 def check_arguments(ladder: Any, schedule: Any, downsample_on: Any) -> None:
-    """Raises ``TypeError`` or ``ValueError`` for what is no ladder, no schedule for it, or no place to downsample."""
+    """Raise ``TypeError`` or ``ValueError`` if the ladder, the schedule or ``downsample_on`` is invalid."""
     if not isinstance(ladder, Ladder):
         kind = type(ladder).__name__
-        raise TypeError(f"pair is a {kind}; it must be a ModePair, as build_pair(model, example_input) makes it")
+        raise TypeError(
+            f"ladder is of type {kind}; give a ModePair or Ladder, as from build_pair(model, example_input)"
+        )
     if not callable(getattr(schedule, "mode", None)):
         kind = type(schedule).__name__
-        raise TypeError(f"schedule is a {kind}; it must have a method mode(step, epoch), as BernoulliSchedule(0.5)")
+        raise TypeError(f"schedule is of type {kind}; give one with mode(step, epoch), such as BernoulliSchedule(0.5)")
     count = getattr(schedule, "count", None)
     if isinstance(count, int) and count != len(ladder.modes):
         raise ValueError(
-            f"{type(schedule).__name__} is for {count} modes, and the ladder has {len(ladder.modes)}: "
-            f"{', '.join(map(str, ladder.modes))}; give one share, number of epochs or probability for each"
+            f"schedule {type(schedule).__name__} is for {count} modes, but the ladder has {len(ladder.modes)}: "
+            f"{', '.join(map(str, ladder.modes))}; give one share, number of epochs or probability per mode"
         )
     if downsample_on not in ("device", "host"):
-        raise ValueError(f"downsample_on is {downsample_on!r}; allowed: 'device', 'host'")
+        raise ValueError(f"downsample_on={downsample_on!r} is unknown; give 'device' or 'host'")
     if downsample_on == "host" and not any(rung.config.downsample_input for rung in ladder.rungs):
         raise ValueError(
-            "downsample_on='host' has nothing to do: the pair's images stay whole (downsample_input=False)"
+            "downsample_on='host' has no effect: images stay at full size (downsample_input=False); give 'device'"
         )
     if downsample_on == "host" and isinstance(schedule, StatefulSchedule):
         raise ValueError(
-            "a loader draws the modes of batches ahead of what the schedule decides, and hands on no full-size "
-            f"batches to measure; with {type(schedule).__name__} use downsample_on='device'"
+            "downsample_on='host' needs modes before this schedule decides them, and leaves no full-size "
+            f"batches to measure; use downsample_on='device' with {type(schedule).__name__}"
         )
 
 
 def read_low_weights(ladder: Ladder, low_weight: float | Mapping[str, float]) -> dict[Mode, float]:
-    """The weight of each low mode's gradients.
+    """Return the weight of each low mode's gradients.
 
-    Raises ``ValueError`` for a mode that the ladder doesn't have, and for what is no number above 0.
+    Raises ``ValueError`` for a mode that the ladder does not have, and for a weight that is not a number above 0.
     """
     given = low_weight if isinstance(low_weight, Mapping) else {str(mode): low_weight for mode in ladder.modes[:-1]}
     weights = {ladder.rung(Mode(name)).mode: weight for name, weight in given.items()}
     for weight in weights.values():
         if not (math.isfinite(weight) and weight > 0):
-            raise ValueError(f"low_weight is {weight!r}; it must be a number above 0")
+            raise ValueError(f"low_weight={weight!r} is out of range; give a number above 0")
     return weights

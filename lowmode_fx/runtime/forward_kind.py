@@ -1,4 +1,4 @@
-"""What a forward in train mode is for: a step, gathering statistics, or computing a checkpointed part again."""
+"""The purpose of a forward in train mode: a step, gathering statistics, or recomputing a checkpointed part."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ _CHECKPOINT = "torch.utils.checkpoint"
 
 
 class ForwardKind(enum.Enum):
-    """``STEP``: gradients may follow. ``NO_STEP``: none will (averaged copies, statistics, a sanity check, a drawing).
-    ``RECOMPUTED``: a backward pass runs it again, for what it kept nothing of.
+    """``STEP``: gradients may follow. ``NO_STEP``: they won't (averaged copies, statistics, a sanity check, a drawing).
+
+    ``RECOMPUTED``: a backward pass recomputes an activation checkpoint.
     """
 
     STEP = enum.auto()
@@ -36,7 +37,7 @@ def forward_kind() -> ForwardKind:
 
 
 def _is_checkpointed() -> bool:
-    """Whether a checkpoint with reentrant autograd runs this: without gradients now, with them in the backward pass."""
+    """Whether a reentrant checkpoint runs this: without gradients now, with gradients in the backward pass."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_globals.get("__name__") == _CHECKPOINT and frame.f_code.co_name == "forward":

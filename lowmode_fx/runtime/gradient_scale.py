@@ -1,4 +1,4 @@
-"""Scale gradients and nothing else: the weight of low steps."""
+"""Scale gradients without changing values: the weight of low steps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from passes.trees import tree_map
 
 
 def scale_gradient(outputs: Any, weight: float) -> Any:
-    """The same tensors, in the same structure; gradients that come back through them are multiplied by ``weight``.
+    """Return the same tensors in the same structure; gradients through them are multiplied by ``weight``.
 
-    So every gradient of the loss on the outputs is; a penalty on the weights themselves is not. Tensors in objects that
-    are no containers (``passes.trees``) are left alone.
+    This scales every gradient of the loss through the outputs, but not a penalty on the weights themselves. Tensors in
+    objects that are not containers (``passes.trees``) are left alone.
     """
     if weight == 1:
         return outputs
@@ -29,7 +29,7 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, weight: float) -> Tensor:
         ctx.weight = weight
-        return tensor.clone()  # no view, so that a loss may work in place
+        return tensor.clone()  # not a view, so that a loss may work in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Downsample in the loader's workers (§3.2): a low step's images travel as a quarter of the bytes.
+"""Downsample in the loader's workers (§3.2): a low step's images are a quarter of the bytes at r = 2.
 
-The batch sampler asks the net's own schedule, so each batch knows its step's mode before a worker fetches it; the
-worker downsamples with the very function that the device path runs.
+The batch sampler calls the net's schedule, so the mode of each batch is known before a worker fetches it; the worker
+downsamples with the same function as the device.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["ModeBatchSampler", "host_loader"]
 
 
 class _ModeDataset(Dataset[Any]):
-    """The data set, handing the mode on from a batch's indices to its samples."""
+    """The data set, which passes the mode on from a batch's indices to its samples."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -38,7 +38,7 @@ class _ModeDataset(Dataset[Any]):
     def __getitems__(self, indices: list[int]) -> list[Any]:
         if not isinstance(indices, ModeList):
             raise ValueError(
-                "a batch has lost the mode of its step, for a sampler around host_loader's has made it anew; let the "
+                "a batch has lost the mode of its step: a sampler around host_loader's has rebuilt the batch; let the "
                 "net downsample (downsample_on='device')"
             )
         fetch = getattr(self.dataset, "__getitems__", None)
@@ -53,7 +53,7 @@ class _ModeDataset(Dataset[Any]):
 
 
 class _DownsamplingCollate:
-    """Collate, then downsample the images of a low batch. Picklable, for workers that are spawned."""
+    """Collates a batch, then downsamples its images if its mode is low. Picklable, for workers that are spawned."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class _DownsamplingCollate:
         self.collate, self.downsamplers, self.images = collate, downsamplers, images
 
     def __call__(self, samples: list[Any]) -> Any:
-        assert isinstance(samples, ModeList), "the loader's data set hands the mode on"
+        assert isinstance(samples, ModeList), "the loader's data set must pass the mode on"
         batch = self.collate(list(samples))
         return self.images.map(batch, self.downsamplers.get(samples.mode))
 
@@ -84,33 +84,48 @@ def host_loader(
     loader: Callable[..., DataLoader[Any]] = DataLoader,
     **options: Any,
 ) -> DataLoader[Any]:
-    """A ``DataLoader`` whose workers downsample the images of low steps, for a net with ``downsample_on="host"``.
+    """Make a ``DataLoader`` whose workers downsample the images of low steps.
 
-    Arguments are the loader's own, and these: accumulation, the batches of each optimizer step; images, where a batch
-    holds its float images ``(N, C, *S)``: a place in a tuple or a key, or several. By default a batch is images alone;
-    ``(inputs, targets)``, inputs being what the net is called with; or all that it is called with, a tuple or a mapping
-    of keywords, and its images are those of the example that the modes were built for. A low batch holds
-    ``(N, C, *⌈S/r⌉)`` there, what its rung's ``downsample`` gives: bit for bit the device path's where that runs
-    uncompiled on a CPU, and to within rounding elsewhere. Call ``net.set_epoch`` before each iteration.
+    Use it with a net that has ``downsample_on="host"``, and call ``net.set_epoch`` before each iteration. A batch is
+    images alone; ``(inputs, targets)``, where ``inputs`` is what the net is called with; or everything that the net is
+    called with, as a tuple or a mapping of keywords. In a low batch the images are ``(N, C, *⌈S/r⌉)``, the result of
+    the rung's ``downsample``: bit for bit the device's result if that runs uncompiled on a CPU, and equal within
+    rounding otherwise.
 
-    Lightning and Accelerate shard it as they shard any; the mode is that of the rank's own step. loader: what makes the
-    loader, such as torchdata's ``StatefulDataLoader``, whose state goes on in the middle of an epoch (give it
-    torchdata's samplers for an order of its own).
+    Lightning and Accelerate shard this loader like any other; the mode is that of the rank's own step.
 
-    Raises ``ValueError`` where the net downsamples on the device, or both a sampler and a batch sampler are given;
-    ``TypeError`` for an iterable dataset, whose batches nobody can number.
+    Args:
+        dataset: A map-style data set.
+        net: The net whose steps the batches are for.
+        batch_size: As in ``DataLoader``.
+        shuffle: As in ``DataLoader``.
+        sampler: As in ``DataLoader``.
+        batch_sampler: As in ``DataLoader``.
+        drop_last: As in ``DataLoader``.
+        accumulation: Batches per optimizer step.
+        images: Where a batch holds its float images ``(N, C, *S)``: a position in a tuple or a key, or several. By
+            default they are found as in the example that the modes were built for.
+        collate_fn: As in ``DataLoader``.
+        loader: What makes the loader, such as torchdata's ``StatefulDataLoader``, which resumes in the middle of an
+            epoch (give it torchdata's samplers for a shuffled order).
+        **options: More arguments of ``DataLoader``.
+
+    Returns:
+        The loader, with the mode of each batch chosen by the net's schedule.
+
+    Raises:
+        ValueError: The net downsamples on the device, or both a sampler and a batch sampler are given.
+        TypeError: The data set is iterable, so its batches have no numbers.
     """
     if isinstance(dataset, IterableDataset):
         raise TypeError(
-            f"{type(dataset).__name__} is an iterable dataset, whose workers can't know a batch's step; give "
+            f"dataset {type(dataset).__name__} is iterable, so workers can't know a batch's step; give "
             "one with __getitem__ and __len__, or let the net downsample (downsample_on='device')"
         )
     if net.downsample_on != "host":
-        raise ValueError("the net downsamples on the device, and would do it twice; make it with downsample_on='host'")
+        raise ValueError("net downsamples on the device too, so images would shrink twice; give downsample_on='host'")
     if batch_sampler is not None and (sampler is not None or shuffle or drop_last or batch_size != 1):
-        raise ValueError(
-            "batch_sampler makes the batches by itself; leave out batch_size, shuffle, sampler and drop_last"
-        )
+        raise ValueError("batch_sampler excludes other arguments; leave out batch_size, shuffle, sampler and drop_last")
     if batch_sampler is None and sampler is None:
         data: Any = dataset
         sampler = RandomSampler(data, generator=options.get("generator")) if shuffle else SequentialSampler(data)
@@ -131,5 +146,5 @@ def host_loader(
 
 
 def _downsamplers(net: LowModeModel) -> dict[Mode, Callable[[Tensor], Tensor]]:
-    # The ladder itself would travel to every worker.
+    # These are small: the ladder itself would be sent to every worker.
     return {rung.mode: downsampler(rung.config) for rung in net.ladder.rungs}

@@ -1,4 +1,4 @@
-"""Where a loader's batch holds the images that low-mode makes smaller."""
+"""Finds the images that low-mode downsamples in a loader's batch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from lowmode_fx.capture.inputs import ModelInputs
 from lowmode_fx.capture.paths import map_at
 
-#: In a batch: a place in a tuple, or a key.
+#: In a batch: a position in a tuple, or a key.
 BatchPlace = int | str
 
 
 class ImagePlaces:
-    """The images in the batches for one model: where the user says, or as the model is called. Small and picklable."""
+    """The images in a model's batches: where the user says, or as in the model's call. Small and picklable."""
 
     def __init__(self, inputs: ModelInputs, said: BatchPlace | Iterable[BatchPlace] | None = None) -> None:
         self._said = (said,) if isinstance(said, int | str) else None if said is None else tuple(said)
@@ -23,9 +23,9 @@ class ImagePlaces:
         self._is_one_tensor = len(inputs.leaves) == 1
 
     def map(self, batch: Any, function: Callable[[Tensor], Tensor] | None) -> Any:
-        """The batch in its own structure, with ``function`` of its images; ``None`` leaves it as it is.
+        """The batch in its own structure with ``function`` applied to its images; ``None`` leaves it unchanged.
 
-        Raises ``ValueError`` where the images are not there.
+        Raises ``ValueError`` if the images are not found.
         """
         changed = batch
         for path in self._find(batch):
@@ -50,7 +50,7 @@ class ImagePlaces:
         return [(0, *path) for path in self._in_call(first)]
 
     def _in_call(self, call: Any) -> list[tuple[Any, ...]]:
-        """Paths of the images in what the model is called with: keywords, or positional arguments."""
+        """Paths of the images in the model's call: keywords, or positional arguments."""
         by_place = isinstance(call, tuple | list)
         return [(path.place if by_place else path.name, *path.within) for path in self._paths]
 
@@ -62,12 +62,12 @@ class ImagePlaces:
             kind += f" of {len(batch)}"
         if self._said is None:
             names = ", ".join(dict.fromkeys(path.name for path in self._paths))
-            return f"{names}, the model's images, are not found in a batch, which is {kind}; say where: images="
+            return f"{names}, the model's images, were not found in a batch of {kind}; give their place as images="
         said = ", ".join(map(repr, self._said))
-        return f"images={said} is no place in a batch, which is {kind}; say where they are"
+        return f"images={said} is not a place in a batch of {kind}; give the place of a float tensor"
 
 
 def _tensor(value: Any) -> Tensor:
     if not isinstance(value, Tensor):
-        raise LookupError("no tensor is there")
+        raise LookupError("this is not a tensor")
     return value

@@ -1,4 +1,4 @@
-"""Batches of indices that know the mode of their step, through whatever shards, skips or resumes them on the way."""
+"""Batches of indices that carry the mode of their step through sharding, skipping and resuming."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ModeBatchSampler", "ModeList"]
 
 
 class ModeList(list[Any]):
-    """Indices or samples of one batch, with the mode of its step: it survives the way to a worker, and being cut."""
+    """Indices or samples of one batch, with the mode of its step, which survives pickling and slicing."""
 
     mode: Mode
 
@@ -39,16 +39,16 @@ class ModeList(list[Any]):
 class ModeBatchSampler(BatchSampler):
     """Batches of ``sampler``'s indices, each with the mode of the step that it is for.
 
-    The steps are counted from ``net.step`` and ``net.epoch`` as they are when an iteration begins, so a resumed run,
-    and every rank, agrees. Where another sampler hands each rank every n-th batch (Accelerate's), n batches in a row
-    have one mode, and there are as many full rounds of them as that sampler needs; batches that one skips are not
-    counted. A stateful loader goes on in the middle of an epoch.
+    Steps are counted from ``net.step`` and ``net.epoch`` at the start of an iteration, so a resumed run, and every
+    rank, agrees. If another sampler gives each rank every n-th batch (Accelerate's), n consecutive batches have one
+    mode, and there are as many full rounds of them as that sampler needs; skipped batches are not counted. A stateful
+    loader resumes in the middle of an epoch.
 
-    batches: what makes the batches, instead of ``sampler``, ``batch_size`` and ``drop_last``.
-    accumulation: batches for each optimizer step.
+    ``batches``: makes the batches instead of ``sampler``, ``batch_size`` and ``drop_last``. ``accumulation``: batches
+    per optimizer step.
     """
 
-    #: Of a class that ``for_net`` made.
+    #: Set on a class that ``for_net`` makes.
     net: ClassVar[LowModeModel]
     accumulation: ClassVar[int] = 1
 
@@ -59,25 +59,25 @@ class ModeBatchSampler(BatchSampler):
         drop_last: bool = False,
         batches: Iterable[list[int]] | None = None,
     ) -> None:
-        # Without super().__init__, which refuses the batch size of a custom sampler that has none.
+        # Without super().__init__, which refuses a custom sampler without a batch size.
         self.batches = batches
         self.sampler, self.drop_last = sampler, drop_last
         self.batch_size = batch_size  # type: ignore[assignment]
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "sampler" and hasattr(self.batches, "sampler"):  # in the place of the one that they had
+        if name == "sampler" and hasattr(self.batches, "sampler"):  # replaces theirs
             self.batches.sampler = value  # type: ignore[union-attr]
 
     @classmethod
     def for_net(cls, net: LowModeModel, accumulation: int = 1) -> type[ModeBatchSampler]:
-        """A class that those may make anew who know it for a ``BatchSampler``: net and accumulation are its own.
+        """A class for ``net`` and ``accumulation`` that libraries can instantiate again like a ``BatchSampler``.
 
-        Raises ``ValueError`` where ``accumulation`` is below 1.
+        Raises ``ValueError`` if ``accumulation`` is below 1.
         """
         if accumulation < 1:
             raise ValueError(
-                f"accumulation={accumulation} is too small; give the batches of each optimizer step, 1 or more"
+                f"accumulation={accumulation} is too small; give the number of batches per optimizer step, 1 or more"
             )
         names = {"net": net, "accumulation": accumulation, "__doc__": cls.__doc__, "__module__": cls.__module__}
         return type(cls.__name__, (cls,), names)
@@ -89,19 +89,19 @@ class ModeBatchSampler(BatchSampler):
         return len(self.indices())  # type: ignore[arg-type]
 
     def indices(self) -> Iterable[list[int]]:
-        """The batches without modes, anew for each iteration."""
+        """The batches without modes, newly made for each iteration."""
         if self.batches is not None:
             return self.batches
         kind: type[BatchSampler] = BatchSampler
         if type(self.sampler).__module__.startswith("torchdata."):
-            from torchdata.stateful_dataloader import sampler  # whose iterators have states
+            from torchdata.stateful_dataloader import sampler  # its iterators have state dicts
 
             kind = sampler.BatchSampler
         return kind(self.sampler, self.batch_size, self.drop_last)
 
 
 class _ModeBatches(Iterator[list[int]]):
-    """One iteration of a ``ModeBatchSampler``, which can be told to go on in its middle."""
+    """One iteration of a ``ModeBatchSampler``, which can be resumed."""
 
     def __init__(self, sampler: ModeBatchSampler) -> None:
         self._sampler = sampler
@@ -123,7 +123,7 @@ class _ModeBatches(Iterator[list[int]]):
         return ModeList.of(indices, mode)
 
     def _next_indices(self) -> list[int]:
-        """The next batch; at the end, where each shard must get one, what the first batches had fills the round."""
+        """The next batch; at the end, if each shard needs one, the first batches are repeated to fill the round."""
         assert self._consumers is not None
         shards, size = self._consumers.shards, self._sampler.batch_size
         completes = shards > 1 and self._consumers.evens and not self._sampler.drop_last and size is not None
@@ -147,12 +147,12 @@ class _ModeBatches(Iterator[list[int]]):
         return indices
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches have gone, and where the sampler below stands if it tells."""
+        """The number of batches so far, and the state of the sampler below if it has one."""
         below = self._indices.state_dict() if hasattr(self._indices, "state_dict") else None
         return {"batches": self._number, "indices": below}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on there; the net has loaded its own state, and its step is that of the next batch."""
+        """Resume there; the net has loaded its own state, and its step is that of the next batch."""
         if state["indices"] is not None:
             self._indices.load_state_dict(state["indices"])  # type: ignore[attr-defined]
         else:
@@ -163,10 +163,10 @@ class _ModeBatches(Iterator[list[int]]):
 
 
 class _Consumers:
-    """What the samplers around one do with its batches, who call it now.
+    """What the samplers around a sampler do with its batches.
 
-    ``shards``: of how many batches in a row each rank gets one. ``evens``: whether each must. ``skipped``: how many of
-    a rank's own are dropped first.
+    ``shards``: each rank takes one of this many consecutive batches. ``evens``: whether each must get one. ``skipped``:
+    how many of a rank's own are dropped first.
     """
 
     def __init__(self, sampler: Any) -> None:

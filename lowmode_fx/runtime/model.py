@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowmode_fx.lowering import pickling as pickling  # which tells pickle how ladders are kept
+from lowmode_fx.lowering import pickling as pickling  # registers how ladders are pickled
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.runtime import safe_globals as safe_globals  # which tells torch.load what may be in checkpoints
+from lowmode_fx.runtime import safe_globals as safe_globals  # registers the classes that checkpoints may hold
 from lowmode_fx.runtime.arguments import check_arguments, read_low_weights
 from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind
 from lowmode_fx.runtime.gradient_scale import scale_gradient
@@ -30,28 +30,35 @@ from passes.wording import sides
 
 
 class LowModeModel(ModelView):
-    """A drop-in module that trains in the mode of the step and evaluates as the original model.
+    """A drop-in module that trains in the mode of each step and evaluates as the original model (§3).
 
     It holds the model's own parameters, buffers and submodules under their own names, so ``state_dict()`` has exactly
-    the original's keys, and whatever attribute it has not itself is the model's (``ModelView``). In train mode it takes
-    what the model takes, images ``(N, C, *S)`` of full size among it, asks ``schedule.mode(step, epoch)``, and runs the
-    model itself in a full step; in a low one, the model on downsampled images with its calls lowered as they are made,
-    or its mode's graph where that was asked for by name. In eval mode the model runs, uncompiled. A deep copy (for
-    averages, as a momentum encoder) runs in full-mode and counts nothing until an optimizer trains it.
+    the original's keys, and every attribute that it does not define itself is the model's. Call it as the model, with
+    full-size images ``(N, C, *S)``. In train mode ``schedule.mode(step, epoch)`` gives the mode: a full step runs the
+    model itself; a low step runs the model on downsampled images and lowers its calls as they are made, or runs the
+    mode's graph if a front end was given by name. In eval mode the model runs uncompiled. A deep copy (for weight
+    averages or a momentum encoder) runs in full-mode and counts no steps until an optimizer trains it.
 
-    ladder: a pair or a ladder of more modes. low_weight: what the gradients of low steps are multiplied with (the tuner
-        tells; 1 leaves them alone); a mapping by mode's name gives each low mode its own.
-    downsample_on: ``"device"``, inside a low step's graph, or ``"host"``: ``host_loader`` has done it in its workers,
-        and a batch's size tells its mode (``last_mode``).
-    compile: run every mode through ``torch.compile(dynamic=False)``, each for the first input shape it sees; another
-        shape (a ragged last batch) runs uncompiled, so that nothing is ever compiled twice. ``torch.compile(net)``
-        does the same with its own options.
-    compile_options: more keywords for ``torch.compile``. Without a working compiler the graphs run uncompiled, with a
-        warning.
+    Args:
+        ladder: The modes, from ``build_pair`` or ``build_ladder``.
+        schedule: Chooses the mode of each optimizer step.
+        low_weight: Factor of the gradients of low steps, as ``tune`` recommends; 1 leaves them unchanged. A mapping by
+            name of mode gives each low mode its own.
+        downsample_on: ``"device"``: low steps downsample their images. ``"host"``: the workers of ``host_loader`` do,
+            and the image size shows the mode of a batch (``last_mode``).
+        compile: Compile every mode with ``torch.compile(dynamic=False)`` for the first input shape that it sees. Other
+            shapes (a ragged last batch) run uncompiled, which avoids recompilation. ``torch.compile(net)`` does the
+            same with its own options. Without a working compiler all modes run uncompiled, with a warning.
+        compile_options: More keywords for ``torch.compile``.
 
-    Raises ``TypeError`` where ``ladder`` is none or ``schedule`` has no modes, ``ValueError`` where the schedule is for
-    another number of modes, where images are to come from a loader at one size only or for a schedule that decides as
-    it goes, or where ``low_weight`` is no positive number.
+    Attributes:
+        schedule: The schedule.
+        last_mode: The mode of the last training forward.
+
+    Raises:
+        TypeError: ``ladder`` is not a ladder, or ``schedule`` has no method ``mode``.
+        ValueError: The schedule is for another number of modes, ``downsample_on="host"`` does not work with this ladder
+            or schedule, or ``low_weight`` is not a positive number.
     """
 
     OWN = frozenset({"ladder", "schedule", "low_weight", "downsample_on", "last_mode"})
@@ -86,65 +93,88 @@ class LowModeModel(ModelView):
 
     @property
     def pair(self) -> Any:
-        """The ladder, under the name that it has where it is a pair."""
+        """The ladder; of a net with two modes, the pair."""
         return self.ladder
 
     @property
     def modes(self) -> tuple[Mode, ...]:
-        """Every mode, the cheapest first, full-mode last."""
+        """All modes, cheapest first, full-mode last."""
         return self.ladder.modes
 
     @property
     def step(self) -> int:
-        """Optimizer steps so far (training forwards, while no optimizer is attached)."""
+        """Number of optimizer steps so far; of training forwards as long as no optimizer is attached."""
         return self._steps.step
 
     @property
     def is_copy(self) -> bool:
-        """Whether this is a deep copy that no optimizer has trained yet: it runs in full-mode and counts nothing."""
+        """Whether this is a deep copy that no optimizer has trained yet; it runs in full-mode and counts no steps."""
         return self._steps.waits
 
     @property
     def epoch(self) -> int:
-        """The epoch that ``set_epoch`` told."""
+        """The epoch from the last ``set_epoch``, from 0."""
         return self._epoch
 
     @property
     def mode(self) -> Mode:
-        """The mode of the coming training forward."""
+        """The mode of the next training forward."""
         return self.mode_at(self.step, self._epoch)
 
     def mode_at(self, step: int, epoch: int) -> Mode:
-        """The mode of optimizer step ``step`` in ``epoch``, by the ladder's own name for it.
+        """Return the mode of an optimizer step, as the ladder names it.
 
-        Raises ``ValueError`` where the schedule names a mode that the ladder doesn't have.
+        Args:
+            step: Optimizer step, from 0 over the whole run.
+            epoch: Epoch of the step, from 0.
+
+        Raises:
+            ValueError: The schedule returns a mode that the ladder does not have.
         """
         return self.ladder.resolve(self.schedule.mode(step, epoch))
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the epoch (from 0) before it begins, as with torch's ``DistributedSampler``."""
+        """Set the epoch before it begins, as for torch's ``DistributedSampler``.
+
+        Args:
+            epoch: The epoch, from 0.
+        """
         self._epoch = epoch
 
     def attach(self, optimizer: Any) -> None:
-        """Count the steps that the weights take, so that the mode changes once per optimizer step.
+        """Count optimizer steps, so that the mode changes once per optimizer step.
 
-        From now on every optimizer counts that steps on the model's parameters, ``optimizer`` (or the one that it
-        wraps) and any that takes its place; of several that step after one forward, the first. Forwards that accumulate
+        From now on every optimizer that steps on the model's parameters counts: ``optimizer``, the one that it wraps,
+        and any that replaces it. If several step after one forward, the first counts. Forwards that accumulate
         gradients share a mode, and steps that a gradient scaler skips don't count.
 
-        Raises ``TypeError`` for what is no optimizer.
+        Args:
+            optimizer: The optimizer that trains the model, or a wrapper of it.
+
+        Raises:
+            TypeError: ``optimizer`` is not an optimizer.
         """
         self._steps.attach(optimizer)
 
     def full_mode(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, forwards run in full-mode and are no steps: to gather running statistics, or to compare."""
+        """A context in which forwards run in full-mode and count no steps, for running statistics or comparisons."""
         return self.in_mode(Mode.FULL)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model returns for this call; in train mode in this step's mode.
+        """Run the model; in train mode, in the mode of this step.
 
-        A forward without gradients is no step: it runs in full-mode and counts none. One that a backward pass runs
-        again, for a checkpoint, has the mode of its first run.
+        A forward without gradients is not a step: it runs in full-mode and counts none. Recomputation of an activation
+        checkpoint runs in the mode of the first computation.
+
+        Args:
+            *args: The model's positional arguments.
+            **kwargs: The model's keyword arguments.
+
+        Returns:
+            What the model returns.
+
+        Raises:
+            ValueError: Images have a size that no mode takes.
         """
         if torch.compiler.is_compiling():
             return self._forward_compiled(args, kwargs) if self.training else self.ladder.model(*args, **kwargs)
@@ -154,14 +184,14 @@ class LowModeModel(ModelView):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _forward_compiled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Inside what a user compiles: each mode is compiled for itself, as the user compiles."""
+        """Inside a user's ``torch.compile``: each mode is compiled separately, with the user's options."""
         self._runner.compile_like(compiler_around())
         return self._forward(args, kwargs)
 
     def _forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if getattr(self, "_is_replica", False):
             raise ValueError(
-                "this is a replica that nn.DataParallel made, whose low steps would train the first device's weights; "
+                "nn.DataParallel is not supported: low steps of a replica would train the first device's weights; "
                 "use DistributedDataParallel"
             )
         self._runner.settle()
@@ -175,10 +205,16 @@ class LowModeModel(ModelView):
         return self._run(self.begin_step(args, kwargs), args, kwargs)
 
     def begin_step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mode:
-        """The mode of a training forward that is about to run with these arguments, counted as one.
+        """Return the mode of a training forward with these arguments, and count the forward.
 
-        For loops that run it themselves, under ``in_mode``. Raises ``ValueError`` where a loader's images have no
-        mode's size.
+        For training loops that run the forward themselves, under ``in_mode``.
+
+        Args:
+            args: The positional arguments of the forward.
+            kwargs: The keyword arguments of the forward.
+
+        Raises:
+            ValueError: The images of a loader have a size that no mode takes.
         """
         mode = due = Mode.FULL if self._steps.waits else self.mode
         if self.downsample_on == "host":
@@ -195,7 +231,7 @@ class LowModeModel(ModelView):
 
     @contextlib.contextmanager
     def in_mode(self, mode: Mode) -> Iterator[None]:
-        """Inside, forwards of this module run in ``mode``, whatever the schedule says, and count no step."""
+        """A context in which forwards run in ``mode``, whatever the schedule chooses, and count no steps."""
         before, self._forced = self._forced, self.ladder.resolve(mode)
         try:
             yield
@@ -207,14 +243,21 @@ class LowModeModel(ModelView):
         return scale_gradient(outputs, self._low_weights.get(mode, 1.0))
 
     def run(self, mode: Mode, *args: Any, **kwargs: Any) -> Any:
-        """One forward in ``mode``, whatever the schedule says; counts no step.
+        """Run one forward in ``mode``, whatever the schedule chooses; it counts no step.
 
-        Images are of full size, or of the mode's where they are downsampled on the host.
+        Args:
+            mode: A mode of the ladder.
+            *args: The model's positional arguments. Images have full size, or the mode's size with
+                ``downsample_on="host"``.
+            **kwargs: The model's keyword arguments.
+
+        Returns:
+            What the model returns.
         """
         return self._runner.run(self.ladder.resolve(mode), args, kwargs)
 
     def _mode_of(self, images: Tensor, due: Mode) -> Mode:
-        """The mode of a batch that a loader has downsampled or left alone; of several of its size, the one due."""
+        """The mode of a batch that a loader may have downsampled; if several modes have its size, the one due."""
         sizes = {mode: self.ladder.mode_inputs(mode).image.shape[2:] for mode in (due, Mode.FULL, *self.modes[:-1])}
         for mode, size in sizes.items():
             if tuple(images.shape[2:]) == size:
@@ -224,12 +267,12 @@ class LowModeModel(ModelView):
         full = sides(self.ladder.inputs.image.shape[2:])
         found = sides(images.shape[2:])
         raise ValueError(
-            f"images are {found}; with downsample_on='host' they are {full} for a full step or {low} for a low one, as "
-            "the pair was built for: build it with an example of your size"
+            f"images are {found}; downsample_on='host' needs {full} for a full step or {low} for a low one, as "
+            "the modes were built for: build them with an example of your size"
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LowModeModel:
-        # Compiled functions hold the weights that they were compiled with: a copy compiles its own.
+        # Compiled functions hold the weights that they were compiled with, so a copy compiles its own.
         memo.update(computed_copies(self.ladder.model))
         rebuild, (ladder, *arguments) = self.__reduce__()
         copied: LowModeModel = rebuild(copy.deepcopy(ladder, memo), *copy.deepcopy(arguments, memo))
@@ -244,9 +287,10 @@ class LowModeModel(ModelView):
         return _rebuild, (*arguments, self.schedule_state(), self.training)
 
     def schedule_state(self) -> dict[str, Any]:
-        """Where the schedule stands, apart from ``state_dict()``, which is the model's.
+        """Return the state of the schedule, which is separate from ``state_dict()``, the model's own.
 
-        ``{"step": …, "epoch": …}``, and under ``"schedule"`` the decisions of one that decides.
+        Returns:
+            ``{"step": …, "epoch": …}``, and under ``"schedule"`` the decisions of a schedule that has state.
         """
         state: dict[str, Any] = {"step": self.step, "epoch": self._epoch}
         if isinstance(self.schedule, StatefulSchedule):
@@ -254,7 +298,14 @@ class LowModeModel(ModelView):
         return state
 
     def load_schedule_state(self, state: Mapping[str, Any]) -> None:
-        """Continue where ``schedule_state()`` was taken. Raises ``KeyError`` where something is missing."""
+        """Resume from a state of ``schedule_state()``.
+
+        Args:
+            state: The state.
+
+        Raises:
+            KeyError: An entry is missing.
+        """
         step, epoch = int(state["step"]), int(state["epoch"])
         if isinstance(self.schedule, StatefulSchedule):
             self.schedule.load_state_dict(state["schedule"])
@@ -262,7 +313,7 @@ class LowModeModel(ModelView):
         self._epoch = epoch
 
     def _go_on_from(self, state: Mapping[str, Any]) -> None:
-        """The same from an optimizer's state, which may be of a run with another schedule."""
+        """Resume from an optimizer's state, which may be from a run with another schedule."""
         self._steps.go_on_from(int(state["step"]))
         self._epoch = int(state.get("epoch", 0))
         if isinstance(self.schedule, StatefulSchedule) and "schedule" in state:

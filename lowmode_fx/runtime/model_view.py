@@ -1,4 +1,4 @@
-"""A module that shows another one as its own: registries, attributes, train and eval mode, loading and moving."""
+"""``ModelView``: a module that presents another module's registries, attributes and modes as its own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Hook = Callable[..., Any]
 
 
 class ModelView(nn.Module):
-    """Holds what ``model`` holds, under the same names; every attribute that it has not itself is the model's.
+    """Holds what ``model`` holds, under the same names; every attribute that it does not define is the model's.
 
-    Subclasses list in ``OWN`` the public attributes that are theirs; those that start with an underscore are, too.
-    Whatever else is set is set on the model, as if it had been set there; ``forward`` is set on the view, for those who
-    wrap it. The class of a view has the signature of the model's ``forward``, for those who ask for it.
+    Subclasses list their own public attributes in ``OWN``; attributes that start with an underscore are their own too.
+    All other attributes are set on the model; ``forward`` is set on the view, for libraries that wrap it. The class of
+    a view has the signature of the model's ``forward``, for libraries that inspect it.
     """
 
     OWN: ClassVar[frozenset[str]] = frozenset()
@@ -28,9 +28,9 @@ class ModelView(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.__class__ = _signed(type(self), type(model))  # type: ignore[arg-type]
-        self.__dict__["_viewed"] = model  # no child: the model's children are this module's
+        self.__dict__["_viewed"] = model  # not a child: the model's children are this module's
         share_registries(self, model)
-        # What a parent that loads runs for each of its children.
+        # A parent runs these when it loads its children.
         self.__dict__[_LOAD_HOOKS] = model.__dict__[_LOAD_HOOKS]
 
     @property
@@ -64,47 +64,47 @@ class ModelView(nn.Module):
             delattr(self._viewed, name)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode as the model itself does, which may keep modules frozen."""
+        """Set train or eval mode as the model itself does, which may keep modules frozen."""
         self._viewed.train(mode)
         return self
 
     def register_forward_hook(self, hook: Hook, **options: Any) -> RemovableHandle:
-        """Put on the model itself, as every hook of a user's own is."""
+        """Register the hook on the model itself, as a user's own hooks are."""
         return self._register("register_forward_hook", hook, options)
 
     def register_forward_pre_hook(self, hook: Hook, **options: Any) -> RemovableHandle:
-        """Put on the model itself, as every hook of a user's own is."""
+        """Register the hook on the model itself, as a user's own hooks are."""
         return self._register("register_forward_pre_hook", hook, options)
 
     def register_full_backward_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
-        """Put on the model itself, as every hook of a user's own is."""
+        """Register the hook on the model itself, as a user's own hooks are."""
         return self._register("register_full_backward_hook", hook, {"prepend": prepend})
 
     def register_full_backward_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
-        """Put on the model itself, as every hook of a user's own is."""
+        """Register the hook on the model itself, as a user's own hooks are."""
         return self._register("register_full_backward_pre_hook", hook, {"prepend": prepend})
 
     def register_backward_hook(self, hook: Hook) -> RemovableHandle:
-        """Put on the model itself, as every hook of a user's own is."""
+        """Register the hook on the model itself, as a user's own hooks are."""
         return self._register("register_backward_hook", hook, {})
 
     def _register(self, method: str, hook: Hook, options: dict[str, Any]) -> RemovableHandle:
-        # What shards or replicates the net hooks the net: its hooks are no business of the model.
+        # Libraries that shard or replicate the net hook the net itself, not the model.
         torchs = str(getattr(hook, "__module__", "")).startswith("torch.")
         owner = super() if torchs else self._viewed
         handle: RemovableHandle = getattr(owner, method)(hook, **options)
         return handle
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own state: its keys, its extra state, its hooks."""
+        """Return the model's own state dict: its keys, its extra state, its hooks."""
         return self._viewed.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a state of the model, as the model itself does."""
+        """Load a state dict of the model, as the model itself does."""
         return self._viewed.load_state_dict(state_dict, strict=strict, assign=assign)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        # What a parent calls for each of its children.
+        # A parent calls this for each of its children.
         self._viewed._load_from_state_dict(*args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -112,7 +112,7 @@ class ModelView(nn.Module):
         return self
 
     def _copy_additions(self, copied: ModelView, memo: dict[int, Any]) -> None:
-        """Give a copy what others have put on this view: hooks, a wrapped ``forward``."""
+        """Copy to ``copied`` what others have added to this view: hooks, a wrapped ``forward``."""
         for name, value in self.__dict__.items():
             if name not in copied.__dict__ or (name.endswith("_hooks") and name != _LOAD_HOOKS):
                 copied.__dict__[name] = copy.deepcopy(value, memo)
@@ -121,13 +121,13 @@ class ModelView(nn.Module):
 _LOAD_HOOKS = "_load_state_dict_post_hooks"
 
 
-#: What a container is asked for through its class.
+#: Special methods of containers, which Python looks up on the class.
 _CONTAINER = ("__getitem__", "__len__", "__iter__", "__contains__")
 
 
 @functools.cache
 def _signed(kind: type[ModelView], model: type[nn.Module]) -> type[ModelView]:
-    """``kind`` with the signature of ``model``'s forward, and its subscripts where it is a container."""
+    """``kind`` with the signature of ``model``'s forward, and its special methods if it is a container."""
     own = kind.forward
 
     @functools.wraps(model.forward)

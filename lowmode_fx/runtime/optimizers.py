@@ -1,4 +1,4 @@
-"""Optimizers, and what wraps them: who steps, on whose weights, and whether it has stepped before."""
+"""Optimizers and their wrappers: which one steps, on which weights, and whether it has stepped before."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch.optim import Optimizer
 
 
 def unwrapped(optimizer: Any) -> list[Any]:
-    """``optimizer`` and all that it wraps, the outermost first: whatever of it has parameter groups.
+    """``optimizer`` and every optimizer that it wraps, outermost first: all that have parameter groups.
 
-    Accelerate's and DeepSpeed's wrappers, timm's ``Lookahead`` and sharpness-aware ones hold another as an attribute.
-    Raises ``TypeError`` where nothing of it is an optimizer.
+    Accelerate's and DeepSpeed's wrappers, timm's ``Lookahead`` and sharpness-aware ones hold the inner optimizer as an
+    attribute. Raises ``TypeError`` if none of them is an optimizer.
     """
     found = [each for each in _walk(optimizer, set()) if hasattr(each, "param_groups")]
     if not found:
         kind = type(optimizer).__name__
-        raise TypeError(f"optimizer is a {kind}; give a torch.optim.Optimizer, or what wraps one")
+        raise TypeError(f"optimizer is of type {kind}; give a torch.optim.Optimizer, or a wrapper of one")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The modes of forwards whose backward pass may still come, and run a checkpointed one again."""
+"""The modes of recent forwards, whose backward pass may still recompute an activation checkpoint."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch import Tensor
 from lowmode_fx.lowering.mode import Mode
 from passes.trees import call_leaves
 
-#: Forwards that are remembered.
+#: Number of forwards that are remembered.
 MOST = 64
 _Places = tuple[int, ...]
 
 
 class RecentModes:
-    """By the memory of what a forward was given: a checkpoint keeps that, and gives it again."""
+    """Modes by the memory of a forward's arguments: a checkpoint keeps these and passes them again."""
 
     def __init__(self) -> None:
         self._forwards: deque[tuple[_Places, Mode]] = deque(maxlen=MOST)
 
     def clear(self) -> None:
-        """A step was taken: what came before it is done with."""
+        """A step was taken; earlier forwards are finished."""
         self._forwards.clear()
 
     def note(self, mode: Mode, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """A forward of this call runs in ``mode``."""
+        """A forward with these arguments runs in ``mode``."""
         self._forwards.append((_places(args, kwargs), mode))
 
     def mode_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mode | None:
-        """The mode in which this call ran first; of one that is not remembered, the last.
+        """The mode in which this call ran first; for a call that is not remembered, the last mode.
 
-        Backward passes run the last of several equal calls first.
+        A backward pass recomputes the last of several equal calls first.
         """
         if not self._forwards:
             return None
@@ -55,5 +55,5 @@ def _places(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Places:
 def _place(leaf: Any) -> int:
     try:
         return leaf.data_ptr() if isinstance(leaf, Tensor) else 0
-    except RuntimeError:  # one without memory: fake, or batched by torch.func
+    except RuntimeError:  # a tensor without memory: fake, or batched by torch.func
         return 0

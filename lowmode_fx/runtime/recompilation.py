@@ -1,4 +1,4 @@
-"""What is compiled a second time: told, with what has changed, and bounded."""
+"""Recompilation of modes: warns what has changed, and limits how often it happens."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import nn
 from lowmode_fx.lowering.mode import Mode
 from passes.torch_internals import compiled_graphs
 
-#: Compilations of one mode after its first; then it runs uncompiled. torch's own limit of recompilations is 8.
+#: Recompilations of one mode before it runs uncompiled. torch's own limit is 8.
 MOST = 6
-#: Older compiled code runs on where weights are unfrozen, and leaves them without gradients: seen in torch 2.11.
+#: In torch 2.11 old compiled code keeps running when weights are unfrozen, and leaves them without gradients.
 NOTICES_FREEZING = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 14)
 
 
 class RecompilationGuard:
-    """Watches the compiled modes of a model: each is compiled once, unless the model is changed meanwhile."""
+    """Watches the compiled modes of a model: each is compiled once, unless the model changes."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -30,7 +30,7 @@ class RecompilationGuard:
         self._told: set[Mode] = set()
 
     def run(self, mode: Mode, compiled: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
-        """Call ``compiled``; warn where that compiled once more than the mode's first time."""
+        """Call ``compiled``; warn if that recompiled the mode."""
         before = compiled_graphs()
         result = compiled(*args, **kwargs)
         if compiled_graphs() != before:
@@ -38,7 +38,7 @@ class RecompilationGuard:
         return result
 
     def must_not_run(self, mode: Mode) -> bool:
-        """Whether a mode has to run uncompiled: it was compiled too often, or torch would not notice a change."""
+        """Whether a mode must run uncompiled: it was recompiled too often, or torch would not detect a change."""
         return self._again[mode] >= MOST or (not NOTICES_FREEZING and self._trains_others(mode))
 
     def _trains_others(self, mode: Mode) -> bool:
@@ -48,8 +48,8 @@ class RecompilationGuard:
         if mode not in self._told:
             self._told.add(mode)
             warnings.warn(
-                f"other weights train (requires_grad) than when {mode}-mode was compiled, which this torch would not "
-                "notice: it runs uncompiled, slower",
+                f"requires_grad of some weights changed since {mode}-mode was compiled, which this torch does "
+                "not detect: the mode falls back to uncompiled steps, which are slower; upgrade torch to recompile it",
                 stacklevel=4,
             )
         return True
@@ -60,26 +60,26 @@ class RecompilationGuard:
         if before is None:
             return
         self._again[mode] += 1
-        what = next((word for word, value in now.items() if value != before[word]), "something that the code asks for")
+        what = next((word for word, value in now.items() if value != before[word]), "a value that the code reads")
         left = MOST - self._again[mode]
-        after = f"after {left} more it runs" if left else "from now on it runs"
+        after = f"after {left} more the mode runs" if left else "from now on the mode runs"
         warnings.warn(
-            f"{mode}-mode was compiled again, for the {self._again[mode] + 1}. time, as {what} has changed; each takes "
-            f"the time of a compilation, and {after} uncompiled",
+            f"{mode}-mode was recompiled (compilation {self._again[mode] + 1}): {what} changed; avoid that during "
+            f"training, {after} uncompiled",
             stacklevel=5,
         )
 
 
 def _state(model: nn.Module) -> dict[str, Any]:
-    """What compiled code relies on, in words, the likeliest first."""
+    """The state that compiled code depends on, described in words, most likely changes first."""
 
     def tensors() -> Iterator[torch.Tensor]:
         yield from model.parameters()
         yield from model.buffers()
 
     return {
-        "which weights train (requires_grad)": [each.requires_grad for each in model.parameters()],
-        "which layers are in train mode": [module.training for module in model.modules()],
+        "requires_grad of the weights": [each.requires_grad for each in model.parameters()],
+        "train mode of the layers": [module.training for module in model.modules()],
         "the model's dtype": [each.dtype for each in tensors()],
         "the model's device": [each.device for each in tensors()],
         "the layers of the model": [(name, id(module)) for name, module in model.named_modules()],

@@ -1,6 +1,7 @@
-"""Values that a trainer may keep among its hyper-parameters, and ``torch.load`` reads with ``weights_only=True``.
+"""Registers values of this package that ``torch.load`` may read with ``weights_only=True``.
 
-They are plain values, which know nothing of torch; so this is imported with whatever does.
+Trainers may save them among their hyper-parameters. They are plain values without torch, so they are registered
+whenever a public name of the package is imported.
 """
 
 from __future__ import annotations

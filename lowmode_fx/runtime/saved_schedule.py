@@ -1,7 +1,7 @@
-"""Where the schedule stands travels with the optimizer's state: whatever saves the training saves it.
+"""Saves the schedule's state in the optimizer's state dict, so that every checkpoint of a training holds it.
 
-Trainers save a model's ``state_dict()``, which is the model's own, and their optimizers'. The latter's first group of
-parameters, where learning rates stand too, has a few more entries for it.
+Trainers save a model's ``state_dict()``, which is the model's own, and their optimizers'. The first parameter group of
+the latter, which holds learning rates too, gets a few more entries for the schedule.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _PREFIX = "lowmode_"
 
 
 class SavedSchedule:
-    """Writes where a schedule stands into the states of optimizers, and reads it from those that they load.
+    """Writes the schedule's state into optimizers' state dicts, and reads it from those that they load.
 
-    ``state`` and ``load``: ``LowModeModel.schedule_state`` and ``load_schedule_state``, held weakly. ``is_lost``:
-    an optimizer has loaded a state, or has one, that tells nothing of a schedule.
+    ``state`` and ``load``: ``LowModeModel.schedule_state`` and ``load_schedule_state``, held weakly. ``is_lost``: an
+    optimizer has loaded a state dict, or has state, without the schedule's.
     """
 
     def __init__(self, state: Callable[[], dict[str, Any]], load: Callable[[dict[str, Any]], None]) -> None:
@@ -28,7 +28,7 @@ class SavedSchedule:
         self._known: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()
 
     def travel_with(self, optimizer: Optimizer) -> bool:
-        """From now on; what it has loaded before is read now. Returns whether that told where the schedule stands."""
+        """Start saving with ``optimizer``, and read what it loaded before. Returns whether that held a schedule."""
         if optimizer in self._known:
             return False
         place = sum(getattr(hook, "of_schedule", False) for hook in _hooks(optimizer, "state_dict_post"))
@@ -50,9 +50,9 @@ class SavedSchedule:
         return self.read(optimizer, loaded=False)
 
     def read(self, optimizer: Any, loaded: bool) -> bool:
-        """Take the entries out of the optimizer's groups, and go on from there.
+        """Remove the entries from the optimizer's groups, and resume from them.
 
-        loaded: it has just loaded a state, which had them or not. Returns whether it had.
+        ``loaded``: it has just loaded a state dict, with or without entries. Returns whether it had them.
         """
         prefix = self._known[optimizer]
         group = optimizer.param_groups[0] if optimizer.param_groups else {}

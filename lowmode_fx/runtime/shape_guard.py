@@ -1,4 +1,4 @@
-"""Images that a mode's graph is not for, and slower ways that a model takes by surprise: refused, or warned of once."""
+"""The shape guard: refuses images that a mode's graph is not for, and warns once about slow fallbacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class ShapeGuard:
-    """Refusals, and warnings that are given once, of one ``LowModeModel``."""
+    """Errors, and one-time warnings, about the input shapes of one ``LowModeModel``."""
 
     def __init__(self, ladder: Ladder) -> None:
         self._ladder = ladder
@@ -23,11 +23,10 @@ class ShapeGuard:
         self._mismatches: Counter[Mode] = Counter()
 
     def check_size(self, mode: Mode, images: Tensor, downsampled: bool) -> None:
-        """A graph that holds for one size may contain what the model computed from it: refuse another size.
+        """Refuse images of another size than a fixed-size graph was made for.
 
-        So may one that brings back what it returns to a size of full-mode.
-
-        downsampled: whether ``images`` have the mode's size already. Raises ``ValueError``.
+        Such a graph may contain values that were computed from the size; with ``restore_output`` it contains
+        full-mode's size. ``downsampled``: whether ``images`` have the mode's size already. Raises ``ValueError``.
         """
         report, config = self._ladder.rung(mode).report, self._ladder.rung(mode).config
         if report.any_size and not config.restore_output:
@@ -35,43 +34,43 @@ class ShapeGuard:
         expected = (self._ladder.mode_inputs(mode) if downsampled else self._ladder.inputs).image.shape[2:]
         if tuple(images.shape[2:]) != tuple(expected):
             raise ValueError(
-                f"{report.front_end}'s graph of {report.model} is for {sides(expected)} images alone, and these are "
-                f"{sides(images.shape[2:])}; build a pair with an example of their size, or leave front_end out"
+                f"the {report.front_end} graph of {report.model} is for {sides(expected)} images only, but these are "
+                f"{sides(images.shape[2:])}; build the modes with an example of this size, or without front_end"
             )
 
     def note_shapes(self, mode: Mode, shapes: Shapes, compiled: Shapes) -> None:
-        """Warn where one batch after the other has other shapes than its mode was compiled for."""
+        """Warn if consecutive batches have other shapes than their mode was compiled for."""
         if shapes == compiled:
             self._mismatches[mode] = 0
             return
         self._mismatches[mode] += 1
-        if self._mismatches[mode] > 1:  # one alone is a ragged last batch
+        if self._mismatches[mode] > 1:  # a single one is a ragged last batch
             ours, theirs = next(pair for pair in zip(compiled, shapes, strict=True) if pair[0] != pair[1])
             self._warn_once(
                 f"{mode} shape",
-                f"{mode}-mode was compiled for images {sides(ours)}, the first that it saw, and runs "
-                f"uncompiled, slower, on {sides(theirs)}; make the first training forward with your own batch size",
+                f"{mode}-mode was compiled for images {sides(ours)}, the first shape that it saw, and falls back to "
+                f"uncompiled steps, which are slower, on {sides(theirs)}; make the first forward with your batch size",
             )
 
     def fits_batch(self, mode: Mode, images: Tensor) -> bool:
-        """Whether a mode can normalise so many images ``(N, C, *S)``; warns where it can't."""
+        """Whether a mode can normalise this many images ``(N, C, *S)``; warns if it can't."""
         least = 1 if mode is Mode.FULL else self._ladder.rung(mode).report.least_batch
         if len(images) >= least:
             return True
         self._warn_once(
             "batch",
-            f"a batch of {len(images)} image has no batch statistics on {mode}-mode's 1×1 maps, and runs in full-mode; "
-            "drop_last=True leaves such batches out",
+            f"a batch of {len(images)} image has no batch statistics on {mode}-mode's 1×1 maps and runs in full-mode; "
+            "set drop_last=True to leave such batches out",
         )
         return False
 
     def note_mode(self, drawn: Mode, due: Mode, step: int) -> None:
-        """Warn where a loader's batch is of another mode than the schedule's."""
+        """Warn if a loader's batch has another mode than the schedule's."""
         if drawn is not due:
             self._warn_once(
                 "mode",
-                f"the loader drew {drawn}-mode for step {step}, where the schedule says {due}-mode: tell "
-                "host_loader the batches of each optimizer step (accumulation), and the net each epoch (set_epoch)",
+                f"the loader chose {drawn}-mode for step {step}, but the schedule's is {due}-mode; give "
+                "host_loader the batches per optimizer step (accumulation), and call net.set_epoch before each epoch",
             )
 
     def _warn_once(self, kind: str, message: str) -> None:

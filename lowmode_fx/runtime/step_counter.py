@@ -1,4 +1,4 @@
-"""Which step of a run it is: counted by the steps that the model's weights take."""
+"""Counts the steps of a run by the optimizer steps that the model's weights take."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from lowmode_fx.runtime.optimizers import unwrapped
 from lowmode_fx.runtime.saved_schedule import SavedSchedule
 
-#: So many training forwards without a step of an attached optimizer are more than gradient accumulation.
+#: More training forwards than this without a step of an attached optimizer are not gradient accumulation.
 MOST_FORWARDS = 20
 
 
 class StepCounter:
-    """Counts training forwards, or, once an optimizer is attached, the steps that optimizers take on the weights.
+    """Counts training forwards or, once an optimizer is attached, the steps that optimizers take on the weights.
 
-    An optimizer that steps on the weights is attached by that. Of steps that follow one forward (several optimizers
-    that step together) the first counts. A step without a forward before it, as loading a state may take, does not.
-
-    ``waits``: a copy's counter counts nothing until an optimizer trains the copy.
+    An optimizer that steps on the weights is attached automatically. If several steps follow one forward (several
+    optimizers that step together), the first counts. A step without a forward before it, as loading a state dict may
+    take, does not. ``waits``: a copy's counter counts nothing until an optimizer trains the copy.
     """
 
     def __init__(self, parameters: Callable[[], Iterable[nn.Parameter]], saved: SavedSchedule | None = None) -> None:
-        """parameters: gives the weights as they are now. saved: what saves the step with an optimizer."""
+        """``parameters``: returns the current weights. ``saved``: saves the step with an optimizer."""
         self.step = 0
         self.attached = False
         self.waits = False
@@ -40,13 +39,13 @@ class StepCounter:
 
     @property
     def has_stepped(self) -> bool:
-        """Whether no forward has come since the last step."""
+        """Whether no forward has run since the last step."""
         return not self._forwards
 
     def attach(self, optimizer: Any) -> None:
         """Count the steps of ``optimizer``, and of any other that steps on the weights.
 
-        Raises ``TypeError`` where it is no optimizer, nor wraps one.
+        Raises ``TypeError`` if it is neither an optimizer nor a wrapper of one.
         """
         found = unwrapped(optimizer)
         self.attached = True
@@ -54,10 +53,10 @@ class StepCounter:
         self._forwards = 0
         if self._saved is not None:
             told = [self._saved.travel_with(each) for each in found]
-            self._saved.is_lost &= not any(told)  # a wrapper and what it wraps have one state
+            self._saved.is_lost &= not any(told)  # a wrapper and the wrapped optimizer have one state
 
     def go_on_from(self, step: int) -> None:
-        """Of a run that has taken ``step`` steps, the next forward is the first."""
+        """Continue a run that has taken ``step`` steps; the next forward is the first."""
         self.step = step
         self._forwards = 0
         if self._saved is not None:
@@ -72,8 +71,8 @@ class StepCounter:
             self._saved.is_lost = False
             if self.step == 0:
                 warnings.warn(
-                    "the optimizer goes on from earlier steps and the schedule starts at step 0, for nothing that was "
-                    "loaded tells of it; net.load_schedule_state({'step': ..., 'epoch': ...}) says where it stands",
+                    "the optimizer resumes but the schedule starts at step 0: no loaded state dict has the schedule's "
+                    "state; call net.load_schedule_state({'step': ..., 'epoch': ...}) to set it",
                     stacklevel=4,
                 )
         if not self.attached:
@@ -81,8 +80,8 @@ class StepCounter:
         elif self._forwards > MOST_FORWARDS and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{self._forwards} training forwards and no step of an optimizer on the model's weights since: the "
-                "mode stays the same until one; attach the optimizer that trains the model (net.attach)",
+                f"{self._forwards} training forwards without a step on the model's weights, so the mode "
+                "never changes; attach the optimizer that trains the model (net.attach)",
                 stacklevel=4,
             )
 
@@ -94,23 +93,23 @@ class StepCounter:
             self._notice()
         if self._saved is not None and self._saved.travel_with(optimizer):
             warnings.warn(
-                "the optimizer's state told where the schedule stands, after the first step: attach the optimizer "
-                "before that (net.attach)",
+                "the schedule's state was restored from the optimizer only after the first step; attach the optimizer "
+                "before it (net.attach)",
                 stacklevel=4,
             )
         self._forwards = 0
         self.step += 1
 
     def _notice(self) -> None:
-        """The first step of an optimizer that nobody has attached."""
+        """The first step of an optimizer that was not attached."""
         forwards = self._forwards
         if not self.waits:
             self.step -= forwards
         if self.waits or forwards > 1:
-            told = "ran in full-mode, for this is a copy" if self.waits else "had modes of their own"
+            told = "ran in full-mode, since this is a copy" if self.waits else "counted as steps"
             warnings.warn(
-                f"{forwards} training forward{'s' * (forwards > 1)} before the first step of an optimizer {told}: "
-                "attach the optimizer before them (net.attach)",
+                f"{forwards} training forward{'s' * (forwards > 1)} before the first optimizer step {told}; "
+                "attach the optimizer before training (net.attach)",
                 stacklevel=5,
             )
         self.attached, self.waits = True, False
@@ -120,11 +119,11 @@ class StepCounter:
         return any(id(parameter) in theirs for parameter in self._parameters())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StepCounter:
-        raise TypeError("a step counter belongs to one model; its copy makes its own")
+        raise TypeError("a step counter can't be copied: it belongs to one model; make another one")
 
 
 def _watch(counter: StepCounter) -> None:
-    """Tell ``counter`` of every optimizer's steps for as long as it lives."""
+    """Report every optimizer's steps to ``counter`` for as long as it lives."""
     known = weakref.ref(counter)
 
     def stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""``TrainStep``: forward, loss, backward and optimizer as one call; on a GPU, one replay."""
+"""``TrainStep``: forward, loss, backward and optimizer step as one call; on CUDA, one graph replay."""
 
 from __future__ import annotations
 
@@ -21,33 +21,35 @@ from lowmode_fx.utils.validation import as_count, as_number, wrong_type
 class TrainStep:
     """One training step of a network as one call: ``loss = step(images, labels)``.
 
-    On a CPU it runs the lines of a loop of one's own, to the same bits. On a CUDA device each kind of step (its mode,
-    the shapes of its batch) runs twice as a loop would, and from then on as one replay of a CUDA graph: downsampling,
-    forward, loss, backward, clipping and, where its state is on the device, the optimizer, without a gap between their
-    kernels. Learning rates are read at each replay, whatever writes them; a layer that is frozen, a hook that is added,
-    an attribute that is set, a checkpoint that is loaded is noticed, and the step captured again. What can't be
-    captured runs uncaptured, which an ``UncapturedWarning`` tells once, with the cause and the line.
+    On a CPU it runs the lines of an ordinary training loop, with bit-identical results. On a CUDA device each kind of
+    step (its mode and the shapes of its batch) runs twice like that as a warm-up, and from then on as one replay of a
+    CUDA graph: downsampling, forward, loss, backward, clipping and, if its state is on the device, the optimizer step.
+    Learning rates are read at each replay. A layer that is frozen, a hook that is added, an attribute that is set or a
+    checkpoint that is loaded is detected, and the step is captured again. A step that can't be captured runs
+    uncaptured, with one ``UncapturedWarning`` that names the cause and the line.
 
-    A step is over when it returns: no parameter has a ``.grad`` between two of them, unless batches are accumulated.
+    No parameter has a ``.grad`` after a step, unless batches are accumulated.
 
     Args:
-        net: a ``LowModeModel``, also in ``DistributedDataParallel``, or any module, all of whose steps are full ones.
-            The optimizer is attached to it.
-        criterion: ``criterion(outputs, targets)`` returns the loss, a scalar; ``None`` where the net returns it.
-        optimizer: any. On CUDA, ``fused=True`` (SGD, Adam, AdamW) or ``capturable=True`` (Adam, AdamW) lets its step be
-            a part of the replay; another one steps right after it, in Python.
-        autocast: the type of ``torch.autocast`` around forward and loss, as ``torch.bfloat16``. With ``torch.float16``
-            losses are scaled (see ``scaler``). ``None`` leaves a ``torch.autocast`` around the call as it is.
-        scaler: a gradient scaler, whose state a checkpoint must hold; one is made for ``torch.float16``.
-        clip_grad_norm: the largest norm of all gradients together, as in ``torch.nn.utils.clip_grad_norm_``.
-        accumulate: so many batches make one step of the optimizer; each loss counts for its share of them.
-        after_step: called without arguments after each step of the optimizer, in Python: for averages of the weights.
-        capture: ``False`` runs every step as a loop would, also on CUDA.
-        graphs: what captures; CUDA graphs on CUDA, nothing elsewhere.
+        net: A ``LowModeModel``, also inside ``DistributedDataParallel``, or any module, whose steps are then all full
+            steps. The optimizer is attached to it.
+        criterion: ``criterion(outputs, targets)`` returns the loss, a scalar; ``None`` if the net returns the loss.
+        optimizer: Any optimizer. On CUDA, ``fused=True`` (SGD, Adam, AdamW) or ``capturable=True`` (Adam, AdamW) makes
+            its step a part of the replay; another one steps in Python after it.
+        autocast: Dtype of ``torch.autocast`` around forward and loss, such as ``torch.bfloat16``. With
+            ``torch.float16`` the loss is scaled (see ``scaler``). ``None`` leaves a ``torch.autocast`` around the call
+            as it is.
+        scaler: A gradient scaler, whose state dict belongs into a checkpoint; by default one is made for
+            ``torch.float16``.
+        clip_grad_norm: Largest total norm of the gradients, as in ``torch.nn.utils.clip_grad_norm_``.
+        accumulate: Batches per optimizer step; each loss is divided by this number.
+        after_step: Callback without arguments after each optimizer step, in Python, for example for weight averages.
+        capture: ``False`` runs every step uncaptured, also on CUDA.
+        graphs: What captures steps; by default CUDA graphs on CUDA, and nothing elsewhere.
 
     Raises:
-        TypeError: for what is no module, no optimizer or no number.
-        ValueError: for numbers out of range, and for an optimizer that steps on none of the net's parameters.
+        TypeError: An argument is not a module, an optimizer or a number.
+        ValueError: A number is out of range, or the optimizer steps on none of the net's parameters.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class TrainStep:
         self._known.attach(optimizer)
         own = set(map(id, net.parameters()))
         if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
-            raise ValueError("optimizer steps on none of the net's parameters; make it with net.parameters()")
+            raise ValueError("optimizer has none of the net's parameters; make it with net.parameters()")
         self._arithmetic = StepArithmetic(
             net, criterion, optimizer, device, autocast, self.scaler, clip, self.accumulate
         )
@@ -97,31 +99,34 @@ class TrainStep:
 
     @property
     def uncaptured(self) -> str | None:
-        """Why no step is captured; ``None`` where they are, or will be once each kind has run twice."""
+        """The reason why no step is captured; ``None`` if steps are, or will be after their warm-up."""
         return "capture=False, or not on CUDA" if self._captured is None else self._captured.refusal
 
     @property
     def optimizer_outside(self) -> str | None:
-        """Why the optimizer steps in Python, after each replay; ``None`` where it is a part of it."""
+        """The reason why the optimizer steps in Python after each replay; ``None`` if it is part of the replay."""
         return self.uncaptured or (self._captured.outside if self._captured is not None else None)
 
     @property
     def captures(self) -> int:
-        """How many kinds of steps are replayed now."""
+        """Number of kinds of steps that are captured now."""
         return 0 if self._captured is None else self._captured.captures
 
     @property
     def grad_norm(self) -> Tensor | None:
-        """The norm of the last step's gradients before they were clipped, a scalar; the next step overwrites it."""
+        """Norm of the last step's gradients before clipping, a scalar tensor, which the next step overwrites."""
         return self._norm if self._captured is None else self._captured.norm
 
     def __call__(self, inputs: Any, targets: Any = None) -> Tensor:
-        """One batch: its loss, a scalar on the net's device without a graph; the weights have moved.
+        """Train on one batch.
 
         Args:
-            inputs: what the net is called with: a tensor ``(N, C, *S)``; a tuple of arguments; or a mapping of
-                keywords. Tensors may lie on the host: on CUDA they are copied to the device, where ``targets`` follow.
-            targets: what the criterion gets beside the outputs.
+            inputs: The net's input: a tensor ``(N, C, *S)``, a tuple of arguments, or a mapping of keywords. Tensors
+                may be on the host: on CUDA they are copied to the device, as are ``targets``.
+            targets: The second argument of the criterion.
+
+        Returns:
+            The loss, a scalar on the net's device without a graph.
         """
         batch = _batch(inputs, targets)
         place = Place(self._batches == 0, self._batches + 1 == self.accumulate)
@@ -132,7 +137,7 @@ class TrainStep:
         return loss
 
     def _run(self, batch: Batch, place: Place) -> Tensor:
-        """The lines of a loop of one's own."""
+        """The step as an ordinary training loop runs it."""
         loss = self._arithmetic.gradients(move(batch, self._device), place.last)
         if place.last:
             self._norm = self._arithmetic.update()

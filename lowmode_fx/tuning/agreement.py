@@ -1,4 +1,4 @@
-"""Do low steps teach what full steps teach? The cosine of both gradients on the same batches, whole and per layer."""
+"""Gradient agreement: the cosine of the full and the low gradient on the same batches, whole and per parameter."""
 
 from __future__ import annotations
 
@@ -22,11 +22,17 @@ Criterion = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class GradientAgreement:
-    """cosine: cos(full gradient, low gradient), in [−1, 1]; norm_ratio: ‖low‖ / ‖full‖; ``nan`` for zero gradients.
+    """Agreement of the full and the low gradient, as means over ``batches`` batches.
 
-    Means over ``batches`` batches, with their standard errors (``nan`` for one batch). ``ceiling``: the cosine of the
-    full gradients of both halves of a batch, what noise alone leaves of 1 (``nan`` for batches below four images).
-    ``layers``: the same for each parameter by name; empty within a layer.
+    Attributes:
+        cosine: cos(full gradient, low gradient), in [−1, 1]; ``nan`` for zero gradients.
+        norm_ratio: ‖low‖ / ‖full‖; ``nan`` for zero gradients.
+        ceiling: Cosine of the full gradients of both halves of a batch, the limit that noise alone sets; ``nan`` for
+            batches with fewer than four images.
+        batches: Number of batches.
+        cosine_error: Standard error of ``cosine``; ``nan`` for one batch.
+        norm_ratio_error: Standard error of ``norm_ratio``; ``nan`` for one batch.
+        layers: The same for each parameter by name; empty within a layer.
     """
 
     cosine: float
@@ -42,15 +48,25 @@ class GradientAgreement:
 def gradient_agreement(
     ladder: Ladder, batch: Batch | Iterable[Batch], criterion: Criterion, mode: Mode | None = None
 ) -> GradientAgreement:
-    """Agreement of the full and the low gradient of ``criterion(output, targets)``, on one batch or over several.
+    """Measure how well the low gradient of ``criterion(output, targets)`` agrees with the full gradient.
 
-    batch: one at full size, or an iterable of several: ``(inputs, targets)``, where inputs is what the model is called
-        with (images ``(N, C, *S)``, a tuple, a mapping of keywords), or a mapping of all that it takes where its loss
-        is inside; the criterion is given None as targets then, as in ``lambda output, _: output["loss"]``.
-    mode: which low mode of a ladder, by default the cheapest.
+    Weights, gradients, running statistics, train or eval modes and random number generators are left as they were; both
+    modes see the same random numbers.
 
-    Weights, gradients, running statistics, modes and RNG are left as they were; both modes see the same random numbers.
-    Raises ``ValueError`` where there is no batch, or one that the modes were not built for.
+    Args:
+        ladder: The pair or ladder.
+        batch: One full-size batch, or an iterable of several: ``(inputs, targets)``, where ``inputs`` is the model's
+            input (images ``(N, C, *S)``, a tuple, or a mapping of keywords); or a mapping of all keywords if
+            ``forward`` computes the loss; the criterion then gets ``None`` as targets, as in ``lambda output, _:
+            output["loss"]``.
+        criterion: Returns the loss, a scalar.
+        mode: A low mode of the ladder, by default the cheapest.
+
+    Returns:
+        The agreement, whole and per parameter.
+
+    Raises:
+        ValueError: There is no batch, or one that the modes were not built for.
     """
     batches = read_batches(batch, ladder.inputs, ladder.model)
     full, low = (networks.network(ladder, each, downsample=True) for each in (Mode.FULL, mode or ladder.modes[0]))
@@ -65,7 +81,7 @@ def gradient_agreement(
 def batch_loss(
     network: networks.Network, batch: Call, criterion: Criterion, autocast: torch.dtype | None = None
 ) -> Tensor:
-    """``criterion(output, targets)``, under autocast to that type; ``None``: as the caller has it."""
+    """``criterion(output, targets)``, under autocast to a dtype; ``None``: as the caller has it."""
     with contextlib.nullcontext() if autocast is None else torch.autocast(batch.device.type, dtype=autocast):
         return criterion(batch.of(network), batch.targets)
 
@@ -73,12 +89,12 @@ def batch_loss(
 def mode_gradient(
     network: networks.Network, batch: Call, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None = None
 ) -> list[Tensor]:
-    """The gradient of ``criterion(output, targets)`` for each trainable parameter of ``model``, in their order.
+    """The gradient of ``criterion(output, targets)`` for each trainable parameter of ``model``, in order.
 
-    To be called inside ``train_mode``. The model is left as it was, so that every gradient is taken in one state.
+    Call it inside ``train_mode``. The model is left as it was, so that every gradient is computed in the same state.
     """
     with preserve_state(model, parameters=True):
-        # One seed for both modes: dropout must not pass for disagreement where its masks have the same shape.
+        # One seed for both modes: dropout masks of the same shape must not count as disagreement.
         torch.manual_seed(0)
         return step_gradient(network, batch, criterion, model, autocast)
 
@@ -86,7 +102,7 @@ def mode_gradient(
 def step_gradient(
     network: networks.Network, batch: Call, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None = None
 ) -> list[Tensor]:
-    """The same as a training step takes it, which may change the model's buffers and attributes."""
+    """The same as a training step computes it, which may change the model's buffers and attributes."""
     parameters = [value for value in model.parameters() if value.requires_grad]
     loss = batch_loss(network, batch, criterion, autocast)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -146,7 +162,7 @@ def _mean(
 
 
 def _with_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard error of the values that are numbers."""
+    """Mean and standard error of the values that are not NaN."""
     known = [value for value in values if not math.isnan(value)]
     if len(known) < 2:
         return (known[0] if known else math.nan), math.nan

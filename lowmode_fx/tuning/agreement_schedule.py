@@ -1,4 +1,4 @@
-"""A schedule that follows the evidence: low steps while a low step's measured gain is above its cost."""
+"""``AgreementSchedule``: low steps as long as a low step's measured gain is above its cost."""
 
 from __future__ import annotations
 
@@ -13,29 +13,40 @@ from lowmode_fx.runtime.schedules import uniform_draw
 from lowmode_fx.utils.validation import as_count, as_number, as_probability
 from passes.errors import OptionError
 
-if TYPE_CHECKING:  # what it measures with is imported where it measures
+if TYPE_CHECKING:  # imported in the functions that measure
     import torch
 
     from lowmode_fx.lowering.ladder import ModePair
     from lowmode_fx.tuning.agreement import Criterion
     from lowmode_fx.tuning.batches import Batch
 
-#: Measuring may take no more than this share of the steps between two measurements.
+#: Maximum share of the steps that measurements may cost.
 MOST_OVERHEAD = 0.1
 
 
 class AgreementSchedule:
-    """Steps are low with probability ``p`` while low steps pay, by the last measurement, and full else.
+    """Steps are low with probability ``p`` as long as low steps pay by the last measurement, otherwise full.
 
-    Every ``every`` steps the gradients of both modes are compared on ``batches`` batches (``measure``): a low step's
-    *gain* is how many full steps it stands for, see ``lowmode_fx.tuning.gain``. It pays where gain > ``cost``, what
-    it costs in full steps; ``None`` takes the ratio of multiply-adds. From epoch ``full_from`` on every step is full.
-    Before the first measurement steps are full. A measurement costs about ``batches × (1 + cost)`` full steps.
+    Every ``every`` steps the gradients of both modes are compared on ``batches`` batches (``measure``). A low step's
+    *gain* is the number of full steps that it is equivalent to (see ``lowmode_fx.tuning.gain``); low steps pay if the
+    gain is above the cost. Before the first measurement steps are full. A measurement costs about ``batches × (1 +
+    cost)`` full steps.
 
-    ``mode`` is pure given the decisions, which ``state_dict()`` holds: ``LowModeModel.schedule_state()`` carries them.
-    In a process group rank 0 measures and tells the others, so all ranks agree.
+    ``mode`` is pure given the decisions, which ``state_dict()`` holds; ``LowModeModel.schedule_state()`` includes them.
+    In a process group rank 0 measures and broadcasts the result, so all ranks agree.
 
-    Raises ``ValueError`` for values out of range, and where measuring would take more than a tenth of the steps.
+    Args:
+        every: Optimizer steps between measurements.
+        p: Probability of a low step while low steps pay, in [0, 1].
+        batches: Batches per measurement, at least 2.
+        cost: Cost of a low step in full steps; ``None`` takes the ratio of multiply-adds.
+        full_from: Epoch from which every step is full.
+        momentum: Momentum of the optimizer, in [0, 1).
+        seed: Seed of the draws, an int from 0 to 2**64 - 1.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range, or measurements would cost more than a tenth of the steps.
     """
 
     def __init__(
@@ -49,7 +60,7 @@ class AgreementSchedule:
         momentum: float = 0.9,
         seed: int = 0,
     ) -> None:
-        as_count("batches", batches, 2)  # noise shows between batches only
+        as_count("batches", batches, 2)  # noise can only be estimated from several batches
         if cost is not None:
             as_number("cost", cost, above=0)
         least = round(2 * batches / MOST_OVERHEAD)
@@ -71,13 +82,18 @@ class AgreementSchedule:
         return tuple((step, gain, self.p if gain > cost else 0.0) for step, gain, cost in rows)
 
     def mode(self, step: int, epoch: int) -> Mode:
-        """The mode of global optimizer step ``step`` in ``epoch``, by the last measurement at or before it."""
+        """Return the mode of an optimizer step, by the last measurement at or before it.
+
+        Args:
+            step: Optimizer step, from 0 over the whole run.
+            epoch: Epoch of the step, from 0.
+        """
         place = bisect.bisect_right(self._steps, step) - 1
         if not self._steps and step >= self.every and not self._warned:
             self._warned = True
             warnings.warn(
-                f"AgreementSchedule has not measured in {step} steps, and every one was full; call "
-                "schedule.measure(...) where schedule.due(net.step, net.epoch)",
+                f"AgreementSchedule has not measured in {step} steps, so all were full; call "
+                "schedule.measure(...) when schedule.due(net.step, net.epoch)",
                 stacklevel=2,
             )
         if place < 0 or (self.full_from is not None and epoch >= self.full_from):
@@ -86,7 +102,12 @@ class AgreementSchedule:
         return Mode.LOW if pays and uniform_draw(self.seed, step) < self.p else Mode.FULL
 
     def due(self, step: int, epoch: int = 0) -> bool:
-        """Whether step ``step``, yet to be taken, calls for a measurement first."""
+        """Return whether a measurement is due before a step.
+
+        Args:
+            step: The next optimizer step.
+            epoch: Its epoch.
+        """
         if self.full_from is not None and epoch >= self.full_from:
             return False
         return not self._steps or step >= self._steps[-1] + self.every
@@ -99,10 +120,22 @@ class AgreementSchedule:
         step: int,
         autocast: torch.dtype | None = None,
     ) -> float:
-        """Measure on full-size batches, decide for the steps from ``step`` on, and return the gain.
+        """Measure on full-size batches, and decide for the steps from ``step`` on.
 
-        autocast: the type that the run computes forwards in, if any. The model is left as it was. In a process group
-        every rank has to call it; rank 0's batches count.
+        The model is left as it was. In a process group every rank must call it; rank 0's batches are used.
+
+        Args:
+            pair: The pair that is trained.
+            batches: At least ``batches`` batches, as in ``gradient_agreement``.
+            criterion: Returns the loss, a scalar.
+            step: The next optimizer step.
+            autocast: Dtype in which the run computes forwards, if any.
+
+        Returns:
+            The gain of a low step, in full steps.
+
+        Raises:
+            ValueError: There are too few batches, or rank 0 could not measure.
         """
         from lowmode_fx.tuning.costs import mac_cost
 
@@ -120,41 +153,54 @@ class AgreementSchedule:
     ) -> float:
         from lowmode_fx.tuning.trials import progress_now
 
-        # At most 1: where full gradients are all but lost in noise, the estimate has no upper bound.
+        # At most 1: the estimate has no upper bound if noise dominates the full gradients.
         return min(1.0, progress_now(pair, batches, criterion, self.momentum, autocast).gain)
 
     def decide(self, step: int, gain: float, cost: float) -> None:
-        """Note a measurement: a low step's ``gain`` and ``cost``, both in full steps, from ``step`` on.
+        """Add a measurement, from ``step`` on.
 
-        Raises ``ValueError`` for a step before the last decision's.
+        Args:
+            step: Optimizer step from which the decision applies.
+            gain: Gain of a low step, in full steps.
+            cost: Cost of a low step, in full steps.
+
+        Raises:
+            ValueError: The step is before that of the last decision.
         """
         if self._steps and step < self._steps[-1]:
-            raise ValueError(f"step {step} comes before the last decision, at {self._steps[-1]}")
+            raise ValueError(f"step={step} is before the last decision; give at least {self._steps[-1]}")
         self._steps.append(step)
         self._gains.append(gain)
         self._costs.append(cost)
 
     def state_dict(self) -> dict[str, list[Any]]:
-        """The decisions so far, in plain values."""
+        """Return the decisions so far as plain values."""
         return {"steps": list(self._steps), "gains": list(self._gains), "costs": list(self._costs)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state_dict()``. Raises ``KeyError`` where a list is missing."""
+        """Resume from a state dict.
+
+        Args:
+            state: The result of ``state_dict()``.
+
+        Raises:
+            KeyError: A list is missing.
+        """
         self._steps, self._gains, self._costs = (list(state[name]) for name in ("steps", "gains", "costs"))
 
     def to_dict(self) -> dict[str, Any]:
-        """The arguments, in plain values; decisions are state, and in ``state_dict()``."""
+        """Return the arguments as plain values; decisions are in ``state_dict()``."""
         names = ("every", "p", "batches", "cost", "full_from", "momentum", "seed")
         return {"kind": "agreement"} | {name: getattr(self, name) for name in names}
 
 
 def _from_rank_0(pair: ModePair, measured: Callable[[], float]) -> float:
-    """What rank 0 measures, or the error that it met, on every rank: none may wait for one that has failed."""
+    """What rank 0 measures, or its error, on every rank: none may wait for a rank that has failed."""
     import torch.distributed as dist
     from torch.nn import SyncBatchNorm
 
     if any(isinstance(module, SyncBatchNorm) for module in pair.model.modules()):
-        raise ValueError("rank 0 measures alone, and a SyncBatchNorm would wait for the others; use other norms")
+        raise ValueError("only rank 0 measures, so a SyncBatchNorm would wait forever for other ranks; use other norms")
     told: list[Any] = [0.0, ""]
     if dist.get_rank() == 0:
         try:
@@ -163,7 +209,7 @@ def _from_rank_0(pair: ModePair, measured: Callable[[], float]) -> float:
             told[1] = f"{type(error).__name__}: {error}"
     dist.broadcast_object_list(told, src=0)
     if told[1]:
-        raise ValueError(f"measuring failed on rank 0: {told[1]}")
+        raise ValueError(f"the measurement failed on rank 0: {told[1]}")
     return float(told[0])
 
 

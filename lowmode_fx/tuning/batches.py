@@ -1,4 +1,4 @@
-"""Batches as a training loop has them, read as calls of the model and targets for the criterion."""
+"""Batches of a training loop, read as calls of the model and targets of the criterion."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from lowmode_fx.capture.inputs import ModelInputs, as_call
 from passes.trees import tree_leaves, tree_map
 
-#: One batch at full size: ``(inputs, targets)``, where ``inputs`` is what the model is called with, as the example that
+#: One full-size batch: ``(inputs, targets)``, where ``inputs`` is what the model is called with, as the example that
 #: its modes were built for (images ``(N, C, *S)``, a tuple of arguments, a mapping of keywords); or, where the loss is
-#: worked out inside ``forward``, a mapping of all keywords alone, for which the criterion is given None as targets.
+#: computed by ``forward``, a mapping of all keywords, for which the criterion gets ``None`` as targets.
 Batch = tuple[Any, Any] | Mapping[str, Any]
 
 
@@ -28,18 +28,18 @@ class Call:
 
     @property
     def device(self) -> torch.device:
-        """Where the images are."""
+        """Device of the images."""
         return self.leaves[self.inputs.images[0]].device
 
     def of(self, forward: Callable[..., Any]) -> Any:
-        """What ``forward`` returns for this call."""
+        """The result of ``forward`` for this call."""
         args, kwargs = self.inputs.call(self.leaves)
         return forward(*args, **kwargs)
 
     def halves(self) -> list[Call]:
-        """The batch's first and second half; none where a half has fewer than two images, or targets can't be halved.
+        """The batch's first and second half; empty if a half has fewer than two images, or targets can't be split.
 
-        A tensor is halved where its length is the number of images.
+        A tensor is split if its length is the number of images.
         """
         images = len(self.leaves[self.inputs.images[0]])
 
@@ -58,25 +58,25 @@ class Call:
 
 
 def read_batches(batch: Batch | Iterable[Batch], inputs: ModelInputs, model: nn.Module) -> list[Call]:
-    """One batch as a list of one, several as a list. Raises ``ValueError`` where there is none, or for what is none."""
+    """One batch as a list of one, several as a list. Raises ``ValueError`` if there is none, or one is not a batch."""
     if _is_batch(batch, inputs, model):
         return [read_batch(batch, inputs, model)]
     if not isinstance(batch, Iterable):
         raise ValueError(_no_batch(batch))
     calls = [read_batch(each, inputs, model) for each in batch]
     if not calls:
-        raise ValueError("there is no batch; give (inputs, targets), or several of them")
+        raise ValueError("batch is empty; give (inputs, targets), or several of them")
     return calls
 
 
 def read_batch(batch: Any, inputs: ModelInputs, model: nn.Module) -> Call:
-    """Raises ``ValueError`` for what is no batch, or is one for another call than the example's."""
+    """Raises ``ValueError`` for a value that is not a batch, or one for another call than the example's."""
     example, targets = split_batch(batch)
     return Call(inputs, tuple(inputs.flatten(model, *as_call(example))), targets)
 
 
 def split_batch(batch: Any) -> tuple[Any, Any]:
-    """What the model is called with, and the targets. Raises ``ValueError`` for what is no batch."""
+    """The model's inputs, and the targets. Raises ``ValueError`` for a value that is not a batch."""
     if isinstance(batch, Mapping):
         return batch, None
     if isinstance(batch, tuple | list) and len(batch) == 2:
@@ -85,7 +85,7 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
 
 
 def _is_batch(batch: Any, inputs: ModelInputs, model: nn.Module) -> bool:
-    """Whether this is one batch: two batches in a list look much like the two parts of one."""
+    """Whether this is one batch: two batches in a list look like the two parts of one."""
     if isinstance(batch, Mapping):
         return True
     if not isinstance(batch, tuple | list) or len(batch) != 2:
@@ -107,6 +107,6 @@ def _is_call(value: Any, inputs: ModelInputs, model: nn.Module) -> bool:
 def _no_batch(batch: Any) -> str:
     size = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
     return (
-        f"a batch is a {type(batch).__name__}{size}; give (inputs, targets), or a mapping of all that the model takes "
-        "where its loss is inside"
+        f"a batch is of type {type(batch).__name__}{size}; give (inputs, targets), or a mapping of all keywords "
+        "if forward computes the loss"
     )

@@ -1,4 +1,4 @@
-"""The configurations that the tuner tries: families over the whole model, then parts of the best one."""
+"""The configurations that the tuner tries: families for the whole model, then parts of the best one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from passes.wording import one_line, sides
 
 @dataclass(frozen=True)
 class Choice:
-    """A configuration under a name that a report can show; ``family``: the name of what it is a part of, if any."""
+    """A configuration with a name for reports; ``family``: the name of the family that it is a part of, if any."""
 
     name: str
     config: LowModeConfig
@@ -26,11 +26,10 @@ class Choice:
 
 
 def families(base: LowModeConfig, ratios: Sequence[RatioLike], stem_maxpool: bool) -> Iterator[Choice]:
-    """Every ratio with kernels kept, resampled, averaged, and the large ones resized; with a stem's max pool, without.
+    """Every ratio with kernels kept, resampled, averaged, and the large ones resized; with and without a stem max pool.
 
-    base: whatever it says of norms, heads and outputs holds for all. Ratio 1 pools kernels on whole images; there is
-    nothing to resample them to there, so that they are averaged. Where no kernel is large, to resize the large ones
-    comes to the same as to keep them all.
+    ``base``: its options for norms, heads and outputs apply to all. Ratio 1 pools kernels on full-size images, where
+    they are averaged, since resampling does nothing. Without large kernels, resizing them is the same as keeping all.
     """
     drops = ("none", "stem") if stem_maxpool else ("none",)
     for ratio in map(read_ratio, ratios):
@@ -56,7 +55,7 @@ def families(base: LowModeConfig, ratios: Sequence[RatioLike], stem_maxpool: boo
 
 
 def try_pair(captured: Captured, config: LowModeConfig) -> tuple[ModePair | None, str]:
-    """The pair, or ``None`` and the reason for its refusal; the capture serves every configuration."""
+    """The pair, or ``None`` and the reason why it was refused; the capture serves every configuration."""
     try:
         return pair_of(captured, config), ""
     except (PassError, ValueError) as error:
@@ -64,7 +63,7 @@ def try_pair(captured: Captured, config: LowModeConfig) -> tuple[ModePair | None
 
 
 def graph_signature(pair: ModePair) -> tuple[object, ...]:
-    """What a low graph is, apart from its name: equal for configurations that come to the same."""
+    """The low graph apart from its name: equal for configurations that have the same effect."""
     changes = tuple((report.name, report.changes) for report in pair.report.passes)
     pools = bool(pair.report.pooled)
     how = (pair.config.kernel_transform, pair.config.effective_kernel_ratio) if pools else ()
@@ -72,7 +71,7 @@ def graph_signature(pair: ModePair) -> tuple[object, ...]:
 
 
 def stages(pair: ModePair) -> dict[str, tuple[str, ...]]:
-    """The pooled sites by the size of the full-mode map that they give: ``{"32×32": ("layer1.0.conv1", …)}``."""
+    """The pooled sites by the size of their full-mode output map: ``{"32×32": ("layer1.0.conv1", …)}``."""
     pooled = {change.site for change in pair.report.pooled}
     found: dict[str, list[str]] = {}
     for site in conv_sites(pair.full):

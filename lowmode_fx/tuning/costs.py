@@ -1,4 +1,4 @@
-"""What a low step costs, in full steps: by the clock, or by multiply-adds."""
+"""The cost of a low step in full steps: by time, or by multiply-adds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lowmode_fx.utils.devices import synchronize
 from passes.preserve import preserve_state, train_mode
 
 CostMeasure = Literal["time", "macs"]
-#: Steps of each mode before all of them are replays, and replays that are timed as one.
+#: Warm-up steps of each mode, after which all are replays, and number of replays that are timed together.
 _UNTIL_CAPTURED, _REPLAYS = 3, 10
 
 
@@ -36,13 +36,12 @@ def step_cost(
     autocast: torch.dtype | None = None,
     graphs: Graphs | None = None,
 ) -> float:
-    """A low step over a full one, forward and backward.
+    """The cost of a low step relative to a full one, forward and backward.
 
-    ``"time"``: the median over paired, interleaved rounds on ``batch``, of full size, uncompiled, under autocast to
-    that type. On CUDA of captured steps (``TrainStep``), for with gaps between kernels all modes take the same time.
-    ``"macs"``: the ratio of multiply-adds, forward and backward.
-
-    graphs: what captures; CUDA graphs on CUDA, nothing elsewhere.
+    ``"time"``: the median over paired, interleaved rounds on the full-size ``batch``, uncompiled, under autocast to
+    that dtype. On CUDA it is that of captured steps (``TrainStep``), since with gaps between kernels all modes take the
+    same time. ``"macs"``: the ratio of multiply-adds, forward and backward. ``graphs``: what captures; CUDA graphs on
+    CUDA, nothing elsewhere.
     """
     if measure == "macs":
         return mac_cost(pair)
@@ -54,7 +53,7 @@ def step_cost(
     with preserve_state(pair.model, parameters=True), train_mode(pair.model):
         for round_number in range(rounds + 1):
             seconds = [_seconds(each, batch, criterion, pair.model, autocast) for each in (full, low)]
-            if round_number:  # the first pays for what only first calls cost
+            if round_number:  # the first is a warm-up
                 ratios.append(seconds[1] / seconds[0])
     return statistics.median(ratios)
 
@@ -62,7 +61,7 @@ def step_cost(
 def _captured_cost(
     pair: ModePair, batch: Call, criterion: Criterion, rounds: int, autocast: torch.dtype | None, graphs: Graphs
 ) -> float:
-    """A low step over a full one, each with the optimizer's, as replays; what can't be captured counts as it runs."""
+    """The cost of a low step, with the optimizer's, as replays; steps that can't be captured are timed as they run."""
     schedule = ChosenMode()
     args, kwargs = batch.inputs.call(batch.leaves)
     ratios = []
@@ -85,10 +84,10 @@ def _captured_cost(
 
 
 def mac_cost(pair: ModePair) -> float:
-    """Multiply-adds of a low step over those of a full one; of the forwards alone where a step can't be counted."""
+    """Multiply-adds of a low step over those of a full one; of the forwards only if steps can't be counted."""
     try:
         full, low = count_step_flops(pair)
-    except (RuntimeError, NotImplementedError):  # a forward that asks for a value, as a norm without momentum does
+    except (RuntimeError, NotImplementedError):  # a forward that reads a value, as a norm without momentum does
         full, low = count_forward_macs(pair)
     return low / full
 

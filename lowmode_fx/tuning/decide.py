@@ -1,4 +1,4 @@
-"""From all that was measured to a ``Tuning``: the modes and their epochs, and the reasons in words."""
+"""From measurements to a ``Tuning``: the modes and their epochs, and the reasons in words."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Search
 from passes.spelling import setting
 
-#: Low steps are no use below this saving of time: noise is larger.
+#: A smaller saving of time than this is noise: low steps are not used.
 _LEAST_SAVING = 0.05
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a plan is to be: for how many full epochs, of how many modes, in what share of their time."""
+    """The requested plan: the number of full epochs to match, the number of modes, and the share of time."""
 
     epochs: int
     tail: float
@@ -28,16 +28,16 @@ class Wanted:
 
 
 def decide(search: Search, wanted: Wanted, reasons: list[str], seen: float) -> Tuning:
-    """What the candidates with trial runs come to. reasons: those so far; seen: the longer trial run's share of all."""
+    """The plan from the candidates with trial runs. ``reasons``: so far; ``seen``: the longer trial run's share."""
     tried = [each for each in search.candidates if each.trial_gains]
     epochs, seed = wanted.epochs, wanted.seed
     chosen = choose(tried, epochs, wanted.tail, wanted.modes, wanted.time_budget)
     order = sorted(search.candidates, key=lambda each: (not each.trial_gains, each.plan.time))
     if search.stopped:
-        reasons.append("time was up before every configuration was tried")
+        reasons.append("the time was up before every configuration was tried")
     for each in chosen.candidates:
         reasons.append(
-            f"{each.name}: a low step costs {each.cost:.2f} of a full one, and in trial runs gained "
+            f"{each.name}: a low step costs {each.cost:.2f} of a full one; in trial runs its gain was "
             f"{each.trial_gains[0]:.2f} of one over {seen / 2:.0%} of the run and {each.trial_gains[-1]:.2f} over "
             f"{seen:.0%}, its gradients multiplied by {each.weight:g}"
         )
@@ -71,12 +71,12 @@ def _plan_in_words(
     low = f"{whole[0]} low {_epochs(whole[0])}" if len(whole) == 2 else low
     tail = f"{whole[-1]} full {_epochs(whole[-1])}"
     words = [
-        f"{low} come as far as {chosen.reached * chosen.plan.share:.1f} full ones, {tail} at the end: "
+        f"{low} replace {chosen.reached * chosen.plan.share:.1f} full ones, {tail} at the end: "
         f"about {predicted:.0%} of the time of {wanted.epochs} full {_epochs(wanted.epochs)}"
     ]
     if chosen.reached < wanted.epochs:
         words.append(
-            f"in {wanted.time_budget:.0%} of the time a run comes as far as {chosen.reached:.1f} of "
+            f"in {wanted.time_budget:.0%} of the time a run makes the progress of {chosen.reached:.1f} of "
             f"{wanted.epochs} full epochs"
         )
     elif wanted.modes > 2 and plain is not None:
@@ -85,10 +85,10 @@ def _plan_in_words(
 
 
 def no_progress(first: float, loss: float, steps: int) -> str:
-    """The warning of a short full run whose loss, from ``first`` on, did not fall."""
+    """The warning for a short full run whose loss, from ``first`` on, did not fall."""
     return (
-        f"warning: the short full run did not learn (loss {first:.3g}, after {steps} steps {loss:.3g}), and what "
-        f"follows is noise: give another {setting('lr')}, or more {setting('epochs')}"
+        f"warning: the short full run did not learn (loss {first:.3g}, after {steps} steps {loss:.3g}), so what "
+        f"follows is noise; give another {setting('lr')}, or more {setting('epochs')}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Which of the modes that were tried follow each other, and for how long: the plan of a whole run."""
+"""Chooses which of the tried modes follow each other, and for how long: the plan of a whole run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lowmode_fx.runtime.schedules import LadderSchedule
 from lowmode_fx.tuning.plan import Plan, make_plan, ramp_time
 from lowmode_fx.tuning.search import Candidate
 
-#: Low epochs over the full run's epochs, at most: for several modes, of which later ones gain nearly what full-mode
-#: does, and for a single one.
+#: Maximum low epochs over the full run's epochs: for several modes, the later of which gain nearly as much as
+#: full-mode does, and for a single one.
 MOST_LOW, MOST_LOW_ALONE = 1.5, 1.0
-#: One more mode has to save this share of the full run's time.
+#: Share of the full run's time that one more mode has to save.
 LEAST_GAIN = 0.01
-#: Of full-mode's last epoch, so much may be missing.
+#: Share of full-mode's last epoch that may be missing.
 ROUNDED_OFF = 0.1
 #: The ratios of the plain ramp, and the shares of its epochs.
 RAMP_RATIOS, RAMP_SHARES = (2, Fraction(4, 3)), LadderSchedule.DEFAULT_SHARES
@@ -27,9 +27,9 @@ RAMP_RATIOS, RAMP_SHARES = (2, Fraction(4, 3)), LadderSchedule.DEFAULT_SHARES
 
 @dataclass(frozen=True)
 class Chosen:
-    """Low modes, cheapest first, with the plan that they make.
+    """Low modes, cheapest first, with their plan.
 
-    ``reached``: the full epochs that the run comes as far as; fewer than were asked for where the time is capped.
+    ``reached``: the equivalent full epochs of the run; fewer than requested if the time is limited.
     """
 
     candidates: tuple[Candidate, ...]
@@ -37,7 +37,7 @@ class Chosen:
     reached: float
 
     def whole_epochs(self) -> list[int]:
-        """Of each low mode and of full-mode, rounded up; what low epochs gain by that, full ones needn't.
+        """Epochs of each low mode and of full-mode, rounded up; what low epochs gain by rounding reduces the full ones.
 
         A tenth of a full epoch is rounded off: it is less than the noise of the gains.
         """
@@ -52,26 +52,27 @@ class Chosen:
 
     @property
     def whole_time(self) -> float:
-        """Of the run in whole epochs, in full ones."""
+        """Time of the run in whole epochs, in full epochs."""
         costs = [*(each.cost for each in self.candidates), 1.0]
         return math.fsum(map(operator.mul, self.whole_epochs(), costs))
 
     @property
     def time(self) -> float:
-        """Of the whole run, in full epochs."""
+        """Time of the whole run, in full epochs."""
         return self.plan.time * self.reached
 
 
 def choose(tried: Sequence[Candidate], epochs: int, tail: float, modes: int, time_budget: float = 1.0) -> Chosen:
-    """The plan of least time that comes as far as ``epochs`` full epochs, or as far as the budget allows.
+    """The fastest plan equivalent to ``epochs`` full epochs, or to as many as the budget allows.
 
-    tried: candidates with trial runs. tail: share of the progress left to larger images than r = 2 has. modes: at most,
-    full-mode counted. time_budget: share of the time of ``epochs`` full epochs, above 0.
+    ``tried``: candidates with trial runs. ``tail``: share of the progress that is left to larger images than r = 2.
+    ``modes``: maximum number, full-mode included. ``time_budget``: share of the time of ``epochs`` full epochs, above
+    0.
     """
     best = _cheapest(tried, epochs, tail, modes)
     if best.time <= time_budget * epochs:
         return best
-    # A shorter run of the same kind: its gains fall along its own, shorter way.
+    # A shorter run of the same kind: its gains fall over its own, shorter length.
     least, most = 0.0, float(epochs)
     for _ in range(30):
         middle = (least + most) / 2
@@ -81,7 +82,7 @@ def choose(tried: Sequence[Candidate], epochs: int, tail: float, modes: int, tim
 
 
 def ramp(tried: Sequence[Candidate], tail: float) -> float | None:
-    """The predicted time of the plain ramp, over the full run's; ``None`` where its modes were not tried."""
+    """The predicted time of the plain ramp, over the full run's; ``None`` if its modes were not tried."""
     kept = {each.config.ratio: each for each in tried if not each.config.pools_kernels}
     if not all(ratio in kept for ratio in RAMP_RATIOS):
         return None
@@ -89,7 +90,7 @@ def ramp(tried: Sequence[Candidate], tail: float) -> float | None:
 
 
 def in_order(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """As a ladder has its modes: the smallest images first, pooled kernels before kept ones."""
+    """The order of a ladder: the smallest images first, pooled kernels before kept ones."""
     places = {id(config): place for place, (_, config) in enumerate(rung_names([each.config for each in candidates]))}
     return tuple(sorted(candidates, key=lambda each: places[id(each.config)]))
 
@@ -99,7 +100,7 @@ def _cheapest(tried: Sequence[Candidate], epochs: float, tail: float, modes: int
     for count in range(1, modes):
         for some in itertools.combinations(tried, count):
             if len({id(each.config) for each in some}) < count:
-                continue  # the same mode twice, its gradients weighted differently
+                continue  # the same mode twice, with different gradient weights
             ordered = in_order(some)
             gains = [each.mode_gain(tail) for each in ordered]
             plan = make_plan(gains, epochs, MOST_LOW if count > 1 else MOST_LOW_ALONE)

@@ -1,12 +1,11 @@
-"""From what low steps gain and cost to a plan: how many epochs each mode has, cheapest first, and what is saved.
+"""From gain and cost of low steps to a plan: the epochs of each mode, cheapest first, and the time saved.
 
-Let x in [0, 1] be how far training has come, in full steps of a whole run. A full step's way costs 1 in full-mode and
-``cost / gain(x)`` in a low mode, by a low step's cost and gain in full steps. So low steps pay while gain(x) > cost,
-and of several modes the one that costs least at x is taken, never one that is cheaper than those before it. The gain
-falls as training goes on: as a power of x, it is taken, through the places where it was measured. Each mode ends
-before the run does, by its ``tail``: the network settles there on larger images, at last on what it answers in
-full-mode. And low epochs are no more than ``most_low`` times the full run's: what more of them would gain is beyond
-anything that was measured.
+Let x in [0, 1] be the progress of training, in full steps of a whole run. The progress of one full step costs 1 in
+full-mode and ``cost / gain(x)`` in a low mode, where cost and gain are those of a low step in full steps. So low steps
+pay while gain(x) > cost, and of several modes the one with the least cost at x is used, never one that is cheaper than
+those before it. The gain falls during training: it is modelled as a power of x through the points where it was
+measured. Each mode ends before the run does, by its ``tail``: the network then adapts to larger images, and finally to
+full-mode. And low epochs are at most ``most_low`` times the full run's: the gain of more was never measured.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ _RAMP_STEPS = 50
 class ModeGain:
     """What is known of one low mode.
 
-    gain: in full steps, of x in (0, 1]. cost: of a step, over a full one. tail: share of the progress, in [0, 1], at
-    whose beginning the mode ends.
+    ``gain``: in full steps, as a function of x in (0, 1]. ``cost``: of a step, over a full one. ``tail``: share of the
+    progress, in [0, 1], that is left when the mode ends.
     """
 
     gain: Callable[[float], float]
@@ -38,10 +37,9 @@ class ModeGain:
 
 @dataclass(frozen=True)
 class Plan:
-    """Low epochs first, full ones after; ``time``: of the whole run, in that of as many full epochs as it stands for.
+    """Low epochs first, then full ones; ``time``: of the whole run, over that of the equivalent full run.
 
-    ``epochs``: of each mode, as they were given, and of full-mode. ``share``: how far the low modes carry the training,
-    in [0, 1].
+    ``epochs``: of each mode in order, and of full-mode. ``share``: progress of the low modes, in [0, 1].
     """
 
     epochs: tuple[float, ...]
@@ -50,23 +48,23 @@ class Plan:
 
     @property
     def low_epochs(self) -> float:
-        """Of all low modes."""
+        """Epochs of all low modes."""
         return math.fsum(self.epochs[:-1])
 
     @property
     def full_epochs(self) -> float:
-        """Of full-mode."""
+        """Epochs of full-mode."""
         return self.epochs[-1]
 
 
 def make_plan(modes: Sequence[ModeGain], epochs: float, most_low: float = 1.0) -> Plan:
-    """The cheapest plan that comes as far as ``epochs`` full epochs.
+    """The cheapest plan that is equivalent to ``epochs`` full epochs.
 
-    modes: rising in cost. most_low: low epochs over ``epochs``, at most.
+    ``modes``: in order of cost. ``most_low``: maximum of low epochs over ``epochs``.
     """
     places, least, most = _assign(modes, 0.0), 0.0, 1.0
     if _low_share(modes, places) > most_low:
-        # A price on each low epoch, high enough that few enough pay.
+        # An extra cost of each low epoch, high enough that few enough of them pay.
         while _low_share(modes, _assign(modes, most)) > most_low:
             most *= 2
         for _ in range(40):
@@ -82,12 +80,12 @@ def make_plan(modes: Sequence[ModeGain], epochs: float, most_low: float = 1.0) -
 
 
 def ramp_time(modes: Sequence[ModeGain], shares: Sequence[float]) -> float:
-    """The time of a run with these shares of epochs, which goes as far as a full one, over the full one's.
+    """The time of a run with these shares of epochs and a full run's progress, over the full run's time.
 
-    shares: of each mode and of full-mode, in the order of the run; adding up to 1.
+    ``shares``: of each mode and of full-mode, in the order of the run; they sum to 1.
     """
     x = epochs = spent = 0.0
-    # In small steps of epochs, until the progress is made; a longer run stretches all shares alike.
+    # In small steps of epochs, until the progress is made; a longer run stretches all shares equally.
     length = 1.0
     for _ in range(60):
         x = spent = 0.0
@@ -103,17 +101,17 @@ def ramp_time(modes: Sequence[ModeGain], shares: Sequence[float]) -> float:
 
 
 def tail_at(ratio: RatioLike, tail: float) -> float:
-    """How much of the progress is left to larger images than a mode's, by its ratio; ``tail`` at r = 2.
+    """The share of the progress that is left to larger images than a mode's, by its ratio; ``tail`` at r = 2.
 
-    In proportion to the square of the side that is missing: an eighth at 4/3, where a half is left at 2. So ladders end
-    that did well (``bench/results/ablation_cpu.md`` and shares of 0.5, 0.3, 0.2).
+    It is proportional to the square of the missing part of the side: with a half at 2, an eighth at 4/3. Ladders with
+    good results end like this (``bench/results/ablation_cpu.md`` and shares of 0.5, 0.3, 0.2).
     """
     return min(1.0, tail * (2 * (1 - 1 / largest_ratio(ratio))) ** 2)
 
 
 def gain_curve(points: Sequence[tuple[float, float]]) -> Callable[[float], float]:
-    """gain(x): a falling power of x through the points by least squares, at most 1; 0 where any point has no gain."""
-    if not points or any(not gain > 0 for _, gain in points):  # also where a low step diverged, and is no number
+    """gain(x): a falling power of x through the points by least squares, at most 1; 0 if any point has no gain."""
+    if not points or any(not gain > 0 for _, gain in points):  # also if a low step diverged and is NaN
         return lambda x: 0.0
     logs = [(math.log(x), math.log(gain)) for x, gain in points]
     centre = sum(x for x, _ in logs) / len(logs), sum(y for _, y in logs) / len(logs)
@@ -123,9 +121,9 @@ def gain_curve(points: Sequence[tuple[float, float]]) -> Callable[[float], float
 
 
 def _assign(modes: Sequence[ModeGain], charge: float) -> list[int]:
-    """For each cell of x the place of its mode (full last), never falling, at the least cost altogether.
+    """For each cell of x the index of its mode (full last), never decreasing, with the least total cost.
 
-    charge: what a low epoch costs beside its steps.
+    ``charge``: extra cost of a low epoch.
     """
     infinite, full = math.inf, len(modes)
     costs = [0.0] * (full + 1)
@@ -141,7 +139,7 @@ def _assign(modes: Sequence[ModeGain], charge: float) -> list[int]:
         before, row = 0, []
         reached = []
         for place in range(full + 1):
-            # A later mode where two cost the same: it teaches no less.
+            # The later mode if two cost the same: its gain is no less.
             before = place if costs[place] <= costs[before] else before
             reached.append(costs[before] + prices[place])
             row.append(before)
@@ -156,7 +154,7 @@ def _assign(modes: Sequence[ModeGain], charge: float) -> list[int]:
 
 
 def _cut(modes: Sequence[ModeGain], places: list[int], most_low: float) -> list[int]:
-    """The places with as many of the last low cells made full as leave no more than ``most_low``."""
+    """The indices with enough of the last low cells made full to leave at most ``most_low``."""
     cut = list(places)
     for index in reversed(range(_GRID)):
         if _low_share(modes, cut) <= most_low:

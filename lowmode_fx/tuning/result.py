@@ -1,4 +1,4 @@
-"""``Tuning``: what the tuner chose and why; and the same as JSON, from which a run is made."""
+"""``Tuning``: what the tuner chose and why, also as JSON, from which a run is made."""
 
 from __future__ import annotations
 
@@ -19,12 +19,19 @@ from lowmode_fx.tuning.search import Candidate
 
 @dataclass(frozen=True)
 class Tuning:
-    """What the tuner chose: low modes, a schedule over ``epochs`` epochs, a weight for low gradients; and why.
+    """The result of ``tune``: low modes, a schedule, a weight for low gradients, and the reasons.
 
-    ``config``: of the cheapest low mode. ``more``: of the others, rising in cost. ``time``: predicted, as a share of
-    the time of the full run that it is to match. ``candidates``: all that was measured, best first. ``refused``:
-    configurations that give no pair, with the reason. ``measured_on``: plain values that tell the model and the data,
-    if whoever called ``tune`` noted them.
+    Attributes:
+        config: Configuration of the cheapest low mode.
+        schedule: The schedule over ``epochs`` epochs.
+        low_weight: Factor of the gradients of low steps, for ``LowModeModel``.
+        epochs: Number of epochs of the run.
+        time: Predicted time, as a share of the time of the full run that it is to match.
+        reasons: Why this was chosen, one line each.
+        candidates: All measured configurations, best first.
+        refused: Configurations without a correct low mode, with the reasons.
+        more: Configurations of the other low modes, in order of cost.
+        measured_on: Plain values that describe the model and the data, if the caller of ``tune`` noted them.
     """
 
     config: LowModeConfig
@@ -40,15 +47,24 @@ class Tuning:
 
     @property
     def configs(self) -> tuple[LowModeConfig, ...]:
-        """Of every low mode, the cheapest first."""
+        """Configurations of every low mode, cheapest first."""
         return self.config, *self.more
 
     def build(self, model: nn.Module, example: Any, *, images: Argument | Iterable[Argument] | None = None) -> Ladder:
-        """The ladder that the schedule is for, as ``build_ladder`` makes it."""
+        """Build the ladder that the schedule is for, as ``build_ladder`` does.
+
+        Args:
+            model: The model.
+            example: What ``forward`` takes in full-mode.
+            images: The arguments that hold images, as in ``build_ladder``.
+
+        Returns:
+            The ladder, or the pair for a single low mode.
+        """
         return build_ladder(model, example, self.configs, images=images)
 
     def to_dict(self) -> dict[str, Any]:
-        """What a run needs, in JSON's values; not the candidates."""
+        """Return what a run needs as JSON's values, without the candidates."""
         return {
             "config": self.config.to_dict(),
             "more": [config.to_dict() for config in self.more],
@@ -62,20 +78,25 @@ class Tuning:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Tuning:
-        """The inverse of ``to_dict``. Raises ``ValueError`` for what ``tune`` did not write."""
+        """Make a ``Tuning`` from ``to_dict()``'s values.
+
+        Raises:
+            ValueError: ``tune`` did not write these values.
+        """
         try:
             config, schedule = LowModeConfig.from_dict(values["config"]), schedule_from_dict(values["schedule"])
             more = tuple(map(LowModeConfig.from_dict, values.get("more", ())))
             weight, epochs, predicted = values["low_weight"], values["epochs"], values["time"]
         except (KeyError, TypeError) as error:
-            raise ValueError(f"no result of `lowmode-fx tune`: {error} is missing or of another kind") from error
+            raise ValueError(f"not a result of `lowmode-fx tune`: {error} is missing or has the wrong type") from error
         if not isinstance(schedule, LadderSchedule if more else BernoulliSchedule):
             kind = "a ladder's" if more else "Bernoulli's"
-            raise ValueError(f"no result of `lowmode-fx tune`: its schedule is not {kind}")
+            raise ValueError(f"not a result of `lowmode-fx tune`: its schedule is not {kind}")
         reasons, source = tuple(values.get("reasons", ())), values.get("measured_on", {})
         if not isinstance(source, Mapping):
-            raise ValueError("no result of `lowmode-fx tune`: its measured_on is no mapping")
+            raise ValueError("not a result of `lowmode-fx tune`: its measured_on is not a mapping")
         return cls(config, schedule, weight, epochs, predicted, more, reasons=reasons, measured_on=source)
 
     def to_json(self) -> str:
+        """Return ``to_dict()`` as JSON text."""
         return json.dumps(self.to_dict(), indent=2)

@@ -1,4 +1,4 @@
-"""The search: every family first, then which stages and which sites of the best one it pays to pool."""
+"""The search: every family first, then the stages and the sites of the best one that pay to pool."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from lowmode_fx.tuning.plan import ModeGain, Plan, gain_curve, make_plan, tail_a
 from lowmode_fx.tuning.trials import Probe
 from passes.wording import one_line
 
-#: A change of the set of sites has to save this share of the predicted time, or it is noise.
+#: A change of the set of sites that saves less than this share of the predicted time is noise.
 LEAST_SAVING = 0.005
-#: Of the weight of low gradients.
+#: Range of the weight of low gradients.
 LEAST_WEIGHT = 0.1
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration that was measured: its cost in full steps, its gain at each point, and the best plan with it.
+    """A measured configuration: its cost in full steps, its gain at each point, and the best plan with it.
 
-    ``weight``: of its gradients. ``trial_gains``: its gain by training, in a short and a longer run, where that was
-    tried; the plan then stands on it. ``family``: the name of what it is a part of, its own for a whole family.
-    ``gain``: what the plan takes for the gain, of the progress in (0, 1].
+    ``weight``: of its gradients. ``trial_gains``: its gain by training, in a short and a longer run, if they were run;
+    the plan is then based on them. ``family``: the name of the family that it is a part of, its own for a whole family.
+    ``gain``: the gain that the plan uses, a function of the progress in (0, 1].
     """
 
     name: str
@@ -44,14 +44,14 @@ class Candidate:
     gain: Callable[[float], float] = field(default=lambda x: 0.0, repr=False, compare=False)
 
     def mode_gain(self, tail: float) -> ModeGain:
-        """What a plan over several modes is made of; tail: what is left to larger images at r = 2."""
+        """The input of a plan over several modes; ``tail``: share that is left to larger images at r = 2."""
         ratio = self.config.ratio if self.config.downsample_input else 2
         return ModeGain(self.gain, self.cost, tail_at(ratio, tail))
 
 
 @dataclass
 class Search:
-    """What has been tried. ``refused`` holds the reasons of configurations that give no pair."""
+    """What has been tried. ``refused`` holds the reasons of configurations without a correct low mode."""
 
     probe: Probe
     measure: CostMeasure
@@ -66,11 +66,11 @@ class Search:
     _seen: set[tuple[object, ...]] = field(default_factory=set)
 
     def best(self) -> Candidate | None:
-        """The candidate with the least predicted time."""
+        """The candidate with the shortest predicted time."""
         return min(self.candidates, key=lambda candidate: candidate.plan.time, default=None)
 
     def try_choice(self, choice: Choice) -> Candidate | None:
-        """Measure one, unless time is up, it gives no pair, or it comes to one that was tried."""
+        """Measure one, unless the time is up, it gives no pair, or its pair was already tried."""
         if self.candidates and time.monotonic() > self.deadline:
             self.stopped = True
             return None
@@ -96,12 +96,12 @@ class Search:
             raise
         except (RuntimeError, ValueError) as error:
             raise ValueError(
-                f"{choice.name}: its low-mode can't be measured: {one_line(error)}; where targets are of full size, as "
+                f"{choice.name} can't be measured: {one_line(error)}; if targets have full size, as "
                 "in dense prediction, give config=LowModeConfig(restore_output=True)"
             ) from error
         curve = gain_curve(self._points(progress))
         plan = make_plan([ModeGain(curve, cost, self.tail)], self.epochs)
-        # At the last point, for that is where the run goes on from; within reason, for gradients are few and noisy.
+        # At the last point, from where the run continues; within limits, since gradients are few and noisy.
         weight = min(max(progress[-1].weight, LEAST_WEIGHT), 1.0)
         family = choice.family or choice.name
         return Candidate(choice.name, choice.config, cost, progress, plan, round(weight, 3), family=family, gain=curve)
@@ -111,24 +111,24 @@ class Search:
         return [(x, each.gain) for x, each in zip(places, progress, strict=True)]
 
     def trial_run(self, candidate: Candidate, steps: int, weight: float) -> Candidate:
-        """The candidate with a plan that stands on training: runs of ``steps / 2`` and ``steps`` steps, mostly low."""
+        """The candidate with a plan based on training: runs of ``steps / 2`` and ``steps`` steps, mostly low."""
         pair = pair_of(self.probe.captured, candidate.config)
         lengths = (max(2, steps // 2), steps)
         gains = tuple(self.probe.trial_run(pair, length, weight) for length in lengths)
-        # The mean gain over a trial run stands for what falls later; the full tail makes up for that. What the longer
+        # The gain falls later, below its mean over a trial run; the full tail compensates. What the longer
         # one adds to the shorter would be the local gain, but as a difference of two noisy means it misleads.
         places = (min(1.0, length / self.total_steps) for length in lengths)
         curve = gain_curve(list(zip(places, gains, strict=True)))
         plan = make_plan([ModeGain(curve, candidate.cost, self.tail)], self.epochs)
         tried = replace(candidate, plan=plan, trial_gains=gains, weight=weight, gain=curve)
-        # Training says more than gradients do: it takes their place, not that of a trial run with another weight.
+        # Training is better evidence than gradients: it replaces them, but not a trial run with another weight.
         if not candidate.trial_gains:
             self.candidates.remove(candidate)
         self.candidates.append(tried)
         return tried
 
     def refine(self, family: Candidate) -> None:
-        """Which stages of a pooled family to pool, then which sites, greedily by predicted time lost and saved."""
+        """Which stages of a pooled family to pool, then which sites, greedily by predicted time."""
         by_size = stages(pair_of(self.probe.captured, family.config))
         alone = {}
         for size, names in by_size.items():
@@ -142,10 +142,10 @@ class Search:
         self._refine_sites(family, [name for names in by_size.values() for name in names])
 
     def _refine_sites(self, family: Candidate, every: Sequence[str]) -> None:
-        """Leave out one site after the other, the last stage's last, and keep it out where that saves time."""
+        """Leave out one site at a time, from the last stage's last, and keep it out if that saves time."""
         best = self.best()
         if best is None or best.family != family.name:
-            return  # no part of this family is what the tuner would choose
+            return  # the tuner would choose no part of this family
         chosen = list(every) if isinstance(best.config.pool_convs, str) else list(best.config.pool_convs)
         for name in list(chosen):
             rest = tuple(other for other in chosen if other != name)

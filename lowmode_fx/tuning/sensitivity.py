@@ -1,4 +1,4 @@
-"""Site by site: what is saved if this kernel alone is pooled, and what agreement that costs."""
+"""Sensitivity per site: the saving if this kernel alone is pooled, and the agreement that it costs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from lowmode_fx.tuning.trials import Point, Probe
 
 @dataclass(frozen=True)
 class SiteProbe:
-    """One convolution, pooled alone: ``saved`` macs of a low forward as a share of the full forward's, ``lost`` cosine.
+    """One convolution, pooled alone: ``saved`` macs as a share of the full forward's, and the ``lost`` cosine.
 
-    ``lost_error``: standard error over the batches. ``lost`` is negative where pooling brings the gradients closer.
+    ``lost_error``: standard error over the batches. ``lost`` is negative if pooling brings the gradients closer.
     """
 
     name: str
@@ -36,10 +36,10 @@ class SiteProbe:
 
 @dataclass(frozen=True)
 class ModelProbe:
-    """The whole model with its kernels kept and with all of them pooled, and each site between.
+    """The whole model with its kernels kept and with all of them pooled, and each site.
 
-    Cosines against the full gradients of the same batches; ``ceiling``: those of two different full batches.
-    ``step``: full steps that were taken before measuring.
+    Cosines with the full gradients of the same batches; ``ceiling``: those of two different full batches. ``step``:
+    full steps before measuring.
     """
 
     step: int
@@ -58,11 +58,9 @@ def probe_sites(
     *,
     handles: Mapping[str, Handle | None] | None = None,
 ) -> ModelProbe:
-    """Measure at the probe's last point. config: of the low-mode whose sites are taken one by one.
+    """Measure at the probe's last point. ``config``: of the low mode whose sites are pooled one by one.
 
-    handles: for ``count_flops``.
-
-    Raises ``PassError`` (a ``ValueError``) where ``config`` gives no pair.
+    ``handles``: for ``count_flops``. Raises ``PassError`` (a ``ValueError``) if ``config`` gives no pair.
     """
     point = probe.points[-1]
     probe.model.load_state_dict(point.state)

@@ -1,4 +1,4 @@
-"""Where low-mode is measured: a short full-mode run, gradients at a few points of it, and trial runs against it."""
+"""Measures low-mode: a short full-mode run, gradients at some points of it, and trial runs against it."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from passes.preserve import preserve_generators, preserve_state, train_mode
 from passes.spelling import setting
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-#: Of a trial run's steps, the share that is full, so that what is compared has settled in full-mode.
+#: Share of a trial run's steps that is full, so that the compared network has adapted to full-mode.
 FULL_SHARE = 1 / 3
-#: Places, an eighth of a trial run's full steps apart, where its loss is looked up.
+#: Number of places, an eighth of a trial run's full steps apart, where its loss is looked up.
 _LOOKS = 5
-#: A loss that is so many times the first one is no noise any more.
+#: A loss that is this many times the first one is divergence, not noise.
 DIVERGED = 10.0
 
 
 class DivergedError(ValueError):
-    """A short run whose loss grew out of bounds: nothing can be learned from it."""
+    """A short run whose loss diverged, so that nothing can be measured."""
 
 
 @dataclass
@@ -47,17 +47,17 @@ class Point:
 
 
 class Probe:
-    """What low steps of any pair over ``model`` gain, at points of a short full-mode run.
+    """Measures the gain of low steps of any pair over ``model``, at points of a short full-mode run.
 
-    model: a copy of it is trained. batches: the first ``kept`` of them, at least two, are what gradients and losses are
-    measured on; the others are trained on, from the start again where they end. Where a loader shuffles, later passes
-    train on the measured images too. autocast: the type that forwards are computed in, as the run will have them.
-    images: what holds images in a batch, where that is not plain, as ``capture`` takes it.
+    model: a copy of it is trained. batches: gradients and losses are measured on the first ``kept`` of them, at least
+    two; the others are trained on, repeatedly if necessary. If a loader shuffles, later passes train on the measured
+    images too. autocast: dtype of forwards, as in the run. images: what holds images in a batch, as in ``capture``.
+
     ``captured``: the copy, for pairs over it. Memory: a copy of the weights and ``kept`` gradients for each point, on
     the model's device.
 
-    Raises ``ValueError`` for batches that are none, can be gone through only once or are fewer than two, and what
-    ``capture`` raises.
+    Raises ``ValueError`` for invalid batches, for an iterator that can be used only once, for fewer than two batches,
+    and what ``capture`` raises.
     """
 
     def __init__(
@@ -77,14 +77,15 @@ class Probe:
         self.batches = [self._read(batch) for batch in first]
         self.momentum = momentum_of(optimizer(self.model.parameters()))
         self.points: list[Point] = []
-        #: The loss of the kept batches after so many full steps.
+        #: The loss of the kept batches, by number of full steps.
         self.losses: dict[int, float] = {}
         self._start = self._state()
 
     def run(self, steps: Sequence[int], on_step: Callable[[int], bool] = lambda step: True) -> int:
         """Train in full-mode; a point after each of ``steps`` (rising), the loss at eight times as many places.
 
-        ``on_step(step)`` is told every step and ends the run by ``False``, with a last point. Returns the last step.
+        ``on_step(step)`` is called after every step and ends the run by ``False``, with a last point. Returns the last
+        step.
         """
         last = max(steps)
         places = {round(last * (index + 1) / (8 * len(steps))) for index in range(8 * len(steps))}
@@ -102,7 +103,7 @@ class Probe:
         return step
 
     def _require_sane(self, step: int) -> None:
-        """Raises ``DivergedError`` where the loss is no number any more, or ten times the first."""
+        """Raises ``DivergedError`` if the loss is NaN, or ten times the first."""
         first, now = self.losses[0], self.losses[step]
         if not math.isfinite(now) or now > DIVERGED * first:
             raise DivergedError(
@@ -111,11 +112,12 @@ class Probe:
             )
 
     def trial_run(self, pair: ModePair, steps: int, weight: float = 1.0) -> float:
-        """A low step's gain, in full steps, by training: low steps from the start, then a third full ones.
+        """A low step's gain, in full steps, by training: low steps from the start, then a third of full ones.
 
-        The loss that they reach is looked up in the full run's, which needed so many steps for it: about 1 where it is
-        as low as that run's after ``steps`` steps; negative where the low steps did harm. Losses are noisy from step to
-        step, so that the mean is taken over several places of the last full steps. weight: of the low gradients.
+        The final loss is looked up in the full run's curve, which needed a certain number of steps for it: the gain is
+        about 1 if the loss is as low as that run's after ``steps`` steps; negative if low steps did harm. Losses are
+        noisy from step to step, so the mean is taken over several of the last full steps. ``weight``: of the low
+        gradients.
         """
         self.model.load_state_dict(self._start)
         full_steps = max(1, round(steps * FULL_SHARE))
@@ -138,13 +140,13 @@ class Probe:
     def loss(self) -> float:
         """The mean full-mode loss of the kept batches, by batch statistics."""
         with preserve_state(self.model, parameters=True), train_mode(self.model), torch.no_grad():
-            torch.manual_seed(0)  # the same dropout in every run that is compared
+            torch.manual_seed(0)  # the same dropout in every compared run
             return statistics.fmean(
                 float(batch_loss(self._full, batch, self.criterion, self.autocast)) for batch in self.batches
             )
 
     def _train(self, low_steps: Iterable[networks.Network | None], weight: float = 1.0) -> Iterator[int]:
-        """One optimizer step for each item, low where it is given low-mode; yields the number of steps so far."""
+        """One optimizer step per item, low if the item is a low network; yields the number of steps so far."""
         stepper = self.optimizer(self.model.parameters())
         source = _endless(self._source, len(self.batches))
         with preserve_generators(self.model), train_mode(self.model):
@@ -159,13 +161,13 @@ class Probe:
                 yield step
 
     def _steps_to(self, loss: float) -> float:
-        """After how many full steps the loss was this, by interpolation of the falling envelope of the full run's."""
+        """The number of full steps to this loss, by interpolation of the falling envelope of the full run's losses."""
         steps = sorted(self.losses)
         values = [self.losses[step] for step in steps]
-        # Each with its neighbours, but for the start: what one batch does to the loss is noise.
+        # Each averaged with its neighbours, except the start: the effect of one batch on the loss is noise.
         smooth = [statistics.fmean(values[max(1, index - 1) : index + 2]) for index in range(1, len(values))]
         falling = list(itertools.accumulate([values[0], *smooth], min))
-        if not loss < falling[0]:  # also where it is no number any more
+        if not loss < falling[0]:  # also if it is NaN
             return 0.0
         place = bisect.bisect_left([-value for value in falling], -loss)
         if place == len(falling):
@@ -200,7 +202,7 @@ def progress_now(
     momentum: float,
     autocast: torch.dtype | None = None,
 ) -> StepProgress:
-    """A low step's gain at the weights as they are, by its gradients; the model is left as it was."""
+    """A low step's gain at the current weights, by its gradients; the model is left as it was."""
     calls = read_batches(batches, pair.inputs, pair.model)
     with train_mode(pair.model):
         full, low = (
@@ -213,7 +215,7 @@ def progress_now(
 def flat_gradient(
     network: networks.Network, batch: Call, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None = None
 ) -> Tensor:
-    """All of a gradient as one vector ``(P,)``."""
+    """A whole gradient as one vector ``(P,)``."""
     return torch.cat([gradient.flatten() for gradient in mode_gradient(network, batch, criterion, model, autocast)])
 
 
@@ -223,22 +225,22 @@ def _low(pair: ModePair) -> networks.Network:
 
 
 def momentum_of(optimizer: torch.optim.Optimizer) -> float:
-    """β of the optimizer's average of gradients; 0 where it keeps none."""
+    """β of the optimizer's average of gradients; 0 if it has none."""
     group = optimizer.param_groups[0]
     return float(group.get("momentum", group.get("betas", (0.0,))[0]))
 
 
 def _first(batches: Iterable[Batch], count: int) -> list[Batch]:
     if iter(batches) is batches:
-        raise ValueError("the batches can be gone through once only; give a list or a DataLoader")
+        raise ValueError("batches is an iterator, which can be used only once; give a list or a DataLoader")
     first = list(itertools.islice(batches, count))
     if len(first) < 2:
-        raise ValueError(f"the loader gave {len(first)} batches; give two at least, of the size you train with")
+        raise ValueError(f"loader has {len(first)} batches; give at least two, of your training batch size")
     return first
 
 
 def _endless(batches: Iterable[Batch], skipped: int) -> Iterator[Batch]:
-    """Pass after pass, each without its first ``skipped`` batches, unless these are all there are."""
+    """Pass after pass, each without its first ``skipped`` batches, unless there are no others."""
     count = sum(1 for _ in itertools.islice(batches, skipped + 1))
     while True:
         yield from itertools.islice(batches, skipped if count > skipped else 0, None)

@@ -1,4 +1,4 @@
-"""``tune``: measure what low steps gain on a user's model and data, and plan a run from it."""
+"""``tune``: measure the gain of low steps on a user's model and data, and plan a run from it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from lowmode_fx.utils.validation import as_choice, as_count, as_number, as_share
 from passes.errors import OptionError
 from passes.ratios import RatioLike, largest_ratio, plain_ratio
 
-#: Shares of the time: the short full run, then the search; trial runs take the rest.
+#: Shares of the time for the short full run and the search; trial runs take the rest.
 _RUN_SHARE, _SEARCH_SHARE = 0.35, 0.6
-#: Of the short run: below it a trial run has hardly a low step.
+#: Minimum of the short run: below it a trial run has hardly any low steps.
 _LEAST_STEPS = 8
 
 
 def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of the tuner's short runs unless another is given: SGD, rate 0.05, momentum 0.9, decay 5e-4."""
+    """The default optimizer of the tuner's short runs: SGD, learning rate 0.05, momentum 0.9, weight decay 5e-4."""
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
 
 
@@ -58,38 +58,48 @@ def tune(
     seed: int = 0,
     on_progress: Callable[[str, float], None] = lambda what, share: None,
 ) -> Tuning:
-    """Choose a low-mode for ``model`` on the data of ``loader``, for a run that is to match ``epochs`` full epochs.
+    """Choose low modes and a schedule for a model and its data, to match a run of full epochs in less time.
 
-    A copy of the model trains in full-mode for a part of the time; at two points of that run the gradients of every
-    candidate are compared with full-mode's (``tuning.progress``), and its step is timed. The best then have
-    trial runs from the same start, mostly in low-mode, and are compared by the full-mode loss that they reach. From the
-    gain of a low step and its cost comes the plan (``tuning.plan``).
+    A copy of the model trains in full-mode for a part of the time. At two points of that run the gradients of every
+    candidate are compared with full-mode's (``tuning.gain``), and its step is timed. The best candidates then have
+    trial runs from the same start, mostly in low-mode, and are compared by the full-mode loss that they reach. The plan
+    follows from gain and cost of a low step (``tuning.plan``). The model is left as it was.
 
-    loader: gives ``(inputs, targets)`` on the model's device, of the batch size that will be trained with, inputs being
-        what the model is called with (images ``(N, C, *S)``, a tuple, a mapping of keywords); or a mapping of all that
-        it takes where its loss is inside, for ``criterion=lambda output, _: output["loss"]``. Gone through as often as
-        needed. Without a length, say ``steps_per_epoch``.
-    optimizer: makes the optimizer of the short runs from parameters, at about the run's rate.
-    config: what it says of norms, heads and outputs holds for all candidates, as does ``keep_convs``; give
-        ``restore_output=True`` for dense prediction, whose targets are of full size.
-    ratios: of the images, tried in this order, from 1 to 4; 1 pools kernels on whole images. 2 and 1 are tried, and 4/3
-        for a ladder, where nothing is said: short trial runs overrate 3 and 4 (docs/benchmarks/accuracy.md).
-    modes: how many modes the plan has at most, full-mode counted. Of two, the low one comes first. Of more, the tried
-        configurations follow each other by what their progress costs (``tuning.plan``), and the plain ramp (r = 2,
-        4/3, full-size images; shares 0.5, 0.3, 0.2) is a candidate where its modes were tried: the plan is never one
-        that these measurements say takes longer.
-    time_budget: share of the full run's time, in (0, 1]: the plan that comes as far as any within it, where the
-        cheapest one takes longer.
-    measure: a step's cost by ``"time"`` (forward and backward, uncompiled) or by ``"macs"``; where a GPU runs small
-        maps, which wait for launches, macs say more of compiled steps.
-    autocast: ``torch.bfloat16`` where the run will be under autocast to it: costs depend on it.
-    tail: share of the progress that stays full, in [0, 1].
-    seconds: a cap; what was not reached is said in ``reasons``. run_steps: of the short run, instead of what fits.
-    images: what holds images, as ``build_pair`` takes it.
-    on_progress: told what is being done (a run, a candidate) and how much of the time is spent, in [0, 1].
+    Args:
+        model: The model, on the device on which it will train.
+        loader: Batches ``(inputs, targets)`` on the model's device, with the batch size of the training; ``inputs`` is
+            the model's input (images ``(N, C, *S)``, a tuple, or a mapping of keywords). If ``forward`` computes the
+            loss, a batch is a mapping of all keywords, for ``criterion=lambda output, _: output["loss"]``. The loader
+            is iterated several times.
+        epochs: Number of full epochs to match.
+        criterion: ``criterion(output, targets)`` returns the loss, a scalar.
+        optimizer: Makes the optimizer of the short runs from parameters, with about the learning rate of the run.
+        config: Options for norms, heads and outputs, and ``keep_convs``, of all candidates. Give
+            ``restore_output=True`` for dense prediction, whose targets have full size.
+        ratios: Ratios of the images to try, in this order, from 1 to 4; 1 pools kernels on full-size images. By default
+            2 and 1, and 4/3 for a ladder: short trial runs overestimate 3 and 4 (docs/benchmarks/accuracy.md).
+        modes: Maximum number of modes of the plan, full-mode included. With 2, the low mode comes first. With more, the
+            tried configurations follow each other by the cost of their progress (``tuning.plan``), and the plain ramp
+            (r = 2, 4/3, full size; shares 0.5, 0.3, 0.2) is a candidate if its modes were tried: by these measurements
+            the plan never takes longer.
+        time_budget: Maximum share of the full run's time, in (0, 1]. If the cheapest plan takes longer, the one with
+            the most progress within the budget is used.
+        measure: Measure the cost of a step by ``"time"`` (forward and backward, uncompiled) or by ``"macs"``, which
+            predict compiled steps better where a GPU runs small maps that wait for launches.
+        autocast: ``torch.bfloat16`` if the run will use autocast to it, which changes costs.
+        tail: Share of the progress that stays in full-mode, in [0, 1].
+        seconds: Maximum time in seconds; ``reasons`` say what was not reached.
+        run_steps: Steps of the short run; by default as many as the time allows.
+        steps_per_epoch: Optimizer steps per epoch, for a loader without a length.
+        images: The arguments that hold images, as in ``build_pair``.
+        seed: Seed of the schedule.
+        on_progress: Callback with the current stage and the share of the time that has passed, in [0, 1].
 
-    The model is left as it was. Raises ``ValueError`` where the arguments are out of range, for what is no
-    batch, or where no candidate gives a pair.
+    Returns:
+        The configurations, the schedule, the weight of low gradients, and the reasons.
+
+    Raises:
+        ValueError: An argument is out of range, a batch is invalid, or no candidate gives a pair.
     """
     steps_per_epoch = _length(loader) if steps_per_epoch is None else steps_per_epoch
     tried = RATIOS if ratios is None else tuple(ratios)
@@ -128,7 +138,7 @@ def tune(
         search.try_choice(choice)
     if not search.candidates:
         name, reason = next(iter(search.refused.items()))
-        raise ValueError(f"no candidate gives a pair; {name}: {reason}")
+        raise ValueError(f"no candidate gives a pair: {name}: {reason}")
     search.deadline = start + _SEARCH_SHARE * seconds
     pooled = [each for each in search.candidates if each.config.pools_kernels]
     if pooled:
@@ -154,13 +164,13 @@ def _trial_runs(search: Search, steps: int, deadline: float, tell: Callable[[str
     for candidate in chosen:
         began = time.monotonic()
         if done and began + lasted > deadline:
-            return [f"time allowed for {len(done)} of {len(chosen)} trial runs"]
+            return [f"the time allowed for {len(done)} of {len(chosen)} trial runs"]
         tell(f"trial run of {candidate.name}")
         done.append(search.trial_run(candidate, steps, 1.0))
         lasted = time.monotonic() - began
     best = min(done, key=lambda each: each.plan.time)
     if time.monotonic() + lasted > deadline:
-        return ["no time was left for a trial run of the winner with shorter low gradients"]
+        return ["no time was left for a trial run of the best candidate with weighted low gradients"]
     weight = next(each.weight for each in chosen if each.config == best.config)
     if weight != 1:
         search.trial_run(best, steps, weight)
@@ -169,7 +179,7 @@ def _trial_runs(search: Search, steps: int, deadline: float, tell: Callable[[str
 
 def _length(loader: Iterable[Batch]) -> int:
     if not isinstance(loader, Sized):
-        raise ValueError("the loader has no length; give steps_per_epoch, the optimizer steps of one epoch")
+        raise ValueError("loader has no length; give steps_per_epoch, the optimizer steps of one epoch")
     return len(loader)
 
 
@@ -184,7 +194,7 @@ def _check(
 ) -> None:
     if autocast is torch.float16:
         raise ValueError(
-            "autocast=torch.float16 would need a gradient scaler; give torch.bfloat16, whose cost is alike"
+            "autocast=torch.float16 would need a gradient scaler; give torch.bfloat16, whose cost is similar"
         )
     as_choice("measure", measure, get_args(CostMeasure))
     as_count("steps_per_epoch", steps_per_epoch, 1)

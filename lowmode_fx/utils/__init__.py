@@ -1,1 +1,1 @@
-"""What every room may need: files, devices, validation, leaving a model as it was."""
+"""Utilities for all packages: files, devices, validation, and preserving a model's state."""

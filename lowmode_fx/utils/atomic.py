@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written beside their place, synced to the disk, then renamed into it."""
+"""Atomic files: written next to their place, synced to the disk, then renamed into it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file next to ``path``, then put it in ``path``'s place.
+    """Let ``write`` fill a temporary file next to ``path``, then replace ``path`` by it.
 
-    What was there stays if anything fails. Raises ``OSError`` (a full disk, no permission), which names ``path``.
+    The old file stays if anything fails. Raises ``OSError`` (a full disk, no permission), which names ``path``.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the suffix tells matplotlib the format
+    temporary = path.with_name(
+        f".{path.stem}.{os.getpid()}{path.suffix}"
+    )  # matplotlib chooses the format by the suffix
     try:
         write(temporary)
         sync_file(temporary)
         os.replace(temporary, path)
-    except OSError as error:  # it is the file that was asked for which can't be written, not the one beside it
+    except OSError as error:  # the message must name the requested file, not the temporary one
         if error.errno is None or error.filename not in (None, str(temporary), temporary):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
@@ -43,7 +45,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the renames in a folder last. Systems that cannot open a folder (Windows) do without."""
+    """Make the renames in a folder durable. Systems that can't open a folder (Windows) skip this."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
@@ -51,6 +53,6 @@ def sync_folder(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError:
-        pass  # some network file systems refuse to sync a folder
+        pass  # some network file systems can't sync a folder
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What a clock has to know of devices, and how a report names the CPU."""
+"""Devices: waiting for queued work before a clock is read, and the CPU's name for reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device's queued work, so that a clock that is read next has seen all of it."""
+    """Wait for the device's queued work, so that a clock that is read next includes all of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -17,7 +17,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def cpu_name() -> str:
-    """The processor's model, as Linux has it; what Python knows of it elsewhere."""
+    """The processor's model name on Linux; elsewhere what Python knows of it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

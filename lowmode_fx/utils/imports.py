@@ -1,4 +1,4 @@
-"""Objects of a user's own, by ``package.module:name``."""
+"""Import a user's object by ``package.module:name``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lowmode_fx.utils.user_code import told
 
 
 def import_named(spec: str, what: str) -> Any:
-    """The object that ``package.module:name`` names, also of a module in the working folder.
+    """The object that ``package.module:name`` names, also from a module in the working directory.
 
-    what: how messages call it. Raises ``ValueError`` for one that can't be imported.
+    ``what``: its name in messages. Raises ``ValueError`` if it can't be imported.
     """
     module_name, _, attribute = spec.partition(":")
     if str(Path.cwd()) not in sys.path:
@@ -22,7 +22,7 @@ def import_named(spec: str, what: str) -> Any:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except Exception as error:  # whatever stands in the module
+    except Exception as error:  # user code may raise anything
         raise ValueError(f"{what} {spec} can't be imported ({told(error)}); give package.module:callable") from error
     except SystemExit as error:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The top-level package ``passes`` is the one that belongs to this project, and not another module of that name."""
+"""Makes sure that the top-level package ``passes`` is this project's, and not another module of that name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def _another() -> ImportError:
-    """What to raise: where the other module lies, and what to do."""
+    """The error to raise: where the other module is, and what to do."""
     found = sys.modules.get("passes")
     if found is None:
-        return ImportError(f"the package passes, which belongs to lowmode_fx, is missing from {ROOT}; install it again")
+        return ImportError(
+            f"the package passes, which belongs to lowmode_fx, is missing from {ROOT}; reinstall lowmode_fx"
+        )
     lies = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), "memory")
     return ImportError(
         f"another module named passes was found: {lies}; rename it, or put {ROOT}, where lowmode_fx has its own, "
@@ -29,7 +31,7 @@ try:
     from passes.lazy import LazyPackage, import_lazily
 except ImportError as error:
     if not (error.name or "passes").startswith("passes"):
-        raise  # something that ours lacks
+        raise  # a dependency of ours is missing
     raise _another() from error
 if not isinstance(_passes, LazyPackage):
     raise _another()

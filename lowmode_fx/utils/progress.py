@@ -1,4 +1,4 @@
-"""What long work says meanwhile: a bar on a terminal, gone at the end; elsewhere a line now and then."""
+"""Progress of long work: a bar on a terminal, removed at the end; otherwise a line now and then."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column
 
 Item = TypeVar("Item")
-#: ``tell(stage, share)``: what is being done, and how much of all the work is done, in [0, 1].
+#: ``tell(stage, share)``: the current stage, and the share of all work that is done, in [0, 1].
 Tell = Callable[[str, float], None]
 
-#: A log is told that often how far a stage is.
+#: Seconds between two lines of a log about one stage.
 EVERY_SECONDS = 5.0
-#: Columns of a terminal: of the bar itself, and of all but the stage's name (bar, percentage, time, the gaps between).
+#: Columns on a terminal: of the bar, and of everything but the stage's name (bar, percentage, time, gaps).
 _BAR, _REST = 16, 16 + 4 + 8 + 3
 
 
 @contextmanager
 def progress(console: Console | None = None, *, lines: bool = True) -> Iterator[Tell]:
-    """A function that tells how far the work is.
+    """A callback that reports progress.
 
-    console: standard error unless given. lines: ``False`` where a log that is piped has lines of its own.
+    ``console``: standard error by default. ``lines``: ``False`` if a piped log has its own lines.
     """
     console = console or Console(stderr=True)
     if not console.is_terminal:
@@ -39,7 +39,7 @@ def progress(console: Console | None = None, *, lines: bool = True) -> Iterator[
 def track(
     items: Iterable[Item], *, total: int, what: str, size: Callable[[Item], int] = lambda item: 1
 ) -> Iterator[Item]:
-    """The items, as ``progress`` tells of them. total: how much they are together, above 0; size: how much one is."""
+    """The items, with their progress reported; ``total``: the sum of their sizes, above 0; ``size``: of one item."""
     done = 0
     with progress() as tell:
         tell(what, 0.0)
@@ -64,7 +64,7 @@ def _line_a_stage(console: Console) -> Tell:
 
 
 def _bar(console: Console) -> Progress:
-    """A bar of one line, of 60 columns too: a name that is too long for it is cut."""
+    """A bar of one line, also at 60 columns: a stage's name that is too long is cut."""
     name = Column(no_wrap=True, overflow="ellipsis", max_width=max(1, console.width - _REST))
     return Progress(
         BarColumn(bar_width=_BAR),

@@ -1,4 +1,4 @@
-"""Tables as text: for a terminal by rich, in Markdown, and as CSV. Cells are text already."""
+"""Tables as text: for a terminal by rich, in Markdown, and as CSV. Cells are text."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-#: Wider than any row: nothing is cut.
+#: Wider than any row, so that nothing is cut.
 _WIDTH = 1000
 
 
 def text_table(head: Sequence[str], *, left: int = 1) -> Table:
-    """A table without lines; its first ``left`` columns, and those without a title, begin at the left."""
+    """A table without lines; its first ``left`` columns, and those without a title, are left-aligned."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for place, title in enumerate(head):
         table.add_column(title, justify="left" if place < left or not title else "right", no_wrap=True)
@@ -24,7 +24,7 @@ def text_table(head: Sequence[str], *, left: int = 1) -> Table:
 def rendered(*parts: RenderableType) -> str:
     """Tables and lines as plain text, one below the other."""
     stream = io.StringIO()
-    # Names are taken at their word: neither brackets nor colons mean anything.
+    # Names are literal: brackets and colons are not markup.
     console = Console(file=stream, width=_WIDTH, markup=False, emoji=False, highlight=False)
     for part in parts:
         console.print(part, soft_wrap=True)
@@ -32,13 +32,13 @@ def rendered(*parts: RenderableType) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
-    """A table in Markdown, its first ``left`` columns to the left, the others to the right."""
+    """A Markdown table, its first ``left`` columns left-aligned, the others right-aligned."""
     rule = [":--" if place < left else "--:" for place in range(len(head))]
     return "\n".join(f"| {' | '.join(map(_escaped, row))} |" for row in (head, rule, *rows))
 
 
 def csv_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table as CSV, without a line break at its end."""
+    """A table as CSV, without a final line break."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(head)

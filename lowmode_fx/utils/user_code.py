@@ -1,4 +1,4 @@
-"""Code of the user's that is called by name: what it raises is told in one line, with the place in it."""
+"""User code that is called by name: its errors become one line, with the place in the user's code."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib",
 def user_code(what: str) -> Iterator[None]:
     """Turn whatever is raised inside into a ``ValueError`` of one line.
 
-    what: can't be done, for the message, which tells the last place in the user's own files, where there is one.
+    ``what``: what failed, for the message, which also gives the last place in the user's own files, if there is one.
     """
     try:
         yield
     except Exception as error:
         raise ValueError(f"{what} ({told(error)})") from error
-    except SystemExit as error:  # a module that ends the program when it is imported
+    except SystemExit as error:  # a module that exits when it is imported
         raise ValueError(f"{what} (it calls sys.exit({error.code!r}){_where(error)})") from error
 
 

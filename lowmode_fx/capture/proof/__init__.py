@@ -1,4 +1,4 @@
-"""Is a traced graph the model? Both take training steps on tensors without numbers, and what they do is compared."""
+"""Proof that a traced graph is the model: both take training steps on fake tensors, and these are compared."""
 
 from lowmode_fx.capture.proof.prove import Proof, prove
 

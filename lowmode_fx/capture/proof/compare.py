@@ -1,4 +1,4 @@
-"""Two Python structures held against each other, part by part; what to make of tensors is the caller's to say."""
+"""Compares two Python structures part by part; the caller compares tensors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SINGLE = (type, types.ModuleType, types.BuiltinFunctionType, torch.dtype, torch
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.device)
 _SEQUENCES = (list, tuple, deque)
 
-#: In words what two tensors differ in; none where they are the same.
+#: Describes the difference of two tensors; ``None`` if they are the same.
 TensorDifference = Callable[[Tensor, Tensor], str | None]
 Parts = list[tuple[str, Any]]
 
 
 def difference(model: Any, graph: Any, tensors: TensorDifference, path: str) -> str | None:
-    """The first part in which what the model has differs from what the graph has, as ``path: words``."""
+    """The first part in which the model's structure differs from the graph's, as ``path: words``."""
     return _difference(model, graph, tensors, path, {})
 
 
@@ -47,26 +47,26 @@ def tensors_within(value: Any) -> Iterator[Tensor]:
 
 def _difference(model: Any, graph: Any, tensors: TensorDifference, path: str, seen: dict[Any, Any]) -> str | None:
     if model is graph and not isinstance(model, Tensor):
-        return None  # it was not copied: neither run has one of its own
+        return None  # it was not copied, so both runs share it
     if type(model) is not type(graph) or isinstance(model, _PLAIN):
         same = type(model) is type(graph) and (model == graph or (model != model and graph != graph))
         return None if same else f"{path}: {_told(model)} in the model, {_told(graph)} in the graph"
     if (id(model), id(graph)) in seen or isinstance(model, _SINGLE):
         return None
-    seen[id(model), id(graph)] = (model, graph)  # kept, so that their ids stay theirs
+    seen[id(model), id(graph)] = (model, graph)  # kept, so that ids are not reused
     if isinstance(model, Tensor):
         found = tensors(model, graph)
         return None if found is None else f"{path}: {found}"
     if isinstance(model, set | frozenset):
-        return None if model == graph else f"{path}: not the same elements in the graph as in the model"
+        return None if model == graph else f"{path}: the elements differ between graph and model"
     ours, theirs = parts(model), parts(graph)
     names, others = [name for name, _ in ours], [name for name, _ in theirs]
     if names != others:
         for side, here, there in (("model", names, others), ("graph", others, names)):
             for name in here:
                 if name not in there:
-                    return f"{_join(path, name)}: in the {side} alone"
-        return f"{path}: in another order in the graph than in the model"
+                    return f"{_join(path, name)}: in the {side} only"
+        return f"{path}: the order differs between graph and model"
     for (name, one), (_, other) in zip(ours, theirs, strict=True):
         found = _difference(one, other, tensors, _join(path, name), seen)
         if found is not None:
@@ -75,7 +75,7 @@ def _difference(model: Any, graph: Any, tensors: TensorDifference, path: str, se
 
 
 def parts(value: Any) -> Parts:
-    """What ``value`` consists of, by name; nothing where it can't be looked into."""
+    """The parts of ``value`` by name; empty if it can't be inspected."""
     if isinstance(value, nn.Module):
         own = dict(value.__dict__)
         registries = [own.pop(registry) for registry in ("_parameters", "_buffers", "_modules")]
@@ -101,7 +101,7 @@ def parts(value: Any) -> Parts:
 
 
 def generator_state(value: Any) -> Any:
-    """The state of a generator of random numbers, Python's, numpy's or torch's; none of anything else."""
+    """The state of a random number generator of Python, numpy or torch; ``None`` for anything else."""
     if isinstance(value, random.Random):
         return value.getstate()
     if isinstance(value, torch.Generator):
@@ -130,13 +130,13 @@ def _closed_over(function: types.FunctionType) -> Parts:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             found.append((name, cell.cell_contents))
-        except ValueError:  # nothing yet
+        except ValueError:  # an empty cell
             continue
     return found
 
 
 def _reduced(value: Any) -> Parts:
-    # Iterators and the like say what they are made of where they can be copied at all.
+    # Iterators and similar objects give their parts if they can be copied at all.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Why there is no proof, and which line of a model's source is meant."""
+"""Why there is no proof, and the line of the model's source that causes it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from functools import cache
 import torch
 
 _TORCH, _OURS = (os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, __file__))
-#: A file and a line of it.
+#: A file and a line in it.
 Place = tuple[str, int]
 
 
 class NotProvable(Exception):
-    """The model does what can't be followed without real values. The message says what, in one line."""
+    """The model can't be followed without real values. The message says why, in one line."""
 
 
 def told(place: Place) -> str:
@@ -24,14 +24,14 @@ def told(place: Place) -> str:
 
 
 def place_of(error: Exception) -> str:
-    """In words, the last line of the model's source that led to ``error``; nothing where none did."""
+    """The last line of the model's source that led to ``error``, in words; empty if there is none."""
     places = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
     places = [place for place in places if _is_source(place[0])]
     return f" ({told(places[-1])})" if places else ""
 
 
 def running_place() -> Place | None:
-    """The innermost line of the model's source that runs now; none in a backward pass, which the proof starts."""
+    """The innermost running line of the model's source; ``None`` in a backward pass, which the proof starts."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_OURS):  # the recorder itself
         frame = frame.f_back  # type: ignore[assignment]
@@ -44,5 +44,5 @@ def running_place() -> Place | None:
 
 @cache
 def _is_source(filename: str) -> bool:
-    """Neither torch's, nor generated, nor a part of the proof."""
+    """Whether a file is neither torch's, nor generated, nor a part of the proof."""
     return not filename.startswith((_TORCH, _OURS, "<"))

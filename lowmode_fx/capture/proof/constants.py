@@ -1,4 +1,4 @@
-"""Values that no input and no parameter has a part in: a graph holds them ready, where a model may compute them."""
+"""Values that depend on no input and no parameter: a graph holds them as constants, a model may compute them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lowmode_fx.capture.proof.values import Key
 from passes.torch_internals import without_modes
 from passes.trees import tree_map
 
-#: What is larger is nobody's table of constants, and takes long to compute.
+#: A larger tensor is hardly a table of constants, and slow to compute.
 _LIMIT = 1 << 20
-#: Their results hold whatever was in memory.
+#: Operators whose results are uninitialised memory.
 _UNWRITTEN = ("empty", "new_empty", "resize")
 
 
 def constant(tensor: Tensor) -> tuple[Key, ...]:
-    """The leaf for a real tensor that is nobody's: by what its memory holds, or by itself, on a device."""
+    """The leaf for a real tensor that is not the model's: its contents, or its identity on a device."""
     storage = tensor.untyped_storage()
     if tensor.device.type == "cpu":
         return ("constant", hashlib.sha1(ctypes.string_at(storage.data_ptr(), storage.nbytes())).hexdigest())
@@ -35,7 +35,7 @@ class Constants:
         self._memory: dict[int, torch.UntypedStorage] = {}
 
     def keep(self, value: int, tensor: Tensor) -> None:
-        """``value`` is that of a real ``tensor``."""
+        """``value`` is the value of a real ``tensor``."""
         self._memory[value] = tensor.untyped_storage()
 
     def hold(self, values: Iterable[int]) -> bool:
@@ -50,9 +50,9 @@ class Constants:
         values: Mapping[int, int],
         results: Sequence[Any],
     ) -> Sequence[Tensor] | None:
-        """What an operator computes of constants alone; ``None`` where that is too large, or not the same each time.
+        """The result of an operator on constants only; ``None`` if it is too large, or not the same each time.
 
-        values: of each tensor among the arguments, by its id. results: what it gives, without numbers.
+        ``values``: of each tensor among the arguments, by its id. ``results``: its fake results.
         """
         if not all(map(_is_small, results)) or func._schema.name.partition("::")[2].startswith(_UNWRITTEN):
             return None

@@ -1,4 +1,4 @@
-"""Copies of a model over fakes: what it is made of in Python, functions and hooks too, copied as it is."""
+"""Copies of a model over fake tensors, including its Python state, functions and hooks."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _REGISTRIES = ("_parameters", "_buffers", "_modules", "training")
 
 
 def fake_copy(model: nn.Module, fakes: Fakes) -> nn.Module:
-    """A deep copy of ``model`` over ``fakes``, in train mode, whose hooks tell the recorder that they are called.
+    """A deep copy of ``model`` over ``fakes``, in train mode, whose hooks report their calls to the recorder.
 
-    Raises ``NotProvable`` where the model can't be copied.
+    Raises ``NotProvable`` if the model can't be copied.
     """
-    # Parameters copy themselves by their data, generators by a tensor: they are met before that.
+    # Parameters copy their data, generators a tensor: they must be replaced before that.
     memo: dict[int, Any] = {id(tensor): fakes.of(tensor) for tensor in (*model.parameters(), *model.buffers())}
     held = [value for module in model.modules() for value in vars(module).values()]
     memo |= {id(value): value.clone_state() for value in held if isinstance(value, torch.Generator)}
@@ -59,7 +59,7 @@ def graph_over(graph_module: fx.GraphModule, copied: nn.Module) -> fx.GraphModul
 
 
 class NotedHook:
-    """A hook that says when it is called."""
+    """A hook that records its calls."""
 
     def __init__(self, name: str, hook: Callable[..., Any], calls: list[str]) -> None:
         self.hook = hook
@@ -72,7 +72,7 @@ class NotedHook:
 
 
 class _Copying(TorchFunctionMode):
-    """Tensors that are copied become fakes."""
+    """Tensors become fakes when they are copied."""
 
     def __init__(self, fakes: Fakes) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class _Copying(TorchFunctionMode):
 
 
 def _copy_functions(name: str, module: nn.Module, memo: dict[int, Any], calls: list[str]) -> None:
-    """Functions close over what they were made with, the model itself perhaps, and deep copies share them."""
+    """Copy functions, which close over objects, maybe the model itself; deep copies would share them."""
     if type(module) is nn.SyncBatchNorm:
         module.__class__ = _LoneNorm
     held = module.__dict__
@@ -104,7 +104,7 @@ def _copy_functions(name: str, module: nn.Module, memo: dict[int, Any], calls: l
 
 
 def _function_copy(function: Any, memo: dict[int, Any]) -> Any:
-    """What a deep copy gave, and where that is a function, over copies of what it closes over."""
+    """The deep copy or, for a function, one that closes over copies."""
     if isinstance(function, types.MethodType):
         return types.MethodType(_function_copy(function.__func__, memo), function.__self__)
     if type(function) is functools.partial:
@@ -128,7 +128,7 @@ def _function_copy(function: Any, memo: dict[int, Any]) -> Any:
 
 
 class _LoneNorm(nn.SyncBatchNorm):
-    """A synchronised norm that doesn't talk to other ranks, who may not listen."""
+    """A synchronised norm that does not communicate with other ranks, which may not take part."""
 
     def forward(self, input: Tensor) -> Tensor:
         return nn.modules.batchnorm._BatchNorm.forward(self, input)

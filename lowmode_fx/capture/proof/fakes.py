@@ -1,4 +1,4 @@
-"""Tensors without numbers in the place of a model's: same sides, strides, dtype, device and sharing of memory."""
+"""Fake tensors in place of a model's: same sides, strides, dtype, device and sharing of memory, but no values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from passes.trees import tree_leaves
 
 
 class Names:
-    """What tensors that are there before a run are called, by their storages: the same on both sides."""
+    """Names of the tensors that exist before a run, by their storages; the same on both sides."""
 
     def __init__(self, model: nn.Module) -> None:
         self._names: dict[int, tuple[torch.UntypedStorage, str]] = {}
@@ -43,18 +43,18 @@ class Names:
 
 
 class Fakes:
-    """Those of one side, each made once, and what that side's ``recorder`` calls their values."""
+    """The fakes of one side, each made once; ``recorder`` names their values."""
 
     def __init__(self, mode: Any, results: Results, values: Values, names: Names, source_lines: bool) -> None:
         self.mode = mode
         self.recorder = Recorder(values, results, self.of_stranger, source_lines)
         self._results = results
         self._names = names
-        self._made: dict[int, tuple[Tensor, Tensor]] = {}  # the real one is kept, so that its id stays its own
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}  # the real one is kept, so that ids are not reused
         self._bases: dict[int, Tensor] = {}
 
     def of(self, tensor: Tensor) -> Tensor:
-        """The fake of a tensor that the model holds. Raises ``NotProvable`` where there are none of its kind."""
+        """The fake of a tensor that the model holds. Raises ``NotProvable`` if a tensor of its kind can't be faked."""
         if id(tensor) not in self._made:
             fake = self._known_number(tensor) if _is_counter(tensor) else self._make(tensor)
             self._made[id(tensor)] = (tensor, fake)
@@ -63,13 +63,13 @@ class Fakes:
         return self._made[id(tensor)][1]
 
     def of_stranger(self, tensor: Tensor) -> Tensor:
-        """The fake of a real tensor that an operator is handed: the model's own, or a constant."""
+        """The fake of a real tensor that an operator gets as argument: the model's own, or a constant."""
         if is_fake(tensor):
-            raise NotProvable(f"a tensor of {tuple(tensor.shape)} comes from outside of torch's operators")
+            raise NotProvable(f"a tensor of shape {tuple(tensor.shape)} is made outside of torch's operators")
         if tensor.requires_grad or self._names.is_registered(tensor):
-            # It could get a gradient, and what replaces it (``.to()``, say) would not be seen.
+            # It could get a gradient, and its replacement (by ``.to()``, for example) would not be seen.
             name = self._names.of(tensor) if self._names.is_registered(tensor) else f"a tensor of {tuple(tensor.shape)}"
-            raise NotProvable(f"{name} is read by another way than the model's registries, as from a constant")
+            raise NotProvable(f"{name} is not read from the model's registries, but for example from a constant")
         if self._names.knows(tensor):
             return self.of(tensor)
         if id(tensor) not in self._made:
@@ -79,7 +79,7 @@ class Fakes:
         return self._made[id(tensor)][1]
 
     def new(self, like: Tensor, *expression: Key) -> Tensor:
-        """A dense fake of ``like``'s sides, in memory of its own, that holds the value of ``expression``."""
+        """A dense fake with ``like``'s sides, in new memory, that holds the value of ``expression``."""
         fake = self._results.empty(like.shape, like.stride(), like.dtype, like.device, dense=True)
         self.recorder.assign(fake, *expression)
         return fake
@@ -87,7 +87,7 @@ class Fakes:
     def _make(self, tensor: Tensor) -> Tensor:
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
             kind = type(tensor).__name__ if tensor.layout is torch.strided else str(tensor.layout)
-            raise NotProvable(f"the model holds a {kind}, of which there are no fakes")
+            raise NotProvable(f"the model holds a {kind}, which can't be faked")
         fake, trainable = self._in_storage(tensor), tensor.requires_grad and tensor.is_leaf
         return nn.Parameter(fake, trainable) if isinstance(tensor, nn.Parameter) else fake.requires_grad_(trainable)
 
@@ -108,14 +108,14 @@ class Fakes:
             return base.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
     def _known_number(self, tensor: Tensor) -> Tensor:
-        # A norm without momentum divides by its counter: made under the mode, a number stays known.
+        # A norm without momentum divides by its counter: a number that is made under the mode stays known.
         number = tensor.item()
         with self.mode:
             return torch.tensor(number, dtype=tensor.dtype, device=tensor.device)
 
 
 def fake_inputs(inputs: Any, fakes: Fakes, step: int) -> Any:
-    """``inputs``, lists and mappings of tensors and whatever else, with fakes of this step in place of the tensors."""
+    """``inputs``, lists and mappings of tensors and other values, with fakes of this step instead of the tensors."""
     memo: dict[int, Any] = {}
     for place, tensor in enumerate(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)):
         fake = fakes.new(tensor, "input", f"input {place}", step)

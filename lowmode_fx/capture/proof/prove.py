@@ -1,4 +1,4 @@
-"""``prove``: a model and its graph take the same training steps, in turns, and are held against each other."""
+"""``prove``: a model and its graph take the same training steps in turn and are compared."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from passes.preserve import preserve_state
 from passes.torch_internals import fake_tensor_mode_without_kernels
 from passes.wording import first_line
 
-#: Arguments of a call by place and by name.
+#: Arguments of a call by position and by name.
 Call = tuple[Sequence[Any], Mapping[str, Any]]
 #: The tensors of a call, in the order in which a graph takes them.
 Leaves = Callable[[Sequence[Any], Mapping[str, Any]], Sequence[Tensor]]
 #: A call, and whether autocast is on.
 Step = tuple[Call, bool]
 
-#: Torch's generator starts from it, so that a forward that seeds it shows.
+#: Seed of torch's generator, so that a forward that seeds it is detected.
 _A_SEED_OF_NOBODY = 0x9E3779B97F4A7C15
 
 
@@ -42,8 +42,8 @@ class _Untaken(NotProvable):
 class Proof:
     """Whether a graph does what its model does.
 
-    ``difference``: the first difference, or why there is no proof, in one line; empty where it holds.
-    ``seconds``: of CPU time, that it took. ``taken``: whether the model itself takes the call at all.
+    ``difference``: the first difference, or why there is no proof, in one line; empty if the proof holds. ``seconds``:
+    its CPU time. ``taken``: whether the model itself takes the call at all.
     """
 
     holds: bool
@@ -63,23 +63,22 @@ def prove(
     at: Sequence[Call] = (),
     steps: int = 2,
 ) -> Proof:
-    """Hold ``graph_module``, a graph over the model's own registries, against ``model`` on ``args`` and ``kwargs``.
+    """Compare ``graph_module``, a graph over the model's own registries, with ``model`` on ``args`` and ``kwargs``.
 
-    Both take two training steps in a row in train mode, forward and backward from every output, the second with
+    Both take two consecutive training steps in train mode, forward and backward from every output, the second with
     autocast on, to a dtype that casts nothing. Compared are outputs and their types, gradients, parameters, buffers,
-    Python attributes, draws, which hooks are called, what is computed more than once, and all that a step leaves
-    outside of the model: generators, and global names of its source files.
+    Python attributes, random draws, hook calls, recomputation, and everything that a step changes outside of the model:
+    generators, and global names of its source files.
 
-    Only shapes, strides, dtypes and devices of tensors count. Nothing is computed, and the model, its hooks and all
-    generators stay as they are. A branch on an attribute is followed as the attribute stands; where the values of
+    Only shapes, strides, dtypes and devices of tensors matter. Nothing is computed, and the model, its hooks and all
+    generators stay as they are. A branch on an attribute is followed as the attribute is now; where the values of
     tensors decide, there is no proof.
 
-    leaves: the tensors that the graph takes, of a call of the model; where not given, the graph is called as the model.
-    second: the call of the second step where that is to be another one, of another number of images; where the model
-        doesn't take it, both steps are of the first.
-    steps: 1 for the second step alone, of a graph that is proven for other images already.
-    at: further calls, one step each, of images of another size or number that the graph is to run on too: without them
-        a graph is proven for these inputs alone, which an exported one may be made for.
+    ``leaves``: the tensors that the graph takes, from a call of the model; by default the graph is called like the
+    model. ``second``: another call for the second step, with another number of images; if the model does not take it,
+    both steps use the first. ``steps``: 1 for the second step only, of a graph that is already proven for other images.
+    ``at``: further calls, one step each, with images of another size or number that the graph must run on too: without
+    them a graph is proven for these inputs only, for which an exported one may be specialised.
     """
     started = time.process_time()
     call = args, kwargs or {}
@@ -98,7 +97,7 @@ def prove(
             difference = found(call)
     except _Untaken as cause:
         return Proof(False, f"not provable: {first_line(cause)}", time.process_time() - started, taken=False)
-    except Exception as cause:  # which a model's own properties, copies and hooks may raise anywhere
+    except Exception as cause:  # a model's properties, copies and hooks may raise anything
         difference = f"not provable: {first_line(cause)}"
     return Proof(not difference, difference, time.process_time() - started)
 
@@ -113,11 +112,11 @@ def _difference(
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise NotProvable("the model holds TorchScript, which runs real tensors")
     if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
-        raise NotProvable("the model's lazy layers have no weights yet; run one forward first")
+        raise NotProvable("the model has lazy layers without weights; run one forward first")
     surroundings = Surroundings(model)
     before = surroundings.take()
     try:
-        # Code may reach the model itself by ways that no copy follows.
+        # Code may reach the model itself through references that are not copied.
         with preserve_state(model, buffers=False, gradients=True), calm():
             torch.default_generator.manual_seed(_A_SEED_OF_NOBODY)
             ours, theirs = _sides(model, graph_module, leaves, surroundings)

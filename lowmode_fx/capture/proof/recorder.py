@@ -1,4 +1,4 @@
-"""What a run computes, operator by operator, without computing it: storages hold values, operators make new ones."""
+"""Records what a run computes, operator by operator, without computing it: storages hold symbolic values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lowmode_fx.capture.proof.values import Key, Values, key_of, layouts_of, val
 from passes.torch_internals import autocast_depth
 from passes.trees import tree_leaves
 
-#: Norms that move their running statistics, at these places, without their signatures saying so.
+#: Norms that update running statistics, at these places, although their signatures do not show it.
 _SILENT_WRITERS = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
 _STATISTICS, _TRAINING = (3, 4), 5
 
@@ -45,41 +45,41 @@ class _Operator:
 
 
 class Recorder(TorchDispatchMode):
-    """Entered above fake tensors, around all that one side runs.
+    """A dispatch mode around everything that one side runs, above fake tensors.
 
-    ``swap``: the fake in the place of a real tensor that an operator is handed. ``source_lines``: note which line of
-    the model's source makes each value.
+    ``swap``: returns the fake for a real tensor that an operator gets. ``source_lines``: record which line of the
+    model's source makes each value.
     """
 
     def __init__(self, values: Values, results: Results, swap: Callable[[Tensor], Tensor], source_lines: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.values = values
-        #: Hooks that were called, values that were asked for, draws by generator, how often each value was computed.
+        #: Hooks that were called, values that were read, draws by generator, how often each value was computed.
         self.calls: list[str] = []
         self.asked: list[int] = []
         self.draws: Counter[str] = Counter()
         self.computed: Counter[int] = Counter()
-        #: Why an operator raised last; a model may catch that and take a way that it never takes on real values.
+        #: Why an operator raised last; a model may catch it and take a branch that it never takes on real values.
         self.refused = ""
         self._constants = Constants()
         self._results = results
         self._swap_real = swap
         self._source_lines = source_lines
-        # Storages are kept as long as their values: another one could get the same id.
+        # Storages are kept as long as their values, so that ids are not reused.
         self._held: dict[int, tuple[torch.UntypedStorage, int]] = {}
         self._generators: dict[int, str] = {}
 
     def assign(self, tensor: Tensor, *expression: Key) -> None:
-        """From here on the storage of ``tensor`` holds the value of ``expression``."""
+        """From now on the storage of ``tensor`` holds the value of ``expression``."""
         self._set(tensor.untyped_storage(), self.values.number(*expression))
 
     def assign_constant(self, tensor: Tensor, real: Tensor) -> None:
-        """From here on the storage of ``tensor`` holds what that of the ``real`` one does."""
+        """From now on the storage of ``tensor`` holds the value of the ``real`` one's."""
         self.assign(tensor, *constant(real))
         self._constants.keep(self._key(tensor)[1], real)
 
     def read(self, tensor: Tensor) -> tuple[str, int, int]:
-        """What any ``tensor`` reads, real or not: ``("tensor", value, geometry)``."""
+        """What reading ``tensor`` gives, real or not: ``("tensor", value, geometry)``."""
         return self._key(self._swap(tensor))
 
     def knows(self, tensor: Tensor) -> bool:
@@ -88,7 +88,7 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.prim.device.default:  # which autograd asks for at every turn
+        if func is torch.ops.prim.device.default:  # autograd calls it all the time
             return args[0].device
         operator = _operator(func)
         try:
@@ -118,7 +118,7 @@ class Recorder(TorchDispatchMode):
         return result
 
     def _compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """What is computed of constants is a constant."""
+        """A result that depends on constants only is a constant."""
         tensors = [each for each in tree_leaves((list(args), kwargs)) if isinstance(each, Tensor)]
         results = result if isinstance(result, list | tuple) else (result,)
         if any(_shares_memory(one, other) for one in results for other in tensors):
@@ -139,7 +139,7 @@ class Recorder(TorchDispatchMode):
             generator = kwargs.get("generator") or torch.default_generator
             name = self._generator(generator)
             self.draws[name] += 1
-            # A forward may seed a generator before it draws; nothing that is drawn here moves one on.
+            # A forward may seed a generator before it draws; draws of the proof do not advance it.
             expression += [("seed", generator.initial_seed()), ("draw", name, self.draws[name])]
         return tuple(expression)
 
@@ -148,17 +148,17 @@ class Recorder(TorchDispatchMode):
         results = result if isinstance(result, list | tuple) else (result,)
         fresh = [each for each in results if isinstance(each, Tensor) and not self.knows(each)]
         if not fresh and not targets:
-            return  # a view, or an answer in numbers
+            return  # a view, or plain numbers
         computed = self.values.number(*expression)
         self.computed[computed] += 1
         if self._source_lines:
             self.values.locate(computed, running_place())
-        # What an operator writes to is one of its arguments: memory that is written in part keeps what else it held.
+        # The target of a write is also an argument: memory that is partly written keeps the rest.
         for place, tensor in enumerate([*targets, *fresh]):
             self._set(tensor.untyped_storage(), self.values.output(computed, place))
 
     def _lies_as(self, copied: Tensor, source: Tensor) -> bool:
-        """Whether a copy, which fills its memory, has its elements where they were."""
+        """Whether a copy, which fills its memory, has its elements in the same places."""
         same = self.values.geometry(copied) == self.values.geometry(source)
         nbytes = copied.untyped_storage().nbytes()
         return same and nbytes == source.untyped_storage().nbytes() == copied.numel() * copied.itemsize

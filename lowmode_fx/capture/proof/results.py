@@ -1,4 +1,4 @@
-"""What operators give on fakes, worked out once for arguments that lie alike."""
+"""Results of operators on fakes, computed once for arguments of the same layout."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from lowmode_fx.capture.proof.values import Key
 from passes.torch_internals import fake_of
 from passes.trees import tree_leaves
 
-#: Sides, strides, dtype and device of a tensor in memory of its own.
+#: Sides, strides, dtype and device of a tensor in its own memory.
 Layout = tuple[Sequence[int], Sequence[int], torch.dtype, torch.device]
 _FIRST_ARGUMENT, _VIEW = "the first argument itself", "a view of the first argument"
 
 
 class Results:
-    """Of one mode. Torch has a cache of such results too, which looks out for more and takes much longer to ask."""
+    """The results under one mode. Torch's own cache of such results checks more and takes much longer to look up."""
 
     def __init__(self, mode: Any) -> None:
         self._mode = mode
         self._known: dict[Key, Any] = {}
 
     def of(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], layouts: Key) -> Any:
-        """``func`` on fakes; ``layouts``: all about its arguments, but which memory they are in."""
+        """``func`` on fakes; ``layouts``: everything about its arguments except which memory they are in."""
         key = (func, layouts)
         if key not in self._known:
             by_rule = _RULES[func](*args) if func in _RULES and not kwargs else None
             if by_rule is None:
                 result = func(*args, **kwargs)
-                turns = torch.Tag.inplace_view in func.tags  # an argument into a view of itself
+                turns = torch.Tag.inplace_view in func.tags  # turns an argument into a view of itself
                 self._known[key] = None if turns else _kind(result, args, kwargs)
                 return result
             self._known[key] = by_rule
@@ -55,7 +55,7 @@ class Results:
         *,
         dense: bool = False,
     ) -> Tensor:
-        """A fake in memory of its own; ``dense``: without elements that share a place, or places in between."""
+        """A fake in new memory; ``dense``: no two elements share a place, and there are no gaps."""
 
         def make() -> Tensor:
             meta = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
@@ -65,7 +65,7 @@ class Results:
 
 
 def _kind(result: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """How to make such a result again; none where torch is to be asked each time."""
+    """How to make such a result again; ``None`` if torch has to compute it each time."""
     if args and result is args[0]:
         return _FIRST_ARGUMENT
     tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
@@ -95,7 +95,7 @@ def _layout(tensor: Tensor) -> Layout:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
-# Torch works batch norms out step by step, which takes a third of a proof's time.
+# Torch decomposes batch norms, which takes a third of a proof's time.
 
 
 def _batch_norm(

@@ -1,4 +1,4 @@
-"""One of the two that are compared, a model or its graph, over fakes of its own; what its last step came to."""
+"""One of the two that are compared, a model or its graph, over its own fakes, and the results of its last step."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Side:
         self._fakes = fakes
 
     def step(self, call: tuple[Sequence[Any], Mapping[str, Any]], number: int, autocast: bool) -> None:
-        """Forward, and backward from every output that has one, each with a gradient of its own.
+        """Forward, and backward from every output that requires gradients, each with its own gradient.
 
-        Raises ``NotProvable`` where values are asked for; ``failure`` tells of anything else that is raised.
+        Raises ``NotProvable`` if values are read; ``failure`` holds anything else that is raised.
         """
         args, kwargs = call
         self.inputs = fake_inputs((tuple(args), dict(kwargs)), self._fakes, number)
@@ -56,13 +56,13 @@ class Side:
             raise
         except Exception as error:
             if isinstance(error, errors_of_unknown_values()):
-                raise NotProvable(f"{error} asks for a value{place_of(error)}") from error
+                raise NotProvable(f"{error} reads a value{place_of(error)}") from error
             self.failure = f"{first_line(error)}{place_of(error)}"
         finally:
             self.left_behind = self._surroundings.take()
 
     def update_parameters(self, number: int) -> None:
-        """What an optimizer would do: each parameter with a gradient holds something else from here on."""
+        """What an optimizer would do: each parameter with a gradient gets a new value."""
         for name, parameter in self.module.named_parameters():
             if parameter.grad is not None:
                 parameter.grad = None
@@ -84,7 +84,7 @@ class Side:
 
 @contextlib.contextmanager
 def _autocast(tensors: list[Tensor], enabled: bool) -> Iterator[None]:
-    """Autocast to the dtype that the tensors have: on for whoever asks, and nothing is cast."""
+    """Autocast to the dtype that the tensors have: it is on for code that checks it, and nothing is cast."""
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
     device = floating[0].device.type if floating else "cpu"
     if not torch.amp.is_autocast_available(device):
@@ -103,7 +103,7 @@ def _autocast(tensors: list[Tensor], enabled: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def calm() -> Iterator[None]:
-    """Neither the caller's contexts nor compilers meddle, and nothing is printed."""
+    """Inside, the caller's contexts and compilers have no effect, and nothing is printed."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())

@@ -1,4 +1,4 @@
-"""What a forward can change outside of its model: generators, torch's settings, global names of its source files."""
+"""State outside of a model that its forward may change: generators, torch's settings, global names of its files."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _Cache = type(functools.cache(len))
 
 @dataclass(frozen=True)
 class Snapshot:
-    """``settings``: by what they are called. ``names``: by their owner's place and their own, value and state."""
+    """``settings``: by their names in messages. ``names``: by owner and name, value and state."""
 
     settings: dict[str, Any]
     names: dict[tuple[int, str], tuple[Any, Any]]
 
 
 class Surroundings:
-    """Of one model. ``take`` what is there, ``put`` it back; nested containers are followed one level deep."""
+    """The surroundings of one model: ``take`` a snapshot, ``put`` it back; containers are followed one level deep."""
 
     def __init__(self, model: nn.Module) -> None:
         self._settings: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
@@ -67,7 +67,7 @@ class Surroundings:
             _put_state(value, state)
 
     def names(self, snapshot: Snapshot) -> SimpleNamespace:
-        """What global names and those of classes hold, by what a reader calls them."""
+        """The values of global names and class attributes, by readable names."""
         owners = [owner.__name__ for owner in self._owners]
         states = {
             f"{owners[place]}.{name}": state
@@ -118,7 +118,7 @@ def _put_state(value: Any, state: Any) -> None:
     elif isinstance(value, np.random.RandomState):
         value.set_state(state)
     elif isinstance(value, _Cache):
-        if value.cache_info().misses != state:  # it holds tensors without numbers now
+        if value.cache_info().misses != state:  # it may hold fake tensors now
             value.cache_clear()
     elif isinstance(value, torch.Generator):
         value.set_state(_tensor(state))

@@ -1,4 +1,4 @@
-"""Tensors without numbers: each value is an expression over what a step starts from, and has a number of its own."""
+"""Symbolic values of fake tensors: each is an expression over the inputs of a step, with its own number."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 from lowmode_fx.capture.proof.complaints import Place, told
 from passes.wording import sides
 
-#: An operator's argument: a tensor is ``("tensor", value, geometry)``, a list ``("list", *keys)``, the rest itself.
+#: An operator's argument: a tensor is ``("tensor", value, geometry)``, a list ``("list", *keys)``, others themselves.
 Key = Hashable
 _AS_THEY_ARE = (int, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
 class Values:
-    """Every value met so far.
+    """Every value so far.
 
-    Equal expressions are one value, so two runs that compute the same thing in whatever order, with or without idle
-    work, in place or not, end in the same numbers.
+    Equal expressions are one value, so two runs that compute the same in any order, with or without unused work, in
+    place or not, get the same numbers.
     """
 
     def __init__(self) -> None:
@@ -40,9 +40,9 @@ class Values:
         return found
 
     def geometry(self, tensor: Tensor) -> int:
-        """A number for how ``tensor`` lies in its storage: sides, strides, offset, dtype and device."""
+        """A number for the layout of ``tensor`` in its storage: sides, strides, offset, dtype and device."""
         strides = tensor.stride()
-        if 1 in tensor.shape:  # along one element there is nothing to step over
+        if 1 in tensor.shape:  # the stride along a single element does not matter
             strides = tuple(0 if side == 1 else step for side, step in zip(tensor.shape, strides, strict=True))
         layout = (tensor.shape, strides, tensor.storage_offset(), tensor.dtype, tensor.device)
         found = self._geometries.get(layout)
@@ -69,9 +69,9 @@ class Values:
     # -- words ---------------------------------------------------------------------------------------------------
 
     def parting(self, model: int, graph: int) -> tuple[str, str]:
-        """Where two values come apart, followed down to the operators that do: in words, the model's and the graph's.
+        """The operators at which two values differ, in words: the model's and the graph's.
 
-        The words for the model's name the line of its source, where that is known.
+        The words for the model's include the line of its source, if it is known.
         """
         while True:
             model, graph = self._operator(model), self._operator(graph)
@@ -79,7 +79,7 @@ class Values:
             pairs = zip_longest(_flat(ours), _flat(theirs), fillvalue=("nothing", "nothing more"))
             apart = [pair for pair in pairs if pair[0] != pair[1]]
             if ours[0] == theirs[0] == "constant":
-                return self.told(model), "another one"
+                return self.told(model), "a different one"
             if ours[0] != theirs[0] or not apart:
                 return self.told(model), self._named(graph)
             one: Any
@@ -90,7 +90,7 @@ class Values:
             model, graph = one[1], other[1]
 
     def told(self, value: int) -> str:
-        """The operator that computes ``value``, and the line of the model's source that has it do so."""
+        """The operator that computes ``value``, and the line of the model's source that calls it."""
         if value in self._places:
             return f"{self._named(value)} ({told(self._places[value])})"
         place = next((self._places[each] for each in self._behind(value) if each in self._places), None)
@@ -122,7 +122,7 @@ class Values:
         return str(key[-1]) if isinstance(key, tuple) else str(key)
 
     def _behind(self, value: int) -> Iterator[int]:
-        """What ``value`` is computed from, the nearest first."""
+        """The values that ``value`` is computed from, nearest first."""
         seen, level = {value}, [value]
         while level:
             below = [key[1] for each in level for key in _flat(self.expressions[each]) if _is_tensor(key)]
@@ -132,10 +132,10 @@ class Values:
 
 
 def key_of(value: Any, tensor_key: Callable[[Tensor], Key]) -> Key:
-    """An operator's argument as something that can be looked up; equal keys are the same argument."""
+    """An operator's argument as a hashable key; equal keys are the same argument."""
     if isinstance(value, Tensor):
         return tensor_key(value)
-    if isinstance(value, bool | float | complex):  # which would equal whole numbers; and nan is nan, -0.0 isn't 0.0
+    if isinstance(value, bool | float | complex):  # these would equal ints; and nan is nan, -0.0 is not 0.0
         return (type(value).__name__, "nan" if value != value else repr(value))
     if isinstance(value, _AS_THEY_ARE):
         return value
@@ -145,7 +145,7 @@ def key_of(value: Any, tensor_key: Callable[[Tensor], Key]) -> Key:
 
 
 def layouts_of(expression: tuple[Key, ...], values: Values) -> Key | None:
-    """All that an operator's result depends on but values; none where one of them might be known, being one number."""
+    """Everything that an operator's result depends on except values; ``None`` if one is a number that may be known."""
     found: list[Key] = []
     for part in _flat(expression):
         if not _is_tensor(part):

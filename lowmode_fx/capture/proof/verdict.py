@@ -1,4 +1,4 @@
-"""What two sides came to in a step, compared: the first difference in words."""
+"""Compares the results of a step on both sides: the first difference in words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lowmode_fx.capture.proof.surroundings import Surroundings
 
 
 def first_difference(model: Side, graph: Side, surroundings: Surroundings) -> str | None:
-    """What the last step of ``model`` has otherwise than that of ``graph``, in one line; none where nothing."""
+    """The first difference between the last steps of ``model`` and ``graph``, in one line; ``None`` if none."""
     if model.failure or graph.failure:
         return _of_failures(model.failure, graph.failure)
 
@@ -37,8 +37,8 @@ def first_difference(model: Side, graph: Side, surroundings: Surroundings) -> st
 
 def _of_failures(model: str, graph: str) -> str | None:
     if model and graph:
-        return None  # neither takes such inputs
-    return f"the graph takes what the model can't: {model}" if model else f"the graph fails, the model doesn't: {graph}"
+        return None  # neither takes these inputs
+    return f"the model fails, but not the graph: {model}" if model else f"the graph fails, but not the model: {graph}"
 
 
 def _of_tensors(one: Tensor, other: Tensor, model: Side, graph: Side) -> str | None:
@@ -50,7 +50,7 @@ def _of_tensors(one: Tensor, other: Tensor, model: Side, graph: Side) -> str | N
     if our_geometry != their_geometry:
         return f"{values.layout(our_geometry)} in the model, {values.layout(their_geometry)} in the graph"
     if one.requires_grad is not other.requires_grad:
-        return f"requires a gradient in the {'model' if one.requires_grad else 'graph'} alone"
+        return f"requires a gradient in the {'model' if one.requires_grad else 'graph'} only"
     return None
 
 
@@ -70,19 +70,19 @@ def _of_calls(model: Sequence[str], graph: Sequence[str]) -> str | None:
 def _of_settings(model: Side, graph: Side) -> str | None:
     for name, state in model.left_behind.settings.items():
         if difference(state, graph.left_behind.settings[name], lambda *_: None, "") is not None:
-            return f"{name}: left otherwise by the graph than by the model"
+            return f"{name}: the state after the step differs between graph and model"
     return None
 
 
 def _of_values_asked_for(model: Side, graph: Side) -> str | None:
     for value in model.recorder.asked:
         if value not in graph.recorder.asked and not model.recorder.values.is_constant(value):
-            return f"values: the model asks for that of {model.recorder.values.told(value)}, the graph does not"
+            return f"values: the model reads that of {model.recorder.values.told(value)}, the graph does not"
     return None
 
 
 def _of_work(model: Side, graph: Side) -> str | None:
-    """What the model computes again, as checkpointing does. What a graph leaves out, for nobody uses it, is no loss."""
+    """What the model computes again, as checkpointing does. Unused work that a graph leaves out is not a difference."""
     for value, times in model.recorder.computed.items():
         others = graph.recorder.computed[value]
         if others and others != times:

@@ -1,4 +1,4 @@
-"""Live lowering: low-mode is the model itself, run under a mode that lowers each call as it is made."""
+"""Live lowering: a low step runs the model itself under a mode that lowers each call as it is made."""
 
 from lowmode_fx.lowering.live.live import LiveLowering
 from lowmode_fx.lowering.live.lookup import LiveLoweringWarning

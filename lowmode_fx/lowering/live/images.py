@@ -1,4 +1,4 @@
-"""Which arguments of a model's call hold images, however the call is written."""
+"""Finds the images among the arguments of a model's call, however the call is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lowmode_fx.capture.paths import argument_at, map_at
 
 
 class ImageArguments:
-    """The arguments that held images in the example, by place and by name."""
+    """The arguments that held images in the example, by position and by name."""
 
     def __init__(self, inputs: ModelInputs) -> None:
         self._leaves, self._paths = inputs.leaves, inputs.image_paths
@@ -24,9 +24,9 @@ class ImageArguments:
     def map(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], function: Callable[[Tensor], Tensor]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The call with ``function`` of its images ``(N, C, *S)``.
+        """The call with ``function`` applied to its images ``(N, C, *S)``.
 
-        Raises ``ValueError`` where another argument, which the example didn't have, holds images of their size.
+        Raises ``ValueError`` if an argument that was not in the example holds images of their size.
         """
 
         def changed(value: Any) -> Any:
@@ -42,7 +42,7 @@ class ImageArguments:
         return tuple(places), names
 
     def shapes(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
-        """The shape of each tensor that the example had; the example's own where the call has none there."""
+        """The shape of each tensor of the example in this call; the example's own shape where the call has none."""
         return tuple(self._shape(leaf, args, kwargs) for leaf in self._leaves)
 
     def _shape(self, leaf: Leaf, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
@@ -57,6 +57,6 @@ class ImageArguments:
             for leaf in tree_leaves(value):
                 if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.shape[2:] == self._sides:
                     raise ValueError(
-                        f"{name} is {tuple(leaf.shape)}, as large as the images that low-mode makes smaller, and the "
-                        "example didn't have it; build the modes with an example of this call"
+                        f"{name} has shape {tuple(leaf.shape)}, as large as the images that low-mode shrinks, but the "
+                        "example did not have it; build the modes with an example of this call"
                     )

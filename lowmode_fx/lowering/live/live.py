@@ -1,4 +1,4 @@
-"""Low-mode without a graph: the model itself runs, and each convolution, pool and head is lowered as it is called."""
+"""Low-mode without a graph: the model runs, and each convolution, pool and head is lowered as it is called."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from passes.torch_internals import leave_frames_of
 
 
 class LiveLowering:
-    """Runs a model in a low mode by its own code, whatever stands in its ``forward``.
+    """Runs a model in a low mode by its own code.
 
-    ``run`` is one low-mode forward. ``forward`` is the part of it that ``torch.compile`` takes: ``run`` prepares the
-    model, calls ``callable``, which is ``forward`` unless something else is put there, and leaves the model as it was.
+    ``run`` is one low-mode forward. ``forward`` is the part of it that ``torch.compile`` compiles: ``run`` prepares the
+    model, calls ``callable`` (``forward``, unless it was replaced), and restores the model's state.
     """
 
     def __init__(self, ladder: Ladder, mode: Mode = Mode.LOW, *, downsample: bool = False) -> None:
-        """mode: which low mode of the ladder. downsample: images come at full size, and are downsampled first."""
+        """``mode``: a low mode of the ladder. ``downsample``: images come at full size and are downsampled first."""
         rung = ladder.rung(mode)
         self.model = ladder.model
         self.callable: Callable[..., Any] = self.forward
@@ -53,13 +53,13 @@ class LiveLowering:
 
     @property
     def notes(self) -> list[str]:
-        """What low-mode has met that the build had not seen; each was a ``LiveLoweringWarning`` too, once."""
+        """Sites that low-mode has met and the build had not seen; each was a ``LiveLoweringWarning`` too, once."""
         return self._lookup.notes
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model returns in low-mode for a call of it, its images downsampled already (or here, see above).
+        """Run the model in low-mode on downsampled images (on full-size images if ``downsample`` was set).
 
-        The model is in train mode, or in whatever modes its modules are.
+        The model's modules keep their train or eval modes.
         """
         leave_frames_of(LowMode.__torch_function__)
         modules = list(self.model.modules())
@@ -69,11 +69,11 @@ class LiveLowering:
             return self.callable(*args, **kwargs)
 
     def settle(self) -> None:
-        """Put back the attributes that the last forward left for the loss of its step."""
+        """Restore the attributes that the last forward left for the loss of its step."""
         self._attributes.settle()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own forward under the mode, once ``run`` has prepared it."""
+        """The model's own forward under the mode, after ``run`` has prepared it."""
         shapes = self._images.shapes(args, kwargs) if self._rung.config.restore_output else ()
         if self._downsample is not None:
             args, kwargs = self._images.map(args, kwargs, self._downsample)
@@ -84,7 +84,7 @@ class LiveLowering:
         return restore(outputs, self._find_sizes(self._full_shapes(shapes) if self._downsample is None else shapes))
 
     def _full_shapes(self, shapes: Shapes) -> Shapes:
-        """Shapes of a call before its images were downsampled to these."""
+        """Shapes of a call before its images were downsampled to these shapes."""
         if not self._rung.config.downsample_input:
             return shapes
         leaves = zip(self._full_inputs.leaves, self._rung.inputs.leaves, shapes, strict=True)
@@ -108,7 +108,7 @@ class LiveLowering:
                 self._running -= 1
 
     def _reentrant(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that is checkpointed: called again in the backward pass, it runs in low-mode again."""
+        """A checkpointed function: its recomputation in the backward pass runs in low-mode again."""
         calls = dict(self._mode.calls)
 
         def again(*args: Any, **kwargs: Any) -> Any:
@@ -123,12 +123,12 @@ class LiveLowering:
 
 
 def _full_shape(full: Leaf, low: Leaf, shape: tuple[int, ...], config: LowModeConfig) -> tuple[int, ...]:
-    """The example's sides where the image has those of its low-mode; else those that divide evenly."""
+    """The example's sides if the image has its low-mode's sides; otherwise the low sides times the ratio."""
     if not full.is_image:
         return shape
     if shape[2:] == low.shape[2:]:
         return (*shape[:2], *full.shape[2:])
-    if config.size_multiple > 1:  # what was rounded is forgotten: by as much as the example's sides
+    if config.size_multiple > 1:  # rounding can't be inverted: scale as the example's sides
         ratios = list(zip(full.shape[2:], low.shape[2:], strict=True))
     else:
         ratios = [ratio_terms(ratio) for ratio in side_ratios(config.ratio, len(shape) - 2)]

@@ -1,4 +1,4 @@
-"""From a call to what is planned for it: by the parameter that is its kernel, or by the place that makes it."""
+"""Finds what is planned for a call: by the parameter that is its kernel, or by the place that makes the call."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Thing = TypeVar("Thing")
 
 
 class LiveLoweringWarning(UserWarning):
-    """Low-mode meets something that the build has not seen."""
+    """Low-mode met a convolution or max pool that the build had not seen, or one that it can't lower."""
 
 
 class Lookup:
-    """What is planned for the calls of ``model``, as the model stands now.
+    """What is planned for the calls of ``model``, as the model is now.
 
-    A module or a parameter that was there at the build keeps what was planned for it, under whatever name it goes now;
-    one that has taken another's place has what was planned for that.
+    A module or a parameter that was there at the build keeps its plan, even under another name; a new one in its place
+    takes over that plan.
 
-    ``kernels``: edits by the ``id`` of the parameter that is the kernel. ``notes``: what was told, a line each.
-    The functions that start with ``find`` are asked once by dynamo, while it traces, and taken at their word.
+    ``kernels``: edits by the ``id`` of the kernel parameter. ``notes``: the warnings so far, one line each. dynamo
+    evaluates the functions whose names start with ``find`` once, while it traces, and treats the results as constants.
     """
 
     def __init__(self, model: nn.Module, plan: Plan) -> None:
@@ -40,7 +40,7 @@ class Lookup:
         self.plan = plan
         self.kernels: dict[int, ConvEdit] = {}
         self.notes: list[str] = []
-        # What was there at the build, and what was there last, are held on to: so no id becomes another's.
+        # References to what was there at the build, and in the last step, keep their ids from being reused.
         self._built_modules = _Names(model.named_modules())
         self._built_parameters = _Names(model.named_parameters(remove_duplicate=False))
         self._known: tuple[Sequence[Any], Sequence[Any]] = ((), ())
@@ -56,9 +56,9 @@ class Lookup:
         self.find_max_pool = constant_result(self._find_max_pool)
 
     def follow(self, modules: Sequence[nn.Module]) -> None:
-        """Take note of modules and parameters that are other ones than in the last step.
+        """Update the lookup for modules and parameters that were replaced since the last step.
 
-        modules: all of the model's, in order.
+        ``modules``: all modules of the model, in order.
         """
         parameters = [value for module in modules for value in module._parameters.values()]
         known_modules, known_parameters = self._known
@@ -78,20 +78,20 @@ class Lookup:
         self.kernels = {identity: kernels[name] for identity, name in names.items() if name in kernels}
 
     def module_at(self, place: str) -> nn.Module | None:
-        """The module that stands at a planned place; ``None`` where it is gone."""
+        """The module that is at a planned place now; ``None`` if it is gone."""
         return self._standing.get(place)
 
     def in_compiled_code(self) -> bool:
-        """Whether compiled code makes the call that the mode meets."""
+        """Whether compiled code makes the call that the mode intercepts."""
         return in_compiled_code(self._paths, self._plain)
 
     def _find_place(self) -> str | None:
-        """The place that makes the call, as the build called it; ``None`` for one that it has not seen."""
+        """The place that makes the call, by its name at the build; ``None`` for one that the build has not seen."""
         module = calling_module(self._paths)
         return None if module is None else self._places.get(module)
 
     def _find_path(self) -> str:
-        """Path of the module that makes the call, as the model stands now; empty where nothing tells."""
+        """Path of the module that makes the call, as the model is now; empty if it can't be found."""
         module = calling_module(self._paths)
         return "" if module is None else self._paths[module]
 
@@ -100,8 +100,8 @@ class Lookup:
         function = custom_function()
         if function is not None:
             self._tell(
-                f"convolutions in {function.__name__}, an autograd.Function of the model's own, keep their kernels: "
-                "its backward is written for them"
+                f"convolutions in the custom autograd.Function {function.__name__} keep their kernels: "
+                "its backward is written for the full kernels"
             )
         return function is not None
 
@@ -116,7 +116,7 @@ class Lookup:
         stem: bool,
         trained: bool,
     ) -> ConvEdit:
-        """By the rules of the passes, for a call that their graphs have not."""
+        """Apply the rules of the passes to a call that is not in their graphs."""
         if self._is_whole(place):
             return KEEP
         planned = self.plan.kernels.get(f"{place}.weight")
@@ -130,7 +130,7 @@ class Lookup:
         what = f"kept ({reason})" if reason else f"pooled to {sides(self.plan.rule.pooled(call.kernel))}"
         if max(call.kernel) > 1:
             self._tell(
-                f"the build has not seen the convolution {_shown(name)}: its {sides(call.kernel)} kernel is {what}"
+                f"the convolution {_shown(name)} was not seen at the build: its {sides(call.kernel)} kernel is {what}"
             )
         return ConvEdit(given, reason is None)
 
@@ -140,14 +140,14 @@ class Lookup:
         which, name = self.plan.drop_maxpools, self._find_path()
         dropped = which == "all" or (not isinstance(which, str) and any(matches(name, glob) for glob in which))
         what = "dropped" if dropped else "kept"
-        self._tell(f"the build has not seen the max pool {_shown(name)}: it is {what}")
+        self._tell(f"the max pool {_shown(name)} was not seen at the build: it is {what}")
         return "drop" if dropped else "keep"
 
     def _is_whole(self, place: str | None) -> bool:
         return place is not None and any(matches(place, whole) for whole in self.plan.whole)
 
     def _conv_name(self, path: str, kernel_id: int | None) -> str:
-        """As the passes name sites: by the module that convolves, or the one that holds the kernel."""
+        """The site's name as the passes choose it: the module that convolves, or the one that holds the kernel."""
         if path and is_convolution(self.model.get_submodule(path)):
             return path
         owner = next((name for name, value in self.model.named_parameters() if id(value) == kernel_id), "")
@@ -160,7 +160,7 @@ class Lookup:
 
 
 class _Names:
-    """Names that things had at the build."""
+    """The names that objects had at the build."""
 
     def __init__(self, named: Iterable[tuple[str, Any]]) -> None:
         self._held = list(named)
@@ -169,7 +169,7 @@ class _Names:
             self._names.setdefault(id(thing), name)
 
     def of(self, named: Iterable[tuple[str, Any]]) -> dict[int, str]:
-        """By its id, what each thing that is there now was called; for a new one, who had its name and is gone."""
+        """Map the id of each current object to its name at the build; a new object gets the name it takes over."""
         now = list(named)
         there = {id(thing) for _, thing in now}
         taken = {name for name, thing in self._held if id(thing) in there}
@@ -183,7 +183,7 @@ class _Names:
 
 
 def constant_result(function: Callable[..., Thing]) -> Callable[..., Thing]:
-    """``function`` as one that dynamo asks while it traces, and takes at its word."""
+    """``function`` in a form that dynamo evaluates while it traces, and whose result it treats as a constant."""
 
     def answer(*args: Any) -> Thing:
         return function(*args)
@@ -211,4 +211,4 @@ def _described(weight_shape: tuple[int, ...], stride: tuple[int, ...], groups: i
 
 
 def _shown(path: str) -> str:
-    return path or "of the model's own forward"
+    return path or "in the model's own forward"

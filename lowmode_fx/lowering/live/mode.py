@@ -1,6 +1,6 @@
-"""Low-mode as a ``TorchFunctionMode``: it meets each convolution and pool as it is called, and does what is planned.
+"""Low-mode as a ``TorchFunctionMode``: it intercepts each convolution and pool, and does what is planned for it.
 
-dynamo traces this code, as it does the model's; only the questions that ``Lookup`` answers are asked while it traces.
+dynamo traces this code together with the model's; it evaluates only the functions of ``Lookup`` while it traces.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ Edit = TypeVar("Edit")
 
 
 class LowMode(TorchFunctionMode):
-    """Inside, a model's calls are low-mode's.
+    """Inside, the model's calls are lowered.
 
-    ``calls``: how often each place has called so far, where its calls are treated differently; empty it before a
+    ``calls``: how often each place has made a call so far, where its calls have different edits; clear it before a
     forward.
     """
 
@@ -77,7 +77,7 @@ class LowMode(TorchFunctionMode):
             return func(*args, **kwargs)
         if torch.compiler.is_dynamo_compiling():
             return handler(func, args, kwargs)
-        if frames_are_compiled():  # those of the model's own code, where dynamo has left it to Python; these not
+        if frames_are_compiled():  # dynamo compiles frames of the model's own code here; it must skip these
             if self._apart is None:
                 self._apart = torch.compiler.disable(self._run)
             return self._apart(handler, func, args, kwargs)
@@ -91,7 +91,7 @@ class LowMode(TorchFunctionMode):
         return handler(func, args, kwargs)
 
     def _checkpoint(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """As dynamo meets it, which traces the function outside of this mode."""
+        """Checkpointing as dynamo sees it, which traces the function outside of this mode."""
         function, *rest = args
 
         def inside(*args: Any, **kwargs: Any) -> Any:
@@ -118,7 +118,7 @@ class LowMode(TorchFunctionMode):
         if kwargs or len(args) < 3 or list in map(type, args) or torch.compiler.is_dynamo_compiling():
             call = _conv_call(func, args, kwargs)
             return edited_conv(call, edit, self._rule)(call.input, call.weight, call.bias)
-        # What takes the place of a call like this is kept for the next step.
+        # The replacement of a call like this is cached for the next step.
         input, weight, bias, *given = args
         key = (func, weight.shape, edit, *given)
         convolution = self._convolutions.get(key)
@@ -132,11 +132,11 @@ class LowMode(TorchFunctionMode):
         edits = None if place is None else self._convs.get(place)
         planned = self.next(("conv", place), edits) if edits else None
         call = _conv_call(func, args, kwargs)
-        # A graph may have taken for a constant what a parameter reaches after all.
+        # The graph may treat as a constant what depends on a parameter after all.
         if planned is not None and not (planned.fixed and call.weight.requires_grad):
             return planned
         is_parameter = isinstance(call.weight, nn.Parameter)
-        # What depends on no parameter and has passed no other convolution is the image.
+        # What depends on no parameter and has not passed another convolution is the image.
         edit: ConvEdit = self._lookup.find_conv(
             place,
             id(call.weight) if is_parameter else None,
@@ -192,7 +192,7 @@ class LowMode(TorchFunctionMode):
 
 
 def edited_conv(call: ConvCall[Tensor], edit: ConvEdit, rule: PoolingRule) -> Callable[..., Tensor]:
-    """What takes the place of a convolution, as the low graph's nodes do: a function of input, kernel and bias."""
+    """The replacement of a convolution, as the low graph's nodes compute it: a function of input, kernel and bias."""
     restrided = call if edit.stride is None else replace(call, stride=edit.stride)
     if edit.pooled:
         return partial(run_pooled, pooled_conv(restrided, rule))

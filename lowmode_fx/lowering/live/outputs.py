@@ -1,4 +1,4 @@
-"""Maps that low-mode returns, given the sizes that full-mode gives them for the same batch."""
+"""Resizes the maps that low-mode returns to the sizes that full-mode returns for the same batch."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class FullOutputs:
-    """Spatial sizes of what full-mode returns for inputs of any size, worked out once for each, without values."""
+    """Spatial sizes of full-mode's outputs for inputs of any size, computed once per size without values."""
 
     def __init__(self, model: nn.Module, full: fx.GraphModule, inputs: ModelInputs, any_size: bool) -> None:
-        """full: the full-mode graph. any_size: it holds for images of any size; else the model itself is asked."""
+        """``full``: the full-mode graph. ``any_size``: it holds for any image size; otherwise the model is run."""
         self._model, self._full, self._inputs, self._any_size = model, full, inputs, any_size
         self._known: dict[Shapes, tuple[Sides, ...]] = {}
 
     def sizes(self, shapes: Shapes) -> tuple[Sides, ...]:
         """Spatial sizes of each tensor that the model returns, in order, for a call whose tensors have these shapes.
 
-        Raises ``PassError`` where the model doesn't tell.
+        Raises ``PassError`` if they can't be computed.
         """
         if shapes not in self._known:
             try:
@@ -41,8 +41,8 @@ class FullOutputs:
             except Exception as error:
                 size = sides(shapes[self._inputs.images[0]][2:])
                 raise PassError(
-                    f"restore_output: what {type(self._model).__name__} returns for {size} images can't be told "
-                    f"without running it: {error}; leave restore_output False and resize the maps in the loss"
+                    f"restore_output: the output sizes of {type(self._model).__name__} for {size} images can't be "
+                    f"computed without running it: {error}; set restore_output=False and resize the maps in the loss"
                 ) from error
         return self._known[shapes]
 
@@ -59,14 +59,14 @@ class FullOutputs:
 
 
 def restore(outputs: Any, sizes: Sequence[Sides]) -> Any:
-    """What a model returned, each map ``(N, C, *S)`` in it at the size that stands for it in ``sizes``.
+    """A model's outputs, each map ``(N, C, *S)`` resized to its entry in ``sizes``.
 
-    Raises ``PassError`` where it returned another number of tensors.
+    Raises ``PassError`` if the number of tensors differs.
     """
     count = sum(isinstance(leaf, Tensor) for leaf in tree_leaves(outputs))
     if count != len(sizes):
         raise PassError(
-            f"restore_output: low-mode returns {count} tensors, and full-mode {len(sizes)} for the example; build the "
+            f"restore_output: low-mode returns {count} tensors, but full-mode {len(sizes)} for the example; build the "
             "modes with an example of this call"
         )
     left = iter(sizes)

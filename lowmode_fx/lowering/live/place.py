@@ -1,7 +1,7 @@
-"""Where in a model's code a call is made: inside which module, inside whose ``autograd.Function``, or in compiled code.
+"""Finds where in a model's code a call is made: in which module, which ``autograd.Function``, or in compiled code.
 
-Nothing is hooked or patched for it: the frames of the call tell, and while dynamo traces, its own record of the code
-that it follows.
+Nothing is hooked or patched: the stack frames of the call show it and, while dynamo traces, its own record of the code
+that it traces.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ _RESUMED = "torch_dynamo_resume_in_"
 
 
 class Code:
-    """Code that runs, in ``frame``, or that dynamo follows, as ``tracer`` does."""
+    """Code that runs in ``frame``, or that dynamo traces in ``tracer``."""
 
     __slots__ = ("_variables", "code", "entered", "names")
 
     def __init__(self, frame: FrameType | None, tracer: Any = None) -> None:
         self.code: CodeType
         self.names: Mapping[str, Any]
-        #: Ids of the modules that dynamo has entered to come here.
+        #: Ids of the modules that dynamo has entered on the way here.
         self.entered: tuple[int, ...] = ()
         if frame is not None:
             self.code, self.names, self._variables = frame.f_code, frame.f_globals, frame
             return
         self.code, self.names, self._variables = tracer.f_code, tracer.f_globals, tracer.symbolic_locals
-        # Keys are ids, with a count behind them where a module is called again.
+        # Keys are ids, followed by a count if a module is called again.
         keys = [key.partition("@")[0] for key in getattr(tracer, "nn_module_stack", {})]
         self.entered = tuple(int(key) for key in keys if key.isdigit())
 
     @property
     def owner(self) -> Any:
-        """What methods call ``self``: the first argument."""
+        """The first argument of the code: ``self`` in a method."""
         variables: Any = getattr(self._variables, "f_locals", self._variables)
         if not self.code.co_name.startswith(_RESUMED):
             return _value(variables.get(self.code.co_varnames[0])) if self.code.co_argcount else None
-        # The rest of a forward that was broken off is handed the variables that it still needs, in an order of its own.
+        # After a graph break, the rest of a forward gets the variables that it still needs, in another order.
         if "self" in variables:
             return _value(variables["self"])
         modules = [value for value in map(_value, variables.values()) if isinstance(value, nn.Module)]
@@ -65,7 +65,7 @@ def running_code() -> Iterator[Code]:
 
 
 def calling_module(known: Container[int]) -> int | None:
-    """The ``id`` of the innermost module whose code runs, of those that are ``known``; ``None`` where nothing tells."""
+    """The ``id`` of the innermost running module that is in ``known``; ``None`` if there is none."""
     for each in running_code():
         if each.entered and each.entered[-1] in known:
             return each.entered[-1]
@@ -73,15 +73,15 @@ def calling_module(known: Container[int]) -> int | None:
         if isinstance(owner, nn.Module) and id(owner) in known:
             return id(owner)
         if each.code.co_name.startswith(_RESUMED):
-            return None  # it has forgotten whose it is
+            return None  # the owner of this code can't be found
     return None
 
 
 def in_compiled_code(known: Container[int], plain: set[CodeType]) -> bool:
-    """Whether a compiler's code makes the call, which was lowered when it was traced, and not a model's or a user's.
+    """Whether a compiler's code makes the call, which was lowered when it was traced.
 
-    known: ids of the model's modules. plain: code that calls for itself, and so is never a compiler's, from earlier
-    calls; it is added to.
+    ``known``: ids of the model's modules. ``plain``: a cache of code objects that are never a compiler's; it is
+    updated.
     """
     frame = sys._getframe(1)
     while frame.f_globals.get("__package__") == __package__ and frame.f_back is not None:
@@ -104,7 +104,7 @@ def in_compiled_code(known: Container[int], plain: set[CodeType]) -> bool:
 
 
 def custom_function() -> type[torch.autograd.Function] | None:
-    """The user's own ``autograd.Function`` in whose forward this happens, if in any."""
+    """The user's ``autograd.Function`` whose forward makes the call, if any."""
     for each in running_code():
         if each.code.co_name == "forward" and not isinstance(each.owner, nn.Module):
             for kind in _functions(torch.autograd.Function):
@@ -114,7 +114,7 @@ def custom_function() -> type[torch.autograd.Function] | None:
 
 
 def _functions(base: type[torch.autograd.Function]) -> Iterator[type[torch.autograd.Function]]:
-    """Every function of users: torch's own (checkpointing, synchronised norms) do what their callers mean."""
+    """Every user-defined function; torch's own ones (checkpointing, synchronised norms) can be lowered."""
     for kind in base.__subclasses__():
         if kind.__module__.partition(".")[0] != "torch":
             yield kind
@@ -122,9 +122,9 @@ def _functions(base: type[torch.autograd.Function]) -> Iterator[type[torch.autog
 
 
 def _value(variable: Any) -> Any:
-    """What a variable that dynamo follows stands for, where it is an object; another variable itself.
+    """The object that a variable of dynamo stands for; any other variable is returned as it is.
 
-    Dynamo is not made to guard on it.
+    This installs no guard.
     """
     if not type(variable).__module__.startswith("torch._dynamo"):
         return variable

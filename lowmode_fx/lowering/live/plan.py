@@ -21,14 +21,14 @@ from passes.pooling_rule import UNTRAINED, PoolingRule
 from passes.set_strides import chosen_strides
 
 Sizes = tuple[int, ...]
-#: What becomes of a pool; a ``global`` one covers its whole map.
+#: What low-mode does to a pool; a ``global`` one covers its whole map.
 PoolEdit = Literal["keep", "drop", "global"]
 
 
 class ConvEdit(NamedTuple):
-    """What low-mode does to a convolution: another stride, a pooled kernel, a map resized behind it.
+    """What low-mode does to a convolution: another stride, a pooled kernel, a resize of its output.
 
-    ``fixed``: the kernel stays whole because the graph has no parameter that reaches it.
+    ``fixed``: the kernel stays whole because no parameter of the graph reaches it.
     """
 
     stride: Sizes | None = None
@@ -42,7 +42,7 @@ class ConvEdit(NamedTuple):
 
 
 class Resize(NamedTuple):
-    """A map that is given its full-mode size before or after a call."""
+    """A map that is resized to its full-mode size before or after a call."""
 
     when: Literal["before", "after"]
     size: Sizes
@@ -53,14 +53,14 @@ KEEP = ConvEdit()
 
 @dataclass(frozen=True)
 class Plan:
-    """Edits of a model's calls, by the parameter that is the kernel, or by the place where the call is made.
+    """Edits of a model's calls, by kernel parameter, or by the place where the call is made.
 
-    A place is the path of the innermost module whose code makes the call, with one edit for each call of its kind there
-    on the way through the model. ``kernels`` has the convolutions whose kernel is a parameter as it stands, ``convs``
-    the others. ``modules`` are calls of modules whose input or output is resized, ``functions`` the like for functions
-    by place and name. ``whole`` are modules that are not entered: nothing inside changes. ``padded_drops`` are dropped
-    max pools that pad for themselves, which goes with them. ``rule``, ``strides`` and ``drop_maxpools`` are for what
-    the graphs have not seen.
+    A place is the path of the innermost module whose code makes the call; it has one edit for each call of its kind, in
+    the order of the forward. ``kernels`` holds convolutions whose kernel is a parameter itself, ``convs`` the others.
+    ``modules`` are calls of modules whose input or output is resized, ``functions`` the same for functions by place and
+    name. ``whole`` are modules that are not entered: nothing inside them changes. ``padded_drops`` are dropped max
+    pools with their own padding, which is dropped with them. ``rule``, ``strides`` and ``drop_maxpools`` apply to calls
+    that are not in the graphs.
     """
 
     rule: PoolingRule
@@ -77,14 +77,14 @@ class Plan:
 
     @property
     def meets_max_pools(self) -> bool:
-        """Whether a max pool may be anything but kept."""
+        """Whether any max pool may be changed."""
         return self.drop_maxpools != "none" or any(set(edits) != {"keep"} for edits in self.max_pools.values())
 
 
 def make_plan(full: fx.GraphModule, low: fx.Graph, config: LowModeConfig, reports: Iterable[PassReport]) -> Plan:
     """The plan that makes the model do what the low graph does.
 
-    full: the graph as it was captured. low: as the passes have left it. reports: what they said.
+    ``full``: the captured graph. ``low``: the graph after the passes. ``reports``: the reports of the passes.
     """
     sites, pools = conv_sites(full), max_pool_sites(full)
     dropped = chosen_maxpools(full, pools, config.drop_maxpools)
@@ -111,7 +111,7 @@ def place_of(node: fx.Node) -> str:
     """Path of the innermost module whose code makes the node's call; empty for the model's own."""
     if node.op == "call_module":
         return str(node.target)
-    return (module_path(node) or "").partition("@")[0]  # torch.export counts calls of a module behind its path
+    return (module_path(node) or "").partition("@")[0]  # torch.export appends the count of a module's calls to its path
 
 
 def _conv_edits(
@@ -128,7 +128,7 @@ def _conv_edits(
     for site, edit in edits:
         if _is_parameter(full, site.weight):
             by_parameter[str(site.weight.target)].add(edit)
-    # A kernel that several calls share has one edit where all are treated alike; else each call has its own, by place.
+    # A kernel that several calls share has one edit if all have the same; otherwise each call has its own, by place.
     kernels = {name: found.pop() for name, found in by_parameter.items() if len(found) == 1}
     placed = [
         (place_of(site.node), edit)
@@ -173,7 +173,7 @@ def _is_avg_pool(graph_module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _resizes(low: fx.Graph) -> Iterator[tuple[str, Resize]]:
-    """For each call whose input or output low-mode resizes, by the node's name, how."""
+    """For each call whose input or output low-mode resizes: the name of its node, and how."""
     for node in low.nodes:
         change = node.meta.get("resized")
         if change is not None:
@@ -184,7 +184,7 @@ def _resizes(low: fx.Graph) -> Iterator[tuple[str, Resize]]:
 def _other_resizes(
     full: fx.GraphModule, convs: Collection[fx.Node], resizes: Mapping[str, Resize]
 ) -> tuple[dict[str, tuple[Resize | None, ...]], dict[tuple[str, str], tuple[Resize | None, ...]]]:
-    """The resizes that are not behind a convolution, by module and by function."""
+    """The resizes that do not follow a convolution, by module and by function."""
     modules: list[tuple[str, Resize | None]] = []
     functions: list[tuple[tuple[str, str], Resize | None]] = []
     for node in full.graph.nodes if resizes else ():
@@ -203,7 +203,7 @@ def function_name(target: Any) -> str:
 
 
 def _opaque_parameters(full: fx.GraphModule) -> Iterator[str]:
-    """Names of the kernels that convolve inside modules that are not entered."""
+    """Names of the kernels of convolutions inside modules that are not entered."""
     for path in opaque_convs(full):
         yield from (f"{path}.{name}" for name, _ in full.get_submodule(path).named_parameters())
 
@@ -218,7 +218,7 @@ def _in_order(edits: Iterable[tuple[Any, Any]]) -> dict[Any, tuple[Any, ...]]:
     grouped: dict[Any, list[Any]] = defaultdict(list)
     for place, edit in edits:
         grouped[place].append(edit)
-    # One edit says it for any number of calls.
+    # A single edit applies to any number of calls.
     return {place: tuple(found) if len(set(found)) > 1 else (found[0],) for place, found in grouped.items()}
 
 

@@ -1,6 +1,6 @@
-"""Checkpointed parts of a model are computed again in the backward pass: in the mode in which they were computed first.
+"""Activation checkpointing: recomputation in the backward pass runs in the mode of the first computation.
 
-``torch.utils.checkpoint`` keeps a function for later, and nothing of the modes around it.
+``torch.utils.checkpoint`` keeps a function for later, but not the modes that were active around it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 import torch.utils.checkpoint
 
 Function = Callable[..., Any]
-#: Makes of a function that is about to be checkpointed one that can be called again in the backward pass.
+#: Wraps a function that is about to be checkpointed, so that it can be called again in the backward pass.
 Reentrant = Callable[[Function], Function]
 
-#: Where torch.utils.checkpoint is handed the function that it keeps, its first argument; not every torch has them all.
+#: Functions of torch.utils.checkpoint that take the function to keep as first argument; not every torch has them all.
 _KEEPERS = ("_checkpoint_without_reentrant_generator", "_checkpoint_without_reentrant_generator_impl")
-#: Dynamo of torch 2.11 traces what is checkpointed outside of the modes around it, as full-mode: there it must not
-#: know the function for what it is, and leaves it to Python (a break in the graph).
-#: Torch 2.14's asks the mode; between the two nobody has looked.
+#: Dynamo of torch 2.11 traces checkpointed functions outside of the active modes, as full-mode: there it must not
+#: recognise the function, and falls back to Python (a graph break).
+#: Dynamo of torch 2.14 calls the mode. Versions between the two have not been checked.
 LEFT_TO_PYTHON = torch.__version__ < "2.14"
 _checkpoint = torch.utils.checkpoint.checkpoint
 _lock = threading.Lock()
@@ -31,7 +31,7 @@ _current = threading.local()
 
 @contextlib.contextmanager
 def recomputed_by(reentrant: Reentrant) -> Iterator[None]:
-    """What this thread checkpoints inside is made ``reentrant``; else torch's functions are its own."""
+    """Inside, functions that this thread checkpoints are wrapped by ``reentrant``."""
     outer = getattr(_current, "reentrant", None)
     _current.reentrant = reentrant
     _install()
@@ -53,9 +53,9 @@ def _install() -> None:
             if keeper is not None:
                 setattr(torch.utils.checkpoint, name, _handing_over(keeper))
         if LEFT_TO_PYTHON:
-            _checkpoint = torch.utils.checkpoint.checkpoint  # torch's own, or what a user has put in its place
+            _checkpoint = torch.utils.checkpoint.checkpoint  # torch's own, or a user's replacement
             torch.utils.checkpoint.checkpoint = functools.partial(_checkpoint)
-        # An attribute of the class itself, in front of the method that it inherits.
+        # An attribute of the class itself, which shadows the method that it inherits.
         apply = torch.utils.checkpoint.CheckpointFunction.apply
         torch.utils.checkpoint.CheckpointFunction.apply = _handing_over(apply)
 

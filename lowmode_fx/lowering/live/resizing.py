@@ -1,4 +1,4 @@
-"""Maps that are given another size: at a call, or at what a module takes or returns."""
+"""Resizes maps at a call, or at the input or output of a module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from passes.resize_head import SMOOTH
 
 
 def resize(value: Tensor, size: Sizes) -> Tensor:
-    """A map ``(N, C, *S)`` interpolated to the spatial sizes ``size``."""
+    """Interpolate a map ``(N, C, *S)`` to the spatial sizes ``size``."""
     return F.interpolate(value, size=size, mode=SMOOTH[len(size)], align_corners=False)
 
 
@@ -34,7 +34,7 @@ def resized_call(
 
 @contextlib.contextmanager
 def resizing_module(module: nn.Module, next_edit: Callable[[], Resize | None]) -> Iterator[None]:
-    """Inside, what the module takes or returns is resized; ``next_edit`` tells how, for one call after the other."""
+    """Inside, the module's input or output is resized; ``next_edit`` returns the edit of each of its calls in turn."""
     attributes = vars(module)
     forward, own = module.forward, "forward" in attributes
 

@@ -1,4 +1,4 @@
-"""Copies of a model's buffers that low-mode runs on, so that whatever a forward does to them is gone afterwards."""
+"""Copies of a model's buffers for low steps, so that whatever a forward does to them is undone afterwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Registry = dict[str, Tensor | None]
 
 
 class Shadows:
-    """One copy for each buffer, the same tensor from step to step, as compiled code wants its inputs."""
+    """One copy of each buffer, the same tensor in every step, as compiled code requires of its inputs."""
 
     def __init__(self) -> None:
         self._copies: dict[tuple[int, str], Tensor] = {}
@@ -25,9 +25,9 @@ class Shadows:
 
     @contextlib.contextmanager
     def in_place(self, modules: Sequence[nn.Module], *, refresh: bool = True) -> Iterator[None]:
-        """Inside, the copies stand where the model's buffers do; ``refresh`` makes them equal to those first.
+        """Inside, the copies replace the model's buffers; ``refresh`` first makes them equal to those.
 
-        What a forward registers, reassigns or deletes is undone as well.
+        Buffers that a forward registers, reassigns or deletes are restored too.
         """
         registries: list[Registry] = [module._buffers for module in modules]
         held = [dict(registry) for registry in registries]
@@ -50,7 +50,7 @@ class Shadows:
                     registry.update(before)
 
     def _copies_of(self, registries: Sequence[Registry]) -> list[Tensor]:
-        """A copy for each buffer in turn; one that two modules share stays one."""
+        """A copy of each buffer in turn; a buffer that two modules share has one copy."""
         shared: dict[int, Tensor] = {}
         copies: list[Tensor] = []
         for registry in registries:
@@ -64,13 +64,13 @@ class Shadows:
     def _copy(self, key: tuple[int, str], buffer: Tensor) -> Tensor:
         copy = self._copies.get(key)
         if copy is None or not _alike(copy, buffer):
-            with torch.inference_mode(False):  # later steps may train with it
+            with torch.inference_mode(False):  # later steps may train with the copy
                 copy = self._copies[key] = buffer.detach().clone().requires_grad_(buffer.requires_grad)
         return copy
 
 
 class _Pairs:
-    """Buffers with their copies, and what each held when it was last refreshed."""
+    """Buffers with their copies, and the version of each when it was last refreshed."""
 
     def __init__(self, buffers: list[Tensor], copies: list[Tensor]) -> None:
         self.buffers, self.copies = buffers, copies
@@ -82,8 +82,8 @@ class _Pairs:
     def refresh(self) -> None:
         """Make the copies equal to the buffers.
 
-        A copy that nobody has written to, of a buffer that nobody has, is written below autograd: a backward pass that
-        waits for its values still finds them. (Values may differ even so, where they were written in that way.)
+        If neither copy nor buffer was written to since, the copy is written below autograd: a backward pass that still
+        needs its values finds them. (Values may differ even so, if they were written in that way.)
         """
         groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
         for buffer, copy, seen in zip(self.buffers, self.copies, self._seen, strict=True):

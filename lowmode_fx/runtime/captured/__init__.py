@@ -1,1 +1,1 @@
-"""Whole training steps, recorded once and replayed: what they compute, read and leave, and when none is recorded."""
+"""Captured steps: whole training steps, recorded once as a CUDA graph and replayed."""

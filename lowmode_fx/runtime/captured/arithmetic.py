@@ -1,4 +1,4 @@
-"""What one training step computes, written once: captured or not, it runs these lines."""
+"""The computation of one training step, shared by captured and uncaptured steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Criterion = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """One call of the model, and what the criterion holds its outputs against."""
+    """One call of the model, and the targets for the criterion."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -51,7 +51,7 @@ class StepArithmetic:
     def gradients(self, batch: Batch, last: bool = True) -> Tensor:
         """Add a batch's gradients to the parameters' ``.grad``. Returns its loss, a scalar without a graph.
 
-        last: of the batches of one optimizer step; before it a data-parallel net keeps gradients to each process.
+        ``last``: the last batch of an optimizer step; before it a data-parallel net does not synchronise gradients.
         """
         with self._unsynchronized(last):
             return self._gradients(batch)
@@ -62,14 +62,14 @@ class StepArithmetic:
             loss = outputs if self.criterion is None else self.criterion(outputs, batch.targets)
         if loss.numel() != 1:
             raise ValueError(
-                f"the criterion returned a tensor of shape {tuple(loss.shape)}; return a scalar, such as its mean"
+                f"criterion returned a tensor of shape {tuple(loss.shape)}; return a scalar, such as its mean"
             )
         share = loss if self._accumulate == 1 else loss / self._accumulate
         self.scaler.scale(share).backward()
         return loss.detach()
 
     def update(self) -> Tensor | None:
-        """One step of the optimizer, after which no parameter has a ``.grad``. Returns the norm that was clipped."""
+        """Take an optimizer step and clear all gradients. Returns the norm before clipping."""
         norm = None
         if self._clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)

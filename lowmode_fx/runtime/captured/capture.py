@@ -1,4 +1,4 @@
-"""When a step is recorded, replayed, or neither: each kind runs twice as in any loop, and is captured then."""
+"""Decides when a step is recorded, replayed, or neither: each kind is captured after two warm-up steps."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from lowmode_fx.runtime.captured.recorded import Place, Recorded, same_tensors
 from lowmode_fx.runtime.captured.signature import Signature, StaticBatch, flatten, move
 from lowmode_fx.runtime.captured.watch import Watch, host_draws
 
-#: So often what a step has read may change before steps are no longer captured.
+#: Changes of what a step has read in Python, before steps are no longer captured.
 MOST_RESTARTS = 8
-#: So often the options of an optimizer may, beside its learning rates.
+#: Changes of an optimizer's options, other than learning rates, before its step is no longer captured.
 MOST_OPTIONS = 2
 
 
 class CapturedSteps:
     """Runs the batches of a training.
 
-    ``refusal``: why nothing is captured, once that is known. ``outside``: why the optimizer steps outside of what is
-    captured. ``norm``: that of the last step's gradients, where they are clipped.
+    ``refusal``: why nothing is captured, if so. ``outside``: why the optimizer step is not captured, if so. ``norm``:
+    norm of the last step's gradients, if they are clipped.
     """
 
     def __init__(self, net: SteppedNet, arithmetic: StepArithmetic, graphs: Graphs, device: torch.device) -> None:
@@ -55,11 +55,11 @@ class CapturedSteps:
 
     @property
     def captures(self) -> int:
-        """How many kinds of steps are recorded now."""
+        """Number of kinds of steps that are recorded now."""
         return sum(progress.recorded is not None for progress in self._kinds.met.values())
 
     def run(self, batch: Batch, place: Place) -> Tensor:
-        """The loss of one batch, whose gradients are added up or, in the last place, used."""
+        """The loss of one batch, whose gradients are accumulated or, at the last place, applied."""
         mode = self._net.begin_step(batch.args, batch.kwargs)
         self._net.settle()
         self._notice_changes()
@@ -69,7 +69,7 @@ class CapturedSteps:
         if progress is None:
             return self._run_eagerly(mode, batch, place)
         watch = self._watch
-        if watch is None:  # until an optimizer's step has been seen
+        if watch is None:  # until the first optimizer step
             progress.runs = 1
             return self._run_eagerly(mode, batch, place)
         progress.runs += 1
@@ -83,24 +83,29 @@ class CapturedSteps:
         return self._run_eagerly(mode, batch, place)
 
     def _begins_recorded(self, kind: Kind, gradients: Sequence[Tensor | None]) -> bool:
-        """Whether gradients are those that a replay of this kind would always begin with.
+        """Whether the gradients are those with which a replay of this kind always begins.
 
-        None before the first batch of a step; before another one those that the first one's replay has left.
+        There are none before the first batch of a step; before another batch they are what the first batch's replay has
+        left.
         """
         if kind.place.first:
             clean = all(gradient is None for gradient in gradients)
             if not clean and not self._leftovers_told:
                 self._leftovers_told = True
-                warn("parameters have gradients before a step, which runs uncaptured and adds to them: clear them")
+                warn(
+                    "parameters have gradients before a step, so it runs uncaptured and adds to them; clear them first"
+                )
             return clean
         first = self._kinds.recorded_first(kind.mode)
         return first is not None and same_tensors(gradients, first.after)
 
     def refuse(self, cause: str) -> None:
-        """Capture nothing from now on, and say why."""
+        """Stop capturing, and warn why."""
         self.refusal = cause
         self._forget()
-        warn(f"training steps run uncaptured, slower on a GPU: {cause}; capture=False says so without a warning")
+        warn(
+            f"training steps run uncaptured, which is slower on a GPU: {cause}; give capture=False if that is intended"
+        )
 
     def _run_eagerly(self, mode: Mode, batch: Batch, place: Place) -> Tensor:
         loss = self._gradients(mode, move(batch, self._device), place)
@@ -111,7 +116,7 @@ class CapturedSteps:
         return loss
 
     def _rehearse(self, watch: Watch, mode: Mode, batch: Batch, place: Place) -> Tensor:
-        """A step as any other, which shows whether its like can be recorded."""
+        """A real step that also shows whether its kind can be recorded."""
         moved, draws = move(batch, self._device), host_draws(self._device)
         renew_accumulators(self._arithmetic.net.parameters())
         loss, waits = self._graphs.rehearse(lambda: self._gradients(mode, moved, place))
@@ -149,7 +154,7 @@ class CapturedSteps:
         renew_accumulators(self._arithmetic.net.parameters())
         try:
             (loss, norm), replay = self._graphs.capture(step, generators)
-        except Exception as error:  # whatever a device, a compiler or a user's code raises while it is recorded
+        except Exception as error:  # a device, a compiler or user code may raise anything while it is recorded
             self.refuse(f"a step in {mode}-mode can't be recorded: {cause_of(error)}")
         else:
             after = [parameter.grad for parameter in trained]
@@ -191,17 +196,17 @@ class CapturedSteps:
         kind = Kind(mode, place, signature)
         progress = self._kinds.find(kind)
         if progress is None and self._kinds.replaces(kind):
-            self._restart("batches keep changing their shape")
+            self._restart("the shapes of batches keep changing")
         return progress, leaves
 
     def _look(self) -> None:
-        """Note what steps read in Python, now that one has run and nothing of it is left."""
+        """Note what steps read in Python, after one has run and left nothing behind."""
         self._net.settle()
         self._watch = Watch({**self._net.roots(), "criterion": self._arithmetic.criterion})
         self._optimizer_watch = OptimizerWatch(self._arithmetic.optimizer) if self.outside is None else None
 
     def _notice_changes(self) -> None:
-        """Forget what was recorded if a step would do something else now."""
+        """Drop recordings if a step would compute something else now."""
         changed = self._watch.changed() if self._watch is not None else None
         if changed is not None:
             self._forget()
@@ -220,7 +225,7 @@ class CapturedSteps:
     def _step_outside(self, cause: str) -> None:
         self.outside = cause
         self._optimizer_watch = None
-        warn(f"the optimizer steps in Python, after each replay: {cause}")
+        warn(f"the optimizer step runs in Python after each replay: {cause}")
 
     def _restart(self, cause: str) -> None:
         self._restarts += 1

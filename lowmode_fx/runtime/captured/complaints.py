@@ -1,4 +1,4 @@
-"""What is said of steps that are not captured, once each, with the cause and its line."""
+"""Warnings about steps that are not captured, each once, with the cause and its line."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import warnings
 
 
 class UncapturedWarning(UserWarning):
-    """Training steps run kernel by kernel, as in a loop of one's own: right, and slower on a GPU."""
+    """Training steps run kernel by kernel instead of as one replay: the results are the same, but slower on a GPU."""
 
 
 def warn(message: str) -> None:
-    """Tell who called the step."""
+    """Warn the caller of the step."""
     warnings.warn(message, UncapturedWarning, stacklevel=5)
 
 
 def cause_of(error: BaseException) -> str:
-    """Of the errors that a failed recording raises one after the other, the first, and the line that raised it."""
+    """The first of the errors that a failed recording raises in a chain, and the line that raised it."""
     while error.__context__ is not None:
         error = error.__context__
     line, traceback = "", error.__traceback__

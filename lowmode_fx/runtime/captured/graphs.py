@@ -1,4 +1,4 @@
-"""What records work and replays it: CUDA graphs that share one pool of memory."""
+"""Records and replays work on a device: CUDA graphs that share one memory pool."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ _PROTOTYPE = "Synchronization debug mode is a prototype"
 
 
 class Graphs(Protocol):
-    """Records what a function asks a device to compute, and replays it over the same memory."""
+    """Records what a function computes on a device, and replays it over the same memory."""
 
     def rehearse(self, run: Callable[[], Result]) -> tuple[Result, list[str]]:
-        """Run a function as it would be recorded, its results being real.
+        """Run a function under the conditions of a recording, with real results.
 
-        Returns what it returned, and where it waited for the device (``file:line``), which no recording can.
+        Returns its result, and where it waited for the device (``file:line``), which a recording can't do.
         """
         ...
 
     def capture(
         self, run: Callable[[], Result], generators: Iterable[torch.Generator]
     ) -> tuple[Result, Callable[[], None]]:
-        """Record a function without any effect on a tensor that was there before.
+        """Record a function without any effect on existing tensors.
 
-        generators: those of the device, beside its own, that draw anew at each replay. Returns what the function
-        returned, tensors that each replay fills, and the replay.
+        ``generators``: generators of the device, besides its default one, that draw anew at each replay. Returns the
+        function's result, tensors that each replay fills, and the replay.
         """
         ...
 
     def forget(self) -> None:
-        """Of what was captured nothing is replayed again."""
+        """None of the captured graphs will be replayed again."""
         ...
 
 
 class CudaGraphs:
-    """One pool of memory for all graphs: no two of them run at a time, and none reads what another one left.
+    """CUDA graphs with one memory pool: no two of them run at a time, and none reads another's results.
 
     Source: torch's notes on CUDA semantics, *Whole-network capture* and *Graph memory management*.
     """
@@ -53,7 +53,7 @@ class CudaGraphs:
         self._pool = torch.cuda.graph_pool_handle()
 
     def rehearse(self, run: Callable[[], Result]) -> tuple[Result, list[str]]:
-        """Run on the stream that captures, which gives its workspaces and kernels their first use."""
+        """Run on the capture stream, so that its workspaces and kernels are initialised."""
         before = torch.cuda.get_sync_debug_mode()
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
@@ -72,7 +72,7 @@ class CudaGraphs:
     def capture(
         self, run: Callable[[], Result], generators: Iterable[torch.Generator]
     ) -> tuple[Result, Callable[[], None]]:
-        """Raises what ``run`` raises, or ``RuntimeError`` where the device can't record it or has nothing to record."""
+        """Raises what ``run`` raises, or ``RuntimeError`` if the device can't record it or has nothing to record."""
         graph: Any = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
@@ -80,21 +80,21 @@ class CudaGraphs:
         with warnings.catch_warnings(record=True) as caught, torch.cuda.device(self._device):
             warnings.simplefilter("always")
             try:
-                # Other threads (a loader that pins memory) may go on meanwhile.
+                # Other threads (a loader that pins memory) may continue meanwhile.
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                     result = run()
             except Exception:
-                torch.cuda.set_stream(current)  # torch leaves its own stream behind
+                torch.cuda.set_stream(current)  # torch leaves its capture stream as the current one
                 self._recover(generators)
                 raise
         if any(_EMPTY in str(each.message) for each in caught):
-            raise RuntimeError("nothing was recorded: the step computes on another device or stream")
+            raise RuntimeError("nothing was recorded: the step runs on another device or stream")
         _warn_again(caught)
         return result, partial(self._replay, graph)
 
     def _recover(self, generators: Iterable[torch.Generator]) -> None:
-        """Undo what a recording leaves that failed: torch still takes it for underway, and draws no number outside."""
-        with contextlib.suppress(RuntimeError):  # where it ended as it should, and a result of ours was wrong
+        """Undo what a failed recording leaves: torch still treats it as running, and draws no numbers outside."""
+        with contextlib.suppress(RuntimeError):  # if the capture itself ended properly
             torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
         self._pool = torch.cuda.graph_pool_handle()
         graph: Any = torch.cuda.CUDAGraph()
@@ -104,7 +104,7 @@ class CudaGraphs:
             torch.zeros((), device=self._device)
 
     def forget(self) -> None:
-        """Nothing that was captured is replayed again; what still lies in its memory stays, new graphs get another."""
+        """No captured graph is replayed again. Its memory stays while it is used; new graphs use another pool."""
         self._pool = torch.cuda.graph_pool_handle()
 
     def _replay(self, graph: Any) -> None:
@@ -118,5 +118,5 @@ def _warn_again(caught: Iterable[warnings.WarningMessage]) -> None:
 
 
 def graphs_for(device: torch.device) -> Graphs | None:
-    """What captures steps on ``device``: nothing where it isn't a CUDA device."""
+    """What captures steps on ``device``; ``None`` if it is not a CUDA device."""
     return CudaGraphs(device) if device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""Kinds of steps, each with the shapes of its batches: what is recorded once for all of its like."""
+"""Kinds of steps: a mode, a place in an optimizer step, and batch shapes. Each kind is recorded once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lowmode_fx.runtime.captured.signature import Signature
 
 
 class Kind(NamedTuple):
-    """Steps that differ in the values of their batches alone."""
+    """Steps that differ only in the values of their batches."""
 
     mode: Mode
     place: Place
@@ -23,36 +23,36 @@ class Kind(NamedTuple):
 
 @dataclass
 class Progress:
-    """How far the steps of one kind have come: run so often, recorded or not."""
+    """How often steps of one kind have run, and their recording if there is one."""
 
     kind: Kind
     runs: int = 0
     recorded: Recorded | None = None
 
     def fits(self, gradients: Sequence[Tensor | None]) -> bool:
-        """Whether it is recorded, and gradients are those that the recording began with and adds to."""
+        """Whether there is a recording, and the gradients are those that it began with and adds to."""
         return self.recorded is not None and same_tensors(gradients, self.recorded.before)
 
 
 class Kinds:
-    """The kinds met so far, one for each mode and place: that of its first batch, until others keep coming."""
+    """The kinds so far, one for each mode and place: that of the first batch, until another shape keeps coming."""
 
     def __init__(self) -> None:
         self.met: dict[tuple[Mode, Place], Progress] = {}
         self._other: dict[tuple[Mode, Place], Signature] = {}
 
     def clear(self) -> None:
-        """Forget all of them, recordings included."""
+        """Drop all of them, with their recordings."""
         self.met.clear()
         self._other.clear()
 
     def recorded_first(self, mode: Mode) -> Recorded | None:
-        """The recording of a mode's first batches, of those that an optimizer step adds up."""
+        """The recording of a mode's first batch of an optimizer step."""
         found = (progress.recorded for (other, place), progress in self.met.items() if other == mode and place.first)
         return next(found, None)
 
     def find(self, kind: Kind) -> Progress | None:
-        """How far this kind has come; ``None`` for a batch of another shape than its like, as a ragged last one is."""
+        """The progress of this kind; ``None`` for a batch of another shape than usual, such as a ragged last one."""
         where = kind.mode, kind.place
         progress = self.met.setdefault(where, Progress(kind))
         if progress.kind.signature == kind.signature:
@@ -61,7 +61,7 @@ class Kinds:
         return None
 
     def replaces(self, kind: Kind) -> bool:
-        """Whether batches of this other shape keep coming, so that their kind has taken the place of the first."""
+        """Whether batches of this other shape keep coming, so that their kind replaces the first one."""
         where = kind.mode, kind.place
         if self._other.get(where) != kind.signature:
             self._other[where] = kind.signature

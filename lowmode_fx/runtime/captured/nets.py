@@ -1,4 +1,4 @@
-"""What a step knows of its network: a ladder's modes and their steps, or one module in one mode."""
+"""A step's view of its network: a ladder's modes and steps, or a plain module with one mode."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
 
-#: Modes of ``torch.compile`` that make CUDA graphs of their own.
+#: Modes of ``torch.compile`` that make CUDA graphs themselves.
 _CAPTURING_MODES = ("reduce-overhead", "max-autotune")
 
 
 class SteppedNet(Protocol):
-    """Tells the mode of each step, and counts the steps that ran without Python."""
+    """Gives the mode of each step, and counts steps that ran without Python."""
 
     def begin_step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mode:
-        """The mode of the forward that comes."""
+        """The mode of the next forward."""
         ...
 
     def in_mode(self, mode: Mode) -> AbstractContextManager[None]:
@@ -29,7 +29,7 @@ class SteppedNet(Protocol):
         ...
 
     def attach(self, optimizer: Any) -> None:
-        """``optimizer`` is what steps on the weights."""
+        """``optimizer`` steps on the weights."""
         ...
 
     def count_step(self, optimizer: Any) -> None:
@@ -37,11 +37,11 @@ class SteppedNet(Protocol):
         ...
 
     def settle(self) -> None:
-        """What a step has left on the model goes."""
+        """End the step: remove what it has left on the model."""
         ...
 
     def roots(self) -> dict[str, Any]:
-        """What its forwards read, by name."""
+        """The objects that its forwards read, by name."""
         ...
 
 
@@ -66,7 +66,7 @@ class LadderNet:
 
 
 class PlainNet:
-    """Any other module: every step is a full one."""
+    """Any other module: every step is a full step."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -91,7 +91,7 @@ class PlainNet:
 
 
 def find_net(module: nn.Module) -> tuple[SteppedNet, str | None]:
-    """What a step knows of ``module``, and why its steps can't be captured, if they can't.
+    """The view of ``module`` for a step, and the reason why its steps can't be captured, if any.
 
     A ``LowModeModel`` is found behind ``DistributedDataParallel`` and ``torch.compile``.
     """
@@ -105,18 +105,18 @@ def find_net(module: nn.Module) -> tuple[SteppedNet, str | None]:
         inner = within
     cause = None
     if isinstance(module, DistributedDataParallel | FSDPModule):
-        cause = f"{type(module).__name__} sends gradients between processes"
+        cause = f"{type(module).__name__} exchanges gradients between processes"
     if isinstance(inner, LowModeModel):
         return LadderNet(inner), cause or _own_graphs(inner)
     if any(isinstance(each, LowModeModel) for each in module.modules()):
-        cause = "a LowModeModel inside of another module chooses its modes by itself"
+        cause = "a LowModeModel inside another module chooses its own modes"
     return PlainNet(inner), cause
 
 
 def _own_graphs(net: LowModeModel) -> str | None:
-    """Why compiled forwards can't be captured: those options of ``torch.compile`` capture them already."""
+    """Why compiled forwards can't be captured: these options of ``torch.compile`` make CUDA graphs already."""
     options = net._compile_options or {}
     if str(options.get("mode")) in _CAPTURING_MODES or (options.get("options") or {}).get("triton.cudagraphs"):
         told = repr(options.get("mode") or "triton.cudagraphs")
-        return f"torch.compile captures forward and backward by itself ({told}); leave that out of compile_options"
+        return f"torch.compile captures forward and backward itself ({told}); remove that from compile_options"
     return None

@@ -1,4 +1,4 @@
-"""What a recorded optimizer step has read in Python, beside learning rates."""
+"""Watches what a recorded optimizer step has read in Python, except learning rates."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class OptimizerWatch:
         self._options = self._read_options()
 
     def loaded(self) -> bool:
-        """Whether the optimizer has other parameters, or another state, than it had."""
+        """Whether the optimizer's parameters or state tensors were replaced."""
         state = self._read_state()
         return len(state) != len(self._state) or not all(map(operator.is_, state, self._state))
 
     def changed_option(self) -> str | None:
-        """The name of an option that isn't as it was, if any isn't."""
+        """The name of an option that has changed, if any."""
         for (name, now), (_, before) in zip(self._read_options(), self._options, strict=True):
             if not is_same(now, before):
                 return name

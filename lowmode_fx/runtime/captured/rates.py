@@ -1,4 +1,4 @@
-"""Learning rates that a captured optimizer reads on the device, wherever a scheduler writes them."""
+"""Learning rates on the device, for captured optimizers, whatever a scheduler writes."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW
 
-#: Optimizers all of whose state is on the device, by the option that puts it there.
+#: Optimizers that keep all state on the device, by the option for it.
 _OPTIONS: dict[type, tuple[str, ...]] = {SGD: ("fused",), Adam: ("fused", "capturable"), AdamW: ("fused", "capturable")}
 
 
 def why_not_captured(optimizer: Any) -> str | None:
-    """Why an optimizer's step can't be captured, with what to do about it; ``None`` where it can."""
+    """Why an optimizer's step can't be captured, and what to do about it; ``None`` if it can."""
     kind = type(optimizer)
     if kind not in _OPTIONS:
-        return f"{kind.__name__} may count its steps in Python"
+        return f"{kind.__name__} may count steps in Python"
     options = _OPTIONS[kind]
     for group in optimizer.param_groups:
         if not any(group.get(option) for option in options):
             option = " or ".join(f"{each}=True" for each in options)
-            return f"{kind.__name__} reads its learning rate in Python; give it {option}"
+            return f"{kind.__name__} reads its learning rate in Python; make it with {option}"
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-        return f"hooks on {kind.__name__}'s steps run in Python"
+        return f"step hooks on {kind.__name__} run in Python"
     return None
 
 
 class DeviceRates:
-    """A tensor for each parameter group's learning rate; the groups keep what their users write into them."""
+    """A tensor for each parameter group's learning rate; the groups keep the values that users write."""
 
     def __init__(self, optimizer: Any, device: torch.device) -> None:
         self._optimizer = optimizer
@@ -39,15 +39,15 @@ class DeviceRates:
         self._written: list[Any] = []
 
     def write(self) -> None:
-        """Bring the tensors up to date, where a number has changed."""
+        """Update the tensors whose learning rate has changed."""
         groups = self._optimizer.param_groups
         while len(self._rates) < len(groups):
-            # float32, as torch's fused kernels want it.
+            # float32, as torch's fused kernels require.
             self._rates.append(torch.zeros((), dtype=torch.float32, device=self._device))
             self._written.append(None)
         for place, (group, rate) in enumerate(zip(groups, self._rates, strict=False)):
             now = group["lr"]
-            if isinstance(now, Tensor):  # which a scheduler fills
+            if isinstance(now, Tensor):  # a scheduler writes to it
                 rate.copy_(now, non_blocking=True)
             elif now != self._written[place]:
                 rate.fill_(now)
@@ -55,7 +55,7 @@ class DeviceRates:
 
     @contextlib.contextmanager
     def in_place(self, capturable: bool = False) -> Iterator[None]:
-        """Inside, the optimizer reads the tensors; ``capturable``: and lets itself be captured."""
+        """Inside, the optimizer reads the tensors; ``capturable``: and can be captured."""
         groups = self._optimizer.param_groups
         users = [{name: group[name] for name in ("lr", "capturable") if name in group} for group in groups]
         for group, rate in zip(groups, self._rates, strict=False):

@@ -1,4 +1,4 @@
-"""One recorded step: what it needs the gradients to be, and what it makes of them."""
+"""One recorded step: the gradients that it starts from, and those that it leaves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lowmode_fx.runtime.captured.signature import StaticBatch
 
 
 class Place(NamedTuple):
-    """Where a batch stands among those of one optimizer step."""
+    """The position of a batch among those of one optimizer step."""
 
     first: bool
     last: bool
@@ -21,7 +21,7 @@ class Place(NamedTuple):
 
 @dataclass
 class Recorded:
-    """before, after: the parameters' gradients when a replay begins and when it has ended, which replays fill."""
+    """``before``, ``after``: the gradients when a replay begins and when it has ended; replays fill them."""
 
     static: StaticBatch
     play: Callable[[], None]
@@ -31,7 +31,7 @@ class Recorded:
     after: list[Tensor | None]
 
     def replay(self, leaves: list[Any], parameters: Sequence[Tensor]) -> Tensor:
-        """Run the step on a batch's leaves. Returns its loss, a tensor of its own."""
+        """Run the step on a batch's leaves. Returns its loss as a new tensor."""
         self.static.fill(leaves)
         self.play()
         if not same_tensors(self.before, self.after):
@@ -41,5 +41,5 @@ class Recorded:
 
 
 def same_tensors(now: Sequence[Tensor | None], before: Sequence[Tensor | None]) -> bool:
-    """Whether two lists hold the very same tensors."""
+    """Whether two lists hold the same tensor objects."""
     return len(now) == len(before) and all(map(operator.is_, now, before))

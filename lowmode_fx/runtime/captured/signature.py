@@ -1,4 +1,4 @@
-"""A batch's shape in all its parts, and the memory that a captured step reads it from."""
+"""The signature of a batch, and the static memory that a captured step reads it from."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, to
 
 @dataclass(frozen=True)
 class Signature:
-    """Two batches of one signature differ in the values of their tensors alone."""
+    """Two batches of one signature differ only in the values of their tensors."""
 
     structure: Structure
     leaves: tuple[Hashable, ...]
 
 
 def flatten(batch: Batch) -> tuple[list[Any], Signature]:
-    """A batch's leaves and its signature. Raises ``TypeError`` for a leaf that is no tensor and no plain value."""
+    """A batch's leaves and signature. Raises ``TypeError`` for a leaf that is neither a tensor nor a plain value."""
     leaves, structure = tree_flatten([batch.args, dict(batch.kwargs), batch.targets])
     return leaves, Signature(structure, tuple(map(_describe, leaves)))
 
 
 def move(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on ``device``; on a CPU itself."""
+    """The batch with its tensors on ``device``; on a CPU the batch itself."""
     if device.type == "cpu":
         return batch
     moved = tree_map(
@@ -41,20 +41,20 @@ def move(batch: Batch, device: torch.device) -> Batch:
 
 
 class StaticBatch:
-    """Tensors that stay in their place, into which batches of one signature are copied."""
+    """Static tensors, into which batches of one signature are copied."""
 
     def __init__(self, leaves: list[Any], signature: Signature, device: torch.device) -> None:
         self._tensors = [torch.empty_like(leaf, device=device) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         self._structure = signature.structure
 
     def fill(self, leaves: list[Any]) -> None:
-        """Copy a batch's tensors, from whatever device, without waiting for it."""
+        """Copy a batch's tensors from any device, without waiting for it."""
         for static, leaf in zip(self._tensors, leaves, strict=True):
             if isinstance(static, Tensor):
                 static.copy_(leaf, non_blocking=True)
 
     def batch(self) -> Batch:
-        """The batch that these tensors are."""
+        """The batch that consists of these tensors."""
         args, kwargs, targets = tree_unflatten(self._tensors, self._structure)
         return Batch(tuple(args), kwargs, targets)
 
@@ -62,7 +62,7 @@ class StaticBatch:
 def _describe(leaf: Any) -> Hashable:
     if isinstance(leaf, Tensor):
         if leaf.requires_grad:
-            raise TypeError("an input that asks for a gradient")
+            raise TypeError("an input that requires a gradient")
         return (tuple(leaf.shape), leaf.stride(), leaf.dtype)
     if isinstance(leaf, _CONSTANTS):
         return (type(leaf), leaf)

@@ -1,4 +1,4 @@
-"""What a recorded step has read in Python: while it stands as it stood, a replay does what the code would do."""
+"""Watches what a recorded step has read in Python: as long as it is unchanged, a replay does what the code would do."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _MISSING = object()
 
 
 class Watch:
-    """The attributes, containers, closures and globals that some code reads, the tensors that it reads them from.
+    """The attributes, containers, closures and globals that some code reads, and the tensors in them.
 
-    Compared by identity, and plain values by value. What hides elsewhere (in a file, behind a call) is not seen.
+    Objects are compared by identity, plain values by value. State elsewhere (in a file, behind a call) is not seen.
     """
 
     def __init__(self, roots: Mapping[str, Any]) -> None:
-        """roots: modules and functions, by what a message calls them."""
+        """``roots``: modules and functions, by their names in messages."""
         held = find_held({**roots, "hooks on all modules": _global_hooks()})
         hooks = {id(each): each._backward_hooks for each in held.tensors if each._backward_hooks}
         if hooks:
@@ -53,13 +53,13 @@ class Watch:
         self._tensors = held.tensors
         self._memory = self._read_memory()
         own = [each for each in held.generators if isinstance(each, torch.Generator)]
-        #: Those of the device that the code draws from, beside the device's own.
+        #: Generators of the device that the code draws from, besides the default one.
         self.generators = [each for each in own if each.device.type != "cpu"]
 
     def changed(self) -> str | None:
-        """The name of something that isn't as it was, if anything isn't."""
+        """The name of something that has changed, if anything has."""
         if any(self._empty):
-            return "a container that was empty (of hooks, say)"
+            return "a container that was empty (of hooks, for example)"
         if not self._is_seen():
             changed = self._find()
             if changed is not None:
@@ -72,12 +72,12 @@ class Watch:
         return None if self._read_memory() == self._memory else "the memory of a tensor"
 
     def _is_seen(self) -> bool:
-        """Whether containers hold what they held, tensors by identity: quick, for it runs before every step."""
+        """Whether containers hold the same as before, tensors by identity. It is fast: it runs before every step."""
         try:
             return [*chain.from_iterable(self._sources)] == self._seen and all(
                 map(operator.is_, [holder[key] for holder, key in self._places], self._placed)
             )
-        except Exception:  # a key that is gone, a comparison that gives no yes or no
+        except Exception:  # a key is gone, or a comparison does not return a bool
             return False
 
     def _find(self) -> str | None:
@@ -95,12 +95,12 @@ class Watch:
         return repr(key) if isinstance(key, str) else f"an entry of a {type(container).__name__}"
 
     def _read_loose(self) -> list[tuple[str, Any]]:
-        """What lies in no container: closures, globals, switches of torch."""
+        """What is in no container: closures, globals, global settings of torch."""
         found: list[tuple[str, Any]] = []
         for cell in self._cells:
             found += [("a variable of a closure", each) for each in cell_contents(cell) or [_MISSING]]
         found += [(name, names.get(name, _MISSING)) for names, name in self._globals]
-        found.append(("a switch of torch", _switches()))
+        found.append(("a global setting of torch", _switches()))
         return found
 
     def _read_memory(self) -> list[Any]:
@@ -110,7 +110,7 @@ class Watch:
 
 
 def host_draws(device: torch.device) -> tuple[Any, ...]:
-    """Where the generators stand that draw on the host: Python's, numpy's, and torch's for a CPU beside ``device``."""
+    """The states of generators that draw on the host: Python's, numpy's, and torch's for a CPU besides ``device``."""
     numpy = sys.modules.get("numpy.random")
     state = None if numpy is None else numpy.get_state(legacy=False)
     drawn = None if state is None else (state["state"]["key"].tobytes(), state["state"]["pos"], state["has_gauss"])
@@ -130,7 +130,7 @@ def _switches() -> tuple[Any, ...]:
 
 
 def is_same(now: Any, before: Any) -> bool:
-    """Whether a value is the very same, or a plain one that equals it."""
+    """Whether a value is the same object, or an equal plain value."""
     return now is before or (type(now) is type(before) and isinstance(now, _PLAIN) and now == before)
 
 
@@ -143,14 +143,14 @@ def _named_modules(root: Any) -> Iterable[tuple[str, nn.Module]]:
 
 
 def _functions(roots: Mapping[str, Any], modules: Iterable[nn.Module]) -> Iterable[FunctionType]:
-    """The functions given, and the forwards of modules that torch doesn't define."""
+    """The given functions, and the forwards of modules that torch does not define."""
     kinds = dict.fromkeys(type(module) for module in modules)
     found = [kind.forward for kind in kinds if not kind.__module__.startswith("torch.")]
     return [each for each in (*roots.values(), *found) if isinstance(each, FunctionType)]
 
 
 def _globals(function: FunctionType) -> Iterable[tuple[dict[str, Any], str]]:
-    """The plain globals that a function's code names."""
+    """The plain globals that a function's code uses."""
     names = function.__globals__
     for name in function.__code__.co_names:
         if isinstance(names.get(name), _PLAIN):

@@ -1,7 +1,7 @@
-"""Which step runs in which mode: pure functions of (seed, step, epoch) (§3.1 of arXiv 1910.06548).
+"""Schedules choose the mode of each step: pure functions of (seed, step, epoch) (§3.1 of arXiv 1910.06548).
 
-The schedules here keep no state and ask no generator, so every rank, every loader worker and every resumed run gets the
-same answer for the same step without talking to the others. One that decides as it goes measures, and is therefore
+The schedules here keep no state and use no generator, so every rank, every loader worker and every resumed run gets the
+same mode for the same step without communication. A schedule that decides during training measures, and is therefore in
 ``lowmode_fx.tuning.agreement_schedule``. A new schedule is a file here and a name in ``SCHEDULES``.
 """
 
@@ -43,14 +43,14 @@ __all__ = [
     "uniform_draw",
 ]
 
-#: The schedules that a dict may name, by their ``kind``.
+#: The schedules that a dict may hold, by their ``kind``.
 SCHEDULES: dict[str, type[PlannedSchedule]] = {
     schedule.kind: schedule for schedule in (BernoulliSchedule, LadderSchedule, PeriodicSchedule)
 }
 
 
 def schedule_from_dict(values: Mapping[str, Any]) -> PlannedSchedule:
-    """The schedule that ``to_dict`` wrote: ``kind`` and the schedule's arguments, left-out ones at their defaults.
+    """The schedule that ``to_dict`` wrote: ``kind`` and the schedule's arguments, at their defaults if missing.
 
     Raises ``ValueError`` for an unknown kind or argument, and what the schedule itself raises for a bad value.
     """

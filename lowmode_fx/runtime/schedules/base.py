@@ -1,4 +1,4 @@
-"""What a schedule is, and what all schedules have in common: protocols, held epochs, dicts, fractions of modes."""
+"""The schedule protocols, and the base class of planned schedules: held epochs, dicts, fractions of modes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.utils.validation import as_count, as_sequence
 
-if TYPE_CHECKING:  # schedules are plain arithmetic, which waits for nothing
+if TYPE_CHECKING:  # schedules are plain arithmetic and import without torch
     import torch
 
     from lowmode_fx.lowering.ladder import ModePair
@@ -30,35 +30,44 @@ __all__ = [
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What picks a step's mode. Pure, given the decisions of one that has state: equal arguments, equal answers."""
+    """Protocol of a schedule: it chooses the mode of each step.
+
+    ``mode`` is a pure function; of a schedule with state, given its decisions so far: equal arguments give equal
+    results.
+    """
 
     def mode(self, step: int, epoch: int) -> Mode:
-        """The mode of optimizer step ``step`` (counted from 0 over the whole run) in epoch ``epoch`` (from 0)."""
+        """Return the mode of an optimizer step.
+
+        Args:
+            step: Optimizer step, from 0 over the whole run.
+            epoch: Epoch of the step, from 0.
+        """
         ...
 
 
 @runtime_checkable
 class StatefulSchedule(Protocol):
-    """A schedule that decides as it goes: its decisions are state, saved with a run and loaded with it."""
+    """A schedule that decides during training: its decisions are state, saved and loaded with a run."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The decisions so far, in plain values."""
+        """The decisions so far, as plain values."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state_dict()``."""
+        """Resume from ``state_dict()``."""
         ...
 
 
 @runtime_checkable
 class MeasuringSchedule(StatefulSchedule, Protocol):
-    """A schedule that decides by measurements, for which the training loop hands it batches between two steps."""
+    """A schedule that decides by measurements, for which the training loop gives it batches between two steps."""
 
-    #: How many batches a measurement takes.
+    #: Number of batches of one measurement.
     batches: int
 
     def due(self, step: int, epoch: int) -> bool:
-        """Whether step ``step``, yet to be taken, calls for a measurement first."""
+        """Whether a measurement is due before step ``step``."""
         ...
 
     def measure(
@@ -71,26 +80,26 @@ class MeasuringSchedule(StatefulSchedule, Protocol):
     ) -> float:
         """Measure on full-size batches, decide for the steps from ``step`` on, and return a low step's gain.
 
-        The gain is in full steps. ``criterion(outputs, targets)`` is a scalar loss, ``autocast`` the type that the run
-        computes forwards in, if any.
+        The gain is in full steps. ``criterion(outputs, targets)`` is a scalar loss, ``autocast`` the dtype in which the
+        run computes forwards, if any.
         """
         ...
 
 
 @runtime_checkable
 class DrawnSchedule(Protocol):
-    """A schedule whose steps are drawn independently, by probabilities that are the same all through an epoch."""
+    """A schedule that draws the mode of each step independently, with constant probabilities within an epoch."""
 
     def mode_probabilities(self, epoch: int) -> Mapping[Mode, float]:
-        """Each mode's probability, 0 to 1, in ``epoch``; they add up to 1."""
+        """Each mode's probability in ``epoch``, 0 to 1; they sum to 1."""
         ...
 
 
 class PlannedSchedule(abc.ABC):
-    """A schedule that is known ahead for every step: a frozen dataclass, some of whose epochs may be held.
+    """A schedule that is known in advance for every step: a frozen dataclass, some of whose epochs may be held.
 
-    The ``hold_epochs`` epochs that start at each of ``milestones`` (epochs in which the learning rate changes, 0 for
-    the start) are full. ``kind`` is the schedule's name in dicts.
+    Every step is full in the ``hold_epochs`` epochs that start at each of ``milestones`` (epochs in which the learning
+    rate changes, 0 for the start). ``kind`` is the schedule's name in dicts.
     """
 
     kind: ClassVar[str]
@@ -99,28 +108,36 @@ class PlannedSchedule(abc.ABC):
 
     @abc.abstractmethod
     def mode(self, step: int, epoch: int) -> Mode:
-        """The mode of global optimizer step ``step`` in ``epoch``. Raises ``ValueError`` if either is negative."""
+        """Return the mode of an optimizer step.
+
+        Args:
+            step: Optimizer step, from 0 over the whole run.
+            epoch: Epoch of the step, from 0.
+
+        Raises:
+            ValueError: ``step`` or ``epoch`` is negative.
+        """
 
     def is_held(self, epoch: int) -> bool:
         """Whether every step of ``epoch`` is full because the learning rate has just changed."""
         return any(start <= epoch < start + self.hold_epochs for start in self.milestones)
 
     def to_dict(self) -> dict[str, Any]:
-        """The schedule as JSON's types, for ``schedule_from_dict``."""
+        """Return the schedule as JSON's types, for ``schedule_from_dict``."""
         values = {name: _plain(value) for name, value in vars(self).items() if value is not None}
         return {"kind": self.kind} | values
 
     def _check_hold(self, stacklevel: int = 4) -> None:
-        """Check and tidy ``hold_epochs`` and ``milestones``; ``stacklevel`` leads a warning to who made the schedule.
+        """Check and normalise ``hold_epochs`` and ``milestones``; ``stacklevel`` is that of a warning.
 
-        As it stands it leads from ``__post_init__`` to the caller of a dataclass's generated ``__init__``.
+        Its default leads from ``__post_init__`` to the caller of a dataclass's generated ``__init__``.
         """
         hold_epochs = as_count("hold_epochs", self.hold_epochs)
         given = as_sequence("milestones", self.milestones, "epochs, such as (0, 80, 120)")
         milestones = tuple(as_count(f"milestones[{place}]", epoch) for place, epoch in enumerate(given))
         if hold_epochs and not milestones:
             warnings.warn(
-                f"hold_epochs={hold_epochs} has no effect without milestones; give the epochs in which the learning "
+                f"hold_epochs={hold_epochs} has no effect without milestones; give the epochs at which the learning "
                 "rate changes, such as milestones=(0,) for the start alone",
                 stacklevel=stacklevel,
             )
@@ -129,10 +146,10 @@ class PlannedSchedule(abc.ABC):
 
 
 def mode_fractions(schedule: Schedule, epochs: int, steps_per_epoch: int) -> dict[Mode, float]:
-    """The expected fraction, above 0 to 1, of each mode in a run of ``epochs`` × ``steps_per_epoch`` optimizer steps.
+    """The expected fraction of each mode, above 0 to 1, in a run of ``epochs`` × ``steps_per_epoch`` steps.
 
-    A schedule that draws by probabilities gives the mean of them; any other is asked for every step, and counted.
-    Modes that never run are left out; full is the last one. Raises ``ValueError`` when either count is below 1.
+    For a schedule with probabilities it is their mean; any other schedule is evaluated for every step. Modes that never
+    run are left out; full is the last one. Raises ``ValueError`` if either count is below 1.
     """
     epochs, steps_per_epoch = as_count("epochs", epochs, 1), as_count("steps_per_epoch", steps_per_epoch, 1)
     if isinstance(schedule, DrawnSchedule):
@@ -147,7 +164,7 @@ def mode_fractions(schedule: Schedule, epochs: int, steps_per_epoch: int) -> dic
 
 
 def low_fraction(schedule: Schedule, epochs: int, steps_per_epoch: int) -> float:
-    """The expected fraction, 0 to 1, of steps that are not full, as ``mode_fractions`` has it."""
+    """The expected fraction, 0 to 1, of steps that are not full, from ``mode_fractions``."""
     fractions = mode_fractions(schedule, epochs, steps_per_epoch)
     return math.fsum(fraction for mode, fraction in fractions.items() if mode is not Mode.FULL)
 

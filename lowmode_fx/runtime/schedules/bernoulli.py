@@ -1,4 +1,4 @@
-"""Low with a probability for each epoch, full else: the drawn schedule of §3.1 of arXiv 1910.06548."""
+"""``BernoulliSchedule``: each step is low with a probability per epoch, otherwise full (§3.1 of arXiv 1910.06548)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,21 @@ __all__ = ["BernoulliSchedule", "annealed_shares"]
 class BernoulliSchedule(PlannedSchedule):
     """Each step is low with probability ``p[epoch]``, independently of the others (§3.1).
 
-    ``p`` is a number in [0, 1], a sequence with one for each epoch (the last goes on for later epochs), or a function
-    of the epoch. ``p=0`` is plain full-mode training. ``seed`` is an int from 0 to 2**64 - 1. The ``hold_epochs``
-    epochs that start at each of ``milestones`` (epochs in which the learning rate changes, 0 for the start) are full.
-    The paper's setting: ``BernoulliSchedule(p=0.5, hold_epochs=4, milestones=(0, 80, 120))``.
+    The paper's setting is ``BernoulliSchedule(p=0.5, hold_epochs=4, milestones=(0, 80, 120))``.
 
-    Raises ``TypeError`` or ``ValueError`` for arguments of another kind or range. A hold without milestones
-    has no effect and gives a ``UserWarning``.
+    Args:
+        p: Probability of a low step: a number in [0, 1], a sequence with one per epoch (the last applies to later
+            epochs), or a function of the epoch. ``p=0`` is plain full-mode training.
+        seed: An int from 0 to 2**64 - 1.
+        hold_epochs: Number of epochs that are full after each milestone.
+        milestones: Epochs at which the learning rate changes, 0 for the start.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
+
+    Warns:
+        UserWarning: ``hold_epochs`` has no effect without milestones.
     """
 
     kind: ClassVar[str] = "bernoulli"
@@ -45,17 +53,25 @@ class BernoulliSchedule(PlannedSchedule):
     def annealed(
         cls, p: float = 0.9, *, epochs: int, tail: float = 0.5, shape: str = "step", seed: int = 0
     ) -> BernoulliSchedule:
-        """p high early, and zero in the tail: the last ``tail`` (a share in [0, 1]) of ``epochs`` epochs, rounded up.
+        """Return a schedule with a high probability at first, and full epochs at the end.
 
-        shape: ``"step"`` holds ``p`` up to the tail; ``"linear"`` and ``"cosine"`` let it fall from ``p`` to 0 there.
-        Raises ``ValueError`` for values out of range.
+        Args:
+            p: Probability of a low step at the start, in [0, 1].
+            epochs: Number of epochs.
+            tail: Share of ``epochs``, in [0, 1], that is full at the end, rounded up to whole epochs.
+            shape: ``"step"`` keeps ``p`` up to the tail; ``"linear"`` and ``"cosine"`` let it fall from ``p`` to 0.
+            seed: An int from 0 to 2**64 - 1.
+
+        Raises:
+            ValueError: A value is out of range.
         """
         return cls(annealed_shares(p, epochs, tail, shape), seed)
 
     def low_probability(self, epoch: int) -> float:
-        """The probability with which a step of ``epoch`` is low; 0 in a held epoch.
+        """Return the probability that a step of ``epoch`` is low; 0 in a held epoch.
 
-        Raises ``ValueError`` when the function ``p`` gives a value outside [0, 1].
+        Raises:
+            ValueError: The function ``p`` returns a value outside [0, 1].
         """
         epoch = as_count("epoch", epoch)
         if self.is_held(epoch):
@@ -65,34 +81,46 @@ class BernoulliSchedule(PlannedSchedule):
         return value_at(self.p, epoch)
 
     def mode_probabilities(self, epoch: int) -> dict[Mode, float]:
-        """Both modes' probabilities in ``epoch``."""
+        """Return both modes' probabilities in ``epoch``."""
         low = self.low_probability(epoch)
         return {Mode.LOW: low, Mode.FULL: 1.0 - low}
 
     def mode(self, step: int, epoch: int) -> Mode:
-        """The mode of global optimizer step ``step`` in ``epoch``. Raises ``ValueError`` if either is negative."""
+        """Return the mode of an optimizer step.
+
+        Args:
+            step: Optimizer step, from 0 over the whole run.
+            epoch: Epoch of the step, from 0.
+
+        Raises:
+            ValueError: ``step`` or ``epoch`` is negative.
+        """
         step = as_count("step", step)
         return Mode.LOW if uniform_draw(self.seed, step) < self.low_probability(epoch) else Mode.FULL
 
     def to_dict(self) -> dict[str, Any]:
-        """The schedule as JSON's types, for ``schedule_from_dict``. Raises ``TypeError`` when ``p`` is a function."""
+        """Return the schedule as JSON's types, for ``schedule_from_dict``.
+
+        Raises:
+            TypeError: ``p`` is a function.
+        """
         if callable(self.p):
             raise TypeError(
-                f"p={self.p!r} is a function, which a dict cannot hold; "
+                f"p={self.p!r} is a function, which can't be serialised; "
                 "give its values: p=[function(epoch) for epoch in range(epochs)]"
             )
         return super().to_dict()
 
 
 def annealed_shares(p: float, epochs: int, tail: float, shape: str = "step") -> list[float]:
-    """One low probability an epoch, as ``BernoulliSchedule.annealed`` has them."""
+    """One low probability per epoch, as in ``BernoulliSchedule.annealed``."""
     p, epochs, tail = as_probability("p", p), as_count("epochs", epochs, 1), as_share("tail", tail)
     annealing = _ANNEALING[as_choice("shape", shape, list(_ANNEALING))]
     early = epochs - math.ceil(tail * epochs)
     return [p * annealing(epoch / early) for epoch in range(early)] + [0.0] * (epochs - early)
 
 
-#: What is left of p after a share in [0, 1) of the epochs before the tail.
+#: Factor of p after a share in [0, 1) of the epochs before the tail.
 _ANNEALING: dict[str, Callable[[float], float]] = {
     "step": lambda share: 1.0,
     "linear": lambda share: 1.0 - share,

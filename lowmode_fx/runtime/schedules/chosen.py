@@ -1,4 +1,4 @@
-"""A schedule whose mode is set from outside, where steps are timed rather than trained with."""
+"""A schedule whose mode is set from outside, for timing steps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from lowmode_fx.lowering.mode import Mode
 
 
 class ChosenMode:
-    """Every step has the mode that was set last: ``schedule.chosen = mode``, full-mode at first."""
+    """Every step has the mode that was set last, ``schedule.chosen = mode``; at first it is full-mode."""
 
     def __init__(self) -> None:
         self.chosen = Mode.FULL
 
     def mode(self, step: int, epoch: int) -> Mode:
-        """The chosen one, whatever the step."""
+        """The chosen mode, whatever the step."""
         return self.chosen

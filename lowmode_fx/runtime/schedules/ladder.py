@@ -1,4 +1,4 @@
-"""The rungs of a ladder, cheapest first and full last: by epochs, by shares of the run, or mixed within an epoch."""
+"""``LadderSchedule``: a ladder's modes in turn, by epochs or shares of the run, or mixed within an epoch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["LadderSchedule", "epochs_of_shares"]
 
 _Number = TypeVar("_Number", int, float)
 
-#: By how much shares and probabilities may miss 1 altogether: 0.333333 is taken for a third.
+#: Tolerance of the sum of shares or probabilities, which must be 1: 0.333333 counts as a third.
 _ROUNDING = 1e-5
 
 
@@ -27,24 +27,32 @@ _ROUNDING = 1e-5
 class LadderSchedule(PlannedSchedule):
     """The modes of a ladder one after the other, cheapest first and full last, or mixed within an epoch.
 
-    One of these, with a value for each mode (two modes or more), cheapest first and full last:
+    Give ``epochs``, or ``shares`` and ``epochs``, or ``probabilities``, with one value per mode, for two modes or more.
 
-    - ``epochs=(10, 6, 3)``: how many epochs each mode has, one after the other; later epochs are full.
-    - ``shares=(0.5, 0.3, 0.2), epochs=30``: the same by shares of the run. An epoch is of the mode in whose share its
-      middle lies (of the later one, where two meet there), but a full tail with any share has one epoch at least.
-    - ``probabilities=[(0.7, 0.2, 0.1), …]``: a row for each epoch (the last goes on for later epochs), by which each
-      step's mode is drawn, independently of the others. Of two modes, ``[(p, 1 - p), …]`` is ``BernoulliSchedule``
-      draw for draw. ``seed``, an int from 0 to 2**64 - 1, counts here only.
+    Args:
+        epochs: Epochs of each mode in turn, ``(10, 6, 3)``; later epochs are full. With ``shares``, the number of
+            epochs of the run.
+        shares: Share of the run of each mode, ``(0.5, 0.3, 0.2)``. An epoch belongs to the mode in whose share its
+            middle lies (at a boundary, to the later mode), but a full tail with any share has at least one epoch.
+        probabilities: One row per epoch, ``[(0.7, 0.2, 0.1), …]`` (the last applies to later epochs), with which each
+            step's mode is drawn independently. With two modes, ``[(p, 1 - p), …]`` gives the same draws as
+            ``BernoulliSchedule``.
+        seed: Seed of the draws, an int from 0 to 2**64 - 1; only for ``probabilities``.
+        modes: Names of the modes, ``("r2", "r4/3", "full")``; by default places, ``Mode.at(place, count)``, which fit
+            any ladder with as many modes.
+        hold_epochs: Number of epochs that are full after each milestone.
+        milestones: Epochs at which the learning rate changes, 0 for the start.
 
-    ``modes`` are the modes' names, ``("r2", "r4/3", "full")``; by default they are places, ``Mode.at(place, count)``,
-    which a ladder takes for its own modes. ``hold_epochs`` and ``milestones`` are as in ``BernoulliSchedule``.
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range, or shares or a row don't sum to 1.
 
-    Raises ``TypeError`` or ``ValueError`` for arguments of another kind or range, and for shares or a row that don't
-    add up to 1. A hold without milestones has no effect and gives a ``UserWarning``.
+    Warns:
+        UserWarning: ``hold_epochs`` has no effect without milestones.
     """
 
     kind: ClassVar[str] = "ladder"
-    #: Of ``default``, for r = 2, r = 4/3 and full-mode.
+    #: Shares of ``default``, for r = 2, r = 4/3 and full-mode.
     DEFAULT_SHARES: ClassVar[tuple[float, ...]] = (0.5, 0.3, 0.2)
     epochs: tuple[int, ...] | None
     probabilities: tuple[tuple[float, ...], ...] | None
@@ -71,7 +79,7 @@ class LadderSchedule(PlannedSchedule):
         else:
             if epochs is not None or shares is not None:
                 other = "epochs" if shares is None else "shares"
-                raise ValueError(f"probabilities and {other} exclude each other; give one of them")
+                raise ValueError(f"probabilities and {other} can't be combined; give one of them")
             rows = _rows(probabilities)
             count = len(rows[0])
         values = {
@@ -88,20 +96,32 @@ class LadderSchedule(PlannedSchedule):
 
     @classmethod
     def default(cls, epochs: int) -> LadderSchedule:
-        """For three modes: half of ``epochs`` epochs in the cheapest, three tenths in the next, the rest full."""
+        """Return the default for three modes: shares of 0.5, 0.3 and 0.2, cheapest first.
+
+        Args:
+            epochs: Number of epochs of the run.
+        """
         return cls(epochs, shares=cls.DEFAULT_SHARES)
 
     @property
     def count(self) -> int:
-        """How many modes a ladder must have for this schedule."""
+        """Number of modes that a ladder must have for this schedule."""
         return len(self.modes)
 
     def mode_probabilities(self, epoch: int) -> dict[Mode, float]:
-        """Each mode's probability in ``epoch``, cheapest first; 0 and 1 where an epoch has one mode."""
+        """Return each mode's probability in ``epoch``, cheapest first; 0 or 1 where an epoch has one mode."""
         return dict(zip(self.modes, self._row(as_count("epoch", epoch)), strict=True))
 
     def mode(self, step: int, epoch: int) -> Mode:
-        """The mode of global optimizer step ``step`` in ``epoch``. Raises ``ValueError`` if either is negative."""
+        """Return the mode of an optimizer step.
+
+        Args:
+            step: Optimizer step, from 0 over the whole run.
+            epoch: Epoch of the step, from 0.
+
+        Raises:
+            ValueError: ``step`` or ``epoch`` is negative.
+        """
         step, epoch = as_count("step", step), as_count("epoch", epoch)
         return self.modes[_place(uniform_draw(self.seed, step), self._row(epoch))]
 
@@ -117,12 +137,12 @@ class LadderSchedule(PlannedSchedule):
 
 
 def epochs_of_shares(shares: Sequence[float], epochs: int) -> tuple[int, ...]:
-    """Shares of the run as whole epochs, ``epochs`` (1 or more) altogether; a last share above 0 gets one at least.
+    """Shares of the run as whole epochs, ``epochs`` (1 or more) in total; a last share above 0 gets at least one.
 
-    An epoch goes to the share in which its middle lies, and to the later one where two of them meet there.
+    An epoch belongs to the share in which its middle lies, at a boundary to the later one.
     """
     most = epochs - 1 if shares[-1] > 0 else epochs
-    # Rounded first, so that 0.1 + 0.2 of five epochs end at 1.5, not a hair behind.
+    # Rounded first, so that 0.1 + 0.2 of five epochs end at 1.5, not slightly above it.
     positions = [round(math.fsum(shares[: place + 1]) * epochs, 9) for place in range(len(shares) - 1)]
     ends = [min(math.ceil(position - 0.5), most) for position in positions] + [epochs]
     return tuple(end - start for start, end in zip([0, *ends[:-1]], ends, strict=True))
@@ -133,44 +153,46 @@ def _only(place: int, count: int) -> tuple[float, ...]:
 
 
 def _place(draw: float, row: Sequence[float]) -> int:
-    """The first place at which the probabilities so far exceed ``draw``: never one of probability 0."""
+    """The first place at which the cumulative probability exceeds ``draw``, so never one of probability 0."""
     last = max(place for place, probability in enumerate(row) if probability > 0)
-    # Whatever rounding leaves of 1 is the last one's.
+    # What rounding leaves of 1 belongs to the last one.
     return next((place for place in range(last) if draw < math.fsum(row[: place + 1])), last)
 
 
 def _plan(epochs: Any, shares: Any) -> tuple[int, ...]:
     if shares is not None:
         if epochs is None or isinstance(epochs, Iterable):
-            raise ValueError(f"epochs={epochs!r} says nothing of the run's length; give it with shares: epochs=30")
+            raise ValueError(
+                f"epochs={epochs!r} is not the length of a run; give an int with shares, such as epochs=30"
+            )
         checked = _values("shares", shares, as_share)
         _check_sum("shares", checked)
         return epochs_of_shares(checked, as_count("epochs", epochs, 1))
     if epochs is None:
-        raise ValueError("a ladder's plan is missing; give epochs=(10, 6, 3), or shares and epochs, or probabilities")
+        raise ValueError("LadderSchedule has no plan; give epochs=(10, 6, 3), or shares and epochs, or probabilities")
     if not isinstance(epochs, Iterable):
         raise ValueError(
-            f"epochs={epochs!r} is one number; give one for each mode, such as epochs=(10, 6, 3), or shares with it"
+            f"epochs={epochs!r} is one number; give one per mode, such as epochs=(10, 6, 3), or shares with it"
         )
     return _values("epochs", epochs, as_count)
 
 
 def _rows(probabilities: Any) -> tuple[tuple[float, ...], ...]:
-    given = as_sequence("probabilities", probabilities, "a row for each epoch: [(0.7, 0.2, 0.1)]")
+    given = as_sequence("probabilities", probabilities, "one row per epoch: [(0.7, 0.2, 0.1)]")
     rows = tuple(_values(f"probabilities[{epoch}]", row, as_probability) for epoch, row in enumerate(given))
     if not rows:
-        raise ValueError("probabilities is empty; give a row for each epoch, or one for all: [(0.7, 0.2, 0.1)]")
+        raise ValueError("probabilities is empty; give one row per epoch, or one for all: [(0.7, 0.2, 0.1)]")
     for epoch, row in enumerate(rows):
         if len(row) != len(rows[0]):
             raise ValueError(
-                f"probabilities[{epoch}] has {len(row)} values, and the first row {len(rows[0])}; give one a mode"
+                f"probabilities[{epoch}] has {len(row)} values, but the first row has {len(rows[0])}; give one per mode"
             )
         _check_sum(f"probabilities[{epoch}]", row)
     return rows
 
 
 def _values(name: str, values: Any, check: Callable[[str, Any], _Number]) -> tuple[_Number, ...]:
-    give = "one value for each mode, cheapest first and full last"
+    give = "one value per mode, cheapest first and full last"
     given = as_sequence(name, values, give)
     checked = tuple(check(f"{name}[{place}]", value) for place, value in enumerate(given))
     if len(checked) < 2:
@@ -180,7 +202,7 @@ def _values(name: str, values: Any, check: Callable[[str, Any], _Number]) -> tup
 
 def _check_sum(name: str, values: tuple[float, ...]) -> None:
     if abs(math.fsum(values) - 1) > _ROUNDING:
-        raise OptionError(name, values, f"adds up to {math.fsum(values):g}", "give values that add up to 1")
+        raise OptionError(name, values, f"sums to {math.fsum(values):g}", "give values that sum to 1")
 
 
 def _modes(names: Any, count: int) -> tuple[Mode, ...]:
@@ -190,7 +212,7 @@ def _modes(names: Any, count: int) -> tuple[Mode, ...]:
     modes = tuple(name if isinstance(name, Mode) else Mode(name) for name in given)
     told = tuple(map(str, modes))
     if len(modes) != count:
-        raise ValueError(f"modes={told} has {len(modes)} names for {count} values; give one for each, the last 'full'")
+        raise ValueError(f"modes={told} has {len(modes)} names for {count} values; give one per value, 'full' last")
     if modes[-1] is not Mode.FULL or len(set(modes)) < count:
-        raise ValueError(f"modes={told} is no ladder; give each mode once, cheapest first and 'full' last")
+        raise ValueError(f"modes={told} is not a ladder; give each mode once, cheapest first and 'full' last")
     return modes

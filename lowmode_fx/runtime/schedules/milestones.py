@@ -1,4 +1,4 @@
-"""Epochs in which a scheduler changes the learning rate: where a schedule's holds begin (§3.1)."""
+"""``lr_milestones``: the epochs at which a scheduler changes the learning rate, where held epochs start (§3.1)."""
 
 from __future__ import annotations
 
@@ -14,43 +14,51 @@ __all__ = ["lr_milestones"]
 
 
 def lr_milestones(scheduler: LRScheduler | Any, epochs: int) -> tuple[int, ...]:
-    """The epochs, 0 first, that begin with another learning rate than the one before, for a schedule's ``milestones``.
+    """Return the epochs that begin with a new learning rate, for a schedule's ``milestones``.
 
-    scheduler: stepped once an epoch, as torch's are, or timm's; a copy of it is run ahead for ``epochs`` epochs, and
-        the scheduler and its optimizer stay as they are.
+    Args:
+        scheduler: A learning-rate scheduler that steps once per epoch, torch's or timm's. A copy of it runs ahead; the
+            scheduler and its optimizer stay as they are.
+        epochs: Number of epochs of the run.
 
-    Raises ``ValueError`` for a rate that changes in more than half of the epochs (cosine, linear): every epoch would be
-    held; for one that follows the loss, which nobody knows ahead; and for a scheduler that has taken steps, whose past
-    changes are lost: a resumed run would hold other epochs than the first one did.
+    Returns:
+        The epochs, 0 first.
+
+    Raises:
+        ValueError: The rate changes in more than half of the epochs (cosine, linear), so that every epoch would be
+            held; it follows the loss, which is not known in advance; or the scheduler has taken steps, so that a
+            resumed run would hold other epochs than the first run.
     """
     from torch.optim import lr_scheduler
 
     name = type(scheduler).__name__
     if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) or name == "PlateauLRScheduler":
-        raise ValueError(f"{name} follows the loss, and can't be run ahead; give milestones by hand, or none")
+        raise ValueError(f"scheduler {name} follows the loss and can't run ahead; give milestones by hand, or none")
     if not getattr(scheduler, "t_in_epochs", True):
-        raise ValueError(f"the {name} counts updates, not epochs; make it with t_in_epochs=True, or give milestones")
+        raise ValueError(
+            f"scheduler {name} counts updates, not epochs; make it with t_in_epochs=True, or give milestones"
+        )
     taken = getattr(scheduler, "last_epoch", 0)
     if taken > 0:
         raise ValueError(
-            f"the {name} has taken {taken} steps, and can't tell the changes that are past; read "
-            "the milestones before it loads a state"
+            f"scheduler {name} has taken {taken} steps, so its earlier changes are unknown; call lr_milestones "
+            "before it loads a state dict"
         )
     optimizer = scheduler.optimizer
     shared = {id(parameter): parameter for group in optimizer.param_groups for parameter in group["params"]}
     ahead = copy.deepcopy(scheduler, {**shared, id(optimizer.state): {}})
     rates = [_rates(ahead)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the copy's optimizer takes no steps
+        warnings.simplefilter("ignore")  # the copy's optimizer takes no steps, of which torch warns
         for epoch in range(1, epochs):
             ahead.step() if isinstance(ahead, lr_scheduler.LRScheduler) else ahead.step(
                 epoch
-            )  # timm's are told the epoch
+            )  # timm's schedulers take the epoch
             rates.append(_rates(ahead))
     changed = [epoch for epoch in range(1, epochs) if not _alike(rates[epoch - 1], rates[epoch])]
     if len(changed) > epochs / 2:
         raise ValueError(
-            f"{name} changes the learning rate in {len(changed)} of {epochs} epochs, and each "
+            f"scheduler {name} changes the learning rate in {len(changed)} of {epochs} epochs, and each "
             "change would be held; give milestones by hand, such as milestones=(0,)"
         )
     return (0, *changed)

@@ -1,4 +1,4 @@
-"""Arguments that are one value for all epochs, or one for each."""
+"""Arguments that are one value for all epochs, or one value per epoch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _Number = TypeVar("_Number", int, float)
 
 
 def as_per_epoch(name: str, values: Any, check: Callable[[str, Any], _Number]) -> _Number | tuple[_Number, ...]:
-    """One checked value for all epochs, or a tuple with one for each. Raises ``ValueError`` where there is none."""
+    """One checked value for all epochs, or a tuple with one per epoch. Raises ``ValueError`` if it is empty."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         return check(name, values)
     checked = tuple(check(f"{name}[{epoch}]", value) for epoch, value in enumerate(values))
     if not checked:
-        raise ValueError(f"{name} is empty; give one value for each epoch, or a single value for all of them")
+        raise ValueError(f"{name} is empty; give one value per epoch, or a single value for all epochs")
     return checked
 
 
 def value_at(values: _Number | Sequence[_Number], epoch: int) -> _Number:
-    """The value of ``epoch``; the last one goes on for later epochs."""
+    """The value of ``epoch``; the last one applies to later epochs."""
     return values[min(epoch, len(values) - 1)] if isinstance(values, Sequence) else values

@@ -1,4 +1,4 @@
-"""Low in the last steps of every period: the deterministic schedule of §3.1 of arXiv 1910.06548."""
+"""``PeriodicSchedule``: the last steps of every period are low (deterministic schedule, §3.1 of arXiv 1910.06548)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,19 @@ __all__ = ["PeriodicSchedule"]
 class PeriodicSchedule(PlannedSchedule):
     """The last ``low_steps`` steps of every ``period`` steps are low: the deterministic schedule of §3.1.
 
-    ``low_steps`` is an int from 0 to ``period``, or a sequence with one for each epoch (the last goes on for later
-    epochs). Periods are counted in global optimizer steps: an epoch's start does not restart one. ``hold_epochs``
-    and ``milestones`` are as in ``BernoulliSchedule``.
+    Args:
+        period: Number of optimizer steps of a period. Periods count global steps: a new epoch does not restart one.
+        low_steps: Low steps per period, an int from 0 to ``period``, or a sequence with one per epoch (the last applies
+            to later epochs).
+        hold_epochs: Number of epochs that are full after each milestone.
+        milestones: Epochs at which the learning rate changes, 0 for the start.
 
-    Raises ``TypeError`` or ``ValueError`` for arguments of another kind or range. A hold without milestones
-    has no effect and gives a ``UserWarning``.
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
+
+    Warns:
+        UserWarning: ``hold_epochs`` has no effect without milestones.
     """
 
     kind: ClassVar[str] = "periodic"
@@ -49,7 +56,15 @@ class PeriodicSchedule(PlannedSchedule):
         self._check_hold()
 
     def mode(self, step: int, epoch: int) -> Mode:
-        """The mode of global optimizer step ``step`` in ``epoch``. Raises ``ValueError`` if either is negative."""
+        """Return the mode of an optimizer step.
+
+        Args:
+            step: Optimizer step, from 0 over the whole run.
+            epoch: Epoch of the step, from 0.
+
+        Raises:
+            ValueError: ``step`` or ``epoch`` is negative.
+        """
         step, epoch = as_count("step", step), as_count("epoch", epoch)
         if self.is_held(epoch):
             return Mode.FULL
