@@ -16,7 +16,7 @@ from torch import Tensor
 from bench.cifar_archives import SIDE, Split
 from bench.gpu_studies import Study
 from bench.harness import paired_steps
-from bench.step_functions import capture_all, captured
+from bench.step_functions import capture_all, captured, uncompiled
 from bench.timed_graphs import TimedGraphs
 from bench.training_step import training_step
 from lowmode_fx import Augmentation, DeviceLoader, LowModeModel, Mode, TrainStep, build_ladder
@@ -76,8 +76,9 @@ class Arena:
         return {kind: {mode: statistics.median(times[kind, mode]) for mode in self.study.modes} for kind in kinds}
 
     def told(self) -> dict[str, Any]:
-        """Whether steps are compiled and captured."""
-        return {"compiled": bool(self.net._runner.compiled), **captured(self.step)}
+        """Whether steps are compiled, in which modes they are not, and whether they are captured."""
+        found = uncompiled(self.net)
+        return {"compiled": not found, "uncompiled modes": found, **captured(self.step)}
 
     def train(self, modes: Sequence[str], train: Split, seed: int) -> dict[str, Any]:
         """A run from new weights: one step for each of ``modes``. Seconds are the whole loop's, loading included."""

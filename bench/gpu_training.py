@@ -229,7 +229,11 @@ def main(argv: list[str] | None = None) -> None:
             said(
                 f"seed {seed}  {arm.name:44} {row['accuracy']:.2f} %  {row['seconds']:6.1f} s  "
                 f"{row['cost, full epochs']:5.1f} full epochs  {row['replays']} of {row['steps']} steps replayed"
-                + ("" if row["compiled"] or not study.compile else ", UNCOMPILED")
+                + (
+                    ""
+                    if row["compiled"] or not study.compile
+                    else f", UNCOMPILED: {', '.join(row['uncompiled modes'])}"
+                )
             )
             options.out.with_suffix(".md").write_text(f"# Time to accuracy\n\n{table(rows.trained())}\n")
         if late:

@@ -44,9 +44,9 @@ class Steps:
     graphs: TimedGraphs | None = None
 
     @property
-    def compiled(self) -> bool:
-        """Whether the net's modes run compiled: where the compiler fails, all go on without it."""
-        return bool(self.net._runner.compiled)
+    def uncompiled(self) -> list[str]:
+        """The net's modes that run uncompiled: where the compiler fails, they go on without it."""
+        return uncompiled(self.net)
 
 
 def steps(case: Case, device: torch.device, kinds: tuple[str, ...], batch: int, graphs: Any = None) -> Steps:
@@ -106,6 +106,11 @@ def capture_all(whole: TrainStep, functions: Sequence[Step]) -> None:
                 function()
         if whole.uncaptured is not None or whole.captures >= len(functions):
             return
+
+
+def uncompiled(net: LowModeModel) -> list[str]:
+    """Names of the modes that run uncompiled, as was asked for or as the compiler failed."""
+    return [str(mode) for mode in net._runner.uncompiled]
 
 
 def captured(step: TrainStep) -> dict[str, Any]:

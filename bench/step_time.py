@@ -103,7 +103,7 @@ def measure(
         rows = _timed(found, device, rounds, mac_ratio)
         for kind, row in rows.items():
             functions = found.kinds[kind]
-            row["compiled"] = found.compiled
+            row["compiled"], row["uncompiled modes"] = not found.uncompiled, found.uncompiled
             row["seconds to build"], row["seconds to warm up"] = built, ready
             row["compiler"] = {name: dict(counters[name]) for name in ("frames", "inductor", "aot_autograd")}
             if kind == GRAPHS:
@@ -207,7 +207,11 @@ def line(name: str, row: dict[str, Any], kind: str) -> str:
         f"macs {row['mac_ratio']:.3f}  time/macs {found['time / macs']:.2f}"
         + (f"  plain compiled {plain['median']:.3f}" if plain else "")
         + (f"  over the loop's {loop['median']:.3f}" if loop else "")
-        + ("" if found.get("compiled", True) or kind == EAGER else "  UNCOMPILED")
+        + (
+            ""
+            if found.get("compiled", True) or kind == EAGER
+            else f"  UNCOMPILED: {', '.join(found.get('uncompiled modes', ()))}"
+        )
         + (f"  UNCAPTURED: {found['uncaptured']}" if found.get("uncaptured") else "")
         + (f"  optimizer outside: {found['optimizer outside']}" if found.get("optimizer outside") else "")
     )

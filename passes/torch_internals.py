@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from passes.wording import first_line
+
 #: The logger to which fake tensors write errors with tracebacks.
 FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"
 #: The registries of a module, which graph modules share with their model.
@@ -35,6 +37,27 @@ def compiler_errors() -> tuple[type[Exception], ...]:
             continue
         found += [getattr(module, name) for name in names if hasattr(module, name)]
     return tuple(found)
+
+
+def compiler_complaint(error: Exception) -> str:
+    """What one of ``compiler_errors`` complains of, in one line: the error that it holds, with its type."""
+    while isinstance(below := getattr(error, "inner_exception", None), Exception):
+        error = below
+    said = first_line(error)
+    return said if said == type(error).__name__ else f"{type(error).__name__}: {said}"
+
+
+def can_compile(compiler: Callable[[Any], Callable[..., Any]], device: torch.device) -> bool:
+    """Whether a ``torch.compile`` with its options compiles the simplest of functions for a device."""
+
+    def simplest(values: Tensor) -> Tensor:
+        return values + 1
+
+    try:
+        compiler(simplest)(torch.zeros(2, device=device))
+    except compiler_errors():
+        return False
+    return True
 
 
 def is_uncaptured_operator(error: Exception) -> bool:
@@ -151,6 +174,18 @@ def hooks_guarded() -> Iterator[None]:
         yield
     finally:
         config.skip_nnmodule_hook_guards = before
+
+
+@contextlib.contextmanager
+def backward_compiled_at_once() -> Iterator[None]:
+    """Inside, what can't be compiled of a backward pass is told by the forward, which can still run without it."""
+    config: Any = torch._functorch.config
+    before = config.force_non_lazy_backward_lowering
+    config.force_non_lazy_backward_lowering = True
+    try:
+        yield
+    finally:
+        config.force_non_lazy_backward_lowering = before
 
 
 def frames_are_compiled() -> bool:

@@ -16,7 +16,14 @@ from passes import bind_graph, propagate_shapes
 from passes.torch_internals import compiler_errors, in_backward_pass, written_tensors
 
 ROOT = Path(__file__).parents[2]
-PRIVATE = ("torch._dynamo", "torch._inductor", "torch._subclasses", "torch._C", "torch.utils._device")
+PRIVATE = (
+    "torch._dynamo",
+    "torch._functorch",
+    "torch._inductor",
+    "torch._subclasses",
+    "torch._C",
+    "torch.utils._device",
+)
 
 
 def modules_used(path: Path) -> Iterator[str]:
