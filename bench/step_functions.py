@@ -45,7 +45,7 @@ class Steps:
 
     @property
     def uncompiled(self) -> list[str]:
-        """The net's modes that run uncompiled: where the compiler fails, they go on without it."""
+        """Names of the net's modes that run uncompiled, on request or because their compilation failed."""
         return uncompiled(self.net)
 
 
@@ -109,7 +109,7 @@ def capture_all(whole: TrainStep, functions: Sequence[Step]) -> None:
 
 
 def uncompiled(net: LowModeModel) -> list[str]:
-    """Names of the modes that run uncompiled, as was asked for or as the compiler failed."""
+    """Names of the modes that run uncompiled, on request or because their compilation failed."""
     return [str(mode) for mode in net._runner.uncompiled]
 
 

@@ -40,7 +40,7 @@ def compiler_errors() -> tuple[type[Exception], ...]:
 
 
 def compiler_complaint(error: Exception) -> str:
-    """What one of ``compiler_errors`` complains of, in one line: the error that it holds, with its type."""
+    """The cause of one of ``compiler_errors``, in one line: the innermost error, with its type."""
     while isinstance(below := getattr(error, "inner_exception", None), Exception):
         error = below
     said = first_line(error)
@@ -48,13 +48,13 @@ def compiler_complaint(error: Exception) -> str:
 
 
 def can_compile(compiler: Callable[[Any], Callable[..., Any]], device: torch.device) -> bool:
-    """Whether a ``torch.compile`` with its options compiles the simplest of functions for a device."""
+    """Whether ``compiler``, a ``torch.compile`` with its options, can compile a trivial function for a device."""
 
-    def simplest(values: Tensor) -> Tensor:
+    def trivial(values: Tensor) -> Tensor:
         return values + 1
 
     try:
-        compiler(simplest)(torch.zeros(2, device=device))
+        compiler(trivial)(torch.zeros(2, device=device))
     except compiler_errors():
         return False
     return True
@@ -178,7 +178,7 @@ def hooks_guarded() -> Iterator[None]:
 
 @contextlib.contextmanager
 def backward_compiled_at_once() -> Iterator[None]:
-    """Inside, what can't be compiled of a backward pass is told by the forward, which can still run without it."""
+    """Inside, backward passes are compiled with their forwards, so that their errors come while a fallback can run."""
     config: Any = torch._functorch.config
     before = config.force_non_lazy_backward_lowering
     config.force_non_lazy_backward_lowering = True
@@ -186,6 +186,15 @@ def backward_compiled_at_once() -> Iterator[None]:
         yield
     finally:
         config.force_non_lazy_backward_lowering = before
+
+
+def end_allocation_to(pool: Any) -> None:
+    """Stop the current CUDA device from allocating in a pool of CUDA graphs, as a capture does at its end.
+
+    Raises:
+        RuntimeError: The device does not allocate in this pool.
+    """
+    torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
 
 
 def frames_are_compiled() -> bool:

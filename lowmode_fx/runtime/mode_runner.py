@@ -31,8 +31,8 @@ class ModeRunner:
     """Runs the modes of a ladder, through ``torch.compile`` where ``compile_options`` are given.
 
     Each is compiled for the first input shapes that it sees; other shapes (a ragged last batch) run uncompiled, so that
-    nothing is ever compiled twice, unless the model is changed: that is told, and bounded. A mode that the compiler
-    fails in runs uncompiled from then on, which is told once.
+    nothing is ever compiled twice, unless the model is changed: that is told, and bounded. A mode whose
+    compilation fails runs uncompiled from then on, with one warning.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class ModeRunner:
 
     @property
     def uncompiled(self) -> tuple[Mode, ...]:
-        """The modes that run uncompiled, as was asked for or as the compiler failed."""
+        """The modes that run uncompiled, on request or because their compilation failed."""
         return tuple(mode for mode in self.networks if mode not in self.compiled)
 
     def compile_like(self, compiler: Compiler | None) -> None:
-        """Compile each mode as ``compiler`` does, a user's own ``torch.compile`` maybe; the first one stays."""
+        """Compile every mode with ``compiler``, unless a compiler was given before."""
         if compiler is not None and self._compiler is None:
             self._compiler = compiler
             self.compiled = {mode: each.compile(compiler) for mode, each in self.networks.items()}
@@ -85,11 +85,11 @@ class ModeRunner:
             with hooks_guarded(), backward_compiled_at_once():
                 return self._recompilations.run(mode, compiled, args, kwargs)
         except compiler_errors() as error:
-            self._run_uncompiled(mode, error, {leaf.device for leaf in leaves})
+            self._stop_compiling(mode, error, {leaf.device for leaf in leaves})
             return self.networks[mode](*args, **kwargs)
 
-    def _run_uncompiled(self, mode: Mode, error: Exception, devices: set[torch.device]) -> None:
-        """From now on ``mode`` does; and every other one, where the compiler fails whatever it is given."""
+    def _stop_compiling(self, mode: Mode, error: Exception, devices: set[torch.device]) -> None:
+        """Run ``mode`` uncompiled from now on; all modes, if the compiler can't compile anything on these devices."""
         cause = compiler_complaint(error)
         if self._compiler is not None and all(can_compile(self._compiler, device) for device in devices):
             del self.compiled[mode]
@@ -98,6 +98,6 @@ class ModeRunner:
             self.compiled = {}
             what = "torch.compile does not work here, so all modes run uncompiled"
         warnings.warn(
-            f"{what}, slower and no less right: {cause}; compile=False has all modes so, without a warning",
+            f"{what}, slower and no less right: {cause}; compile=False runs all modes so, without a warning",
             stacklevel=4,
         )

@@ -48,7 +48,8 @@ class LowModeModel(ModelView):
             and the image size shows the mode of a batch (``last_mode``).
         compile: Compile every mode with ``torch.compile(dynamic=False)`` for the first input shape that it sees. Other
             shapes (a ragged last batch) run uncompiled, which avoids recompilation. ``torch.compile(net)`` does the
-            same with its own options. Without a working compiler all modes run uncompiled, with a warning.
+            same with its own options. A mode whose compilation fails runs uncompiled, with a warning; without a working
+            compiler all modes do.
         compile_options: More keywords for ``torch.compile``.
 
     Attributes:

@@ -67,10 +67,10 @@ def test_one_mode_runs_uncompiled_and_the_others_do_not() -> None:
     net, plain = make(backend), make(None, compile=False)
     assert told(lambda: every_mode(net)) == [
         "torch.compile failed in larger-mode, so this mode runs uncompiled, slower and no less right: ValueError: the "
-        "argument '-2 + ((0))' is not comparable; compile=False has all modes so, without a warning"
+        "argument '-2 + ((0))' is not comparable; compile=False runs all modes so, without a warning"
     ]
     assert net._runner.uncompiled == (Mode("larger"),)
-    assert backend.tried == 3 + 1  # each mode once, and the simplest function
+    assert backend.tried == 3 + 1  # each mode once, and a trivial function
     for mode in net.modes:
         assert torch.equal(net.run(mode, IMAGES), plain.run(mode, IMAGES))
 

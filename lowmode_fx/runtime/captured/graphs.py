@@ -10,6 +10,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from passes.torch_internals import end_allocation_to
+
 Result = TypeVar("Result")
 _SYNC = "called a synchronizing CUDA operation"
 _EMPTY = "CUDA Graph is empty"
@@ -95,7 +97,7 @@ class CudaGraphs:
     def _recover(self, generators: Iterable[torch.Generator]) -> None:
         """Undo what a failed recording leaves: torch still treats it as running, and draws no numbers outside."""
         with contextlib.suppress(RuntimeError):  # if the capture itself ended properly
-            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+            end_allocation_to(self._pool)
         self._pool = torch.cuda.graph_pool_handle()
         graph: Any = torch.cuda.CUDAGraph()
         for generator in generators:
