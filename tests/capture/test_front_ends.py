@@ -131,7 +131,7 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("front_end", ["auto", "live"])
 def test_images_of_other_channels_than_the_model_takes(front_end: Any) -> None:
-    with pytest.raises(TraceError, match=r"the images have 5 channels, the model takes 3: build it with in_chans=5$"):
+    with pytest.raises(TraceError, match=r"images have 5 channels, but the model takes 3; build the model with in_chans=5$"):
         build_pair(Tiny(), torch.zeros(2, 5, 16, 16), front_end=front_end)
 
 
