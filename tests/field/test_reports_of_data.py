@@ -147,7 +147,7 @@ def test_fewer_outputs_than_classes() -> None:
 
 def test_other_channels_than_the_models() -> None:
     """torchgeo/torchgeo#3279, open-mmlab/mmsegmentation#2351: bands that the first convolution does not take."""
-    told = "the images have 12 channels, the model takes 3: build it with in_chans=12$"
+    told = "images have 12 channels, but the model takes 3; build the model with in_chans=12$"
     with pytest.raises(ValueError, match=told):
         build_pair(timm.create_model("resnet10t"), torch.zeros(2, 12, 64, 64))
     build_pair(timm.create_model("resnet10t", in_chans=12), torch.zeros(2, 12, 64, 64))

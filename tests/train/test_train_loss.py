@@ -172,6 +172,6 @@ def test_class_weights_are_one_for_each_class() -> None:
 
 
 def test_images_with_other_channels_than_the_model_takes() -> None:
-    told = r"^the images have 3 channels, the model takes 12: build it with in_chans=3$"
+    told = r"^images have 3 channels, but the model takes 12; build the model with in_chans=3$"
     with pytest.raises(ValueError, match=told):
         train(tiny_model(in_chans=12), digits(), quick_settings(epochs=1), quiet=True)
