@@ -12,8 +12,8 @@ class Mode:
     ``Mode.FULL``. In a longer ladder low modes are named after their ratios (``r2``, ``r4/3``), and the last mode is
     ``Mode.FULL``.
 
-    Args:
-        name: Name of the mode.
+    Attributes:
+        value: Name of the mode.
 
     Raises:
         ValueError: The name is empty.

@@ -213,7 +213,7 @@ def test_another_call_is_refused(args: Any, kwargs: Any, shown: str, example: An
         flatten(Classifier(), example, *args, **kwargs)
     built = "(tensor, tensor)" if isinstance(example, tuple) else "(pixel_values=tensor, labels=tensor)"
     assert str(error.value) == (
-        f"Classifier is called with {shown}, and its modes were built for {built}; build them with an example of this "
+        f"Classifier is called with {shown}, but its modes were built for {built}; build them with an example of this "
         "call"
     )
 
@@ -235,7 +235,7 @@ def test_a_default_that_is_a_tensor_is_the_default_alone() -> None:
     inputs, _ = model_inputs(model, IMAGES)
     assert [leaf.name for leaf in inputs.leaves] == ["x"]
     assert inputs.flatten(model, (IMAGES, default), {})[0] is IMAGES
-    with pytest.raises(ValueError, match=r"is called with \(tensor, tensor\), and its modes were built for \(tensor\)"):
+    with pytest.raises(ValueError, match=r"is called with \(tensor, tensor\), but its modes were built for \(tensor\)"):
         inputs.flatten(model, (IMAGES, torch.zeros(1)), {})
 
 
@@ -263,7 +263,7 @@ def test_decorators_that_keep_the_signature_and_others() -> None:
     # Without a signature, a call is known as it is written.
     assert flatten(Takes(bare), both, x=IMAGES, y=LABELS)[0] is LABELS
     with pytest.raises(
-        ValueError, match=r"called with \(tensor, tensor\), and its modes were built for \(y=tensor, x="
+        ValueError, match=r"called with \(tensor, tensor\), but its modes were built for \(y=tensor, x="
     ):
         flatten(Takes(bare), both, IMAGES, LABELS)
 
@@ -293,51 +293,52 @@ def refusal(model: nn.Module, example: Any, said: Any = None) -> str:
     ("forward", "example", "said", "message"),
     [
         (lambda left, right: left, (IMAGES, OTHERS), None,
-         "which of 'left', 'right' are images that low-mode makes smaller? say so: images='left', or images=('left', "
+         "the images are ambiguous: 'left', 'right'; give those to downsample, as images='left' or images=('left', "
          "'right')"),
         (lambda *args: args, (IMAGES, OTHERS), None,
-         "which of 'args.0', 'args.1' are images that low-mode makes smaller? say so: images='args.0', or "
+         "the images are ambiguous: 'args.0', 'args.1'; give those to downsample, as images='args.0' or "
          "images=('args.0', 'args.1')"),
         (lambda batch: batch, ({"image": IMAGES, "mask": OTHERS},), None,
-         "which of 'batch.image', 'batch.mask' are images that low-mode makes smaller? say so: images='batch.image', "
+         "the images are ambiguous: 'batch.image', 'batch.mask'; give those to downsample, as images='batch.image' "
          "or images=('batch.image', 'batch.mask')"),
         (lambda batch: batch, ({"image": IMAGES, "mask": OTHERS},), "batch",
-         "which of 'batch.image', 'batch.mask' are images that low-mode makes smaller? say so: images='batch.image', "
+         "the images are ambiguous: 'batch.image', 'batch.mask'; give those to downsample, as images='batch.image' "
          "or images=('batch.image', 'batch.mask')"),
-        (lambda x, y: x, (IMAGES, LABELS), "z", "images='z' is no tensor of the example; it has x, y"),
-        (lambda x, y: x, (IMAGES, LABELS), 2, "images=2 is no tensor of the example; it has x, y"),
-        (lambda x, y: x, (IMAGES, LABELS), True, "images=True is no tensor of the example; it has x, y"),
+        (lambda x, y: x, (IMAGES, LABELS), "z", "images='z' is not a tensor of the example; give one of x, y"),
+        (lambda x, y: x, (IMAGES, LABELS), 2, "images=2 is not a tensor of the example; give one of x, y"),
+        (lambda x, y: x, (IMAGES, LABELS), True, "images=True is not a tensor of the example; give one of x, y"),
         (lambda x, y: x, (IMAGES, LABELS), "y",
          "images='y' holds (2,) of torch.int64; give one that holds a float tensor (N, C, *S)"),
         (lambda x, y: x, (IMAGES, LABELS), (),
-         "images=() names nothing; give the arguments that hold images, by name or place"),
+         "images=() is empty; give the arguments that hold images, by name or position"),
         (lambda x: x, IMAGES.to(torch.uint8), None,
-         "x is (2, 3, 16, 16) of torch.uint8, and images are of a floating dtype; scale them first, as "
+         "x is (2, 3, 16, 16) of torch.uint8, but images need a floating dtype; scale them first, as "
          "images.float() / 255"),
         (lambda x, boxes: x, (IMAGES.long(), torch.ones(2, 7, 4)), None,
-         "x is (2, 3, 16, 16) of torch.int64, and images are of a floating dtype; scale them first, as "
-         "images.float() / 255, or say which are images: images='boxes'"),
+         "x is (2, 3, 16, 16) of torch.int64, but images need a floating dtype; scale them first, as "
+         "images.float() / 255, or give the images: images='boxes'"),
         (lambda x: x, torch.ones(2, 3), None,
          "example_input is (2, 3) of torch.float32; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, "
-         "224), or hold one: a tuple or a mapping of what forward takes"),
+         "224), or a tuple or mapping of forward's arguments that holds one"),
         (lambda x: x, None, None,
-         "example_input is no tensor; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or hold "
-         "one: a tuple or a mapping of what forward takes"),
+         "example_input is no tensor; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or "
+         "a tuple or mapping of forward's arguments that holds one"),
         (lambda x: x, torch.ones(0, 3, 16, 16), None,
          "example_input is (0, 3, 16, 16) of torch.float32; give a float tensor (N, C, *S), as torch.randn(2, "
-         "3, 224, 224), or hold one: a tuple or a mapping of what forward takes"),
+         "3, 224, 224), or a tuple or mapping of forward's arguments that holds one"),
         (lambda x, y, *, scale=1.0: x, IMAGES, None,
-         "Takes.forward(x, y, *, scale=1.0) can't be called so: missing a required argument: 'y'; give all that it "
-         "takes, as a tuple or as a mapping of keywords, or give the part that takes images alone as submodule="),
+         "Takes.forward(x, y, *, scale=1.0) does not take these arguments: missing a required argument: 'y'; "
+         "give all arguments, as a tuple or as a mapping of keywords, or give the part that takes only images as "
+         "submodule="),
         (lambda batch: batch, {"image": IMAGES, "label": LABELS}, None,
-         "Takes.forward(batch) can't be called so: missing a required argument: 'batch'; give all that it takes, as a "
-         "tuple or as a mapping of keywords, in a tuple of one where forward takes the mapping itself, or give the "
-         "part that takes images alone as submodule="),
+         "Takes.forward(batch) does not take these arguments: missing a required argument: 'batch'; give all "
+         "arguments, as a tuple or as a mapping of keywords, in a tuple of one if forward takes the mapping itself, or "
+         "give the part that takes only images as submodule="),
         (lambda x, targets: x, (IMAGES, Targets(OTHERS, 3)), None,
-         "targets is of type Targets, in which tensors can't be told; give a tensor, or a tuple, list or dictionary "
+         "targets is of type Targets, which may hide tensors; give a tensor, or a tuple, list or dictionary "
          "of tensors, or register the class: torch.export.register_dataclass(Targets)"),
         (lambda x, y: x, (IMAGES, {"y": np.ones(3)}), None,
-         "y.y is of type ndarray, in which tensors can't be told; give a tensor, or a tuple, list or dictionary of "
+         "y.y is of type ndarray, which may hide tensors; give a tensor, or a tuple, list or dictionary of "
          "tensors, or register the class: torch.export.register_dataclass(ndarray)"),
     ],
 )  # fmt: skip
@@ -348,14 +349,14 @@ def test_refusals(forward: Callable[..., Any], example: Any, said: Any, message:
 @pytest.mark.parametrize(("shape", "order"), [((2, 224, 224, 3), "0, 3, 1, 2"), ((1, 8, 4, 3), "0, 3, 1, 2")])
 def test_images_with_channels_last_are_refused(shape: tuple[int, ...], order: str) -> None:
     assert refusal(Takes(lambda x: x), torch.zeros(shape)) == (
-        f"x is {shape}, and the first convolution takes 3 channels: channels seem to be last; low-mode takes images "
-        f"(N, C, *S), as images.permute({order}) of yours"
+        f"x is {shape}, but the first convolution takes 3 channels: channels seem to be last; give images "
+        f"(N, C, *S), as images.permute({order})"
     )
 
 
 def test_channels_of_other_dimensions() -> None:
     volume = nn.Sequential(nn.Conv3d(1, 4, 3))
-    assert "as images.permute(0, 4, 1, 2, 3) of yours" in refusal(volume, torch.zeros(2, 8, 8, 8, 1))
+    assert "as images.permute(0, 4, 1, 2, 3)" in refusal(volume, torch.zeros(2, 8, 8, 8, 1))
 
 
 @pytest.mark.parametrize(
@@ -375,7 +376,7 @@ def test_what_only_looks_like_channels_last_is_taken(model: nn.Module, shape: tu
 def test_images_outside_a_batch_are_refused() -> None:
     model = Takes(lambda images: images)
     assert refusal(model, ([IMAGES[0], IMAGES[1]],)) == (
-        "images.0 is (3, 16, 16), an image that is not in a batch; low-mode takes images (N, C, *S): give the part of "
+        "images.0 is (3, 16, 16), an image without a batch; low-mode needs images (N, C, *S): give the part of "
         "the model that takes batches as submodule="
     )
     # A tensor of its own may be a batch of spectrograms, to which the model gives its channel.

@@ -52,7 +52,7 @@ def test_a_difference_of_the_backward_pass_is_followed_to_the_source() -> None:
         node.replace_all_uses_with(detached)
         detached.args = (node,)
 
-    assert changed(Small(), change).difference == "gradient['stem.weight']: in the model alone"
+    assert changed(Small(), change).difference == "gradient['stem.weight']: in the model only"
 
 
 def test_what_nobody_uses_and_the_order_of_what_does_not_matter_are_no_difference() -> None:
@@ -108,7 +108,7 @@ def test_a_draw_that_nobody_uses_is_a_difference() -> None:
         with graph.inserting_after(node):
             graph.call_function(torch.rand_like, (node,))
 
-    assert changed(Small(), change).difference == 'draws["torch\'s generator"]: in the graph alone'
+    assert changed(Small(), change).difference == 'draws["torch\'s generator"]: in the graph only'
 
 
 def test_work_done_twice_is_a_difference() -> None:
@@ -162,7 +162,7 @@ def test_a_graph_is_held_against_its_model_at_other_sizes_too() -> None:
     assert prove(model, by_fx, (IMAGES,), at=[((smaller,), {})]).holds
     assert prove(model, by_export, (IMAGES,)).holds
     proof = prove(model, by_export, (IMAGES,), at=[((smaller,), {})])
-    assert proof.difference.startswith("the graph fails, the model doesn't: ")
+    assert proof.difference.startswith("the graph fails, but not the model: ")
 
 
 class PartOfTheBatch(Small):
@@ -214,7 +214,7 @@ def test_what_is_computed_of_constants_alone_is_a_constant(front_end: Any) -> No
     assert prove(model, graph, (IMAGES,)).holds
     model.numbers[1] = 1.25
     proof = prove(model, graph, (IMAGES,))
-    assert proof.difference == "output: a constant in the model, another one in the graph"
+    assert proof.difference == "output: a constant in the model, a different one in the graph"
 
 
 def test_a_size_that_neither_takes_is_no_difference() -> None:
@@ -275,7 +275,7 @@ def test_models_without_fakes_are_not_provable() -> None:
     )
     lazy = nn.Sequential(nn.LazyConv2d(4, 3))
     assert prove(lazy, graph, (IMAGES,)).difference == (
-        "not provable: the model's lazy layers have no weights yet; run one forward first"
+        "not provable: the model has lazy layers without weights; run one forward first"
     )
     model = Small()
     model.rows = (each for each in "abc")
@@ -294,5 +294,5 @@ def test_parameters_that_the_model_does_not_hold_are_not_provable() -> None:
     model = Loose()
     graph = traced(Small(), IMAGES, "fx").graph_module
     proof = prove(model, graph, (IMAGES,))
-    assert proof.difference.startswith("not provable: a tensor of (4, 1, 1) is read by another way")
+    assert proof.difference.startswith("not provable: a tensor of (4, 1, 1) is not read from")
     assert loose.grad is None

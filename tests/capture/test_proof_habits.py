@@ -57,14 +57,14 @@ def habit(words: str, **options: Any) -> Callable[[Any], Any]:
 # -- contexts --------------------------------------------------------------------------------------------------------
 
 
-@habit("gradient['stem.weight']: in the graph alone")
+@habit("gradient['stem.weight']: in the graph only")
 class FrozenUnderNoGrad(Small):
     def features(self, images: Tensor) -> Tensor:
         with torch.no_grad():
             return super().features(images)
 
 
-@habit("gradient['stem.weight']: in the graph alone")
+@habit("gradient['stem.weight']: in the graph only")
 class DecoratedWithNoGrad(Small):
     @torch.no_grad()
     def trunk(self, images: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class DecoratedWithNoGrad(Small):
         return self.head(self.norm(self.body(self.trunk(images))).mean((2, 3)))
 
 
-@habit("gradient['stem.weight']: in the graph alone")
+@habit("gradient['stem.weight']: in the graph only")
 class GradModeByFlag(Small):
     def features(self, images: Tensor) -> Tensor:
         with torch.set_grad_enabled(False):
@@ -82,7 +82,7 @@ class GradModeByFlag(Small):
         return self.norm(self.body(maps)).mean((2, 3))
 
 
-@habit("gradient['stem.weight']: in the graph alone")
+@habit("gradient['stem.weight']: in the graph only")
 class GradModeSwitchedOffAndOn(Small):
     def features(self, images: Tensor) -> Tensor:
         torch.set_grad_enabled(False)
@@ -206,32 +206,32 @@ class GradientClippedByHook(Small):
 # -- draws -----------------------------------------------------------------------------------------------------------
 
 
-@habit("Python's generator: left otherwise")
+@habit("Python's generator: the state after the step differs")
 class CoinNobodyUses(Small):
     def between(self, maps: Tensor) -> Tensor:
         random.random()
         return maps
 
 
-@habit("Python's generator: left otherwise")
+@habit("Python's generator: the state after the step differs")
 class FactorOfPython(Small):
     def between(self, maps: Tensor) -> Tensor:
         return maps * random.uniform(0.5, 1.5)
 
 
-@habit("numpy's generator: left otherwise")
+@habit("numpy's generator: the state after the step differs")
 class CoinOfNumpy(Small):
     def between(self, maps: Tensor) -> Tensor:
         return maps * 1.5 if np.random.rand() < -1 else maps
 
 
-@habit("not provable: aten._local_scalar_dense.default asks for a value (line")
+@habit("not provable: aten._local_scalar_dense.default reads a value (line")
 class CoinOfTorch(Small):
     def between(self, maps: Tensor) -> Tensor:
         return maps * 0.5 if torch.rand(1).item() < 0.5 else maps
 
 
-@habit("not provable: aten._local_scalar_dense.default asks for a value (line")
+@habit("not provable: aten._local_scalar_dense.default reads a value (line")
 class CoinOfADistribution(Small):
     def between(self, maps: Tensor) -> Tensor:
         return maps * 0.5 if bool(torch.distributions.Bernoulli(0.5).sample()) else maps
@@ -318,7 +318,7 @@ class Reassigned(Centred):
         self.centre = 0.9 * self.centre + 0.1 * mean
 
 
-@habit("read by another way than the model's registries", alike=True)
+@habit("is not read from the model's registries", alike=True)
 class ReadThroughAView(Small):
     """The view is made once, and stays with the memory that ``.to()`` gives up."""
 
@@ -341,7 +341,7 @@ class CountedInABuffer(Small):
         return maps / (self.steps + 1)
 
 
-@habit("late: in the model alone")
+@habit("late: in the model only")
 class MadeInTheFirstForward(Small):
     def between(self, maps: Tensor) -> Tensor:
         if not hasattr(self, "late"):
@@ -349,7 +349,7 @@ class MadeInTheFirstForward(Small):
         return maps
 
 
-@habit("centre: requires a gradient in the graph alone", alike=True)
+@habit("centre: requires a gradient in the graph only", alike=True)
 class KeptUnderNoGrad(Centred):
     """The graph's buffer holds on to each step's whole tape."""
 
@@ -402,14 +402,14 @@ class NumberedForwards(Stateful):
         return maps * self.count
 
 
-@habit("recent[1]: in the model alone")
+@habit("recent[1]: in the model only")
 class RecentInADeque(Stateful):
     def between(self, maps: Tensor) -> Tensor:
         self.recent.append(len(self.recent))
         return maps
 
 
-@habit("tally['forward']: in the model alone")
+@habit("tally['forward']: in the model only")
 class TalliedByName(Stateful):
     def between(self, maps: Tensor) -> Tensor:
         self.tally["forward"] += 1
@@ -431,21 +431,21 @@ class CountedOnTheClass(Small):
         return maps
 
 
-@habit("test_proof_habits.SEEN[0]: in the model alone")
+@habit("test_proof_habits.SEEN[0]: in the model only")
 class ListedInTheFile(Small):
     def between(self, maps: Tensor) -> Tensor:
         SEEN.append(1)
         return maps
 
 
-@habit("penalty: in the model alone")
+@habit("penalty: in the model only")
 class PenaltyLeftOnTheModel(Small):
     def between(self, maps: Tensor) -> Tensor:
         self.penalty = self.body.weight.square().sum()
         return maps
 
 
-@habit("side: in the model alone")
+@habit("side: in the model only")
 class ShapeRemembered(Small):
     def between(self, maps: Tensor) -> Tensor:
         self.side = maps.shape[2]
@@ -478,7 +478,7 @@ class NumberFromABuffer(Small):
         return maps * int(self.depth)
 
 
-@habit("values: the model asks for that of depth", alike=True)
+@habit("values: the model reads that of depth", alike=True)
 class NumberAskedFor(Small):
     """Right until ``load_state_dict``."""
 
@@ -503,7 +503,7 @@ class RenormedThroughData(Small):
         return maps
 
 
-@habit("the graph fails, the model doesn't")
+@habit("the graph fails, but not the model")
 class RenormedByCopy(Small):
     def between(self, maps: Tensor) -> Tensor:
         with torch.no_grad():
@@ -511,7 +511,7 @@ class RenormedByCopy(Small):
         return maps
 
 
-@habit("the graph fails, the model doesn't")
+@habit("the graph fails, but not the model")
 class ClampedInPlace(Small):
     def between(self, maps: Tensor) -> Tensor:
         with torch.no_grad():
@@ -555,7 +555,7 @@ def hook_that_only_looks() -> nn.Module:
     return model
 
 
-@habit("kept[0]: in the model alone", alike=True)
+@habit("kept[0]: in the model only", alike=True)
 def features_kept_by_a_hook() -> nn.Module:
     model, kept = Small(), []
     model.body.register_forward_hook(lambda module, args, output: kept.append(output))

@@ -217,12 +217,12 @@ def test_a_graph_is_for_the_examples_call_and_the_model_itself_for_any() -> None
         LowModeModel(build_pair(model, example, front_end=name), BernoulliSchedule(1.0), compile=False).train()
         for name in ("fx", "auto")
     )
-    with pytest.raises(ValueError, match=r"^Classifier is called with \(tensor\), and its modes were built for"):
+    with pytest.raises(ValueError, match=r"^Classifier is called with \(tensor\), but its modes were built for"):
         by_graph(IMAGES)
     assert list(live(IMAGES)) == ["logits"]
     assert torch.equal(live(IMAGES)["logits"], live(**example)["logits"])
     with pytest.raises(
-        ValueError, match=r"^more is \(4, 3, 16, 16\), as large as the images .* build the modes with an"
+        ValueError, match=r"^more has shape \(4, 3, 16, 16\), as large as the images .* build the modes with an"
     ):
         live(IMAGES, more=IMAGES)
 
@@ -314,7 +314,7 @@ def test_images_are_told_from_other_maps_that_come_before_them(shape: tuple[int,
             return self.logits(F.pixel_shuffle(pixels, 4))
 
     model, prior = Head(), torch.rand(shape)
-    with pytest.raises(ValueError, match=r"fc takes a flattened map of fixed size .* set adapt_head=True"):
+    with pytest.raises(ValueError, match=r"fc needs a flattened map of fixed size .* set adapt_head=True"):
         build_pair(model, (prior, IMAGES), images="x")
     pair = build_pair(model, (prior, IMAGES), LowModeConfig(adapt_head=True), images="x")
     net, twin = LowModeModel(pair, BernoulliSchedule(1.0), compile=False).train(), low_twin(model)

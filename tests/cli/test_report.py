@@ -364,7 +364,7 @@ def test_a_ladder_of_one_low_mode_is_a_pair(nets: str, capsys: pytest.CaptureFix
         ({"preset": "article"}, "preset='article' is unknown; give 'paper'"),
         (
             {"ratio": 1},
-            "ratio=1 leaves images as they are; give one above 1 on some side",
+            "ratio=1 leaves images as they are; give one above 1 for some side",
         ),
         (
             {"input_size": "16x"},

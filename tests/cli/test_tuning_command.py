@@ -19,7 +19,7 @@ MODEL = "training:tiny_model"
 def test_tune_writes_what_train_takes(run: Run, tmp_path: Path) -> None:
     status, out, _ = run("tune", MODEL, *DATA, "--epochs", "10", "--ratios", "2", "--modes", "2", "--measure", "macs")
     assert status == 0
-    assert "r = 2, kernels kept" in out and "in trial runs gained" in out
+    assert "r = 2, kernels kept" in out and "in trial runs its gain was" in out
     tuned = json.loads((tmp_path / "tuned.json").read_text())
     command = next(line for line in out.splitlines() if line.startswith("train with it: lowmode-fx "))
     assert "--image-size 8" in command and command.endswith("--tuned tuned.json")
@@ -105,7 +105,7 @@ def test_train_with_a_schedule_that_measures(run: Run, tmp_path: Path) -> None:
         ),
         (
             ("tune", MODEL, *DATA, "--ratios", "2,x"),
-            "--ratios 'x' is no ratio; give numbers from 1 to 4, as in 2,4/3",
+            "--ratios 'x' is not a ratio; give numbers from 1 to 4, as in 2,4/3",
         ),
         (("tune", MODEL, *DATA, "--ratios", "9"), "--ratios 9 is out of range; give numbers from 1 to 4, as in 2,4/3"),
         (

@@ -91,7 +91,7 @@ class UNet(nn.Module):
 def test_a_u_net_on_sides_that_halve_too_rarely() -> None:
     """qubvel-org/segmentation_models.pytorch#617, #548, #421: maps that do not meet, told in a decoder's depth."""
     images = torch.randn(2, 3, 40, 40)  # halves three times; 20 does not
-    with pytest.raises(PassError, match=r"can't take 20×20 .*nearest that it takes are 16×16 and 24×24: set size_mul"):
+    with pytest.raises(PassError, match=r"can't take 20×20 .*nearest sizes that it takes are 16×16 and 24×24: set size_mul"):
         build_pair(UNet(), images, LowModeConfig(restore_output=True))
     net = net_of(UNet(), images, LowModeConfig(restore_output=True, size_multiple=8))
     assert net.run(Mode.LOW, images).shape == net.run(Mode.FULL, images).shape == (2, 2, 40, 40)
@@ -123,7 +123,7 @@ LINE = nn.Sequential(
 def test_images_with_a_short_side(model: nn.Module, shape: tuple[int, ...]) -> None:
     """Electrodes by time, lines of text: the short side is no side of an image. (Two of many; no single report.)"""
     images = torch.randn(shape)
-    with pytest.raises(PassError, match=r"its short side can stay whole: set ratio=\(1, 2\)"):
+    with pytest.raises(PassError, match=r"set ratio=\(1, 2\) to keep its short side"):
         build_pair(model, images)
     net = net_of(copy.deepcopy(model), images, LowModeConfig(ratio=(1, 2)))
     assert net.ladder.report.low_input_shape == (*shape[:3], shape[3] // 2)

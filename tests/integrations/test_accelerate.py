@@ -134,7 +134,7 @@ def test_each_mode_is_compiled_once() -> None:
 
 def test_what_is_missing_is_told() -> None:
     accelerator = Accelerator(cpu=True)
-    with pytest.raises(ValueError, match=r"no optimizer among what is to be prepared \(LowModeModel\); give net and"):
+    with pytest.raises(ValueError, match=r"prepare got no optimizer: LowModeModel; give net and"):
         prepare(accelerator, make())
     with pytest.raises(ValueError, match="Sequential holds no LowModeModel"):
         prepare(accelerator, network(), sgd(network()))

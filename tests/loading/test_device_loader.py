@@ -273,23 +273,23 @@ def test_maps_as_labels_move_with_nothing() -> None:
     images, _ = image_set(4)
     maps = torch.zeros(4, 6, 5)
     assert next(iter(DeviceLoader(images, maps, 2)))[1].shape == (2, 6, 5)
-    with pytest.raises(ValueError, match=r"labels have shape \(4, 6, 5\), and would not be cropped and mirrored with"):
+    with pytest.raises(ValueError, match=r"labels have shape \(4, 6, 5\) but are not cropped and flipped with"):
         DeviceLoader(images, maps, 2, augmentation=CROPS)
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"images": torch.zeros(24, 3, 6, 5)}, TypeError, "images have dtype torch.float32; give the bytes as they"),
+        ({"images": torch.zeros(24, 3, 6, 5)}, TypeError, "images have dtype torch.float32; give the decoded bytes"),
         ({"images": np.zeros((24, 3, 6, 5), np.uint8)}, TypeError, "images is of type ndarray; give a tensor"),
         ({"images": torch.zeros(24, 6, 5, dtype=torch.uint8)}, ValueError, "images have shape (24, 6, 5); give (N, C,"),
-        ({"labels": torch.zeros(23)}, ValueError, "24 images have 23 labels; give one each"),
-        ({"mean": (0.1, 0.2)}, ValueError, "mean has 2 values for 3 channels; give one a channel"),
+        ({"labels": torch.zeros(23)}, ValueError, "24 images have 23 labels; give one label per image"),
+        ({"mean": (0.1, 0.2)}, ValueError, "mean has 2 values for 3 channels; give one per channel"),
         ({"batch_size": 0}, ValueError, "batch_size=0 is too small; give an int of at least 1"),
         ({"batch_size": 25, "drop_last": True}, ValueError, "batch_size=25 is more than the 24 images; give a smaller"),
         ({"rank": 2, "world_size": 2}, ValueError, "rank=2 is out of range; give one below world_size=2"),
         ({"shuffle": 1}, TypeError, "shuffle=1 is of type int; give True or False"),
-        ({"net": net("device")}, ValueError, "the net downsamples on the device, and would do it twice; make it with"),
+        ({"net": net("device")}, ValueError, "net downsamples on the device too, so images would shrink twice; give"),
     ],
 )
 def test_what_is_refused(changes: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -74,7 +74,7 @@ def test_a_side_of_one() -> None:
     """A signal as an image of one row: its ratio is one a side, or the images stay whole."""
     row = nn.Sequential(nn.Conv2d(1, 4, (1, 5), padding=(0, 2)), nn.Conv2d(4, 4, (1, 7), padding=(0, 3)))
     images = torch.randn(2, 1, 1, 64)
-    with pytest.raises(ValueError, match=r"\(1, 64\); give ratio=\(1, 2\), one a side, or downsample_input=False"):
+    with pytest.raises(ValueError, match=r"\(1, 64\); give ratio=\(1, 2\), one per side, or downsample_input=False"):
         build_pair(row, images)
     pair = build_pair(row, images, LowModeConfig(ratio=(1, 2)))
     assert [(change.site, change.after) for change in pair.report.pooled] == [("1", "1×3")]
@@ -84,7 +84,7 @@ def test_a_side_of_one() -> None:
 def test_a_clip_of_one_frame() -> None:
     clip = nn.Sequential(nn.Conv3d(3, 4, (1, 3, 3)), nn.Conv3d(4, 4, 3, padding=1))
     images = torch.randn(2, 3, 1, 16, 16)
-    with pytest.raises(ValueError, match=r"; give ratio=\(1, 2, 2\), one a side, or"):
+    with pytest.raises(ValueError, match=r"; give ratio=\(1, 2, 2\), one per side, or"):
         build_pair(clip, images)
     pair = build_pair(clip, images, LowModeConfig(ratio=(1, 2, 2)))
     assert [(change.site, change.after) for change in pair.report.pooled] == [("1", "3×1×1")]
@@ -92,7 +92,7 @@ def test_a_clip_of_one_frame() -> None:
 
 
 def test_a_ratio_for_another_number_of_sides() -> None:
-    with pytest.raises(ValueError, match=r"^ratio=\(1, 2, 2\) is one for each of 3 sides, where there are 2; give"):
+    with pytest.raises(ValueError, match=r"^ratio=\(1, 2, 2\) has 3 sides, but there are 2; give"):
         build_pair(Tiny(), torch.zeros(IMAGES), LowModeConfig(ratio=(1, 2, 2)))
 
 

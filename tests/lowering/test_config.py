@@ -84,7 +84,7 @@ def test_lists_become_tuples() -> None:
 
 
 GLOBS = "a list of globs over module names"
-RATIOS = "give a number of at least 1, as 2, 4/3 or '4/3', or one a side, as (1, 2)"
+RATIOS = "give a number of at least 1, as 2, 4/3 or '4/3', or one per side, as (1, 2)"
 TRANSFORMS = "'avg', 'adaptive', 'center', 'linear', 'bicubic', 'pi_resize' or a function (kernel, size) → kernel"
 
 
@@ -93,21 +93,21 @@ TRANSFORMS = "'avg', 'adaptive', 'center', 'linear', 'bicubic', 'pi_resize' or a
     [
         (
             {"ratio": 1},
-            "ratio=1 leaves images as they are; give one above 1 on some side",
+            "ratio=1 leaves images as they are; give one above 1 for some side",
         ),
         (
             {"ratio": (1, 1)},
-            "ratio=(1, 1) leaves images as they are; give one above 1 on some side",
+            "ratio=(1, 1) leaves images as they are; give one above 1 for some side",
         ),
         ({"ratio": -2}, f"ratio=-2 is out of range; {RATIOS}"),
         ({"kernel_ratio": 0}, f"kernel_ratio=0 is out of range; {RATIOS}"),
         (
             {"kernel_ratio": 1.333},
-            "kernel_ratio=1.333 is no fraction with a denominator of up to 100; give the nearest, '4/3'",
+            "kernel_ratio=1.333 is not a fraction with a denominator of up to 100; give the nearest, '4/3'",
         ),
         (
             {"ratio": (1, 2), "kernel_ratio": (1, 2, 2)},
-            "kernel_ratio=(1, 2, 2) is for 3 sides, and ratio=(1, 2) for 2; give both for as many as the images have",
+            "kernel_ratio=(1, 2, 2) has 3 sides, but ratio=(1, 2) has 2; give both one value per side of the images",
         ),
         ({"size_multiple": 0}, "size_multiple=0 is too small; give an int of at least 1"),
         ({"rounding": "up"}, "rounding='up' is unknown; give 'ceil', 'floor' or 'cover'"),
@@ -131,14 +131,14 @@ TRANSFORMS = "'avg', 'adaptive', 'center', 'linear', 'bicubic', 'pi_resize' or a
             {"drop_maxpools": "first"},
             f"drop_maxpools='first' is unknown; give 'none', 'stem', 'all' or {GLOBS}, as in ['first']",
         ),
-        ({"strides": {"a": 0}}, "strides['a']=0 is out of range; give an int of at least 1, or one a side"),
-        ({"strides": {"a": True}}, "strides['a']=True is out of range; give an int of at least 1, or one a side"),
-        ({"strides": {"a": 1.0}}, "strides['a']=1.0 is out of range; give an int of at least 1, or one a side"),
-        ({"strides": {"a": ()}}, "strides['a']=() is out of range; give an int of at least 1, or one a side"),
-        ({"strides": {"a": "12"}}, "strides['a']='12' is out of range; give an int of at least 1, or one a side"),
+        ({"strides": {"a": 0}}, "strides['a']=0 is out of range; give an int of at least 1, or one per side"),
+        ({"strides": {"a": True}}, "strides['a']=True is out of range; give an int of at least 1, or one per side"),
+        ({"strides": {"a": 1.0}}, "strides['a']=1.0 is out of range; give an int of at least 1, or one per side"),
+        ({"strides": {"a": ()}}, "strides['a']=() is out of range; give an int of at least 1, or one per side"),
+        ({"strides": {"a": "12"}}, "strides['a']='12' is out of range; give an int of at least 1, or one per side"),
         (
             {"strides": {"b": 1, "a": (1, 0)}},
-            "strides['a']=(1, 0) is out of range; give an int of at least 1, or one a side",
+            "strides['a']=(1, 0) is out of range; give an int of at least 1, or one per side",
         ),
     ],
 )
@@ -153,11 +153,11 @@ def test_a_value_that_is_not_allowed(options: dict[str, Any], message: str) -> N
         ({"ratio": True}, f"ratio=True is of type bool; {RATIOS}"),
         ({"ratio": None}, f"ratio=None is of type NoneType; {RATIOS}"),
         ({"size_multiple": 32.0}, "size_multiple=32.0 is of type float; give an int of at least 1"),
-        ({"pool_convs": None}, f"pool_convs=None is no list of names; give {GLOBS}, as in ['layer4.*']"),
-        ({"pool_convs": {"a"}}, f"pool_convs={{'a'}} is no list of names; give {GLOBS}, as in ['layer4.*']"),
-        ({"keep_convs": [1]}, f"keep_convs=[1] is no list of names; give {GLOBS}, as in ['layer4.*']"),
-        ({"drop_maxpools": 3}, f"drop_maxpools=3 is no list of names; give {GLOBS}, as in ['layer4.*']"),
-        ({"strides": [("a", 1)]}, "strides=[('a', 1)] is no mapping; give strides by glob, as in {'conv1': 1}"),
+        ({"pool_convs": None}, f"pool_convs=None is not a list of names; give {GLOBS}, as in ['layer4.*']"),
+        ({"pool_convs": {"a"}}, f"pool_convs={{'a'}} is not a list of names; give {GLOBS}, as in ['layer4.*']"),
+        ({"keep_convs": [1]}, f"keep_convs=[1] is not a list of names; give {GLOBS}, as in ['layer4.*']"),
+        ({"drop_maxpools": 3}, f"drop_maxpools=3 is not a list of names; give {GLOBS}, as in ['layer4.*']"),
+        ({"strides": [("a", 1)]}, "strides=[('a', 1)] is not a mapping; give strides by glob, as in {'conv1': 1}"),
     ],
 )
 def test_a_value_of_the_wrong_type(options: dict[str, Any], message: str) -> None:
@@ -268,6 +268,6 @@ def test_a_function_is_allowed_but_cannot_be_saved() -> None:
     with pytest.raises(TypeError) as error:
         config.to_dict()
     assert str(error.value) == (
-        "kernel_transform is a function, which can't be saved; give one of 'avg', 'adaptive', 'center', 'linear', "
+        "kernel_transform is a function, which can't be serialised; give one of 'avg', 'adaptive', 'center', 'linear', "
         "'bicubic', 'pi_resize'"
     )

@@ -453,34 +453,34 @@ def test_methods_are_these() -> None:
         ((1, 3, 8, 8), {"ratio": True}, TypeError, "ratio=True is of type bool; give a number of at least 1, as 2"),
         (
             (1, 3, 8, 8), {"ratio": (2, 2, 2)}, ValueError,
-            "ratio=(2, 2, 2) is one for each of 3 sides, where there are 2; give one for all, or as many as there are",
+            "ratio=(2, 2, 2) has 3 sides, but there are 2; give one for all sides, or one per side",
         ),
         (
             (1, 3, 8, 4), {"ratio": 5}, ValueError,
-            "ratio=5 leaves nothing of images with sides (8, 4); give at most 4, the shortest side, or larger images, "
-            "or ratio=(5, 1), one a side, or downsample_input=False, which keeps them whole",
+            "ratio=5 is too large for images with sides (8, 4); give at most 4, the shortest side, or larger images, "
+            "or ratio=(5, 1), one per side, or downsample_input=False to keep them at full size",
         ),
         (
             (1, 3, 1, 128), {"ratio": 4 / 3}, ValueError,
-            "ratio='4/3' leaves nothing of images with sides (1, 128); give ratio=(1, '4/3'), one a side, or "
-            "downsample_input=False, which keeps them whole",
+            "ratio='4/3' is too large for images with sides (1, 128); give ratio=(1, '4/3'), one per side, or "
+            "downsample_input=False to keep them at full size",
         ),
         (
             (1, 3, 1, 1), {"ratio": 2}, ValueError,
-            "ratio=2 leaves nothing of images with sides (1, 1); give downsample_input=False, which keeps them whole",
+            "ratio=2 is too large for images with sides (1, 1); give downsample_input=False to keep them at full size",
         ),
         (
             (1, 3, 8, 8), {}, ValueError,
-            "ratio=None, sides=None is not one size; give one of them, as ratio=2 or sides=(112, 112)",
+            "ratio=None, sides=None must be one of the two; give either, as ratio=2 or sides=(112, 112)",
         ),
-        ((1, 3, 8, 8), {"ratio": 2, "sides": (4, 4)}, ValueError, "ratio=2, sides=(4, 4) is not one size; give one"),
+        ((1, 3, 8, 8), {"ratio": 2, "sides": (4, 4)}, ValueError, "ratio=2, sides=(4, 4) must be one of the two; give"),
         ((1, 3, 8, 8), {"sides": (4,)}, ValueError, "sides=(4,) is out of range; give 2 integers from 1 to (8, 8)"),
         ((1, 3, 8, 8), {"sides": (4, 9)}, ValueError, "sides=(4, 9) is out of range; give 2 integers from 1 to (8, 8)"),
         ((1, 3, 8, 8), {"sides": (0, 4)}, ValueError, "sides=(0, 4) is out of range; give 2 integers from 1 to (8, 8)"),
         ((1, 3, 8, 8), {"ratio": 2, "size_multiple": 0}, ValueError, "size_multiple=0 is out of range; give an int of"),
         (
             (1, 3, 32, 32), {"ratio": 2, "size_multiple": 32}, ValueError,
-            "size_multiple=32 leaves images with sides (32, 32) as they are, at ratio 2; give a smaller multiple, or",
+            "size_multiple=32 leaves images with sides (32, 32) as they are at ratio 2; give a smaller multiple, or",
         ),
         (
             (1, 3, 8, 8), {"ratio": 2, "method": "nearest"}, ValueError,
@@ -488,11 +488,11 @@ def test_methods_are_these() -> None:
         ),
         (
             (8, 8), {"ratio": 2}, ValueError,
-            "images of shape (8, 8) do not have spatial_dims=0; give (N, C, *spatial) with 1 to 3 spatial dimensions, "
-            "or (C, *spatial) and say how many, such as spatial_dims=2 for (C, H, W)",
+            "images of shape (8, 8) don't fit spatial_dims=0; give (N, C, *spatial) with 1 to 3 spatial dimensions, "
+            "or (C, *spatial) with spatial_dims, such as spatial_dims=2 for (C, H, W)",
         ),
-        ((8, 8), {"ratio": 2, "spatial_dims": 2}, ValueError, "images of shape (8, 8) do not have spatial_dims=2;"),
-        ((1, 3, 8, 8), {"ratio": 2, "spatial_dims": 1}, ValueError, "images of shape (1, 3, 8, 8) do not have spatial"),
+        ((8, 8), {"ratio": 2, "spatial_dims": 2}, ValueError, "images of shape (8, 8) don't fit spatial_dims=2;"),
+        ((1, 3, 8, 8), {"ratio": 2, "spatial_dims": 1}, ValueError, "images of shape (1, 3, 8, 8) don't fit spatial"),
     ],
 )  # fmt: skip
 def test_wording_of_errors(shape: tuple[int, ...], arguments: dict[str, object], error: type, message: str) -> None:
@@ -502,8 +502,8 @@ def test_wording_of_errors(shape: tuple[int, ...], arguments: dict[str, object],
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
 def test_only_floats_are_taken(dtype: torch.dtype) -> None:
-    message = f"images is of type {dtype}; give a tensor of a floating dtype (for uint8: images.float() / 255, and"
+    message = f"images is of type {dtype}; give a tensor with a floating dtype (for uint8: images.float() / 255, and"
     with pytest.raises(TypeError, match="^" + re.escape(message)):
         downsample(torch.zeros(1, 3, 8, 8, dtype=dtype), 2)
-    with pytest.raises(TypeError, match=r"^images is of type ndarray; give a tensor of a floating dtype"):
+    with pytest.raises(TypeError, match=r"^images is of type ndarray; give a tensor with a floating dtype"):
         downsample(np.zeros((1, 3, 8, 8)), 2)  # type: ignore[arg-type]

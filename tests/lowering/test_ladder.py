@@ -221,14 +221,14 @@ def test_a_mapping_names_its_modes() -> None:
 @pytest.mark.parametrize(
     ("configs", "error", "message"),
     [
-        ([], ValueError, "a ladder needs a low mode; give at least one LowModeConfig, as [LowModeConfig(ratio=2)]"),
-        ({}, ValueError, "a ladder needs a low mode; give at least one LowModeConfig, as [LowModeConfig(ratio=2)]"),
+        ([], ValueError, "configs is empty; give at least one LowModeConfig, as [LowModeConfig(ratio=2)]"),
+        ({}, ValueError, "configs is empty; give at least one LowModeConfig, as [LowModeConfig(ratio=2)]"),
         (
             {"full": LowModeConfig()},
             ValueError,
-            "the mode 'full' is the network as specified; give the low modes other names",
+            "configs names a low mode 'full', which is reserved for full-mode; give it another name",
         ),
-        ([2, 3], TypeError, "config=2 is of type int; give a LowModeConfig, as LowModeConfig(ratio=2)"),
+        ([2, 3], TypeError, "config=2 is of type int; give a LowModeConfig, such as LowModeConfig(ratio=2)"),
     ],
 )
 def test_what_makes_no_ladder(configs: Any, error: type[Exception], message: str) -> None:
@@ -245,9 +245,9 @@ def test_a_mode_is_found_by_its_name_and_by_its_place() -> None:
     sides = [ladder.mode_inputs(mode).image.shape[2:] for mode in ladder.modes]
     assert sides == [(4, 4), (8, 8), (8, 8), (16, 16)]
     for name in ("low", "r3", "rung7"):
-        with pytest.raises(ValueError, match=f"mode '{name}' is none of this ladder's 4: 'r4', 'r2', 'r2-kept'"):
+        with pytest.raises(ValueError, match=f"mode '{name}' is not one of this ladder's 4: 'r4', 'r2', 'r2-kept'"):
             ladder.graph(Mode(name))
-    with pytest.raises(ValueError, match="mode 'full' is no rung: it is the network as specified"):
+    with pytest.raises(ValueError, match="mode 'full' is not a low mode: it runs the model as it is; give the name of a low mode"):
         ladder.rung(Mode.FULL)
 
 

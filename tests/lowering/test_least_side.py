@@ -61,14 +61,14 @@ def test_each_side_has_its_own() -> None:
     pair = build(halving(2), (64, 32), ratio=4, min_side=6)
     assert pair.config.ratio == (Fraction(8, 3), Fraction(4, 3))
     assert pair.report.notes[0] == (
-        "min_side=6 makes the ratio 8/3×4/3 instead of 4: at 2 full-mode's map has 8 pixels a side"
+        "min_side=6 limits the ratio to 8/3×4/3 instead of 4: the map at 2 has 8 pixels a side in full-mode"
     )
 
 
 def test_the_note_names_the_smallest_map_whichever_side_it_is_on() -> None:
     pair = build(halving(2), (32, 64), ratio=4, min_side=6)
     assert pair.report.notes[0] == (
-        "min_side=6 makes the ratio 4/3×8/3 instead of 4: at 2 full-mode's map has 8 pixels a side"
+        "min_side=6 limits the ratio to 4/3×8/3 instead of 4: the map at 2 has 8 pixels a side in full-mode"
     )
 
 
@@ -83,7 +83,7 @@ def test_maps_that_are_smaller_in_full_mode_do_not_count() -> None:
 
 
 def test_images_that_would_stay_as_they_are() -> None:
-    with pytest.raises(ValueError, match=r"^min_side=8 leaves images as they are: at 2 full-mode's map has 8 pixels"):
+    with pytest.raises(ValueError, match=r"^min_side=8 leaves images as they are: the map at 2 has 8 pixels"):
         build(halving(2), (32, 32), min_side=8)
     with pytest.raises(ValueError, match=r"^min_side=0 is too small; give an int of at least 1"):
         LowModeConfig(min_side=0)

@@ -63,8 +63,8 @@ def test_another_branch_is_treated_by_the_same_rules_and_told_once() -> None:
         live.notes
         == [str(warning.message) for warning in told]
         == [
-            "the build has not seen the convolution other_stem: its 3×3 kernel is kept (stem: it reads the image)",
-            "the build has not seen the convolution right: its 3×3 kernel is pooled to 1×1",
+            "the convolution other_stem was not seen at the build: its 3×3 kernel is kept (stem: it reads the image)",
+            "the convolution right was not seen at the build: its 3×3 kernel is pooled to 1×1",
         ]
     )
 
@@ -84,7 +84,7 @@ def test_names_and_pools_of_another_branch(options: dict[str, Any], pooled: bool
     maps = model.other_stem(images)
     maps = single_tap(model.right, maps) if pooled else model.right(maps)
     torch.testing.assert_close(live.run(images), model.last(maps if dropped else model.pool(maps)))
-    assert any("max pool pool: it is " + ("dropped" if dropped else "kept") in note for note in live.notes)
+    assert any("max pool pool was not seen at the build: it is " + ("dropped" if dropped else "kept") in note for note in live.notes)
 
 
 @pytest.mark.filterwarnings("ignore::lowmode_fx.lowering.live.LiveLoweringWarning")
@@ -124,7 +124,7 @@ def test_a_layer_that_is_put_between_others_moves_no_decision() -> None:
     with pytest.warns(LiveLoweringWarning) as told:
         torch.testing.assert_close(live.run(images), expected)
     assert [str(warning.message) for warning in told] == [
-        "the build has not seen the convolution 1: its 3×3 kernel is pooled to 1×1"
+        "the convolution 1 was not seen at the build: its 3×3 kernel is pooled to 1×1"
     ]
     del model[1]
     torch.testing.assert_close(live.run(images), last(single_tap(second, pool(norm(first(images))))))
@@ -171,7 +171,7 @@ def test_a_kernel_that_the_graph_takes_for_a_constant_is_trained() -> None:
     live, images = LiveLowering(pair), low_images(pair)
     if pair.report.pooled:
         pytest.skip("the graph has it right")
-    with pytest.warns(LiveLoweringWarning, match="the convolution body: its 3×3 kernel is pooled to 1×1"):
+    with pytest.warns(LiveLoweringWarning, match="the convolution body was not seen at the build: its 3×3 kernel is pooled to 1×1"):
         torch.testing.assert_close(live.run(images), single_tap(model.body, model.stem(images)) / 2)
 
 
@@ -244,8 +244,8 @@ def test_a_convolution_inside_a_function_stays_whole_and_is_told(function: Any) 
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, theirs[name])
     assert live.notes == [
-        f"convolutions in {function.__name__}, an autograd.Function of the model's own, keep their kernels: its "
-        "backward is written for them"
+        f"convolutions in the custom autograd.Function {function.__name__} keep their kernels: its "
+        "backward is written for the full kernels"
     ]
 
 

@@ -24,16 +24,16 @@ def test_modes_of_places() -> None:
     assert [Mode.at(place, 2) for place in range(2)] == [Mode.LOW, Mode.FULL]
     assert [Mode.at(place, 4).value for place in range(4)] == ["rung0", "rung1", "rung2", "full"]
     for place in (-1, 3):
-        with pytest.raises(ValueError, match=f"^mode {place} is none of 3; give a place from 0 to 2$"):
+        with pytest.raises(ValueError, match=f"^place={place} is out of range for 3 modes; give one from 0 to 2$"):
             Mode.at(place, 3)
 
 
 @pytest.mark.parametrize("name", ["", 2, None])
 def test_what_is_no_name(name: object) -> None:
-    with pytest.raises(ValueError, match="is no name; give one, such as 'full' or 'low'"):
+    with pytest.raises(ValueError, match="is not a name; give one, such as 'full' or 'low'"):
         Mode(name)  # type: ignore[arg-type]
 
 
 def test_a_mode_cannot_be_changed() -> None:
-    with pytest.raises(AttributeError, match="a mode can't be changed: value"):
+    with pytest.raises(AttributeError, match="Mode is immutable: value can't be set"):
         Mode.FULL.value = "low"

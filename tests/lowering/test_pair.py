@@ -245,18 +245,18 @@ def test_an_example_that_is_no_batch_of_images(example: Any, found: str) -> None
     with pytest.raises(TypeError) as error:
         build_pair(Tiny(), example)
     assert str(error.value) == (
-        f"example_input is {found}; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or hold one: "
-        "a tuple or a mapping of what forward takes"
+        f"example_input is {found}; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or "
+        "a tuple or mapping of forward's arguments that holds one"
     )
 
 
 def test_an_example_of_integers_is_told_to_be_scaled() -> None:
-    with pytest.raises(TypeError, match=r"^x is \(2, 3, 16, 16\) of torch\.uint8, and images are of a floating dtype"):
+    with pytest.raises(TypeError, match=r"^x is \(2, 3, 16, 16\) of torch\.uint8, but images need a floating dtype"):
         build_pair(Tiny(), torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
 
 
 def test_a_ratio_that_leaves_no_pixels() -> None:
-    with pytest.raises(ValueError, match=r"^ratio=17 leaves nothing of images with sides \(16, 16\); give at most 16"):
+    with pytest.raises(ValueError, match=r"^ratio=17 is too large for images with sides \(16, 16\); give at most 16"):
         tiny_pair(ratio=17)
 
 
@@ -310,7 +310,7 @@ def test_a_submodule_that_is_not_there() -> None:
 def test_a_pair_without_a_pooled_kernel_warns_where_it_was_built() -> None:
     with pytest.warns(NoEffectWarning) as warned:
         pair = tiny_pair(keep_convs=["blocks"])
-    note = "no kernel is pooled, only the resolution drops (kept by keep_convs; stem: it reads the image)"
+    note = "no kernel is pooled, only the resolution is lower (kept by keep_convs; stem: it reads the image)"
     assert pair.report.notes == (note,)
     assert [str(warning.message) for warning in warned] == [f"{note}; see pool_convs"]
 
@@ -333,13 +333,13 @@ def test_a_model_with_nothing_to_pool() -> None:
         build_pair(model, torch.zeros(2, 3, 224, 224))
     assert str(error.value) == (
         "VisionTransformer has nothing to pool: none of its 1 convolutions has a kernel larger than its stride; "
-        "low-mode is for convolutional networks (kernel_ratio=1 shrinks the images alone)"
+        "use a convolutional network (kernel_ratio=1 shrinks only the images)"
     )
 
 
 def test_a_model_without_a_convolution() -> None:
     with pytest.raises(
-        PassError, match=r"^Sequential has nothing to pool: it has no convolution; low-mode is for conv"
+        PassError, match=r"^Sequential has nothing to pool: it has no convolution; use a conv"
     ):
         build_pair(named(flat=nn.Flatten(), fc=nn.Linear(768, 2)), torch.zeros(IMAGES))
 

@@ -95,7 +95,7 @@ def test_a_covering_pool_of_an_exported_graph_becomes_global_in_low_steps() -> N
         kernel = model.body.weight.mean(2, keepdim=True)
         maps = F.conv1d(model.conv(pair.downsample(rows)), kernel, model.body.bias)
     torch.testing.assert_close(net(rows), maps.mean(2, keepdim=True))
-    with pytest.raises(PassError, match="export can't follow the model on 7 inputs"):
+    with pytest.raises(PassError, match="export can't trace the model on 7 inputs"):
         build_pair(model, torch.zeros(2, 3, 14), front_end="export")
 
 
@@ -170,7 +170,7 @@ def test_a_flattened_map_is_refused_with_its_sizes(name: str) -> None:
     with pytest.raises(PassError) as error:
         build(Head(FLAT[name], 256), 16)
     assert str(error.value) == (
-        "fc takes a flattened map of fixed size (4×8×8 in full-mode), but low-mode gives 2×64; "
+        "fc needs a flattened map of fixed size (4×8×8 in full-mode), but low-mode gives 2×64; "
         "set adapt_head=True to resize the map to its full-mode size there"
     )
 
@@ -196,7 +196,7 @@ def test_adapt_head_changes_nothing_where_the_head_fits() -> None:
 def test_a_sequence_of_linear_layers_behind_a_flattened_map() -> None:
     layers = nn.Sequential(nn.Flatten(), nn.Dropout(0.0), nn.Linear(256, 6), nn.ReLU())
     model = Head(layers, 6)
-    with pytest.raises(PassError, match=r"^head\.2 takes a flattened map of fixed size \(4×8×8 in full-mode\)"):
+    with pytest.raises(PassError, match=r"^head\.2 needs a flattened map of fixed size \(4×8×8 in full-mode\)"):
         build(model, 16)
     assert build(model, 16, adapt_head=True).low(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
 
@@ -207,7 +207,7 @@ def test_a_view_that_folds_the_map_into_the_batch_is_refused(batch: int) -> None
     with pytest.raises(PassError) as error:
         build(Head(lambda x: x.view(-1, 256), 256), 16, batch)
     assert str(error.value) == (
-        f"view takes a flattened map of fixed size (4×8×8 in full-mode), but low-mode gives {batch}×4×4×4; "
+        f"view needs a flattened map of fixed size (4×8×8 in full-mode), but low-mode gives {batch}×4×4×4; "
         "set adapt_head=True to resize the map to its full-mode size there"
     )
 
@@ -268,8 +268,8 @@ def test_a_table_of_positions_is_refused_with_both_ways_out() -> None:
     with pytest.raises(PassError, match=r"^the model itself can't take 8×8 inputs: at add, given 2×4×4×4: ") as error:
         build(Positions(), 16)
     assert str(error.value).endswith(
-        "try an input size that halves more often, set adapt_head=True to resize the map behind relu to its full-mode "
-        "8×8, or pool kernels alone with downsample_input=False"
+        "use an input size that can be halved more often, set adapt_head=True to resize the map behind relu to its full-mode "
+        "8×8, or set downsample_input=False to pool kernels only"
     )
 
 
@@ -337,7 +337,7 @@ def test_a_map_with_its_channels_last_is_resized_before_they_move() -> None:
 def test_a_view_that_would_fold_pixels_into_the_batch_is_refused_or_resized() -> None:
     """Four low-mode images would pass for one: nothing fails, and everything is wrong."""
     model = Window()
-    with pytest.raises(PassError, match="its batch becomes 1, for the map is given a fixed length"):
+    with pytest.raises(PassError, match="its batch becomes 1, because the map is reshaped to a fixed length"):
         build(model, 16, batch=4)
     images = torch.randn(4, 3, 8, 8)
     expected = model.fc(enlarged(model.stem(images)).view(-1, 4, 64).transpose(1, 2)).mean(1)
@@ -354,15 +354,15 @@ def test_a_size_that_is_fixed_before_any_convolution_stays_refused() -> None:
             torch._assert(x.shape[2] == 16, "this model takes 16 rows")
             return self.stem(x)
 
-    with pytest.raises(PassError, match="this model takes 16 rows; try an input size that halves more often, or pool"):
+    with pytest.raises(PassError, match="this model takes 16 rows; use an input size that can be halved more often, or set"):
         build(Asserting(), 16)
-    with pytest.raises(PassError, match=r"^adapt_head: no map of convolutions leads to _assert; "):
+    with pytest.raises(PassError, match=r"^adapt_head found no map of a convolution that leads to _assert: "):
         build(Asserting(), 16, adapt_head=True)
 
 
 def test_a_map_of_which_nothing_is_left_is_refused() -> None:
     """The shapes fit, and adaptive pooling of an empty map fails only when it runs."""
-    with pytest.raises(PassError, match="nothing is left of its map; try an input size"):
+    with pytest.raises(PassError, match="its map would be empty; use an input size"):
         build(Head(lambda x: F.adaptive_avg_pool2d(x[:, :, 4:, 4:], 2).flatten(1), 16), 16)
 
 
@@ -386,7 +386,7 @@ def test_a_refusal_names_the_nearest_sides_that_the_model_takes() -> None:
             halved = F.avg_pool2d(F.avg_pool2d(self.deep(x), 2), 2)
             return (x + F.interpolate(halved, scale_factor=4.0)).mean((2, 3))
 
-    with pytest.raises(PassError, match="the nearest that it takes are 8×8 and 12×12: set size_multiple=4"):
+    with pytest.raises(PassError, match="the nearest sizes that it takes are 8×8 and 12×12: set size_multiple=4"):
         build_pair(Halving(), torch.zeros(2, 3, 20, 20))
     pair = build_pair(Halving(), torch.zeros(2, 3, 20, 20), LowModeConfig(size_multiple=4))
     assert pair.report.low_input_shape == (2, 3, 12, 12)

@@ -198,7 +198,7 @@ def test_a_glob_that_matches_nothing(which: list[str], message: str) -> None:
 
 def test_a_glob_where_there_is_no_max_pool() -> None:
     model = named(stem=nn.Conv2d(3, 4, 3), body=nn.Conv2d(4, 4, 3))
-    assert refusal(model, ["pool"]) == "drop_maxpools: 'pool' matches nothing, for this model has no max pool"
+    assert refusal(model, ["pool"]) == "drop_maxpools: 'pool' matches nothing: this model has no max pool"
 
 
 @pytest.mark.parametrize("which", ["stem", "all"])
@@ -216,7 +216,7 @@ def test_a_named_set_that_finds_none_is_noted(which: str) -> None:
     ],
 )
 def test_a_pool_whose_indices_are_used_is_refused(pool: Any, name: str) -> None:
-    message = f"drop_maxpools: {name} returns indices, which nothing else can give; keep this max pool"
+    message = f"drop_maxpools: {name} returns indices that are used; keep this max pool"
     assert refusal(Pooled(pool), "all") == message
     assert dropped(build(Pooled(pool), "none")) == []
 
@@ -224,13 +224,13 @@ def test_a_pool_whose_indices_are_used_is_refused(pool: Any, name: str) -> None:
 @pytest.mark.parametrize(
     ("pool", "name"),
     [
-        (nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(3, 2)), "pool.1 is padded by hand (pool_0)"),
-        (nn.Sequential(nn.ConstantPad2d(1, -9.0), nn.MaxPool2d(3, 2)), "pool.1 is padded by hand (pool_0)"),
-        (lambda x: F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2), "max_pool2d is padded by hand (pad)"),
+        (nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(3, 2)), "pool.1 is padded just for it (pool_0)"),
+        (nn.Sequential(nn.ConstantPad2d(1, -9.0), nn.MaxPool2d(3, 2)), "pool.1 is padded just for it (pool_0)"),
+        (lambda x: F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2), "max_pool2d is padded just for it (pad)"),
     ],
 )
 def test_a_pool_whose_input_is_padded_by_hand_is_refused(pool: Any, name: str) -> None:
-    assert refusal(Pooled(pool), "all") == f"drop_maxpools: the input of {name} for this max pool; keep it"
+    assert refusal(Pooled(pool), "all") == f"drop_maxpools: the input of {name}; keep this max pool"
 
 
 class Branches(nn.Module):
@@ -248,8 +248,8 @@ class Branches(nn.Module):
 
 def test_a_join_that_no_longer_fits_is_named() -> None:
     assert refusal(Branches(operator.add), "all") == (
-        "branches no longer fit at add, 2×4×4×4 and 2×4×8×8, once pool changed; "
-        "keep it (drop_maxpools, strides), or change every branch alike"
+        "branches don't fit at add: 2×4×4×4 and 2×4×8×8 after pool changed; "
+        "keep these sites (drop_maxpools, strides), or change every branch alike"
     )
     pair = build(Branches(operator.add), "all", strides={"down": 1})
     images = torch.randn(2, 3, 8, 8)
@@ -260,4 +260,4 @@ def test_a_join_that_no_longer_fits_is_named() -> None:
 
 def test_a_concatenation_that_no_longer_fits_is_named() -> None:
     message = refusal(Branches(lambda one, other: torch.cat([one, other], dim=1)), ["pool"])
-    assert message.startswith("branches no longer fit at cat, 2×4×4×4 and 2×4×8×8, once pool changed; keep it")
+    assert message.startswith("branches don't fit at cat: 2×4×4×4 and 2×4×8×8 after pool changed; keep these")

@@ -153,7 +153,7 @@ def test_a_3x3_kernel_becomes_its_mean() -> None:
 
 @pytest.mark.parametrize("transform", [average_kernel, linear_kernel])
 def test_a_ratio_for_another_number_of_sides(transform: Any) -> None:
-    with pytest.raises(ValueError, match=r"^ratio=\(1, 2\) is one for each of 2 sides, where there is 1; give one"):
+    with pytest.raises(ValueError, match=r"^ratio=\(1, 2\) has 2 sides, but there is 1; give one"):
         transform(row(1, 2, 3, 4, 5), (3,), (1, 2))
 
 

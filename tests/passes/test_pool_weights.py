@@ -72,7 +72,7 @@ def test_dense_pools_overlapping_windows_except_the_stem_and_never_makes_a_depth
     assert skipped(pair) == {
         "stem": "stem: it reads the image",
         "pointwise": "1×1 has nothing to pool",
-        "depthwise3": "depthwise: one tap would be left, a scale with no spatial reach",
+        "depthwise3": "depthwise: one tap would be left, a scale without spatial extent",
         "patchify": "windows do not overlap (2×2 at stride 2×2)",
         "up": "transposed: 1×1 taps at stride 2×2 leave holes in the output",
     }
@@ -132,7 +132,7 @@ def test_a_deformable_convolution_is_reported() -> None:
 
     pair = build_pair(Deformable().float(), torch.zeros(2, 3, 16, 16, dtype=torch.float32))
     assert pooled(pair) == {"offsets": ("3×3", "1×1")}
-    assert skipped(pair)["deform"] == "deformable: each of its taps has an offset of its own"
+    assert skipped(pair)["deform"] == "deformable: each of its taps has its own offset"
 
 
 def test_globs_are_taken_at_their_word() -> None:
@@ -230,7 +230,7 @@ def test_linear_rewrites_kernels_whose_size_stays() -> None:
         "depthwise7": ("7×7", "5×5"),
         "grouped": ("3×3", "3×3"),
     }
-    phases = "transposed with a stride: its taps answer to output phases, which resampling would mix"
+    phases = "transposed with a stride: its taps belong to output phases, which resampling would mix"
     assert skipped(pair) == {
         "up": phases,
         "up_wide": phases,
@@ -319,7 +319,7 @@ def test_a_ratio_for_each_side_leaves_other_numbers_of_sides_alone() -> None:
 
     pair = build(Attention(), ratio=(2, 2))
     assert pooled(pair) == {"body": ("3×3", "1×1")}
-    assert skipped(pair)["along"] == "5 has other sides than those of the ratio, 2×2"
+    assert skipped(pair)["along"] == "5 has another number of sides than the ratio 2×2"
 
 
 # How the calls are joined --------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_plain_forms_and_texts() -> None:
 def test_a_ratio_of_each_side() -> None:
     assert side_ratios("4/3", 2) == ("4/3", "4/3")
     assert side_ratios([1, 2], 2) == (1, 2)
-    message = "ratio=(1, 2) is one for each of 2 sides, where there are 3; give one for all, or as many as there are"
+    message = "ratio=(1, 2) has 2 sides, but there are 3; give one for all sides, or one per side"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         side_ratios((1, 2), 3)
 
@@ -93,8 +93,8 @@ def test_what_divides() -> None:
     assert divides((1, 2), (7, 8)) and not divides((2, 1), (7, 8))
 
 
-ALLOWED = "give a number of at least 1, as 2, 4/3 or '4/3', or one a side, as (1, 2)"
-NO_FRACTION = "is no fraction with a denominator of up to 100; give the nearest,"
+ALLOWED = "give a number of at least 1, as 2, 4/3 or '4/3', or one per side, as (1, 2)"
+NO_FRACTION = "is not a fraction with a denominator of up to 100; give the nearest,"
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ NO_FRACTION = "is no fraction with a denominator of up to 100; give the nearest,
         (Fraction(1, 2), ValueError, f"ratio=Fraction(1, 2) is out of range; {ALLOWED}"),
         (float("nan"), ValueError, f"ratio=nan is out of range; {ALLOWED}"),
         (float("inf"), ValueError, f"ratio=inf is out of range; {ALLOWED}"),
-        ("1/0", ValueError, f"ratio='1/0' is no ratio; {ALLOWED}"),
-        ("half", ValueError, f"ratio='half' is no ratio; {ALLOWED}"),
-        ("1x", ValueError, f"ratio='1x' is no ratio; {ALLOWED}"),
-        ("", ValueError, f"ratio='' is no ratio; {ALLOWED}"),
+        ("1/0", ValueError, f"ratio='1/0' is not a ratio; {ALLOWED}"),
+        ("half", ValueError, f"ratio='half' is not a ratio; {ALLOWED}"),
+        ("1x", ValueError, f"ratio='1x' is not a ratio; {ALLOWED}"),
+        ("", ValueError, f"ratio='' is not a ratio; {ALLOWED}"),
         ((), ValueError, f"ratio=() is empty; {ALLOWED}"),
         ((2, 0), ValueError, f"ratio=0 is out of range; {ALLOWED}"),
         (1.333, ValueError, f"ratio=1.333 {NO_FRACTION} '4/3', or another"),

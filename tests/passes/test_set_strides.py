@@ -82,17 +82,17 @@ def test_padding_by_name(padding: str) -> None:
             {"bdy": 1},
             "strides: 'bdy' matches no convolution; near matches: body (of 2)",
         ),
-        (nn.Conv2d(4, 5, 3), {"body": (1, 1, 1)}, "strides: body has 2 spatial sides, got 3 strides (1, 1, 1)"),
-        (nn.Conv2d(4, 5, 3), {"stem": 1, "body": (2,)}, "strides: body has 2 spatial sides, got 1 strides (2,)"),
+        (nn.Conv2d(4, 5, 3), {"body": (1, 1, 1)}, "strides: body has 2 spatial sides, but 3 strides (1, 1, 1); give one per side"),
+        (nn.Conv2d(4, 5, 3), {"stem": 1, "body": (2,)}, "strides: body has 2 spatial sides, but 1 strides (2,); give one per side"),
         (
             nn.ConvTranspose2d(4, 5, 3, 2),
             {"body": 1},
-            "strides: body is a transposed convolution, whose stride sets its output size; keep it",
+            "strides: body is a transposed convolution, whose stride sets its output size; leave it out",
         ),
         (
             nn.Conv2d(4, 5, 4, padding="same"),
             {"body": 2},
-            "strides: body pads 'same' with an even kernel, which fixes its stride to 1; keep it",
+            "strides: body pads 'same' with an even kernel, which fixes its stride to 1; leave it out",
         ),
     ],
     ids=["unmatched", "too many", "too few", "transposed", "same"],
@@ -116,8 +116,8 @@ def test_a_stride_that_breaks_a_join_names_it() -> None:
     with pytest.raises(PassError) as error:
         build(Residual(), {"body": 2})
     assert str(error.value) == (
-        "branches no longer fit at add, 2×4×8×8 and 2×4×4×4, once body changed; "
-        "keep it (drop_maxpools, strides), or change every branch alike"
+        "branches don't fit at add: 2×4×8×8 and 2×4×4×4 after body changed; "
+        "keep these sites (drop_maxpools, strides), or change every branch alike"
     )
 
 
@@ -131,7 +131,7 @@ def test_a_map_that_is_too_small_for_a_pooled_kernel_is_no_join() -> None:
     model = model_of(nn.Conv2d(4, 5, 3))
     with pytest.raises(PassError) as error:
         build(model, {"stem": 4}, kernel_ratio=None)
-    assert "branches no longer fit" not in str(error.value)
+    assert "branches don't fit" not in str(error.value)
 
 
 def test_a_stride_that_stays_is_no_change() -> None:

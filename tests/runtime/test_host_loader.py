@@ -132,10 +132,10 @@ def test_a_batch_keeps_its_structure_in_either_mode(collate: Any, images: Any, k
 
 def test_a_place_that_is_not_there_is_named_at_once() -> None:
     never = LowModeModel(make().pair, BernoulliSchedule(p=0.0), downsample_on="host", compile=False)
-    for images, words in [(2, "which is a Sample of 2; say where they are"), ("x", "which is a Sample of 2")]:
+    for images, words in [(2, "of a Sample of 2; give the place of a float tensor"), ("x", "a batch of a Sample of 2")]:
         with pytest.raises(ValueError, match=words):
             next(iter(host_loader(SAMPLES, never, 4, images=images)))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="images='pixels' is no place in a batch, which is a dict with 'image'"):
+    with pytest.raises(ValueError, match="images='pixels' is not a place in a batch of a dict with 'image'"):
         next(iter(host_loader(Dictionaries(), never, 4, images="pixels")))
 
 
@@ -230,8 +230,8 @@ def test_a_batch_without_the_models_images_is_refused() -> None:
     with pytest.raises(ValueError) as error:
         next(iter(host_loader(Tensors(lambda x, d, y: {"image": x, "labels": y}), net, 4)))
     assert str(error.value) == (
-        "pixel_values, the model's images, are not found in a batch, which is a dict with 'image', 'labels'; "
-        "say where: images="
+        "pixel_values, the model's images, were not found in a batch of a dict with 'image', 'labels'; "
+        "give their place as images="
     )
     low = LowModeModel(pair, BernoulliSchedule(1.0), downsample_on="host", compile=False)
     with pytest.raises(TypeError, match=r"images is of type torch\.int64; give a tensor"):
@@ -267,13 +267,13 @@ def test_shuffling_and_samplers_are_the_loaders_own() -> None:
 
 def test_what_does_not_go_together_is_named() -> None:
     data = TensorDataset(IMAGES, LABELS)
-    with pytest.raises(ValueError, match="would do it twice; make it with downsample_on='host'"):
+    with pytest.raises(ValueError, match="images would shrink twice; give downsample_on='host'"):
         host_loader(data, make("device"))
-    with pytest.raises(ValueError, match="batch_sampler makes the batches"):
+    with pytest.raises(ValueError, match="batch_sampler excludes other arguments"):
         host_loader(data, make(), 4, batch_sampler=[[0]])
     with pytest.raises(ValueError, match="accumulation=0 is too small"):
         host_loader(data, make(), accumulation=0)
-    with pytest.raises(ValueError, match="images stay whole"):
+    with pytest.raises(ValueError, match="images stay at full size"):
         make(downsample_input=False)
     with pytest.raises(ValueError, match=r"with AgreementSchedule use downsample_on='device'"):
         LowModeModel(make("device").pair, AgreementSchedule(every=500), downsample_on="host")
@@ -289,6 +289,6 @@ def test_an_iterable_dataset_is_refused() -> None:
             return iter(IMAGES)
 
     with pytest.raises(
-        TypeError, match=r"^Stream is an iterable dataset, whose workers can't know a batch's step; give"
+        TypeError, match=r"^dataset Stream is iterable, so workers can't know a batch's step; give"
     ):
         host_loader(Stream(), make())

@@ -137,10 +137,10 @@ def test_modes_are_mixed_as_they_are_drawn() -> None:
     [
         (
             LadderSchedule(epochs=(1, 2)),
-            "LadderSchedule is for 2 modes, and the ladder has 3: r4, r2, full; give one share, number of epochs or "
-            "probability for each",
+            "schedule LadderSchedule is for 2 modes, but the ladder has 3: r4, r2, full; give one share, number of epochs or "
+            "probability per mode",
         ),
-        (LadderSchedule(epochs=(1, 2, 3, 4)), "LadderSchedule is for 4 modes, and the ladder has 3: r4, r2, full"),
+        (LadderSchedule(epochs=(1, 2, 3, 4)), "schedule LadderSchedule is for 4 modes, but the ladder has 3: r4, r2, full"),
     ],
 )
 def test_a_schedule_of_another_count_is_refused(schedule: Any, message: str) -> None:
@@ -153,7 +153,7 @@ def test_a_schedule_of_another_count_is_refused(schedule: Any, message: str) -> 
 def test_a_mode_that_the_ladder_has_not_is_named_with_those_that_it_has(schedule: Any) -> None:
     net = make(schedule)
     net.set_epoch(1)
-    with pytest.raises(ValueError, match=r"mode '(low|r3)' is none of this ladder's 3: 'r4', 'r2', 'full'; give a sch"):
+    with pytest.raises(ValueError, match=r"mode '(low|r3)' is not one of this ladder's 3: 'r4', 'r2', 'full'; use a sch"):
         net(IMAGES[:4])
 
 
@@ -238,9 +238,9 @@ def test_each_low_mode_has_its_own_weight(weights: Any) -> None:
 
 
 def test_a_weight_of_a_mode_that_is_none_of_the_low_ones() -> None:
-    with pytest.raises(ValueError, match="mode 'r3' is none of this ladder's 3: 'r4', 'r2', 'full'"):
+    with pytest.raises(ValueError, match="mode 'r3' is not one of this ladder's 3: 'r4', 'r2', 'full'"):
         make(low_weight={"r3": 0.5})
-    with pytest.raises(ValueError, match="mode 'full' is no rung"):
+    with pytest.raises(ValueError, match="mode 'full' is not a low mode"):
         make(low_weight={"full": 0.5})
     with pytest.raises(ValueError, match="low_weight is 0; it must be a number above 0"):
         make(low_weight={"r4": 1.0, "r2": 0})

@@ -61,7 +61,7 @@ def test_a_scheduler_that_has_taken_steps_is_refused() -> None:
     scheduler = lr_scheduler.MultiStepLR(optimizer(), [2, 6])
     for _ in range(4):
         scheduler.step()
-    with pytest.raises(ValueError, match="the MultiStepLR has taken 4 steps, and can't tell the changes that are past"):
+    with pytest.raises(ValueError, match="scheduler MultiStepLR has taken 4 steps, so its earlier changes are unknown"):
         lr_milestones(scheduler, 10)
 
 

@@ -182,7 +182,7 @@ def test_a_graph_is_proven_again_where_the_model_has_changed(images: Tensor) -> 
     net = eager(build_pair(Tiny(), torch.zeros(IMAGES), front_end="fx"), PeriodicSchedule(1))
     net(images)
     handle = net.register_forward_hook(lambda module, args, output: output * 2)
-    with pytest.raises(ValueError, match=r"fx's graph of Tiny does not train as the model does: output: aten\.mul"):
+    with pytest.raises(ValueError, match=r"the fx graph of Tiny does not train as the model does: output: aten\.mul"):
         net(images)
     handle.remove()
     net(images)
@@ -380,5 +380,5 @@ def test_a_compiled_low_step_leaves_running_statistics_alone(
 
 
 def test_a_model_without_a_pair_is_named() -> None:
-    with pytest.raises(TypeError, match=r"pair is a Linear; it must be a ModePair, as build_pair"):
+    with pytest.raises(TypeError, match=r"ladder is of type Linear; give a ModePair or Ladder, as from build_pair"):
         LowModeModel(nn.Linear(2, 2), BernoulliSchedule(p=0.5))  # type: ignore[arg-type]

@@ -38,8 +38,8 @@ def both_modes(net: LowModeModel) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda net: net.ladder.model[3].requires_grad_(False), r"which weights train \(requires_grad\)"),
-        (lambda net: net.ladder.model[1].eval(), "which layers are in train mode"),
+        (lambda net: net.ladder.model[3].requires_grad_(False), r"requires_grad of the weights"),
+        (lambda net: net.ladder.model[1].eval(), "train mode of the layers"),
         (lambda net: net.double(), "the model's dtype"),
         (lambda net: net.ladder.model.register_module("3", nn.Conv2d(4, 4, 3, padding=2)), "the layers of the model"),
     ],
@@ -49,7 +49,7 @@ def test_what_has_changed_is_told(net: LowModeModel, change: object, told: str) 
     change(net)  # type: ignore[operator]
     images = IMAGES.to(next(net.parameters()).dtype)
     warning = (
-        rf"^full-mode was compiled again, for the 2\. time, as {told} has changed; .* after {MOST - 1} more it runs"
+        rf"^full-mode was recompiled \(compilation 2\): {told} changed; .* after {MOST - 1} more the mode runs"
     )
     with pytest.warns(UserWarning, match=warning):
         net.run(Mode.FULL, images)

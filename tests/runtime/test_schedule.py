@@ -186,17 +186,17 @@ def test_a_hold_without_milestones_warns_where_it_was_written() -> None:
 @pytest.mark.parametrize(
     ("kind", "arguments", "error", "message"),
     [
-        (BernoulliSchedule, {"p": 1.5}, ValueError, "p=1.5 is no probability; give a number from 0 to 1"),
-        (BernoulliSchedule, {"p": math.nan}, ValueError, "p=nan is no probability; give a number from 0 to 1"),
-        (BernoulliSchedule, {"p": [0.5, -1]}, ValueError, "p[1]=-1 is no probability; give a number from 0 to 1"),
-        (BernoulliSchedule, {"p": []}, ValueError, "p is empty; give one value for each epoch, or a single value"),
+        (BernoulliSchedule, {"p": 1.5}, ValueError, "p=1.5 is not a probability; give a number from 0 to 1"),
+        (BernoulliSchedule, {"p": math.nan}, ValueError, "p=nan is not a probability; give a number from 0 to 1"),
+        (BernoulliSchedule, {"p": [0.5, -1]}, ValueError, "p[1]=-1 is not a probability; give a number from 0 to 1"),
+        (BernoulliSchedule, {"p": []}, ValueError, "p is empty; give one value per epoch, or a single value"),
         (BernoulliSchedule, {"p": "half"}, TypeError, "p='half' is of type str; give a number from 0 to 1"),
         (BernoulliSchedule, {"p": True}, TypeError, "p=True is of type bool; give a number from 0 to 1"),
         (BernoulliSchedule, {"seed": -1}, ValueError, "seed=-1 is too small; give an int of at least 0"),
         (BernoulliSchedule, {"seed": 2**64}, ValueError, f"seed={2**64} does not fit in 64 bits; give an int from 0"),
         (BernoulliSchedule, {"seed": 0.0}, TypeError, "seed=0.0 is of type float; give an int of at least 0"),
         (BernoulliSchedule, {"hold_epochs": -1}, ValueError, "hold_epochs=-1 is too small; give an int of at least 0"),
-        (BernoulliSchedule, {"milestones": 80}, TypeError, "milestones=80 is no sequence; give epochs, such as (0, 80"),
+        (BernoulliSchedule, {"milestones": 80}, TypeError, "milestones=80 is not a sequence; give epochs, such as (0, 80"),
         (BernoulliSchedule, {"milestones": (0, -80)}, ValueError, "milestones[1]=-80 is too small; give an int of at"),
         (PeriodicSchedule, {"period": 0}, ValueError, "period=0 is too small; give an int of at least 1"),
         (PeriodicSchedule, {"low_steps": 3}, ValueError, "low_steps=3 is more than period=2; give an int from 0 to 2"),
@@ -220,12 +220,12 @@ def test_negative_steps_and_epochs_are_refused(schedule: Schedule) -> None:
 
 
 def test_a_function_out_of_range_is_named_with_its_epoch() -> None:
-    with pytest.raises(ValueError, match=r"^p\(3\)=1\.5 is no probability; give a number from 0 to 1"):
+    with pytest.raises(ValueError, match=r"^p\(3\)=1\.5 is not a probability; give a number from 0 to 1"):
         BernoulliSchedule(p=lambda epoch: epoch / 2).mode(0, 3)
 
 
 def test_a_function_has_no_dict() -> None:
-    with pytest.raises(TypeError, match=r"is a function, which a dict cannot hold; give its values: p=\[function"):
+    with pytest.raises(TypeError, match=r"is a function, which can't be serialised; give its values: p=\[function"):
         BernoulliSchedule(p=lambda epoch: 0.5).to_dict()
 
 

@@ -58,7 +58,7 @@ def test_an_exported_graph_takes_the_size_it_was_made_for_alone() -> None:
     net = LowModeModel(named, PeriodicSchedule(1), compile=False)
     net.run(Mode.FULL, torch.zeros(3, 3, 12, 12))  # full-mode is the model itself
     net.run(Mode.LOW, torch.zeros(3, 3, 16, 16))  # another batch is fine
-    with pytest.raises(ValueError, match=r"export.s graph of BySize is for 16×16 images alone, and these are 12×12"):
+    with pytest.raises(ValueError, match=r"the export graph of BySize is for 16×16 images only, but these are 12×12"):
         net.run(Mode.LOW, torch.zeros(4, 3, 12, 12))
     live = net_of(BySize(), PeriodicSchedule(1))
     assert live.pair.report.front_end == "export"
@@ -66,7 +66,7 @@ def test_an_exported_graph_takes_the_size_it_was_made_for_alone() -> None:
 
 
 def test_a_layer_that_small_images_leave_out_is_refused() -> None:
-    with pytest.raises(PassError, match=r"no gradient would reach second.bias, second.weight in low-mode: "):
+    with pytest.raises(PassError, match=r"low-mode has no gradient for second.bias, second.weight: "):
         net_of(BySize(least=10))
 
 
@@ -92,7 +92,7 @@ def test_a_second_shape_mismatch_in_a_row_is_told_to_run_uncompiled() -> None:
 
 def test_a_batch_that_the_loader_drew_for_another_mode_is_told(pair: ModePair) -> None:
     net = LowModeModel(pair, BernoulliSchedule(0.0), downsample_on="host", compile=False).train()
-    with pytest.warns(UserWarning, match=r"the loader drew low-mode for step 0, where the schedule says full-mode"):
+    with pytest.warns(UserWarning, match=r"the loader chose low-mode for step 0, but the schedule's is full-mode"):
         net(torch.zeros(4, 3, 8, 8))
     assert net.last_mode is Mode.LOW
 
@@ -126,7 +126,7 @@ def test_an_optimizer_that_takes_the_attached_ones_place_counts(pair: ModePair) 
 def test_a_schedule_that_stands_still_is_told(pair: ModePair) -> None:
     net = LowModeModel(pair, BernoulliSchedule(0.5), compile=False)
     net.attach(torch.optim.SGD(net.parameters(), lr=0.1))
-    with pytest.warns(UserWarning, match="21 training forwards and no step of an optimizer on the model's weights"):
+    with pytest.warns(UserWarning, match="21 training forwards ran without a step on the model's weights"):
         for _ in range(21):
             net(torch.zeros(4, 3, 16, 16))
 
@@ -158,7 +158,7 @@ def test_a_schedule_that_never_measures_says_so_once() -> None:
     schedule = AgreementSchedule(every=100)
     assert schedule.mode(99, 0) is Mode.FULL
     with pytest.warns(
-        UserWarning, match=r"has not measured in 100 steps, and every one was full; call schedule.measure"
+        UserWarning, match=r"has not measured in 100 steps, so all were full; call schedule.measure"
     ):
         schedule.mode(100, 0)
     with warnings.catch_warnings():
@@ -171,7 +171,7 @@ def test_a_schedule_that_never_measures_says_so_once() -> None:
     [
         (("resnet18", torch.zeros(2, 3, 16, 16)), "model='resnet18' is of type str; give an nn.Module"),
         ((plain(), torch.zeros(2, 3, 16, 16), {"ratio": 2}), "config is of type dict; give a LowModeConfig"),
-        ((net_of(plain()), torch.zeros(2, 3, 16, 16)), "the model is a LowModeModel already, with a pair of its own"),
+        ((net_of(plain()), torch.zeros(2, 3, 16, 16)), "model is already a LowModeModel; give net.pair.model"),
     ],
 )
 def test_what_is_no_model_or_config(arguments: tuple[Any, ...], message: str) -> None:
@@ -180,7 +180,7 @@ def test_what_is_no_model_or_config(arguments: tuple[Any, ...], message: str) ->
 
 
 def test_what_is_no_schedule(pair: ModePair) -> None:
-    with pytest.raises(TypeError, match=r"schedule is a float; .* as BernoulliSchedule\(0.5\)"):
+    with pytest.raises(TypeError, match=r"schedule is of type float; .* such as BernoulliSchedule\(0.5\)"):
         LowModeModel(pair, 0.5)  # type: ignore[arg-type]
 
 

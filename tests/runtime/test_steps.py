@@ -77,7 +77,7 @@ def test_a_state_that_is_loaded_before_attaching_tells_too() -> None:
     unattached = make()
     late = sgd(unattached)
     late.load_state_dict(optimizer.state_dict())
-    with pytest.warns(UserWarning, match="told where the schedule stands, after the first step: attach"):
+    with pytest.warns(UserWarning, match="the schedule's state was restored from the optimizer only after the first step; attach"):
         step(unattached, late)
     assert unattached.step == 2
 
@@ -159,7 +159,7 @@ def test_a_forgotten_attach_is_told_and_made_up_for() -> None:
     net = make()
     optimizer = sgd(net)
     with pytest.warns(
-        UserWarning, match="2 training forwards before the first step of an optimizer had modes of their"
+        UserWarning, match="2 training forwards before the first optimizer step counted as st"
     ):
         step(net, optimizer, forwards=2)
     assert net.step == 1
@@ -219,7 +219,7 @@ def test_a_copy_runs_in_full_mode_and_counts_nothing_until_it_is_trained() -> No
     copied(BATCH)
     assert copied.last_mode is Mode.LOW and not copied.is_copy
     late = copy.deepcopy(net)
-    with pytest.warns(UserWarning, match="1 training forward before the first step of an optimizer ran in full-mode"):
+    with pytest.warns(UserWarning, match="1 training forward before the first optimizer step ran in full-mode"):
         step(late, sgd(late))
     assert late.step == 1 and not late.is_copy
 

@@ -177,10 +177,10 @@ def test_arguments_are_checked() -> None:
     optimizer = SGD(net.parameters())
     with pytest.raises(TypeError, match="net is of type function; give a LowModeModel or another module"):
         TrainStep(lambda x: x, F.cross_entropy, optimizer)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="optimizer is a int"):
+    with pytest.raises(TypeError, match="optimizer is of type int"):
         TrainStep(net, F.cross_entropy, 3)
     with pytest.raises(
-        ValueError, match=r"optimizer steps on none of the net's parameters; make it with net.parameters"
+        ValueError, match=r"optimizer has none of the net's parameters; make it with net.parameters"
     ):
         TrainStep(net, F.cross_entropy, SGD(build().parameters()))
     with pytest.raises(TypeError, match=r"autocast='bf16' is of type str; give a dtype such as torch\.bfloat16"):
@@ -188,7 +188,7 @@ def test_arguments_are_checked() -> None:
     with pytest.raises(TypeError, match="after_step=3 is of type int; give a function, or None"):
         TrainStep(net, F.cross_entropy, optimizer, after_step=3)  # type: ignore[arg-type]
     each_image = partial(F.cross_entropy, reduction="none")
-    with pytest.raises(ValueError, match=r"the criterion returned a tensor of shape \(4,\); return a scalar"):
+    with pytest.raises(ValueError, match=r"criterion returned a tensor of shape \(4,\); return a scalar"):
         TrainStep(net, each_image, optimizer)(*batches(1)[0])
     with pytest.raises(ValueError, match="accumulate=0"):
         TrainStep(net, F.cross_entropy, optimizer, accumulate=0)
@@ -494,9 +494,9 @@ def test_a_forward_that_python_takes_part_in_runs_uncaptured(kind: type[Net], ca
 @pytest.mark.parametrize(
     ("make", "cause"),
     [
-        (partial(torch.optim.SGD, lr=0.1), "SGD reads its learning rate in Python; give it fused=True"),
+        (partial(torch.optim.SGD, lr=0.1), "SGD reads its learning rate in Python; make it with fused=True"),
         (partial(torch.optim.AdamW, lr=0.01), "AdamW reads .*; give it fused=True or capturable=True"),
-        (partial(torch.optim.RMSprop, lr=0.01), "RMSprop may count its steps in Python"),
+        (partial(torch.optim.RMSprop, lr=0.01), "RMSprop may count steps in Python"),
     ],
 )
 def test_an_optimizer_with_a_state_in_python_steps_after_each_replay(make: Make, cause: str) -> None:

@@ -33,7 +33,7 @@ class Verdict:
 
 
 #: How graphs are refused that a front end gives which was asked for by name.
-_OF_A_GRAPH = re.compile(r"(fx|export)'s graph of \w+ (does not train|is for)|can't be traced on ")
+_OF_A_GRAPH = re.compile(r"the (fx|export) graph of \w+ (does not train|is for)|can't be traced on ")
 
 
 class Wrong(Exception):

@@ -180,7 +180,7 @@ def test_annealed_p(shape: str, expected: list[float]) -> None:
 def test_annealing_to_the_limits_and_beyond() -> None:
     assert annealed_shares(0.5, 3, 0) == [0.5] * 3
     assert annealed_shares(0.5, 3, 1) == [0.0] * 3
-    with pytest.raises(ValueError, match="tail=2 is no share; give a number from 0 to 1"):
+    with pytest.raises(ValueError, match="tail=2 is not a share; give a number from 0 to 1"):
         annealed_shares(0.5, 3, 2)
     with pytest.raises(ValueError, match="shape='round' is unknown; give 'step', 'linear' or 'cosine'"):
         annealed_shares(0.5, 3, 0.5, "round")

@@ -38,7 +38,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def test_two_equal_graphs_agree_fully(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-    with pytest.warns(UserWarning, match="low-mode does what full-mode does"):
+    with pytest.warns(UserWarning, match="low-mode is the same as full-mode"):
         pair = build(model, downsample_input=False, keep_convs=["3"])
     agreement = gradient_agreement(pair, batch, F.cross_entropy)
     assert agreement.cosine == pytest.approx(1, abs=1e-12)
@@ -114,7 +114,7 @@ def test_any_iterable_of_batches_and_a_batch_in_a_list(model: nn.Module) -> None
     # What torch's default collation makes of a batch: a list of two tensors is one batch, and not two.
     (one,) = batches(1)
     assert gradient_agreement(pair, list(one), F.cross_entropy).batches == 1  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"there is no batch; give \(inputs, targets\), or several of them"):
+    with pytest.raises(ValueError, match=r"batch is empty; give \(inputs, targets\), or several of them"):
         gradient_agreement(pair, [], F.cross_entropy)
 
 

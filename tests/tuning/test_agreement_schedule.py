@@ -63,13 +63,13 @@ def test_a_measurement_is_due_every_so_many_steps() -> None:
     assert schedule.due(0)
     schedule.decide(0, 0.5, 0.2)
     assert next(step for step in range(300) if schedule.due(step)) == 100
-    with pytest.raises(ValueError, match="step 50 comes before the last decision, at 60"):
+    with pytest.raises(ValueError, match="step=50 is before the last decision; give at least 60"):
         schedule.decide(60, 0.5, 0.2)
         schedule.decide(50, 0.5, 0.2)
 
 
 def test_equal_modes_gain_one_and_the_model_stays_as_it_was() -> None:
-    with pytest.warns(UserWarning, match="does what full-mode does"):
+    with pytest.warns(UserWarning, match="is the same as full-mode"):
         same = pair(downsample_input=False, keep_convs=["3"])
     state = {name: value.clone() for name, value in same.model.state_dict().items()}
     generator = torch.get_rng_state()
@@ -127,7 +127,7 @@ def test_decisions_travel_with_the_net() -> None:
     ("options", "message"),
     [
         ({"batches": 1}, "batches=1 is too small; give an int of at least 2"),
-        ({"p": 1.5}, "p=1.5 is no probability; give a number from 0 to 1"),
+        ({"p": 1.5}, "p=1.5 is not a probability; give a number from 0 to 1"),
         ({"cost": 0.0}, "cost=0.0 is out of range; give a number above 0"),
         (
             {"every": 50, "batches": 4},

@@ -86,14 +86,14 @@ def test_one_batch_and_several(name: str, batch: Any, targets: list[Any]) -> Non
 @pytest.mark.parametrize(
     ("name", "batch", "message"),
     [
-        ("plain", [], r"^there is no batch; give \(inputs, targets\), or several of them$"),
-        ("plain", (X, Y, Y), r"^a batch is a Tensor; give \(inputs, targets\), or a mapping of all that the model"),
+        ("plain", [], r"^batch is empty; give \(inputs, targets\), or several of them$"),
+        ("plain", (X, Y, Y), r"^a batch is of type Tensor; give \(inputs, targets\), or a mapping of all keywords if"),
         ("plain", [(X, Y, Y)], r"^a batch is a tuple of 3; give \(inputs, targets\), or a mapping of all that"),
         ("plain", 3, r"^a batch is a int; give \(inputs, targets\)"),
-        ("plain", {"image": X}, r"^Plain\.forward\(x, flag=False\) can't be called so: missing a required"),
-        ("depth", (X, Y), r"^Depth\.forward\(x, depth\) can't be called so: missing a required argument: 'depth'$"),
-        ("loss inside", (X, Y), r"^Classifier is called with \(tensor\), and its modes were built for \(pixel_values="),
-        ("loss inside", {"pixel_values": X}, r"^Classifier is called with \(pixel_values=tensor\), and its modes were"),
+        ("plain", {"image": X}, r"^Plain\.forward\(x, flag=False\) does not take these arguments: missing a required"),
+        ("depth", (X, Y), r"^Depth\.forward\(x, depth\) does not take these arguments: missing a required argument: 'depth'$"),
+        ("loss inside", (X, Y), r"^Classifier is called with \(tensor\), but its modes were built for \(pixel_values="),
+        ("loss inside", {"pixel_values": X}, r"^Classifier is called with \(pixel_values=tensor\), but its modes were"),
     ],
 )  # fmt: skip
 def test_what_is_no_batch_is_told_in_one_line(name: str, batch: Any, message: str) -> None:

@@ -80,7 +80,7 @@ def test_a_step_the_wrong_way_gains_nothing() -> None:
 
 def test_one_batch_is_refused_and_two_have_no_error() -> None:
     full = noisy(torch.ones(10, dtype=torch.float64), 0.1, 2, 0)
-    with pytest.raises(ValueError, match=r"1 batch tells nothing .*; give at least two"):
+    with pytest.raises(ValueError, match=r"1 batch is too few to estimate the noise of gradients; give at least two"):
         step_progress(gradient_products(full[:1], full[:1]))
     assert math.isnan(step_progress(gradient_products(full, full)).gain_error)
 

@@ -43,5 +43,5 @@ def test_what_the_own_package_lacks_is_told_as_it_is(tmp_path: Path) -> None:
 def test_a_missing_package_is_told(tmp_path: Path) -> None:
     line = last_line(tmp_path, code="import sys; sys.modules['passes'] = None; import lowmode_fx")
     assert line == (
-        f"ImportError: the package passes, which belongs to lowmode_fx, is missing from {ROOT}; install it again"
+        f"ImportError: the package passes, which belongs to lowmode_fx, is missing from {ROOT}; reinstall lowmode_fx"
     )

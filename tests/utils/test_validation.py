@@ -80,14 +80,14 @@ def test_what_is_right_is_given_back() -> None:
         (lambda: as_number("m", 2, above=0, most=1), ValueError, f"m=2 is out of range; give a number {UP_TO_ONE}"),
         (lambda: as_number("m", 1, least=0, below=1), ValueError, f"m=1 is out of range; give a number {ZERO_TO_ONE}"),
         (lambda: as_number("lr", math.inf), ValueError, "lr=inf is out of range; give a finite number"),
-        (lambda: as_probability("p", 1.5), ValueError, "p=1.5 is no probability; give a number from 0 to 1"),
+        (lambda: as_probability("p", 1.5), ValueError, "p=1.5 is not a probability; give a number from 0 to 1"),
         (lambda: as_share("tail", True), TypeError, "tail=True is of type bool; give a number from 0 to 1"),
         (lambda: as_flag("compile", 1), TypeError, "compile=1 is of type int; give True or False"),  # type: ignore[arg-type]
         (lambda: as_choice("gain", "max", ("mean", "sum")), ValueError, "gain='max' is unknown; give 'mean' or 'sum'"),
         (lambda: as_choice("t", None, ("a",), "a function"), ValueError, "t=None is unknown; give 'a' or a function"),
         (lambda: as_choice("preset", "", ("paper",)), ValueError, "preset='' is unknown; give 'paper'"),
-        (lambda: as_sequence("modes", "r2", "names"), TypeError, "modes='r2' is no sequence; give names"),
-        (lambda: as_sequence("modes", 2, "names"), TypeError, "modes=2 is no sequence; give names"),  # type: ignore[arg-type]
+        (lambda: as_sequence("modes", "r2", "names"), TypeError, "modes='r2' is not a sequence; give names"),
+        (lambda: as_sequence("modes", 2, "names"), TypeError, "modes=2 is not a sequence; give names"),  # type: ignore[arg-type]
     ],
 )  # fmt: skip
 def test_the_wording(check: Callable[[], object], error: type[Exception], message: str) -> None:
