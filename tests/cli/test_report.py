@@ -89,7 +89,7 @@ def test_the_summary_says_what_was_done(pair: ModePair) -> None:
         "pool_weights: 2 × 3×3 → 1×1",
         "pool_weights: 1 left alone (stem: it reads the image)",
         "note: 33×32 is not divisible by 2: low-mode images are 17×16 (rounded up)",
-        "note: low-mode returns maps of 13×12 where full-mode returns 12×12; restore_output=True resizes them",
+        "note: low-mode returns maps of 13×12 where full-mode returns 12×12; set restore_output=True to resize them",
     ]
 
 
@@ -202,8 +202,8 @@ def test_a_ladder_in_every_format(ladder: Ladder) -> None:
         "r2: drop_maxpools: 1 left alone (kept: not in drop_maxpools)",
         "r2: pool_weights: 1 left alone (7×7 has nothing to pool)",
         "r2: pool_weights: 2 left alone (3×3 has nothing to pool)",
-        "note: r4: low-mode returns maps of 4×4 where full-mode returns 12×12; restore_output=True resizes them",
-        "note: r2: low-mode returns maps of 4×4 where full-mode returns 12×12; restore_output=True resizes them",
+        "note: r4: low-mode returns maps of 4×4 where full-mode returns 12×12; set restore_output=True to resize them",
+        "note: r2: low-mode returns maps of 4×4 where full-mode returns 12×12; set restore_output=True to resize them",
     ]  # fmt: skip
     cells = [re.split(r"\s{2,}", line.strip()) for line in lines[len(said) + 1 :]]
     titles = ["layer", *(f"{mode} {what}" for what in ("kernel", "Mmacs") for mode in ("full", "r4", "r2"))]
