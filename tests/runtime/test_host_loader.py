@@ -288,7 +288,5 @@ def test_an_iterable_dataset_is_refused() -> None:
         def __iter__(self) -> Iterator[Tensor]:
             return iter(IMAGES)
 
-    with pytest.raises(
-        TypeError, match=r"^dataset Stream is iterable, so workers can't know a batch's step; give"
-    ):
+    with pytest.raises(TypeError, match=r"^dataset Stream is iterable, so workers can't know a batch's step; give"):
         host_loader(Stream(), make())

@@ -137,10 +137,13 @@ def test_modes_are_mixed_as_they_are_drawn() -> None:
     [
         (
             LadderSchedule(epochs=(1, 2)),
-            "schedule LadderSchedule is for 2 modes, but the ladder has 3: r4, r2, full; give one share, number of epochs or "
-            "probability per mode",
+            "schedule LadderSchedule is for 2 modes, but the ladder has 3: r4, r2, full; give one share, number of "
+            "epochs or probability per mode",
         ),
-        (LadderSchedule(epochs=(1, 2, 3, 4)), "schedule LadderSchedule is for 4 modes, but the ladder has 3: r4, r2, full"),
+        (
+            LadderSchedule(epochs=(1, 2, 3, 4)),
+            "schedule LadderSchedule is for 4 modes, but the ladder has 3: r4, r2, full",
+        ),
     ],
 )
 def test_a_schedule_of_another_count_is_refused(schedule: Any, message: str) -> None:
@@ -153,7 +156,9 @@ def test_a_schedule_of_another_count_is_refused(schedule: Any, message: str) -> 
 def test_a_mode_that_the_ladder_has_not_is_named_with_those_that_it_has(schedule: Any) -> None:
     net = make(schedule)
     net.set_epoch(1)
-    with pytest.raises(ValueError, match=r"mode '(low|r3)' is not one of this ladder's 3: 'r4', 'r2', 'full'; use a sch"):
+    with pytest.raises(
+        ValueError, match=r"mode '(low|r3)' is not one of this ladder's 3: 'r4', 'r2', 'full'; use a sch"
+    ):
         net(IMAGES[:4])
 
 

@@ -48,9 +48,7 @@ def test_what_has_changed_is_told(net: LowModeModel, change: object, told: str) 
     both_modes(net)
     change(net)  # type: ignore[operator]
     images = IMAGES.to(next(net.parameters()).dtype)
-    warning = (
-        rf"^full-mode was recompiled \(compilation 2\): {told} changed; .* after {MOST - 1} more the mode runs"
-    )
+    warning = rf"^full-mode was recompiled \(compilation 2\): {told} changed; .* after {MOST - 1} more the mode runs"
     with pytest.warns(UserWarning, match=warning):
         net.run(Mode.FULL, images)
 

@@ -157,9 +157,7 @@ def test_a_checkpointed_net_recomputes_in_the_mode_of_its_first_forward(pair: Mo
 def test_a_schedule_that_never_measures_says_so_once() -> None:
     schedule = AgreementSchedule(every=100)
     assert schedule.mode(99, 0) is Mode.FULL
-    with pytest.warns(
-        UserWarning, match=r"has not measured in 100 steps, so all were full; call schedule.measure"
-    ):
+    with pytest.warns(UserWarning, match=r"has not measured in 100 steps, so all were full; call schedule.measure"):
         schedule.mode(100, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -189,7 +189,9 @@ def test_a_loader_without_a_length_and_one_that_is_too_short() -> None:
         ValueError, match=r"a batch is a tuple of 3; give \(inputs, targets\), or a mapping of all that"
     ):
         tune(small_model(), [(torch.zeros(4, 3, 16, 16), 1, 2)] * 4, epochs=3)  # type: ignore[list-item]
-    with pytest.raises(ValueError, match=r"Sequential\.forward\(input\) does not take these arguments: .*give all arguments"):
+    with pytest.raises(
+        ValueError, match=r"Sequential\.forward\(input\) does not take these arguments: .*give all arguments"
+    ):
         tune(small_model(), [{"image": torch.zeros(4, 3, 16, 16)}] * 4, epochs=3)
     with pytest.raises(ValueError, match="loader has 1 batches; give at least two"):
         tune(small_model(), Coloured(1), epochs=3)
