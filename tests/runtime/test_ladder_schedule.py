@@ -219,12 +219,12 @@ def test_a_hold_without_milestones_warns_where_it_was_written() -> None:
         (
             {"probabilities": [(1, 0)], "epochs": (1, 1)},
             ValueError,
-            "probabilities and epochs exclude each other;",
+            "probabilities and epochs can't be combined;",
         ),
         (
             {"probabilities": [(1, 0)], "shares": (1, 0)},
             ValueError,
-            "probabilities and shares exclude each other;",
+            "probabilities and shares can't be combined;",
         ),
         ({"probabilities": []}, ValueError, "probabilities is empty; give one row per epoch, or one for all: [("),
         ({"probabilities": 0.5}, TypeError, "probabilities=0.5 is not a sequence; give one row per epoch: [(0.7, 0.2,"),
