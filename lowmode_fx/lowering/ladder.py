@@ -172,6 +172,13 @@ class ModePair(Ladder):
     """A ladder of one low mode.
 
     ``full`` takes images ``(N, C, *S)``, ``low`` takes downsampled images ``(N, C, *⌈S/r⌉)``.
+
+    Attributes:
+        model: The original model.
+        full: The full-mode graph.
+        rungs: The low mode, as a tuple of one.
+        inputs: The call that full-mode takes.
+        live: Whether low steps run the model itself; otherwise they run the low graph.
     """
 
     @property

@@ -19,9 +19,14 @@ class PairReport:
     """What the passes did to make the low graph, and for which model and images.
 
     Attributes:
+        model: Name of the model's class.
+        front_end: The front end that made the graph.
+        front_end_failures: Errors of the front ends that were tried before, one line each.
         input_shape: Shape ``(N, C, *S)`` of the example's images in full-mode.
         low_input_shape: Their shape ``(N, C, *⌈S/r⌉)`` in low-mode.
         input_dtype: Their dtype.
+        passes: The reports of the passes, in order.
+        notes: Notes for the reader: rounded sides, options without effect, maps of another size.
         leaf_modules: Module classes that were not traced into, as the user requested.
         any_size: Whether the graphs hold for images of any size; otherwise for the example's only.
         no_effect: Why no kernel is pooled and no max pool is dropped, although that was requested; empty otherwise.

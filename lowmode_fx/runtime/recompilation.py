@@ -64,8 +64,8 @@ class RecompilationGuard:
         left = MOST - self._again[mode]
         after = f"after {left} more the mode runs" if left else "from now on the mode runs"
         warnings.warn(
-            f"{mode}-mode was recompiled (compilation {self._again[mode] + 1}): {what} changed; avoid that during "
-            f"training, {after} uncompiled",
+            f"{mode}-mode was recompiled (compilation {self._again[mode] + 1}): {what} changed; make such changes "
+            f"before training: {after} uncompiled",
             stacklevel=5,
         )
 

@@ -32,6 +32,7 @@ class GradientAgreement:
         batches: Number of batches.
         cosine_error: Standard error of ``cosine``; ``nan`` for one batch.
         norm_ratio_error: Standard error of ``norm_ratio``; ``nan`` for one batch.
+        ceiling_error: Standard error of ``ceiling``; ``nan`` for one batch.
         layers: The same for each parameter by name; empty within a layer.
     """
 

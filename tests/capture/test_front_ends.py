@@ -131,7 +131,9 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("front_end", ["auto", "live"])
 def test_images_of_other_channels_than_the_model_takes(front_end: Any) -> None:
-    with pytest.raises(TraceError, match=r"images have 5 channels, but the model takes 3; build the model with in_chans=5$"):
+    with pytest.raises(
+        TraceError, match=r"images have 5 channels, but the model takes 3; build the model with in_chans=5$"
+    ):
         build_pair(Tiny(), torch.zeros(2, 5, 16, 16), front_end=front_end)
 
 
@@ -175,7 +177,8 @@ def test_a_model_of_several_inputs() -> None:
             return self.body(images) * scale + self.body(others) + bias
 
     with pytest.raises(
-        ValueError, match=r"^Pairwise\.forward\(images, others, \*, scale, bias=0\.0\) does not take these arguments: missing"
+        ValueError,
+        match=r"^Pairwise\.forward\(images, others, \*, scale, bias=0\.0\) does not take these arguments: missing",
     ):
         build_pair(Pairwise(), torch.zeros(IMAGES))
     assert build_pair(Pairwise(), torch.zeros(IMAGES), submodule="body").report.model == "Tiny"

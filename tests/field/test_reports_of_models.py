@@ -91,7 +91,9 @@ class UNet(nn.Module):
 def test_a_u_net_on_sides_that_halve_too_rarely() -> None:
     """qubvel-org/segmentation_models.pytorch#617, #548, #421: maps that do not meet, told in a decoder's depth."""
     images = torch.randn(2, 3, 40, 40)  # halves three times; 20 does not
-    with pytest.raises(PassError, match=r"can't take 20×20 .*nearest sizes that it takes are 16×16 and 24×24: set size_mul"):
+    with pytest.raises(
+        PassError, match=r"can't take 20×20 .*nearest sizes that it takes are 16×16 and 24×24: set size_mul"
+    ):
         build_pair(UNet(), images, LowModeConfig(restore_output=True))
     net = net_of(UNet(), images, LowModeConfig(restore_output=True, size_multiple=8))
     assert net.run(Mode.LOW, images).shape == net.run(Mode.FULL, images).shape == (2, 2, 40, 40)

@@ -101,7 +101,9 @@ def test_a_resume_that_lost_the_schedule_says_so(tmp_path: Path) -> None:
         for name in [name for name in group if name.startswith("lowmode_")]:
             del group[name]
     torch.save(saved, tmp_path / "half.ckpt")
-    with pytest.warns(UserWarning, match="the schedule starts at step 0: no loaded state dict has the schedule's state"):
+    with pytest.warns(
+        UserWarning, match="the schedule starts at step 0: no loaded state dict has the schedule's state"
+    ):
         trainer(tmp_path, 2).fit(second, loader(), ckpt_path=tmp_path / "half.ckpt")
 
 

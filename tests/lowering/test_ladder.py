@@ -247,7 +247,9 @@ def test_a_mode_is_found_by_its_name_and_by_its_place() -> None:
     for name in ("low", "r3", "rung7"):
         with pytest.raises(ValueError, match=f"mode '{name}' is not one of this ladder's 4: 'r4', 'r2', 'r2-kept'"):
             ladder.graph(Mode(name))
-    with pytest.raises(ValueError, match="mode 'full' is not a low mode: it runs the model as it is; give the name of a low mode"):
+    with pytest.raises(
+        ValueError, match="mode 'full' is not a low mode: it runs the model as it is; give the name of a low mode"
+    ):
         ladder.rung(Mode.FULL)
 
 

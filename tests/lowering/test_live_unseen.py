@@ -84,7 +84,10 @@ def test_names_and_pools_of_another_branch(options: dict[str, Any], pooled: bool
     maps = model.other_stem(images)
     maps = single_tap(model.right, maps) if pooled else model.right(maps)
     torch.testing.assert_close(live.run(images), model.last(maps if dropped else model.pool(maps)))
-    assert any("max pool pool was not seen at the build: it is " + ("dropped" if dropped else "kept") in note for note in live.notes)
+    assert any(
+        "max pool pool was not seen at the build: it is " + ("dropped" if dropped else "kept") in note
+        for note in live.notes
+    )
 
 
 @pytest.mark.filterwarnings("ignore::lowmode_fx.lowering.live.LiveLoweringWarning")
@@ -171,7 +174,9 @@ def test_a_kernel_that_the_graph_takes_for_a_constant_is_trained() -> None:
     live, images = LiveLowering(pair), low_images(pair)
     if pair.report.pooled:
         pytest.skip("the graph has it right")
-    with pytest.warns(LiveLoweringWarning, match="the convolution body was not seen at the build: its 3×3 kernel is pooled to 1×1"):
+    with pytest.warns(
+        LiveLoweringWarning, match="the convolution body was not seen at the build: its 3×3 kernel is pooled to 1×1"
+    ):
         torch.testing.assert_close(live.run(images), single_tap(model.body, model.stem(images)) / 2)
 
 

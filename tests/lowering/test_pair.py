@@ -338,9 +338,7 @@ def test_a_model_with_nothing_to_pool() -> None:
 
 
 def test_a_model_without_a_convolution() -> None:
-    with pytest.raises(
-        PassError, match=r"^Sequential has nothing to pool: it has no convolution; use a conv"
-    ):
+    with pytest.raises(PassError, match=r"^Sequential has nothing to pool: it has no convolution; use a conv"):
         build_pair(named(flat=nn.Flatten(), fc=nn.Linear(768, 2)), torch.zeros(IMAGES))
 
 

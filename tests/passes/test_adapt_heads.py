@@ -268,8 +268,8 @@ def test_a_table_of_positions_is_refused_with_both_ways_out() -> None:
     with pytest.raises(PassError, match=r"^the model itself can't take 8×8 inputs: at add, given 2×4×4×4: ") as error:
         build(Positions(), 16)
     assert str(error.value).endswith(
-        "use an input size that can be halved more often, set adapt_head=True to resize the map behind relu to its full-mode "
-        "8×8, or set downsample_input=False to pool kernels only"
+        "use an input size that can be halved more often, set adapt_head=True to resize the map behind "
+        "relu to its full-mode 8×8, or set downsample_input=False to pool kernels only"
     )
 
 
@@ -354,7 +354,9 @@ def test_a_size_that_is_fixed_before_any_convolution_stays_refused() -> None:
             torch._assert(x.shape[2] == 16, "this model takes 16 rows")
             return self.stem(x)
 
-    with pytest.raises(PassError, match="this model takes 16 rows; use an input size that can be halved more often, or set"):
+    with pytest.raises(
+        PassError, match="this model takes 16 rows; use an input size that can be halved more often, or set"
+    ):
         build(Asserting(), 16)
     with pytest.raises(PassError, match=r"^adapt_head found no map of a convolution that leads to _assert: "):
         build(Asserting(), 16, adapt_head=True)

@@ -82,8 +82,16 @@ def test_padding_by_name(padding: str) -> None:
             {"bdy": 1},
             "strides: 'bdy' matches no convolution; near matches: body (of 2)",
         ),
-        (nn.Conv2d(4, 5, 3), {"body": (1, 1, 1)}, "strides: body has 2 spatial sides, but 3 strides (1, 1, 1); give one per side"),
-        (nn.Conv2d(4, 5, 3), {"stem": 1, "body": (2,)}, "strides: body has 2 spatial sides, but 1 strides (2,); give one per side"),
+        (
+            nn.Conv2d(4, 5, 3),
+            {"body": (1, 1, 1)},
+            "strides: body has 2 spatial sides, but 3 strides (1, 1, 1); give one per side",
+        ),
+        (
+            nn.Conv2d(4, 5, 3),
+            {"stem": 1, "body": (2,)},
+            "strides: body has 2 spatial sides, but 1 strides (2,); give one per side",
+        ),
         (
             nn.ConvTranspose2d(4, 5, 3, 2),
             {"body": 1},

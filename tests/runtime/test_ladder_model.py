@@ -137,10 +137,13 @@ def test_modes_are_mixed_as_they_are_drawn() -> None:
     [
         (
             LadderSchedule(epochs=(1, 2)),
-            "schedule LadderSchedule is for 2 modes, but the ladder has 3: r4, r2, full; give one share, number of epochs or "
-            "probability per mode",
+            "schedule LadderSchedule is for 2 modes, but the ladder has 3: r4, r2, full; give one share, number of "
+            "epochs or probability per mode",
         ),
-        (LadderSchedule(epochs=(1, 2, 3, 4)), "schedule LadderSchedule is for 4 modes, but the ladder has 3: r4, r2, full"),
+        (
+            LadderSchedule(epochs=(1, 2, 3, 4)),
+            "schedule LadderSchedule is for 4 modes, but the ladder has 3: r4, r2, full",
+        ),
     ],
 )
 def test_a_schedule_of_another_count_is_refused(schedule: Any, message: str) -> None:
@@ -153,7 +156,9 @@ def test_a_schedule_of_another_count_is_refused(schedule: Any, message: str) -> 
 def test_a_mode_that_the_ladder_has_not_is_named_with_those_that_it_has(schedule: Any) -> None:
     net = make(schedule)
     net.set_epoch(1)
-    with pytest.raises(ValueError, match=r"mode '(low|r3)' is not one of this ladder's 3: 'r4', 'r2', 'full'; use a sch"):
+    with pytest.raises(
+        ValueError, match=r"mode '(low|r3)' is not one of this ladder's 3: 'r4', 'r2', 'full'; use a sch"
+    ):
         net(IMAGES[:4])
 
 
@@ -242,7 +247,7 @@ def test_a_weight_of_a_mode_that_is_none_of_the_low_ones() -> None:
         make(low_weight={"r3": 0.5})
     with pytest.raises(ValueError, match="mode 'full' is not a low mode"):
         make(low_weight={"full": 0.5})
-    with pytest.raises(ValueError, match="low_weight is 0; it must be a number above 0"):
+    with pytest.raises(ValueError, match="low_weight=0 is out of range; give a number above 0"):
         make(low_weight={"r4": 1.0, "r2": 0})
 
 
@@ -352,5 +357,5 @@ def test_of_two_modes_with_one_image_size_the_one_that_is_due_runs() -> None:
         net.set_epoch(epoch)
         net(ladder.rung(Mode(name)).downsample(IMAGES[:4]))
         assert str(net.last_mode) == name
-    with pytest.raises(ValueError, match=r"images are 4×4; .* they are 16×16 for a full step or 8×8 for a low one"):
+    with pytest.raises(ValueError, match=r"images are 4×4; .* needs 16×16 for a full step or 8×8 for a low one"):
         net(IMAGES[:4, :, :4, :4])

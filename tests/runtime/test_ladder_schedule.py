@@ -202,7 +202,11 @@ def test_a_hold_without_milestones_warns_where_it_was_written() -> None:
         ({"epochs": (10, -1)}, ValueError, "epochs[1]=-1 is too small; give an int of at least 0"),
         ({"epochs": (10, 2.5)}, TypeError, "epochs[1]=2.5 is of type float; give an int of at least 0"),
         ({"epochs": "10, 6"}, TypeError, "epochs='10, 6' is not a sequence; give one value per mode, cheapest first"),
-        ({"shares": (0.5, 0.5)}, ValueError, "epochs=None is not the length of a run; give an int with shares, such as epo"),
+        (
+            {"shares": (0.5, 0.5)},
+            ValueError,
+            "epochs=None is not the length of a run; give an int with shares, such as epo",
+        ),
         ({"shares": (0.5, 0.5), "epochs": (1, 1)}, ValueError, "epochs=(1, 1) is not the length of a run; give"),
         ({"shares": (0.5, 0.5), "epochs": 0}, ValueError, "epochs=0 is too small; give an int of at least 1"),
         ({"shares": (0.5, 0.3), "epochs": 9}, ValueError, "shares=(0.5, 0.3) sums to 0.8; give values that sum"),
@@ -215,12 +219,12 @@ def test_a_hold_without_milestones_warns_where_it_was_written() -> None:
         (
             {"probabilities": [(1, 0)], "epochs": (1, 1)},
             ValueError,
-            "probabilities and epochs exclude each other;",
+            "probabilities and epochs can't be combined;",
         ),
         (
             {"probabilities": [(1, 0)], "shares": (1, 0)},
             ValueError,
-            "probabilities and shares exclude each other;",
+            "probabilities and shares can't be combined;",
         ),
         ({"probabilities": []}, ValueError, "probabilities is empty; give one row per epoch, or one for all: [("),
         ({"probabilities": 0.5}, TypeError, "probabilities=0.5 is not a sequence; give one row per epoch: [(0.7, 0.2,"),
@@ -238,7 +242,11 @@ def test_a_hold_without_milestones_warns_where_it_was_written() -> None:
         ),
         ({"probabilities": [(math.nan, 1)]}, ValueError, "probabilities[0][0]=nan is not a probability; give a number"),
         ({"epochs": (1, 1), "seed": -1}, ValueError, "seed=-1 is too small; give an int of at least 0"),
-        ({"epochs": (1, 1), "modes": "r2"}, TypeError, "modes='r2' is not a sequence; give names, such as ('r2', 'r4/3'"),
+        (
+            {"epochs": (1, 1), "modes": "r2"},
+            TypeError,
+            "modes='r2' is not a sequence; give names, such as ('r2', 'r4/3'",
+        ),
         (
             {"epochs": (1, 1, 1), "modes": ("r2", "full")},
             ValueError,

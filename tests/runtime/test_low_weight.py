@@ -54,7 +54,7 @@ def test_the_weight_is_copied_and_pickled() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_weight_that_makes_no_sense(weight: float) -> None:
-    with pytest.raises(ValueError, match=r"low_weight is .*; it must be a number above 0"):
+    with pytest.raises(ValueError, match=r"low_weight=.* is out of range; give a number above 0"):
         net(1.0, weight)
 
 

@@ -66,7 +66,9 @@ def test_a_scheduler_that_has_taken_steps_is_refused() -> None:
 
 
 def test_a_rate_that_changes_all_the_time_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^CosineAnnealingLR changes the learning rate in 199 of 200 epochs"):
+    with pytest.raises(
+        ValueError, match=r"^scheduler CosineAnnealingLR changes the learning rate in 199 of 200 epochs"
+    ):
         lr_milestones(lr_scheduler.CosineAnnealingLR(optimizer(), 200), 200)
     with pytest.raises(ValueError, match=r"^ReduceLROnPlateau follows the loss"):
         lr_milestones(lr_scheduler.ReduceLROnPlateau(optimizer()), 200)

@@ -132,7 +132,9 @@ def test_a_pickle_whose_model_would_be_traced_otherwise_is_refused() -> None:
     """A graph keeps what forward did when it was traced; another one may not take its place unsaid."""
     net = make(Guarded())
     net.pair.model.doubled = True
-    with pytest.raises(ValueError, match="the pickled pair of Guarded no longer matches its model: the model's code, its flags or"):
+    with pytest.raises(
+        ValueError, match="the pickled pair of Guarded no longer matches its model: the model's code, its flags or"
+    ):
         pickle.loads(pickle.dumps(net))
 
 

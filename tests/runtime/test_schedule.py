@@ -196,7 +196,12 @@ def test_a_hold_without_milestones_warns_where_it_was_written() -> None:
         (BernoulliSchedule, {"seed": 2**64}, ValueError, f"seed={2**64} does not fit in 64 bits; give an int from 0"),
         (BernoulliSchedule, {"seed": 0.0}, TypeError, "seed=0.0 is of type float; give an int of at least 0"),
         (BernoulliSchedule, {"hold_epochs": -1}, ValueError, "hold_epochs=-1 is too small; give an int of at least 0"),
-        (BernoulliSchedule, {"milestones": 80}, TypeError, "milestones=80 is not a sequence; give epochs, such as (0, 80"),
+        (
+            BernoulliSchedule,
+            {"milestones": 80},
+            TypeError,
+            "milestones=80 is not a sequence; give epochs, such as (0, 80",
+        ),
         (BernoulliSchedule, {"milestones": (0, -80)}, ValueError, "milestones[1]=-80 is too small; give an int of at"),
         (PeriodicSchedule, {"period": 0}, ValueError, "period=0 is too small; give an int of at least 1"),
         (PeriodicSchedule, {"low_steps": 3}, ValueError, "low_steps=3 is more than period=2; give an int from 0 to 2"),

@@ -126,7 +126,7 @@ def test_an_optimizer_that_takes_the_attached_ones_place_counts(pair: ModePair) 
 def test_a_schedule_that_stands_still_is_told(pair: ModePair) -> None:
     net = LowModeModel(pair, BernoulliSchedule(0.5), compile=False)
     net.attach(torch.optim.SGD(net.parameters(), lr=0.1))
-    with pytest.warns(UserWarning, match="21 training forwards ran without a step on the model's weights"):
+    with pytest.warns(UserWarning, match="21 training forwards without a step on the model's weights"):
         for _ in range(21):
             net(torch.zeros(4, 3, 16, 16))
 
@@ -157,9 +157,7 @@ def test_a_checkpointed_net_recomputes_in_the_mode_of_its_first_forward(pair: Mo
 def test_a_schedule_that_never_measures_says_so_once() -> None:
     schedule = AgreementSchedule(every=100)
     assert schedule.mode(99, 0) is Mode.FULL
-    with pytest.warns(
-        UserWarning, match=r"has not measured in 100 steps, so all were full; call schedule.measure"
-    ):
+    with pytest.warns(UserWarning, match=r"has not measured in 100 steps, so all were full; call schedule.measure"):
         schedule.mode(100, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -186,7 +184,7 @@ def test_what_is_no_schedule(pair: ModePair) -> None:
 
 def test_smaller_maps_are_noted() -> None:
     segmenter = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1))
-    note = "low-mode returns maps of 8×8 where full-mode returns 16×16; restore_output=True resizes them"
+    note = "low-mode returns maps of 8×8 where full-mode returns 16×16; set restore_output=True to resize them"
     assert note in build_pair(segmenter, torch.zeros(2, 3, 16, 16)).report.notes
     restored = build_pair(segmenter, torch.zeros(2, 3, 16, 16), LowModeConfig(restore_output=True))
     assert not restored.report.notes
@@ -196,7 +194,7 @@ def test_a_batch_of_one_runs_in_full_mode_where_low_modes_maps_are_single_pixels
     layers = [nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1), nn.BatchNorm2d(4)]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     pair = build_pair(model, torch.zeros(2, 3, 8, 8))
-    assert any("3 low-mode's map is 1×1" in note for note in pair.report.notes)
+    assert any("3 has a 1×1 map in low-mode" in note for note in pair.report.notes)
     net = LowModeModel(pair, PeriodicSchedule(1), compile=False)
     with pytest.warns(UserWarning, match="a batch of 1 image has no batch statistics on low-mode's 1×1 maps"):
         net(torch.randn(1, 3, 8, 8))

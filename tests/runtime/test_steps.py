@@ -77,7 +77,9 @@ def test_a_state_that_is_loaded_before_attaching_tells_too() -> None:
     unattached = make()
     late = sgd(unattached)
     late.load_state_dict(optimizer.state_dict())
-    with pytest.warns(UserWarning, match="the schedule's state was restored from the optimizer only after the first step; attach"):
+    with pytest.warns(
+        UserWarning, match="the schedule's state was restored from the optimizer only after the first step; attach"
+    ):
         step(unattached, late)
     assert unattached.step == 2
 
@@ -158,9 +160,7 @@ def test_a_resume_that_lost_the_schedule_says_so_once() -> None:
 def test_a_forgotten_attach_is_told_and_made_up_for() -> None:
     net = make()
     optimizer = sgd(net)
-    with pytest.warns(
-        UserWarning, match="2 training forwards before the first optimizer step counted as st"
-    ):
+    with pytest.warns(UserWarning, match="2 training forwards before the first optimizer step counted as st"):
         step(net, optimizer, forwards=2)
     assert net.step == 1
     assert [mode for _ in range(3) for mode in step(net, optimizer, 2)] == due(1, 1, 2, 2, 3, 3)

@@ -179,9 +179,7 @@ def test_arguments_are_checked() -> None:
         TrainStep(lambda x: x, F.cross_entropy, optimizer)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="optimizer is of type int"):
         TrainStep(net, F.cross_entropy, 3)
-    with pytest.raises(
-        ValueError, match=r"optimizer has none of the net's parameters; make it with net.parameters"
-    ):
+    with pytest.raises(ValueError, match=r"optimizer has none of the net's parameters; make it with net.parameters"):
         TrainStep(net, F.cross_entropy, SGD(build().parameters()))
     with pytest.raises(TypeError, match=r"autocast='bf16' is of type str; give a dtype such as torch\.bfloat16"):
         TrainStep(net, F.cross_entropy, optimizer, autocast="bf16")  # type: ignore[arg-type]

@@ -88,10 +88,10 @@ def test_one_batch_and_several(name: str, batch: Any, targets: list[Any]) -> Non
     [
         ("plain", [], r"^batch is empty; give \(inputs, targets\), or several of them$"),
         ("plain", (X, Y, Y), r"^a batch is of type Tensor; give \(inputs, targets\), or a mapping of all keywords if"),
-        ("plain", [(X, Y, Y)], r"^a batch is a tuple of 3; give \(inputs, targets\), or a mapping of all that"),
-        ("plain", 3, r"^a batch is a int; give \(inputs, targets\)"),
+        ("plain", [(X, Y, Y)], r"^a batch is of type tuple of 3; give \(inputs, targets\), or a mapping of all key"),
+        ("plain", 3, r"^a batch is of type int; give \(inputs, targets\)"),
         ("plain", {"image": X}, r"^Plain\.forward\(x, flag=False\) does not take these arguments: missing a required"),
-        ("depth", (X, Y), r"^Depth\.forward\(x, depth\) does not take these arguments: missing a required argument: 'depth'$"),
+        ("depth", (X, Y), r"^Depth\.forward\(x, depth\) does not take these arguments: missing a required argument: '"),
         ("loss inside", (X, Y), r"^Classifier is called with \(tensor\), but its modes were built for \(pixel_values="),
         ("loss inside", {"pixel_values": X}, r"^Classifier is called with \(pixel_values=tensor\), but its modes were"),
     ],

@@ -186,10 +186,12 @@ def test_a_loader_without_a_length_and_one_that_is_too_short() -> None:
     with pytest.raises(ValueError, match="can be used only once; give a list or a DataLoader"):
         tune(small_model(), iter(Coloured()), epochs=3, steps_per_epoch=8)
     with pytest.raises(
-        ValueError, match=r"a batch is a tuple of 3; give \(inputs, targets\), or a mapping of all that"
+        ValueError, match=r"a batch is of type tuple of 3; give \(inputs, targets\), or a mapping of all key"
     ):
         tune(small_model(), [(torch.zeros(4, 3, 16, 16), 1, 2)] * 4, epochs=3)  # type: ignore[list-item]
-    with pytest.raises(ValueError, match=r"Sequential\.forward\(input\) does not take these arguments: .*give all arguments"):
+    with pytest.raises(
+        ValueError, match=r"Sequential\.forward\(input\) does not take these arguments: .*give all arguments"
+    ):
         tune(small_model(), [{"image": torch.zeros(4, 3, 16, 16)}] * 4, epochs=3)
     with pytest.raises(ValueError, match="loader has 1 batches; give at least two"):
         tune(small_model(), Coloured(1), epochs=3)
