@@ -1,7 +1,8 @@
-"""The arithmetic of low-mode kernels: pooled sizes, kernel transforms, the padding rule. No graphs here.
+"""Arithmetic of low-mode kernels: pooled sizes, kernel transforms, and padding. There are no graphs here.
 
 A kernel has shape ``(F, C, *K)`` with one to three spatial sizes ``K``; channels and filter counts never change. A
-ratio r is any number ≥ 1, of one side or, where a function takes whole kernels, of all sides at once or one a side.
+ratio r is any number ≥ 1, for one side or, in functions of whole kernels, for all sides or per side.
+
 Source: Poulos, Nouri, Moshovos, "Training CNNs faster with Dynamic Input and Kernel Downsampling", §2.2.2.
 """
 

@@ -7,7 +7,7 @@ from functools import cache
 from passes.choices import Gain
 from passes.kernel_math.gains import Matrix, scaled
 
-#: Of Keys' kernel, as Pillow and ``F.interpolate(antialias=True)`` have it.
+#: Parameter of Keys' kernel, as in Pillow and ``F.interpolate(antialias=True)``.
 _A = -0.5
 
 

@@ -1,4 +1,4 @@
-"""What a pooled kernel keeps of the whole one, where its transform leaves that open."""
+"""What a pooled kernel preserves of the full one, if its transform leaves that open."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 def scaled(rows: Matrix, gain: Gain) -> Matrix:
-    """The matrix (K', K) of one side, whose rows sum to 1, brought to what ``gain`` keeps.
+    """The matrix (K', K) of one side, whose rows sum to 1, scaled for ``gain``.
 
-    ``"mean"``: a constant kernel. ``"sum"``: its sum, times K / K'. ``"norm"``: on average the sum of squares of a
-    kernel whose taps are independent of each other, so that a map without structure is answered as strongly.
+    ``"mean"``: preserves a constant kernel. ``"sum"``: preserves its sum, times K / K'. ``"norm"``: on average
+    preserves the sum of squares of a kernel with independent taps, so that the response to a map without structure is
+    as strong.
     """
     if gain == "mean":
         return rows

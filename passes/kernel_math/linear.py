@@ -14,7 +14,7 @@ def linear_rows(size: int, pooled: int, ratio: SideRatio) -> Matrix:
     p, q = ratio_terms(ratio)
     columns = []
     for tap in range(size):
-        # Times q first: a tap that lies on a pooled one is found there exactly, and no other gets a share of it.
+        # Multiplied by q first, so that a tap at a pooled tap's place is exactly there, and no other gets a share.
         place = min(max((tap - (size - 1) / 2) * q / p + (pooled - 1) / 2, 0.0), pooled - 1.0)
         columns.append([max(0.0, 1 - abs(place - index)) for index in range(pooled)])
     return tuple(zip(*columns, strict=True))

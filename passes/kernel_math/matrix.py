@@ -1,4 +1,4 @@
-"""A kernel times one matrix a side: what every named transform comes to."""
+"""Multiply a kernel by one matrix per side, which is how every named transform works."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from passes.kernel_math.pi_resize import pi_resize_rows
 from passes.kernel_math.windows import average_rows
 from passes.torch_internals import is_fake, is_jit_tracing
 
-#: What makes the matrix of a side, by the names that sides say: pure functions of plain values.
+#: Functions that make the matrix of a side, by name: pure functions of plain values.
 MATRICES: dict[str, Callable[..., Matrix]] = {
     "average": average_rows,
     "bicubic": bicubic_rows,
     "linear": linear_rows,
     "pi_resize": pi_resize_rows,
 }
-#: A name of ``MATRICES`` and the arguments, as dynamo can hold them; ``None`` for a side that stays as it is.
+#: A name of ``MATRICES`` and its arguments, as constants for dynamo; ``None`` for an unchanged side.
 Side = tuple[str, tuple[Any, ...]] | None
 
-#: Entries of a matrix for all sides at once, up to which one product is faster than a product a side.
+#: Up to this many entries of a matrix for all sides together, one product is faster than one product per side.
 _LARGEST_PRODUCT = 2**15
 
 
 def multiply_sides(weight: Tensor, pooled: tuple[int, ...], sides: tuple[Side, ...]) -> Tensor:
-    """A kernel ``(F, C, *K)`` with each side multiplied with its matrix: ``(F, C, *K')``, in the kernel's own dtype.
+    """A kernel ``(F, C, *K)`` with each side multiplied by its matrix: ``(F, C, *K')``, in the kernel's dtype.
 
-    Half precisions are worked out in float32 and rounded once; autocast changes nothing.
+    Half precisions are computed in float32 and rounded once; autocast has no effect.
     """
     if all(side is None for side in sides):
         return weight
@@ -48,7 +48,7 @@ def multiply_sides(weight: Tensor, pooled: tuple[int, ...], sides: tuple[Side, .
 
 
 def kernel_of(weight: Tensor) -> tuple[int, ...]:
-    """K of each side; plain numbers where a trace makes tensors of them, too."""
+    """K of each side; plain ints, also when a trace makes tensors of them."""
     return tuple(map(int, weight.shape[2:]))
 
 
@@ -79,7 +79,7 @@ def _made_anew(sides: tuple[tuple[Side, int], ...], dtype: torch.dtype, device: 
 
 
 class _Kept:
-    """Matrices on their devices, for good, under names that start with ``matrix``."""
+    """Cached matrices on their devices, under names that start with ``matrix``."""
 
 
 _KEPT = _Kept()
@@ -103,12 +103,12 @@ def _name_of(sides: tuple[tuple[Side, int], ...], dtype: torch.dtype, device: to
     return _kept_name(sides, dtype, device)
 
 
-# Where dynamo traces, it is called while it does.
+# dynamo calls it while it traces.
 _find_name: Callable[..., str] = torch.compiler.assume_constant_result(_name_of)
 
 
 def _constant(sides: tuple[tuple[Side, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    # An attribute: compiled code takes it for an input, and a captured step finds it where it is.
+    # An attribute: for compiled code it is an input, and a captured step finds it at the same address.
     matrix: Tensor = getattr(_KEPT, _find_name(sides, dtype, device))
     return matrix
 

@@ -1,15 +1,16 @@
-"""The pseudo-inverse resize of a kernel, as a matrix: by least squares, what the kernel does to whole maps.
+"""The pseudo-inverse resize of a kernel, as a matrix: by least squares over the kernel's responses to whole maps.
 
-FlexiViT (Beyer et al., CVPR 2023, §3.4) resizes a patch embedding so that it answers to a resized patch as it did to
-the patch. Here a convolution is asked to: let y be the map x blurred and cut to every r-th pixel, as images are. Of all
-kernels of K' taps, Ŵ is the one whose answer to y is nearest, in the mean of squares, to the answer of W to x, blurred
-and cut likewise. On one side, with tap k of W at pixel d·(k − (K−1)/2) and tap j of Ŵ at r·d·(j − (K'−1)/2),
+FlexiViT (Beyer et al., CVPR 2023, §3.4) resizes a patch embedding so that its response to a resized patch matches that
+to the patch. Here the same is required of a convolution: let y be the map x blurred and cut to every r-th pixel, like
+images. Of all kernels of K' taps, Ŵ is the one whose response to y is nearest, in mean square, to the response of W to
+x, blurred and cut in the same way. On one side, with tap k of W at pixel d·(k − (K−1)/2) and tap j of Ŵ at r·d·(j −
+(K'−1)/2),
 
     Ŵ = G⁻¹ R W,  G[i, j] = cov(y at tap i, y at tap j),  R[j, k] = cov(y at tap j, blurred x at tap k).
 
-Maps are taken to be like natural images, a covariance that falls by ρ a pixel, over any level: so a map without
-structure is answered exactly, and the sum of the taps is kept. Where sides are told apart in that way, the least
-squares of all sides together are those of one after the other.
+Maps are modelled like natural images, with a covariance that falls by ρ per pixel, over any level: so the response to a
+constant map is exact, and the sum of the taps is preserved. Since this covariance is separable, the least squares of
+all sides together are those of one side after the other.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def pi_resize_rows(size: int, pooled: int, ratio: SideRatio, dilation: int = 1) 
 
 
 def _covariance(blur: Sequence[float], distance: float) -> float:
-    """Of two pixels, ``distance`` apart, of a blurred map."""
+    """Covariance of two pixels, ``distance`` apart, of a blurred map."""
     pairs = ((a * b, i - j) for i, a in enumerate(blur) for j, b in enumerate(blur))
     return math.fsum(weight * NEIGHBOURS ** abs(distance + shift) for weight, shift in pairs)
 

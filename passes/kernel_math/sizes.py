@@ -1,4 +1,4 @@
-"""How large a pooled kernel is, and what padding keeps the output of its convolution where it was (§2.2.2)."""
+"""The size of a pooled kernel, and the padding that preserves the output of its convolution (§2.2.2)."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def pooled_size(size: int, ratio: SideRatio, rounding: Rounding = "ceil") -> int
 
 
 def pooled_padding(before: int, after: int, size: int, pooled: int, dilation: int) -> tuple[int, int]:
-    """Padding of one side for the pooled kernel: P − d(K−1) + d(K'−1) in all, aligned on the kernel's centre.
+    """Padding of one side for the pooled kernel: P − d(K−1) + d(K'−1) in total, aligned at the kernel's centre.
 
-    Negative padding is a crop. The output of the pooled conv then has exactly the unpooled conv's size. Where
-    d(K−K') is odd the centre falls between two pixels and the odd one is taken off the end.
+    Negative padding is a crop. The output of the pooled convolution then has exactly the unpooled one's size. If
+    d(K−K') is odd, the centre is between two pixels and the odd pixel is removed at the end.
     """
     removed = dilation * (size - pooled)
     return before - removed // 2, after - (removed - removed // 2)
 
 
 def conv_output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Output size of one side of a convolution with ``padding`` pixels in all."""
+    """Output size of one side of a convolution with ``padding`` pixels in total."""
     return (size + padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def same_padding(kernel: int, dilation: int) -> tuple[int, int]:
-    """What torch's ``padding="same"`` pads before and after one side (stride 1)."""
+    """The padding before and after one side for torch's ``padding="same"`` (stride 1)."""
     total = dilation * (kernel - 1)
     return total // 2, total - total // 2

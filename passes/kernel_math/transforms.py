@@ -1,6 +1,6 @@
-"""Kernel transforms: a kernel ``(F, C, *K)`` with one to three spatial sides to a smaller one, ``(F, C, *K')``.
+"""Kernel transforms: from a kernel ``(F, C, *K)`` with one to three spatial sides to a smaller one, ``(F, C, *K')``.
 
-All but a user's own are linear in the kernel, one matrix a side (``multiply_sides``), so that gradients reach it.
+All but custom ones are linear in the kernel, with one matrix per side (``multiply_sides``), so gradients reach it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ KernelTransform = Callable[[Tensor, tuple[int, ...]], Tensor]
 def average_kernel(
     weight: Tensor, pooled: tuple[int, ...], ratio: RatioLike, gain: Gain = "mean", adaptive: bool = False
 ) -> Tensor:
-    """Average pooling of a kernel ``(F, C, *K) → (F, C, *K')``, side by side.
+    """Average pooling of a kernel ``(F, C, *K) → (F, C, *K')``, per side (§2.2.2).
 
-    ``gain="mean"``: each tap is the mean of its window. ``gain="sum"``: each original tap is shared equally among
-    the windows that cover it, so the sum over the taps is kept exactly. ``gain="norm"``: see ``gains``.
+    ``gain="mean"``: each tap is the mean of its window. ``gain="sum"``: each original tap is shared equally among the
+    windows that cover it, so the sum over the taps is preserved exactly. ``gain="norm"``: see ``gains``.
     """
     ratios = side_ratios(ratio, len(pooled))
     sides: list[Side] = []
-    # Sides of which one tap is left: one sum over all of them, whose gradient is a single fill.
+    # Sides with a single tap left: one sum over all of them, whose gradient is a single fill.
     whole = [
         dim for dim, (size, target) in enumerate(zip(kernel_of(weight), pooled, strict=True), 2) if target == 1 != size
     ]
@@ -49,13 +49,12 @@ def center_kernel(weight: Tensor, pooled: tuple[int, ...], gain: Gain = "mean") 
 
 
 def linear_kernel(weight: Tensor, pooled: tuple[int, ...], ratio: RatioLike) -> Tensor:
-    """The kernel that does on a downsampled map what ``weight`` does on the map itself: ``(F, C, *K) → (F, C, *K')``.
+    """The kernel whose effect on a downsampled map is that of ``weight`` on the map: ``(F, C, *K) → (F, C, *K')``.
 
-    A tap that lies between two taps of the pooled kernel, which are r pixels apart, is shared between them by its
-    distance, as linear interpolation does; one beyond the last goes to the last. So where K' covers K (``"cover"``),
-    convolving a map with Ŵ gives every r-th pixel of convolving its linear interpolation with W. With dilation d pooled
-    taps lie d pixels of the map apart, and that holds where the map is straight between them. The sum of the taps is
-    kept.
+    A tap between two taps of the pooled kernel, which are r pixels apart, is shared between them by its distance, as in
+    linear interpolation; a tap beyond the last goes to the last. So if K' covers K (``"cover"``), convolving a map with
+    Ŵ gives every r-th pixel of convolving its linear interpolation with W. With dilation d pooled taps are d pixels of
+    the map apart, and that holds if the map is linear between them. The sum of the taps is preserved.
     """
     ratios = side_ratios(ratio, len(pooled))
     return multiply_sides(
@@ -81,10 +80,10 @@ def bicubic_kernel(weight: Tensor, pooled: tuple[int, ...], gain: Gain = "mean")
 
 
 def pi_resize_kernel(weight: Tensor, pooled: tuple[int, ...], ratio: RatioLike, dilation: tuple[int, ...]) -> Tensor:
-    """The kernel of K' taps whose answer to a downsampled map is nearest to ``weight``'s to the map, downsampled.
+    """The kernel of K' taps whose response to a downsampled map is nearest to ``weight``'s to the map, downsampled.
 
     ``(F, C, *K) → (F, C, *K')``, by least squares over maps like natural images (``pi_resize``). The sum of the taps is
-    kept. dilation: of the convolution, one a side.
+    preserved. ``dilation``: of the convolution, one per side.
     """
     ratios = side_ratios(ratio, len(pooled))
     return multiply_sides(
@@ -98,9 +97,9 @@ def pi_resize_kernel(weight: Tensor, pooled: tuple[int, ...], ratio: RatioLike, 
 
 
 def custom_kernel(weight: Tensor, pooled: tuple[int, ...], transform: KernelTransform, gain: Gain = "mean") -> Tensor:
-    """A user's transform ``(F, C, *K) → (F, C, *K')``; times ``_tap_ratio`` by ``gain``.
+    """A custom transform ``(F, C, *K) → (F, C, *K')``; times ``_tap_ratio`` by ``gain``.
 
-    Raises ``ValueError`` where the result is no tensor, or has another shape.
+    Raises ``ValueError`` if the result is not a tensor, or has another shape.
     """
     result = transform(weight, pooled)
     expected = (*weight.shape[:2], *pooled)
@@ -115,6 +114,6 @@ def custom_kernel(weight: Tensor, pooled: tuple[int, ...], transform: KernelTran
 
 
 def _tap_ratio(weight: Tensor, pooled: tuple[int, ...], gain: Gain) -> float:
-    """1, ∏K / ∏K' for the sum, and its root for the norm: as if the taps that are left stood for all of them."""
+    """1, ∏K / ∏K' for the sum, and its root for the norm: as if the remaining taps represented all of them."""
     ratio = math.prod(weight.shape[2:]) / math.prod(pooled)
     return {"mean": 1.0, "sum": ratio, "norm": math.sqrt(ratio)}[gain]

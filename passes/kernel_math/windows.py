@@ -1,4 +1,4 @@
-"""Average pooling of one side as a matrix: which taps each tap of the pooled kernel is the mean of (§2.2.2)."""
+"""Average pooling of one side as a matrix: the window of taps for each tap of the pooled kernel (§2.2.2)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from passes.choices import Gain
 from passes.kernel_math.gains import Matrix, scaled
 from passes.ratios import SideRatio, ratio_terms
 
-#: Half-open ranges of taps, one for each tap of the pooled kernel.
+#: Half-open ranges of taps, one per tap of the pooled kernel.
 Windows = tuple[tuple[int, int], ...]
 
 
 def paper_windows(size: int, ratio: int) -> Windows:
-    """The paper's windows for one side: r taps (whole), stride r, asymmetric padding whose taps are left out.
+    """The paper's windows for one side: r taps (whole), stride r, asymmetric padding that is left out of the mean.
 
-    The padding that makes ⌈K/r⌉ whole windows is split before and after, the odd tap after: 5 → 3 with r = 2
-    pads one tap after, giving (0, 2), (2, 4), (4, 5).
+    The padding that makes ⌈K/r⌉ full windows is split before and after, the odd tap after: 5 → 3 with r = 2 pads one
+    tap after, giving (0, 2), (2, 4), (4, 5).
     """
     count = math.ceil(size / ratio)
     before = (ratio * count - size) // 2
@@ -26,12 +26,12 @@ def paper_windows(size: int, ratio: int) -> Windows:
 
 
 def adaptive_windows(size: int, pooled: int) -> Windows:
-    """K' even-handed windows over K taps, as in adaptive average pooling: 7 → 3 gives (0, 3), (2, 5), (4, 7)."""
+    """K' balanced windows over K taps, as in adaptive average pooling: 7 → 3 gives (0, 3), (2, 5), (4, 7)."""
     return tuple((index * size // pooled, -((-(index + 1) * size) // pooled)) for index in range(pooled))
 
 
 def choose_windows(size: int, pooled: int, ratio: SideRatio, adaptive: bool) -> Windows:
-    """The paper's windows where r is whole and ⌈K/r⌉ of them give the pooled size K', adaptive ones elsewhere."""
+    """The paper's windows if r is whole and ⌈K/r⌉ of them give the pooled size K', otherwise adaptive ones."""
     p, q = ratio_terms(ratio)
     if adaptive or q > 1 or math.ceil(size / p) != pooled:
         return adaptive_windows(size, pooled)
@@ -39,7 +39,7 @@ def choose_windows(size: int, pooled: int, ratio: SideRatio, adaptive: bool) -> 
 
 
 def tap_weights(windows: Windows, size: int, gain: Gain) -> Matrix:
-    """The matrix (K', K) of one side: its rows sum to 1 (mean), its columns do (sum), or ``"norm"`` of the former."""
+    """The matrix (K', K) of one side: its rows sum to 1 (mean), its columns do (sum), or rows scaled for ``"norm"``."""
     rows = [[1.0 if low <= tap < high else 0.0 for tap in range(size)] for low, high in windows]
     if gain == "sum":
         cover = [sum(row[tap] for row in rows) for tap in range(size)]

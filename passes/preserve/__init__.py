@@ -1,4 +1,4 @@
-"""Leaving a model as it was: whatever happens inside, its tensors, attributes, modes and generators come back."""
+"""Preserve a model's state: whatever happens inside, its tensors, attributes, modes and generators are restored."""
 
 from passes.preserve.containers import same_items
 from passes.preserve.copies import computed_copies, copy_apart, copy_spread_out

@@ -1,6 +1,6 @@
-"""Contents of Python's containers, put back by identity and in their order.
+"""Restore the contents of Python's containers, by identity and in order.
 
-Subclasses may have their own ideas of what goes in: the plain methods put back what was there.
+Subclasses may override how items are added: the plain methods are used to restore them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from passes.preserve.restorers import Restorer
 
 
 def container_restorer(container: Any) -> Restorer:
-    """For a dictionary, list, deque, set, bytearray or a closure's cell."""
+    """For a dictionary, list, deque, set, bytearray or closure cell."""
     if isinstance(container, dict):
         return partial(_refill_dict, container, dict(container))
     if isinstance(container, list | deque):
@@ -29,17 +29,17 @@ def container_restorer(container: Any) -> Restorer:
 
 
 def empty_restorer(containers: Iterable[Any]) -> Restorer:
-    """For many that are empty: cheaper than one by one."""
+    """For many empty containers at once, which is cheaper than one by one."""
     return partial(_empty, containers)
 
 
 def array_restorer(array: Any) -> Restorer:
-    """For one of numpy's arrays."""
+    """For a numpy array."""
     return partial(_refill_array, array, array.copy())
 
 
 def cell_contents(cell: CellType) -> list[Any]:
-    """What a closure's cell holds, as a list of one, or of none while the variable has no value."""
+    """The contents of a closure cell, as a list of one, or empty while the variable has no value."""
     try:
         return [cell.cell_contents]
     except ValueError:
@@ -47,7 +47,7 @@ def cell_contents(cell: CellType) -> list[Any]:
 
 
 def replace_item(container: Any, key: Any, value: Any) -> None:
-    """Put ``value`` where ``container`` holds something under ``key``. Raises ``TypeError`` where it has no keys."""
+    """Put ``value`` at ``key`` of ``container``. Raises ``TypeError`` if it has no keys."""
     if isinstance(container, CellType):
         container.cell_contents = value
     elif isinstance(container, dict):

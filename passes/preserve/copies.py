@@ -1,4 +1,4 @@
-"""Copies of a model that can be run without a trace in it."""
+"""Copies of a model that run without changing it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Copied = TypeVar("Copied")
 
 
 def copy_apart(value: Copied, model: nn.Module, *, meta: bool = False) -> Copied:
-    """A deep copy of ``value``, which holds ``model``: whatever the copy's forward does, the model doesn't see it.
+    """A deep copy of ``value``, which holds ``model``: whatever the copy's forward does, the model does not change.
 
-    meta: parameters and buffers are meta tensors in the copy, which take no memory and have no values.
+    ``meta``: parameters and buffers are meta tensors in the copy, which take no memory and have no values.
     """
     memo: dict[int, Any] = computed_copies(model)
     if meta:
@@ -25,18 +25,18 @@ def copy_apart(value: Copied, model: nn.Module, *, meta: bool = False) -> Copied
 
 
 def computed_copies(model: nn.Module) -> dict[int, Any]:
-    """For the memo of ``copy.deepcopy``, which refuses tensors that were computed: copies of those that a model holds.
+    """Copies of computed tensors that a model holds, for the memo of ``copy.deepcopy``, which refuses them.
 
-    A forward leaves some, and pruning and weight norms by hooks keep their kernels so.
+    A forward may leave some, and pruning and weight norms by hooks keep their kernels so.
     """
     found = find_holdings(model).tensors
     return {id(tensor): tensor.detach().clone() for tensor in found if tensor.grad_fn is not None}
 
 
 def copy_spread_out(value: Copied, model: nn.Module) -> Copied:
-    """``copy_apart`` on the CPU of a model on the meta device: each weight is one zero, spread over its shape.
+    """``copy_apart`` on the CPU of a model on the meta device: each weight is one zero, expanded to its shape.
 
-    So it takes next to no memory until it runs. Buffers are zeros of their own, for forwards write to them.
+    So it takes next to no memory until it runs. Buffers are dense zeros, since forwards write to them.
     """
     memo: dict[int, Any] = {}
     for tensor in (*find_holdings(model).tensors, *model.parameters(), *model.buffers()):

@@ -1,7 +1,7 @@
-"""What a forward does to the attributes of modules, undone after each of them: cheap enough for every step.
+"""Undo what a forward does to the attributes of modules, after each forward: cheap enough for every step.
 
-Counters, queues, logs and flags come back. What a forward leaves for the loss of its own step, a tensor that gradients
-go through or something that holds one, stays for the training loop to read until ``settle``.
+Counters, queues, logs and flags are restored. What a forward leaves for the loss of its own step, a tensor that
+gradients flow through or something that holds one, stays for the training loop to read until ``settle``.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from passes.preserve.plain_tensors import TensorCopies, is_plain
 from passes.preserve.restorers import Restorer, restore_all
 
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, Tensor, nn.Module)
-#: What every module has: registries, hooks and the mode, each of which somebody else looks after.
+#: Attributes of every module: registries, hooks and the mode, which are handled elsewhere.
 _EVERY_MODULES = frozenset(vars(nn.Module()))
-#: Layers of torch itself, whose forwards change no attribute.
+#: Torch's own layers, whose forwards change no attribute.
 _LAYERS = "torch.nn.modules."
 _MISSING = object()
 
 
 class ForwardAttributes:
-    """The attributes of a model's modules, kept through its forwards."""
+    """The attributes of a model's modules, preserved over its forwards."""
 
     def __init__(self) -> None:
         self._left: list[Restorer] = []
@@ -37,7 +37,7 @@ class ForwardAttributes:
 
     @contextlib.contextmanager
     def kept(self, modules: Sequence[nn.Module]) -> Iterator[None]:
-        """Inside, a forward runs; ``modules`` are all of the model's."""
+        """Inside, a forward runs; ``modules`` are all modules of the model."""
         self.settle()
         modes = [module.training for module in modules]
         own = [vars(module) for module in modules if not type(module).__module__.startswith(_LAYERS)]
@@ -64,12 +64,12 @@ class ForwardAttributes:
                     module.training = training
 
     def settle(self) -> None:
-        """Put back what was left for the loop to read."""
+        """Restore what was left for the training loop to read."""
         left, self._left = self._left, []
         restore_all(left)
 
     def _sort_out(self, now: dict[str, Any], before: dict[str, Any], restorers: list[Restorer]) -> None:
-        """What to put back at once, and what to leave for a while, of attributes that have changed."""
+        """Which of the changed attributes to restore at once, and which to leave for a while."""
         for name in now.keys() | before.keys():
             found = now.get(name, _MISSING)
             if found is before.get(name, _MISSING):
@@ -85,9 +85,9 @@ class ForwardAttributes:
 
 
 def _contents(attributes: dict[str, Any], places: list[tuple[Any, Any, Tensor]]) -> list[tuple[Any, Restorer]]:
-    """Each container and array within reach of a module's attributes, with what puts its contents back.
+    """Each container and array that can be reached from a module's attributes, with its restorer.
 
-    Where plain tensors are held, by container and key, is added to ``places``. Iterators are replaced by copies
+    The places of plain tensors, by container and key, are added to ``places``. Iterators are replaced by copies
     meanwhile.
     """
     places += ((attributes, name, value) for name, value in attributes.items() if is_plain(value))
@@ -110,7 +110,7 @@ def _contents(attributes: dict[str, Any], places: list[tuple[Any, Any, Tensor]])
 
 
 def _places(container: Any) -> Iterator[tuple[Any, Any, Tensor]]:
-    """Where a container that can be written to by key holds plain tensors."""
+    """Where a container with keys that can be assigned holds plain tensors."""
     if isinstance(container, dict):
         items: Iterable[tuple[Any, Any]] = container.items()
     elif isinstance(container, CellType):
@@ -126,7 +126,7 @@ def _registered(module: nn.Module) -> Iterator[Tensor | None]:
 
 
 def _carries_gradient(value: Any) -> bool:
-    """Whether a value is or holds a tensor that an operator made and gradients go through."""
+    """Whether a value is or holds a tensor with a ``grad_fn``."""
     if isinstance(value, Tensor):
         return value.grad_fn is not None
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""States of random number generators: torch's, Python's and numpy's global ones, and any that a model holds."""
+"""States of random number generators: the global ones of torch, Python and numpy, and those that a model holds."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from passes.preserve.restorers import Restorer
 
 
 def generator_restorers(held: Iterable[Any] = ()) -> Iterator[Restorer]:
-    """For each global generator, and for those that are given, a call that takes it back to where it stands now."""
+    """For each global generator, and each given one, a call that restores its current state."""
     yield partial(torch.set_rng_state, torch.get_rng_state())
     for device in gpus():
         yield partial(torch.cuda.set_rng_state, torch.cuda.get_rng_state(device), device)
     yield partial(random.setstate, random.getstate())
     numpy = sys.modules.get("numpy.random")
-    if numpy is not None:  # nobody has drawn from a generator that isn't there
+    if numpy is not None:  # otherwise its generator has not been used
         yield partial(numpy.set_state, numpy.get_state())
     for generator in held:
         yield _restorer(generator)
 
 
 def gpus() -> list[int]:
-    """Every GPU in use: ``torch.manual_seed`` reaches them all, whatever a model lies on."""
+    """Every GPU in use: ``torch.manual_seed`` reaches them all, whatever device a model is on."""
     return list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
 
 
 def _restorer(generator: Any) -> Restorer:
     if isinstance(generator, random.Random):
         return partial(generator.setstate, generator.getstate())
-    if hasattr(generator, "bit_generator"):  # numpy's new ones
+    if hasattr(generator, "bit_generator"):  # numpy's Generator
         return partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
     return partial(generator.set_state, generator.get_state())

@@ -1,4 +1,4 @@
-"""All that modules hold within reach of their attributes, found by one walk: what a forward could change."""
+"""Everything that modules hold within reach of their attributes, found by one walk: what a forward could change."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from passes.preserve.containers import cell_contents
 
 _ATOMS = frozenset({bool, int, float, complex, str, bytes, type, type(None), torch.dtype, torch.device, torch.Size})
 _PLAIN_CONTAINERS = frozenset({dict, list, set, deque, OrderedDict})
-#: Iterators that tell where they stand, and so can be copied.
+#: Iterators whose position is known, so that they can be copied.
 _RUN_OVER: tuple[Any, ...] = ([], (), set(), range(0), range(2**70), "", "é", b"", {}, {}.values(), {}.items())
 _ITERATORS = frozenset(
     {each for each in vars(itertools).values() if isinstance(each, type)}
     | {enumerate, filter, map, reversed, zip, type(reversed([]))}
     | {type(iter(each)) for each in _RUN_OVER}
 )
-#: Instances of their classes are left closed: threads, loggers, optimizers have a life of their own.
+#: Instances of these classes are not opened: threads, loggers and optimizers change independently.
 _CLOSED = sys.stdlib_module_names | {"torch", "numpy"}
 
 
 @dataclass
 class Holdings:
-    """Each thing once.
+    """Each object once.
 
     ``containers``: dictionaries (``__dict__`` and registries of modules among them), lists, deques, sets, bytearrays
-    and cells of closures. ``empty``: those that hold nothing, as most of a module's do; here one may stand twice.
-    ``generators``: of random numbers, torch's, Python's and numpy's.
-    ``iterators``: each with the container that holds it, and its key there.
+    and closure cells. ``empty``: empty ones, as most of a module's are; here one may appear twice. ``generators``: of
+    random numbers, torch's, Python's and numpy's. ``iterators``: each with the container that holds it, and its key
+    there.
     """
 
     modules: list[nn.Module] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Holdings:
 
 
 def find_holdings(*modules: nn.Module) -> Holdings:
-    """What ``modules`` and whatever they reach hold: in registries, attributes, containers, hooks and closures.
+    """What ``modules`` and everything they reach hold: in registries, attributes, containers, hooks and closures.
 
     Other objects are opened one level deep, unless torch or the standard library defines them: a meter's counts are
     found, and what a trainer's callbacks hold is not.
@@ -64,7 +64,7 @@ def find_holdings(*modules: nn.Module) -> Holdings:
 
 
 def find_held(holder: dict[str, Any]) -> Holdings:
-    """What the values of a dictionary hold, itself among the containers."""
+    """What the values of a dictionary hold, with itself among the containers."""
     walk = _Walk()
     walk.pending.append((holder, True))
     walk.run()
@@ -72,14 +72,14 @@ def find_held(holder: dict[str, Any]) -> Holdings:
 
 
 def copy_iterator(iterator: Iterator[Any]) -> Iterator[Any]:
-    """An iterator that goes on from where this one stands, without moving it; what it runs over is shared.
+    """An iterator that continues from the current position of this one, without moving it; its source is shared.
 
-    Raises ``TypeError`` where it doesn't tell where it stands, as a generator function's doesn't.
+    Raises ``TypeError`` if its position is unknown, as for a generator function.
     """
     if type(iterator) not in _ITERATORS:
         raise TypeError(f"{type(iterator).__name__} can't be copied")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # copies of itertools go with Python 3.14
+        warnings.simplefilter("ignore", DeprecationWarning)  # copies of itertools end with Python 3.14
         parts: Any = iterator.__reduce__()
         make, arguments, *rest = parts
         copied: Any = make(*map(_copy_part, arguments))
@@ -96,14 +96,14 @@ def _copy_part(value: Any) -> Any:
 
 
 def _copy_state(value: Any) -> Any:
-    # A cycle writes down what it has seen, in a list that it would share with its copy.
+    # A cycle stores what it has seen in a list that it would share with its copy.
     return list(value) if type(value) is list else _copy_part(value)
 
 
 class _Walk:
     def __init__(self) -> None:
         self.found = Holdings()
-        #: Values to look at, and whether objects among what they hold are opened.
+        #: Values to visit, and whether objects that they hold are opened.
         self.pending: list[tuple[Any, bool]] = []
         self._seen: dict[bool, set[int]] = {True: set(), False: set()}
         self._handlers: dict[type, Callable[[Any, bool], None]] = {}
@@ -130,9 +130,9 @@ class _Walk:
             ((list, deque, set), self._on_list),
             ((tuple, frozenset), lambda value, opens: self._on_parts(tuple(value), opens)),
             (bytearray, lambda value, _: self.found.containers.append(value)),
-            (_arrays("memmap"), self._leave),  # a file, which may be a data set
+            (_arrays("memmap"), self._leave),  # a file, possibly a data set
             (_arrays("ndarray"), lambda value, _: self.found.arrays.append(value)),
-            (random.SystemRandom, lambda value, _: None),  # of which nothing is left to put back
+            (random.SystemRandom, lambda value, _: None),  # it has no state
             (_generators(), lambda value, _: self.found.generators.append(value)),
             (CellType, self._on_cell),
             (FunctionType, lambda value, opens: self._on_parts(value.__closure__ or (), opens)),
@@ -149,7 +149,7 @@ class _Walk:
 
     def _on_module(self, module: nn.Module, opens: bool) -> None:
         self.found.modules.append(module)
-        if isinstance(module, torch.jit.ScriptModule):  # its registries are on the other side
+        if isinstance(module, torch.jit.ScriptModule):  # its registries are in C++
             self._add_items(module, enumerate((*module.parameters(), *module.buffers())), opens)
         self.pending.append((vars(module), True))
 
@@ -188,7 +188,7 @@ class _Walk:
 
 
 def _arrays(name: str) -> tuple[type, ...]:
-    numpy = sys.modules.get("numpy")  # nobody holds an array of what isn't there
+    numpy = sys.modules.get("numpy")  # otherwise there are no arrays
     return () if numpy is None else (getattr(numpy, name),)
 
 

@@ -1,4 +1,4 @@
-"""Calls that put something back, made before it changes."""
+"""Restorers: calls that restore a state, made before it changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Restorer = Callable[[], object]
 
 @contextlib.contextmanager
 def restoring(restorers: Iterable[Restorer]) -> Iterator[None]:
-    """Make the restorers before what happens inside, and call them after it, also after an error."""
+    """Make the restorers before the block, and call them after it, also after an error."""
     made = list(restorers)
     try:
         yield
@@ -19,7 +19,7 @@ def restoring(restorers: Iterable[Restorer]) -> Iterator[None]:
 
 
 def restore_all(restorers: Iterable[Restorer]) -> None:
-    """Call each, also where one fails; then raise the first error."""
+    """Call each, even if one fails; then raise the first error."""
     errors = []
     for restore in restorers:
         try:

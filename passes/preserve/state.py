@@ -1,4 +1,4 @@
-"""Context managers that leave a model as it was. Each puts back all that it can, also where putting back fails."""
+"""Context managers that preserve a model's state. Each restores as much as it can, even if a part fails."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from passes.preserve.values import WriteJournal, handle_restorers, value_restore
 def preserve_state(
     model: nn.Module, *, parameters: bool = False, buffers: bool = True, gradients: bool = False
 ) -> Iterator[None]:
-    """Attributes, modes, ``requires_grad`` and generators come out as they went in, and what is asked for of values.
+    """Restore attributes, modes, ``requires_grad`` and generators, and the values that are requested.
 
-    parameters, buffers: the values of registered ones; those of tensors that the model holds otherwise always are.
-    They are copied ahead, and back in place, for compiled graphs and optimizers hold on to the tensors themselves.
-    Without either hardly anything is copied, which serves where a forward runs on symbolic or fake values.
-    gradients: there are none inside, and the old ones come back.
+    parameters, buffers: the values of registered ones; values of other tensors that the model holds are always
+    restored. They are copied in advance, and restored in place, since compiled graphs and optimizers hold the tensors
+    themselves. Without either hardly anything is copied, which is enough if a forward runs on symbolic or fake values.
 
-    Attributes are all that ``find_holdings`` finds: containers' contents, registries and hooks, numpy's arrays,
-    variables of closures, and iterators, of which a copy is used inside. Out of reach are iterators that can't be
-    copied (a generator function's), and variables of a program's modules.
+    gradients: there are none inside, and the old ones are restored.
+
+    Attributes are everything that ``find_holdings`` finds: contents of containers, registries and hooks, numpy arrays,
+    closure variables, and iterators, of which a copy is used inside. Iterators that can't be copied (a generator
+    function's), and global variables of a program's modules are not restored.
     """
     found = find_holdings(model)
     let_be = {*map(id, () if parameters else model.parameters()), *map(id, () if buffers else model.buffers())}
-    # Values first: a tensor that looks elsewhere by then must not take them.
+    # Values first: a tensor that has other memory by then must not get them.
     restorers = value_restorers(value for value in found.tensors if id(value) not in let_be)
     restorers += handle_restorers(found.tensors)
     weights = [value for value in found.tensors if isinstance(value, nn.Parameter)]
@@ -48,30 +49,30 @@ def preserve_state(
 
 @contextlib.contextmanager
 def preserve_attributes(*modules: nn.Module) -> Iterator[None]:
-    """The part of ``preserve_state`` for forwards that meet no real tensor: attributes, modes and generators."""
+    """The part of ``preserve_state`` for forwards without real tensors: attributes, modes and generators."""
     with _preserve_attributes(find_holdings(*modules)):
         yield
 
 
 @contextlib.contextmanager
 def preserve_generators(*modules: nn.Module) -> Iterator[None]:
-    """torch's generators (of the CPU and of GPUs in use), Python's and numpy's, and those that ``modules`` hold."""
+    """Restore torch's generators (CPU and GPUs in use), Python's and numpy's, and those that ``modules`` hold."""
     with restoring(generator_restorers(find_holdings(*modules).generators)):
         yield
 
 
 @contextlib.contextmanager
 def preserve_modes(model: nn.Module) -> Iterator[None]:
-    """Train and eval modes of all modules come out as they went in."""
+    """Restore train and eval modes of all modules."""
     with restoring(partial(_set_mode, module, module.training) for module in model.modules()):
         yield
 
 
 @contextlib.contextmanager
 def train_mode(model: nn.Module) -> Iterator[None]:
-    """Train mode inside; a model that is already in it keeps the modules that its owner froze.
+    """Train mode inside; a model that is already in train mode keeps frozen modules in eval mode.
 
-    What a model's own ``train()`` changes (adapters that take themselves out of weights) is undone in the end.
+    What a model's own ``train()`` changes (adapters that remove themselves from weights) is undone at the end.
     """
     if model.training:
         with preserve_modes(model):
@@ -86,7 +87,7 @@ def train_mode(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def undo_writes() -> Iterator[None]:
-    """What is written in place to any tensor inside is undone in the end; only tensors that are written are copied.
+    """In-place writes to any tensor inside are undone at the end; only tensors that are written to are copied.
 
     For code that mostly runs on symbolic values: each operator on a real tensor takes some microseconds longer.
     ``torch.jit.trace`` records nothing inside.
@@ -102,7 +103,7 @@ def _preserve_attributes(found: Holdings) -> Iterator[None]:
     restorers += map(container_restorer, found.containers)
     restorers += map(array_restorer, found.arrays)
     restorers += map(_class_restorer, {kind for module in found.modules for kind in own_classes(type(module))})
-    # A scripted module's mode is no attribute, and nothing takes the place of its tensors, whatever a forward runs on.
+    # A scripted module's mode is not an attribute, and its tensors can't be replaced.
     for module in found.modules:
         if isinstance(module, torch.jit.ScriptModule):
             restorers += [partial(_set_mode, module, module.training)]
@@ -110,7 +111,9 @@ def _preserve_attributes(found: Holdings) -> Iterator[None]:
     with restoring(restorers):
         copies: dict[int, Iterator[object]] = {}
         for holder, key, iterator in found.iterators:
-            with contextlib.suppress(TypeError):  # one that can't be copied, or a holder that takes no other
+            with contextlib.suppress(
+                TypeError
+            ):  # an iterator that can't be copied, or a holder that can't be assigned to
                 if id(iterator) not in copies:
                     copies[id(iterator)] = copy_iterator(iterator)
                 replace_item(holder, key, copies[id(iterator)])
@@ -118,12 +121,12 @@ def _preserve_attributes(found: Holdings) -> Iterator[None]:
 
 
 def own_classes(kind: type) -> tuple[type, ...]:
-    """The classes of users among those of a module: torch's own change no attribute."""
+    """The user-defined classes of a module's type: torch's own classes change no attribute."""
     return tuple(each for each in kind.__mro__ if each.__module__.partition(".")[0] not in ("torch", "builtins"))
 
 
 def _class_restorer(kind: type) -> Restorer:
-    """For the attributes of a class, such as a counter that all its instances share."""
+    """For the attributes of a class, such as a counter that all instances share."""
     before = dict(vars(kind))
 
     def restore() -> None:

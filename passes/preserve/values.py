@@ -1,4 +1,4 @@
-"""Values of tensors, put back in place: copied ahead, or noted as they are overwritten."""
+"""Restore values of tensors in place: copied in advance, or recorded when they are overwritten."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from passes.torch_internals import written_tensors
 
 
 def value_restorers(tensors: Iterable[Tensor]) -> list[Restorer]:
-    """Whole storages are copied, each once, so that views and what they look at stay one."""
+    """Whole storages are copied, each once, so that views and their base stay consistent."""
     real = {_identity(tensor): tensor for tensor in tensors if not tensor.is_meta and not nn.parameter.is_lazy(tensor)}
     return [_value_restorer(tensor) for tensor in real.values()]
 
 
 def handle_restorers(tensors: Iterable[Tensor]) -> list[Restorer]:
-    """For the memory that tensors look at, and their part in a backward pass; copies nothing."""
+    """For the memory that tensors use, and their part in a backward pass; copies nothing."""
     return [
         partial(_restore_handle, tensor, tensor.detach(), tensor.requires_grad, tensor.grad_fn)
         for tensor in tensors
@@ -30,7 +30,7 @@ def handle_restorers(tensors: Iterable[Tensor]) -> list[Restorer]:
 
 
 class WriteJournal(TorchDispatchMode):
-    """Inside, notes what tensors hold before it is overwritten; ``undo`` puts it back."""
+    """Inside, records what tensors hold before it is overwritten; ``undo`` restores it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -46,12 +46,12 @@ class WriteJournal(TorchDispatchMode):
         return func(*args, **options)
 
     def undo(self) -> None:
-        """To be called outside."""
+        """Call it outside the context."""
         restore_all(self._noted.values())
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether the tensor is its storage, and nothing that a subclass adds."""
+    """Whether the tensor is only its storage, without data that a subclass adds."""
     return type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
 
 
@@ -74,7 +74,7 @@ def _copy_back(tensor: Tensor, held: Tensor) -> None:
 
 
 def _refill_storage(storage: torch.UntypedStorage, held: torch.UntypedStorage) -> None:
-    # Below autograd, so that a backward pass that waits for these values still finds them.
+    # Below autograd, so that a backward pass that needs these values still finds them.
     if storage.nbytes() != held.nbytes():
         storage.resize_(held.nbytes())
     storage.copy_(held)
