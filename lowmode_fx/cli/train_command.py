@@ -89,7 +89,8 @@ def train(
     batch_size: Annotated[int | None, Rate(help="(default 125)")] = None,
     lr: Annotated[float | None, Rate(help="(default 0.1)")] = None,
     lr_schedule: Annotated[
-        LrSchedule | None, Rate("--lr-schedule", "--scheduler", help="How it falls. (default milestones; cosine where full epochs come last: --ladder, --tuned, --tail)")
+        LrSchedule | None,
+        Rate("--lr-schedule", "--scheduler", help="How it falls. (default milestones; with a full tail cosine)"),
     ] = None,
     milestones: Annotated[
         str | None, Rate(help="Epochs, from 0, at which the rate falls: 80,120. (default 40 %, 60 %)")
