@@ -10,7 +10,16 @@ import pytest
 import torch
 from pages import PAGES, ROOT, WORDS
 
-from bench import ablation_report, gpu_report, kernel_scores, published_macs, rehearsal, step_report, table1_report
+from bench import (
+    ablation_report,
+    gpu_report,
+    kernel_scores,
+    large_kernels_report,
+    published_macs,
+    rehearsal,
+    step_report,
+    table1_report,
+)
 from bench.zoo.record import read_records
 from bench.zoo.summary import summarize, zoo_lines
 from lowmode_fx import LowModeConfig, build_pair, count_flops
@@ -71,6 +80,19 @@ def test_the_case_is_what_was_measured() -> None:
     ends = {line.arm: line.accuracy for line in ablation_report.lines(rows, "resnet8-5x5")}
     gained = ends["5×5 → 3×3 resampled, 19 low + 6 full epochs"] - ends["r = 2, kernels kept, 14 low + 6 full epochs"]
     assert f"resampling them to 3×3 ends {100 * gained:.1f} points above keeping them" in WORDS
+
+
+def test_what_large_kernels_gain_is_what_was_measured() -> None:
+    rows = json.loads((ROOT / "bench/results/large_kernels_cpu.json").read_text())["rows"]
+    _, table = large_kernels_report.tables(rows)
+    assert table in KERNELS
+    ends = {(row["arm"], row["budget"]): 100 * row["accuracy"] for row in rows.values() if row.get("seed") == 0}
+    said = f"pooling them to 7×7 ends at {ends['bicubic', 0.5]:.1f} % in half the time in which full-mode reaches"
+    assert f"{said} {ends['full-mode', 1.0]:.1f} %" in WORDS
+    ramp = ends["Composer's ramp", 0.5]
+    kept = f"kernels kept end at {ends['kept', 0.5]:.1f} %, Composer's ramp at {ramp:.1f} %"
+    cut = f"full-mode cut to that time at {ends['full-mode, cut', 0.5]:.1f} %"
+    assert f"{kept}, {cut}" in WORDS
 
 
 def test_what_a_gpu_gains_is_what_was_measured() -> None:
