@@ -279,7 +279,7 @@ def test_what_does_not_go_together_is_named() -> None:
         LowModeModel(make("device").pair, AgreementSchedule(every=500), downsample_on="host")
     with pytest.raises(ValueError, match="downsample_on='gpu' is unknown; give 'device' or 'host'"):
         make("gpu")
-    with pytest.raises(ValueError, match=r"images are 12×12; .* they are 16×16 for a full step or 8×8 for a low one"):
+    with pytest.raises(ValueError, match=r"images are 12×12; .* needs 16×16 for a full step or 8×8 for a low one"):
         make()(torch.zeros(2, 3, 12, 12))
 
 

@@ -70,7 +70,7 @@ def test_a_rate_that_changes_all_the_time_is_refused() -> None:
         ValueError, match=r"^scheduler CosineAnnealingLR changes the learning rate in 199 of 200 epochs"
     ):
         lr_milestones(lr_scheduler.CosineAnnealingLR(optimizer(), 200), 200)
-    with pytest.raises(ValueError, match=r"^ReduceLROnPlateau follows the loss"):
+    with pytest.raises(ValueError, match=r"^scheduler ReduceLROnPlateau follows the loss"):
         lr_milestones(lr_scheduler.ReduceLROnPlateau(optimizer()), 200)
 
 
