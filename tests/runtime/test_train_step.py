@@ -427,7 +427,7 @@ def test_what_keeps_changing_is_no_longer_captured() -> None:
     def between(run: Run, place: int) -> None:
         run.net.temperature = 1.0 + 2.0**-10 * place
 
-    with pytest.warns(UncapturedWarning, match=r"temperature keeps changing between steps; capture=False") as caught:
+    with pytest.warns(UncapturedWarning, match=r"temperature keeps changing between steps; give capture=False") as caught:
         ours = recorded().train(batches(2 * STEPS), between)
     assert len(caught) == 1
     assert same(ours, Run().train(batches(2 * STEPS), between))
@@ -493,7 +493,7 @@ def test_a_forward_that_python_takes_part_in_runs_uncaptured(kind: type[Net], ca
     ("make", "cause"),
     [
         (partial(torch.optim.SGD, lr=0.1), "SGD reads its learning rate in Python; make it with fused=True"),
-        (partial(torch.optim.AdamW, lr=0.01), "AdamW reads .*; give it fused=True or capturable=True"),
+        (partial(torch.optim.AdamW, lr=0.01), "AdamW reads .*; make it with fused=True or capturable=True"),
         (partial(torch.optim.RMSprop, lr=0.01), "RMSprop may count steps in Python"),
     ],
 )
@@ -554,7 +554,7 @@ def test_a_net_whose_forwards_are_captured_already_is_left_to_that() -> None:
     options = {"mode": "reduce-overhead"}
     pair = build_pair(Net(), torch.zeros(IMAGES))
     net = LowModeModel(pair, BernoulliSchedule(0.5), compile_options=options)
-    with pytest.warns(UncapturedWarning, match=r"torch.compile captures .* by itself \('reduce-overhead'\)"):
+    with pytest.warns(UncapturedWarning, match=r"torch.compile captures .* itself \('reduce-overhead'\)"):
         TrainStep(net, F.cross_entropy, SGD(net.parameters()), graphs=Recorder())
 
 
