@@ -427,7 +427,9 @@ def test_what_keeps_changing_is_no_longer_captured() -> None:
     def between(run: Run, place: int) -> None:
         run.net.temperature = 1.0 + 2.0**-10 * place
 
-    with pytest.warns(UncapturedWarning, match=r"temperature keeps changing between steps; give capture=False") as caught:
+    with pytest.warns(
+        UncapturedWarning, match=r"temperature keeps changing between steps; give capture=False"
+    ) as caught:
         ours = recorded().train(batches(2 * STEPS), between)
     assert len(caught) == 1
     assert same(ours, Run().train(batches(2 * STEPS), between))
