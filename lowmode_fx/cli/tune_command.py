@@ -186,7 +186,7 @@ def _ratio(text: str) -> Ratio:
     try:
         ratio = read_ratio(text, "ratios")
     except ValueError:
-        raise OptionError("ratios", text, "is no ratio", hint) from None
+        raise OptionError("ratios", text, "is not a ratio", hint) from None
     if largest_ratio(ratio) > LARGEST_RATIO:
         raise OptionError("ratios", text, "is out of range", hint)
     return ratio

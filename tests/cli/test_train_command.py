@@ -288,7 +288,7 @@ MISTAKES = {
         "--tuned 'tuned.json' holds its own low modes; leave it out, or --ladder 3x1,1x1",
     ),
     "ladder leaves no pixels": (["train", MODEL, *QUICK, "--ladder", "64x1,2x1,1x0"], "64"),
-    "shares": (["train", MODEL, *QUICK, "--shares", "0.5,0.6"], "add up to 1"),
+    "shares": (["train", MODEL, *QUICK, "--shares", "0.5,0.6"], "sums to 1.1; give values that sum to 1"),
     "p of a period": (
         ["train", MODEL, *QUICK, "--schedule", "periodic", "--p", "0.5"],
         "has no meaning for --schedule",
@@ -337,8 +337,8 @@ def test_an_existing_run_is_left_alone(run: Run, finished: Path) -> None:
 
 
 def test_options_win_over_the_preset() -> None:
-    assert _settings("paper") == TrainSettings.paper()
-    changed = _settings("paper", epochs=10, milestones=(5,), lr=None)
+    assert _settings("paper", late_full=False) == TrainSettings.paper()
+    changed = _settings("paper", late_full=True, epochs=10, milestones=(5,), lr=None)
     assert (changed.epochs, changed.milestones, changed.lr) == (10, (5,), 0.1)
     rest: dict[str, Any] = {"tail": None, "period": 2, "every": 500, "paper": True}
     schedule = make_schedule("bernoulli", TrainSettings.paper(), None, p=None, hold_epochs=None, **rest)
@@ -349,9 +349,15 @@ def test_options_win_over_the_preset() -> None:
 
 
 def test_without_a_preset_the_rate_falls_where_the_papers_does() -> None:
-    assert _settings("", epochs=200).milestones == (80, 120)
-    assert _settings("", epochs=1).milestones == ()
-    assert _settings("", epochs=10, lr_schedule="cosine").milestones == ()
+    assert _settings("", late_full=False, epochs=200).milestones == (80, 120)
+    assert _settings("", late_full=False, epochs=1).milestones == ()
+    assert _settings("", late_full=False, epochs=10, lr_schedule="cosine").milestones == ()
+
+
+def test_full_epochs_at_the_end_have_a_rate_to_learn_with() -> None:
+    assert _settings("", late_full=True, epochs=200).lr_schedule == "cosine"
+    assert _settings("", late_full=True, epochs=200, lr_schedule="milestones").milestones == (80, 120)
+    assert _settings("", late_full=True, epochs=200, milestones=(150,)).lr_schedule == "milestones"
 
 
 def test_shares_of_low_steps() -> None:
