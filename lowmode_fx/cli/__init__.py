@@ -17,7 +17,7 @@ from lowmode_fx.cli.tune_command import probe, tune
 
 app = typer.Typer(
     name="lowmode-fx",
-    help="Train CNNs for less: a second, cheaper graph over the same parameters, for part of the steps.",
+    help="Train CNNs for less: cheaper modes over the same parameters, for part of the steps.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -44,10 +44,10 @@ def demo_model(seed: int = 0) -> nn.Module:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in it.")] = False,
-    epochs: Annotated[int, typer.Option(help="Of the two main runs, at least 3.")] = 12,
-    seed: Annotated[int, typer.Option(help="Of weights, order, shifts and modes.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in that folder.")] = False,
+    epochs: Annotated[int, typer.Option(help="Epochs of the two main runs, at least 3.")] = 12,
+    seed: Annotated[int, typer.Option(help="Random seed of weights, order, shifts and modes.")] = 0,
     compile: Annotated[bool, typer.Option("--compile/--no-compile")] = True,
 ) -> None:
     """Train a small timm ResNet on bundled digits: in full-mode, up a ladder of modes, and in full-mode cut short.

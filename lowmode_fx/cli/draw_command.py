@@ -32,16 +32,16 @@ def draw(
     model: ModelName,
     low: Mapping[str, Any],
     ladder: LadderOption = None,
-    mode: Annotated[str | None, Low(help="Of --ladder, the low mode to draw: r2. (default: the cheapest)")] = None,
+    mode: Annotated[str | None, Low(help="Low mode of --ladder to draw, such as r2. (default: the cheapest)")] = None,
     input_size: InputSize = None,
     in_chans: Channels = 3,
     num_classes: Classes = None,
     submodule: Submodule = None,
     preset: Preset = None,
     part: Annotated[
-        str | None, typer.Option(help="Globs of modules: a,b. (default: a block with a pooled conv)")
+        str | None, typer.Option(help="Modules to draw, as globs: a,b. (default: a block with a pooled convolution)")
     ] = None,
-    out: Annotated[Path, path_option(help="A .svg, .png or .pdf file.")] = Path("pair.svg"),
+    out: Annotated[Path, path_option(help="File to write: .svg, .png or .pdf.")] = Path("pair.svg"),
 ) -> None:
     """Draw the full and a low graph side by side, with the parameters they share and what pools them.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HandleOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="Of an operator that isn't counted: aten::op=macs for each value it returns (0: free), or "
+        help="How to count an operator that has no formula: aten::op=macs per value that it returns (0: free), or "
         "aten::op=package.module:callable, an fvcore handle. May be given several times."
     ),
 ]

@@ -23,23 +23,28 @@ Data = partial(typer.Option, rich_help_panel="Data")
 #: Of an image's side: larger ones are slips of the keyboard, and would ask for all memory there is.
 MOST_PIXELS = 16384
 
-ModelName = Annotated[str, typer.Argument(help="A timm name, torchvision:NAME or package.module:callable.")]
-Preset = Annotated[Literal["paper"] | None, typer.Option(help="The setting of §4. Other options win over it.")]
+ModelName = Annotated[str, typer.Argument(help="Model: a timm name, torchvision:NAME or package.module:callable.")]
+Preset = Annotated[Literal["paper"] | None, typer.Option(help="Setting of the paper's §4; other options override it.")]
 
 # Commands that look at a model.
-InputSize = Annotated[str | None, typer.Option(help="Pixels: 224, or 192x256 (height × width).")]
-Channels = Annotated[int, typer.Option(min=1, max=4096, help="Channels of the images.")]
-Classes = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Of the head.")]
-Submodule = Annotated[str | None, typer.Option(help="Only this part, as backbone; fed the images.")]
+InputSize = Annotated[str | None, typer.Option(help="Image size in pixels: 224, or 192x256 (height × width).")]
+Channels = Annotated[int, typer.Option(min=1, max=4096, help="Number of image channels.")]
+Classes = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Number of classes of the head.")]
+Submodule = Annotated[
+    str | None, typer.Option(help="Transform only this submodule, such as backbone; it gets the images.")
+]
 
 # Commands that train.
-DataName = Annotated[str, Data(help="digits; cifar10:, folder:, parquet: or webdataset:PATH; torchvision:NAME=PATH.")]
-ImageSize = Annotated[int | None, Data(min=1, max=MOST_PIXELS, help="Side in pixels.")]
-ImageChannels = Annotated[int, Data(help="3 (RGB), 1 (grey) or, of a folder, 4 (bands as stored).")]
+DataName = Annotated[
+    str, Data(help="Data: digits; cifar10:, folder:, parquet: or webdataset:PATH; torchvision:NAME=PATH.")
+]
+ImageSize = Annotated[int | None, Data(min=1, max=MOST_PIXELS, help="Side of the images in pixels.")]
+ImageChannels = Annotated[int, Data(help="Image channels: 3 (RGB), 1 (grey) or, from a folder, 4 (bands as stored).")]
 CriterionName = Annotated[
     str | None,
     typer.Option(
-        help="cross_entropy, bce or package.module:callable, of outputs and labels.", rich_help_panel="Optimisation"
+        help="Loss: cross_entropy, bce or package.module:callable, of outputs and labels.",
+        rich_help_panel="Optimisation",
     ),
 ]
 

@@ -45,10 +45,10 @@ def report(
     preset: Preset = None,
     handle: HandleOption = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, max=10**6, help="Also the cost of a training step of so many images.")
+        int | None, typer.Option(min=1, max=10**6, help="Also print the cost of a training step with this batch size.")
     ] = None,
-    format: Annotated[ReportFormat, typer.Option(help="How it is printed; html is a page of its own.")] = "table",
-    out: Annotated[Path | None, path_option(help="A file to write instead of printing.")] = None,
+    format: Annotated[ReportFormat, typer.Option(help="Output format; html writes a self-contained page.")] = "table",
+    out: Annotated[Path | None, path_option(help="Write to this file instead of standard output.")] = None,
 ) -> None:
     """Print the macs of the full and the low graphs, layer by layer, with what was pooled, dropped and skipped.
 

@@ -54,72 +54,90 @@ def train(
     preset: Preset = None,
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
-    workers: Annotated[int | None, Data(min=0, max=256, help="Processes that decode. (default 2)")] = None,
+    workers: Annotated[int | None, Data(min=0, max=256, help="Processes that decode images. (default 2)")] = None,
     data_on: Annotated[
         DataOn | None,
-        Data(help="Where all images lie; auto: by what is free. (default auto)"),
+        Data(help="Where images are held; auto decides by free memory. (default auto)"),
     ] = None,
     augment: Annotated[
         str | None,
-        Data(help="auto, none, standard, strong, or steps: resized_crop,flip,mixup=0.2 (default auto)"),
+        Data(help="Augmentation: auto, none, standard, strong, or steps: resized_crop,flip,mixup=0.2. (default auto)"),
     ] = None,
     tuned: Annotated[
         Path | None,
-        Low(parser=as_path, metavar="PATH", help="What `lowmode-fx tune` wrote. Other options win over it."),
+        Low(parser=as_path, metavar="PATH", help="Plan that `lowmode-fx tune` wrote; other options override it."),
     ] = None,
     low_weight: Annotated[float | None, Low(help="Factor on the gradients of low steps. (default 1)")] = None,
     ladder: Annotated[
         str | None, Low(help="Several low modes by ratio, each with its epochs, full-mode (1) last: 2x10,4/3x6,1x3.")
     ] = None,
-    shares: Annotated[str | None, Low(help="Of the epochs, for --ladder without them: 0.5,0.3,0.2.")] = None,
-    schedule: Annotated[ScheduleKind | None, Low(help="When steps are low. (default bernoulli, or --ladder's)")] = None,
+    shares: Annotated[str | None, Low(help="Shares of the epochs, for a --ladder without epochs: 0.5,0.3,0.2.")] = None,
+    schedule: Annotated[
+        ScheduleKind | None, Low(help="Schedule of low steps. (default bernoulli, or --ladder's)")
+    ] = None,
     p: Annotated[
         str | None,
-        Low(help="Share of low steps: a number, or one an epoch: 0.8,0.5,0 or 0.8x15,0x15."),
+        Low(help="Share of low steps: one number, or one per epoch: 0.8,0.5,0 or 0.8x15,0x15."),
     ] = None,
-    tail: Annotated[float | None, Low(help="Share of the epochs, at the end, that are full.")] = None,
-    period: Annotated[int | None, Low(min=1, help="Of --schedule periodic; its last step is low. (default 2)")] = None,
+    tail: Annotated[float | None, Low(help="Share of the epochs that are full, at the end.")] = None,
+    period: Annotated[
+        int | None, Low(min=1, help="Period of --schedule periodic, in steps; the last is low. (default 2)")
+    ] = None,
     measure_every: Annotated[
         int | None, Low(min=1, help="Steps between the measurements of --schedule agreement. (default 500)")
     ] = None,
-    hold_epochs: Annotated[int | None, Low(help="Full epochs after each change of rate. (default epochs/50)")] = None,
-    full_only: Annotated[bool, Low("--full-only", help="The baseline.")] = False,
-    epochs: Annotated[int | None, Rate(help="(default 30)")] = None,
-    optimizer: Annotated[str | None, Rate(help="sgd, or any of timm's: adamw, lamb, … (default sgd)")] = None,
-    batch_size: Annotated[int | None, Rate(help="(default 125)")] = None,
-    lr: Annotated[float | None, Rate(help="(default 0.1)")] = None,
+    hold_epochs: Annotated[
+        int | None, Low(help="Full epochs after each fall of the learning rate. (default epochs/50)")
+    ] = None,
+    full_only: Annotated[bool, Low("--full-only", help="Train in full-mode only, as the baseline.")] = False,
+    epochs: Annotated[int | None, Rate(help="Number of epochs. (default 30)")] = None,
+    optimizer: Annotated[
+        str | None, Rate(help="Optimizer: sgd, or any of timm's: adamw, lamb, … (default sgd)")
+    ] = None,
+    batch_size: Annotated[int | None, Rate(help="Images per step. (default 125)")] = None,
+    lr: Annotated[float | None, Rate(help="Learning rate. (default 0.1)")] = None,
     lr_schedule: Annotated[
         LrSchedule | None,
-        Rate("--lr-schedule", "--scheduler", help="How it falls. (default milestones; with a full tail cosine)"),
+        Rate(
+            "--lr-schedule",
+            "--scheduler",
+            help="How the learning rate falls. (default milestones; with a full tail cosine)",
+        ),
     ] = None,
     milestones: Annotated[
-        str | None, Rate(help="Epochs, from 0, at which the rate falls: 80,120. (default 40 %, 60 %)")
+        str | None, Rate(help="Epochs, from 0, at which the learning rate falls: 80,120. (default 40 %, 60 %)")
     ] = None,
-    lr_gamma: Annotated[float | None, Rate(help="What a fall leaves of the rate. (default 0.1)")] = None,
+    lr_gamma: Annotated[float | None, Rate(help="Factor on the learning rate at each fall. (default 0.1)")] = None,
     decay_epochs: Annotated[
-        int | None, Rate(min=1, help="Of step and exponential: epochs to a fall. (default a third)")
+        int | None, Rate(min=1, help="Epochs to each fall of step and exponential. (default a third)")
     ] = None,
-    patience_epochs: Annotated[int | None, Rate(help="Of plateau: epochs without gain. (default 10)")] = None,
-    warmup_epochs: Annotated[int | None, Rate(help="(default 0)")] = None,
-    weight_decay: Annotated[float | None, Rate(help="(default 0.0005)")] = None,
-    momentum: Annotated[float | None, Rate(help="(default 0.9)")] = None,
+    patience_epochs: Annotated[
+        int | None, Rate(help="Epochs without gain before plateau lowers the rate. (default 10)")
+    ] = None,
+    warmup_epochs: Annotated[int | None, Rate(help="Epochs of warm-up of the learning rate. (default 0)")] = None,
+    weight_decay: Annotated[float | None, Rate(help="Weight decay. (default 0.0005)")] = None,
+    momentum: Annotated[float | None, Rate(help="Momentum of SGD. (default 0.9)")] = None,
     nesterov: Annotated[bool | None, Rate("--nesterov")] = None,
-    label_smoothing: Annotated[float | None, Rate(help="(default 0)")] = None,
+    label_smoothing: Annotated[float | None, Rate(help="Label smoothing. (default 0)")] = None,
     criterion: CriterionName = None,
     class_weights: Annotated[
-        str | None, Rate(help="In the loss: balanced, or a number for each class: 1,1,5. (default 1)")
+        str | None, Rate(help="Class weights in the loss: balanced, or one per class: 1,1,5. (default 1)")
     ] = None,
-    ema: Annotated[float | None, Rate(help="Decay of an average of the weights: 0.999. (default 0, none)")] = None,
-    precise_bn: Annotated[int | None, Rate(help="Batches for running statistics at the end. (default 0)")] = None,
-    autocast: Annotated[Autocast | None, Rate(help="(default none)")] = None,
-    seed: Annotated[int | None, Run(help="Of weights, order, crops, modes. (default 0)")] = None,
-    device: Annotated[str | None, Run(help="auto, cpu, cuda, cuda:1, …")] = None,
+    ema: Annotated[
+        float | None, Rate(help="Decay of an average of the weights, such as 0.999. (default 0, none)")
+    ] = None,
+    precise_bn: Annotated[
+        int | None, Rate(help="Batches that recompute running statistics at the end. (default 0)")
+    ] = None,
+    autocast: Annotated[Autocast | None, Rate(help="Type of autocast. (default none)")] = None,
+    seed: Annotated[int | None, Run(help="Random seed of weights, order, crops and modes. (default 0)")] = None,
+    device: Annotated[str | None, Run(help="Device: auto, cpu, cuda, cuda:1, …")] = None,
     compile: Annotated[bool | None, Run("--compile/--no-compile")] = None,
     out: Annotated[
-        Path | None, Run(parser=as_path, metavar="PATH", help="Run folder. (default runs/MODEL-DATA)")
+        Path | None, Run(parser=as_path, metavar="PATH", help="Folder of the run. (default runs/MODEL-DATA)")
     ] = None,
-    resume: Annotated[bool, Run("--resume", help="Go on in the run folder.")] = False,
-    overwrite: Annotated[bool, Run("--overwrite", help="Replace its run.")] = False,
+    resume: Annotated[bool, Run("--resume", help="Resume the run in its folder.")] = False,
+    overwrite: Annotated[bool, Run("--overwrite", help="Replace the run in its folder.")] = False,
 ) -> None:
     """Train a model by Algorithm 1: some steps on downsampled images with pooled kernels, the others in full.
 

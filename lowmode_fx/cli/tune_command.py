@@ -44,7 +44,7 @@ BatchSize = Annotated[int, Rate(min=1)]
 LearningRate = Annotated[float, Rate()]
 Momentum = Annotated[float, Rate()]
 Seed = Annotated[int, typer.Option(min=0)]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, …")]
 
 
 @low_mode_options(*(name for name in LOW_MODE if name != "restore_output"))
@@ -55,9 +55,11 @@ def probe(
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
     steps: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Full steps before measuring: gradients at the start say little.")
+        int, typer.Option(min=1, max=1_000_000, help="Full steps before measuring; the first gradients say little.")
     ] = 200,
-    batches: Annotated[int, typer.Option(min=2, max=1000, help="That gradients are compared on.")] = 4,
+    batches: Annotated[
+        int, typer.Option(min=2, max=1000, help="Number of batches that gradients are compared on.")
+    ] = 4,
     batch_size: BatchSize = 125,
     lr: LearningRate = 0.05,
     momentum: Momentum = 0.9,
@@ -65,8 +67,8 @@ def probe(
     seed: Seed = 0,
     device: Device = "auto",
     handle: HandleOption = None,
-    format: Annotated[ProbeFormat, typer.Option(help="How it is printed.")] = "table",
-    out: Annotated[Path | None, path_option(help="PNG with a bar chart.")] = None,
+    format: Annotated[ProbeFormat, typer.Option(help="Output format.")] = "table",
+    out: Annotated[Path | None, path_option(help="Write a bar chart to this PNG file.")] = None,
 ) -> None:
     """Print, for each kernel that low-mode would pool, the macs saved and the agreement lost if it alone is pooled.
 
@@ -99,26 +101,34 @@ def tune(
     data: DataName,
     low: Mapping[str, Any],
     epochs: Annotated[
-        int, typer.Option(min=1, max=MOST_EPOCHS, help="Of the full run that low-mode is to match.")
+        int, typer.Option(min=1, max=MOST_EPOCHS, help="Epochs of the full-mode run that the plan should match.")
     ] = 30,
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
-    ratios: Annotated[str, Low(help="Of the images' sides, of 1 to 4; 1 pools kernels on whole images.")] = "2,4/3,1",
+    ratios: Annotated[
+        str, Low(help="Downsampling ratios to try, from 1 to 4; 1 pools kernels on whole images.")
+    ] = "2,4/3,1",
     modes: Annotated[
-        int, typer.Option(min=2, max=100, help="How many modes the plan has at most, full-mode counted.")
+        int, typer.Option(min=2, max=100, help="Largest number of modes in the plan, full-mode included.")
     ] = 3,
-    time_budget: Annotated[float, typer.Option(help="Share of the full run's time that the plan may take.")] = 1.0,
-    measure: Annotated[Literal["time", "macs"], typer.Option(help="What a step costs.")] = "time",
-    autocast: Annotated[Literal["none", "bf16"], typer.Option(help="As in train: costs depend on it.")] = "none",
-    tail: Annotated[float, typer.Option(help="Share of the progress that stays full.")] = 0.5,
-    seconds: Annotated[float, typer.Option(help="A cap on the time.")] = 600.0,
+    time_budget: Annotated[
+        float, typer.Option(help="Largest share of the full-mode run's time that the plan may take.")
+    ] = 1.0,
+    measure: Annotated[
+        Literal["time", "macs"], typer.Option(help="Cost of a step: measured time, or counted macs.")
+    ] = "time",
+    autocast: Annotated[
+        Literal["none", "bf16"], typer.Option(help="Autocast type, as in train; costs depend on it.")
+    ] = "none",
+    tail: Annotated[float, typer.Option(help="Smallest share of the progress that is made in full-mode.")] = 0.5,
+    seconds: Annotated[float, typer.Option(help="Stop measuring after this many seconds.")] = 600.0,
     batch_size: BatchSize = 125,
     lr: LearningRate = 0.05,
     momentum: Momentum = 0.9,
     criterion: CriterionName = None,
     seed: Seed = 0,
     device: Device = "auto",
-    out: Annotated[Path, path_option(help="JSON for train --tuned.")] = Path("tuned.json"),
+    out: Annotated[Path, path_option(help="JSON file to write, for train --tuned.")] = Path("tuned.json"),
 ) -> None:
     """Choose a low-mode for a model and its data: ratio, kernels, how many epochs, with what weight; and say why.
 

@@ -98,6 +98,6 @@ class ModeRunner:
             self.compiled = {}
             what = "torch.compile does not work here, so all modes run uncompiled"
         warnings.warn(
-            f"{what}, slower and no less right: {cause}; compile=False runs all modes so, without a warning",
+            f"{what}, slower, with the same results: {cause}; compile=False runs all modes so, without a warning",
             stacklevel=4,
         )

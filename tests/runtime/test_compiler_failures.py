@@ -66,7 +66,7 @@ def test_one_mode_runs_uncompiled_and_the_others_do_not() -> None:
     backend = Backend(failing=("larger",))
     net, plain = make(backend), make(None, compile=False)
     assert told(lambda: every_mode(net)) == [
-        "torch.compile failed in larger-mode, so this mode runs uncompiled, slower and no less right: ValueError: the "
+        "torch.compile failed in larger-mode, so this mode runs uncompiled, slower, with the same results: ValueError: the "
         "argument '-2 + ((0))' is not comparable; compile=False runs all modes so, without a warning"
     ]
     assert net._runner.uncompiled == (Mode("larger"),)
@@ -86,7 +86,7 @@ def test_a_compiler_that_never_works_is_told_once() -> None:
     backend = Backend(always=True)
     net = make(backend)
     (message,) = told(lambda: every_mode(net))
-    assert message.startswith("torch.compile does not work here, so all modes run uncompiled, slower and no less right")
+    assert message.startswith("torch.compile does not work here, so all modes run uncompiled, slower, with the same results")
     assert "ValueError: the argument '-2 + ((0))' is not comparable" in message
     assert backend.tried == 2 and net._runner.uncompiled == net.modes
 
