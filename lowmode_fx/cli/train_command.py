@@ -160,7 +160,7 @@ def train(
     epochs = ladder_epochs(plan, epochs)
     settings = _settings(
         preset,
-        late_full=not full_only and (kind == "ladder" or choice is not None or bool(tail)),
+        late_full=hold_epochs is None and (kind == "ladder" or choice is not None or bool(tail)),
         epochs=epochs if choice is None or epochs is not None else choice.epochs,
         batch_size=batch_size,
         lr=lr,
@@ -240,7 +240,8 @@ def train(
 def _settings(preset: str | None, late_full: bool, **given: Any) -> TrainSettings:
     """The preset with the options given. Without either, the rate falls where the paper's does: at 40 and 60 %.
 
-    late_full: full steps come last, to which these falls would leave a hundredth of the rate: it is a cosine instead.
+    late_full: full steps come last, to which these falls would leave a hundredth of the rate: it is a cosine instead,
+    for the baseline too.
     """
     explicit = {name: value for name, value in given.items() if value is not None}
     if preset == "paper":

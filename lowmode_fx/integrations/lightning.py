@@ -106,8 +106,14 @@ def captured_step(module: Any, criterion: Any, **options: Any) -> TrainStep:
         options: other arguments of ``TrainStep``.
 
     Raises:
-        ValueError: where Lightning optimizes too, and for another number of nets or optimizers.
+        ValueError: Lightning optimizes too, trains in several processes, or the module holds another number of nets or
+            optimizers.
     """
+    if module.trainer.world_size > 1:
+        raise ValueError(
+            f"captured_step does not exchange gradients, and the trainer has {module.trainer.world_size} processes; "
+            "return the loss from training_step instead"
+        )
     if module.automatic_optimization:
         raise ValueError(
             "automatic_optimization is True, so that Lightning would step too; set it to False in the module's __init__"
@@ -120,6 +126,8 @@ def captured_step(module: Any, criterion: Any, **options: Any) -> TrainStep:
         )
     (net,), (optimizer,) = nets, optimizers
     after = options.pop("after_step", None)
+    # Lightning's own for "16-mixed", which its checkpoints hold.
+    options.setdefault("scaler", getattr(module.trainer.precision_plugin, "scaler", None))
 
     def count() -> None:
         # What Lightning's own optimizer does around its step: global_step, max_steps and checkpoints go by it.

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.networks import Compiler, Network, network
 from lowmode_fx.runtime.recompilation import RecompilationGuard
 from lowmode_fx.runtime.shape_guard import ShapeGuard, Shapes
+from passes.preserve.generators import generator_restorers
+from passes.preserve.restorers import Restorer, restore_all
 from passes.torch_internals import (
     backward_compiled_at_once,
     can_compile,
@@ -46,6 +48,7 @@ class ModeRunner:
         self._guard = guard
         self._recompilations = RecompilationGuard(ladder.model)
         self._compiled_shapes: dict[Mode, Shapes] = {}
+        self._compiled_once: set[Mode] = set()
         self.compiled: dict[Mode, Callable[..., Any]] = {}
         self._compiler: Compiler | None = None
         if compile_options is not None:
@@ -81,11 +84,14 @@ class ModeRunner:
         self._guard.note_shapes(mode, shapes, first)
         if shapes != first or self._recompilations.must_not_run(mode):
             return self.networks[mode](*args, **kwargs)
+        undo = [] if mode in self._compiled_once else [*generator_restorers(), *_buffer_restorers(self._ladder.model)]
+        self._compiled_once.add(mode)
         try:
             with hooks_guarded(), backward_compiled_at_once():
                 return self._recompilations.run(mode, compiled, args, kwargs)
         except compiler_errors() as error:
             self._stop_compiling(mode, error, {leaf.device for leaf in leaves})
+            restore_all(undo)  # parts of the forward may have run before the one that doesn't compile
             return self.networks[mode](*args, **kwargs)
 
     def _stop_compiling(self, mode: Mode, error: Exception, devices: set[torch.device]) -> None:
@@ -101,3 +107,13 @@ class ModeRunner:
             f"{what}, slower, with the same results: {cause}; compile=False runs all modes so, without a warning",
             stacklevel=4,
         )
+
+
+def _buffer_restorers(model: nn.Module) -> Iterator[Restorer]:
+    for buffer in model.buffers():
+        yield partial(_write, buffer, buffer.detach().clone())
+
+
+@torch.no_grad()
+def _write(buffer: Tensor, value: Tensor) -> None:
+    buffer.copy_(value)

@@ -252,3 +252,17 @@ def test_captured_steps_beside_lightnings_own_are_refused(tmp_path: Path) -> Non
     module.automatic_optimization = True
     with pytest.raises(ValueError, match="automatic_optimization is True, so that Lightning would step too"):
         trainer(tmp_path).fit(module, loader())
+
+
+def test_captured_steps_in_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lightning.Trainer, "world_size", 2)
+    with pytest.raises(ValueError, match="captured_step does not exchange gradients, and the trainer has 2 processes"):
+        trainer(tmp_path).fit(Manual(), loader())
+
+
+def test_captured_steps_scale_by_lightnings_scaler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaler = torch.amp.GradScaler("cpu")
+    module, fitted = Manual(), trainer(tmp_path)
+    monkeypatch.setattr(fitted.precision_plugin, "scaler", scaler, raising=False)
+    fitted.fit(module, loader())
+    assert module.step.scaler is scaler

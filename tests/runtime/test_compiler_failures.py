@@ -66,8 +66,8 @@ def test_one_mode_runs_uncompiled_and_the_others_do_not() -> None:
     backend = Backend(failing=("larger",))
     net, plain = make(backend), make(None, compile=False)
     assert told(lambda: every_mode(net)) == [
-        "torch.compile failed in larger-mode, so this mode runs uncompiled, slower, with the same results: ValueError: the "
-        "argument '-2 + ((0))' is not comparable; compile=False runs all modes so, without a warning"
+        "torch.compile failed in larger-mode, so this mode runs uncompiled, slower, with the same results: ValueError: "
+        "the argument '-2 + ((0))' is not comparable; compile=False runs all modes so, without a warning"
     ]
     assert net._runner.uncompiled == (Mode("larger"),)
     assert backend.tried == 3 + 1  # each mode once, and a trivial function
@@ -86,7 +86,9 @@ def test_a_compiler_that_never_works_is_told_once() -> None:
     backend = Backend(always=True)
     net = make(backend)
     (message,) = told(lambda: every_mode(net))
-    assert message.startswith("torch.compile does not work here, so all modes run uncompiled, slower, with the same results")
+    assert message.startswith(
+        "torch.compile does not work here, so all modes run uncompiled, slower, with the same results"
+    )
     assert "ValueError: the argument '-2 + ((0))' is not comparable" in message
     assert backend.tried == 2 and net._runner.uncompiled == net.modes
 
@@ -126,3 +128,40 @@ def test_a_backward_pass_that_fails_is_told_by_the_forward() -> None:
 def test_modes_that_were_not_asked_to_be_compiled_are_told_as_such() -> None:
     net = make(None, compile=False)
     assert told(lambda: every_mode(net)) == [] and net._runner.uncompiled == net.modes
+
+
+class Broken(nn.Module):
+    """Two graphs, the first of which has run when the second one fails to compile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5)
+        self.head = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.drop(self.norm(self.conv(x)))
+        torch._dynamo.graph_break()
+        return self.head(x)
+
+
+def test_a_forward_that_has_run_in_part_is_not_run_twice() -> None:
+    def run(**options: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        torch.manual_seed(0)
+        model = Broken()
+        net = LowModeModel(build_ladder(model, IMAGES, CONFIGS), PeriodicSchedule(2), **options).train()
+        torch.manual_seed(1)
+        return net.run(Mode.FULL, IMAGES), dict(model.named_buffers())
+
+    graphs: list[fx.GraphModule] = []
+
+    def second_fails(graph_module: fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        graphs.append(graph_module)
+        if len(graphs) == 2:
+            raise ValueError("boom")
+        return graph_module.forward
+
+    with pytest.warns(UserWarning, match="torch.compile failed in full-mode"):
+        outputs, buffers = run(compile_options={"backend": second_fails})
+    plain, expected = run(compile=False)
+    assert torch.equal(outputs, plain)
+    assert all(torch.equal(buffers[name], value) for name, value in expected.items())

@@ -90,6 +90,29 @@ def recorded(*args: Any, **options: Any) -> Run:
     return Run(*args, graphs=Recorder(), **options)
 
 
+class Exhausted(Recorder):
+    """Has no memory left where a recorded optimizer steps."""
+
+    def capture(self, run: Any, generators: Any) -> Any:
+        def broken() -> Any:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(torch.optim.SGD, "step", self._fail)
+                return run()
+
+        return super().capture(broken, generators)
+
+    def _fail(self, *_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("none left")
+
+
+def test_a_recording_that_breaks_off_within_a_scaled_step_leaves_the_scaler_ready() -> None:
+    options: dict[str, Any] = {"clip_grad_norm": 1.0, "autocast": torch.float16}
+    with pytest.warns(UncapturedWarning, match="none left"):
+        broken = Run(graphs=Exhausted(), **options).train(batches())
+    assert broken.step.captures == 0
+    assert same(broken, Run(capture=False, **options).train(batches()))
+
+
 def test_autocast_around_a_step_is_left_as_it_is() -> None:
     """As a trainer enters it; its type counts from the step on in which it changes, captured or not."""
 

@@ -11,9 +11,9 @@ from torch import Tensor
 def renew_accumulators(parameters: Iterable[Tensor]) -> None:
     """Let the next forward create new gradient accumulation nodes, on the stream that it runs on.
 
-    A graph that is still alive (a loss that is kept, a hook, a backward that has just ended) keeps the old nodes and
-    their stream, for which a recording on another stream can't wait. Values, memory, versions and hooks of the
-    parameters stay the same.
+    A graph that is still alive (a loss that somebody keeps, a backward that has just ended) keeps these nodes, and with
+    them their stream, which a recording on another stream can't wait for. Values, memory, versions and hooks of the
+    parameters stay; a hook on a node itself stays with the old node.
     """
     for parameter in parameters:
         if parameter.requires_grad and parameter.is_leaf:

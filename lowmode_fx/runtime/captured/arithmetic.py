@@ -79,6 +79,11 @@ class StepArithmetic:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def forget_half_step(self) -> None:
+        """Let the scaler begin an optimizer's step anew, where one has broken off in its middle."""
+        if self.scaler.is_enabled():
+            self.scaler.update(self.scaler.get_scale())
+
     def _unsynchronized(self, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last or not isinstance(self.net, DistributedDataParallel) else self.net.no_sync()
 
