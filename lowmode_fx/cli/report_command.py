@@ -50,7 +50,7 @@ def report(
     format: Annotated[ReportFormat, typer.Option(help="Output format; html writes a self-contained page.")] = "table",
     out: Annotated[Path | None, path_option(help="Write to this file instead of standard output.")] = None,
 ) -> None:
-    """Print the macs of the full and the low graphs, layer by layer, with what was pooled, dropped and skipped.
+    """Print the multiply-adds of each mode, layer by layer, with what was pooled, dropped and skipped.
 
     Counts are per image: convolutions, linear layers and matrix products, as papers quote them, then norms and the
     rest. What is done to weights, once a step, stands apart.

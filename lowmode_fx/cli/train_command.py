@@ -139,7 +139,7 @@ def train(
     resume: Annotated[bool, Run("--resume", help="Resume the run in its folder.")] = False,
     overwrite: Annotated[bool, Run("--overwrite", help="Replace the run in its folder.")] = False,
 ) -> None:
-    """Train a model by Algorithm 1: some steps on downsampled images with pooled kernels, the others in full.
+    """Train a model: some steps in low-mode, on smaller images with pooled kernels, the others in full-mode.
 
     Leaves metrics.csv, summary.json, curves.png and a checkpoint in the run folder. Interrupted (Ctrl-C, SIGTERM), it
     saves a checkpoint; the same command with --resume goes on from there. Several processes share the batches:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from passes.choices import Gain
@@ -99,7 +100,7 @@ def pi_resize_kernel(weight: Tensor, pooled: tuple[int, ...], ratio: RatioLike, 
 def custom_kernel(weight: Tensor, pooled: tuple[int, ...], transform: KernelTransform, gain: Gain = "mean") -> Tensor:
     """A custom transform ``(F, C, *K) → (F, C, *K')``; times ``_tap_ratio`` by ``gain``.
 
-    Raises ``ValueError`` if the result is not a tensor, or has another shape.
+    Raises ``ValueError`` if the result is not a tensor, has another shape, or gives a trained kernel no gradient.
     """
     result = transform(weight, pooled)
     expected = (*weight.shape[:2], *pooled)
@@ -108,6 +109,11 @@ def custom_kernel(weight: Tensor, pooled: tuple[int, ...], transform: KernelTran
         raise ValueError(
             f"kernel_transform {getattr(transform, '__name__', transform)!r} turned a kernel of shape "
             f"{tuple(weight.shape)} into {found}; give one that returns {expected}"
+        )
+    if weight.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
+        raise ValueError(
+            f"kernel_transform {getattr(transform, '__name__', transform)!r} gives the kernel no gradient; compute its "
+            "result from the kernel by differentiable operators, without detach() and no_grad()"
         )
     scale = _tap_ratio(weight, pooled, gain)
     return result if scale == 1.0 else result * scale

@@ -341,3 +341,16 @@ def test_the_pooled_kernel_stays_on_the_kernels_centre() -> None:
         )
         torch.testing.assert_close(answer, answer.flip(-1), rtol=0, atol=1e-15)
         assert answer.argmax() == 10
+
+
+def test_a_custom_transform_that_cuts_the_gradient_is_refused() -> None:
+    def cut(weight: Tensor, pooled: tuple[int, ...]) -> Tensor:
+        return weight.detach().mean((2, 3), keepdim=True)
+
+    kernel = torch.ones(2, 3, 3, 3)
+    assert custom_kernel(kernel, (1, 1), cut).shape == (2, 3, 1, 1), "a kernel that isn't trained has none"
+    kernel.requires_grad_()
+    with torch.no_grad():
+        assert custom_kernel(kernel, (1, 1), cut).shape == (2, 3, 1, 1)
+    with pytest.raises(ValueError, match=r"kernel_transform 'cut' gives the kernel no gradient; compute its result"):
+        custom_kernel(kernel, (1, 1), cut)
