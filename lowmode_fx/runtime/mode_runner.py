@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
@@ -17,6 +17,7 @@ from lowmode_fx.runtime.recompilation import RecompilationGuard
 from lowmode_fx.runtime.shape_guard import ShapeGuard, Shapes
 from passes.preserve.generators import generator_restorers
 from passes.preserve.restorers import Restorer, restore_all
+from passes.preserve.values import value_restorers
 from passes.torch_internals import (
     backward_compiled_at_once,
     can_compile,
@@ -48,7 +49,6 @@ class ModeRunner:
         self._guard = guard
         self._recompilations = RecompilationGuard(ladder.model)
         self._compiled_shapes: dict[Mode, Shapes] = {}
-        self._compiled_once: set[Mode] = set()
         self.compiled: dict[Mode, Callable[..., Any]] = {}
         self._compiler: Compiler | None = None
         if compile_options is not None:
@@ -80,12 +80,13 @@ class ModeRunner:
             return self.networks[mode](*args, **kwargs)
         leaves = [leaf for leaf in call_leaves(args, kwargs) if isinstance(leaf, Tensor)]
         shapes = tuple(leaf.shape for leaf in leaves)
+        undo: list[Restorer] = []
+        if mode not in self._compiled_shapes:  # it is compiled now
+            undo = [*generator_restorers(), *value_restorers(self._ladder.model.buffers())]
         first = self._compiled_shapes.setdefault(mode, shapes)
         self._guard.note_shapes(mode, shapes, first)
         if shapes != first or self._recompilations.must_not_run(mode):
             return self.networks[mode](*args, **kwargs)
-        undo = [] if mode in self._compiled_once else [*generator_restorers(), *_buffer_restorers(self._ladder.model)]
-        self._compiled_once.add(mode)
         try:
             with hooks_guarded(), backward_compiled_at_once():
                 return self._recompilations.run(mode, compiled, args, kwargs)
@@ -107,13 +108,3 @@ class ModeRunner:
             f"{what}, slower, with the same results: {cause}; compile=False runs all modes so, without a warning",
             stacklevel=4,
         )
-
-
-def _buffer_restorers(model: nn.Module) -> Iterator[Restorer]:
-    for buffer in model.buffers():
-        yield partial(_write, buffer, buffer.detach().clone())
-
-
-@torch.no_grad()
-def _write(buffer: Tensor, value: Tensor) -> None:
-    buffer.copy_(value)

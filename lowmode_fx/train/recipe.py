@@ -41,7 +41,7 @@ class Recipe:
     numbers: dict[str, float] = field(default_factory=dict)
 
     def held_side(self, image_size: int | None) -> int | None:
-        """The side to hold training images at: an eighth more where crops are scaled, as is usual for 224 of 256."""
+        """The side to hold training images at: a seventh more where crops are scaled, as is usual: 256 for 224."""
         if image_size is None or "resized_crop" not in self.numbers:
             return image_size
         return round(image_size * 8 / 7)

@@ -87,6 +87,10 @@ class StepArithmetic:
     def _unsynchronized(self, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last or not isinstance(self.net, DistributedDataParallel) else self.net.no_sync()
 
+    def parameters(self) -> list[Tensor]:
+        """The net's parameters, and any others that the optimizer steps on, each once."""
+        return list(dict.fromkeys([*self.net.parameters(), *self.trained()]))
+
     def trained(self) -> list[Tensor]:
         """The parameters that the optimizer steps on."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -118,7 +118,7 @@ class CapturedSteps:
     def _rehearse(self, watch: Watch, mode: Mode, batch: Batch, place: Place) -> Tensor:
         """A real step that also shows whether its kind can be recorded."""
         moved, draws = move(batch, self._device), host_draws(self._device)
-        renew_accumulators([*self._arithmetic.net.parameters(), *self._arithmetic.trained()])
+        renew_accumulators(self._arithmetic.parameters())
         loss, waits = self._graphs.rehearse(lambda: self._gradients(mode, moved, place))
         self._net.settle()
         changed = watch.changed()
@@ -151,7 +151,7 @@ class CapturedSteps:
                 return loss, self._arithmetic.update()
 
         torch.clear_autocast_cache()
-        renew_accumulators([*self._arithmetic.net.parameters(), *self._arithmetic.trained()])
+        renew_accumulators(self._arithmetic.parameters())
         try:
             (loss, norm), replay = self._graphs.capture(step, generators)
         except Exception as error:  # a device, a compiler or user code may raise anything while it is recorded
