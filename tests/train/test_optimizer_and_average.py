@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_train_checkpoint import assert_equal, final_state, stop_after
+from test_train_checkpoint import interrupted_run
 from torch import nn
-from training import digits, quick_run, quick_settings, tiny_model, tiny_net
+from training import digits, quick_run, quick_settings, tiny_model
 
 from lowmode_fx.train import CheckpointError, TrainSettings
 from lowmode_fx.train.ema import WeightAverage
@@ -28,12 +28,7 @@ def test_a_run_that_is_interrupted_ends_with_the_same_bits(
     changes: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = quick_settings(epochs=2, **changes)
-    quick_run(settings, tmp_path / "straight")
-    with monkeypatch.context() as patch:
-        stop_after(patch, 16)
-        quick_run(settings, tmp_path / "run")
-    _, result = quick_run(settings, tmp_path / "run", resume=True, net=tiny_net(seed=7))
-    assert_equal(final_state(tmp_path / "straight"), final_state(tmp_path / "run"))
+    result = interrupted_run(settings, tmp_path, monkeypatch)
     assert result.records[-1].train_loss < result.records[0].train_loss
 
 

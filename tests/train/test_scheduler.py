@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_train_checkpoint import assert_equal, final_state, stop_after
-from training import quick_run, quick_settings, tiny_model, tiny_net
+from test_train_checkpoint import assert_equal, final_state, interrupted_run, stop_after
+from training import quick_run, quick_settings, tiny_model
 
 from lowmode_fx import TrainStep
 from lowmode_fx.train import TrainSettings
@@ -74,12 +74,7 @@ def test_a_run_that_is_interrupted_ends_with_the_same_bits(
     settings = quick_settings(
         epochs=3, lr_schedule=kind, milestones=(), warmup_epochs=1, decay_epochs=2, patience_epochs=0
     )
-    quick_run(settings, tmp_path / "straight")
-    with monkeypatch.context() as patch:
-        stop_after(patch, 16)
-        quick_run(settings, tmp_path / "run")
-    _, result = quick_run(settings, tmp_path / "run", resume=True, net=tiny_net(seed=7))
-    assert_equal(final_state(tmp_path / "straight"), final_state(tmp_path / "run"))
+    result = interrupted_run(settings, tmp_path, monkeypatch)
     assert len({record.lr for record in result.records}) > 1 or kind == "plateau"
 
 

@@ -20,7 +20,15 @@ from training import digits, quick_run, quick_settings, tiny_ladder_net, tiny_mo
 
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule
-from lowmode_fx.train import CheckpointError, RunFolder, RunResult, load_checkpoint, save_checkpoint, train
+from lowmode_fx.train import (
+    CheckpointError,
+    RunFolder,
+    RunResult,
+    TrainSettings,
+    load_checkpoint,
+    save_checkpoint,
+    train,
+)
 from lowmode_fx.train import checkpoint as checkpoint_module
 from lowmode_fx.train.checkpoint import has_checkpoint, load_weights, rng_state, set_rng_state
 from lowmode_fx.train.progress import Reporter
@@ -72,6 +80,17 @@ def assert_equal(first: Any, second: Any, where: str = "") -> None:
         assert torch.equal(first, second), where
     else:
         assert first == second, where
+
+
+def interrupted_run(settings: TrainSettings, folder: Path, monkeypatch: pytest.MonkeyPatch) -> RunResult:
+    """A run that is interrupted and goes on with other weights at first: it ends with the bits of a straight one."""
+    quick_run(settings, folder / "straight")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 16)
+        quick_run(settings, folder / "run")
+    _, result = quick_run(settings, folder / "run", resume=True, net=tiny_net(seed=7))
+    assert_equal(final_state(folder / "straight"), final_state(folder / "run"))
+    return result
 
 
 @pytest.fixture(scope="module")
