@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any
 
@@ -45,20 +45,25 @@ def trace_by_export(model: nn.Module, inputs: ModelInputs, example: Sequence[Ten
         program = torch.export.export(model, args, kwargs, strict=False)
         exported: Any = program.module(check_guards=False)
     graph: fx.Graph = exported.graph
+    names = {id(value): name for name, value in (*model.named_buffers(), *model.named_parameters())}
     for node in list(graph.nodes):
         if node.op == "call_module" and node.target == "_guards_fn":
             graph.erase_node(node)
         elif node.op == "get_attr":
-            _bind_attribute(graph, node, exported, model)
+            _bind_attribute(graph, node, exported, model, names)
     _plain_interface(graph, structures[-1])
     _tensors_only(graph, inputs)
     return graph
 
 
-def _bind_attribute(graph: fx.Graph, node: fx.Node, exported: nn.Module, model: nn.Module) -> None:
+def _bind_attribute(
+    graph: fx.Graph, node: fx.Node, exported: nn.Module, model: nn.Module, names: Mapping[int, str]
+) -> None:
+    """Let the node read the model's own tensor, by the first of its names: torch.export may take another."""
     theirs = _fetch(exported, str(node.target))
     ours = _fetch(model, str(node.target))
     if ours is theirs:
+        node.target = names.get(id(ours), node.target)
         return
     if isinstance(theirs, nn.Parameter):
         raise ValueError(f"torch.export made a parameter that the model does not hold: {node.target}")

@@ -80,13 +80,8 @@ class _Recorder(TorchFunctionMode):
         self.graph = fx.Graph()
         self._leaf_modules = leaf_modules
         self._paths = {id(module): (path, module) for path, module in model.named_modules()}
-        self._names = {
-            id(value): name
-            for name, value in (
-                *model.named_buffers(remove_duplicate=False),
-                *model.named_parameters(remove_duplicate=False),
-            )
-        }
+        # A tensor that several modules hold goes by its first name, as in ``named_parameters``.
+        self._names = {id(value): name for name, value in (*model.named_buffers(), *model.named_parameters())}
         self._nodes: dict[int, tuple[Tensor, fx.Node]] = {}  # tensors are kept, so that ids are not reused
         self._stack: list[nn.Module] = []
 

@@ -99,27 +99,26 @@ class Ladder:
         """All modes, cheapest first, full-mode last."""
         return (*(rung.mode for rung in self.rungs), Mode.FULL)
 
-    def resolve(self, mode: Mode) -> Mode:
+    def resolve(self, mode: Mode | str) -> Mode:
         """Return the ladder's own mode for a mode that may be given by its place (``Mode.at``).
 
         Args:
-            mode: A mode of this ladder, or a place in a ladder of this length.
+            mode: A mode of this ladder, its name, or a place in a ladder of this length.
 
         Raises:
             ValueError: The ladder does not have this mode.
         """
         modes = self.modes
+        mode = Mode(mode) if isinstance(mode, str) else mode
         if mode in modes:
             return mode
         for place in range(len(modes)):
             if mode is Mode.at(place, len(modes)):
                 return modes[place]
         shown = ", ".join(map(repr, map(str, modes)))
-        raise ValueError(
-            f"mode {str(mode)!r} is not one of this ladder's {len(modes)}: {shown}; use a schedule for these"
-        )
+        raise ValueError(f"mode {str(mode)!r} is not one of this ladder's {len(modes)}: {shown}; use one of these")
 
-    def rung(self, mode: Mode) -> Rung:
+    def rung(self, mode: Mode | str) -> Rung:
         """Return the rung of a low mode.
 
         Raises:
@@ -133,7 +132,7 @@ class Ladder:
             f"mode {str(mode)!r} is not a low mode: it runs the model as it is; give the name of a low mode"
         )
 
-    def graph(self, mode: Mode) -> fx.GraphModule:
+    def graph(self, mode: Mode | str) -> fx.GraphModule:
         """Return the graph of a mode.
 
         Raises:
@@ -141,7 +140,7 @@ class Ladder:
         """
         return self.full if self.resolve(mode) is Mode.FULL else self.rung(mode).graph_module
 
-    def mode_inputs(self, mode: Mode) -> ModelInputs:
+    def mode_inputs(self, mode: Mode | str) -> ModelInputs:
         """Return the call that the graph of a mode takes.
 
         Raises:

@@ -231,7 +231,7 @@ class LowModeModel(ModelView):
         return mode
 
     @contextlib.contextmanager
-    def in_mode(self, mode: Mode) -> Iterator[None]:
+    def in_mode(self, mode: Mode | str) -> Iterator[None]:
         """A context in which forwards run in ``mode``, whatever the schedule chooses, and count no steps."""
         before, self._forced = self._forced, self.ladder.resolve(mode)
         try:
@@ -243,11 +243,11 @@ class LowModeModel(ModelView):
         outputs = self._runner.run(mode, args, kwargs)
         return scale_gradient(outputs, self._low_weights.get(mode, 1.0))
 
-    def run(self, mode: Mode, *args: Any, **kwargs: Any) -> Any:
+    def run(self, mode: Mode | str, *args: Any, **kwargs: Any) -> Any:
         """Run one forward in ``mode``, whatever the schedule chooses; it counts no step.
 
         Args:
-            mode: A mode of the ladder.
+            mode: A mode of the ladder, or its name.
             *args: The model's positional arguments. Images have full size, or the mode's size with
                 ``downsample_on="host"``.
             **kwargs: The model's keyword arguments.

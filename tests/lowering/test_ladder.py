@@ -240,8 +240,8 @@ def test_what_makes_no_ladder(configs: Any, error: type[Exception], message: str
 def test_a_mode_is_found_by_its_name_and_by_its_place() -> None:
     ladder = tiny_ladder()
     for place, mode in enumerate(ladder.modes):
-        assert ladder.resolve(mode) is ladder.resolve(Mode.at(place, 4)) is mode
-        assert ladder.graph(Mode.at(place, 4)) is ladder.graph(mode)
+        assert ladder.resolve(mode) is ladder.resolve(Mode.at(place, 4)) is ladder.resolve(str(mode)) is mode
+        assert ladder.graph(Mode.at(place, 4)) is ladder.graph(mode) is ladder.graph(str(mode))
     sides = [ladder.mode_inputs(mode).image.shape[2:] for mode in ladder.modes]
     assert sides == [(4, 4), (8, 8), (8, 8), (16, 16)]
     for name in ("low", "r3", "rung7"):

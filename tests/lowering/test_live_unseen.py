@@ -274,3 +274,27 @@ def test_a_frozen_part_under_no_grad_is_no_such_function() -> None:
     maps = model.stem(images)
     torch.testing.assert_close(live.run(images), single_tap(model.student, maps) - single_tap(model.teacher, maps))
     assert live.notes == []
+
+
+class Call(nn.Module):
+    """A convolution by a function, with a kernel of its own."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.conv2d(maps, self.weight, padding=self.weight.shape[-1] // 2)
+
+
+@pytest.mark.parametrize("front_end", ["live", "fx", "export", "auto"])
+def test_a_kernel_that_two_modules_hold_goes_by_its_first_name(front_end: str) -> None:
+    """Whichever name the capture meets, the plan is found and nothing is told."""
+    kernel = conv(kernel=5).weight
+    model = nn.Sequential(conv(3), Call(kernel), nn.ReLU(), conv(kernel=5, bias=False))
+    model[3].weight = kernel
+    pair = pair_of(model, *IMAGES, front_end=front_end)
+    assert [change.site for change in pair.report.pooled] == ["1", "3"]
+    live = LiveLowering(pair)
+    live.run(low_images(pair))
+    assert live.notes == []

@@ -156,9 +156,7 @@ def test_a_schedule_of_another_count_is_refused(schedule: Any, message: str) -> 
 def test_a_mode_that_the_ladder_has_not_is_named_with_those_that_it_has(schedule: Any) -> None:
     net = make(schedule)
     net.set_epoch(1)
-    with pytest.raises(
-        ValueError, match=r"mode '(low|r3)' is not one of this ladder's 3: 'r4', 'r2', 'full'; use a sch"
-    ):
+    with pytest.raises(ValueError, match=r"mode '(low|r3)' is not one of this ladder's 3: 'r4', 'r2', 'full'; use one"):
         net(IMAGES[:4])
 
 
