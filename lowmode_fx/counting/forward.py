@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from lowmode_fx.counting.handles import HANDLES, Handle
 from lowmode_fx.counting.once_a_step import weights_graph
 from lowmode_fx.counting.operators import COMPUTE_OPS, FREE_OPS
+from lowmode_fx.counting.per_image import repeated_per_image
 from lowmode_fx.counting.report import FlopReport, LayerFlops
 from lowmode_fx.counting.rows import Counts, rows
 from lowmode_fx.lowering.ladder import Ladder
@@ -76,12 +77,13 @@ def _spread_out(ladder: Ladder) -> Iterator[Ladder]:
 def _report(ladder: Ladder, copied: Ladder, handles: Mapping[str, Handle | None]) -> FlopReport:
     counts = Counts(ladder.inputs.image.shape[0])
     free: dict[str, str] = {}
+    per_image = repeated_per_image(ladder)
     # Closures are no part of a copy, and generators may be anybody's.
     with preserve_attributes(ladder.model), train_mode(copied.model):
         for mode in full_first(ladder):
             graph = copied.graph(mode)
             whole, skipped = _count(graph, blank_inputs(copied, mode), handles)
-            on_weights = weights_graph(graph, counts.images)
+            on_weights = weights_graph(graph, per_image)
             counts.add(str(mode), whole, {} if on_weights is None else _count(on_weights, (), handles)[0])
             free |= skipped
     layers, weights = rows(ladder, counts)

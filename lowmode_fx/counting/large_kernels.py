@@ -44,7 +44,7 @@ def large_kernels(ladder: Ladder, flops: FlopReport) -> LargeKernels | None:
         for rung in ladder.rungs
     }
     reasons = {mode: reasons_to_keep(ladder.full, sites, rule) for mode, rule in rules.items()}
-    apart = work_on_weights(ladder.full, ladder.inputs.image.shape[0])
+    apart = work_on_weights(ladder)
     places = [place for place, site in enumerate(sites) if site.node.name not in apart]
     # The first rows are the convolutions of images, in the order of the sites.
     for place, layer in zip(places, flops.layers, strict=False):

@@ -36,7 +36,7 @@ class Counts:
 
 def rows(ladder: Ladder, counts: Counts) -> tuple[tuple[LayerFlops, ...], tuple[LayerFlops, ...]]:
     """Rows per image, the products before norms and the rest, and rows per step."""
-    apart = work_on_weights(ladder.full, counts.images)
+    apart = work_on_weights(ladder)
     by_mode = {str(mode): conv_sites(ladder.graph(mode)) for mode in ladder.modes}
     sites = [dict(zip(by_mode, each, strict=True)) for each in zip(*by_mode.values(), strict=True)]
     per_image = [site for site in sites if site[_FULL].node.name not in apart]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from lowmode_fx.counting.forward import blank_inputs, full_first
 from lowmode_fx.counting.once_a_step import weights_graph
+from lowmode_fx.counting.per_image import repeated_per_image
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.utils.validation import as_count
 from passes import propagate_shapes
@@ -37,10 +38,10 @@ def count_step_flops(ladder: Ladder, *, batch_size: int | None = None) -> tuple[
     """
     size = None if batch_size is None else as_count("batch_size", batch_size, minimum=1)
     meta, images = copy_apart(ladder, ladder.model, meta=True), ladder.inputs.image.shape[0]
-    found = []
+    found, per_image = list[int](), repeated_per_image(ladder)
     with preserve_attributes(ladder.model), train_mode(meta.model):
         for mode in full_first(ladder):
-            batch, once = _apart(_step_flops, meta.graph(mode), blank_inputs(meta, mode, "meta"), images)
+            batch, once = _apart(_step_flops, meta.graph(mode), blank_inputs(meta, mode, "meta"), per_image)
             found.append(round(batch / images if size is None else size * batch / images + once))
     return tuple(found)
 
@@ -57,10 +58,10 @@ def _apart(
     count: Callable[[fx.GraphModule, tuple[Tensor, ...]], float],
     graph: fx.GraphModule,
     inputs: tuple[Tensor, ...],
-    images: int,
+    per_image: Set[str],
 ) -> tuple[float, float]:
-    """What a graph counts for its batch of ``images``, and what it counts once, for weights alone."""
-    on_weights = weights_graph(graph, images)
+    """What a graph counts for its batch, and what it counts once, for weights alone."""
+    on_weights = weights_graph(graph, per_image)
     once = 0.0 if on_weights is None else count(on_weights, ())
     return count(graph, inputs) - once, once
 
@@ -75,10 +76,10 @@ def _step_flops(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> flo
 
 def _forward_macs_on_meta(ladder: Ladder) -> tuple[int, ...]:
     meta, images = copy_apart(ladder, ladder.model, meta=True), ladder.inputs.image.shape[0]
-    counts = []
+    counts, per_image = list[int](), repeated_per_image(ladder)
     with preserve_attributes(ladder.model), train_mode(meta.model):
         for mode in full_first(ladder):
-            batch, _ = _apart(_macs, meta.graph(mode), blank_inputs(meta, mode, "meta"), images)
+            batch, _ = _apart(_macs, meta.graph(mode), blank_inputs(meta, mode, "meta"), per_image)
             counts.append(round(batch / images))
     return tuple(counts)
 
@@ -91,10 +92,11 @@ def _macs(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> float:
 
 
 def _forward_macs_on_fakes(ladder: Ladder) -> tuple[int, ...]:
-    images, counts = ladder.inputs.image.shape[0], []
+    images, counts = ladder.inputs.image.shape[0], list[int]()
+    per_image = repeated_per_image(ladder)
     with train_mode(ladder.model):
         for mode in full_first(ladder):
-            batch, _ = _apart(_macs_on_fakes, ladder.graph(mode), blank_inputs(ladder, mode), images)
+            batch, _ = _apart(_macs_on_fakes, ladder.graph(mode), blank_inputs(ladder, mode), per_image)
             counts.append(round(batch / images))
     return tuple(counts)
 
