@@ -66,7 +66,7 @@ class Arena:
         forward = partial(self.net.run, Mode(mode))
         training_step(forward, lambda: (self._images, self._labels), self.optimizer, self.autocast, self.study.clip)
 
-    def prices(self, rounds: int | None = None) -> dict[str, dict[str, float]]:
+    def costs(self, rounds: int | None = None) -> dict[str, dict[str, float]]:
         """Median seconds of a step in each mode, captured and by a loop; weights stand still meanwhile."""
         self._set_rate(0.0)
         kinds = {"whole step": self.whole, "loop": self.looped}

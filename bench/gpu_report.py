@@ -73,7 +73,7 @@ def step_table(rows: Mapping[str, Any]) -> str:
     return markdown_table(head, lines)
 
 
-def price_table(row: Mapping[str, Any]) -> str:
+def cost_table(row: Mapping[str, Any]) -> str:
     """Markdown: what each mode's step takes over a full one, captured and launched kernel by kernel."""
     kinds = row["seconds"]
     lines = [

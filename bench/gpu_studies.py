@@ -16,15 +16,15 @@ from bench.large_networks import conv_mixer
 from bench.networks import resnet, small_resnet
 from lowmode_fx import LowModeConfig
 
-Prices = Mapping[str, float]
+Costs = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Study:
     """A network by one recipe, and what it is trained by.
 
-    configs: low modes by name. peak_rate: the largest learning rate. rounds: of each price. compile: whether modes are
-    compiled. arms: for so many epochs of full-mode and these prices. clip: the largest norm of gradients.
+    configs: low modes by name. peak_rate: the largest learning rate. rounds: of each cost. compile: whether modes are
+    compiled. arms: for so many epochs of full-mode and these costs. clip: the largest norm of gradients.
     memory_format: of images and, on a GPU, of weights, as full steps are fastest.
     """
 
@@ -35,7 +35,7 @@ class Study:
     epochs: int
     batch: int
     peak_rate: float
-    arms: Callable[[int, Prices], list[Arm]]
+    arms: Callable[[int, Costs], list[Arm]]
     clip: float | None = None
     memory_format: torch.memory_format = torch.channels_last
     rounds: int = 11
@@ -62,14 +62,14 @@ _LARGE_KERNEL_MODES = {
 }
 
 
-def _large_kernel_arms(epochs: int, prices: Prices) -> list[Arm]:
-    """Those of the comparison on a CPU whose modes are here, by shares of time, at the prices of this device."""
+def _large_kernel_arms(epochs: int, costs: Costs) -> list[Arm]:
+    """Those of the comparison on a CPU whose modes are here, by shares of time, at the costs of this device."""
 
-    def steps(arm: large_kernels_arms.Arm, per_epoch: int, prices: Prices, seed: int) -> list[str]:
-        return phases(list(arm.epochs(epochs, prices).items()), per_epoch)
+    def steps(arm: large_kernels_arms.Arm, per_epoch: int, costs: Costs, seed: int) -> list[str]:
+        return phases(list(arm.epochs(epochs, costs).items()), per_epoch)
 
     known = {FULL, *_LARGE_KERNEL_MODES}
-    every = [arm for arm in large_kernels_arms.arms(prices) if set(arm.shares) <= known and not arm.mixed]
+    every = [arm for arm in large_kernels_arms.arms(costs) if set(arm.shares) <= known and not arm.mixed]
     every.sort(key=lambda arm: (arm.budget != 1, arm.budget))  # the whole, then the shortest, which tell most
     return [
         Arm(arm.name if arm.budget == 1 else f"{arm.name}, {arm.budget:g} of the time", partial(steps, arm))
@@ -85,7 +85,7 @@ RESNET18 = Study(
     epochs=24,
     batch=500,
     peak_rate=0.4,
-    arms=lambda epochs, prices: gpu_arms.arms(epochs),
+    arms=lambda epochs, costs: gpu_arms.arms(epochs),
 )
 CONV_MIXER = Study(
     "convmixer-13",

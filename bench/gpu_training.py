@@ -88,7 +88,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "accuracy, %",
         "seconds",
         "full epochs of time",
-        "seconds by a loop (from prices)",
+        "seconds by a loop (from costs)",
     ]
     return markdown_table([*head, "steps", "images", "% of steps replayed"], lines, left=2)
 
@@ -98,10 +98,10 @@ def _series(row: dict[str, Any]) -> tuple[str, str, int]:
     return row["study"], row["arm"], row["images in the set"]
 
 
-def run_arm(arena: Arena, arm: Arm, seed: int, splits: dict[str, Split], prices: dict[str, Any]) -> dict[str, Any]:
+def run_arm(arena: Arena, arm: Arm, seed: int, splits: dict[str, Split], costs: dict[str, Any]) -> dict[str, Any]:
     """One run: its row."""
     per_epoch = len(splits["train"].labels) // arena.batch
-    relative = relative_prices(prices)
+    relative = relative_costs(costs)
     modes = arm.modes(per_epoch, relative, seed)
     found = arena.train(modes, splits["train"], seed)
     return {
@@ -112,7 +112,7 @@ def run_arm(arena: Arena, arm: Arm, seed: int, splits: dict[str, Split], prices:
         "accuracy": arena.accuracy(splits["test"]),
         **found,
         "cost, full epochs": cost(modes, relative, per_epoch),
-        "seconds by a loop": sum(prices["loop"][mode] for mode in modes),
+        "seconds by a loop": sum(costs["loop"][mode] for mode in modes),
         "share of each mode": {mode: modes.count(mode) / len(modes) for mode in arena.study.modes if mode in modes},
         "images in the set": len(splits["train"].labels),
         "batch": arena.batch,
@@ -120,9 +120,9 @@ def run_arm(arena: Arena, arm: Arm, seed: int, splits: dict[str, Split], prices:
     }
 
 
-def relative_prices(prices: dict[str, Any]) -> dict[str, float]:
+def relative_costs(costs: dict[str, Any]) -> dict[str, float]:
     """A captured step of each mode over a full one."""
-    whole = prices["whole step"]
+    whole = costs["whole step"]
     return {mode: seconds / whole[FULL] for mode, seconds in whole.items()}
 
 
@@ -176,23 +176,23 @@ def main(argv: list[str] | None = None) -> None:
     splits = load(options.data, device, options.small, options.images)
     said(f"{len(splits['train'].labels)} + {len(splits['test'].labels)} images")
     arena = Arena(study, device)
-    prices = arena.prices()
+    costs = arena.costs()
     loading = arena.loading_seconds(splits["train"])
     row = {
         "what": "prices",
         "study": study.name,
-        "seconds": prices,
+        "seconds": costs,
         "loading an epoch, seconds": loading,
         **arena.told(),
         "header": head,
     }
     rows.add(row)
-    shown = ", ".join(f"{mode} {price:.3f}" for mode, price in relative_prices(prices).items())
-    full_ms = 1000 * prices["whole step"][FULL]
+    shown = ", ".join(f"{mode} {cost:.3f}" for mode, cost in relative_costs(costs).items())
+    full_ms = 1000 * costs["whole step"][FULL]
     said(f"full step {full_ms:.2f} ms; over it {shown}; loading an epoch {loading:.2f} s; {arena.told()}")
 
     every = [planned(name, json.loads(Path(file).read_text())) for name, file in options.plan]
-    every += study.arms(epochs, relative_prices(prices))
+    every += study.arms(epochs, relative_costs(costs))
     count = len(splits["train"].labels)
     per_epoch = count // study.batch
     ended = [*rows.trained(), *(rows.failed() if options.skip_failed else [])]
@@ -202,13 +202,13 @@ def main(argv: list[str] | None = None) -> None:
         for arm in every:
             if (study.name, arm.name, seed, count) in known:
                 continue
-            modes = arm.modes(per_epoch, relative_prices(prices), seed)
-            expected = 1.1 * (sum(prices["whole step"][mode] for mode in modes) + loading * len(modes) / per_epoch) + 1
+            modes = arm.modes(per_epoch, relative_costs(costs), seed)
+            expected = 1.1 * (sum(costs["whole step"][mode] for mode in modes) + loading * len(modes) / per_epoch) + 1
             if time.monotonic() - began + expected > options.seconds:
                 late = True
                 continue  # a shorter one may still fit
             try:
-                row = run_arm(arena, arm, seed, splits, prices)
+                row = run_arm(arena, arm, seed, splits, costs)
             except Exception as error:  # whatever it is, the other arms are still wanted
                 text = f"{type(error).__name__}: {str(error).strip()[:500]}"
                 row = {

@@ -3,7 +3,7 @@
 python -m bench.large_kernels --small --data folder:PATH    # two CPU cores: 4,000 images
 python -m bench.large_kernels --data folder:PATH            # one GPU: all of CIFAR-10
 
-Time is counted in full epochs: full steps, plus low steps at their prices, which are measured paired and interleaved
+Time is counted in full epochs: full steps, plus low steps at their costs, which are measured paired and interleaved
 before any training, all in one run. Rows are saved as they come; ``--resume`` goes on.
 """
 
@@ -100,7 +100,7 @@ def step(
     optimizer.zero_grad()
 
 
-def measure_prices(study: Study, data: str, rounds: int) -> dict[str, dict[str, float]]:
+def measure_costs(study: Study, data: str, rounds: int) -> dict[str, dict[str, float]]:
     """A step of each low mode over a full one, paired and interleaved over one set of parameters."""
     splits, model = load(study, data), network(study, 0)
     images, labels = next(train_batches(splits, batch_size=125, seed=0, epoch=0, device=device()))
@@ -112,8 +112,8 @@ def measure_prices(study: Study, data: str, rounds: int) -> dict[str, dict[str, 
     steps = {str(mode): partial(step, partial(net.run, mode), *batch, model, optimizer) for mode in net.modes}
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times = paired_steps(steps, device(), rounds, warmup=1, clock=clock)
-    prices = {mode: paired_ratio(times[mode], times["full"]) for mode in times if mode != "full"}
-    return {**prices, "seconds of a full step": {"median": statistics.median(times["full"])}}
+    costs = {mode: paired_ratio(times[mode], times["full"]) for mode in times if mode != "full"}
+    return {**costs, "seconds of a full step": {"median": statistics.median(times["full"])}}
 
 
 def schedule(arm: Arm, epochs: Mapping[str, int], modes: tuple[str, ...], seed: int) -> LadderSchedule:
@@ -126,10 +126,10 @@ def schedule(arm: Arm, epochs: Mapping[str, int], modes: tuple[str, ...], seed: 
     return LadderSchedule(probabilities=rows, modes=modes, seed=seed)
 
 
-def run(study: Study, data: str, arm: Arm, prices: Mapping[str, float], seed: int) -> dict[str, Any]:
+def run(study: Study, data: str, arm: Arm, costs: Mapping[str, float], seed: int) -> dict[str, Any]:
     """One training run: a triangular rate over the arm's own steps, a fifth of them rising."""
     splits, model = load(study, data), network(study, seed)
-    epochs = arm.epochs(study.epochs, prices)
+    epochs = arm.epochs(study.epochs, costs)
     forward: nn.Module = model
     net: LowModeModel | None = None
     if len(epochs) > 1:
@@ -151,7 +151,7 @@ def run(study: Study, data: str, arm: Arm, prices: Mapping[str, float], seed: in
                 group["lr"] = study.lr * min(share / 0.2 + 1e-3, 1.0, (1 - share) / 0.8 + 1e-3)
             step(forward.train(), images.contiguous(memory_format=torch.channels_last), labels, model, optimizer)
             mode = str(net.last_mode) if net is not None else "full"
-            spent += prices.get(mode, 1.0) * 125 / study.images
+            spent += costs.get(mode, 1.0) * 125 / study.images
             done += 1
     record = {"study": study.key, "arm": arm.name, "budget": arm.budget, "seed": seed, "epochs": dict(epochs)}
     seconds = time.process_time() - began
@@ -202,19 +202,19 @@ def main() -> None:
         study = replace(study, images=images, epochs=epochs, test_images=min(study.test_images, images))
         key = f"{study.key} / prices"
         if key not in rows:
-            found = measure_prices(study, options.data, options.rounds)
+            found = measure_costs(study, options.data, options.rounds)
             rows[key] = {"study": asdict(study), "prices": found}
             save(path, head, rows)
-        prices = {mode: found["median"] for mode, found in rows[key]["prices"].items()}
-        print(study.key, {mode: round(price, 3) for mode, price in prices.items()}, flush=True)
+        costs = {mode: found["median"] for mode, found in rows[key]["prices"].items()}
+        print(study.key, {mode: round(cost, 3) for mode, cost in costs.items()}, flush=True)
         # Every arm's first seed before any second one: a run that is cut short compares all arms.
         for seed in range(options.seeds):
-            for arm in arms(prices):
+            for arm in arms(costs):
                 name = f"{study.key} / {arm.name} / {arm.budget:g} / {seed}"
                 wanted = arm.budget in options.budgets and (not options.arms or arm.name in options.arms)
                 if not wanted or name in rows or time.monotonic() - began > options.seconds:
                     continue
-                rows[name] = record = run(study, options.data, arm, prices, seed)
+                rows[name] = record = run(study, options.data, arm, costs, seed)
                 save(path, head, rows)
                 told = f"{record['accuracy']:.2%} in {record['time']:.2f} full epochs, {record['epochs']}"
                 print(f"{time.monotonic() - began:6.0f} s  {name}: {told}", flush=True)

@@ -41,32 +41,32 @@ class Arm:
     budget: float = 1.0
     mixed: bool = False
 
-    def epochs(self, full_epochs: int, prices: Mapping[str, float]) -> dict[str, int]:
-        """Whole epochs of each mode, ``full`` last; prices: of a low step in full ones."""
+    def epochs(self, full_epochs: int, costs: Mapping[str, float]) -> dict[str, int]:
+        """Whole epochs of each mode, ``full`` last; costs: of a low step in full ones."""
         time = full_epochs * self.budget
         if not self.shares:
             return {"full": round(time)}
         tail = max(1, round(time * self.shares["full"]))
         low = {mode: share for mode, share in self.shares.items() if mode != "full"}
         scale = (time - tail) / sum(low.values())
-        counts = {mode: max(1, round(scale * share / prices[mode])) for mode, share in low.items()}
+        counts = {mode: max(1, round(scale * share / costs[mode])) for mode, share in low.items()}
         return {**counts, "full": tail}
 
 
-def composers_ramp(prices: Mapping[str, float]) -> dict[str, float]:
+def composers_ramp(costs: Mapping[str, float]) -> dict[str, float]:
     """Composer's progressive resizing by its defaults, in shares of time.
 
     Half of the *steps* at half the side, three tenths on the way up, in equal parts, a fifth whole.
     """
     sizes = list(RAMP)
     steps = {sizes[0]: 0.5, **dict.fromkeys(sizes[1:], 0.3 / (len(sizes) - 1)), "full": 0.2}
-    return {mode: share * prices.get(mode, 1.0) for mode, share in steps.items()}
+    return {mode: share * costs.get(mode, 1.0) for mode, share in steps.items()}
 
 
-def arms(prices: Mapping[str, float]) -> list[Arm]:
+def arms(costs: Mapping[str, float]) -> list[Arm]:
     """What is compared: full-mode, whole and cut, and in half and a quarter of its time the others."""
     found = [Arm("full-mode")]
-    ramp = composers_ramp(prices)
+    ramp = composers_ramp(costs)
     ramp = {mode: share / sum(ramp.values()) for mode, share in ramp.items()}
     for budget in (0.5, 0.25):
         tail = 0.4

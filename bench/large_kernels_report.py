@@ -43,15 +43,15 @@ def lines(rows: Mapping[str, Any], study: str) -> list[Line]:
 
 
 def tables(rows: Mapping[str, Any]) -> Iterator[str]:
-    """Markdown: prices and arms of each study."""
+    """Markdown: costs and arms of each study."""
     for key, row in rows.items():
         if not key.endswith(" / prices"):
             continue
         study = key.removesuffix(" / prices")
-        prices = ", ".join(
-            f"{mode} {price['median']:.3f}" for mode, price in row["prices"].items() if not mode.startswith("seconds")
+        costs = ", ".join(
+            f"{mode} {cost['median']:.3f}" for mode, cost in row["prices"].items() if not mode.startswith("seconds")
         )
-        yield f"### {study}\n\nA low step over a full one: {prices}.\n"
+        yield f"### {study}\n\nA low step over a full one: {costs}.\n"
         cells = [
             (line.arm, line.epochs, f"{line.time:.2f}", _accuracy(line), str(line.seeds)) for line in lines(rows, study)
         ]
