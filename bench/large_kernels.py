@@ -1,10 +1,10 @@
-"""Large kernels: full-mode's accuracy in how much of its time? Resized kernels beside kept ones, on CIFAR-10.
+"""Large kernels: full-mode's accuracy in how much of its time? Resized and kept kernels compared on CIFAR-10.
 
 python -m bench.large_kernels --small --data folder:PATH    # two CPU cores: 4,000 images
 python -m bench.large_kernels --data folder:PATH            # one GPU: all of CIFAR-10
 
 Time is counted in full epochs: full steps, plus low steps at their costs, which are measured paired and interleaved
-before any training, all in one run. Rows are saved as they come; ``--resume`` goes on.
+before any training, all in one run. Rows are saved one by one; ``--resume`` continues.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from lowmode_fx.utils.allocator import keep_freed_memory
 
 @dataclass(frozen=True)
 class Study:
-    """One network on a part of CIFAR-10, by AdamW at the rate ``lr``; ``epochs``: of full-mode, uncut."""
+    """One network on a part of CIFAR-10, trained by AdamW at the rate ``lr``; ``epochs``: of the longest run."""
 
     network: str
     epochs: int
@@ -63,7 +63,7 @@ LARGE_STUDIES = tuple(Study(each.network, 30, 50_000, 10_000, each.lr) for each 
 
 @cache
 def load(study: Study, data: str) -> DataSplits:
-    """The first images of each half in an order that seed 0 draws, at the network's size."""
+    """The first images of the training and the test set in a random order (seed 0), at the network's size."""
     side = SMALL[study.network].side
     whole = load_data(data, None if side == 32 else side)
     parts = []
@@ -80,7 +80,7 @@ def device() -> torch.device:
 
 def network(study: Study, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    # Without it depthwise kernels take three times as long on a CPU, in full-mode above all.
+    # Without it depthwise kernels take three times as long on a CPU, especially in full-mode.
     return SMALL[study.network].build().to(device()).to(memory_format=torch.channels_last)
 
 
@@ -101,7 +101,7 @@ def step(
 
 
 def measure_costs(study: Study, data: str, rounds: int) -> dict[str, dict[str, float]]:
-    """A step of each low mode over a full one, paired and interleaved over one set of parameters."""
+    """The time of a step of each low mode divided by a full step's, paired and interleaved."""
     splits, model = load(study, data), network(study, 0)
     images, labels = next(train_batches(splits, batch_size=125, seed=0, epoch=0, device=device()))
     batch = images.contiguous(memory_format=torch.channels_last), labels
@@ -117,7 +117,7 @@ def measure_costs(study: Study, data: str, rounds: int) -> dict[str, dict[str, f
 
 
 def schedule(arm: Arm, epochs: Mapping[str, int], modes: tuple[str, ...], seed: int) -> LadderSchedule:
-    """The plan of an arm, by epochs or, where its low modes are mixed, by probabilities."""
+    """The schedule of an arm: by epochs or, if its low modes are mixed, by probabilities."""
     if not arm.mixed:
         return LadderSchedule([epochs[mode] for mode in modes], modes=modes)
     low = sum(epochs[mode] for mode in modes[:-1])
@@ -127,7 +127,7 @@ def schedule(arm: Arm, epochs: Mapping[str, int], modes: tuple[str, ...], seed: 
 
 
 def run(study: Study, data: str, arm: Arm, costs: Mapping[str, float], seed: int) -> dict[str, Any]:
-    """One training run: a triangular rate over the arm's own steps, a fifth of them rising."""
+    """One training run: the rate rises over a fifth of the arm's own steps and then falls."""
     splits, model = load(study, data), network(study, seed)
     epochs = arm.epochs(study.epochs, costs)
     forward: nn.Module = model
@@ -155,7 +155,7 @@ def run(study: Study, data: str, arm: Arm, costs: Mapping[str, float], seed: int
             done += 1
     record = {"study": study.key, "arm": arm.name, "budget": arm.budget, "seed": seed, "epochs": dict(epochs)}
     seconds = time.process_time() - began
-    # Of all arms alike: a short full tail leaves running statistics near where they began.
+    # For all arms: a short full tail leaves running statistics near where they began.
     batches = train_batches(splits, batch_size=125, seed=seed, epoch=total, device=device())
     images_alone = (images.contiguous(memory_format=torch.channels_last) for images, _ in batches)
     recompute_statistics(model.train(), images_alone, min(16, study.images // 125))
@@ -163,7 +163,7 @@ def run(study: Study, data: str, arm: Arm, costs: Mapping[str, float], seed: int
 
 
 def accuracy(model: nn.Module, splits: DataSplits) -> float:
-    """Of the model in eval mode on the test images."""
+    """Test accuracy of the model in eval mode."""
     model.eval()
     with torch.no_grad():
         right = sum(
@@ -177,16 +177,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder:PATH or cifar10:PATH")
     parser.add_argument("--small", action="store_true", help="4,000 images and 10 epochs, for two CPU cores")
-    parser.add_argument("--networks", nargs="*", help="of the studies, only these")
-    parser.add_argument("--images", type=int, help="to train on, and at most to test on, instead of the study's")
-    parser.add_argument("--epochs", type=int, help="of full-mode, instead of the study's")
-    parser.add_argument("--arms", nargs="*", help="only arms of these names")
+    parser.add_argument("--networks", nargs="*", help="run only these studies")
+    parser.add_argument("--images", type=int, help="training images, and at most test images, instead of the study's")
+    parser.add_argument("--epochs", type=int, help="epochs of full-mode, instead of the study's")
+    parser.add_argument("--arms", nargs="*", help="run only arms of these names")
     parser.add_argument("--budgets", nargs="*", type=float, default=[1.0, 0.5, 0.25])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=7, help="of timing a step")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after so many")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after this many")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that the result file has")
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the result file")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

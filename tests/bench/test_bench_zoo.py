@@ -219,8 +219,8 @@ def test_the_summary_counts_what_it_says() -> None:
         "3 of 4 models with a poolable convolution give a right pair (75.0%); 0 wrong, 1 refused"
     )
     assert lines[1] == (
-        "of these 1 train on smaller images as they are, 0 at an image size that halves more often, "
-        "1 with a map resized where its size is fixed, 1 on whole images, kernels alone"
+        "of these 1 train on smaller images, 0 on smaller images of a size that can be halved more often, "
+        "1 on smaller images with a map of fixed size resized, 1 on full-size images with only kernels pooled"
     )
     assert "build_pair takes 2.0 × the time of tracing alone (median), and at most 0.50 × the memory" in lines[4]
     assert lines[5].startswith("fx's graphs are proven for 1 of 2 right models, and their steps are those of the model")
@@ -248,8 +248,8 @@ def test_a_record_survives_its_line() -> None:
             [RIGHT, WHOLE, RESIZED, RIGHT],
             [
                 "half-size images (2)",
-                "half-size images, a map resized on the way (1)",
-                "whole images, kernels alone (1)",
+                "half-size images, a map resized inside (1)",
+                "full-size images, only kernels pooled (1)",
             ],
         ),
     ],
