@@ -5,7 +5,7 @@ python -m bench.scaling              # up to 281 million parameters, sides to 51
 
 Three parts, each a question. ``build``: seconds and memory of ``build_pair`` over RegNets of 1 to 281 million
 parameters. ``step``: time of a low step of ResNet-18 over a full one, by image side and batch, compiled on a GPU.
-``ddp``: the time that the runner adds to a step, compared with the bare graph in DDP, over 1, 2 and 4 gloo processes on the CPU.
+``ddp``: the time that the runner adds to a step in DDP, compared with the bare graph, over 1, 2 and 4 gloo processes.
 """
 
 from __future__ import annotations

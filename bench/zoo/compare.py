@@ -38,7 +38,7 @@ def compare(pair: ModePair, leaves: Sequence[Tensor], gradients: bool, graphs: S
     If maps are resized to their full-mode size, that last comparison is of outputs on full-size images, where
     maps keep their size.
 
-    ``graphs``: pairs of proven graphs of the same model: their full graph must do what the model does, and the low graph
+    ``graphs``: pairs of proven graphs of the same model: the full graph must do what the model does, and the low graph
         what the low step did, bit for bit.
 
     Raises ``WrongPairError``; the model is left as it was, except for gradients.

@@ -49,7 +49,7 @@ def test_archives_give_back_their_images(tmp_path: Path) -> None:
         assert torch.equal(images.permute(0, 2, 3, 1), torch.from_numpy(sheet("test", label, 0)))
 
 
-def test_a_folder_without_archives_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_archives_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no cifar10_a\.zip in .*; give the folder that holds it"):
         find_archives(tmp_path)
 

@@ -130,19 +130,19 @@ def cut_out(right: Pooled, call: Any, input: Any, weight: torch.Tensor, bias: An
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (cut_out, "the low-mode output is off an eager low-mode's by"),
-        (lambda right, call, input, weight, bias: right(call, input, weight, bias) * 1.01, "output is off an eager"),
+        (cut_out, "the low-mode output differs from an eager low-mode's by"),
+        (lambda right, call, input, weight, bias: right(call, input, weight, bias) * 1.01, "output differs"),
         (
             lambda right, call, input, weight, bias: right(call, input, weight, bias.detach()),
             r"no finite low-mode gradient at \['3.bias', '4.bias'\]",
         ),
         (
             lambda right, call, input, weight, bias: right(call, input, 2 * weight.detach() - weight, bias),
-            r"the low-mode gradient of 3\.weight is off an eager low-mode's by 2e",
+            r"the low-mode gradient of 3\.weight differs from an eager low-mode's by 2e",
         ),
     ],
 )
-def test_a_low_step_that_is_wrong_is_found_out(
+def test_a_wrong_low_step_is_found(
     monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., torch.Tensor], words: str
 ) -> None:
     """Zero-init hides a gradient until that is undone; and then a tiny gradient counts as much as a large one."""
@@ -268,14 +268,14 @@ def test_names_of_both_zoos() -> None:
     assert family("torchvision:fcn_resnet50") == "torchvision.segmentation.fcn"
     with pytest.raises(ValueError, match="matches none of"):
         model_names(["timm"], "zzz*")
-    with pytest.raises(ValueError, match="is unknown; give of timm, torchvision, transformers, ultralytics"):
+    with pytest.raises(ValueError, match="is unknown; give one of timm, torchvision, transformers, ultralytics"):
         model_names(["tim"])
 
 
 @pytest.mark.parametrize("package", ["transformers", "ultralytics"])
-def test_a_zoo_that_is_not_installed_is_told(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zoo_that_is_not_installed_is_an_error(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
-    with pytest.raises(ValueError, match=rf"{package}.* is not installed; pip install 'lowmode-fx\[zoo\]' brings it"):
+    with pytest.raises(ValueError, match=rf"{package}.* is not installed; run pip install 'lowmode-fx\[zoo\]'"):
         model_names([package])
 
 
