@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from bench.harness import standard_error
 from bench.table1_recipe import ARMS, FULL, LOW
-from lowmode_fx.utils.plotting import INK, SERIES, draw_picture
+from lowmode_fx.utils.plotting import INK, MARKERS, SERIES, draw_picture
 from lowmode_fx.utils.tables import markdown_table
 
 #: Table 1: errors in % of full-mode and low-mode, change of the total time and cost of a low iteration in %.
@@ -129,11 +129,11 @@ def _plot(lines: Mapping[str, Points], path: Path, title: str, xlabel: str, ylab
 
 def _draw(figure: Figure, lines: Mapping[str, Points], title: str, xlabel: str, ylabel: str) -> None:
     axes = figure.add_subplot()
-    for colour, (arm, points) in zip((INK, *SERIES), lines.items(), strict=False):
+    for colour, marker, (arm, points) in zip((INK, *SERIES), MARKERS, lines.items(), strict=False):
         times, values = [time for time, _ in points], [100 * value for _, value in points]
         axes.plot(times, values, "-", color=colour)
-        axes.plot(times[-1:], values[-1:], "o", color=colour, markersize=7)
-        axes.plot([], [], "o-", color=colour, label=arm)
+        axes.plot(times[-1:], values[-1:], marker, color=colour, markersize=7)
+        axes.plot([], [], marker, linestyle="-", color=colour, label=arm)
     axes.set(xlim=(0, None), xlabel=xlabel, ylabel=ylabel, title=title)
     if lines:
         figure.legend(loc="outside lower left", ncols=len(lines))
