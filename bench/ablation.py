@@ -1,10 +1,10 @@
-"""Accuracy against time: which low-mode pays, beside the controls that could embarrass it, on CIFAR-10.
+"""Accuracy against time on CIFAR-10: which low-mode saves time, compared with controls of the same length.
 
 python -m bench.ablation --small --data folder:PATH    # two CPU cores: small ResNets with 3×3 and 5×5 kernels, a subset
 python -m bench.ablation --data folder:PATH            # one GPU: ResNet-18, all of CIFAR-10
 
 Time is counted in full epochs: full steps plus low steps times the cost of one, measured paired and interleaved before
-any training. So runs may share the machine (``--jobs``), and a figure does not depend on what else it does.
+any training. So runs may share the machine (``--jobs``), and figures do not depend on its load.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Study:
-    """One network on one part of CIFAR-10; ``epochs``: of the full run that all else is held against.
+    """One network on one part of CIFAR-10.
 
-    ``variations``: with the arms that vary norms and weights of the tuner's and the paper's.
+    ``epochs``: length of the full-mode run that arms are compared with. ``variations``: whether to add arms that vary
+    the norms and the weights of low steps.
     """
 
     network: str
@@ -77,7 +78,7 @@ def load(study: Study, data: str) -> tuple[DataSplits, DataSplits]:
 
 
 def settings(study: Study, epochs: int, seed: int) -> TrainSettings:
-    """The one recipe of all arms."""
+    """The recipe, which is the same for all arms."""
     return TrainSettings(
         epochs=epochs,
         batch_size=125,
@@ -98,7 +99,7 @@ def network(study: Study, seed: int) -> torch.nn.Module:
 
 
 def all_arms(study: Study, choice: Tuning) -> list[Arm]:
-    """What is held against what: the arms, and full-mode of several lengths."""
+    """The arms to compare, and full-mode runs of several lengths."""
     found = arms(study.epochs, choice, study.last_stage, study.variations)
     return [*found, *longer_low(study.network), *full_lengths(study.epochs)]
 
@@ -108,7 +109,7 @@ def loader(splits: DataSplits) -> EpochBatches:
 
 
 def tuned(study: Study, splits: DataSplits, seconds: float) -> Tuning:
-    """The tuner's choice, by its defaults."""
+    """The tuner's choice with its default options."""
 
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=study.lr / 2, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -126,9 +127,9 @@ def tuned(study: Study, splits: DataSplits, seconds: float) -> Tuning:
 
 
 def measure_cost(study: Study, splits: DataSplits, arm: Arm, rounds: int) -> dict[str, Any]:
-    """A low step of an arm over a full one: forward, backward, optimizer; in bf16, as runs have it.
+    """The time of a low step divided by a full step's: forward, backward and optimizer, in bf16 as in the runs.
 
-    On a CPU in float32 too, under ``"float32"``: small convolutions follow their multiply-adds better there.
+    On a CPU also in float32, under ``"float32"``, where small convolutions follow their multiply-adds better.
     """
     assert arm.config is not None, "full-mode has no low step"
     images, labels = next(iter(loader(splits)))
@@ -148,7 +149,7 @@ def measure_cost(study: Study, splits: DataSplits, arm: Arm, rounds: int) -> dic
 def add_costs(
     found: dict[str, Any], study: Study, data: str, chosen: list[Arm], rounds: int, saved: Callable[[], None]
 ) -> None:
-    """The cost of every arm that ``found`` hasn't got, each ``saved`` as it comes; one for equal configurations."""
+    """Measure the cost of every arm that ``found`` lacks, once per configuration, and save each as it is measured."""
     known = [(arm.config, found[arm.name]) for arm in chosen if arm.name in found]
     for arm in chosen:
         if arm.config is None or arm.name in found:
@@ -160,7 +161,7 @@ def add_costs(
 
 
 def prepare(study: Study, splits: DataSplits, tune_seconds: float) -> dict[str, Any]:
-    """The tuner's choice and what it stands on; costs are yet to come."""
+    """The tuner's choice and its measurements; costs are measured later."""
     print(f"{study.network}: tuning", flush=True)
     choice = tuned(study, splits, tune_seconds)
     print("\n".join(f"  {reason}" for reason in choice.reasons), flush=True)
@@ -178,7 +179,7 @@ def prepare(study: Study, splits: DataSplits, tune_seconds: float) -> dict[str, 
 
 
 def run_one(task: tuple[Study, Arm, int, str, int]) -> tuple[str, dict[str, Any]]:
-    """One training run in a process of its own kind; its key and its record."""
+    """One training run in a process of its own; returns its key and its record."""
     study, arm, seed, data, threads = task
     torch.set_num_threads(threads)
     curves, final = load(study, data)
@@ -190,8 +191,8 @@ def run_one(task: tuple[Study, Arm, int, str, int]) -> tuple[str, dict[str, Any]
         schedule = BernoulliSchedule(arm.p, seed)
         model = LowModeModel(pair, schedule, low_weight=arm.weight, compile=recipe.compile)
     result = train(model, curves, recipe, label=arm.name, quiet=True)
-    if result.interrupted:  # half a run is no run
-        raise RuntimeError(f"signal {result.interrupted} ended {arm.name}; --resume goes on")
+    if result.interrupted:  # an interrupted run is not recorded
+        raise RuntimeError(f"signal {result.interrupted} ended {arm.name}; --resume continues")
     accuracy = evaluate(model, final, recipe, next(model.parameters()).device)
     record = {
         "accuracy": accuracy,
@@ -209,14 +210,14 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder:PATH or cifar10:PATH")
     parser.add_argument("--small", action="store_true", help="small networks and subsets, for two CPU cores")
     parser.add_argument("--seeds", type=int, help="2 in the small form, else 3")
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side (CPU only)")
+    parser.add_argument("--jobs", type=int, default=2, help="number of runs at the same time (CPU only)")
     parser.add_argument("--tune-seconds", type=float, default=420.0)
     parser.add_argument("--rounds", type=int, default=15, help="of timing a step")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after so many")
-    parser.add_argument("--networks", nargs="*", help="of the studies, only these")
-    parser.add_argument("--arms", nargs="*", default=["*"], help="only those whose names match one of these globs")
-    parser.add_argument("--time-again", action="store_true", help="steps, where nothing else runs beside")
-    parser.add_argument("--resume", action="store_true", help="keep the runs that the result file has")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after this many")
+    parser.add_argument("--networks", nargs="*", help="run only these studies")
+    parser.add_argument("--arms", nargs="*", default=["*"], help="run only arms whose names match one of these globs")
+    parser.add_argument("--time-again", action="store_true", help="steps, if nothing else runs on the machine")
+    parser.add_argument("--resume", action="store_true", help="keep the runs in the result file")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     seeds = options.seeds or (2 if options.small else 3)
@@ -224,7 +225,7 @@ def main() -> None:
     gpu = torch.cuda.is_available()
     path = options.out or RESULTS / f"ablation_{'cuda' if gpu else 'cpu'}.json"
     if not gpu:
-        torch.set_num_threads(1)  # as the runs have it
+        torch.set_num_threads(1)  # as in the runs
     head, rows = header("ablation", small=options.small, seeds=seeds), load_rows(path, options.resume)
     tasks = []
     for study in SMALL if options.small else LARGE:

@@ -1,4 +1,4 @@
-"""The arms of the ablation: what low-mode is, and when, in each."""
+"""The arms of the ablation: the low-mode of each, and when its low steps are run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lowmode_fx.tuning.result import Tuning
 
 @dataclass(frozen=True)
 class Arm:
-    """One configuration with its low probability for each epoch; no config is plain full-mode."""
+    """One configuration with the probability of a low step in each epoch; without one it is plain full-mode."""
 
     name: str
     config: LowModeConfig | None
@@ -19,13 +19,13 @@ class Arm:
 
 
 def full_lengths(epochs: int) -> list[Arm]:
-    """Plain full-mode, whole and cut to shares of its length: what time alone buys."""
+    """Plain full-mode, of full length and cut short: the accuracy that the same time gives without low-mode."""
     shares = (1.0, 0.75, 0.625, 0.5)
     return [Arm(f"full-mode, {round(epochs * share)} epochs", None, (0.0,) * round(epochs * share)) for share in shares]
 
 
 def longer_low(network: str) -> list[Arm]:
-    """More low epochs than full-mode has in all, and pooled kernels beside kept ones in about the same time."""
+    """Runs with more low epochs than full-mode has epochs: pooled and kept kernels in about the same time."""
     resampled = LowModeConfig(kernel_transform="linear", rounding="cover")
     found = {
         "resnet8": [
@@ -47,12 +47,12 @@ def longer_low(network: str) -> list[Arm]:
 
 
 def arms(epochs: int, tuning: Tuning, last_stage: str, variations: bool) -> list[Arm]:
-    """All that is held against full-mode of ``epochs`` epochs. Progressive: low for one half of them, then full."""
+    """The arms that are compared with ``epochs`` epochs of full-mode. *Progressive*: half of them low, then full."""
     half = (1.0,) * (epochs // 2) + (0.0,) * (epochs - epochs // 2)
     mixed = (0.5,) * epochs
     paper, resolution = LowModeConfig.paper(), LowModeConfig(kernel_ratio=1)
     resampled = LowModeConfig(kernel_transform="linear")
-    assert isinstance(tuning.schedule, BernoulliSchedule)  # one low mode is looked for
+    assert isinstance(tuning.schedule, BernoulliSchedule)  # the tuner searches for one low mode
     chosen = [tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs)]
     tuned = Arm("tuner's choice", tuning.config, tuple(chosen), tuning.low_weight)
     found = [

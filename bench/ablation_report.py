@@ -1,4 +1,4 @@
-"""What the ablation says: a table with the time that full-mode needs for the same, and accuracy over time as a plot."""
+"""The ablation's results: a table with the time that full-mode needs for the same accuracy, and a plot."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from lowmode_fx.utils.tables import markdown_table
 
 @dataclass(frozen=True)
 class Line:
-    """One arm over its seeds. Times in full epochs; accuracies in [0, 1]; ``error``: standard error of the mean.
+    """The seeds of one arm. Times in full epochs; accuracies in [0, 1]; ``error``: standard error of the mean.
 
-    ``exact_time``: at the cost of a low step in float32; ``nan`` where it wasn't measured.
+    ``exact_time``: at the cost of a low step in float32; ``nan`` if it was not measured.
     """
 
     arm: str
@@ -50,7 +50,7 @@ def lines(rows: Mapping[str, Any], network: str) -> list[Line]:
     for arm, records in by_arm.items():
         full = arm.startswith("full-mode")
         if not full and arm not in costs:
-            continue  # an arm of another state of the script
+            continue  # an arm that another version of the script had
         cost = 0.0 if full else costs[arm]["median"]
         exact = 0.0 if full else costs[arm].get("float32", {}).get("median", math.nan)
         curves = [_times(record["curve"], cost) for record in records]
@@ -72,13 +72,13 @@ def _times(curve: Sequence[Sequence[float]], cost: float) -> list[tuple[float, f
 
 
 def full_accuracy(found: Sequence[Line], time: float) -> float:
-    """What full-mode reaches in that time: between its runs of several lengths, by straight lines; ``nan`` outside."""
+    """Full-mode's accuracy at that time, interpolated linearly between its runs of several lengths; ``nan`` outside."""
     runs = sorted((line.time, line.accuracy) for line in found if line.full)
     return _between(runs, time)
 
 
 def full_time(found: Sequence[Line], accuracy: float) -> float:
-    """The time that full-mode needs for that accuracy; ``nan`` outside of what its runs reach."""
+    """The time that full-mode needs for that accuracy, interpolated; ``nan`` outside the range of its runs."""
     return _between(sorted((line.accuracy, line.time) for line in found if line.full), accuracy)
 
 
@@ -90,7 +90,7 @@ def _between(points: Sequence[tuple[float, float]], x: float) -> float:
 
 
 def table(rows: Mapping[str, Any], network: str) -> str:
-    """Markdown: one line an arm."""
+    """Markdown: one row per arm."""
     found = lines(rows, network)
     head: tuple[str, ...] = (
         "configuration",
@@ -112,7 +112,7 @@ def table(rows: Mapping[str, Any], network: str) -> str:
     return markdown_table(head, body)
 
 
-#: The arms that make the case, with what they are, by network.
+#: The arms of the README's table, with their description, by network.
 CASE = {
     "resnet8": {
         "full-mode, 16 epochs": "full-mode",
@@ -132,10 +132,10 @@ CASE = {
 
 
 def case(rows: Mapping[str, Any]) -> str:
-    """Markdown: what low-mode gains, in short. Time saved is over the full-mode run of the same accuracy.
+    """Markdown: the README's table. Time saved is relative to the full-mode run of the same accuracy.
 
-    Where an arm ends above the longest full-mode run, that run is compared with; one that ends below the shortest saves
-    none.
+    An arm that ends above the longest full-mode run is compared with that run; one that ends below the shortest saves
+    nothing.
     """
     head = ("kernels", "training", "time, full epochs", "test accuracy, %", "full-mode cut to the same time, %")
     body = []
@@ -168,7 +168,7 @@ def networks(rows: Mapping[str, Any]) -> list[str]:
 
 
 def report(rows: Mapping[str, Any], path: Path) -> None:
-    """``.md`` and a plot for each network beside the result file; the tables on standard output too."""
+    """Write ``.md`` and a plot per network next to the result file; print the tables too."""
     parts = []
     for network in networks(rows):
         study = rows[f"{network} / study"]["study"]
@@ -183,8 +183,8 @@ def report(rows: Mapping[str, Any], path: Path) -> None:
 def plot(found: Sequence[Line], path: Path, title: str) -> None:
     """Accuracy over time: full-mode's runs of several lengths joined in black, and a curve for every other arm.
 
-    The most accurate arms have a colour, the others are grey with numbers. Curves are of the images that are looked at
-    after each epoch, the points at their ends of all test images.
+    The most accurate arms have a colour; the others are grey and numbered. Curves show a part of the test images after
+    each epoch, the points at their ends all test images.
     """
     draw_picture(path, 4.9 + 0.24 * len(found), lambda figure: _draw(figure, found, title))
 
@@ -213,7 +213,7 @@ def _draw(figure: Figure, found: Sequence[Line], title: str) -> None:
 
 
 def _full_mode(axes: Axes, found: Sequence[Line]) -> list[Any]:
-    """What full-mode reaches in runs of several lengths."""
+    """Full-mode's accuracy in runs of several lengths."""
     ends = [(line.time, 100 * line.accuracy) for line in sorted(found, key=lambda line: line.time) if line.full]
     if not ends:
         return []
@@ -222,7 +222,7 @@ def _full_mode(axes: Axes, found: Sequence[Line]) -> list[Any]:
 
 
 def _bottom(axes: Axes, found: Sequence[Line]) -> float:
-    """The lower end of the part where arms differ: what ends far below the others stands in the legend alone."""
+    """The lower end of the axis: arms that end far below the others are only listed in the legend."""
     every = sorted(100 * line.accuracy for line in found)
     if not every:
         return 0.0

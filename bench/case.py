@@ -1,4 +1,4 @@
-"""A network as benchmarks measure it."""
+"""A network in a benchmark."""
 
 from __future__ import annotations
 

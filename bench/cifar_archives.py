@@ -28,7 +28,7 @@ class Split(NamedTuple):
 
 
 def find_archives(data: Path) -> list[Path]:
-    """The archives of a folder, or the one that is given. Raises ``FileNotFoundError`` where there is none."""
+    """The archives in a folder, or the archive itself. Raises ``FileNotFoundError`` if there is none."""
     found = [data] if data.is_file() else sorted(data.glob("cifar10_*.zip"))
     if not found:
         raise FileNotFoundError(f"no cifar10_a.zip in {data}; give the folder that holds it")
@@ -36,7 +36,7 @@ def find_archives(data: Path) -> list[Path]:
 
 
 def load_archives(paths: Iterable[Path]) -> dict[str, Split]:
-    """``{"train": …, "test": …}`` of all archives together; classes are numbered by their names."""
+    """``{"train": …, "test": …}`` of all archives together; classes are numbered in the order of their names."""
     sheets = [(name, archive) for archive in map(zipfile.ZipFile, paths) for name in sorted(archive.namelist())]
     classes = sorted({name.split("/")[1] for name, _ in sheets})
     images: dict[str, list[Tensor]] = {}
@@ -50,7 +50,7 @@ def load_archives(paths: Iterable[Path]) -> dict[str, Split]:
 
 
 def _tiles(data: bytes) -> Tensor:
-    """uint8 (100, 3, 32, 32) of a sheet."""
+    """The images of a sheet: uint8 (100, 3, 32, 32)."""
     page = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     tiles = torch.from_numpy(page.copy()).view(TILES, SIDE, TILES, SIDE, 3)
     return tiles.permute(0, 2, 4, 1, 3).reshape(-1, 3, SIDE, SIDE)

@@ -1,11 +1,11 @@
-"""Drawn command lines and drawn image folders: does every one end in a result or in one line?
+"""Random command lines and image folders: does every one end in a result or in a one-line message?
 
 python -m bench.fuzz_cli --small     # 200 command lines, 30 folders
 python -m bench.fuzz_cli             # 2,000 and 300
 
-Each runs in this process, in a folder of its own. Counted are results (status 0), refusals (status 2 and one line on
-standard error) and faults: a traceback, another status, a message of several lines or one that speaks Python
-(``low_weight=``, ``PosixPath``), more than five minutes, a run folder that a refused command has changed.
+Each runs in this process, in a folder of its own. It counts results (status 0), refusals (status 2 and one line on
+standard error) and faults: a traceback, another status, a message of several lines or with Python code in it
+(``low_weight=``, ``PosixPath``), more than five minutes, or a run folder that a refused command has changed.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from bench.harness import RESULTS, header, load_rows, save
 from lowmode_fx import cli
 
 MODEL = "bench.fuzz_cli:tiny"
-SECONDS = 300  # of a busy machine
-#: What nobody means, for any option.
+SECONDS = 300  # seconds, also on a busy machine
+#: Wrong values, for any option.
 ODD: tuple[str, ...] = (
     *("", " ", ",", ",,", "-1", "0", "nan", "inf", "-inf", "1e300", "10²¹", "9" * 20, "abc", "0.5x", "x", "🦆", "a=b"),
     *("%s", "{}", "../..", "/", "1/0", "4/3/2", "0.1,0.2", "None", "true"),
 )
-#: What somebody may mean, by option; an option without a list is drawn from all of them.
+#: Plausible values, by option; an option without a list takes any of them.
 PLAIN: dict[str, Sequence[str]] = {
     "ratio": ("2", "4/3", "1x2", "1.5", "3"),
     "kernel_ratio": ("1", "2", "3/2"),
@@ -107,7 +107,7 @@ DATA = ("digits",) * 30 + (
     "parquet:.",
     "webdataset:nowhere",
 )
-#: Given first, so that what is drawn wins: small images, few steps, no compiler.
+#: Given first, so that random options override them: small images, few steps, no compiler.
 QUICK = {
     "train": ("--image-size", "8", "--epochs", "2", "--batch-size", "250", "--no-compile", "--device", "cpu"),
     "tune": ("--image-size", "8", "--epochs", "2", "--measure", "macs", "--seconds", "2", "--device", "cpu"),
@@ -145,7 +145,7 @@ def returns_a_dict(num_classes: int = 10) -> Any:
 
 
 def parameters() -> dict[str, list[Any]]:
-    """The options of each command, as typer has them."""
+    """The options of each command, from typer."""
     group: Any = typer.main.get_command(cli.app)
     return {
         name: [each for each in command.params if each.param_type_name == "option" and each.name != "help"]
@@ -154,14 +154,14 @@ def parameters() -> dict[str, list[Any]]:
 
 
 def draw_line(rng: random.Random, options: dict[str, list[Any]]) -> list[str]:
-    """A command line: a command, its model and data, and up to four options, right or odd."""
+    """A command line: a command, its model and data, and up to four options, valid or not."""
     command = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
     line = [command, rng.choice(MODELS)]
     if command in ("train", "tune", "probe"):
         line += ["--data", rng.choice(DATA)]
     line += QUICK[command]
     for option in rng.sample(options[command], rng.randint(0, 4)):
-        if option.name in ("data", "compile"):  # compiling says nothing of the command line, and takes its time
+        if option.name in ("data", "compile"):  # compiling is slow and tests nothing of the command line
             continue
         line.append(rng.choice(option.opts))
         if not option.is_flag:
@@ -173,7 +173,7 @@ def draw_line(rng: random.Random, options: dict[str, list[Any]]) -> list[str]:
 
 
 class TooLongError(BaseException):
-    """The time is up."""
+    """The time limit is over."""
 
 
 def _too_long(number: int, frame: FrameType | None) -> None:
@@ -189,7 +189,7 @@ def captured(encoding: str) -> Iterator[tuple[io.TextIOWrapper, io.TextIOWrapper
 
 
 def run(line: Sequence[str], encoding: str = "utf-8") -> tuple[str, str]:
-    """What becomes of a command line: ``result``, ``refused``, or a fault; and its last line or the fault's words."""
+    """The outcome of a command line (``result``, ``refused`` or a fault), and its last line or the fault's text."""
     argv, sys.argv = sys.argv, ["lowmode-fx", *line]
     handler = signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(SECONDS)
@@ -226,7 +226,7 @@ def snapshot(folder: Path) -> dict[str, int]:
 
 
 class Tally:
-    """Outcomes so far, counted and, the faults, told: ``rows`` holds them from one run to the next.
+    """Counts of the outcomes so far, and the faults; ``rows`` holds them from one run to the next.
 
     keep: called when ``rows`` have changed, once in ``every`` outcomes.
     """
@@ -237,7 +237,7 @@ class Tally:
         self._rows, self._keep, self._every = rows, keep, every
 
     def add(self, case: dict[str, Any], outcome: str, words: str, last: bool) -> None:
-        """What has become of a case."""
+        """Count the outcome of a case."""
         self.counts[outcome] += 1
         self.done += 1
         if outcome not in ("result", "refused"):
@@ -248,7 +248,7 @@ class Tally:
 
 
 def fuzz_lines(rng: random.Random, count: int, rows: dict[str, Any], keep: Callable[[], None]) -> None:
-    """Command lines; one in three trains into the folder of a run that is there."""
+    """Command lines; one in three trains into the folder of an earlier run."""
     options, tally = parameters(), Tally(rows, keep, every=50)
     for number in range(count):
         line, encoding = draw_line(rng, options), rng.choice(("utf-8", "utf-8", "ascii", "latin-1", "cp1252"))
@@ -271,7 +271,7 @@ _finished: list[Path] = []
 
 
 def finished_run() -> Path:
-    """The folder of a whole run, made once."""
+    """The folder of a complete run, made once."""
     if not _finished:
         folder = Path(tempfile.mkdtemp(prefix="fuzz")) / "run"
         outcome, words = run(["train", MODEL, "--data", "digits", *QUICK["train"], "--out", str(folder)])
@@ -282,7 +282,7 @@ def finished_run() -> Path:
 
 
 def fuzz_folders(rng: random.Random, count: int, rows: dict[str, Any], keep: Callable[[], None]) -> None:
-    """Image folders, each with something odd in it, as the data of a short run."""
+    """Image folders with irregular files, as the data of a short run."""
     tally = Tally(rows, keep, every=10)
     for number in range(count):
         seed = rng.random()
@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=2000)
     parser.add_argument("--folders", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="keep the rows that the result file has")
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the result file")
     parser.add_argument("--out", type=Path, default=RESULTS / "fuzz_cli.json")
     options = parser.parse_args()
     lines, folders = (200, 30) if options.small else (options.lines, options.folders)

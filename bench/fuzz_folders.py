@@ -1,4 +1,4 @@
-"""Image folders as people have them, drawn: most of the files are right, some are not."""
+"""Random image folders such as users have: most files are valid, some are not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODES = ("RGB", "L", "RGBA", "P", "I;16", "1", "CMYK")
 
 
 def draw_folder(rng: random.Random, root: Path) -> list[str]:
-    """Write ``train`` and ``test`` with classes of 8×8 images and, in most folders, something odd; tells what."""
+    """Write ``train`` and ``test`` with classes of 8×8 images and, mostly, something irregular; return what."""
     pixels = np.random.default_rng(rng.randrange(2**32))
     classes = rng.sample(["cat", "dog", "Ärger", "a b", "ünï", "0", "..x", "naïve, class"], rng.randint(1, 3))
     told = []

@@ -1,4 +1,4 @@
-"""One network, one optimizer and one captured step, in which all arms of the training on a GPU run in turn."""
+"""One network, one optimizer and one captured step, which all arms of the GPU training use in turn."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 
 
 class Arena:
-    """Compiled and captured once, for all modes: a run only sets weights, momentum and buffers, in place.
+    """The network is compiled and captured once, for all modes; a run only sets weights, momentum and buffers in place.
 
-    graphs: what captures instead of CUDA graphs, for tests.
+    ``graphs``: replaces CUDA graphs in tests.
     """
 
     def __init__(self, study: Study, device: torch.device, graphs: Any = None) -> None:
@@ -57,17 +57,17 @@ class Arena:
         self._labels = torch.randint(0, 10, (self.batch,), device=device)
 
     def whole(self, mode: str) -> None:
-        """One captured step on made-up images."""
+        """One captured step on random images."""
         self.schedule.chosen = Mode(mode)
         self.step(self._images, self._labels)
 
     def looped(self, mode: str) -> None:
-        """The same step by a loop, kernel by kernel, as peers run theirs."""
+        """The same step in a loop, launched kernel by kernel, as peers run theirs."""
         forward = partial(self.net.run, Mode(mode))
         training_step(forward, lambda: (self._images, self._labels), self.optimizer, self.autocast, self.study.clip)
 
-    def prices(self, rounds: int | None = None) -> dict[str, dict[str, float]]:
-        """Median seconds of a step in each mode, captured and by a loop; weights stand still meanwhile."""
+    def costs(self, rounds: int | None = None) -> dict[str, dict[str, float]]:
+        """Median seconds of a step in each mode, captured and in a loop; the weights do not change."""
         self._set_rate(0.0)
         kinds = {"whole step": self.whole, "loop": self.looped}
         capture_all(self.step, [partial(self.whole, mode) for mode in self.study.modes])
@@ -76,12 +76,12 @@ class Arena:
         return {kind: {mode: statistics.median(times[kind, mode]) for mode in self.study.modes} for kind in kinds}
 
     def told(self) -> dict[str, Any]:
-        """Whether steps are compiled, in which modes they are not, and whether they are captured."""
+        """Whether steps are compiled (and in which modes they are not) and captured, in words."""
         found = uncompiled(self.net)
         return {"compiled": not found, "uncompiled modes": found, **captured(self.step)}
 
     def train(self, modes: Sequence[str], train: Split, seed: int) -> dict[str, Any]:
-        """A run from new weights: one step for each of ``modes``. Seconds are the whole loop's, loading included."""
+        """Run from new weights, one step for each of ``modes``. The seconds are the whole loop's, loading included."""
         self._reset(seed)
         loader = self.loader(train, seed)
         launched = getattr(self.graphs, "launches", 0)
@@ -112,7 +112,7 @@ class Arena:
         )  # fmt: skip
 
     def loading_seconds(self, train: Split) -> float:
-        """Of one epoch's batches, without any training."""
+        """Seconds of loading one epoch's batches, without training."""
         synchronize(self.device)
         began = time.perf_counter()
         for images, _ in self.loader(train, 0):
@@ -121,7 +121,7 @@ class Arena:
         return time.perf_counter() - began
 
     def accuracy(self, test: Split) -> float:
-        """In %, of the model itself in eval mode."""
+        """Test accuracy of the model in eval mode, in %."""
         self.net.eval()
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         enabled = self.autocast is not None
@@ -137,7 +137,7 @@ class Arena:
             group["lr"] = value
 
     def _reset(self, seed: int) -> None:
-        """New weights and buffers, an optimizer that has not stepped, all where captured steps read them."""
+        """Reset weights, buffers and the optimizer in place, where captured steps read them."""
         state: Mapping[str, Tensor] = self.study.network(self.device, seed).state_dict()
         self.model.load_state_dict(state)
         for values in self.optimizer.state.values():

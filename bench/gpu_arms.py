@@ -1,4 +1,4 @@
-"""The arms of the training on a GPU: which mode each step of a run has, as plain lists."""
+"""The arms of the GPU training: the mode of each step of a run, as plain lists."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ CONFIGS: dict[str, LowModeConfig] = {
 }
 #: Shares of a ladder's cost: r = 2, r = 4/3, full.
 LADDER = {"s16": 0.5, "s24": 0.3, FULL: 0.2}
-Prices = Mapping[str, float]
+Costs = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train. ``modes(steps of an epoch, prices, seed)``: the mode of each step of the run."""
+    """One way to train. ``modes(steps of an epoch, costs, seed)`` gives the mode of each step of the run."""
 
     name: str
-    modes: Callable[[int, Prices, int], list[str]]
+    modes: Callable[[int, Costs, int], list[str]]
 
 
-def cost(modes: Sequence[str], prices: Prices, per_epoch: int) -> float:
-    """What a run takes, in full epochs."""
-    return math.fsum(prices[mode] for mode in modes) / per_epoch
+def cost(modes: Sequence[str], costs: Costs, per_epoch: int) -> float:
+    """The cost of a run, in full epochs."""
+    return math.fsum(costs[mode] for mode in modes) / per_epoch
 
 
 def phases(plan: Sequence[tuple[str, int]], per_epoch: int) -> list[str]:
-    """Modes one after the other, each for its epochs."""
+    """The modes one after the other, each for its number of epochs."""
     return [mode for mode, epochs in plan for _ in range(epochs * per_epoch)]
 
 
 def full(epochs: int) -> Arm:
-    """Full-mode alone."""
-    return Arm(f"full-mode, {epochs} epochs", lambda per_epoch, prices, seed: phases([(FULL, epochs)], per_epoch))
+    """Full-mode only."""
+    return Arm(f"full-mode, {epochs} epochs", lambda per_epoch, costs, seed: phases([(FULL, epochs)], per_epoch))
 
 
 def ladder(budget: int) -> Arm:
     """r = 2, 4/3 and 1 in shares of 0.5, 0.3 and 0.2 of the cost of ``budget`` full epochs, in whole epochs."""
 
-    def modes(per_epoch: int, prices: Prices, seed: int) -> list[str]:
-        plan = [(mode, max(1, round(share * budget / prices[mode]))) for mode, share in LADDER.items()]
+    def modes(per_epoch: int, costs: Costs, seed: int) -> list[str]:
+        plan = [(mode, max(1, round(share * budget / costs[mode]))) for mode, share in LADDER.items()]
         return phases(plan, per_epoch)
 
     return Arm(f"ladder, cost of {budget} epochs", modes)
@@ -66,7 +66,7 @@ def ramp(epochs: int, initial: float = 0.5, delay: float = 0.5, finetune: float 
         side = round(SIDE * (initial + (1 - initial) * climbed) / step) * step
         return FULL if side >= SIDE else f"s{side}"
 
-    def modes(per_epoch: int, prices: Prices, seed: int) -> list[str]:
+    def modes(per_epoch: int, costs: Costs, seed: int) -> list[str]:
         total = epochs * per_epoch
         return [mode(place / total) for place in range(total)]
 
@@ -76,7 +76,8 @@ def ramp(epochs: int, initial: float = 0.5, delay: float = 0.5, finetune: float 
 def neighbours(epochs: int, spread: float = 0.65, uniform: float = 0.1) -> Arm:
     """timm's scheduled sizes with its defaults, batches of one size: neighbouring sizes mixed, the larger ones later.
 
-    spread: of the sizes around an epoch's own, in places. uniform: the share of batches whose size is any.
+    ``spread``: standard deviation around the epoch's size, in places of the list. ``uniform``: share of batches whose
+    size is drawn uniformly.
     """
     names = [*SIDES, FULL]
 
@@ -85,7 +86,7 @@ def neighbours(epochs: int, spread: float = 0.65, uniform: float = 0.1) -> Arm:
         near = np.exp(-0.5 * ((np.arange(len(names)) - centre) / spread) ** 2)
         return (1 - uniform) * near / near.sum() + uniform / len(names)
 
-    def modes(per_epoch: int, prices: Prices, seed: int) -> list[str]:
+    def modes(per_epoch: int, costs: Costs, seed: int) -> list[str]:
         coin = np.random.default_rng([seed, 1])
         return [str(each) for epoch in range(epochs) for each in coin.choice(names, per_epoch, p=weights(epoch))]
 
@@ -95,7 +96,7 @@ def neighbours(epochs: int, spread: float = 0.65, uniform: float = 0.1) -> Arm:
 def paper(epochs: int, mode: str, p: float = 0.5) -> Arm:
     """Kernels pooled to 1×1 with probability ``p`` in each step after the first epochs (4 of 200, and one at least)."""
 
-    def modes(per_epoch: int, prices: Prices, seed: int) -> list[str]:
+    def modes(per_epoch: int, costs: Costs, seed: int) -> list[str]:
         held = max(1, round(0.02 * epochs)) * per_epoch
         low = np.random.default_rng([seed, 2]).random(epochs * per_epoch) < p
         low[:held] = False
@@ -106,12 +107,12 @@ def paper(epochs: int, mode: str, p: float = 0.5) -> Arm:
 
 
 def planned(name: str, plan: Sequence[tuple[str, int]]) -> Arm:
-    """A plan that somebody made: modes and their epochs, one after the other."""
-    return Arm(name, lambda per_epoch, prices, seed: phases([(mode, int(epochs)) for mode, epochs in plan], per_epoch))
+    """A given plan: modes and their epochs, one after the other."""
+    return Arm(name, lambda per_epoch, costs, seed: phases([(mode, int(epochs)) for mode, epochs in plan], per_epoch))
 
 
 def arms(epochs: int = 24) -> list[Arm]:
-    """All of them, the most telling first; ``epochs``: of full-mode, whose cuts and peers follow it."""
+    """All arms, the most important first; ``epochs``: length of the full-mode run, to which others are scaled."""
 
     def cut(of: int) -> int:
         return max(1, round(epochs * of / 24))
@@ -120,4 +121,4 @@ def arms(epochs: int = 24) -> list[Arm]:
         full(epochs), ramp(epochs), ladder(cut(14)), full(cut(14)), full(cut(12)), ladder(cut(12)), neighbours(epochs),
         full(cut(17)), full(cut(19)), ladder(cut(17)), paper(epochs, SHARED), paper(epochs, POOLED),
     ]  # fmt: skip
-    return list({arm.name: arm for arm in found}.values())  # few epochs have fewer cuts
+    return list({arm.name: arm for arm in found}.values())  # short runs have fewer shortened versions

@@ -1,4 +1,4 @@
-"""What was measured on a GPU, as the tables that the documentation shows."""
+"""The measurements on a GPU, as the documentation's tables."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def training_table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Markdown: time to accuracy, an arm a line, the most accurate first.
+    """Markdown: time to accuracy, one row per arm, the most accurate first.
 
-    Time saved is over full-mode of the same accuracy and the same kind of step, linear between its runs of different
-    lengths; nothing where an arm lies outside of them.
+    Time saved is relative to full-mode of the same accuracy and the same kind of step, interpolated linearly between
+    its runs of several lengths; it is left out if an arm is outside their range.
     """
     arms: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -57,12 +57,12 @@ def _saved(full: Sequence[tuple[float, float]], accuracy: float, seconds: float)
 
 
 def step_table(rows: Mapping[str, Any]) -> str:
-    """Markdown: captured steps beside those that ``torch.compile`` alone launches one by one, a network a line."""
+    """Markdown: captured steps next to ``torch.compile``'s, launched kernel by kernel; one row per network."""
     head = ["network", "batch", "full step, `torch.compile`, ms", "half-size images / full", "full step, captured, ms"]
     head += ["pooled / full", "kernels kept / full"]
     lines = []
     for name, row in rows.items():
-        if WHOLE not in row:  # begun, and not ended in time
+        if WHOLE not in row:  # started, but not finished in time
             continue
         whole, loop = row[WHOLE], row[COMPILED]
         ratios = [loop[f"{PLAIN_HALF} / full"]["median"] / loop[f"{PLAIN_FULL} / full"]["median"]]
@@ -73,8 +73,8 @@ def step_table(rows: Mapping[str, Any]) -> str:
     return markdown_table(head, lines)
 
 
-def price_table(row: Mapping[str, Any]) -> str:
-    """Markdown: what each mode's step takes over a full one, captured and launched kernel by kernel."""
+def cost_table(row: Mapping[str, Any]) -> str:
+    """Markdown: the time of each mode's step divided by a full step's, captured and launched kernel by kernel."""
     kinds = row["seconds"]
     lines = [
         [mode, *(f"{1000 * kinds[kind][mode]:.1f}" for kind in kinds)]

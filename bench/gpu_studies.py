@@ -1,4 +1,4 @@
-"""What is trained on a GPU: networks, their low modes, optimizers and arms."""
+"""The trainings on a GPU: networks, their low modes, optimizers and arms."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from bench.large_networks import conv_mixer
 from bench.networks import resnet, small_resnet
 from lowmode_fx import LowModeConfig
 
-Prices = Mapping[str, float]
+Costs = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Study:
-    """A network by one recipe, and what it is trained by.
+    """A network and the recipe that trains it.
 
-    configs: low modes by name. peak_rate: the largest learning rate. rounds: of each price. compile: whether modes are
-    compiled. arms: for so many epochs of full-mode and these prices. clip: the largest norm of gradients.
-    memory_format: of images and, on a GPU, of weights, as full steps are fastest.
+    ``configs``: low modes by name. ``peak_rate``: the largest learning rate. ``rounds``: for costs.
+    ``compile``: whether modes are compiled. ``arms``: the arms, given full-mode's epochs and the modes' costs.
+    ``clip``: the largest norm of gradients. ``memory_format``: the fastest one for full steps, of images and, on a GPU,
+    of weights.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Study:
     epochs: int
     batch: int
     peak_rate: float
-    arms: Callable[[int, Prices], list[Arm]]
+    arms: Callable[[int, Costs], list[Arm]]
     clip: float | None = None
     memory_format: torch.memory_format = torch.channels_last
     rounds: int = 11
@@ -43,7 +44,7 @@ class Study:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """All of them, full-mode first."""
+        """All modes, full-mode first."""
         return (FULL, *self.configs)
 
     def network(self, device: torch.device, seed: int = 0) -> nn.Module:
@@ -62,15 +63,17 @@ _LARGE_KERNEL_MODES = {
 }
 
 
-def _large_kernel_arms(epochs: int, prices: Prices) -> list[Arm]:
-    """Those of the comparison on a CPU whose modes are here, by shares of time, at the prices of this device."""
+def _large_kernel_arms(epochs: int, costs: Costs) -> list[Arm]:
+    """The arms of the CPU comparison whose modes exist here, by shares of time, at this device's costs."""
 
-    def steps(arm: large_kernels_arms.Arm, per_epoch: int, prices: Prices, seed: int) -> list[str]:
-        return phases(list(arm.epochs(epochs, prices).items()), per_epoch)
+    def steps(arm: large_kernels_arms.Arm, per_epoch: int, costs: Costs, seed: int) -> list[str]:
+        return phases(list(arm.epochs(epochs, costs).items()), per_epoch)
 
     known = {FULL, *_LARGE_KERNEL_MODES}
-    every = [arm for arm in large_kernels_arms.arms(prices) if set(arm.shares) <= known and not arm.mixed]
-    every.sort(key=lambda arm: (arm.budget != 1, arm.budget))  # the whole, then the shortest, which tell most
+    every = [arm for arm in large_kernels_arms.arms(costs) if set(arm.shares) <= known and not arm.mixed]
+    every.sort(
+        key=lambda arm: (arm.budget != 1, arm.budget)
+    )  # the longest, then the shortest, which are the most informative
     return [
         Arm(arm.name if arm.budget == 1 else f"{arm.name}, {arm.budget:g} of the time", partial(steps, arm))
         for arm in every
@@ -85,7 +88,7 @@ RESNET18 = Study(
     epochs=24,
     batch=500,
     peak_rate=0.4,
-    arms=lambda epochs, prices: gpu_arms.arms(epochs),
+    arms=lambda epochs, costs: gpu_arms.arms(epochs),
 )
 CONV_MIXER = Study(
     "convmixer-13",
@@ -100,7 +103,7 @@ CONV_MIXER = Study(
     memory_format=torch.contiguous_format,
 )
 STUDIES = {study.name: study for study in (RESNET18, CONV_MIXER)}
-#: The same in seconds on a CPU, uncompiled, to try the scripts.
+#: Small versions that run in seconds on a CPU, uncompiled, to test the scripts.
 SMALL = {
     "resnet18": replace(
         RESNET18,

@@ -1,12 +1,12 @@
-"""Time to accuracy on one GPU: full-mode, ladders and the ways of others, each step one captured graph.
+"""Time to accuracy on one GPU: full-mode, ladders and other packages' schedules, each step one captured graph.
 
 python -m bench.gpu_training --data PATH --seconds 200     # ResNet-18, CIFAR-10, batch 500; call again for more seeds
 python -m bench.gpu_training --data PATH --study convmixer-13          # large kernels: a ConvMixer, batch 250
-python -m bench.gpu_training --data PATH --small           # a small network, 400 images, uncompiled: tries the script
+python -m bench.gpu_training --data PATH --small           # a small network, 400 images, uncompiled: tests the script
 
 ``PATH`` holds ``cifar10_a.zip``, with or without ``cifar10_b.zip`` (20,000 or 50,000 images). Rows go to a file of JSON
 lines as they come: seconds, accuracy, steps, images seen, cost in full epochs, and whether steps were captured.
-``--plan NAME FILE`` adds an arm: a JSON list of [mode, epochs], as a tuner may have found it.
+``--plan NAME FILE`` adds an arm: a JSON list of [mode, epochs], such as a tuner's.
 """
 
 from __future__ import annotations
@@ -32,41 +32,41 @@ SMALL_IMAGES = 400
 
 
 class Rows:
-    """A file of JSON lines, read when it is opened, added to as rows come."""
+    """A file of JSON lines, which is read when it is opened and extended row by row."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         text = path.read_text() if path.exists() else ""
         self.rows = [row for row in map(_parsed, text.splitlines()) if row is not None]
-        if text and not text.endswith("\n"):  # cut off: what comes next begins a line of its own
+        if text and not text.endswith("\n"):  # cut off: the next row starts on a new line
             path.write_text(text + "\n")
 
     def add(self, row: dict[str, Any]) -> None:
-        """Written at once: what comes later may end the process."""
+        """Write a row at once, since the process may end later."""
         self.rows.append(row)
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def trained(self) -> list[dict[str, Any]]:
-        """Those of runs that ended."""
+        """The rows of finished runs."""
         return [row for row in self.rows if row["what"] == "arm"]
 
     def failed(self) -> list[dict[str, Any]]:
-        """Those of runs that raised."""
+        """The rows of failed runs."""
         return [row for row in self.rows if row["what"] == "failed"]
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
         row: dict[str, Any] = json.loads(line)
-    except ValueError:  # cut off as its process ended
+    except ValueError:  # cut off when its process ended
         return None
     return row
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: an arm a line, mean and standard error over seeds, in the order in which they first ended."""
+    """Markdown: one row per arm, mean and standard error over seeds, in the order in which they finished."""
     lines = []
     for key in dict.fromkeys(map(_series, rows)):
         found = [row for row in rows if _series(row) == key]
@@ -88,20 +88,20 @@ def table(rows: list[dict[str, Any]]) -> str:
         "accuracy, %",
         "seconds",
         "full epochs of time",
-        "seconds by a loop (from prices)",
+        "seconds by a loop (from costs)",
     ]
     return markdown_table([*head, "steps", "images", "% of steps replayed"], lines, left=2)
 
 
 def _series(row: dict[str, Any]) -> tuple[str, str, int]:
-    """What rows of several seeds have in common."""
+    """The key that rows of several seeds share."""
     return row["study"], row["arm"], row["images in the set"]
 
 
-def run_arm(arena: Arena, arm: Arm, seed: int, splits: dict[str, Split], prices: dict[str, Any]) -> dict[str, Any]:
-    """One run: its row."""
+def run_arm(arena: Arena, arm: Arm, seed: int, splits: dict[str, Split], costs: dict[str, Any]) -> dict[str, Any]:
+    """Run an arm; return its row."""
     per_epoch = len(splits["train"].labels) // arena.batch
-    relative = relative_prices(prices)
+    relative = relative_costs(costs)
     modes = arm.modes(per_epoch, relative, seed)
     found = arena.train(modes, splits["train"], seed)
     return {
@@ -112,7 +112,7 @@ def run_arm(arena: Arena, arm: Arm, seed: int, splits: dict[str, Split], prices:
         "accuracy": arena.accuracy(splits["test"]),
         **found,
         "cost, full epochs": cost(modes, relative, per_epoch),
-        "seconds by a loop": sum(prices["loop"][mode] for mode in modes),
+        "seconds by a loop": sum(costs["loop"][mode] for mode in modes),
         "share of each mode": {mode: modes.count(mode) / len(modes) for mode in arena.study.modes if mode in modes},
         "images in the set": len(splits["train"].labels),
         "batch": arena.batch,
@@ -120,14 +120,14 @@ def run_arm(arena: Arena, arm: Arm, seed: int, splits: dict[str, Split], prices:
     }
 
 
-def relative_prices(prices: dict[str, Any]) -> dict[str, float]:
-    """A captured step of each mode over a full one."""
-    whole = prices["whole step"]
+def relative_costs(costs: dict[str, Any]) -> dict[str, float]:
+    """The time of a captured step of each mode, divided by a full step's."""
+    whole = costs["whole step"]
     return {mode: seconds / whole[FULL] for mode, seconds in whole.items()}
 
 
 def load(data: Path, device: torch.device, small: bool, images: int | None = None) -> dict[str, Split]:
-    """The images, on the device; a few of each class where that is enough, or so many to train on."""
+    """The images, on the device; a few of each class for a small run, or ``images`` to train on."""
     found = load_archives(find_archives(data))
     if small:
         found = {name: _thinned(each, SMALL_IMAGES) for name, each in found.items()}
@@ -137,7 +137,7 @@ def load(data: Path, device: torch.device, small: bool, images: int | None = Non
 
 
 def _thinned(split: Split, count: int) -> Split:
-    """So many images, evenly over the classes, after which they are sorted."""
+    """A part of the images, with as many of each class, sorted by class."""
     chosen = torch.linspace(0, len(split.labels) - 1, min(count, len(split.labels))).long()
     return Split(split.images[chosen], split.labels[chosen])
 
@@ -147,12 +147,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds cifar10_a.zip")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu/training.jsonl"), help="a file of JSON lines")
     parser.add_argument("--study", choices=STUDIES, default="resnet18", help="the network and its recipe")
-    parser.add_argument("--images", type=int, help="to train on, the first of each class alike, instead of all")
-    parser.add_argument("--epochs", type=int, help="of full-mode, instead of the study's")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run that would end later")
+    parser.add_argument("--images", type=int, help="number of training images, as many of each class; by default all")
+    parser.add_argument("--epochs", type=int, help="epochs of full-mode, instead of the study's")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="start no run that would end after this many seconds"
+    )
     parser.add_argument("--seeds", type=int, help="9, with --small 1")
     parser.add_argument("--plan", nargs=2, action="append", default=[], metavar=("NAME", "FILE"), help="one more arm")
-    parser.add_argument("--skip-failed", action="store_true", help="leave out what failed before")
+    parser.add_argument("--skip-failed", action="store_true", help="skip runs that failed before")
     parser.add_argument("--small", action="store_true", help="a small network and few images")
     options = parser.parse_args(argv)
     began = time.monotonic()
@@ -176,23 +178,23 @@ def main(argv: list[str] | None = None) -> None:
     splits = load(options.data, device, options.small, options.images)
     said(f"{len(splits['train'].labels)} + {len(splits['test'].labels)} images")
     arena = Arena(study, device)
-    prices = arena.prices()
+    costs = arena.costs()
     loading = arena.loading_seconds(splits["train"])
     row = {
         "what": "prices",
         "study": study.name,
-        "seconds": prices,
+        "seconds": costs,
         "loading an epoch, seconds": loading,
         **arena.told(),
         "header": head,
     }
     rows.add(row)
-    shown = ", ".join(f"{mode} {price:.3f}" for mode, price in relative_prices(prices).items())
-    full_ms = 1000 * prices["whole step"][FULL]
+    shown = ", ".join(f"{mode} {cost:.3f}" for mode, cost in relative_costs(costs).items())
+    full_ms = 1000 * costs["whole step"][FULL]
     said(f"full step {full_ms:.2f} ms; over it {shown}; loading an epoch {loading:.2f} s; {arena.told()}")
 
     every = [planned(name, json.loads(Path(file).read_text())) for name, file in options.plan]
-    every += study.arms(epochs, relative_prices(prices))
+    every += study.arms(epochs, relative_costs(costs))
     count = len(splits["train"].labels)
     per_epoch = count // study.batch
     ended = [*rows.trained(), *(rows.failed() if options.skip_failed else [])]
@@ -202,14 +204,14 @@ def main(argv: list[str] | None = None) -> None:
         for arm in every:
             if (study.name, arm.name, seed, count) in known:
                 continue
-            modes = arm.modes(per_epoch, relative_prices(prices), seed)
-            expected = 1.1 * (sum(prices["whole step"][mode] for mode in modes) + loading * len(modes) / per_epoch) + 1
+            modes = arm.modes(per_epoch, relative_costs(costs), seed)
+            expected = 1.1 * (sum(costs["whole step"][mode] for mode in modes) + loading * len(modes) / per_epoch) + 1
             if time.monotonic() - began + expected > options.seconds:
                 late = True
-                continue  # a shorter one may still fit
+                continue  # a shorter run may still fit
             try:
-                row = run_arm(arena, arm, seed, splits, prices)
-            except Exception as error:  # whatever it is, the other arms are still wanted
+                row = run_arm(arena, arm, seed, splits, costs)
+            except Exception as error:  # the other arms go on, whatever the error
                 text = f"{type(error).__name__}: {str(error).strip()[:500]}"
                 row = {
                     "what": "failed",

@@ -1,4 +1,4 @@
-"""What every benchmark shares: paired and interleaved timing, a header that says on what, result files that resume."""
+"""Shared by every benchmark: paired and interleaved timing, a header with the environment, result files that resume."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def paired_times(
     warmup: int = 2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Key, list[float]]:
-    """Seconds of each function, one call of each a round: what disturbs the machine disturbs all alike.
+    """Seconds of each function, one call of each per round, so that disturbances affect all alike.
 
-    The first ``warmup`` calls of each pay for compilation and are not kept. Freed memory is, as
-    ``lowmode-fx train`` has it: on a CPU a step would wait for its pages otherwise. clock: on a CPU;
-    ``time.process_time`` where one thread computes, and others use the machine.
+    The first ``warmup`` calls of each include compilation and are dropped. The process keeps freed memory, as
+    under ``lowmode-fx train``: otherwise a step on a CPU would wait for its pages. ``clock``: for a CPU;
+    ``time.process_time`` if one thread computes and other programs use the machine.
     """
     keep_freed_memory()
     for function in functions.values():
@@ -90,9 +90,9 @@ def paired_steps(
     clock: Callable[[], float] = time.perf_counter,
     inner: int | None = None,
 ) -> dict[Key, list[float]]:
-    """Seconds of one training step, by ``paired_times``: of ten on end on a GPU, where the host then runs ahead.
+    """Seconds of one training step, by ``paired_times``; on a GPU ten at once, so that the host runs ahead.
 
-    inner: so many on end instead.
+    ``inner``: number of steps that are timed at once.
     """
     count = inner or (10 if device.type == "cuda" else 1)
     repeated = {name: partial(_repeat, function, count) for name, function in functions.items()}
@@ -112,7 +112,7 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of their mean; ``nan`` for a single value."""
+    """Standard error of the mean; ``nan`` for a single value."""
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
@@ -122,13 +122,13 @@ def paired_ratio(numerator: list[float], denominator: list[float]) -> dict[str, 
 
 
 def save(path: Path, head: dict[str, Any], rows: Mapping[str, Any]) -> None:
-    """Write a result file whole, or not at all."""
+    """Write a result file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps({"header": head, "rows": rows}, indent=1) + "\n")
 
 
 def load_rows(path: Path, resume: bool) -> dict[str, Any]:
-    """Rows of an earlier run to go on from, or none."""
+    """Rows of an earlier run to continue, if any."""
     rows: dict[str, Any] = json.loads(path.read_text())["rows"] if resume and path.exists() else {}
     return rows
 

@@ -1,12 +1,12 @@
-"""How near is a resized kernel's map to the whole kernel's, downsampled? Layer by layer, and by gradients.
+"""How close is a resized kernel's map to the full kernel's map, downsampled? Per layer, and by gradients.
 
 python -m bench.kernel_scores --small --data folder:PATH      # two CPU cores: ConvMixers, untrained and after 64 steps
 python -m bench.kernel_scores --data folder:PATH              # every network with large kernels, after 1,000 steps
 
-Each large convolution gets its own input of full-mode, downsampled, and the kernel that a transform makes of its own;
-what it gives is held against its output of full-mode, downsampled. Mean over layers: ``error``, the norm of the
-difference over that of the map, each channel's mean aside; ``unlike``, one less the correlation, which a norm behind
-the convolution leaves; ``gain``, the norm of the map over that of the one that is wanted. ``agreement``: the cosine of
+Each large convolution runs on its full-mode input, downsampled, with its kernel resized by a transform; the result is
+compared with its full-mode output, downsampled. Means over layers: ``error``, the norm of the difference divided by
+that of the map, without each channel's mean; ``unlike``, 1 − correlation, which a norm after the convolution does not
+change; ``gain``, the norm of the map divided by that of the expected one. ``agreement``: the cosine of
 the gradients of low-mode and full-mode on one batch, over all parameters.
 """
 
@@ -36,7 +36,7 @@ COLUMNS = ("error", "unlike", "gain", "agreement")
 
 
 def configs() -> dict[str, LowModeConfig]:
-    """The transforms by their names in tables; those that cover K keep more taps where K' would be ⌈K/r⌉ or less."""
+    """The transforms by their names in tables; those that cover K keep more taps if K' would be at most ⌈K/r⌉."""
     found = {"kept": LowModeConfig(kernel_ratio=1)}
     for transform in ("avg", "adaptive", "center", "bicubic", "linear", "pi_resize"):
         for rounding in ("ceil", "cover"):
@@ -92,7 +92,7 @@ def compare(found: Tensor, wanted: Tensor) -> tuple[float, float, float]:
 
 
 def score(study: Study, data: str, steps: int) -> dict[str, dict[str, float]]:
-    """Every transform on the network after so many full steps."""
+    """Measure every transform on the network after ``steps`` full steps."""
     splits, model = load(study, data), network(study, 0).train()
     optimizer = adam(study, model)
     batches = (
@@ -119,13 +119,13 @@ def score(study: Study, data: str, steps: int) -> dict[str, dict[str, float]]:
 
 
 def table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Markdown, the least unlike first."""
+    """Markdown, the smallest ``unlike`` first."""
     order = sorted(scores, key=lambda name: scores[name].get("unlike", -1.0))
     cells = [[name, *(f"{scores[name][c]:.3f}" if c in scores[name] else "" for c in COLUMNS)] for name in order]
     return markdown_table(("transform", *COLUMNS), cells)
 
 
-#: What a reader chooses by, as an option of ``LowModeConfig``, and its row.
+#: The transforms of the documentation's table, as options of ``LowModeConfig``, and their rows.
 _SHOWN = {
     '`"pi_resize"`': "pi_resize",
     '`"linear"`': "linear",
@@ -140,7 +140,7 @@ _SHOWN = {
 
 
 def short_table(rows: Mapping[str, Any], network: str, steps: int) -> str:
-    """Markdown: error and agreement of the transforms, untrained and after so many steps."""
+    """Markdown: error and agreement of the transforms, untrained and after training steps."""
     scores = [rows[f"{network}, after {count} steps"] for count in (0, steps)]
     columns = [(name, row) for name in ("error", "agreement") for row in scores]
     cells = [
@@ -154,10 +154,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder:PATH or cifar10:PATH")
     parser.add_argument("--small", action="store_true", help="4,000 images, for two CPU cores")
-    parser.add_argument("--networks", nargs="*", help="of the studies, only these")
+    parser.add_argument("--networks", nargs="*", help="run only these studies")
     parser.add_argument("--steps", type=int, nargs="*", help="0 64 in the small form, else 0 1000")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that the result file has")
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the result file")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -1,10 +1,10 @@
-"""Large kernels: full-mode's accuracy in how much of its time? Resized kernels beside kept ones, on CIFAR-10.
+"""Large kernels: full-mode's accuracy in how much of its time? Resized and kept kernels compared on CIFAR-10.
 
 python -m bench.large_kernels --small --data folder:PATH    # two CPU cores: 4,000 images
 python -m bench.large_kernels --data folder:PATH            # one GPU: all of CIFAR-10
 
-Time is counted in full epochs: full steps, plus low steps at their prices, which are measured paired and interleaved
-before any training, all in one run. Rows are saved as they come; ``--resume`` goes on.
+Time is counted in full epochs: full steps, plus low steps at their costs, which are measured paired and interleaved
+before any training, all in one run. Rows are saved one by one; ``--resume`` continues.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from lowmode_fx.utils.allocator import keep_freed_memory
 
 @dataclass(frozen=True)
 class Study:
-    """One network on a part of CIFAR-10, by AdamW at the rate ``lr``; ``epochs``: of full-mode, uncut."""
+    """One network on a part of CIFAR-10, trained by AdamW at the rate ``lr``; ``epochs``: of the longest run."""
 
     network: str
     epochs: int
@@ -63,7 +63,7 @@ LARGE_STUDIES = tuple(Study(each.network, 30, 50_000, 10_000, each.lr) for each 
 
 @cache
 def load(study: Study, data: str) -> DataSplits:
-    """The first images of each half in an order that seed 0 draws, at the network's size."""
+    """The first images of the training and the test set in a random order (seed 0), at the network's size."""
     side = SMALL[study.network].side
     whole = load_data(data, None if side == 32 else side)
     parts = []
@@ -80,7 +80,7 @@ def device() -> torch.device:
 
 def network(study: Study, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    # Without it depthwise kernels take three times as long on a CPU, in full-mode above all.
+    # Without it depthwise kernels take three times as long on a CPU, especially in full-mode.
     return SMALL[study.network].build().to(device()).to(memory_format=torch.channels_last)
 
 
@@ -100,8 +100,8 @@ def step(
     optimizer.zero_grad()
 
 
-def measure_prices(study: Study, data: str, rounds: int) -> dict[str, dict[str, float]]:
-    """A step of each low mode over a full one, paired and interleaved over one set of parameters."""
+def measure_costs(study: Study, data: str, rounds: int) -> dict[str, dict[str, float]]:
+    """The time of a step of each low mode divided by a full step's, paired and interleaved."""
     splits, model = load(study, data), network(study, 0)
     images, labels = next(train_batches(splits, batch_size=125, seed=0, epoch=0, device=device()))
     batch = images.contiguous(memory_format=torch.channels_last), labels
@@ -112,12 +112,12 @@ def measure_prices(study: Study, data: str, rounds: int) -> dict[str, dict[str, 
     steps = {str(mode): partial(step, partial(net.run, mode), *batch, model, optimizer) for mode in net.modes}
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times = paired_steps(steps, device(), rounds, warmup=1, clock=clock)
-    prices = {mode: paired_ratio(times[mode], times["full"]) for mode in times if mode != "full"}
-    return {**prices, "seconds of a full step": {"median": statistics.median(times["full"])}}
+    costs = {mode: paired_ratio(times[mode], times["full"]) for mode in times if mode != "full"}
+    return {**costs, "seconds of a full step": {"median": statistics.median(times["full"])}}
 
 
 def schedule(arm: Arm, epochs: Mapping[str, int], modes: tuple[str, ...], seed: int) -> LadderSchedule:
-    """The plan of an arm, by epochs or, where its low modes are mixed, by probabilities."""
+    """The schedule of an arm: by epochs or, if its low modes are mixed, by probabilities."""
     if not arm.mixed:
         return LadderSchedule([epochs[mode] for mode in modes], modes=modes)
     low = sum(epochs[mode] for mode in modes[:-1])
@@ -126,10 +126,10 @@ def schedule(arm: Arm, epochs: Mapping[str, int], modes: tuple[str, ...], seed: 
     return LadderSchedule(probabilities=rows, modes=modes, seed=seed)
 
 
-def run(study: Study, data: str, arm: Arm, prices: Mapping[str, float], seed: int) -> dict[str, Any]:
-    """One training run: a triangular rate over the arm's own steps, a fifth of them rising."""
+def run(study: Study, data: str, arm: Arm, costs: Mapping[str, float], seed: int) -> dict[str, Any]:
+    """One training run: the rate rises over a fifth of the arm's own steps and then falls."""
     splits, model = load(study, data), network(study, seed)
-    epochs = arm.epochs(study.epochs, prices)
+    epochs = arm.epochs(study.epochs, costs)
     forward: nn.Module = model
     net: LowModeModel | None = None
     if len(epochs) > 1:
@@ -151,11 +151,11 @@ def run(study: Study, data: str, arm: Arm, prices: Mapping[str, float], seed: in
                 group["lr"] = study.lr * min(share / 0.2 + 1e-3, 1.0, (1 - share) / 0.8 + 1e-3)
             step(forward.train(), images.contiguous(memory_format=torch.channels_last), labels, model, optimizer)
             mode = str(net.last_mode) if net is not None else "full"
-            spent += prices.get(mode, 1.0) * 125 / study.images
+            spent += costs.get(mode, 1.0) * 125 / study.images
             done += 1
     record = {"study": study.key, "arm": arm.name, "budget": arm.budget, "seed": seed, "epochs": dict(epochs)}
     seconds = time.process_time() - began
-    # Of all arms alike: a short full tail leaves running statistics near where they began.
+    # For all arms: a short full tail leaves running statistics near where they began.
     batches = train_batches(splits, batch_size=125, seed=seed, epoch=total, device=device())
     images_alone = (images.contiguous(memory_format=torch.channels_last) for images, _ in batches)
     recompute_statistics(model.train(), images_alone, min(16, study.images // 125))
@@ -163,7 +163,7 @@ def run(study: Study, data: str, arm: Arm, prices: Mapping[str, float], seed: in
 
 
 def accuracy(model: nn.Module, splits: DataSplits) -> float:
-    """Of the model in eval mode on the test images."""
+    """Test accuracy of the model in eval mode."""
     model.eval()
     with torch.no_grad():
         right = sum(
@@ -177,16 +177,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder:PATH or cifar10:PATH")
     parser.add_argument("--small", action="store_true", help="4,000 images and 10 epochs, for two CPU cores")
-    parser.add_argument("--networks", nargs="*", help="of the studies, only these")
-    parser.add_argument("--images", type=int, help="to train on, and at most to test on, instead of the study's")
-    parser.add_argument("--epochs", type=int, help="of full-mode, instead of the study's")
-    parser.add_argument("--arms", nargs="*", help="only arms of these names")
+    parser.add_argument("--networks", nargs="*", help="run only these studies")
+    parser.add_argument("--images", type=int, help="training images, and at most test images, instead of the study's")
+    parser.add_argument("--epochs", type=int, help="epochs of full-mode, instead of the study's")
+    parser.add_argument("--arms", nargs="*", help="run only arms of these names")
     parser.add_argument("--budgets", nargs="*", type=float, default=[1.0, 0.5, 0.25])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=7, help="of timing a step")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after so many")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after this many")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that the result file has")
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the result file")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -202,19 +202,19 @@ def main() -> None:
         study = replace(study, images=images, epochs=epochs, test_images=min(study.test_images, images))
         key = f"{study.key} / prices"
         if key not in rows:
-            found = measure_prices(study, options.data, options.rounds)
+            found = measure_costs(study, options.data, options.rounds)
             rows[key] = {"study": asdict(study), "prices": found}
             save(path, head, rows)
-        prices = {mode: found["median"] for mode, found in rows[key]["prices"].items()}
-        print(study.key, {mode: round(price, 3) for mode, price in prices.items()}, flush=True)
+        costs = {mode: found["median"] for mode, found in rows[key]["prices"].items()}
+        print(study.key, {mode: round(cost, 3) for mode, cost in costs.items()}, flush=True)
         # Every arm's first seed before any second one: a run that is cut short compares all arms.
         for seed in range(options.seeds):
-            for arm in arms(prices):
+            for arm in arms(costs):
                 name = f"{study.key} / {arm.name} / {arm.budget:g} / {seed}"
                 wanted = arm.budget in options.budgets and (not options.arms or arm.name in options.arms)
                 if not wanted or name in rows or time.monotonic() - began > options.seconds:
                     continue
-                rows[name] = record = run(study, options.data, arm, prices, seed)
+                rows[name] = record = run(study, options.data, arm, costs, seed)
                 save(path, head, rows)
                 told = f"{record['accuracy']:.2%} in {record['time']:.2f} full epochs, {record['epochs']}"
                 print(f"{time.monotonic() - began:6.0f} s  {name}: {told}", flush=True)

@@ -1,4 +1,4 @@
-"""The arms that large kernels are measured by: which low modes, and when, all in the same time."""
+"""The arms of the comparison with large kernels: which low modes, and when, all in the same time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lowmode_fx import LowModeConfig
 
-#: Images of half the side, kernels as they are, and the sizes on the way to the whole: 16, 20, 24 and 28 of 32 pixels.
+#: Images of half the side with kernels kept, and the sizes up to the full one: 16, 20, 24 and 28 of 32 pixels.
 KEPT = LowModeConfig(kernel_ratio=1)
 RAMP = {f"kept {size}": LowModeConfig(ratio=f"8/{size}", kernel_ratio=1) for size in (4, 5, 6, 7)}
 AVERAGED = LowModeConfig(pool_convs="large")
@@ -16,7 +16,7 @@ LINEAR = LowModeConfig(pool_convs="large", kernel_transform="linear")
 RESIZED = LowModeConfig(pool_convs="large", kernel_transform="pi_resize")
 RESIZED_SHARED = LowModeConfig(pool_convs="large", kernel_transform="pi_resize", batchnorm="share")
 RESIZED_COVER = LowModeConfig(pool_convs="large", kernel_transform="pi_resize", rounding="cover")
-#: Of what an arm may take low steps in, by the name that its plan says.
+#: The low modes that arms use, by the names in their plans.
 MODES: dict[str, LowModeConfig] = {
     **RAMP,
     "averaged": AVERAGED,
@@ -31,9 +31,9 @@ MODES: dict[str, LowModeConfig] = {
 
 @dataclass(frozen=True)
 class Arm:
-    """Shares of a run's *time* by mode, in order; ``mixed``: the low ones drawn step by step, before the full tail.
+    """Shares of a run's *time* by mode, in order; ``mixed``: low modes are drawn step by step, before the full tail.
 
-    ``budget``: of the time that full-mode takes for all its epochs.
+    ``budget``: share of the time that full-mode takes for all its epochs.
     """
 
     name: str
@@ -41,32 +41,32 @@ class Arm:
     budget: float = 1.0
     mixed: bool = False
 
-    def epochs(self, full_epochs: int, prices: Mapping[str, float]) -> dict[str, int]:
-        """Whole epochs of each mode, ``full`` last; prices: of a low step in full ones."""
+    def epochs(self, full_epochs: int, costs: Mapping[str, float]) -> dict[str, int]:
+        """Whole epochs of each mode, ``full`` last; ``costs``: time of a low step divided by a full step's."""
         time = full_epochs * self.budget
         if not self.shares:
             return {"full": round(time)}
         tail = max(1, round(time * self.shares["full"]))
         low = {mode: share for mode, share in self.shares.items() if mode != "full"}
         scale = (time - tail) / sum(low.values())
-        counts = {mode: max(1, round(scale * share / prices[mode])) for mode, share in low.items()}
+        counts = {mode: max(1, round(scale * share / costs[mode])) for mode, share in low.items()}
         return {**counts, "full": tail}
 
 
-def composers_ramp(prices: Mapping[str, float]) -> dict[str, float]:
-    """Composer's progressive resizing by its defaults, in shares of time.
+def composers_ramp(costs: Mapping[str, float]) -> dict[str, float]:
+    """Composer's progressive resizing with its defaults, in shares of time.
 
-    Half of the *steps* at half the side, three tenths on the way up, in equal parts, a fifth whole.
+    Half of the *steps* are at half the side, three tenths at the sizes between, in equal parts, a fifth at full.
     """
     sizes = list(RAMP)
     steps = {sizes[0]: 0.5, **dict.fromkeys(sizes[1:], 0.3 / (len(sizes) - 1)), "full": 0.2}
-    return {mode: share * prices.get(mode, 1.0) for mode, share in steps.items()}
+    return {mode: share * costs.get(mode, 1.0) for mode, share in steps.items()}
 
 
-def arms(prices: Mapping[str, float]) -> list[Arm]:
-    """What is compared: full-mode, whole and cut, and in half and a quarter of its time the others."""
+def arms(costs: Mapping[str, float]) -> list[Arm]:
+    """The arms: full-mode, of full length and cut short, and the others in half and a quarter of its time."""
     found = [Arm("full-mode")]
-    ramp = composers_ramp(prices)
+    ramp = composers_ramp(costs)
     ramp = {mode: share / sum(ramp.values()) for mode, share in ramp.items()}
     for budget in (0.5, 0.25):
         tail = 0.4

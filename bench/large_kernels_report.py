@@ -1,4 +1,4 @@
-"""What the runs with large kernels say: a table for each study, the most accurate arm first."""
+"""Results of the runs with large kernels: a table for each study, the most accurate arm first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lowmode_fx.utils.tables import markdown_table
 
 @dataclass(frozen=True)
 class Line:
-    """One arm over its seeds: time in full epochs, accuracy in [0, 1], ``error`` of its mean."""
+    """The seeds of one arm: time in full epochs, accuracy in [0, 1], ``error`` of the mean."""
 
     arm: str
     budget: float
@@ -43,15 +43,15 @@ def lines(rows: Mapping[str, Any], study: str) -> list[Line]:
 
 
 def tables(rows: Mapping[str, Any]) -> Iterator[str]:
-    """Markdown: prices and arms of each study."""
+    """Markdown: costs and arms of each study."""
     for key, row in rows.items():
         if not key.endswith(" / prices"):
             continue
         study = key.removesuffix(" / prices")
-        prices = ", ".join(
-            f"{mode} {price['median']:.3f}" for mode, price in row["prices"].items() if not mode.startswith("seconds")
+        costs = ", ".join(
+            f"{mode} {cost['median']:.3f}" for mode, cost in row["prices"].items() if not mode.startswith("seconds")
         )
-        yield f"### {study}\n\nA low step over a full one: {prices}.\n"
+        yield f"### {study}\n\nCost of a low step (time of a full step = 1): {costs}.\n"
         cells = [
             (line.arm, line.epochs, f"{line.time:.2f}", _accuracy(line), str(line.seeds)) for line in lines(rows, study)
         ]
@@ -64,7 +64,7 @@ def _accuracy(line: Line) -> str:
 
 
 def report(rows: Mapping[str, Any], path: Path) -> None:
-    """The tables as a Markdown file beside the result file, and on the terminal."""
+    """Write the tables as a Markdown file next to the result file, and print them."""
     text = "\n".join(tables(rows))
     path.with_suffix(".md").write_text(text + "\n")
     print(text)

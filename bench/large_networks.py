@@ -1,4 +1,4 @@
-"""Networks with large kernels: at their real size, and at one that two cores train on small images in minutes."""
+"""Networks with large kernels: at their real size, and at a size that two cores train on small images in minutes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def efficient_net(classes: int = 10) -> nn.Module:
     return model
 
 
-#: For images of 32 pixels a side, or of 64 where maps are halved often.
+#: For images of 32 pixels a side, or of 64 if maps are halved often.
 SMALL: dict[str, Case] = {
     "convmixer-13": Case(partial(conv_mixer, 13), 32, 125),
     "convmixer-9": Case(partial(conv_mixer, 9), 32, 125),
@@ -50,7 +50,7 @@ SMALL: dict[str, Case] = {
         partial(rep_lk_net, (32, 64, 96, 128), (1, 1, 2, 1), (31, 29, 27, 13), classes=10, stem_stride=2), 64, 125
     ),
 }
-#: At the size of their papers, for a GPU; ConvNeXt and EfficientNet are among timm's in ``networks``.
+#: At the papers' sizes, for a GPU; ConvNeXt and EfficientNet are among timm's in ``networks``.
 LARGE: dict[str, Case] = {
     "convmixer_768_32": Case(partial(timm.create_model, "convmixer_768_32"), 224, 64),
     "inception_next_tiny": Case(partial(timm.create_model, "inception_next_tiny"), 224, 64),

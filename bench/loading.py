@@ -1,12 +1,12 @@
-"""How many images a second come ready for a step: ``DeviceLoader`` beside what else makes the same pictures.
+"""Images per second that are ready for a step: ``DeviceLoader`` and other loaders of the same images.
 
-python -m bench.loading --small      # images of 32×32 alone, batches of 125, on one CPU core (a minute)
-python -m bench.loading              # 224×224, batches of 64, too
+python -m bench.loading --small      # only images of 32×32, batches of 125, on one CPU core (a minute)
+python -m bench.loading              # 224×224, also 224×224, batches of 64
 
-Random bytes, each epoch shuffled, cropped out of a padded image, mirrored by half, normalised to float32. Beside the
-loader: a gather of every pixel by its own place, each batch's crops drawn on the host, which is how `train` made its
-batches before; torch's ``DataLoader`` with torchvision's transforms, image by image, in the process itself, so that all
-have the same core; and, on a GPU, the same set held by the host and copied there ahead of its use.
+The images are random bytes, shuffled in each epoch, cropped from a padded image, half of them flipped, normalised to
+float32. The other loaders: a gather with an index for every pixel, whose crops are drawn on the host; torch's
+``DataLoader`` with torchvision's transforms, image by image, in the same process, so that all use one core; and, on a
+GPU, the same set on the host, copied ahead of use.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ OURS, GATHER, PER_IMAGE, COPIED = (
     "from the host, copied",
 )
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
-#: Side of the images, how many there are, batch size.
+#: Side of the images, number of images, batch size.
 CASES = {"32×32": (32, 5_000, 125), "224×224": (224, 320, 64)}
 
 
 class ImageByImage(Dataset[tuple[Tensor, Tensor]]):
-    """One picture at a time, by torchvision."""
+    """One image at a time, by torchvision."""
 
     def __init__(self, images: Tensor, labels: Tensor, shift: int) -> None:
         self.images, self.labels = images, labels
@@ -63,7 +63,7 @@ class ImageByImage(Dataset[tuple[Tensor, Tensor]]):
 
 
 def gathered(images: Tensor, labels: Tensor, batch_size: int, shift: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """Each batch by one gather of its pixels out of the padded images, each pixel with an index of its own."""
+    """Each batch by one gather of its pixels from the padded images, with an index for every pixel."""
     device, (_, channels, height, width) = images.device, images.shape
     mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (MEAN, STD))
     channel = torch.arange(channels, device=device)[None, :, None, None]
@@ -81,7 +81,7 @@ def gathered(images: Tensor, labels: Tensor, batch_size: int, shift: int) -> Ite
 
 
 def epochs(side: int, count: int, batch_size: int, device: torch.device) -> dict[str, Callable[[], object]]:
-    """By name, what goes once through the set."""
+    """By name, a function that iterates once over the set."""
     images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8)
     labels, shift = torch.randint(0, 10, (count,)), side // 8
     augmentation = Augmentation(shift, flip=True)
@@ -119,7 +119,7 @@ def measure(case: tuple[int, int, int], device: torch.device, rounds: int) -> di
 
 
 def sentence(rows: dict[str, Any]) -> str:
-    """What the documentation says of a CPU's rows."""
+    """The documentation's sentence about a CPU's rows."""
     small, large = ({name: r["median"] for name, r in rows[case]["times as many as"].items()} for case in CASES)
     return (
         f"{small[PER_IMAGE]:.0f} times as many images a second as a `DataLoader` with torchvision's transforms and "
@@ -132,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="only 32×32")
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--resume", action="store_true", help="keep the rows that the result file has")
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the result file")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""The networks that benchmarks measure, by the names that result files use."""
+"""The networks of the benchmarks, by the names in result files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cifar_stem(model: nn.Module) -> nn.Module:
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions of ``kernel`` × ``kernel``, each with a norm, beside a shortcut."""
+    """Two convolutions of ``kernel`` × ``kernel``, each with a norm, and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, kernel: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ CASES: dict[str, Case] = {
     **LARGE,
 }
 
-#: What a GPU is measured on, the most telling first: small batches, whose kernels wait for launches, and large ones.
+#: The cases for a GPU, the most important first: small batches, whose kernels wait for launches, and large ones.
 GPU_CASES: dict[str, Case] = {
     "resnet18-cifar": CASES["resnet18-cifar"],
     "resnet18-cifar-b512": Case(partial(resnet, 18, "cifar", 10), 32, 512),
@@ -84,5 +84,5 @@ GPU_CASES: dict[str, Case] = {
     "resnet50-cifar": CASES["resnet50-cifar"],
 }
 
-#: What tries the benchmarks themselves.
+#: Small cases, to test the benchmarks themselves.
 TINY: dict[str, Case] = {"tiny": Case(partial(small_resnet, width=8), 16, 8)}

@@ -1,10 +1,10 @@
-"""What the switch costs: a step of ``LowModeModel`` against the same step with its compiled graph called directly.
+"""The cost of switching modes: a step of ``LowModeModel``, and the same step that calls its compiled graph directly.
 
 python -m bench.overhead --small      # ResNet-18 with the CIFAR stem, 32×32, batch 125, on two CPU cores
 python -m bench.overhead              # ResNet-50 too
 
-Two measurements in one run. Whole low steps (forward, backward, SGD), paired and interleaved, tell what a user waits
-for. The Python of the switch alone is timed with the graphs taken out: thousands of calls, a median.
+Two measurements in one run. Whole low steps (forward, backward, SGD), paired and interleaved, show what a user waits
+for. The Python of the switch alone is timed without the graphs: the median of thousands of calls.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SMALL = ("resnet18-cifar",)
 
 
 def make(case: Case, device: torch.device) -> tuple[LowModeModel, torch.optim.Optimizer, Tensor, Tensor]:
-    """A compiled net whose every step is low, with an optimizer that it counts, and a batch for it."""
+    """A compiled net whose steps are all low, with its optimizer attached, and a batch."""
     torch.manual_seed(0)
     model = case.build().to(device).train()
     images = torch.randn(case.batch, 3, case.side, case.side, device=device)
@@ -64,7 +64,7 @@ def measure(case: Case, device: torch.device, rounds: int) -> dict[str, Any]:
 
 
 def switch_microseconds(net: LowModeModel, images: Tensor, calls: int = 20_000) -> dict[str, float]:
-    """Microseconds of ``net(images)`` beyond calling the graph: schedule, choice and count, the modes being empty."""
+    """Microseconds of ``net(images)`` beyond calling the graph: schedule, choice and count, with empty modes."""
 
     def empty(images: Tensor) -> Tensor:
         return images
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help=f"only {', '.join(SMALL)}")
     parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--resume", action="store_true", help="keep the rows that the result file has")
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the result file")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

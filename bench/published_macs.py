@@ -4,8 +4,9 @@ python -m bench.published_macs        # 25 networks, three minutes on one core
 python -m bench.published_macs --small
 
 Three counts of one forward of each network as it is trained: the headline of ``count_flops`` (convolutions, linear
-layers and matrix products), the same with norms and the rest, and what torch's ``FlopCounterMode`` counts of the model
-itself, halved. Beside them what others publish: torchvision with its weights (``meta["_ops"]``, called GFLOPS and meant
+layers and matrix products), the same with norms and the rest, and half the flops that torch's
+``FlopCounterMode`` counts for the model itself. Compared with published figures: torchvision's
+with its weights (``meta["_ops"]``, called GFLOPS and meant
 as 10⁹ multiply-adds), timm in its table of results (``infer_gmacs``), and the networks' papers.
 """
 
@@ -35,7 +36,7 @@ TORCHVISION = "torchvision:"
 class Network:
     """A network at an image side, with the published figures in 10⁹ multiply-adds.
 
-    ``timm``: of timm's table. ``paper``: of the paper that ``source`` names. ``note``: why a figure differs.
+    ``timm``: from timm's table. ``paper``: from the paper that ``source`` names. ``note``: why a figure differs.
     """
 
     name: str
@@ -80,11 +81,11 @@ NETWORKS = (
     ),
     Network("inception_next_tiny", 224, timm=4.19, paper=4.2, source="Yu et al. 2024"),
     Network(
-        "resnetv2_50x1_bit", 224, timm=4.23, note="timm's figure holds the weights' standardisation, once a step"
+        "resnetv2_50x1_bit", 224, timm=4.23, note="timm's figure includes the standardisation of weights, once a step"
     ),
     Network(
         "dm_nfnet_f0", 256, timm=12.62, paper=12.38, source="Brock et al. 2021, Table 3",
-        note="timm's figure holds the weights' standardisation, once a step",
+        note="timm's figure includes the standardisation of weights, once a step",
     ),
 )  # fmt: skip
 SMALL = ("torchvision:squeezenet1_1", "torchvision:mobilenet_v2", "ghostnet_100")
@@ -94,7 +95,7 @@ def measure(network: Network) -> dict[str, Any]:
     """The counts of one network in multiply-adds; torchvision's own figure in 10⁹ of them."""
     model = create_model(network.name)
     example = torch.zeros(2, 3, network.side, network.side)
-    # The cheapest low mode to build: full-mode is what is looked at.
+    # The low mode that is cheapest to build, since only full-mode is counted.
     report = count_flops(build_pair(model, example, LowModeConfig(kernel_ratio=1, adapt_head=True)))
     meta = create_model(network.name).to("meta").train()
     counter = FlopCounterMode(display=False)
@@ -110,7 +111,7 @@ def measure(network: Network) -> dict[str, Any]:
 
 
 def torchvision_gmacs(name: str) -> float | None:
-    """What torchvision publishes with the first weights of a network, in 10⁹; ``None`` for another package's."""
+    """torchvision's figure for the first weights of a network, in 10⁹; ``None`` for another package's network."""
     if not name.startswith(TORCHVISION):
         return None
     weights = next(iter(torchvision.models.get_model_weights(name.removeprefix(TORCHVISION))))
@@ -118,7 +119,7 @@ def torchvision_gmacs(name: str) -> float | None:
 
 
 def table(rows: Mapping[str, Any]) -> str:
-    """Markdown: one line a network, in 10⁹ multiply-adds per image."""
+    """Markdown: one row per network, in 10⁹ multiply-adds per image."""
     head = ("network", "side", "report", "FlopCounterMode", "torchvision", "timm", "paper", "with norms and the rest")
     lines = []
     for network in (each for each in NETWORKS if each.name in rows):
@@ -136,7 +137,7 @@ def _given(value: float | None, places: int) -> str:
 
 
 def page(rows: Mapping[str, Any]) -> str:
-    """The table with what it says."""
+    """The table with its summary."""
     same = sum(row["macs"] == row["flop_counter_macs"] for row in rows.values())
     published = [row for row in rows.values() if row["torchvision"] is not None]
     near = sum(f"{row['macs'] / 1e9:.3f}" == f"{row['torchvision']:.3f}" for row in published)
@@ -159,7 +160,7 @@ def page(rows: Mapping[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help=f"only {', '.join(SMALL)}")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that the result file has")
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the result file")
     parser.add_argument("--out", type=Path, default=RESULTS / "published_macs.json")
     options = parser.parse_args()
     head, rows = header("published_macs"), load_rows(options.out, options.resume)

@@ -1,4 +1,4 @@
-"""Do gradients tell what low steps gain? Their prediction beside what training says, for several low-modes.
+"""Do gradients predict the gain of low steps? Predictions and trial runs compared, for several low modes.
 
 python -m bench.rehearsal --small --data folder:PATH    # a small ResNet, a subset of CIFAR-10, on one CPU core
 python -m bench.rehearsal --data folder:PATH            # one GPU: ResNet-18, all of CIFAR-10
@@ -41,7 +41,7 @@ def configs(last_stage: str) -> dict[str, LowModeConfig]:
 
 
 def full_run(study: Study, data: str, steps: int, seed: int) -> Probe:
-    """A probe after its full run; gradients at half and at the end."""
+    """A probe that takes its gradients at half and at the end of its full run."""
 
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=study.lr / 2, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -69,7 +69,7 @@ def measure(probe: Probe, config: LowModeConfig, steps: int) -> dict[str, Any]:
 
 
 def table(rows: dict[str, Any]) -> str:
-    """Markdown: a low-mode a line; arrows go from half of the steps to all of them."""
+    """Markdown: one row per low mode; arrows go from half of the steps to all of them."""
     lines = []
     for key, row in rows.items():
         gains = (" → ".join(f"{each:.2f}" for each in row[kind]) for kind in KINDS)
@@ -81,9 +81,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder:PATH or cifar10:PATH")
     parser.add_argument("--small", action="store_true", help="a small network and a subset")
-    parser.add_argument("--steps", type=int, default=600, help="of the full run and the longer trial runs")
+    parser.add_argument("--steps", type=int, default=600, help="steps of the full run and of the longer trial runs")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="keep the rows that the result file has")
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the result file")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"

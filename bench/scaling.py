@@ -4,8 +4,8 @@ python -m bench.scaling --small      # two CPU cores: up to 84 million parameter
 python -m bench.scaling              # up to 281 million parameters, sides to 512
 
 Three parts, each a question. ``build``: seconds and memory of ``build_pair`` over RegNets of 1 to 281 million
-parameters. ``step``: a low step of ResNet-18 over a full one, by image side and by batch, compiled on a GPU. ``ddp``:
-what a step loses to the runner, next to the bare graph in DDP, over 1, 2 and 4 gloo processes on the CPU.
+parameters. ``step``: time of a low step of ResNet-18 over a full one, by image side and batch, compiled on a GPU.
+``ddp``: the time that the runner adds to a step in DDP, compared with the bare graph, over 1, 2 and 4 gloo processes.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ RANKS = (1, 2, 4)
 
 
 def build_costs(name: str, repeats: int) -> dict[str, Any]:
-    """Size of a network and what its pair takes: seconds (with the front end's share), and memory at its highest."""
+    """Size of a network and the cost of its pair: seconds (with the front end's share), and peak memory."""
     variant, changes = FAMILY[name]
     model = timm.create_model(variant, **changes)
-    pair = build_pair(model, torch.empty(2, 3, 224, 224))  # warm, and what the sizes are read from
+    pair = build_pair(model, torch.empty(2, 3, 224, 224))  # warm-up; the sizes are read from it
     measured = [measure_build(pair, torch.empty(2, 3, 224, 224)) for _ in range(repeats)]
     front, whole, memory = (list(values) for values in zip(*measured, strict=True))
     return {
@@ -59,7 +59,7 @@ def build_costs(name: str, repeats: int) -> dict[str, Any]:
 
 
 def step_costs(side: int, batch: int, device: torch.device, rounds: int) -> dict[str, Any]:
-    """A low training step of ResNet-18 (ImageNet stem) over a full one, at one side and batch; compiled on a GPU."""
+    """The time of a low step of ResNet-18 (ImageNet stem) divided by a full step's, at one side and batch."""
     gpu = device.type == "cuda"
     torch.manual_seed(0)
     model = resnet(18, "imagenet", 1000).to(device).train()
@@ -103,12 +103,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="smaller networks and images")
     parser.add_argument("--parts", nargs="*", choices=("build", "step", "ddp"), default=("build", "step", "ddp"))
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no measurement after so many")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that the result file has")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no measurement after this many")
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the result file")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
     device, began = torch.device("cuda" if torch.cuda.is_available() else "cpu"), time.monotonic()
-    torch.backends.cudnn.benchmark = True  # as training loops with images of one size have it
+    torch.backends.cudnn.benchmark = True  # as in training loops with images of one size
     path = options.out or RESULTS / f"scaling_{device.type}.json"
     head, rows = header("scaling", small=options.small, rounds=options.rounds), load_rows(path, options.resume)
     failed = False
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
             continue
         try:
             rows[key] = measure()
-        except Exception as error:  # out of memory, or a compiler's own fault: the other rows are still wanted
+        except Exception as error:  # out of memory, or a compiler's own fault: the other rows go on
             print(f"{key}: FAILED: {type(error).__name__}: {str(error).strip()[:500]}", flush=True)
             failed = True
         else:

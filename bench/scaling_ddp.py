@@ -1,4 +1,4 @@
-"""What a step loses to the runner under DDP: ``LowModeModel`` against the same graph called directly, over gloo."""
+"""The time that the runner adds to a step under DDP: ``LowModeModel`` and the same graph called directly, over gloo."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def overhead_of_runner(ranks: int, rounds: int, side: int = SIDE, batch: int = B
 
 def _rank(rank: int, ranks: int, rounds: int, side: int, batch: int, folder: str) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are on this machine, whose own name may not resolve
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all processes are on this machine, whose name may not resolve
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
     images, targets = torch.randn(batch, 3, side, side), torch.randint(0, 10, (batch,))
     functions = {name: partial(_step, *_make(name, images), images, targets) for name in ("net", "graph")}
@@ -62,7 +62,7 @@ def _make(name: str, images: torch.Tensor) -> tuple[DistributedDataParallel, tor
     if name == "net":
         net.attach(optimizer)
     else:
-        # The module that DDP wraps, without schedule and choice; set plainly, it would go to the model.
+        # The module that DDP wraps, without schedule and choice; a plain assignment would set it on the model.
         vars(net)["forward"] = net._runner.networks[Mode.LOW]
     return DistributedDataParallel(net), optimizer
 

@@ -1,6 +1,6 @@
-"""Does everything that the other benchmarks stand on work on this machine? One line a check; the first to run on a GPU.
+"""Does everything that the other benchmarks need work on this machine? One line per check; run it first on a GPU.
 
-python -m bench.smoke              # ResNet-18: some minutes, most of them the compiler's
+python -m bench.smoke              # ResNet-18: some minutes, mostly compilation
 python -m bench.smoke --small      # a small ResNet, uncompiled: seconds
 """
 
@@ -76,7 +76,7 @@ def trains(small: bool, device: torch.device, compile_mode: str | None) -> str:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        assert net.last_mode is not None  # as it is before the first step only
+        assert net.last_mode is not None  # True only before the first step
         losses[net.last_mode].append(loss.item())
     for mode, values in losses.items():
         if len(values) < 2 or not all(map(math.isfinite, values)) or values[-1] >= values[0]:
@@ -88,7 +88,7 @@ def trains(small: bool, device: torch.device, compile_mode: str | None) -> str:
 
 
 def whole_steps(small: bool, device: torch.device) -> str:
-    """20 steps as one call each, captured and not: the same bits, with algorithms that give the same sums each time."""
+    """20 steps as one call each, captured and not, are bitwise equal, with deterministic algorithms."""
     values, told = [], ""
     torch.use_deterministic_algorithms(True)
     try:
@@ -97,7 +97,7 @@ def whole_steps(small: bool, device: torch.device) -> str:
             images, targets = batch(device)
             net = LowModeModel(build_pair(model, images[:2]), BernoulliSchedule(0.5), compile=False)
             net.train()
-            # A rate that float32, in which captured steps read it, holds exactly.
+            # A rate that is exact in float32, in which captured steps read it.
             optimizer = torch.optim.SGD(net.parameters(), lr=2**-6, momentum=0.9, fused=True)
             step = TrainStep(net, F.cross_entropy, optimizer, autocast=torch.bfloat16, capture=capture)
             losses = [step(images, targets) for _ in range(STEPS)]
@@ -130,8 +130,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="a small network, uncompiled")
     options = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as deterministic algorithms want it
-    # The same algorithms for the same shapes, so that "bit for bit" can be asked.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by deterministic algorithms
+    # The same algorithms for the same shapes, so that results are comparable bit for bit.
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     head = header("smoke")
     print(f"{head['device']}, {head['versions']}, Python {head['python']}", flush=True)
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, check in checks(options.small, device).items():
         try:
             print(f"ok      {name}: {check()}", flush=True)
-        except Exception as error:  # whatever it is, the other checks are still wanted
+        except Exception as error:  # the other checks go on, whatever the error
             failed += 1
             print(f"FAILED  {name}: {type(error).__name__}: {str(error).strip()[:2000]}", flush=True)
         torch.compiler.reset()

@@ -1,10 +1,10 @@
-"""How soon the command line answers: CPU seconds of whole processes that print help, or refuse what they are given.
+"""How soon the command line answers: CPU seconds of whole processes that print help or refuse their arguments.
 
 python -m bench.startup --small     # each command once (half a minute)
 python -m bench.startup             # seven times
 
-CPU time (user and system, of the process and its children) says what a command costs however busy the machine is.
-Beside them stands what the smallest answer that needs torch takes, a report of a small model.
+CPU time (user and system, of the process and its children) measures a command however busy the machine is. For
+comparison, the smallest command that needs torch is measured too: a report of a small model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from bench.harness import RESULTS, header, load_rows, save, summary
 
 TRAIN = ("train", "resnet18", "--data", "digits")
-#: What a user types, by what it is; all but the last answer without a model.
+#: Command lines by their kind; all but the last answer without a model.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "no command": (),
     "help": ("--help",),
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="each command once")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--resume", action="store_true", help="keep the rows that the result file has")
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the result file")
     parser.add_argument("--out", type=Path, default=RESULTS / "startup_cpu.json")
     options = parser.parse_args()
     rounds = 1 if options.small else options.rounds

@@ -1,4 +1,4 @@
-"""The training steps that are timed beside each other: a net's modes, run by a loop or as one call, and its peers."""
+"""The training steps that are timed together: a net's modes, run in a loop or as one call, and its peers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lowmode_fx import LowModeConfig, LowModeModel, Mode, TrainStep, build_ladde
 from lowmode_fx.runtime.schedules.chosen import ChosenMode
 
 EAGER, COMPILED, GRAPHS, WHOLE = "eager", "compiled", "cuda graphs", "whole step"
-#: Low modes by the names that rows have: pooled kernels, kept ones, kept ones of larger images.
+#: Low modes by their names in rows: pooled kernels, kept ones, kept ones of larger images.
 LOW, KEPT, LARGER = "low", "resolution only", "4/3"
 CONFIGS = {
     LOW: LowModeConfig(),
@@ -33,8 +33,8 @@ Step = Callable[[], None]
 class Steps:
     """One training step of each kind and name, over one set of parameters.
 
-    ``held``: bytes that are held between two steps. ``whole``: what runs the whole steps, where there are some, and
-    ``graphs`` what it captures with, on a GPU.
+    ``held``: bytes in use between two steps. ``whole``: the ``TrainStep`` of whole steps, if any. ``graphs``: its CUDA
+    graphs, on a GPU.
     """
 
     kinds: dict[str, dict[str, Step]]
@@ -50,17 +50,17 @@ class Steps:
 
 
 def steps(case: Case, device: torch.device, kinds: tuple[str, ...], batch: int, graphs: Any = None) -> Steps:
-    """Training steps of one network: full-mode and three low modes in each kind, and of peers as they run by default.
+    """Training steps of one network: full-mode and three low modes in each kind, and of peers with their defaults.
 
-    Peers are the plain model through ``torch.compile``, in full and on half-size images that come so from a loader,
-    launched kernel by kernel. graphs: what captures whole steps instead of CUDA graphs, for tests.
+    Peers are the plain model through ``torch.compile``, on full images and on half-size images from a loader,
+    launched kernel by kernel. ``graphs``: replaces CUDA graphs in tests.
     """
     torch.manual_seed(0)
     model = case.build().to(device).train()
     images = torch.randn(batch, 3, case.side, case.side, device=device)
     targets = torch.randint(0, 10, (batch,), device=device)
     autocast = torch.bfloat16 if device.type == "cuda" else None
-    # On a CPU the weights stay as they are: gradients of pooled kernels would be copied into theirs.
+    # On a CPU the weights keep their layout: gradients of pooled kernels would be copied to it.
     images = images.to(memory_format=torch.channels_last)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
@@ -76,7 +76,7 @@ def steps(case: Case, device: torch.device, kinds: tuple[str, ...], batch: int, 
         training_step(forward, lambda: (images, targets), optimizer, autocast)
 
     modes = {"full": Mode.FULL, **{name: Mode(name) for name in CONFIGS}}
-    # Parameters, their momentum, buffers and the batch; gradients are there within a step only.
+    # Parameters, their momentum, buffers and the batch; gradients exist only within a step.
     held = [*model.parameters(), *model.parameters(), *model.buffers(), images]
     found = Steps({}, net, sum(tensor.nbytes for tensor in held))
     for kind in kinds:
@@ -96,9 +96,9 @@ def steps(case: Case, device: torch.device, kinds: tuple[str, ...], batch: int, 
 
 
 def capture_all(whole: TrainStep, functions: Sequence[Step]) -> None:
-    """Run each step until it is compiled and, on a GPU, captured: it runs twice as a loop would before.
+    """Run each step until it is compiled and, on a GPU, captured: before that, each runs twice as in a loop.
 
-    What one step compiles may make others be captured again, so that they go round twice at most.
+    Compiling one step may make another capture again, so there are at most two rounds.
     """
     for _ in range(2):
         for function in functions:
@@ -114,7 +114,7 @@ def uncompiled(net: LowModeModel) -> list[str]:
 
 
 def captured(step: TrainStep) -> dict[str, Any]:
-    """How many graphs, and why not, if not: what stands in each row, so that nothing falls back unseen."""
+    """The number of graphs, or why there are none: each row shows it, so that no fallback goes unnoticed."""
     return {"captures": step.captures, "uncaptured": step.uncaptured, "optimizer outside": step.optimizer_outside}
 
 

@@ -39,7 +39,7 @@ _OTHER = re.compile(
 
 
 def group_of(name: str) -> str:
-    """The group of an operator or a kernel: of the outermost operator in ``name`` that tells one (see ``WITHIN``)."""
+    """The group of an operator or a kernel, by the outermost operator in ``name`` that belongs to one (``WITHIN``)."""
     parts = name.split(WITHIN)
     if any(_OPTIMIZER.search(part) for part in parts):
         return OPTIMIZER
@@ -50,8 +50,8 @@ def group_of(name: str) -> str:
 
 def _group(part: str) -> str:
     if _GENERATED.search(part):
-        # Named after all that was fused: a "convolution" among it is only what was done to its output. The pooling of
-        # kernels is fused with norms and with anything else, and no name tells it apart.
+        # Named after everything that was fused: "convolution" in it means work on its output. The pooling of kernels is
+        # fused with norms and other work, and its name does not show it.
         return CONVOLUTION if "triton_tem" in part else NORM if _NORM.search(part) else ELEMENTWISE
     if _NORM.search(part):
         return NORM
@@ -61,7 +61,7 @@ def _group(part: str) -> str:
 
 
 def shares(times: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """The share of each of ``GROUPS`` in the sum of (name, self time) pairs; all 0 where the sum is."""
+    """The share of each of ``GROUPS`` in the sum of (name, self time) pairs; all 0 if the sum is 0."""
     sums = dict.fromkeys(GROUPS, 0.0)
     for name, time in times:
         sums[group_of(name)] += time
@@ -70,7 +70,7 @@ def shares(times: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 def largest(times: Iterable[tuple[str, float]], count: int = 6) -> dict[str, float]:
-    """The ``count`` names that took most, and their shares in the sum of (name, self time) pairs."""
+    """The ``count`` names with the largest shares in the sum of (name, self time) pairs."""
     sums: dict[str, float] = {}
     for name, time in times:
         sums[name] = sums.get(name, 0.0) + time
@@ -108,7 +108,7 @@ def profile_step(step: Callable[[], object], device: torch.device, wall: float, 
     """``{"busy seconds": …, "shares": {group: share}, "largest": {operator: share}}`` of a step, of ``steps`` in a row.
 
     Busy: the sum of all operators on a CPU, of all kernels on a GPU; there ``"gaps"`` is the share of a step's ``wall``
-    seconds, measured without a profiler, in which no kernel ran. Operators on a CPU are told apart by their inputs'
+    seconds, measured without a profiler, in which no kernel ran. Operators on a CPU are distinguished by their inputs'
     shapes.
     """
     cuda = device.type == "cuda"
@@ -138,7 +138,7 @@ def _operator_times(events: Any) -> Iterator[tuple[str, float]]:
 
 
 def _by_shape(events: Any) -> Iterator[tuple[str, float]]:
-    """(name and shapes of the inputs, microseconds) of each operator on the CPU that makes values."""
+    """(name and shapes of the inputs, microseconds) of each operator on the CPU that computes values."""
     for event in events:
         if event.device_type == DeviceType.CPU and not _OTHER.search(event.name):
             shapes = (sides(shape) for shape in event.input_shapes or () if shape)
@@ -146,11 +146,11 @@ def _by_shape(events: Any) -> Iterator[tuple[str, float]]:
 
 
 def _kernel_times(events: Any) -> Iterator[tuple[str, float]]:
-    """(name, microseconds) of each kernel on the GPU, named with the operators that launched it where that is known."""
+    """(name, microseconds) of each kernel on the GPU, named with the operators that launched it, if known."""
     within, annotations, left = _Paths(events), set(), dict[str, float]()
     for event in events:
         if event.device_type == DeviceType.CUDA:
-            if event.is_user_annotation:  # a range over kernels, which are counted by themselves
+            if event.is_user_annotation:  # a range over kernels, which are counted one by one
                 annotations.add(event.name)
             else:
                 left[event.name] = left.get(event.name, 0.0) + event.time_range.elapsed_us()

@@ -1,4 +1,4 @@
-"""The step times as tables: ratios beside those of multiply-adds and the targets, and what the time goes to."""
+"""The step times as tables: ratios of times and multiply-adds, targets, and where the time goes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.whole_step_report import TARGETS as WHOLE_TARGETS
 from bench.whole_step_report import whole_step_table
 from lowmode_fx.utils.tables import markdown_table
 
-#: What is aimed at for low / full, and on what; the paper's own: 0.37 and 0.39.
+#: Targets for low / full, by device; the paper's own figures are 0.37 and 0.39.
 TARGETS = {
     ("cpu", "compiled", "resnet18-cifar"): 0.06,
     ("cpu", "compiled", "resnet50-cifar"): 0.11,
@@ -23,14 +23,14 @@ TARGETS = {
 }
 PAPER = {"resnet18-cifar": 0.37, "resnet50-cifar": 0.39}
 KINDS = (EAGER, COMPILED, GRAPHS, WHOLE)
-#: Of a low-mode map over those of a full one: r = 2 everywhere here.
+#: Pixels of a low-mode map divided by full-mode's: r = 2 everywhere here.
 PIXELS = 1 / 4
 
 
 def expected(row: Mapping[str, Any], kind: str) -> float | None:
-    """Low / full if convolutions followed their macs, norms and elementwise work their pixels, and all else stayed.
+    """Low / full if convolutions followed macs, norms and elementwise work their pixels, and the rest was constant.
 
-    ``None`` where the full step has no profile.
+    ``None`` if the full step has no profile.
     """
     shares = row[kind].get("profile", {}).get("full", {}).get("shares")
     if shares is None:
@@ -40,7 +40,7 @@ def expected(row: Mapping[str, Any], kind: str) -> float | None:
 
 
 def ratio_table(rows: Mapping[str, Any], device: str) -> str:
-    """Markdown: one line a network and kind. Absolute times from a GPU only."""
+    """Markdown: one row per network and kind; absolute times only from a GPU."""
     gpu = device == "cuda"
     head = ["network", "step", "low / full", "quartiles", "macs", "macs and pixels", "time / macs", "resolution only"]
     head += ["plain compiled", "target", "paper", "memory low / full", *(["full, ms", "low, ms"] if gpu else [])]
@@ -62,9 +62,9 @@ def ratio_table(rows: Mapping[str, Any], device: str) -> str:
 
 
 def short_table(rows: Mapping[str, Any], device: str) -> str:
-    """Markdown, as the documentation has it: ours, the paper's, the peer of the same run, and the limit that macs set.
+    """Markdown for the documentation: our ratio, the paper's, the peer's in the same run, and the bound set by macs.
 
-    Columns that say nothing of these networks are left out.
+    Columns without a value are left out.
     """
     head = ["network", "step", "low / full", "the paper (its GPU)", "images halved, kernels kept", "macs alone"]
     head += ["macs and pixels", "aimed at", "peak memory"]
@@ -86,7 +86,7 @@ def short_table(rows: Mapping[str, Any], device: str) -> str:
 def profile_table(rows: Mapping[str, Any]) -> str:
     """Markdown: the shares of each group in a step's busy time, in %; gaps are a share of its whole time.
 
-    A compiler fuses the pooling of kernels with norms and more, so that only eager steps tell it.
+    A compiler fuses the pooling of kernels with norms and more, so that only eager steps show it.
     """
     head = ["network", "step", "mode", *GROUPS, "gaps"]
     lines = []
@@ -100,7 +100,7 @@ def profile_table(rows: Mapping[str, Any]) -> str:
 
 
 def largest_table(rows: Mapping[str, Any]) -> str:
-    """Markdown: the operators of a low step that take most, with their shares in its busy time in %."""
+    """Markdown: the operators with the largest shares in its busy time in %."""
     lines: list[list[str]] = []
     for name, row in rows.items():
         for kind in (kind for kind in KINDS if kind in row):
@@ -118,7 +118,7 @@ def _whole(found: Mapping[str, Any], group: str) -> str:
 
 
 def report(rows: Mapping[str, Any], path: Path, device: str) -> None:
-    """``.md`` beside the result file."""
+    """Write ``.md`` next to the result file."""
     ratios = f"# A low step over a full one\n\n{ratio_table(rows, device)}"
     whole = whole_step_table(rows, device)
     if whole:

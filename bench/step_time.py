@@ -1,15 +1,15 @@
-"""Time of a low step over a full one: forward, backward and optimizer, paired and interleaved, in several kinds.
+"""Time of a low step divided by a full step's: forward, backward and optimizer, in several kinds.
 
 python -m bench.step_time --small                      # two CPU cores: ResNet-18 and ResNet-50 with the CIFAR stem
 python -m bench.step_time                              # everything; on a GPU in bf16 and channels_last
 python -m bench.step_time --compile-mode cuda-graphs   # the same on a GPU, inductor's CUDA graphs, beside it
 python -m bench.step_time --compile-mode off --batch 8 --cases vgg16 --out FILE    # uncompiled, smaller batches
 
-*eager* and *compiled* steps are run by a loop, kernel by kernel; a *whole step* is one call of ``TrainStep`` over the
+*eager* and *compiled* steps are run in a loop, kernel by kernel; a *whole step* is one call of ``TrainStep`` over the
 same compiled nets, on a GPU one replay of a CUDA graph; compiled and whole steps are measured in the same rounds.
-Beside every low step, in the same rounds: images halved and kernels kept (progressive resizing), images of three
-quarters, and the plain compiled model as its users run it, on full and on half-size images. Beside every ratio of times
-that of multiply-adds, the memory, what the host takes, and where the time goes.
+Compared in the same rounds with every low step: images halved and kernels kept (progressive resizing), images of three
+quarters, and the plain compiled model as its users run it, on full and on half-size images. Also measured:
+the ratio of multiply-adds, memory, the host's time, and where the time goes.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ KINDS = {
     "cuda-graphs": ((GRAPHS,),),
     "whole-step": ((COMPILED, WHOLE),),
 }
-#: Steps on end that are timed as one on a GPU, where the host then runs ahead; fewer of long ones.
+#: Number of steps that are timed at once on a GPU, so that the host runs ahead; fewer if steps are long.
 INNER, LONG_SECONDS, LONG_INNER = 10, 0.010, 4
-#: Exit status where the device is lost to this process, and another one may go on.
+#: Exit status if this process has lost the device and another one may continue.
 LOST = 3
 
 
 def peak_bytes(step: Step, device: torch.device, held: int) -> int:
-    """The most memory that one step holds: what the device's allocator says, or ``held`` and the process's growth."""
+    """Peak memory of one step: by the device's allocator, or ``held`` plus the process's growth."""
     if device.type != "cuda":
         with PeakMemory() as peak:
             step()
@@ -86,9 +86,9 @@ def measure(
     profiled: bool = True,
     graphs: Any = None,
 ) -> dict[str, Any]:
-    """Kinds of steps in the same rounds: of each the ratios of times, memory, profiles; ``mac_ratio`` once for all.
+    """Kinds of steps in the same rounds: for each the ratios of times, memory and profiles; ``mac_ratio`` once for all.
 
-    graphs: what captures whole steps instead of CUDA graphs, for tests.
+    ``graphs``: replaces CUDA graphs in tests.
     """
     with marked_pooling() if EAGER in kinds else contextlib.nullcontext():
         counters.clear()
@@ -107,7 +107,7 @@ def measure(
             row["seconds to build"], row["seconds to warm up"] = built, ready
             row["compiler"] = {name: dict(counters[name]) for name in ("frames", "inductor", "aot_autograd")}
             if kind == GRAPHS:
-                # Their pools stay allocated: a peak would tell nothing of one mode. A skip would spoil the figure.
+                # Their pools stay allocated, so a peak would not be of one mode.
                 row["cudagraph skips"] = counters["inductor"]["cudagraph_skips"]
             elif kind != WHOLE:
                 row["peak memory, bytes"] = {
@@ -121,9 +121,9 @@ def measure(
 
 
 def warm_up(found: Steps, device: torch.device) -> dict[str, Any]:
-    """Compile and capture all steps, loops before whole steps. Returns what the pool of captured steps takes, in bytes.
+    """Compile and capture all steps, loops before whole steps. Returns the bytes of the captured steps' pool.
 
-    The pool of full steps alone, and of all modes: what ``"pool, bytes"`` says of one pool that modes share.
+    Of full steps alone, and of all modes, which share one pool.
     """
     for kind, functions in found.kinds.items():
         if kind != WHOLE:
@@ -157,7 +157,7 @@ def _timed(found: Steps, device: torch.device, rounds: int, mac_ratio: float) ->
     for kind, named in found.kinds.items():
         full, looped = times[kind, "full"], {}
         others = {name: times[kind, name] for name in named if name != "full"}
-        if kind == WHOLE:  # beside steps that a loop ran in the same rounds, and peers
+        if kind == WHOLE:  # compared with a loop's steps in the same rounds, and with peers
             looped = {name: times[of, name] for of, name in times if of == COMPILED}
             others |= {name: looped[name] for name in (PLAIN_FULL, PLAIN_HALF) if name in looped}
         row = rows[kind] = {f"{name} / full": paired_ratio(values, full) for name, values in others.items()}
@@ -170,7 +170,7 @@ def _timed(found: Steps, device: torch.device, rounds: int, mac_ratio: float) ->
 
 
 def _whole_step(found: Steps, device: torch.device, calls: int = 20) -> dict[str, Any]:
-    """What was captured, and the host's seconds for a call of a captured step: for its launch, and for the rest."""
+    """The captures, and the host's seconds for a call of a captured step: for its launch, and for the rest."""
     whole, graphs = found.whole, found.graphs
     assert whole is not None
     row = captured(whole)
@@ -194,7 +194,7 @@ def _profiles(functions: dict[str, Step], device: torch.device, row: dict[str, A
                 mode: profile_step(functions[mode], device, row[f"{mode} seconds"]["median"]) for mode in ("full", LOW)
             }
         }
-    except RuntimeError as error:  # a machine that lets nobody see its kernels; the times are still good
+    except RuntimeError as error:  # a machine that does not let profilers see kernels; the times are valid
         return {"profile failed": str(error)}
 
 
@@ -226,18 +226,18 @@ def main(argv: list[str] | None = None) -> None:
         "--compile-mode", choices=KINDS, default="default", help="off: eager alone; cuda-graphs: on a GPU only"
     )
     parser.add_argument("--rounds", type=int, help="9 on a CPU, 31 of ten steps each on a GPU")
-    parser.add_argument("--batch", type=int, help="instead of each case's own")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no measurement after so many")
-    parser.add_argument("--no-profile", action="store_true", help="don't tell where the time goes")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that the result file has")
-    parser.add_argument("--skip-failed", action="store_true", help="with --resume: leave out what failed before")
+    parser.add_argument("--batch", type=int, help="batch size, instead of each case's own")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no measurement after this many")
+    parser.add_argument("--no-profile", action="store_true", help="do not profile where the time goes")
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the result file")
+    parser.add_argument("--skip-failed", action="store_true", help="with --resume: skip cases that failed before")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
     device, began = torch.device("cuda" if torch.cuda.is_available() else "cpu"), time.monotonic()
     if options.compile_mode == "cuda-graphs" and device.type == "cpu":
         parser.error("--compile-mode cuda-graphs needs a GPU")
     rounds = options.rounds or (31 if device.type == "cuda" else 9)
-    torch.backends.cudnn.benchmark = True  # as training loops with images of one size have it
+    torch.backends.cudnn.benchmark = True  # as in training loops with images of one size
     path = options.out or RESULTS / f"step_time_{device.type}.json"
     precision = "bf16, channels_last" if device.type == "cuda" else "float32, channels_last images"
     head = header("step_time", rounds=rounds, small=options.small, precision=precision)
@@ -258,7 +258,7 @@ def main(argv: list[str] | None = None) -> None:
                 continue
             if time.monotonic() - began > options.seconds:
                 continue
-            # If this process dies of it, the next one knows.
+            # If this process dies here, the next one skips the case.
             failures[label] = "began, and did not end"
             save(path, head, rows)
             try:
@@ -266,7 +266,7 @@ def main(argv: list[str] | None = None) -> None:
                 with inductor.patch({"cpp.enable_kernel_profile": True}):
                     profiled = not options.no_profile
                     row |= measure(case, device, kinds, rounds, batch, row.get("mac_ratio"), profiled)
-            except Exception as error:  # out of memory, or a compiler's own fault: the other cases are still wanted
+            except Exception as error:  # out of memory, or a compiler's own fault: the other cases go on
                 failures[label] = f"{type(error).__name__}: {str(error).strip()[:500]}"
                 print(f"{name:21} {label:11} FAILED: {failures[label]}", flush=True)
                 failed = True
@@ -284,14 +284,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _measured(rows: dict[str, Any]) -> dict[str, Any]:
-    """The rows that have a figure."""
+    """The rows with a measurement."""
     return {name: row for name, row in rows.items() if "mac_ratio" in row}
 
 
 def _forget(device: torch.device) -> bool:
-    """Give back what one measurement compiled and held, so that the next one starts as the first did.
+    """Release what one measurement compiled and allocated, so that the next one starts like the first.
 
-    Returns whether the device still answers.
+    Returns whether the device still works.
     """
     torch.compiler.reset()
     gc.collect()
@@ -299,7 +299,7 @@ def _forget(device: torch.device) -> bool:
         try:
             synchronize(device)
             torch.cuda.empty_cache()
-        except RuntimeError as error:  # as after an illegal access to memory, which a process never gets over
+        except RuntimeError as error:  # as after an illegal memory access, from which a process can't recover
             print(f"the device is lost: {str(error).strip()[:200]}", flush=True)
             return False
     return True

@@ -4,8 +4,8 @@ python -m bench.table1 --small --data folder:PATH    # two CPU cores: a small Re
 python -m bench.table1 --data folder:PATH            # one GPU: ResNet-18 and ResNet-50, 200 epochs, compiled
 
 Two controls beside the paper's two runs: full-mode cut to the time that low-mode takes, and low-mode with its images
-halved and its kernels kept. Every run has a folder of its own with a checkpoint of each epoch; ``--resume`` goes on
-from there, also where ``--seconds`` or a signal ended a run.
+halved and its kernels kept. Every run has a folder of its own with a checkpoint of each epoch; ``--resume`` continues
+from there, also if ``--seconds`` or a signal ended a run.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from lowmode_fx.train.interrupts import Interrupts
 
 
 def measure_cost(name: str, arm: str, splits: DataSplits, rounds: int, batch_size: int) -> dict[str, Any]:
-    """A low iteration over a full one, as the loop has them: batch, augmentation, forward, backward, optimizer."""
+    """The time of a low iteration divided by a full one's: batch, augmentation, forward, backward, optimizer."""
     settings = recipe(1, 0, batch_size)
     model = network(name, splits.num_classes, 0)
     device = next(model.parameters()).device
@@ -96,7 +96,7 @@ def run_one(
 
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """After ``seconds`` a SIGTERM of our own, which makes a run save its state and end; none where no run listens."""
+    """After ``seconds``, send this process SIGTERM, upon which a run saves its state and ends."""
 
     def end(*_: Any) -> None:
         if isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), Interrupts):
@@ -106,7 +106,7 @@ def alarm(seconds: float) -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGALRM, end)
-    # Again every second: while a step is timed or a model built, nobody listens.
+    # Again every second: no handler is set while a step is timed or a model is built.
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), 1.0)
     try:
         yield
@@ -120,17 +120,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help="folder:PATH or cifar10:PATH")
     parser.add_argument("--small", action="store_true", help=f"{SMALL.networks[0]}, {SMALL.epochs} epochs, a subset")
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, help="instead of the form's")
-    parser.add_argument("--epochs", type=int, help="instead of the form's; milestones and holds scale with them")
+    parser.add_argument("--epochs", type=int, help="instead of the form's; milestones and holds are scaled")
     parser.add_argument("--batch-size", type=int, default=125)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15, help="of timing a step")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="save and stop after so many")
-    parser.add_argument("--resume", action="store_true", help="keep finished runs, go on with the others")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="save and stop after this many")
+    parser.add_argument("--resume", action="store_true", help="keep finished runs, continue the others")
     parser.add_argument("--out", type=Path, help="the result file")
-    parser.add_argument("--runs", type=Path, default=Path("runs/table1"), help="where the runs' folders are")
+    parser.add_argument("--runs", type=Path, default=Path("runs/table1"), help="folder of the runs' folders")
     options = parser.parse_args(argv)
     began = time.monotonic()
-    torch.backends.cudnn.benchmark = True  # as training loops with images of one size have it
+    torch.backends.cudnn.benchmark = True  # as in training loops with images of one size
     form = SMALL if options.small else WHOLE
     form = replace(form, networks=tuple(options.networks or form.networks), epochs=options.epochs or form.epochs)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
             save(path, head, rows)
             done = f"{len(rows[key]['curve'])}/{epochs} epochs, {rows[key]['accuracy']:.2%}"
             print(f"{time.monotonic() - began:6.0f} s  {key}: {done}", flush=True)
-            if ended and time.monotonic() - began < options.seconds:  # somebody else's signal
+            if ended and time.monotonic() - began < options.seconds:  # a signal from outside
                 raise SystemExit(128 + ended)
     print(report(rows, path, device, kind), flush=True)
 

@@ -1,4 +1,4 @@
-"""The paper's recipe (§4) at any length: what is trained, for how long, when in low-mode; and the controls' lengths."""
+"""The paper's recipe (§4) at any length: networks, epochs, low-mode's schedule and the controls' lengths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONFIGS = {LOW: LowModeConfig.paper(), RESOLUTION: replace(LowModeConfig.paper()
 
 @dataclass(frozen=True)
 class Form:
-    """How large all is: ``train`` and ``val`` cut the sets to so many images."""
+    """Sizes of a form of the benchmark: ``train`` and ``val`` are the numbers of images."""
 
     networks: tuple[str, ...]
     epochs: int
@@ -47,7 +47,7 @@ def milestones(epochs: int) -> tuple[int, ...]:
 
 
 def schedule(epochs: int, seed: int) -> BernoulliSchedule:
-    """p = 0.5, but for the hold after each change of the rate: the paper's 4 of 200 epochs, scaled, or 1 of 10."""
+    """p = 0.5, except in the hold after each change of the rate: the paper's 4 of 200 epochs, scaled, or 1 of 10."""
     hold = max(round(PAPER_HOLD * epochs / PAPER_EPOCHS), 1 if epochs >= 10 else 0)
     return BernoulliSchedule(0.5, seed, hold, (0, *milestones(epochs)))
 
@@ -62,7 +62,7 @@ def count_modes(epochs: int, steps: int, seed: int) -> tuple[int, int]:
 def control_epochs(full_steps: int, low_steps: int, cost: float, steps: int) -> int:
     """Whole epochs of ``steps`` full steps in low-mode's time, rounded up in the control's favour.
 
-    cost: a low step over a full one.
+    ``cost``: time of a low step divided by a full step's.
     """
     return max(1, math.ceil((full_steps + cost * low_steps) / steps - 1e-9))
 
@@ -88,7 +88,7 @@ def network(name: str, classes: int, seed: int) -> nn.Module:
 
 
 def load(spec: str, form: Form) -> DataSplits:
-    """The data set, or of each half the part that the form takes; the same images every time."""
+    """The data set, or the part of each split that the form takes; the same images every time."""
     whole = load_data(spec)
     return replace(whole, train=_part(whole.train, form.train), val=_part(whole.val, form.val))
 

@@ -13,25 +13,25 @@ from matplotlib.figure import Figure
 
 from bench.harness import standard_error
 from bench.table1_recipe import ARMS, FULL, LOW
-from lowmode_fx.utils.plotting import INK, SERIES, draw_picture
+from lowmode_fx.utils.plotting import INK, MARKERS, SERIES, draw_picture
 from lowmode_fx.utils.tables import markdown_table
 
 #: Table 1: errors in % of full-mode and low-mode, change of the total time and cost of a low iteration in %.
 PAPER = {"resnet18": ("ResNet-18", 6.7, 6.9, -18, 37), "resnet50": ("ResNet-50", 6.3, 6.4, -23, 39)}
-#: What the small form's network is held against.
+#: The paper's row that the small form's network is compared with.
 STANDS_FOR = {"resnet8": "resnet18"}
 VELOCITY_EPOCHS = 3
 Points = list[tuple[float, float]]
 
 
 def of_arm(rows: Mapping[str, Any], name: str, arm: str, complete: bool = True) -> list[dict[str, Any]]:
-    """The records of one arm, a seed each; without ``complete`` also those of runs that aren't at their end."""
+    """The records of one arm, one per seed; without ``complete`` also those of unfinished runs."""
     found = [row for row in rows.values() if row.get("network") == name and row.get("arm") == arm]
     return [row for row in found if row["complete"] or (row["curve"] and not complete)]
 
 
 def low_cost(rows: Mapping[str, Any], name: str, arm: str) -> float:
-    """A low iteration of an arm over a full one; 0 for an arm that has none, or before it is known."""
+    """The time of an arm's low iteration divided by a full one's; 0 if it has none, or before it is measured."""
     found = rows.get(f"{name} / costs", {}).get(arm)
     return float(found["low / full"]["median"]) if found else 0.0
 
@@ -57,7 +57,7 @@ def velocity(points: Sequence[tuple[float, float]], window: int = VELOCITY_EPOCH
 
 
 def total_time(rows: Mapping[str, Any], name: str, arm: str, gpu: bool) -> float:
-    """The mean total time of an arm's complete runs over full-mode's; ``nan`` where one of them is missing."""
+    """The mean total time of an arm's complete runs over full-mode's; ``nan`` if one of them is missing."""
     times = {}
     for each in (arm, FULL):
         runs = [curve(record, low_cost(rows, name, each), gpu) for record in of_arm(rows, name, each)]
@@ -99,7 +99,7 @@ def networks(rows: Mapping[str, Any]) -> list[str]:
 
 
 def report(rows: Mapping[str, Any], path: Path, device: str, form: str) -> str:
-    """``.md`` and, for each network, both figures beside the result file; the table is also what is returned."""
+    """Write ``.md`` and, for each network, both figures next to the result file, and return the table."""
     gpu = device == "cuda"
     lengths = sorted({record["epochs"] for name in networks(rows) for record in of_arm(rows, name, FULL, False)})
     epochs = " and ".join(map(str, lengths)) or "no"
@@ -129,11 +129,11 @@ def _plot(lines: Mapping[str, Points], path: Path, title: str, xlabel: str, ylab
 
 def _draw(figure: Figure, lines: Mapping[str, Points], title: str, xlabel: str, ylabel: str) -> None:
     axes = figure.add_subplot()
-    for colour, (arm, points) in zip((INK, *SERIES), lines.items(), strict=False):
+    for colour, marker, (arm, points) in zip((INK, *SERIES), MARKERS, lines.items(), strict=False):
         times, values = [time for time, _ in points], [100 * value for _, value in points]
         axes.plot(times, values, "-", color=colour)
-        axes.plot(times[-1:], values[-1:], "o", color=colour, markersize=7)
-        axes.plot([], [], "o-", color=colour, label=arm)
+        axes.plot(times[-1:], values[-1:], marker, color=colour, markersize=7)
+        axes.plot([], [], marker, linestyle="-", color=colour, label=arm)
     axes.set(xlim=(0, None), xlabel=xlabel, ylabel=ylabel, title=title)
     if lines:
         figure.legend(loc="outside lower left", ncols=len(lines))

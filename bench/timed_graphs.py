@@ -1,4 +1,4 @@
-"""CUDA graphs that tell how long the host takes to launch them, so that the rest of a step's call is the runner's."""
+"""CUDA graphs that measure how long the host takes to launch them; the rest of a step's call is the runner's time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 class TimedGraphs(CudaGraphs):
-    """As ``TrainStep`` has them by default. ``launches``: so far; ``seconds``: of the host in all of them."""
+    """``TrainStep``'s default graphs. ``launches``: number of launches; ``seconds``: of the host in all of them."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)

@@ -1,4 +1,4 @@
-"""One training step of a classifier, and what a net's steps in both modes take."""
+"""One training step of a classifier, and the time of a net's steps in both modes."""
 
 from __future__ import annotations
 

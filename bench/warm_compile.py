@@ -1,9 +1,9 @@
-"""Compile everything that the next benchmarks run, in parallel processes, into the compiler's cache on disk.
+"""Compile everything that later benchmarks run, in parallel processes, into the compiler's cache on disk.
 
-python -m bench.warm_compile --out OUT --seconds 110       # TORCHINDUCTOR_CACHE_DIR says where the cache lies
+python -m bench.warm_compile --out OUT --seconds 110       # TORCHINDUCTOR_CACHE_DIR is the cache's folder
 
-One process a network and mode, the most wanted first; what has ended is noted in ``OUT`` and left out by a later call.
-A step that finds no memory here is compiled all the same: what it compiles is kept before it runs.
+There is one process per network and mode, the most important first; finished jobs are noted in ``OUT`` and skipped by a
+later call. A step that runs out of memory is compiled nevertheless: the cache is written before it runs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from bench.gpu_studies import CONV_MIXER, RESNET18, STUDIES
 from bench.networks import GPU_CASES, TINY
 from bench.step_functions import COMPILED, CONFIGS, GRAPHS, PLAIN_HALF, steps
 
-#: Of the device's memory, for all processes together: tests run beside them, and each needs some for itself.
+#: Share of the device's memory for all processes together: tests run at the same time, and each needs some.
 SHARE = 0.7
 Job = tuple[str, str, str]  # what: a case, or a study of the training; the kind of step; its name
 
 
 def jobs(small: bool) -> list[Job]:
-    """All that is run later, in the order in which it is wanted."""
+    """Everything that is run later, in that order."""
     if small:
         return [("tiny", COMPILED, "low")]
     names, (first, second, *others) = ("full", *CONFIGS, PLAIN_HALF), GPU_CASES
@@ -43,7 +43,7 @@ def jobs(small: bool) -> list[Job]:
 
 
 def run_job(job: Job, share: float) -> None:
-    """Compile one step and run it. share: of the device's memory, at most."""
+    """Compile one step and run it. ``share``: the largest share of the device's memory."""
     what, kind, name = job
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
@@ -51,7 +51,7 @@ def run_job(job: Job, share: float) -> None:
         torch.cuda.set_per_process_memory_fraction(share)
     began = time.monotonic()
     try:
-        # As the measurement has it: what is compiled otherwise is not found again.
+        # As in the measurement, or the cache would not be hit.
         with inductor.patch({"cpp.enable_kernel_profile": True}) if what not in STUDIES else contextlib.nullcontext():
             if what in STUDIES:
                 Arena(STUDIES[what], device).looped(name)
@@ -59,7 +59,7 @@ def run_job(job: Job, share: float) -> None:
                 case = {**GPU_CASES, **TINY}[what]
                 steps(case, device, (kind,), case.batch).kinds[kind][name]()
     except torch.OutOfMemoryError as error:
-        print(f"out of memory, compiled all the same: {str(error).splitlines()[0][:200]}")
+        print(f"out of memory, compiled nevertheless: {str(error).splitlines()[0][:200]}")
     found = {key: value for key, value in counters["inductor"].items() if "fxgraph" in key}
     print(f"compiled in {time.monotonic() - began:.0f} s: {found}", flush=True)
 
@@ -115,11 +115,11 @@ def _environment() -> dict[str, str]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu/compiled"), help="notes of what has been compiled")
-    parser.add_argument("--seconds", type=float, default=110, help="all that runs then is ended")
-    parser.add_argument("--at-once", type=int, help="processes; one a core, without it, and 14 at most")
+    parser.add_argument("--seconds", type=float, default=110, help="seconds after which running jobs are ended")
+    parser.add_argument("--at-once", type=int, help="number of processes; by default one per core, at most 14")
     parser.add_argument("--small", action="store_true", help="one small network")
     parser.add_argument("--job", nargs=3, metavar=("WHAT", "KIND", "NAME"), help="this process compiles one step")
-    parser.add_argument("--share", type=float, default=1.0, help="of the device's memory, with --job")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the device's memory, with --job")
     options = parser.parse_args(argv)
     if options.job:
         run_job(tuple(options.job), options.share)

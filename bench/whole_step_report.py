@@ -1,4 +1,4 @@
-"""Whole steps as a table: a call of ``TrainStep`` beside a loop's step and the peers', in the same rounds."""
+"""Whole steps as a table: a call of ``TrainStep`` compared with a loop's step and the peers', in the same rounds."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 from bench.step_functions import KEPT, LARGER, LOW, PLAIN_FULL, PLAIN_HALF, WHOLE
 from lowmode_fx.utils.tables import markdown_table
 
-#: What is aimed at on an H100 or H200: milliseconds of a full step; low steps over it, by their names in rows.
+#: Targets on an H100 or H200: milliseconds of a full step; low steps divided by it, by their names in rows.
 TARGETS: dict[str, dict[str, float]] = {
     "resnet18-cifar": {"full": 2.4, LOW: 0.40, KEPT: 0.50},
     "resnet18-cifar-b512": {"full": 6.2, LOW: 0.22, KEPT: 0.30},
     "resnet50-cifar-b512": {LOW: 0.22},
     "resnet50-imagenet-b128": {KEPT: 0.29},
 }
-#: Likewise of the runner: microseconds of the host a step, the launch of the graph aside.
+#: Target for the runner: microseconds of the host per step, without the launch of the graph.
 RUNNER_MICROSECONDS = 30
 
 
 def whole_step_table(rows: Mapping[str, Any], device: str) -> str:
-    """Markdown: one line a network that has whole steps, and none where none has. Absolute times from a GPU only.
+    """Markdown: one row per network with whole steps; empty if there are none. Absolute times only from a GPU.
 
     Columns without a value are left out.
     """

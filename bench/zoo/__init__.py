@@ -1,4 +1,4 @@
-"""Every model that can be named, one by one: does it give a right pair, and what would the pair save?"""
+"""The sweep over the zoos: does each model give a right pair, and what would the pair save?"""
 
 from bench.zoo.record import Record
 from bench.zoo.run import sweep

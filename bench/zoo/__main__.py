@@ -1,9 +1,9 @@
 """Every model of the zoos: how many give a right pair, and what would it save?
 
 ``python -m bench.zoo`` checks all of timm and torchvision (some hours on two cores) and leaves under
-``bench/results/``: ``zoo.jsonl`` (a record a model), ``zoo.csv``, ``zoo.md``, ``zoo.png`` and ``zoo.json`` (header and
-summaries). ``--small`` takes one model in twenty, ``--source`` and ``--filter`` those of a zoo or of a name,
-``--names`` those of a file, in its order; ``--resume`` goes on from what the records have. The networks of
+``bench/results/``: ``zoo.jsonl`` (a record per model), ``zoo.csv``, ``zoo.md``, ``zoo.png``, ``zoo.json`` (header and
+summaries). ``--small`` takes one model in twenty, ``--source`` and ``--filter`` the models of a zoo or of a name,
+``--names`` those of a file, in its order; ``--resume`` continues after the models with records. The networks of
 transformers and ultralytics (``--source transformers,ultralytics --out bench/results/zoo_others.jsonl``) need
 ``pip install 'lowmode-fx[zoo]'``.
 """
@@ -24,13 +24,15 @@ from bench.zoo.summary import by_zoo, summarize, to_csv, to_markdown, zoo_lines
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="one model in twenty")
-    parser.add_argument("--source", default="timm,torchvision", help="of timm,torchvision,transformers,ultralytics")
+    parser.add_argument(
+        "--source", default="timm,torchvision", help="zoos, of timm,torchvision,transformers,ultralytics"
+    )
     parser.add_argument("--filter", default="*", help="a glob over names, as 'resnet*'")
-    parser.add_argument("--names", type=Path, help="a file of names, one a line, to check in its order")
+    parser.add_argument("--names", type=Path, help="a file of names, one per line, to check in that order")
     parser.add_argument("--graphs", default="fx", help="front ends whose graphs are proven and compared: fx,export")
-    parser.add_argument("--resume", action="store_true", help="keep the records there are")
-    parser.add_argument("--jobs", type=int, default=2, help="models checked side by side")
-    parser.add_argument("--timeout", type=float, default=900.0, help="seconds for one model")
+    parser.add_argument("--resume", action="store_true", help="keep existing records")
+    parser.add_argument("--jobs", type=int, default=2, help="number of models checked at the same time")
+    parser.add_argument("--timeout", type=float, default=900.0, help="time limit for one model, in seconds")
     parser.add_argument("--out", type=Path, default=RESULTS / "zoo.jsonl")
     options = parser.parse_args(arguments)
     try:
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(names: Sequence[str], options: argparse.Namespace) -> None:
-    """Check the models of these names, and write what was found."""
+    """Check the models of these names, and write the results."""
 
     def show(record: Record) -> None:
         print(f"{record.name}: {record.status} {record.reason}".rstrip(), flush=True)
@@ -62,7 +64,7 @@ def run(names: Sequence[str], options: argparse.Namespace) -> None:
 
 
 def write_results(records: list[Record], out: Path, options: argparse.Namespace) -> None:
-    """The summaries, the tables and the plot beside the records."""
+    """Write the summaries, the tables and the plot next to the records."""
     head = header("zoo", small=options.small, jobs=options.jobs, timeout=options.timeout, graphs=options.graphs)
     save(out.with_suffix(".json"), head, {zoo: summarize(each).to_dict() for zoo, each in by_zoo(records).items()})
     out.with_suffix(".md").write_text(to_markdown(records))

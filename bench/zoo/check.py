@@ -1,4 +1,4 @@
-"""One model of the zoos: build its pair, time that, count both graphs, and check its low steps for real."""
+"""One model of the zoos: build its pair, time that, count both graphs, and check its low steps by running them."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ GRAPHS: tuple[FrontEndName, ...] = ("fx",)
 
 
 def warm_up() -> None:
-    """Build a pair once, so that no model's time pays for what torch loads at first use."""
+    """Build a pair once, so that no model's time includes what torch loads at first use."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3))
     build_pair(model, torch.empty(2, 3, 16, 16), front_end="fx")
 
 
 def check_model(name: str, graphs: Sequence[FrontEndName] = GRAPHS) -> Record:
-    """Build, check and count one model. Never raises: what went wrong is in the record.
+    """Build, check and count one model. Never raises: errors are in the record.
 
-    graphs: front ends whose graphs are proven, and held against low steps of the model itself.
+    ``graphs``: front ends whose graphs are proven and compared with low steps of the model itself.
     """
     began = time.perf_counter()
     record = Record(name, "", "error")
@@ -77,7 +77,7 @@ def _checked(record: Record, name: str, graphs: Sequence[FrontEndName]) -> Recor
     stems = stem_nodes(pair.full, sites)
     sliding = [site for site in sites if any(k > s for k, s in zip(site.kernel, site.stride, strict=True))]
     if all(site.node in stems for site in sliding) and NOT_TRACED not in _skips(pair):
-        return replace(record, status="nothing", reason="no such convolution but the one that reads the image")
+        return replace(record, status="nothing", reason="its only such convolution reads the image")
     given = example(name, shape)
     trace_seconds, build_seconds, megabytes = measure_build(pair, given)
     record = replace(
@@ -115,10 +115,10 @@ def _skips(pair: ModePair) -> set[str]:
 
 def _has_sliding_conv(name: str) -> bool:
     try:
-        with torch.device("meta"):  # no memory, no initialisation: transformers are large, and end here
+        with torch.device("meta"):  # no memory, no initialisation: large transformers end here
             whole = create(name)
     except (NotImplementedError, RuntimeError):
-        whole = create(name)  # its constructor reads values, which meta tensors have not
+        whole = create(name)  # its constructor reads values, which meta tensors do not have
     return any(_slides(module) for module in whole.get_submodule(part(name)).modules())
 
 
@@ -128,9 +128,9 @@ def _slides(module: nn.Module) -> bool:
 
 
 def _build(model: nn.Module, name: str, shape: tuple[int, ...]) -> tuple[ModePair, tuple[int, ...], str]:
-    """The pair, its image size and, where it is not the first that was tried, the reason.
+    """The pair, its image size and, if it was not the first attempt, the reason.
 
-    Tried are the model's own size, one that halves more often, maps resized where their size is fixed, whole images.
+    Attempts: the model's own size, a size that can be halved more often, fixed maps resized, full-size images.
     """
     rounded = (shape[0], *(-(-side // 64) * 64 for side in shape[1:]))
     choices = [(shape, LowModeConfig()), (shape, LowModeConfig(adapt_head=True))]
@@ -151,7 +151,7 @@ def _build(model: nn.Module, name: str, shape: tuple[int, ...]) -> tuple[ModePai
 def _run(
     pair: ModePair, name: str, shape: tuple[int, ...], gradients: bool, graphs: Sequence[ModePair]
 ) -> tuple[int, ...]:
-    """Compare on small images where the model takes them; returns the size that served."""
+    """Compare on small images if the model takes them; returns the size."""
     small = (shape[0], *(min(side, SMALL_SIDE) for side in shape[1:]))
     if small != shape and not is_adapted(pair) and all(each.report.any_size for each in graphs):
         leaves = _leaves(pair, name, small)
@@ -160,7 +160,7 @@ def _run(
             return small
     leaves = _leaves(pair, name, shape)
     if pair.inputs.is_one_tensor and pair.report.any_size and _takes(pair, [leaves[0][:1]]):
-        leaves = [leaves[0][:1]]  # one image is enough, but for a norm that sees a single pixel of it
+        leaves = [leaves[0][:1]]  # one image is enough, except for a norm on a single pixel
     compare(pair, leaves, gradients, graphs)
     return shape
 
@@ -171,7 +171,7 @@ def _leaves(pair: ModePair, name: str, shape: tuple[int, ...]) -> list[Tensor]:
 
 
 def _takes(pair: ModePair, leaves: Sequence[Tensor]) -> bool:
-    """Whether the model itself takes a call of these tensors, and one of them downsampled."""
+    """Whether the model itself takes a call of these tensors, and the same with images downsampled."""
     for given in (leaves, pair.inputs.map_images(leaves, pair.downsample)):
         args, kwargs = pair.inputs.call(given)
         if not _runs(pair.model, args, kwargs):

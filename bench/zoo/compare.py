@@ -1,4 +1,4 @@
-"""Is a pair right? Low steps as they run, an eager low-mode and proven graphs each take a step, which must agree."""
+"""Is a pair right? A low step, a step of an eager low-mode and steps of proven graphs must agree."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from passes.pooling_rule import NOT_TRACED
 from passes.preserve import preserve_state
 from passes.trees import tree_leaves
 
-#: How far an eager low-mode may be off: other kernels sum in another order where padding is spelled differently.
+#: Tolerance of the comparison with an eager low-mode, whose kernels may sum in another order if padding differs.
 TOLERANCE = 1e-3
 NOISE = 1e-6
-#: Gates that are closer to zero than this count as shut.
+#: Scales closer to zero than this count as zero.
 SHUT = 0.1
 
 Step = tuple[list[Tensor], dict[str, Tensor]]
@@ -35,18 +35,18 @@ def compare(pair: ModePair, leaves: Sequence[Tensor], gradients: bool, graphs: S
 
     Low steps run as they do in training: the model itself, each call lowered as it is made. Such a step must give
     finite outputs, a finite gradient wherever the model gives one, move no buffer, and agree with an eager low-mode.
-    Where maps are given their full-mode size, that last comparison is of outputs on whole images, which leave maps as
-    they are.
+    If maps are resized to their full-mode size, that last comparison is of outputs on full-size images, where
+    maps keep their size.
 
-    graphs: pairs of proven graphs of the same model: their full graph must do what the model does, and their low one
+    ``graphs``: pairs of proven graphs of the same model: the full graph must do what the model does, and the low graph
         what the low step did, bit for bit.
 
-    Raises ``WrongPairError``; the model is left as it was, gradients aside.
+    Raises ``WrongPairError``; the model is left as it was, except for gradients.
     """
     model = pair.model
     low_leaves = pair.inputs_of(Mode.LOW, leaves)
     whole = is_adapted(pair) or any(not each.report.any_size for each in graphs)
-    # A step of the model itself, at the smaller size where it takes any.
+    # A step of the model itself, at the smaller size if it takes any.
     shown = leaves if whole else low_leaves
     with preserve_state(model):
         expected = _step(model, _call(pair, model), shown, gradients)
@@ -71,7 +71,7 @@ def compare(pair: ModePair, leaves: Sequence[Tensor], gradients: bool, graphs: S
     del expected
 
     if is_adapted(pair):
-        low_leaves, gradients = list(leaves), False  # the outputs tell; whole images are dear
+        low_leaves, gradients = list(leaves), False  # outputs are enough; full-size images are slow
         low = _step(model, _call(pair, network(pair, Mode.LOW)), low_leaves, gradients)
     mode = EagerLowMode(pair.config.effective_kernel_ratio, _untraced_weights(pair))
     with preserve_state(model):
@@ -80,9 +80,9 @@ def compare(pair: ModePair, leaves: Sequence[Tensor], gradients: bool, graphs: S
 
 
 def undo_zero_init(model: nn.Module) -> None:
-    """Draw anew what is initialised to about zero, to shut a branch off: last norms, layer scales, skip gains.
+    """Set random values for parameters that are initialised to about zero: last norms, layer scales, skip gains.
 
-    Behind them every gradient is zero, and nothing could be found wrong.
+    With zeros, gradients before them are zero, and no error would show.
     """
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -92,12 +92,12 @@ def undo_zero_init(model: nn.Module) -> None:
 
 
 def is_adapted(pair: ModePair) -> bool:
-    """Whether low-mode holds maps to sizes of full-mode, so that it is for one image size."""
+    """Whether low-mode resizes maps to full-mode's sizes, so that it holds for one image size."""
     return any(report.changes for report in pair.report.passes if report.name in ("adapt_heads", "resize_head"))
 
 
 def _call(pair: ModePair, function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, which is called as the model is, as one of the tensors of that call."""
+    """``function``, which takes the model's call, as a function of the tensors of that call."""
 
     def call(*leaves: Tensor) -> Any:
         args, kwargs = pair.inputs.call(leaves)
@@ -110,7 +110,7 @@ def _require_same(found: Step, expected: Step, what: str, other: str) -> None:
     (outputs, gradients), (others, slopes) = found, expected
     same = len(outputs) == len(others) and all(map(torch.equal, outputs, others))
     _require(same, f"{what} outputs are not {other}, bit for bit")
-    _require(gradients.keys() == slopes.keys(), f"{what} gives other parameters a gradient than {other}")
+    _require(gradients.keys() == slopes.keys(), f"{what} and {other} give gradients to different parameters")
     unequal = [name for name in slopes if not torch.equal(gradients[name], slopes[name])]
     _require(not unequal, f"{what} gradient is not {other}, bit for bit, at {unequal[:3]}")
 
@@ -129,17 +129,17 @@ def _buffers(model: nn.Module) -> dict[str, Tensor]:
 def _compare_low(found: Step, expected: Step) -> None:
     outputs, gradients = found
     reference, slopes = expected
-    _require(len(outputs) == len(reference), "low-mode returns other tensors than an eager low-mode")
+    _require(len(outputs) == len(reference), "low-mode and an eager low-mode return different tensors")
     pairs = [("output", ours, theirs) for ours, theirs in zip(outputs, reference, strict=True)]
     pairs += [(f"gradient of {name}", gradients[name], slope) for name, slope in slopes.items() if name in gradients]
     largest = max((slope.abs().max().item() for slope in slopes.values() if slope.numel()), default=0.0)
     for what, ours, theirs in pairs:
-        _require(ours.shape == theirs.shape, f"the low-mode {what} has another shape than an eager low-mode's")
+        _require(ours.shape == theirs.shape, f"the shape of the low-mode {what} differs from an eager low-mode's")
         if ours.numel() and not torch.equal(ours, theirs):
-            # Each by its own scale; what is nothing but rounding noise beside the largest gradient has none.
+            # Each relative to its own scale; a gradient that is only rounding noise next to the largest has none.
             noise = NOISE * largest if what.startswith("gradient") else 0.0
             error, scale = (ours - theirs).abs().max().item(), theirs.abs().max().item()
-            off = f"the low-mode {what} is off an eager low-mode's by {error / (scale or 1.0):.0e} of its scale"
+            off = f"the low-mode {what} differs from an eager low-mode's by {error / (scale or 1.0):.0e} of its scale"
             _require(error <= max(TOLERANCE * scale, noise), off)
 
 

@@ -1,7 +1,7 @@
-"""Low-mode without a plan: the model runs eagerly, and each convolution call is replaced as it happens.
+"""Eager low-mode: the model runs eagerly, and each convolution call is replaced as it happens, without a plan.
 
 It shares the arithmetic of kernels and padding with the passes, and nothing else: no tracing, no matching of nodes or
-parameters, no plan. Live lowering or a low graph that agrees with it has found every convolution and fed it right.
+parameters. If live lowering or a low graph agrees with it, every convolution was found and got the right input.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ FED, TRAINED = "fed by a convolution", "reached by a parameter that trains"
 
 
 class EagerLowMode(TorchFunctionMode):
-    """Inside, every convolution runs as a low-mode of ratio ``ratio`` and default options has it; norms run as they do.
+    """Inside, every convolution runs as in a low-mode of ratio ``ratio`` with default options; norms are unchanged.
 
-    untouched: ids of the weights that keep their size, those of modules that are not traced into.
+    ``untouched``: ids of the weights that keep their size, those of modules that are not traced into.
     """
 
     def __init__(self, ratio: RatioLike, untouched: frozenset[int] = frozenset()) -> None:
@@ -61,7 +61,7 @@ class EagerLowMode(TorchFunctionMode):
         return result
 
     def _pooled_sizes(self, call: Mapping[str, Any], transposed: bool) -> tuple[int, ...] | None:
-        """K' of each side; ``None`` where this call keeps its kernel."""
+        """K' of each side; ``None`` if this call keeps its kernel."""
         weight: Tensor = call["weight"]
         kernel, groups = tuple(weight.shape[2:]), call.get("groups", 1)
         stride = spatial(call.get("stride", 1), len(kernel))
@@ -69,7 +69,7 @@ class EagerLowMode(TorchFunctionMode):
         depthwise = groups > 1 and groups == (weight.shape[0] if transposed else weight.shape[1] * groups)
         if pooled == kernel or not _is_marked(call["input"], FED) or id(weight) in self._untouched:
             return None
-        if not _is_marked(weight, TRAINED):  # Sobel's, a blur: what it does to the image is fixed
+        if not _is_marked(weight, TRAINED):  # a fixed filter of the image, as Sobel's or a blur
             return None
         if all(k <= s for k, s in zip(kernel, stride, strict=True)) or (depthwise and math.prod(pooled) == 1):
             return None
@@ -98,7 +98,7 @@ def _pooled_transposed_conv(func: Callable[..., Tensor], call: dict[str, Any], w
     crop, extra, dilation = (spatial(call.get(name, int(name == "dilation")), dims) for name in names)
     margins = []
     for size, target, before, more, step in zip(kernel, weight.shape[2:], crop, extra, dilation, strict=True):
-        # What pads a convolution's input crops a transposed one's output.
+        # Padding crops a transposed convolution's output.
         first, last = pooled_padding(before, before - more, size, target, step)
         margins.append((-first, -last))
     whole = func(**{**call, "weight": weight, "bias": None, "padding": 0, "output_padding": 0})
@@ -107,7 +107,7 @@ def _pooled_transposed_conv(func: Callable[..., Tensor], call: dict[str, Any], w
 
 
 def _is_marked(value: Any, mark: str) -> bool:
-    """Whether a convolution came before (``FED``: this is no image), or a parameter that trains (``TRAINED``)."""
+    """Whether a tensor comes from a convolution (``FED``) or a trainable parameter (``TRAINED``)."""
     if isinstance(value, list | tuple):
         return any(_is_marked(each, mark) for each in value)
     if mark == TRAINED and isinstance(value, nn.Parameter):

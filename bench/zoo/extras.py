@@ -1,4 +1,4 @@
-"""Packages of the extra ``zoo``, which few need."""
+"""Packages of the extra ``zoo``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from types import ModuleType
 
 
 def imported(package: str) -> ModuleType:
-    """The package. Raises ``ValueError`` with what to install where it is missing."""
+    """Import the package. Raises ``ValueError`` with what to install if it is missing."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise ValueError(f"{error.name} is not installed; pip install 'lowmode-fx[zoo]' brings it") from error
+        raise ValueError(f"{error.name} is not installed; run pip install 'lowmode-fx[zoo]'") from error

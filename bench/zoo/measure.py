@@ -1,4 +1,4 @@
-"""What building a pair takes: seconds, next to the trace alone and with a proof, and memory at its highest."""
+"""The cost of building a pair: seconds, those of the trace alone and with a proof, and peak memory."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def measure_build(pair: ModePair, example: Any) -> tuple[float, float, float]:
     """Seconds of the front end alone, seconds of ``build_pair``, and its peak memory in MB, all on a warm model.
 
-    As in ``timeit``, no garbage is collected meanwhile: a collection falls on whichever comes next. example: what the
-    pair was built with.
+    As in ``timeit``, garbage is not collected meanwhile. ``example``: the pair's example input.
     """
     front_end = _front_end(pair, example)
     gc.collect()
@@ -42,9 +41,9 @@ def measure_build(pair: ModePair, example: Any) -> tuple[float, float, float]:
 
 
 def proven_pair(pair: ModePair, example: Any, front_end: FrontEndName) -> tuple[ModePair | None, str, float]:
-    """The pair again, by a front end whose graphs are proven and run low steps; or why there is none.
+    """Build the pair by a front end whose graphs are proven and run low steps, or return why there is none.
 
-    With the seconds of CPU time that the build took, its proofs included.
+    Also returns the CPU seconds of the build, with its proofs.
     """
     began = time.process_time()
     try:
@@ -55,7 +54,7 @@ def proven_pair(pair: ModePair, example: Any, front_end: FrontEndName) -> tuple[
 
 
 def _front_end(pair: ModePair, example: Any) -> Callable[[], object]:
-    """The very call that traced the pair's full graph: of several, the one that gives as many nodes."""
+    """The attempt that traced the pair's full graph: of several, the one with the same number of nodes."""
     args, kwargs = as_call(example)
     leaves = pair.inputs.flatten(pair.model, args, kwargs)
     (front_end,) = front_ends(pair.report.front_end)  # type: ignore[arg-type]
@@ -70,14 +69,14 @@ def _front_end(pair: ModePair, example: Any) -> Callable[[], object]:
 class PeakMemory:
     """``with PeakMemory() as peak: …``, then ``peak.megabytes``.
 
-    Where the kernel lets a process reset its own high-water mark, the growth is exact; elsewhere it is what the whole
-    process's mark grew by, which earlier work may hide.
+    If the kernel lets a process reset its high-water mark, the growth is exact; otherwise it is the growth of the
+    process's mark, which earlier work may hide.
     """
 
     megabytes: float = 0.0
 
     def __enter__(self) -> PeakMemory:
-        # What earlier work has freed, and the C library keeps, would hide growth.
+        # Freed memory that the C library keeps would hide growth.
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
         try:

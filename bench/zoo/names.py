@@ -1,4 +1,4 @@
-"""Names of the zoos, what makes each model, and what it is called with."""
+"""Names of the zoos' models, how each is made, and the call that it takes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bench.zoo import transformers_models, ultralytics_models
 from lowmode_fx.cli.models import create_model, default_image_size
 
 Source = Literal["timm", "torchvision", "transformers", "ultralytics"]
-#: Two images at a time are no classification: optical flow is left out, and quantised copies are the same networks.
+#: Left out: optical flow, which takes pairs of images, and quantised copies of the same networks.
 _LEFT_OUT = ("raft_", "quantized_")
 BATCH = 2
 
 
 class Extra(Protocol):
-    """A zoo that is installed with the extra ``zoo``: a module of these."""
+    """A zoo that the extra ``zoo`` installs: a module with these functions."""
 
     SHAPE: tuple[int, ...]
 
@@ -38,7 +38,7 @@ _EXTRAS: dict[str, Extra] = {"transformers": transformers_models, "ultralytics":
 def model_names(sources: Sequence[str], pattern: str = "*") -> list[str]:
     """Names of every model of the sources that the glob matches.
 
-    Raises ``ValueError`` where there is none, or a source is unknown or not installed.
+    Raises ``ValueError`` if there is none, or a source is unknown or not installed.
     """
     names = []
     for source in sources:
@@ -49,7 +49,7 @@ def model_names(sources: Sequence[str], pattern: str = "*") -> list[str]:
         elif source in _EXTRAS:
             names += [f"{source}:{name}" for name in _EXTRAS[source].names()]
         else:
-            raise ValueError(f"source={source!r} is unknown; give of {', '.join(get_args(Source))}")
+            raise ValueError(f"source={source!r} is unknown; give one of {', '.join(get_args(Source))}")
     chosen = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name.partition(":")[2], pattern)]
     if not chosen:
         raise ValueError(f"--filter {pattern!r} matches none of {len(names)} models; give a glob, as 'resnet*'")
@@ -78,13 +78,13 @@ def part(name: str) -> str:
 
 
 def create(name: str) -> nn.Module:
-    """The whole model, with random weights. Raises ``ValueError`` where it can't be built."""
+    """The whole model, with random weights. Raises ``ValueError`` if it can't be built."""
     extra = _EXTRAS.get(source(name))
     return create_model(name) if extra is None else extra.create(name.partition(":")[2])
 
 
 def image_shape(name: str, model: nn.Module) -> tuple[int, ...]:
-    """``(C, *S)`` that the model was made for."""
+    """The image shape ``(C, *S)`` that the model was made for."""
     if source(name) in _EXTRAS:
         return _EXTRAS[source(name)].SHAPE
     if ".video" in family(name):
@@ -96,7 +96,7 @@ def image_shape(name: str, model: nn.Module) -> tuple[int, ...]:
 
 
 def example(name: str, shape: tuple[int, ...]) -> Any:
-    """What the model is called with, two images of ``shape`` ``(C, *S)`` among it: as ``build_pair`` takes it."""
+    """The model's call with two images of ``shape`` ``(C, *S)``, as ``build_pair`` takes it."""
     images = torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(0))
     extra = _EXTRAS.get(source(name))
     return images if extra is None else extra.example(name.partition(":")[2], images)

@@ -1,4 +1,4 @@
-"""What the sweep knows of one model; one JSON line each."""
+"""The sweep's record of one model, as one line of JSON."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-#: right: a pair that passed every check. refused: one line says why there is none. wrong: a pair failed a check.
+#: right: a pair that passed every check. refused: there is none, for a one-line reason. wrong: a pair failed a check.
 #: nothing: no convolution that low-mode could pool. error: the model can't be built or run. timeout: it took too long.
 Status = Literal["right", "refused", "wrong", "nothing", "error", "timeout"]
 
 
 @dataclass(frozen=True)
 class Record:
-    """One model of the sweep. ``reason``: why there is no pair, or why it is one for whole images.
+    """One model of the sweep. ``reason``: why there is no pair, or why it takes full-size images.
 
-    ``full_macs``, ``low_macs``: per image at ``input_size``; ``seconds``: of all checks.
+    ``full_macs``, ``low_macs``: per image at ``input_size``; ``seconds``: time of all checks.
 
-    ``resized_maps``: places where a map is brought to its full-mode size (``adapt_head=True``).
-    ``downsample_input=False``: the model takes one size only, and the pair pools kernels alone.
-    ``graphs``: by front end, why its graphs are not proven to train as the model does; empty where they are, and their
-    steps are the model's bit for bit. ``proven_seconds``: of CPU time, ``build_pair`` by it with proofs.
-    ``peak_mb``: growth of the process's memory, at its highest, while the pair was built.
+    ``resized_maps``: places where a map is resized to its full-mode size (``adapt_head=True``).
+    ``downsample_input=False``: the model takes one size only, and the pair only pools kernels.
+    ``graphs``: by front end, why its graphs are not proven to train as the model does; empty if they are, and their
+    steps are the model's bit for bit. ``proven_seconds``: CPU seconds of ``build_pair`` by that front end, with proofs.
+    ``peak_mb``: peak growth of the process's memory while the pair was built.
 
-    ``checked_at``: the size ``(C, *S)`` of the images of the checks. ``gradients_checked``: they ran backward too.
+    ``checked_at``: the size ``(C, *S)`` of the images of the checks. ``gradients_checked``: whether they had gradients.
     """
 
     name: str
@@ -52,15 +52,15 @@ class Record:
 
     @property
     def ratio(self) -> float:
-        """low_macs / full_macs; 1 where nothing was counted."""
+        """low_macs / full_macs; 1 if nothing was counted."""
         return self.low_macs / self.full_macs if self.full_macs else 1.0
 
     @property
     def kind(self) -> Literal["fits", "rounded", "resized", "whole"]:
-        """What a right pair trains on.
+        """The images that a right pair trains on.
 
-        Smaller images, as the model is or at a size that halves more often; smaller images with a map resized where its
-        size is fixed; or whole images.
+        Smaller images, at the model's size or one that can be halved more often; smaller images with a fixed map
+        resized; or full-size images.
         """
         if not self.downsample_input:
             return "whole"
@@ -70,7 +70,7 @@ class Record:
 
     @property
     def poolable(self) -> bool:
-        """Whether low-mode could pool a kernel of this model, or nobody could find out."""
+        """Whether low-mode could pool a kernel of this model, or it is not known."""
         return self.status != "nothing"
 
     def to_line(self) -> str:
@@ -92,7 +92,7 @@ def read_records(path: Path) -> list[Record]:
             records.append(Record(**{name: _plain(value) for name, value in values.items() if name in names}))
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             if number < len(lines):
-                raise ValueError(f"{path}: line {number} is no record of a sweep ({error})") from error
+                raise ValueError(f"{path}: line {number} is not a record of a sweep ({error})") from error
     return records
 
 

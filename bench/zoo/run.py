@@ -35,15 +35,15 @@ def sweep(
     graphs: Sequence[str] = ("fx",),
     on_record: Callable[[Record], None] = lambda record: None,
 ) -> list[Record]:
-    """Check every model of ``names``; write each record to the JSONL file ``out`` as it comes.
+    """Check every model of ``names``; write each record to the JSONL file ``out`` at once.
 
-    timeout: seconds for one model. resume: keep the records that ``out`` has, and check the other models only.
-    graphs: front ends whose graphs are proven, and held against low steps of the model itself.
+    ``timeout``: seconds for one model. ``resume``: keep the records in ``out``, and check only the other models.
+    ``graphs``: front ends whose graphs are proven and compared with low steps of the model itself.
 
-    Raises ``ValueError`` where ``out`` exists and ``resume`` is false, or is no sweep's file.
+    Raises ``ValueError`` if ``out`` exists and ``resume`` is false, or ``out`` is not a sweep's file.
     """
     if out.exists() and not resume:
-        raise ValueError(f"{out} exists; give --resume to go on, or another --out")
+        raise ValueError(f"{out} exists; give --resume to continue, or another --out")
     records = read_records(out) if out.exists() else []
     done = {record.name for record in records}
     out.parent.mkdir(parents=True, exist_ok=True)

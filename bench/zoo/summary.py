@@ -1,4 +1,4 @@
-"""A sweep in a few lines, a table, and a picture."""
+"""The summary of a sweep: a few lines, a table and a picture."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Summary:
-    """What a sweep shows, in numbers. Ratios are low / full macs; all but the counts are over the right pairs.
+    """The summary of a sweep in numbers. Ratios are low / full macs; except for counts, only right pairs are included.
 
-    ``fitting``: pairs for smaller images as the model is; ``rounded``: for images of another size, which halves more
-    often; ``resized``: with maps resized where their size is fixed;
-    ``whole``: for whole images, kernels alone. ``build_over_trace``: seconds of ``build_pair`` over the front end's.
-    ``memory_over_parameters``: the most memory that building took, in sizes of the model's parameters; of models above
-    100 MB, for the graphs themselves take some MB, whatever the model holds. ``proofs``: by front end, how many models
-    its graphs were tried on, how many were proven, and seconds of CPU time of ``build_pair`` with proofs.
+    ``fitting``: pairs for smaller images of the model's size; ``rounded``: for images of a size that can be halved more
+    often; ``resized``: with fixed maps resized; ``whole``: for full-size images, only kernels pooled.
+    ``build_over_trace``: seconds of ``build_pair`` over the front end's.
+    ``memory_over_parameters``: peak memory of building divided by the size of the parameters, for models above
+    100 MB, since the graphs themselves take some MB. ``proofs``: by front end, how many models
+    were tried and proven, and the CPU seconds of ``build_pair`` with proofs.
     """
 
     models: int
@@ -94,16 +94,16 @@ def _proofs(records: Sequence[Record]) -> dict[str, dict[str, float]]:
 
 
 def summary_lines(records: Sequence[Record]) -> list[str]:
-    """What the sweep shows, a fact a line."""
+    """The summary in words, one fact per line."""
     found = summarize(records)
     right, counts = found.counts.get("right", 0), found.counts
     lines = [
         f"{right} of {found.models} models with a poolable convolution give a right pair ({found.share:.1%}); "
         f"{counts.get('wrong', 0)} wrong, {counts.get('refused', 0)} refused, {counts.get('error', 0)} errors, "
         f"{counts.get('timeout', 0)} timeouts; {found.nothing} have nothing to pool",
-        f"of these {found.fitting} train on smaller images as they are, {found.rounded} at an image size that halves "
-        f"more often, {found.resized} with a map resized where its size is fixed, "
-        f"{found.whole} on whole images, kernels alone",
+        f"of these {found.fitting} train on smaller images, {found.rounded} on smaller images of a size that can be "
+        f"halved more often, {found.resized} on smaller images with a map of fixed size resized, "
+        f"{found.whole} on full-size images with only kernels pooled",
     ]
     if right:
         lines.append("front ends: " + ", ".join(f"{name} {count}" for name, count in found.front_ends.items()))
@@ -125,7 +125,7 @@ def summary_lines(records: Sequence[Record]) -> list[str]:
 
 
 def to_markdown(records: Sequence[Record]) -> str:
-    """The summary, then a row a family, then each model without a right pair, or for whole images, with its reason."""
+    """The summary, a row per family, and each model without a right pair, or with full-size images, with its reason."""
     models = [record for record in records if record.poolable]
     parts = ["\n".join(f"- {line}" for line in summary_lines(records))]
     lines = []
@@ -154,7 +154,7 @@ def to_markdown(records: Sequence[Record]) -> str:
 
 
 def to_csv(records: Sequence[Record]) -> str:
-    """One row a model."""
+    """One row per model."""
     rows = ({name: getattr(record, name) for name in _COLUMNS} for record in records)
     return csv_table(_COLUMNS, [list({**row, "ratio": round(row["ratio"], 4)}.values()) for row in rows]) + "\n"
 
@@ -166,7 +166,7 @@ def by_zoo(records: list[Record]) -> dict[str, list[Record]]:
 
 
 def zoo_lines(records: list[Record]) -> str:
-    """How many models of each zoo are right; the rest of the summary over all."""
+    """The number of right models of each zoo; the rest of the summary is over all."""
     lines = []
     for zoo, members in by_zoo(records).items():
         first, *more = summary_lines(members)

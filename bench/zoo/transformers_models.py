@@ -15,7 +15,7 @@ LABELS = 10
 
 _BIT = {"embedding_size": 32, "num_groups": 8, "hidden_sizes": [32, 64, 64, 128], "depths": [1, 1, 2, 1]}
 _STAGES = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 2, 1]}
-#: name → (stem of the classes' names, what its configuration is given)
+#: name → (stem of the classes' names, arguments of its configuration)
 _MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet_basic": ("ResNet", {"embedding_size": 16, "layer_type": "basic", **_STAGES}),
     "resnet_bottleneck": ("ResNet", {"embedding_size": 16, "layer_type": "bottleneck", **_STAGES}),
@@ -33,16 +33,16 @@ _MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def names() -> list[str]:
-    """Names of the networks. Raises ``ValueError`` where transformers is not installed."""
+    """Names of the networks. Raises ``ValueError`` if transformers is not installed."""
     imported("transformers")
     return list(_MODELS)
 
 
 def create(name: str) -> nn.Module:
-    """A classifier of that name. Raises ``ValueError`` for an unknown name, or where transformers is not installed."""
+    """A classifier of that name. Raises ``ValueError`` for an unknown name, or if transformers is not installed."""
     imported("transformers")
     if name not in _MODELS:
-        raise ValueError(f"transformers:{name} is unknown; give of {', '.join(_MODELS)}")
+        raise ValueError(f"transformers:{name} is unknown; give one of {', '.join(_MODELS)}")
     stem, options = _MODELS[name]
     transformers = importlib.import_module("transformers")
     config = getattr(transformers, f"{stem}Config")(num_labels=LABELS, **options)
@@ -51,5 +51,5 @@ def create(name: str) -> nn.Module:
 
 
 def example(name: str, images: Tensor) -> dict[str, Tensor]:
-    """The call of a training step of any of them on ``images`` ``(N, 3, H, W)``."""
+    """The call of a training step on ``images`` ``(N, 3, H, W)``."""
     return {"pixel_values": images, "labels": torch.arange(len(images)) % LABELS}

@@ -21,16 +21,16 @@ _CLASSIFIERS = ("yolov8n-cls", "yolo11n-cls", "yolo12n-cls", "yolo26n-cls", "yol
 
 
 def names() -> list[str]:
-    """Names of the networks. Raises ``ValueError`` where ultralytics is not installed."""
+    """Names of the networks. Raises ``ValueError`` if ultralytics is not installed."""
     _tasks()
     return [*_MODELS, *_CLASSIFIERS]
 
 
 def create(name: str) -> nn.Module:
-    """The network of that name. Raises ``ValueError`` for an unknown name, or where ultralytics is not installed."""
+    """The network of that name. Raises ``ValueError`` for an unknown name, or if ultralytics is not installed."""
     tasks = _tasks()
     if name not in (*_MODELS, *_CLASSIFIERS):
-        raise ValueError(f"ultralytics:{name} is unknown; give of {', '.join((*_MODELS, *_CLASSIFIERS))}")
+        raise ValueError(f"ultralytics:{name} is unknown; give one of {', '.join((*_MODELS, *_CLASSIFIERS))}")
     kind = tasks.ClassificationModel if name in _CLASSIFIERS else tasks.DetectionModel
     model: nn.Module = kind(f"{name}.yaml", nc=CLASSES, verbose=False)
     model.args = importlib.import_module("ultralytics.cfg").get_cfg()  # the loss's weights, which its trainer sets
@@ -52,7 +52,7 @@ def example(name: str, images: Tensor) -> tuple[dict[str, Any]]:
 
 
 def _tasks() -> Any:
-    os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.gettempdir())  # where its settings are written
+    os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.gettempdir())  # folder of its settings
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     os.environ.setdefault("YOLO_VERBOSE", "false")
     imported("ultralytics")

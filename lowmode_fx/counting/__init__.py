@@ -1,1 +1,1 @@
-"""What a forward or a training step costs, in multiply-adds."""
+"""The cost of a forward or a training step, in multiply-adds."""

@@ -1,6 +1,6 @@
-"""What a forward costs in each mode: fvcore on every graph of a ladder, and a table of layers that adds up.
+"""macs of a forward in each mode: fvcore counts every graph of a ladder, and a table of layers adds up to its count.
 
-fvcore is imported where it counts, so that training runs on machines without it.
+fvcore is imported only for counting, so that training runs on machines without it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from lowmode_fx.counting.handles import HANDLES, Handle
 from lowmode_fx.counting.once_a_step import weights_graph
 from lowmode_fx.counting.operators import COMPUTE_OPS, FREE_OPS
+from lowmode_fx.counting.per_image import repeated_per_image
 from lowmode_fx.counting.report import FlopReport, LayerFlops
 from lowmode_fx.counting.rows import Counts, rows
 from lowmode_fx.lowering.ladder import Ladder
@@ -27,7 +28,11 @@ __all__ = ["FlopReport", "LayerFlops", "UncountedError", "blank_inputs", "count_
 
 
 class UncountedError(ValueError):
-    """An operator that is neither counted nor known to be free. ``operator``: its name."""
+    """A graph has an operator that is neither counted nor known to be free.
+
+    Attributes:
+        operator: Its name, as ``aten::cdist``.
+    """
 
     def __init__(self, operator: str) -> None:
         self.operator = operator
@@ -38,23 +43,23 @@ class UncountedError(ValueError):
 
 
 def count_flops(ladder: Ladder, *, handles: Mapping[str, Handle | None] | None = None) -> FlopReport:
-    """Multiply-adds of every mode's graph, as fvcore counts them, on the sizes that the ladder was built for.
+    """Count the multiply-adds of every mode's graph with fvcore, on the sizes that the ladder was built for.
 
-    Each graph runs once on blank images; weights, buffers and RNG stay as they are. A model on the meta device is
-    counted too: its weights are a single zero each, spread over their shapes. Counts are per image; what is done to
-    weights alone is counted apart, per step, so that no figure depends on how many images the ladder was built with.
+    Each graph runs once on blank images; weights, buffers and random number generators do not change. A model on the
+    meta device can be counted too. Counts are per image; work on weights alone is counted separately, per step, so that
+    no figure depends on how many images the ladder was built with.
 
     Args:
-        ladder: the modes to count, of ``build_pair`` or ``build_ladder``.
-        handles: more fvcore handles, ``{"aten::op": handle}``, which count for the whole batch; what they count stands
-            among the products. ``None`` as a handle says that the operator is free.
+        ladder: The modes to count, from ``build_pair`` or ``build_ladder``.
+        handles: More fvcore handles, ``{"aten::op": handle}``, which count for the whole batch. Their counts are added
+            to the products; the handle ``None`` means that the operator is free.
 
     Returns:
         The report: ``.macs``, ``.full_macs``, ``.low_macs`` and ``.ratio`` of convolutions, linear layers and matrix
         products, as published; norms and the rest beside them.
 
     Raises:
-        UncountedError: (a ``ValueError``) for an operator that is neither counted nor known to be free.
+        UncountedError: A graph has an operator that is neither counted nor known to be free (a ``ValueError``).
     """
     with _spread_out(ladder) as copied:
         return _report(ladder, copied, handles or {})
@@ -62,9 +67,9 @@ def count_flops(ladder: Ladder, *, handles: Mapping[str, Handle | None] | None =
 
 @contextmanager
 def _spread_out(ladder: Ladder) -> Iterator[Ladder]:
-    """A copy that torch.jit, by which fvcore traces, can run: it does without values, and not without a device.
+    """A copy of the ladder that torch.jit can trace for fvcore, so that forwards write nothing to the model.
 
-    A copy also keeps out of the model what forwards write.
+    torch.jit can't trace on the meta device: there each weight becomes one zero, expanded to its shape.
     """
     if not any(tensor.is_meta for tensor in (*ladder.model.parameters(), *ladder.model.buffers())):
         yield copy_apart(ladder, ladder.model)
@@ -76,12 +81,13 @@ def _spread_out(ladder: Ladder) -> Iterator[Ladder]:
 def _report(ladder: Ladder, copied: Ladder, handles: Mapping[str, Handle | None]) -> FlopReport:
     counts = Counts(ladder.inputs.image.shape[0])
     free: dict[str, str] = {}
-    # Closures are no part of a copy, and generators may be anybody's.
+    per_image = repeated_per_image(ladder)
+    # The copy shares the model's closures, so the model's attributes are restored too.
     with preserve_attributes(ladder.model), train_mode(copied.model):
         for mode in full_first(ladder):
             graph = copied.graph(mode)
             whole, skipped = _count(graph, blank_inputs(copied, mode), handles)
-            on_weights = weights_graph(graph, counts.images)
+            on_weights = weights_graph(graph, per_image)
             counts.add(str(mode), whole, {} if on_weights is None else _count(on_weights, (), handles)[0])
             free |= skipped
     layers, weights = rows(ladder, counts)
@@ -91,14 +97,14 @@ def _report(ladder: Ladder, copied: Ladder, handles: Mapping[str, Handle | None]
 def blank_inputs(ladder: Ladder, mode: Mode, device: str | None = None) -> tuple[Tensor, ...]:
     """Zeros for what the graph of a mode takes, of the sizes that the ladder was built for and the model's own type.
 
-    Images are ``(N, C, *S)`` in full-mode and ``(N, C, *⌈S/r⌉)`` in a low one. device: by default the model's own.
+    Images are ``(N, C, *S)`` in full-mode and ``(N, C, *⌈S/r⌉)`` in a low mode. ``device``: by default the model's.
     """
     like = next((value for value in ladder.model.parameters() if value.is_floating_point()), torch.empty(0))
     return ladder.mode_inputs(mode).blank(device or like.device, like.dtype)
 
 
 def full_first(ladder: Ladder) -> tuple[Mode, ...]:
-    """The modes as tables tell them: full-mode, then the low ones, the cheapest first."""
+    """The modes in the order of a table: full-mode, then the low modes, cheapest first."""
     return (Mode.FULL, *ladder.modes[:-1])
 
 
@@ -123,7 +129,7 @@ def _count(
 
 
 class _Tensors(nn.Module):
-    """A graph that returns its tensors alone: torch.jit knows few containers, and wants no numbers in them."""
+    """A graph that returns only its tensors, since torch.jit supports few containers and no numbers in them."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__()
@@ -135,7 +141,7 @@ class _Tensors(nn.Module):
 
 
 class _quiet:
-    """Silence fvcore's logger for what the count itself checks."""
+    """Inside, fvcore does not log unsupported operators: ``_count`` checks for them."""
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)

@@ -1,6 +1,6 @@
-"""Multiply-adds of operators that fvcore doesn't count, or counts otherwise: functions of the shapes in a traced graph.
+"""Multiply-adds of operators that fvcore does not count, or counts differently: functions of the shapes in a trace.
 
-A handle takes the values that go into an operator and those that come out, as ``torch.jit`` traces them.
+A handle takes the inputs and the outputs of an operator, as values of a ``torch.jit`` trace.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SAMPLING = 4  # a bilinear sample, as fvcore counts ``grid_sample``
 
 
 def macs_per_value(macs: float) -> Handle:
-    """A handle that counts so many macs for each value that the operator returns."""
+    """Return a handle that counts ``macs`` for each value that the operator returns."""
 
     def handle(inputs: list[Any], outputs: list[Any]) -> float:
         return macs * math.prod(_shape(outputs[0]))
@@ -33,7 +33,7 @@ def _shape(value: Any) -> list[int]:
 
 
 def _integers(value: Any) -> list[int]:
-    """An integer or a list of some, as constants; empty where there is none, or where it was computed."""
+    """A constant integer or list of integers; empty if there is none, or if it was computed."""
     if value.node().kind() == "prim::ListConstruct":
         found = [each.toIValue() for each in value.node().inputs()]
     else:
@@ -49,12 +49,12 @@ def _attention(inputs: list[Any], outputs: list[Any]) -> float:
 
 
 def _matmul(inputs: list[Any], outputs: list[Any]) -> float:
-    """``(…, L, E) · (…, E, V)`` with what either lacks in front broadcast, or vectors: each result is a sum over E."""
+    """``(…, L, E) · (…, E, V)`` with leading dimensions broadcast, or vectors: each result is a sum over E."""
     return float(math.prod(_shape(outputs[0])) * _shape(inputs[0])[-1])
 
 
 def _einsum(inputs: list[Any], outputs: list[Any]) -> float:
-    """Of two tensors one mac for each choice of all indices; of more, what fvcore says."""
+    """For two tensors, one mac for each combination of all indices; for more, fvcore's count."""
     from fvcore.nn.jit_handles import einsum_flop_jit
 
     equation = inputs[0].toIValue().replace(" ", "")
@@ -71,7 +71,7 @@ def _einsum(inputs: list[Any], outputs: list[Any]) -> float:
 
 
 def _spelled_out(term: str, rank: int) -> str:
-    """A term of an equation with letters for its dots, the same from the right in each term."""
+    """A term of an equation with digits in place of ``...``, aligned from the right in each term."""
     missing = rank - len(term.replace("...", ""))
     return term.replace("...", "0123456789"[10 - missing :])
 
@@ -104,7 +104,7 @@ def _bilinear(inputs: list[Any], outputs: list[Any]) -> float:
 
 
 def _recurrent(inputs: list[Any], outputs: list[Any]) -> float:
-    """``nn.LSTM``, ``GRU``, ``RNN``: each step of each sequence is multiplied with every matrix of every layer once.
+    """``nn.LSTM``, ``GRU``, ``RNN``: each step of each sequence is multiplied by every matrix of every layer once.
 
     The sequence is ``(T, B, F)``, ``(B, T, F)``, ``(T, F)`` or packed ``(ΣT, F)``.
     """
@@ -115,7 +115,7 @@ def _recurrent(inputs: list[Any], outputs: list[Any]) -> float:
 
 
 def _cell(inputs: list[Any], outputs: list[Any]) -> float:
-    """``nn.LSTMCell`` and the like: one step of each sequence ``(B, F)``; its matrices follow input and state."""
+    """``nn.LSTMCell`` and similar cells: one step of each sequence ``(B, F)``; the matrices follow input and state."""
     return float(math.prod(_shape(inputs[0])[:-1]) * _matrices([_shape(value) for value in inputs[2:4]]))
 
 
@@ -124,7 +124,7 @@ def _matrices(shapes: Sequence[Sequence[int]]) -> int:
 
 
 def _deformable(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """A convolution on samples of the map: the taps of every output and, beside them, a bilinear sample for each."""
+    """A convolution on samples of the map: the taps of every output, and separately a bilinear sample for each tap."""
     images, weight, out = _shape(inputs[0]), _shape(inputs[1]), _shape(outputs[0])
     places, taps = math.prod(out) // out[1], math.prod(weight[2:])
     samples = _SAMPLING * images[1] * taps
@@ -134,14 +134,14 @@ def _deformable(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 def _fourier(axes: int | None, real: str = "") -> Handle:
     """A Fourier transform over the last ``axes`` axes, unless its ``dim`` says which; ``None``: all of them.
 
-    real: which side is real, ``"inputs"`` or ``"outputs"``; such a transform takes half of a complex one.
+    ``real``: which side is real, ``"inputs"`` or ``"outputs"``; such a transform costs half of a complex one.
     """
 
     def handle(inputs: list[Any], outputs: list[Any]) -> float:
         shape, lengths, dims = list(_shape(outputs[0])), _integers(inputs[1]), _integers(inputs[2])
         count = axes if axes is not None else len(lengths) or len(shape)
         chosen = dims or list(range(-count, 0))
-        if real == "inputs":  # of whose last axis the result holds the half that tells the rest
+        if real == "inputs":  # the result holds half of the last axis, the rest being redundant
             length = lengths[-1] if lengths else -1
             shape[chosen[-1]] = length if length > 0 else _shape(inputs[0])[chosen[-1]]
         points = math.prod(shape[axis] for axis in chosen)
@@ -163,12 +163,12 @@ _FOURIER: dict[str, Handle] = {
 
 
 def _rms_norm(inputs: list[Any], outputs: list[Any]) -> float:
-    """A square, its mean and a division for each value, and a weight where there is one; fvcore's kind of estimate."""
+    """A square, its mean and a division for each value, and a weight if there is one; an estimate, like fvcore's."""
     return float(math.prod(_shape(inputs[0])) * (4 if _shape(inputs[2]) else 3))
 
 
 def _padded_conv(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """A convolution that is told its padding in words, ``"same"``, among the other convolutions."""
+    """A convolution with its padding as a string (``"same"``), counted as a convolution."""
     from fvcore.nn.jit_handles import conv_flop_count
 
     return Counter(conv=conv_flop_count(_shape(inputs[0]), _shape(inputs[1]), _shape(outputs[0])))

@@ -1,4 +1,4 @@
-"""What large kernels take of a model's multiply-adds, and what resizing them would leave."""
+"""The share of large kernels in a model's multiply-adds, and the cost that would be left if they were resized."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ _FULL = str(Mode.FULL)
 
 @dataclass(frozen=True)
 class LargeKernels:
-    """The kernels that ``pool_convs="large"`` takes.
+    """The kernels that ``pool_convs="large"`` selects.
 
-    ``counts``: how many of each size, as ``13×13``. ``share``: of full-mode's macs. ``ratios``: by low mode, its macs
-    over full-mode's if these kernels shrank with its images; what has shrunk further stays so.
+    Attributes:
+        counts: Number of kernels of each size, as ``{"13×13": 4}``.
+        share: Their share of full-mode's macs.
+        ratios: The macs of each low mode divided by full-mode's, if these kernels shrank with its images; kernels that
+            are smaller already stay as they are.
     """
 
     counts: Mapping[str, int]
@@ -32,7 +35,7 @@ class LargeKernels:
 
 
 def large_kernels(ladder: Ladder, flops: FlopReport) -> LargeKernels | None:
-    """Of a ladder and its count; ``None`` where no kernel is large or nothing was counted."""
+    """The large kernels of a ladder, given its count; ``None`` if no kernel is large or nothing was counted."""
     sites = conv_sites(ladder.full)
     macs = dict(flops.macs)
     if not macs[_FULL]:
@@ -44,7 +47,7 @@ def large_kernels(ladder: Ladder, flops: FlopReport) -> LargeKernels | None:
         for rung in ladder.rungs
     }
     reasons = {mode: reasons_to_keep(ladder.full, sites, rule) for mode, rule in rules.items()}
-    apart = work_on_weights(ladder.full, ladder.inputs.image.shape[0])
+    apart = work_on_weights(ladder)
     places = [place for place, site in enumerate(sites) if site.node.name not in apart]
     # The first rows are the convolutions of images, in the order of the sites.
     for place, layer in zip(places, flops.layers, strict=False):

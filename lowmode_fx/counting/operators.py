@@ -1,4 +1,4 @@
-"""Operators that a count of multiply-adds takes as zero, each kind with its reason, and those that must be counted."""
+"""Operators that count as zero multiply-adds, each kind with its reason, and operators that must be counted."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _REASONS = {
 }
 #: operator → why it counts as zero
 FREE_OPS: dict[str, str] = {f"aten::{name}": why for why, names in _REASONS.items() for name in names.split()}
-#: operators whose multiply-adds must not be missed: without a handle, the count fails
+#: operators that must be counted: without a handle, the count fails
 COMPUTE_OPS = frozenset(f"aten::{name}" for name in _PRODUCTS.split())
-#: what is counted and no published figure holds: norms, interpolation and samples, average pools, Fourier transforms
+#: counted, but not part of published figures: norms, interpolation and sampling, average pools, Fourier transforms
 BESIDE_OPS = frozenset(_BESIDE.split())

@@ -1,4 +1,4 @@
-"""What fvcore counted, as rows that add up to it: one a convolution, one for all of every other operator."""
+"""Rows of a report, which add up to fvcore's count: one per convolution, and one for each other operator."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ ByMode = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Counts:
-    """macs by mode and operator: of the whole batch of ``images`` what is done for them, and of a step the rest."""
+    """macs by mode and operator: ``batch`` is the work for a batch of ``images``, ``weights`` the work once a step."""
 
     images: int
     batch: ByMode = field(default_factory=dict)
     weights: ByMode = field(default_factory=dict)
 
     def add(self, mode: str, whole: Mapping[str, float], weights: Mapping[str, float]) -> None:
-        """What a mode's graph counts, and what the part of it counts that runs on weights alone."""
+        """Add the count of a mode's whole graph, given the count of its part that runs on weights alone."""
         self.batch[mode] = {name: count - weights.get(name, 0) for name, count in whole.items()}
         self.weights[mode] = dict(weights)
 
 
 def rows(ladder: Ladder, counts: Counts) -> tuple[tuple[LayerFlops, ...], tuple[LayerFlops, ...]]:
-    """Rows per image, the products before norms and the rest, and rows per step."""
-    apart = work_on_weights(ladder.full, counts.images)
+    """Rows per image, products before norms and the rest; and rows per step."""
+    apart = work_on_weights(ladder)
     by_mode = {str(mode): conv_sites(ladder.graph(mode)) for mode in ladder.modes}
     sites = [dict(zip(by_mode, each, strict=True)) for each in zip(*by_mode.values(), strict=True)]
     per_image = [site for site in sites if site[_FULL].node.name not in apart]
@@ -51,7 +51,7 @@ def rows(ladder: Ladder, counts: Counts) -> tuple[tuple[LayerFlops, ...], tuple[
 
 
 def _conv_rows(sites: Iterable[Mapping[str, ConvSite]], counts: ByMode, share: int, beyond: str) -> list[LayerFlops]:
-    """One row a convolution; what fvcore counted ``beyond`` them is in untraced code."""
+    """One row per convolution; what fvcore counted beyond them is a row named ``beyond``."""
     found = []
     for site in sites:
         kernels = {mode: sides(each.kernel) for mode, each in site.items()}
@@ -83,5 +83,5 @@ def _operator_rows(counts: ByMode, share: int) -> list[LayerFlops]:
 
 
 def _cheapest_first(counts: ByMode) -> ByMode:
-    """Modes in the order of a ladder, in which full-mode is the last; they were counted with it first."""
+    """The counts in the order of a ladder, full-mode last; they were made with full-mode first."""
     return {**{mode: each for mode, each in counts.items() if mode != _FULL}, _FULL: counts[_FULL]}

@@ -1,8 +1,8 @@
-"""What a training step costs in each mode: forward and backward of every graph, counted by torch on meta tensors."""
+"""flops of a training step in each mode: torch counts forward and backward of every graph on meta tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from lowmode_fx.counting.forward import blank_inputs, full_first
 from lowmode_fx.counting.once_a_step import weights_graph
+from lowmode_fx.counting.per_image import repeated_per_image
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.utils.validation import as_count
 from passes import propagate_shapes
@@ -19,48 +20,49 @@ from passes.trees import tree_leaves
 
 
 def count_step_flops(ladder: Ladder, *, batch_size: int | None = None) -> tuple[int, ...]:
-    """flops (2 × macs) of forward and backward: full-mode's, then those of the low modes, the cheapest first.
+    """Count the flops (2 × macs) of forward and backward in each mode.
 
-    So ``full, low = count_step_flops(pair)``. Nothing is computed, nor the model changed. Counts what torch's
-    ``FlopCounterMode`` counts: convolutions, matrix products and attention.
+    It counts what torch's ``FlopCounterMode`` counts: convolutions, matrix products and attention. The tensors have no
+    values, and the model does not change.
 
     Args:
-        ladder: the modes to count.
-        batch_size: images of a step.
+        ladder: The modes to count.
+        batch_size: Images of a step.
 
     Returns:
-        By default the flops per image of what is done for images; with ``batch_size`` those of a whole step, what is
-        done to weights alone (kernels that are pooled by a product) among them.
+        Flops of full-mode, then of the low modes, cheapest first (``full, low = count_step_flops(pair)``). By default
+        they are per image, without work on weights alone; with ``batch_size`` they are those of a whole step, with work
+        on weights (kernels that are pooled by a matrix product).
 
     Raises:
-        ValueError: for a ``batch_size`` that is no positive integer.
+        ValueError: ``batch_size`` is not a positive integer.
     """
     size = None if batch_size is None else as_count("batch_size", batch_size, minimum=1)
     meta, images = copy_apart(ladder, ladder.model, meta=True), ladder.inputs.image.shape[0]
-    found = []
+    found, per_image = list[int](), repeated_per_image(ladder)
     with preserve_attributes(ladder.model), train_mode(meta.model):
         for mode in full_first(ladder):
-            batch, once = _apart(_step_flops, meta.graph(mode), blank_inputs(meta, mode, "meta"), images)
+            batch, once = _apart(_step_flops, meta.graph(mode), blank_inputs(meta, mode, "meta"), per_image)
             found.append(round(batch / images if size is None else size * batch / images + once))
     return tuple(found)
 
 
 def count_forward_macs(ladder: Ladder) -> tuple[int, ...]:
-    """macs per image of one forward, in the order and the way of ``count_step_flops``; takes a second or so."""
+    """macs per image of one forward, counted as ``count_step_flops`` does and in its order; it takes about a second."""
     try:
         return _forward_macs_on_meta(ladder)
     except (RuntimeError, NotImplementedError):
-        return _forward_macs_on_fakes(ladder)  # a forward that asks for a value, as a norm without momentum does
+        return _forward_macs_on_fakes(ladder)  # the forward reads a value, as a norm without momentum does
 
 
 def _apart(
     count: Callable[[fx.GraphModule, tuple[Tensor, ...]], float],
     graph: fx.GraphModule,
     inputs: tuple[Tensor, ...],
-    images: int,
+    per_image: Set[str],
 ) -> tuple[float, float]:
-    """What a graph counts for its batch of ``images``, and what it counts once, for weights alone."""
-    on_weights = weights_graph(graph, images)
+    """The count of a graph's work for its batch, and of its work on weights, which is done once."""
+    on_weights = weights_graph(graph, per_image)
     once = 0.0 if on_weights is None else count(on_weights, ())
     return count(graph, inputs) - once, once
 
@@ -75,10 +77,10 @@ def _step_flops(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> flo
 
 def _forward_macs_on_meta(ladder: Ladder) -> tuple[int, ...]:
     meta, images = copy_apart(ladder, ladder.model, meta=True), ladder.inputs.image.shape[0]
-    counts = []
+    counts, per_image = list[int](), repeated_per_image(ladder)
     with preserve_attributes(ladder.model), train_mode(meta.model):
         for mode in full_first(ladder):
-            batch, _ = _apart(_macs, meta.graph(mode), blank_inputs(meta, mode, "meta"), images)
+            batch, _ = _apart(_macs, meta.graph(mode), blank_inputs(meta, mode, "meta"), per_image)
             counts.append(round(batch / images))
     return tuple(counts)
 
@@ -91,10 +93,11 @@ def _macs(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> float:
 
 
 def _forward_macs_on_fakes(ladder: Ladder) -> tuple[int, ...]:
-    images, counts = ladder.inputs.image.shape[0], []
+    images, counts = ladder.inputs.image.shape[0], list[int]()
+    per_image = repeated_per_image(ladder)
     with train_mode(ladder.model):
         for mode in full_first(ladder):
-            batch, _ = _apart(_macs_on_fakes, ladder.graph(mode), blank_inputs(ladder, mode), images)
+            batch, _ = _apart(_macs_on_fakes, ladder.graph(mode), blank_inputs(ladder, mode), per_image)
             counts.append(round(batch / images))
     return tuple(counts)
 

@@ -1,4 +1,4 @@
-"""What one training step of a batch costs in each mode: images, and work on weights once."""
+"""The cost of one training step in each mode: the work for its images, and the work on weights once."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from passes.wording import first_line
 
 @dataclass(frozen=True)
 class StepCost:
-    """A step of ``batch_size`` images, by mode's name.
+    """The cost of a step of ``batch_size`` images, by mode.
 
-    ``forward_macs``: all that fvcore counts, work on weights once. ``flops``: forward and backward of convolutions and
-    matrix products, as torch's ``FlopCounterMode`` counts them; empty where it could not, with the ``reason``.
+    Attributes:
+        batch_size: Images of the step.
+        forward_macs: Multiply-adds of the forward, as fvcore counts them, with the work on weights once.
+        flops: Flops of forward and backward of convolutions and matrix products, as torch's ``FlopCounterMode`` counts
+            them; empty if it fails.
+        reason: Why ``flops`` is empty.
     """
 
     batch_size: int
@@ -26,19 +30,19 @@ class StepCost:
 
     @property
     def forward_ratios(self) -> dict[str, float]:
-        """Of each low mode, its forward over full-mode's."""
+        """The forward macs of each low mode, divided by full-mode's."""
         return shares(self.forward_macs)
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Of each low mode, its flops over full-mode's; empty where there are none."""
+        """The flops of each low mode, divided by full-mode's; empty if there are none."""
         return shares(self.flops) if self.flops else {}
 
 
 def step_cost(ladder: Ladder, flops: FlopReport, batch_size: int) -> StepCost:
-    """What a step of so many images costs, of a ladder and its count.
+    """The cost of a step of ``batch_size`` images, given a ladder and its count.
 
-    Raises ``ValueError`` for a batch that is no positive integer.
+    Raises ``ValueError`` if ``batch_size`` is not a positive integer.
     """
     forward = flops.step_macs(batch_size)
     try:

@@ -130,18 +130,18 @@ def _assign(modes: Sequence[ModeGain], charge: float) -> list[int]:
     came_from: list[list[int]] = []
     for index in range(_GRID):
         x, until = _middle(index), (index + 1) / _GRID
-        prices = []
+        needed = []
         for mode in modes:
             gain = mode.gain(x)
             usable = gain > 0 and until <= 1 - mode.tail + 1e-9
-            prices.append((mode.cost + charge) / gain if usable else infinite)
-        prices.append(1.0)
+            needed.append((mode.cost + charge) / gain if usable else infinite)
+        needed.append(1.0)
         before, row = 0, []
         reached = []
         for place in range(full + 1):
             # The later mode if two cost the same: its gain is no less.
             before = place if costs[place] <= costs[before] else before
-            reached.append(costs[before] + prices[place])
+            reached.append(costs[before] + needed[place])
             row.append(before)
         costs = reached
         came_from.append(row)

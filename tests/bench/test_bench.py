@@ -30,7 +30,7 @@ SCRIPTS = sorted(
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_tells_its_options(script: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_script_lists_its_options(script: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(f"bench.{script}").main()

@@ -41,11 +41,11 @@ def test_only_what_is_missing_is_timed_and_saved_as_it_comes(monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_half_a_run_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     splits = SimpleNamespace(image_shape=(3, 32, 32))
     monkeypatch.setattr(ablation, "load", lambda study, data: (splits, splits))
     monkeypatch.setattr(ablation, "train", lambda *_, **__: SimpleNamespace(interrupted=15, records=[]))
-    with pytest.raises(RuntimeError, match="signal 15 ended full-mode, 2 epochs; --resume goes on"):
+    with pytest.raises(RuntimeError, match="signal 15 ended full-mode, 2 epochs; --resume continues"):
         run_one((STUDY, ARMS[2], 0, "folder:x", torch.get_num_threads()))
 
 

@@ -1,4 +1,4 @@
-"""Drawn command lines and folders: what became of them is counted, faults are told, and a run goes on."""
+"""Random command lines and folders: outcomes are counted, faults are reported, and a run continues."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_a_part_is_stopped_in_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--smal", "out"], ["out", "nosuch"], ["out", "data", "more"]])
-def test_the_script_tells_its_use(tmp_path: Path, arguments: list[str]) -> None:
+def test_the_script_prints_its_usage(tmp_path: Path, arguments: list[str]) -> None:
     run = run_script(tmp_path, *arguments)
     assert run.returncode == 2
     assert "bench/gpu_ten_minutes.sh [--small] OUT [DATA]" in run.stderr

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 MODES = RESNET18.modes
-PRICES = {mode: 0.25 for mode in MODES} | {FULL: 1.0, "s24": 0.5}
+COSTS = {mode: 0.25 for mode in MODES} | {FULL: 1.0, "s24": 0.5}
 
 
 class Counted(Recorder):
@@ -49,7 +49,7 @@ def test_archives_give_back_their_images(tmp_path: Path) -> None:
         assert torch.equal(images.permute(0, 2, 3, 1), torch.from_numpy(sheet("test", label, 0)))
 
 
-def test_a_folder_without_archives_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_archives_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no cifar10_a\.zip in .*; give the folder that holds it"):
         find_archives(tmp_path)
 
@@ -58,14 +58,14 @@ def test_a_folder_without_archives_is_told(tmp_path: Path) -> None:
 
 
 def test_a_ladder_spends_its_shares() -> None:
-    modes = ladder(20).modes(10, PRICES, 0)
+    modes = ladder(20).modes(10, COSTS, 0)
     assert Counter(modes) == {"s16": 400, "s24": 120, FULL: 40}
     assert modes == ["s16"] * 400 + ["s24"] * 120 + [FULL] * 40
-    assert cost(modes, PRICES, 10) == 20
+    assert cost(modes, COSTS, 10) == 20
 
 
 def test_composers_ramp_climbs_from_half_size_to_a_full_tail() -> None:
-    modes = ramp(10).modes(100, PRICES, 0)
+    modes = ramp(10).modes(100, COSTS, 0)
     assert Counter(modes[:500]) == {"s16": 500}
     assert set(modes[800:]) == {FULL}
     sizes = [32 if mode == FULL else int(mode[1:]) for mode in modes]
@@ -79,17 +79,17 @@ def test_timms_mix_has_timms_weights() -> None:
     theirs = sampler.ScheduledBatchSampler(
         list(range(5000)), [500] * 5, choice_schedule="progressive", schedule_epochs=3
     )
-    modes = neighbours(3).modes(4000, PRICES, 0)
+    modes = neighbours(3).modes(4000, COSTS, 0)
     for epoch in range(3):
         drawn = Counter(modes[4000 * epoch : 4000 * (epoch + 1)])
         weights = theirs.choice_weights_for_epoch(epoch).tolist()
         for mode, weight in zip(("s16", "s20", "s24", "s28", FULL), weights, strict=True):
             assert drawn[mode] / 4000 == pytest.approx(weight, abs=0.03)
-    assert neighbours(3).modes(10, PRICES, 0) != neighbours(3).modes(10, PRICES, 1)
+    assert neighbours(3).modes(10, COSTS, 0) != neighbours(3).modes(10, COSTS, 1)
 
 
 def test_the_papers_setting_is_full_at_first_and_mixed_then() -> None:
-    modes = paper(50, SHARED).modes(100, PRICES, 0)
+    modes = paper(50, SHARED).modes(100, COSTS, 0)
     assert set(modes[:100]) == {FULL}
     assert Counter(modes[100:])[SHARED] / 4900 == pytest.approx(0.5, abs=0.03)
     assert gpu_arms.CONFIGS[SHARED].batchnorm == "share"
@@ -102,10 +102,10 @@ def test_arms_are_all_there_and_none_twice() -> None:
     assert [name for name in names if name.startswith("full-mode")] == [
         f"full-mode, {epochs} epochs" for epochs in (24, 14, 12, 17, 19)
     ]
-    assert all(set(arm.modes(4, PRICES, 0)) <= set(MODES) for arm in arms())
+    assert all(set(arm.modes(4, COSTS, 0)) <= set(MODES) for arm in arms())
     few = [arm.name for arm in arms(2)]
     assert len(few) == len(set(few)) < 12
-    assert planned("tuned", [("s16", 2), (FULL, 1)]).modes(2, PRICES, 0) == ["s16"] * 4 + [FULL] * 2
+    assert planned("tuned", [("s16", 2), (FULL, 1)]).modes(2, COSTS, 0) == ["s16"] * 4 + [FULL] * 2
 
 
 # Runs.
@@ -128,7 +128,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_modes_are_captured_and_every_run_begins_anew(data: Path) -> None:
     graphs = Counted()
     arena = Arena(replace(SMALL["resnet18"], batch=8), CPU, graphs)
-    arena.prices(1)
+    arena.costs(1)
     assert arena.told() == {
         "compiled": False,
         "uncompiled modes": [str(mode) for mode in arena.net.modes],
@@ -153,9 +153,9 @@ def test_all_modes_are_captured_and_every_run_begins_anew(data: Path) -> None:
 def test_rows_come_one_by_one_and_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "training.jsonl"
     three = [gpu_arms.full(1), planned("broken", [("nosuch", 1)]), planned("low", [("s16", 1)])]
-    monkeypatch.setitem(SMALL, "resnet18", replace(SMALL["resnet18"], arms=lambda epochs, prices: three))
-    monkeypatch.setattr(gpu_training, "relative_prices", lambda prices: PRICES | {"nosuch": 1.0})
-    monkeypatch.setattr(Arena, "prices", lambda self, *_: {
+    monkeypatch.setitem(SMALL, "resnet18", replace(SMALL["resnet18"], arms=lambda epochs, costs: three))
+    monkeypatch.setattr(gpu_training, "relative_costs", lambda costs: COSTS | {"nosuch": 1.0})
+    monkeypatch.setattr(Arena, "costs", lambda self, *_: {
         kind: dict.fromkeys([*MODES, "nosuch"], 1e-3) for kind in ("whole step", "loop")
     })  # fmt: skip
     arguments = ["--data", str(data), "--small", "--seeds", "1", "--out", str(out)]
@@ -183,23 +183,23 @@ def test_no_run_begins_that_would_end_late(data: Path, tmp_path: Path) -> None:
 
 
 def test_large_kernels_are_compared_in_the_same_time() -> None:
-    """Each arm's steps cost its share of full-mode's, at whatever prices; the modes are the study's."""
+    """Each arm's steps cost its share of full-mode's, at whatever costs; the modes are the study's."""
     study = STUDIES["convmixer-13"]
-    prices = {mode: 0.06 if "kept" not in mode else 0.2 for mode in study.modes} | {FULL: 1.0}
-    arms = study.arms(study.epochs, prices)
+    costs = {mode: 0.06 if "kept" not in mode else 0.2 for mode in study.modes} | {FULL: 1.0}
+    arms = study.arms(study.epochs, costs)
     assert [arm.name for arm in arms[:2]] == ["full-mode", "full-mode, cut, 0.25 of the time"]
     assert {"resized, 0.25 of the time", "Composer's ramp, 0.5 of the time"} <= {arm.name for arm in arms}
     for arm in arms:
-        modes = arm.modes(4, prices, 0)
+        modes = arm.modes(4, costs, 0)
         assert set(modes) <= set(study.modes)
         share = 1.0 if arm.name == "full-mode" else float(arm.name.split(", ")[-1].split()[0])
-        assert cost(modes, prices, 4) == pytest.approx(share * study.epochs, rel=0.25), arm.name
+        assert cost(modes, costs, 4) == pytest.approx(share * study.epochs, rel=0.25), arm.name
 
 
 def test_an_optimizer_that_counts_begins_anew_too(data: Path) -> None:
     """AdamW counts its steps, on which its first ones depend: a run leaves none behind."""
     arena = Arena(replace(SMALL["convmixer-13"], batch=8), CPU, Counted())
-    arena.prices(1)
+    arena.costs(1)
     train = gpu_training.load(data, CPU, small=True)["train"]
     found = []
     for _ in range(2):

@@ -18,7 +18,7 @@ from lowmode_fx import LowModeConfig, build_pair
 from lowmode_fx.train import DataSplits
 from lowmode_fx.train.images import MemoryImages
 
-PRICES = {mode: 0.15 if "kept" not in mode else 0.3 for mode in MODES}
+COSTS = {mode: 0.15 if "kept" not in mode else 0.3 for mode in MODES}
 
 
 def test_rep_lk_net_is_as_large_as_the_paper_says() -> None:
@@ -45,9 +45,9 @@ def test_every_study_has_its_network() -> None:
 
 def test_arms_take_the_time_that_they_are_given() -> None:
     names = set()
-    for arm in arms(PRICES):
-        epochs = arm.epochs(40, PRICES)
-        spent = sum(count * PRICES.get(mode, 1.0) for mode, count in epochs.items())
+    for arm in arms(COSTS):
+        epochs = arm.epochs(40, COSTS)
+        spent = sum(count * COSTS.get(mode, 1.0) for mode, count in epochs.items())
         assert spent == pytest.approx(40 * arm.budget, rel=0.08), arm
         assert list(epochs)[-1] == "full" and epochs["full"] > 0
         assert (arm.name, arm.budget) not in names
@@ -55,7 +55,7 @@ def test_arms_take_the_time_that_they_are_given() -> None:
 
 
 def test_composers_ramp_takes_its_shares_of_steps() -> None:
-    steps = {mode: share / PRICES.get(mode, 1.0) for mode, share in composers_ramp(PRICES).items()}
+    steps = {mode: share / COSTS.get(mode, 1.0) for mode, share in composers_ramp(COSTS).items()}
     assert steps["kept 4"] == pytest.approx(0.5) and steps["full"] == pytest.approx(0.2)
     assert sum(steps.values()) == pytest.approx(1) and set(RAMP) < set(steps)
     assert [LowModeConfig(ratio=MODES[mode].ratio).low_sides((32, 32)) for mode in RAMP] == [
@@ -67,8 +67,8 @@ def test_composers_ramp_takes_its_shares_of_steps() -> None:
 
 
 def test_low_modes_are_mixed_before_the_full_tail() -> None:
-    arm = next(arm for arm in arms(PRICES) if arm.mixed)
-    epochs = arm.epochs(10, PRICES)
+    arm = next(arm for arm in arms(COSTS) if arm.mixed)
+    epochs = arm.epochs(10, COSTS)
     modes = ("resized", "resized 4/3", "full")
     schedule = large_kernels.schedule(arm, epochs, modes, seed=0)
     low = epochs["resized"] + epochs["resized 4/3"]
@@ -98,7 +98,7 @@ def test_scores_know_what_is_near() -> None:
 
 
 def test_a_run_and_its_scores_on_a_handful_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tiny network goes through prices, two arms and scores."""
+    """A tiny network goes through costs, two arms and scores."""
     study = large_kernels.Study("convmixer-7", 2, 250, 125)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (250, 3, 16, 16), dtype=torch.uint8, generator=generator)
@@ -114,9 +114,9 @@ def test_a_run_and_its_scores_on_a_handful_of_images(monkeypatch: pytest.MonkeyP
     for module in (large_kernels, kernel_scores):
         monkeypatch.setattr(module, "load", lambda study, data: splits)
     monkeypatch.setattr(large_kernels, "MODES", {mode: MODES[mode] for mode in ("kept 4", "resized")})
-    prices = {mode: found["median"] for mode, found in large_kernels.measure_prices(study, "", rounds=2).items()}
-    assert {"kept 4", "resized", "seconds of a full step"} == set(prices)
-    for arm in arms(PRICES):
+    costs = {mode: found["median"] for mode, found in large_kernels.measure_costs(study, "", rounds=2).items()}
+    assert {"kept 4", "resized", "seconds of a full step"} == set(costs)
+    for arm in arms(COSTS):
         if (arm.name, arm.budget) in (("full-mode", 1.0), ("resized", 0.5)):
             record = large_kernels.run(study, "", arm, {"resized": 0.25}, seed=0)
             assert 0 <= record["accuracy"] <= 1 and record["time"] == pytest.approx(2 if arm.budget == 1 else 1.25)

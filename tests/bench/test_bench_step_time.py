@@ -61,7 +61,7 @@ CPU = torch.device("cpu")
         ("aten::narrow | aten::slice | aten::as_strided", "other"),
     ],
 )  # fmt: skip
-def test_a_name_tells_its_group(name: str, group: str) -> None:
+def test_a_name_shows_its_group(name: str, group: str) -> None:
     assert group_of(name) == group
 
 

@@ -130,19 +130,19 @@ def cut_out(right: Pooled, call: Any, input: Any, weight: torch.Tensor, bias: An
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (cut_out, "the low-mode output is off an eager low-mode's by"),
-        (lambda right, call, input, weight, bias: right(call, input, weight, bias) * 1.01, "output is off an eager"),
+        (cut_out, "the low-mode output differs from an eager low-mode's by"),
+        (lambda right, call, input, weight, bias: right(call, input, weight, bias) * 1.01, "output differs"),
         (
             lambda right, call, input, weight, bias: right(call, input, weight, bias.detach()),
             r"no finite low-mode gradient at \['3.bias', '4.bias'\]",
         ),
         (
             lambda right, call, input, weight, bias: right(call, input, 2 * weight.detach() - weight, bias),
-            r"the low-mode gradient of 3\.weight is off an eager low-mode's by 2e",
+            r"the low-mode gradient of 3\.weight differs from an eager low-mode's by 2e",
         ),
     ],
 )
-def test_a_low_step_that_is_wrong_is_found_out(
+def test_a_wrong_low_step_is_found(
     monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., torch.Tensor], words: str
 ) -> None:
     """Zero-init hides a gradient until that is undone; and then a tiny gradient counts as much as a large one."""
@@ -219,8 +219,8 @@ def test_the_summary_counts_what_it_says() -> None:
         "3 of 4 models with a poolable convolution give a right pair (75.0%); 0 wrong, 1 refused"
     )
     assert lines[1] == (
-        "of these 1 train on smaller images as they are, 0 at an image size that halves more often, "
-        "1 with a map resized where its size is fixed, 1 on whole images, kernels alone"
+        "of these 1 train on smaller images, 0 on smaller images of a size that can be halved more often, "
+        "1 on smaller images with a map of fixed size resized, 1 on full-size images with only kernels pooled"
     )
     assert "build_pair takes 2.0 × the time of tracing alone (median), and at most 0.50 × the memory" in lines[4]
     assert lines[5].startswith("fx's graphs are proven for 1 of 2 right models, and their steps are those of the model")
@@ -248,8 +248,8 @@ def test_a_record_survives_its_line() -> None:
             [RIGHT, WHOLE, RESIZED, RIGHT],
             [
                 "half-size images (2)",
-                "half-size images, a map resized on the way (1)",
-                "whole images, kernels alone (1)",
+                "half-size images, a map resized inside (1)",
+                "full-size images, only kernels pooled (1)",
             ],
         ),
     ],
@@ -268,14 +268,14 @@ def test_names_of_both_zoos() -> None:
     assert family("torchvision:fcn_resnet50") == "torchvision.segmentation.fcn"
     with pytest.raises(ValueError, match="matches none of"):
         model_names(["timm"], "zzz*")
-    with pytest.raises(ValueError, match="is unknown; give of timm, torchvision, transformers, ultralytics"):
+    with pytest.raises(ValueError, match="is unknown; give one of timm, torchvision, transformers, ultralytics"):
         model_names(["tim"])
 
 
 @pytest.mark.parametrize("package", ["transformers", "ultralytics"])
-def test_a_zoo_that_is_not_installed_is_told(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zoo_that_is_not_installed_is_an_error(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
-    with pytest.raises(ValueError, match=rf"{package}.* is not installed; pip install 'lowmode-fx\[zoo\]' brings it"):
+    with pytest.raises(ValueError, match=rf"{package}.* is not installed; run pip install 'lowmode-fx\[zoo\]'"):
         model_names([package])
 
 

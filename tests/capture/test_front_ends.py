@@ -155,7 +155,7 @@ def test_an_example_that_the_model_does_not_take(example: Tensor, complaint: str
     assert message.count(complaint) == 1 and "\n" not in message
 
 
-def test_the_models_own_complaint_is_told_once() -> None:
+def test_the_models_own_complaint_is_reported_once() -> None:
     class Grey(Tiny):
         def forward(self, x: Tensor) -> Tensor:
             assert self.scale.shape[0] == 1, "for grey images"

@@ -268,7 +268,7 @@ def test_decorators_that_keep_the_signature_and_others() -> None:
         flatten(Takes(bare), both, IMAGES, LABELS)
 
 
-def test_compiled_code_tells_no_signature() -> None:
+def test_compiled_code_has_no_signature() -> None:
     assert found(Takes(torch.relu), IMAGES) == (["input_0"], ["input_0"])
     assert flatten(Takes(torch.relu), IMAGES, OTHERS)[0] is OTHERS
 

@@ -30,7 +30,7 @@ def node_of(graph: fx.Graph, target: Any) -> fx.Node:
     return next(node for node in graph.nodes if node.target == target)
 
 
-def test_another_number_is_told_with_the_line_that_it_comes_from() -> None:
+def test_another_number_is_reported_with_its_line() -> None:
     class Scaled(Small):
         def between(self, maps: Tensor) -> Tensor:
             return maps * 0.25
@@ -102,7 +102,7 @@ def test_a_generator_that_is_seeded_before_it_draws_shows_whatever_its_seed_was(
     assert " with 5 in the model, " in proof.difference
 
 
-def test_a_draw_that_nobody_uses_is_a_difference() -> None:
+def test_an_unused_draw_is_a_difference() -> None:
     def change(graph: fx.Graph) -> None:
         node = node_of(graph, F.relu)
         with graph.inserting_after(node):

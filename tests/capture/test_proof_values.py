@@ -151,7 +151,7 @@ def test_batch_norms_by_rule_are_those_of_torch(
 # -- values ----------------------------------------------------------------------------------------------------------
 
 
-def test_arguments_that_python_takes_for_equal_are_told_apart() -> None:
+def test_arguments_that_python_takes_for_equal_are_distinguished() -> None:
     distinct = [1, 1.0, True, 0.0, -0.0, None, "1", [1], [[1]], [], float("inf"), torch.float32]
     keys = [key_of(each, hash) for each in distinct]
     assert len(set(keys)) == len(distinct)

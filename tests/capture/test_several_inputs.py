@@ -299,7 +299,7 @@ def test_restored_maps_have_the_sizes_of_this_call(batch: int, left: int, right:
 
 
 @pytest.mark.parametrize("shape", [(1, 7, 9), (4, 16, 16), (1, 2, 16, 16), (3,)])
-def test_images_are_told_from_other_maps_that_come_before_them(shape: tuple[int, ...]) -> None:
+def test_images_are_distinguished_from_maps_that_come_before_them(shape: tuple[int, ...]) -> None:
     class Head(Network):
         def __init__(self) -> None:
             super().__init__()

@@ -150,7 +150,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_an_odd_value_is_told_by_its_option(run: Run, name: str, tmp_path: Path) -> None:
+def test_an_invalid_value_is_reported_by_its_option(run: Run, name: str, tmp_path: Path) -> None:
     options, message = ODD[name]
     assert message in refused(run("train", MODEL, *QUICK, *options))
     assert not (tmp_path / "runs").exists()
@@ -163,7 +163,7 @@ def test_sizes_beyond_memory_are_refused(run: Run) -> None:
     assert "--submodule '' is empty" in refused(run("report", MODEL, "--submodule", ""))
 
 
-def test_options_that_do_nothing_are_told(run: Run) -> None:
+def test_options_that_do_nothing_are_reported(run: Run) -> None:
     said = run(
         "train", MODEL, *QUICK, "--period", "3", "--lr-schedule", "cosine", "--milestones", "1", "--workers", "3"
     )
@@ -175,7 +175,7 @@ def test_options_that_do_nothing_are_told(run: Run) -> None:
     ]
 
 
-def test_low_mode_options_of_a_full_run_are_told() -> None:
+def test_low_mode_options_of_a_full_run_are_reported() -> None:
     given = {"p": "0.5", "measure_every": 100, "tail": None}
     low = {"ratio": "3", "whole_images": True, "gain": None}
     lines = list(idle_options(given, low, schedule="bernoulli", lr_schedule="milestones", full_only=True))
@@ -257,7 +257,7 @@ def test_where_to_write_is_checked_before_any_work(run: Run, command: str, tmp_p
         assert message in refused(run(command, "no_such:model", *data, "--out", out))
 
 
-def test_a_short_run_that_diverged_is_told(run: Run, tmp_path: Path) -> None:
+def test_a_short_run_that_diverged_is_reported(run: Run, tmp_path: Path) -> None:
     quick = ("--data", "digits", "--image-size", "8", "--device", "cpu", "--lr", "1e20")
     message = "error: the short full run diverged: its loss was 2."
     assert refused(run("probe", MODEL, *quick, "--steps", "4", "--pool-convs", "all")).startswith(message)

@@ -26,7 +26,7 @@ def test_every_name_that_can_be_built_passes() -> None:
     check_model_name("no.such:thing")  # a module is asked itself
 
 
-def test_a_slip_is_told_without_importing_torch() -> None:
+def test_a_typo_is_reported_without_importing_torch() -> None:
     code = (
         "import sys; from lowmode_fx.cli.model_names import check_model_name\n"
         "for name in ('resnet81', 'torchvision:resnet81', 'resnet81.a1_in1k'):\n"

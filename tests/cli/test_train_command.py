@@ -244,7 +244,7 @@ def test_the_baseline_of_a_ladder_has_its_epochs(run: Run) -> None:
     assert json.loads(Path("run/summary.json").read_text())["results"]["steps"] == {"full": 33}
 
 
-def test_low_steps_to_the_end_of_a_ladder_are_told(run: Run) -> None:
+def test_low_steps_to_the_end_of_a_ladder_are_reported(run: Run) -> None:
     said = run(*LADDER, "--ladder", "4x1,2x1,1x0", "--out", "run").out
     assert "give full epochs at the end or --precise-bn 100" in said
 
@@ -366,7 +366,7 @@ def test_shares_of_low_steps() -> None:
     assert low_shares("0.8x2,0x3", 5) == [0.8, 0.8, 0.0, 0.0, 0.0]
 
 
-def test_what_a_run_can_not_do_well_is_told(run: Run) -> None:
+def test_what_a_run_can_not_do_well_is_reported(run: Run) -> None:
     said = run("train", MODEL, *QUICK, "--milestones", "1,80", "--p", "1", "--hold-epochs", "0").out
     assert "warning: the rate's falls at 80 lie beyond the run's 2 epochs" in said
     assert "note: running statistics lag behind the last epoch's low steps; give --tail 0.2 or --precise-bn 100" in said

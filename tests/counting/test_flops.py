@@ -205,7 +205,7 @@ class Spectrum(nn.Module):
         (lambda x: torch.linalg.matrix_exp(x), "aten::linalg_matrix_exp"),
     ],
 )
-def test_an_operator_that_nobody_counts_fails_the_count(op: Any, name: str) -> None:
+def test_an_uncounted_operator_fails_the_count(op: Any, name: str) -> None:
     pair = build(Spectrum(op), kernel_ratio=1)
     with pytest.raises(ValueError) as error:
         count_flops(pair)

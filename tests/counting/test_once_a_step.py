@@ -1,4 +1,4 @@
-"""What is done to weights stands apart: no figure depends on how many images a ladder was built with."""
+"""Work on weights is counted separately: no figure depends on how many images a ladder was built with."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Queries(nn.Module):
 
 
 @pytest.mark.parametrize("front_end", ["fx", "live"])
-def test_a_token_that_is_repeated_for_every_image_counts_for_each(front_end: str) -> None:
+def test_a_token_that_is_repeated_for_every_image_counts_per_image(front_end: str) -> None:
     report = report_of(Queries(), 3, front_end=front_end)
     rows = {layer.name: layer.full_macs for layer in report.layers}
     assert rows["all linear"] == 5 * 4 * 4
@@ -117,7 +117,7 @@ class Written(nn.Module):
 
 
 @pytest.mark.parametrize("front_end", ["fx", "live"])
-def test_what_images_are_written_into_follows_them(front_end: str) -> None:
+def test_work_on_a_tensor_that_images_are_written_to_counts_per_image(front_end: str) -> None:
     report = report_of(Written(), 4, front_end=front_end)
     assert report.weights == ()
     assert next(layer.full_macs for layer in report.layers if layer.name == "all linear") == 4 * 6 * 6 / 4
@@ -136,13 +136,13 @@ class OfWeights(nn.Module):
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_a_convolution_of_weights_is_a_row_a_step(batch: int) -> None:
+def test_a_convolution_of_weights_is_a_row_per_step(batch: int) -> None:
     report = report_of(OfWeights(), batch, keep_convs=["smooth"])
     assert [(row.name, row.full, row.full_macs) for row in report.weights] == [("smooth", "5×5", 64 * 25)]
     assert [layer.name for layer in report.layers] == ["stem", "body"]
 
 
-def test_large_kernels_of_images_alone_are_told() -> None:
+def test_large_kernels_are_those_that_images_pass() -> None:
     """A convolution of weights has no row among those per image, and shifts none of them."""
 
     class Large(OfWeights):
@@ -173,7 +173,7 @@ def test_nfnets_figure_does_not_depend_on_the_batch() -> None:
 
 @given(spec=cnn_specs(), sizes=st.tuples(st.integers(1, 2), st.integers(3, 4)), kwargs=low_mode_kwargs())
 @settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-def test_headline_and_rest_are_the_total_whatever_the_batch(spec: Any, sizes: tuple[int, int], kwargs: Any) -> None:
+def test_headline_and_rest_add_up_to_the_total_for_any_batch(spec: Any, sizes: tuple[int, int], kwargs: Any) -> None:
     model = build_cnn(spec)
     reports = []
     for size in sizes:

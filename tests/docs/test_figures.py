@@ -105,9 +105,9 @@ def test_what_a_gpu_gains_is_what_was_measured() -> None:
     loop, whole = (rows["resnet18-cifar"][kind]["seconds"] for kind in ("compiled", "whole step"))
     said = f"a full step takes {1000 * whole['full']['median']:.1f} ms instead of"
     assert f"{said} {1000 * loop['plain compiled full']['median']:.1f}" in WORDS
-    (prices,) = gpu_report.read_rows(results / "gpu_large_kernels_cuda.jsonl")
-    assert gpu_report.price_table(prices) in page
-    times = prices["seconds"]["whole step"]
+    (costs,) = gpu_report.read_rows(results / "gpu_large_kernels_cuda.jsonl")
+    assert gpu_report.cost_table(costs) in page
+    times = costs["seconds"]["whole step"]
     assert f"takes {times['averaged'] / times['full']:.2f} of a full step with kernels averaged" in WORDS
     assert f"and {times['kept 4'] / times['full']:.2f} with kernels kept" in WORDS
 

@@ -327,7 +327,7 @@ def test_fine_tuning_in_two_fits() -> None:
     assert modes == ["full", "full", "low"] * 3 and net.step == 9
 
 
-def test_kernels_that_are_frozen_when_the_pair_is_built_are_told() -> None:
+def test_kernels_that_are_frozen_when_the_pair_is_built_are_reported() -> None:
     """jantic/DeOldify#479: convolutions frozen, norms not: which is what, and what trains?"""
     model, images = nn.Sequential(conv(3, 4), conv(4, 4), conv(4, 4)), torch.randn(2, 3, 8, 8)
     model[1][0].requires_grad_(False)

@@ -132,7 +132,7 @@ def test_each_mode_is_compiled_once() -> None:
     torch._dynamo.reset()
 
 
-def test_what_is_missing_is_told() -> None:
+def test_what_is_missing_is_reported() -> None:
     accelerator = Accelerator(cpu=True)
     with pytest.raises(ValueError, match=r"prepare got no optimizer: LowModeModel; give net and"):
         prepare(accelerator, make())

@@ -177,7 +177,7 @@ def test_a_checkpoint_with_schedules_among_hyper_parameters_loads(tmp_path: Path
     assert_same(again.net.state_dict(), module.net.state_dict())
 
 
-def test_a_module_without_a_net_is_told(tmp_path: Path) -> None:
+def test_a_module_without_a_net_is_reported(tmp_path: Path) -> None:
     module = Module()
     module.net = network()  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"^Module holds no LowModeModel; wrap its network"):

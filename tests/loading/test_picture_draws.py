@@ -16,7 +16,7 @@ def draws(seed: int = 0, epoch: int = 0, shift: int = 4) -> torch.Tensor:
     return torch.stack([rows, columns, flips.long()])
 
 
-def test_draws_are_what_they_were() -> None:
+def test_draws_do_not_change() -> None:
     """Literally: who changes them changes every run that goes on from a checkpoint, and ``DRAWS`` with them."""
     rows, columns, flips = crop_draws(torch.tensor([0, 1, 2, 3, 1_000_000]), seed=7, epoch=3, shift=4)
     assert rows.tolist() == [6, 2, 6, 0, 2] and columns.tolist() == [6, 1, 7, 4, 7]

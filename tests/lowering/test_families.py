@@ -11,7 +11,7 @@ import pytest
 from bench.zoo.check import check_model
 
 #: name → (pooled kernels, how it takes low-mode: as it is; at an image size that halves more often; with a map resized
-#: where its size is fixed; on whole images, kernels alone)
+#: where its size is fixed; on full-size images, with only kernels pooled)
 QUICK = {
     "test_byobnet": (5, "fits"),  # byobnet
     "test_convnext": (9, "fits"),  # convnext

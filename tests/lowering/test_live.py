@@ -206,7 +206,7 @@ def test_calls(name: str) -> None:
 
 
 @pytest.mark.parametrize("make", [Decoder, SharedKernel, FunctionalPools])
-def test_places_are_found_as_torch_export_tells_them(make: Callable[[], nn.Module]) -> None:
+def test_places_are_found_as_torch_export_reports_them(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     assert_does_what_the_graph_does(make(), *IMAGES, front_end="export", drop_maxpools="stem")
 

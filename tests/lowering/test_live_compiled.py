@@ -185,7 +185,7 @@ def test_a_part_that_the_user_has_compiled(backend: str) -> None:
         assert_equal_steps(step(model, model, images), full, **COMPILED)
 
 
-def test_a_part_that_dynamo_is_told_to_leave_alone() -> None:
+def test_a_part_that_dynamo_is_told_to_skip() -> None:
     torch.manual_seed(0)
 
     class Left(nn.Module):

@@ -51,7 +51,7 @@ def unseen_branch(**options: Any) -> tuple[ModePair, LiveLowering]:
     return pair, LiveLowering(pair)
 
 
-def test_another_branch_is_treated_by_the_same_rules_and_told_once() -> None:
+def test_another_branch_is_treated_by_the_same_rules_and_reported_once() -> None:
     pair, live = unseen_branch(drop_maxpools="none")
     model: Any = pair.model
     images = low_images(pair)
@@ -236,7 +236,7 @@ class Holding(nn.Module):
 
 @pytest.mark.filterwarnings("ignore::lowmode_fx.lowering.live.LiveLoweringWarning")
 @pytest.mark.parametrize("function", [Binary, BinaryWithSetup])
-def test_a_convolution_inside_a_function_stays_whole_and_is_told(function: Any) -> None:
+def test_a_convolution_inside_a_function_stays_whole_and_is_reported(function: Any) -> None:
     torch.manual_seed(0)
     model = Holding(function)
     pair = pair_of(model, *IMAGES)

@@ -195,7 +195,7 @@ def test_low_resnet_forward_of_two_pixels() -> None:
     assert model.bn1.running_mean is not None and model.bn1.running_mean.item() == pytest.approx(0.6)
 
 
-def test_low_resnet_forward_tells_pooled_convs_and_maxpool_apart() -> None:
+def test_low_resnet_forward_distinguishes_pooled_convs_and_maxpool() -> None:
     model = OneBlock().double()
     images = torch.randn(1, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     results = {

@@ -250,7 +250,7 @@ def test_an_example_that_is_no_batch_of_images(example: Any, found: str) -> None
     )
 
 
-def test_an_example_of_integers_is_told_to_be_scaled() -> None:
+def test_an_example_of_integers_is_reported_to_be_scaled() -> None:
     with pytest.raises(TypeError, match=r"^x is \(2, 3, 16, 16\) of torch\.uint8, but images need a floating dtype"):
         build_pair(Tiny(), torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
 

@@ -65,7 +65,7 @@ def test_pooled_size_of_kernels_1_to_11(ratio: Any, rounding: Any, pooled: list[
     assert [pooled_size(size, ratio, rounding) for size in SIZES] == pooled
 
 
-def test_rounding_is_up_unless_told() -> None:
+def test_rounding_is_up_by_default() -> None:
     assert (pooled_size(5, 2), pooled_size(5, 2, "floor")) == (3, 1)
 
 

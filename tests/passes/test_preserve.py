@@ -93,7 +93,7 @@ def test_all_that_can_be_is_put_back_where_something_cannot() -> None:
     assert model.log == [1] and not model.mean.any() and torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_first_error_of_several_is_told_and_the_rest_still_run() -> None:
+def test_the_first_error_of_several_is_reported_and_the_rest_still_run() -> None:
     done = []
 
     def fail(word: str) -> None:

@@ -93,7 +93,7 @@ def test_written_tensors() -> None:
         assert [id(tensor) for tensor in found] == [id(tensor) for tensor in expected], operator
 
 
-def test_a_backward_pass_is_told() -> None:
+def test_a_backward_pass_is_reported() -> None:
     told: list[bool] = []
 
     class Asking(torch.autograd.Function):

@@ -21,7 +21,7 @@ def test_sizes_have_a_multiplication_sign_between_them(sizes: list[int], spelled
     ("error", "line"),
     [(ValueError("one\ntwo"), "one"), (ValueError("\n one\n"), "one"), (AssertionError(), "AssertionError")],
 )
-def test_an_error_is_told_in_one_line(error: Exception, line: str) -> None:
+def test_an_error_is_reported_in_one_line(error: Exception, line: str) -> None:
     assert first_line(error) == line
 
 
@@ -56,7 +56,5 @@ def test_a_name_unlike_all_others_has_no_near_match() -> None:
         ("~~~~", STAGES, f"near matches: {', '.join(STAGES[:4])} (of 8)"),
     ],
 )
-def test_a_hint_tells_how_many_names_it_leaves_out_and_always_tells_some(
-    name: str, known: list[str], hint: str
-) -> None:
+def test_a_hint_says_how_many_names_it_leaves_out_and_always_lists_some(name: str, known: list[str], hint: str) -> None:
     assert near_matches_hint(name, known) == hint

@@ -75,14 +75,14 @@ def test_one_mode_runs_uncompiled_and_the_others_do_not() -> None:
         assert torch.equal(net.run(mode, IMAGES), plain.run(mode, IMAGES))
 
 
-def test_each_mode_that_fails_is_told() -> None:
+def test_each_mode_that_fails_is_reported() -> None:
     net = make(Backend(failing=("low", "larger")))
     first, second = told(lambda: every_mode(net))
     assert "failed in low-mode" in first and "failed in larger-mode" in second
     assert net._runner.uncompiled == (Mode.LOW, Mode("larger"))
 
 
-def test_a_compiler_that_never_works_is_told_once() -> None:
+def test_a_compiler_that_never_works_is_reported_once() -> None:
     backend = Backend(always=True)
     net = make(backend)
     (message,) = told(lambda: every_mode(net))
@@ -106,7 +106,7 @@ def test_a_users_own_compile_is_not_tried_again() -> None:
     assert "does not work here" in message and backend.tried == 2
 
 
-def test_a_backward_pass_that_fails_is_told_by_the_forward() -> None:
+def test_a_backward_pass_that_fails_is_reported_by_the_forward() -> None:
     def fail(graph_module: fx.GraphModule, inputs: Any) -> Any:
         raise ValueError("no backward")
 
@@ -125,7 +125,7 @@ def test_a_backward_pass_that_fails_is_told_by_the_forward() -> None:
         assert torch.equal(ours.grad, theirs.grad)  # type: ignore[arg-type]
 
 
-def test_modes_that_were_not_asked_to_be_compiled_are_told_as_such() -> None:
+def test_modes_that_were_not_asked_to_be_compiled_are_reported_as_such() -> None:
     net = make(None, compile=False)
     assert told(lambda: every_mode(net)) == [] and net._runner.uncompiled == net.modes
 

@@ -99,7 +99,7 @@ def test_a_stateful_loader_goes_on_in_the_middle_of_an_epoch(workers: int) -> No
     assert all(torch.equal(ours, theirs) for (_, ours), (_, theirs) in zip(rest, whole[3:], strict=True))
 
 
-def test_batches_that_lost_their_mode_are_told() -> None:
+def test_batches_that_lost_their_mode_are_reported() -> None:
     loader = host_loader(DATA, net(), 4)
     anew = DataLoader(loader.dataset, batch_sampler=[[0, 1]], collate_fn=loader.collate_fn)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a batch has lost the mode of its step"):

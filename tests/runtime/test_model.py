@@ -74,7 +74,7 @@ def test_each_forward_is_a_step_in_the_mode_of_the_schedule(
     assert set(ran) == {FULL, LOW}
 
 
-def test_the_epoch_that_was_told_counts(pair: ModePair, images: Tensor) -> None:
+def test_the_given_epoch_counts(pair: ModePair, images: Tensor) -> None:
     net = eager(pair, PeriodicSchedule(period=1, low_steps=[0, 1]))
     modes = []
     for epoch in range(2):

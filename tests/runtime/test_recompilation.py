@@ -44,7 +44,7 @@ def both_modes(net: LowModeModel) -> None:
         (lambda net: net.ladder.model.register_module("3", nn.Conv2d(4, 4, 3, padding=2)), "the layers of the model"),
     ],
 )
-def test_what_has_changed_is_told(net: LowModeModel, change: object, told: str) -> None:
+def test_what_has_changed_is_reported(net: LowModeModel, change: object, told: str) -> None:
     both_modes(net)
     change(net)  # type: ignore[operator]
     images = IMAGES.to(next(net.parameters()).dtype)

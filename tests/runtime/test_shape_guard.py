@@ -76,7 +76,7 @@ def test_a_traced_graph_takes_any_size() -> None:
         assert net.run(mode, torch.zeros(4, 3, 24, 24)).shape == (4, 4, (24 * 24) // (4 if mode is Mode.LOW else 1))
 
 
-def test_a_second_shape_mismatch_in_a_row_is_told_to_run_uncompiled() -> None:
+def test_a_second_shape_mismatch_in_a_row_is_reported_to_run_uncompiled() -> None:
     net = net_of(plain(), compile=True, compile_options={"backend": "eager"})
     usual, other = torch.zeros(4, 3, 16, 16), torch.zeros(2, 3, 16, 16)
     with warnings.catch_warnings():
@@ -90,7 +90,7 @@ def test_a_second_shape_mismatch_in_a_row_is_told_to_run_uncompiled() -> None:
         net.run(Mode.FULL, other)
 
 
-def test_a_batch_that_the_loader_drew_for_another_mode_is_told(pair: ModePair) -> None:
+def test_a_batch_that_the_loader_drew_for_another_mode_is_reported(pair: ModePair) -> None:
     net = LowModeModel(pair, BernoulliSchedule(0.0), downsample_on="host", compile=False).train()
     with pytest.warns(UserWarning, match=r"the loader chose low-mode for step 0, but the schedule's is full-mode"):
         net(torch.zeros(4, 3, 8, 8))
@@ -123,7 +123,7 @@ def test_an_optimizer_that_takes_the_attached_ones_place_counts(pair: ModePair) 
     assert net.step == 3
 
 
-def test_a_schedule_that_stands_still_is_told(pair: ModePair) -> None:
+def test_a_schedule_that_stands_still_is_reported(pair: ModePair) -> None:
     net = LowModeModel(pair, BernoulliSchedule(0.5), compile=False)
     net.attach(torch.optim.SGD(net.parameters(), lr=0.1))
     with pytest.warns(UserWarning, match="21 training forwards without a step on the model's weights"):

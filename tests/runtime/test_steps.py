@@ -64,7 +64,7 @@ def test_wrappers_are_looked_through_and_the_state_goes_on(wrap: Any) -> None:
     assert not any(name.startswith("lowmode") for group in theirs.param_groups for name in group)
 
 
-def test_a_state_that_is_loaded_before_attaching_tells_too() -> None:
+def test_a_state_that_is_loaded_before_attaching_is_reported_too() -> None:
     net = make()
     optimizer = sgd(net)
     net.attach(optimizer)
@@ -157,7 +157,7 @@ def test_a_resume_that_lost_the_schedule_says_so_once() -> None:
         step(net, optimizer)
 
 
-def test_a_forgotten_attach_is_told_and_made_up_for() -> None:
+def test_a_forgotten_attach_is_reported_and_corrected() -> None:
     net = make()
     optimizer = sgd(net)
     with pytest.warns(UserWarning, match="2 training forwards before the first optimizer step counted as st"):

@@ -290,7 +290,7 @@ def test_the_loss_is_a_tensor_of_its_own() -> None:
     assert not any(loss.requires_grad for loss in losses)
 
 
-def test_the_norm_of_gradients_is_told() -> None:
+def test_the_norm_of_gradients_is_reported() -> None:
     ours, loop = recorded(clip_grad_norm=0.5), Run(clip_grad_norm=0.5)
     torch.manual_seed(5)
     norms = [(ours.step(*batch), ours.step.grad_norm.item())[1] for batch in batches()]
@@ -596,7 +596,7 @@ def test_gradients_that_are_there_before_a_step_are_added_to() -> None:
     assert ours.recorder.replays == STEPS - 4 - 3
 
 
-def test_an_input_of_an_unknown_kind_is_told() -> None:
+def test_an_input_of_an_unknown_kind_is_refused() -> None:
     class Labels:
         def __init__(self, labels: Tensor) -> None:
             self.labels = labels

@@ -113,7 +113,7 @@ def test_a_capture_that_fails_leaves_training_as_it_was() -> None:
     assert same(captured, on_gpu(capture=False).train(data()))
 
 
-def test_a_graph_that_somebody_keeps_does_not_spoil_a_capture() -> None:
+def test_a_graph_that_is_kept_does_not_spoil_a_capture() -> None:
     def keep(run: Run, place: int) -> None:
         images, labels = data(1)[0]
         kept.append(torch.nn.functional.cross_entropy(run.net.ladder.model(images), labels))

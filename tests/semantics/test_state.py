@@ -107,7 +107,7 @@ def test_not_a_number_is_itself() -> None:
     assert difference(freeze(float("nan")), freeze(float("nan"))) is None
 
 
-def test_where_two_differ_is_told() -> None:
+def test_where_two_differ_is_reported() -> None:
     assert difference(freeze({"a": [1, 2]}), freeze({"a": [1, 3]}), at="log") == "log.'a'.1: 2 for 3"
 
 

@@ -55,7 +55,7 @@ class Ends:
         return torch.zeros(3, 2, 2, dtype=torch.uint8), 0
 
 
-def test_a_process_that_is_gone_is_told_in_a_line() -> None:
+def test_a_process_that_is_gone_is_reported_in_a_line() -> None:
     told = r"^a process that reads images has ended: .*; give workers=0, or fewer of them$"
     with pytest.raises(ValueError, match=told) as error:
         read_all(Ends().read, 8, "decoding", workers=1)

@@ -54,7 +54,7 @@ def test_the_test_accuracy_is_that_of_the_test_images(tmp_path: Path) -> None:
     assert result.summary()["test_accuracy"] == 0.1
 
 
-def test_without_val_it_is_told_that_test_is_validated_on(tmp_path: Path) -> None:
+def test_without_val_it_is_reported_that_test_is_validated_on(tmp_path: Path) -> None:
     splits_in(tmp_path, train=10, test=30)
     layout = scan_folder(tmp_path)
     assert layout.test is None and len(layout.val.paths) == 4
@@ -97,7 +97,7 @@ def test_what_is_ignored_is_counted_by_kind(tmp_path: Path) -> None:
     )
 
 
-def test_a_test_set_without_labels_is_left_unread_and_told(tmp_path: Path) -> None:
+def test_a_test_set_without_labels_is_left_unread_and_reported(tmp_path: Path) -> None:
     splits_in(tmp_path, train=10, val=20)
     grey_images(tmp_path / "test" / "images", 3, 30)
     layout = scan_folder(tmp_path)

@@ -109,7 +109,7 @@ def test_printed_colours(tmp_path: Path) -> None:
         assert (decode(path, None, 3).long() - right).abs().max() <= 1
 
 
-def test_an_image_that_is_too_large_is_told_in_our_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_is_too_large_is_reported_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2 * 10**6)
     path = saved(tmp_path / "x.png", Image.new("L", (3000, 2000)))
     with pytest.raises(ValueError, match=r"^image '.*x\.png' has more than 4 million pixels; scale it down first$"):
@@ -123,7 +123,7 @@ def folder_of(root: Path, values: np.ndarray, ending: str = "png") -> str:
     return f"folder:{root}"
 
 
-def test_images_that_hardly_differ_and_depth_that_is_hardly_used_are_told(tmp_path: Path) -> None:
+def test_images_that_hardly_differ_and_depth_that_is_hardly_used_are_reported(tmp_path: Path) -> None:
     flat = np.full((8, 8, 3), 7, np.uint8)
     flat[:4, :, 0] = 90
     (note,) = load_data(folder_of(tmp_path / "flat", flat)).notes

@@ -83,7 +83,7 @@ def test_killed_ranks_go_on_to_the_same_bits(tmp_path: Path) -> None:
         assert_bits(folder, tmp_path / "whole")
 
 
-def test_a_batch_that_ranks_cant_share_is_told(tmp_path: Path) -> None:
+def test_a_batch_that_ranks_cant_share_is_reported(tmp_path: Path) -> None:
     from lowmode_fx.train.ranks import Ranks
 
     with pytest.raises(ValueError, match="batch size 125 can't be shared by 2 ranks; give a multiple of 2"):

@@ -98,7 +98,7 @@ def test_gradients_are_measured_in_the_type_of_the_run() -> None:
     assert set(seen) == {torch.bfloat16}
 
 
-def test_the_cost_is_the_ratio_of_multiply_adds_unless_told() -> None:
+def test_the_cost_is_the_ratio_of_multiply_adds_by_default() -> None:
     schedule = AgreementSchedule(every=100)
     schedule.measure(pair(), batches(), F.cross_entropy, step=7)
     (cost,) = schedule.state_dict()["costs"]

@@ -96,7 +96,7 @@ def test_one_batch_and_several(name: str, batch: Any, targets: list[Any]) -> Non
         ("loss inside", {"pixel_values": X}, r"^Classifier is called with \(pixel_values=tensor\), but its modes were"),
     ],
 )  # fmt: skip
-def test_what_is_no_batch_is_told_in_one_line(name: str, batch: Any, message: str) -> None:
+def test_what_is_no_batch_is_reported_in_one_line(name: str, batch: Any, message: str) -> None:
     inputs, model = call_of(name)
     with pytest.raises(ValueError, match=message) as error:
         read_batches(batch, inputs, model)

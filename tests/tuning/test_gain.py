@@ -147,7 +147,7 @@ def test_no_gain_anywhere_is_no_gain() -> None:
 HALVED, NEARLY_FULL = ModeGain(lambda x: 0.8 - 0.6 * x, 0.3, 0.5), ModeGain(lambda x: 0.95 - 0.1 * x, 0.6, 0.125)
 
 
-def test_modes_follow_each_other_as_their_price_of_progress_says() -> None:
+def test_modes_follow_each_other_by_their_cost_per_gain() -> None:
     """Halved images pay best while 0.3 / (0.8 − 0.6 x) < 0.6 / (0.95 − 0.1 x), up to their tail at 1/2 at most."""
     plan = make_plan([HALVED, NEARLY_FULL], 20, most_low=10)
     crossing = 0.195 / 0.33  # of the two prices, beyond the tail of halved images

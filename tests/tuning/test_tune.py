@@ -104,7 +104,7 @@ def test_an_image_of_one_colour_needs_no_resolution(tuning: Tuning) -> None:
     assert any("in trial runs its gain was" in reason for reason in tuning.reasons)
 
 
-def test_low_steps_that_teach_nothing_are_not_chosen() -> None:
+def test_low_steps_without_gain_are_not_chosen() -> None:
     """The class is the sign of a checkerboard of one pixel, of which the mean of four pixels has nothing."""
     board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1
     data = Coloured()
@@ -146,13 +146,13 @@ def test_the_table_shows_the_choice_and_why(tuning: Tuning) -> None:
     assert tuning.reasons[-1] in text
 
 
-def test_the_cap_on_time_is_told_and_the_control_has_a_trial_run_even_so() -> None:
+def test_the_cap_on_time_is_reported_and_the_control_has_a_trial_run_even_so() -> None:
     tuning = quick_tune(small_model(), seconds=1e-3)
     assert [candidate.name for candidate in tuning.candidates if candidate.trial_gains] == ["r = 2, kernels kept"]
     assert "the time was up before every configuration was tried" in tuning.reasons
 
 
-def test_progress_is_told() -> None:
+def test_progress_is_reported() -> None:
     told: list[tuple[str, float]] = []
     quick_tune(small_model(), ratios=(2,), on_progress=lambda what, share: told.append((what, share)))
     shares = [share for _, share in told]
@@ -268,7 +268,7 @@ def measured(name: str, ratio: Any, cost: float, gain: float) -> Candidate:
     return Candidate(name, config, cost, (), plan, 1.0, (gain, gain), gain=lambda x: gain)
 
 
-def test_a_cheaper_mode_first_then_a_dearer_one() -> None:
+def test_a_cheaper_mode_first_then_a_more_expensive_one() -> None:
     halved, nearly = measured("halved", 2, 0.25, 0.7), measured("nearly", "4/3", 0.6, 0.95)
     chosen = choose([nearly, halved], 20, 0.5, 3)
     assert [each.name for each in chosen.candidates] == ["halved", "nearly"]
@@ -313,7 +313,7 @@ def test_a_trial_run_of_full_mode_itself_gains_one() -> None:
     assert probe.trial_run(same, 24, weight=1e-6) < 0.3  # low steps that move nothing
 
 
-def test_the_full_run_ends_when_told() -> None:
+def test_the_full_run_ends_at_the_given_step() -> None:
     probe = Probe(small_model(), Coloured(), F.cross_entropy, sgd)
     assert probe.run((4, 16), on_step=lambda step: step < 7) == 7
     assert [point.step for point in probe.points] == [4, 7]
@@ -334,7 +334,7 @@ def test_a_plan_of_whole_epochs_saves_time_or_stays_full(epochs: int) -> None:
     assert tuned.time <= 0.95 or (tuned.time == 1 and tuned.epochs == epochs and not any(shares))
 
 
-def test_dense_prediction_needs_outputs_of_full_size_and_is_told_so() -> None:
+def test_dense_prediction_needs_outputs_of_full_size_and_is_reported_so() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(block(3, 8, 3), block(8, 8, 5), nn.Conv2d(8, 3, 1))
     pixels = [(images, labels[:, None, None].expand(-1, 16, 16).contiguous()) for images, labels in Coloured()]

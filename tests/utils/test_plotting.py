@@ -38,7 +38,7 @@ def test_a_users_settings_change_no_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", BLINDNESS)
-def test_the_colours_are_told_apart(kind: str) -> None:
+def test_the_colours_are_distinguishable(kind: str) -> None:
     def seen(colour: str) -> np.ndarray:
         return np.clip(np.array(BLINDNESS[kind]) @ np.array(to_rgb(colour)) ** 2.2, 0, 1) ** (1 / 2.2)
 

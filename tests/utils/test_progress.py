@@ -44,7 +44,7 @@ def test_a_bar_is_one_line_that_fits_its_terminal(width: int) -> None:
     assert written(console).count(UP) == 1
 
 
-def test_a_bar_tells_stage_and_share() -> None:
+def test_a_bar_shows_stage_and_share() -> None:
     console = terminal(60)
     with progress(console) as tell:
         tell("low-mode: epoch 12/200", 0.42)
@@ -65,7 +65,7 @@ def test_a_log_gets_one_line_for_each_stage() -> None:
     ]
 
 
-def test_a_log_is_told_every_few_seconds_how_far_a_long_stage_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_reports_the_progress_of_a_long_stage_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     console, now = Console(file=io.StringIO(), width=20), 0.0
     monkeypatch.setattr("lowmode_fx.utils.progress.time.monotonic", lambda: now)
     with progress(console) as tell:
@@ -99,6 +99,6 @@ def test_a_log_with_lines_of_its_own_gets_none() -> None:
     assert written(console) == ""
 
 
-def test_items_pass_through_and_are_told_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_items_pass_through_and_are_reported_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(track(iter("abc"), total=3, what="decoding")) == ["a", "b", "c"]
     assert capsys.readouterr() == ("", "decoding …\n")

@@ -100,7 +100,7 @@ def test_long_values_are_not_shown() -> None:
     assert str(wrong_type("model", torch.zeros(9, 9), "a module")) == "model is of type Tensor; give a module"
 
 
-def test_an_unknown_name_is_told_with_near_matches() -> None:
+def test_an_unknown_name_is_reported_with_near_matches() -> None:
     names = ["ratio", "rounding", "gain", "strides", "batchnorm", "keep_convs"]
     with pytest.raises(ValueError, match=r"^LowModeConfig has no 'ration'; near matches: ratio, .* \(of 6\)$"):
         check_names("LowModeConfig", ["gain", "ration"], names)
