@@ -15,7 +15,7 @@ from passes.calls import aten
 from passes.errors import PassError
 from passes.find_maps import image_shape
 from passes.kernel_math import conv_output_size
-from passes.match import ConvSite, conv_sites, norm_sites
+from passes.match import ConvSite, conv_sites, norm_sites, sliding_convs
 from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, node_shape
 from passes.spelling import setting
 from passes.trees import tree_leaves
@@ -171,23 +171,23 @@ def _reshapes_images(node: fx.Node, shapes: Mapping[fx.Node, ShapeTree], batch: 
     return all(isinstance(shape, Shape) and shape[:1] == (batch,) for shape in before)
 
 
-def check_poolable(full: fx.GraphModule, model: str, pool_convs: str | Sequence[str]) -> None:
+def check_poolable(full: fx.GraphModule, model: str, pool_convs: str | Sequence[str], shrinks: bool = True) -> None:
     """Raise ``PassError`` if no convolution slides over its input, so that low-mode has nothing to pool.
 
     ``model``: its name, for the message. ``pool_convs``: as in ``pool_weights``; convolutions that are named one by one
-    are taken as they are.
+    are taken as they are. ``shrinks``: whether low-mode's images are smaller.
     """
     if not isinstance(pool_convs, str):
         return
     sites = conv_sites(full)
     least = 1 if pool_convs == "all" else None
-    if any(k > (least or s) for site in sites for k, s in zip(site.kernel, site.stride, strict=True)):
+    if sliding_convs(full, least):
         return
     size = "one tap" if least else "its stride"
     found = (
         f"none of its {len(sites)} convolutions has a kernel larger than {size}" if sites else "it has no convolution"
     )
-    raise PassError(
-        f"{model} has nothing to pool: {found}; use a convolutional network "
-        f"({setting('kernel_ratio', 1)} shrinks only the images)"
-    )
+    instead = f"({setting('kernel_ratio', 1)} shrinks only the images)"
+    if not shrinks:
+        instead = f"or give {setting('kernel_ratio', 1)} instead of {setting('downsample_input', False)}"
+    raise PassError(f"{model} has nothing to pool: {found}; use a convolutional network {instead}")

@@ -62,6 +62,12 @@ def conv_sites(graph_module: fx.GraphModule) -> list[ConvSite]:
     return [site for site in matched if site is not None]
 
 
+def sliding_convs(graph_module: fx.GraphModule, least: int | None = None) -> list[ConvSite]:
+    """Convolutions with a kernel side above their stride, or above ``least``: those that have something to pool."""
+    sites = conv_sites(graph_module)
+    return [site for site in sites if any(k > (least or s) for k, s in zip(site.kernel, site.stride, strict=True))]
+
+
 def max_pool_sites(graph_module: fx.GraphModule) -> list[MaxPoolSite]:
     """Every max pool, as module or function, in execution order."""
     matched = (_match_max_pool(graph_module, node) for node in graph_module.graph.nodes)

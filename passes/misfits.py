@@ -6,13 +6,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, fx
 
 from passes.base import PassContext
 from passes.calls import CONVS
 from passes.errors import PassError
 from passes.find_maps import find_flatten, find_map, image_shape, is_map
-from passes.match import module_path
+from passes.match import module_path, sliding_convs
 from passes.ratios import PlainRatio, nearest_ratio, plain_ratio
 from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, node_shape, propagate_shapes
 from passes.spelling import setting
@@ -22,6 +23,7 @@ from passes.wording import sides
 _MULTIPLES = (2, 4, 8, 16, 32, 64)
 #: A side is short if the image's other side is this many times longer.
 _SHORT = 4
+_OTHER_SIZES = "make the model take images of other sizes (timm's models by dynamic_img_size=True)"
 
 
 def misfit(error: ShapeError, context: PassContext) -> PassError:
@@ -33,24 +35,26 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
             f"{place(error.node)} needs a flattened map of fixed size ({wanted} in full-mode), but low-mode gives "
             f"{_shapes(error.inputs)}; set {setting('adapt_head', True)} to resize the map to its full-mode size there"
         )
-    cause = re.sub(r"\s*\(?Proxy\([^)]*\)(\*Proxy\([^)]*\))?\)?", "", error.cause)
+    cause = re.sub(r"\s*\(?Proxy\([^)]*\)(\*Proxy\([^)]*\))?\)?", "", error.cause).rstrip(".")
     way_out = "use an input size that can be halved more often"
     if _takes(context.full, context.inputs):
         what = "low-mode does not fit the model"
     else:
         what = f"the model itself can't take {sides(image_shape(error.shapes)[2:])} inputs"
         if context.any_size:
-            way_out = _other_sides(context) or way_out
+            is_fixed = error.node.target is torch._assert
+            way_out = _other_sides(context) or (_OTHER_SIZES if is_fixed else way_out)
     source = find_map(error)
     resize = ""
     if source is not None:
         size = sides(full_shape(source)[2:])
         adapt = setting("adapt_head", True)
         resize = f", set {adapt} to resize the map behind {place(source)} to its full-mode {size}"
-    return PassError(
-        f"{what}: at {place(error.node)}, given {_shapes(error.inputs)}: {cause}; {way_out}"
-        f"{resize}, or set {setting('downsample_input', False)} to pool kernels only"
-    )
+    has_tensors = any(isinstance(shape, Shape) for shape in error.inputs)
+    given = f", given {_shapes(error.inputs)}" if has_tensors else ""
+    # Without a kernel to pool, whole images would be refused too.
+    whole = f", or set {setting('downsample_input', False)} to pool kernels only" if sliding_convs(context.full) else ""
+    return PassError(f"{what}: at {place(error.node)}{given}: {cause}; {way_out}{resize}{whole}")
 
 
 def _takes(graph_module: fx.GraphModule, inputs: Sequence[Tensor]) -> bool:

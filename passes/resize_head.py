@@ -16,6 +16,7 @@ from passes.match import site_name
 from passes.misfits import failed_transform, misfit, unequal_branches
 from passes.pool_weights import is_custom_transform
 from passes.shapes import ShapeError, full_shape, node_shape, propagate_shapes, record_shapes
+from passes.spelling import setting
 from passes.wording import sides
 
 #: Interpolation mode by number of spatial sides.
@@ -52,13 +53,13 @@ def resize_head(graph_module: fx.GraphModule, context: PassContext, *, adapt_hea
                 refusal = misfit(error, context)
             if refusal is not None:
                 raise refusal from error
-            resized.append(_resize(graph_module, error))
+            resized.append(_resize(graph_module, error, context))
         else:
             record_shapes(shapes)
             return PassReport("resize_head", _drop_needless(graph_module, resized) if resized else ())
 
 
-def _resize(graph_module: fx.GraphModule, error: ShapeError) -> fx.Node:
+def _resize(graph_module: fx.GraphModule, error: ShapeError, context: PassContext) -> fx.Node:
     """Resize the map that leads to ``error.node`` to its full-mode size; returns the node that does it.
 
     A map that is flattened is resized only for that. Otherwise (a position table that is added or multiplied), the map
@@ -67,7 +68,8 @@ def _resize(graph_module: fx.GraphModule, error: ShapeError) -> fx.Node:
     flatten = find_flatten(error)
     source = flatten.all_input_nodes[0] if flatten else find_map(error)
     if source is None:
-        raise PassError(f"adapt_head found no map of a convolution that leads to {error.node.name}: {error}") from error
+        useless = f"{setting('adapt_head', True)} finds no map of a convolution to resize: "
+        raise PassError(f"{useless}{misfit(error, context)}") from error
     size = full_shape(source)[2:]
     with graph_module.graph.inserting_after(source):
         resized = graph_module.graph.call_function(

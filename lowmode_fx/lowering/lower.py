@@ -81,7 +81,7 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
     config, fitted = with_least_side(config, full)
     inputs = low_inputs(captured.inputs, config)
     if config.pools_kernels:
-        check_poolable(full, type(model).__name__, config.pool_convs)
+        check_poolable(full, type(model).__name__, config.pool_convs, config.downsample_input)
     with train_mode(model):
         low = bind_graph(model, _low_graph(captured, inputs), "Draft", draft=True)
         draft = None if captured.live else _proven_draft(captured, low.graph, inputs)

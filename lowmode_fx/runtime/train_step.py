@@ -15,6 +15,7 @@ from lowmode_fx.runtime.captured.graphs import Graphs, graphs_for
 from lowmode_fx.runtime.captured.nets import find_net
 from lowmode_fx.runtime.captured.recorded import Place
 from lowmode_fx.runtime.captured.signature import move
+from lowmode_fx.utils.losses import as_criterion
 from lowmode_fx.utils.validation import as_count, as_number, wrong_type
 
 
@@ -48,7 +49,7 @@ class TrainStep:
         graphs: What captures steps; by default CUDA graphs on CUDA, and nothing elsewhere.
 
     Raises:
-        TypeError: An argument is not a module, an optimizer or a number.
+        TypeError: An argument is not a module, an optimizer or a number, or ``criterion`` is a class.
         ValueError: A number is out of range, or the optimizer steps on none of the net's parameters.
     """
 
@@ -71,9 +72,9 @@ class TrainStep:
         self.accumulate = as_count("accumulate", accumulate, 1)
         if autocast is not None and not isinstance(autocast, torch.dtype):
             raise wrong_type("autocast", autocast, "a dtype such as torch.bfloat16, or None")
-        for name, called in (("criterion", criterion), ("after_step", after_step)):
-            if called is not None and not callable(called):
-                raise wrong_type(name, called, "a function, or None")
+        criterion = None if criterion is None else as_criterion(criterion)
+        if after_step is not None and not callable(after_step):
+            raise wrong_type("after_step", after_step, "a function, or None")
         clip = None if clip_grad_norm is None else as_number("clip_grad_norm", clip_grad_norm, above=0)
         device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
         self.net = net

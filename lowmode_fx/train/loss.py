@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from lowmode_fx.train.outputs import split_outputs
 from lowmode_fx.train.settings import check_criterion
 from lowmode_fx.utils.imports import import_named
+from lowmode_fx.utils.losses import as_loss
+from lowmode_fx.utils.user_code import user_code
 from passes.wording import first_line
 
 #: ``criterion(outputs, labels)``: what the model returned and what is right, to a scalar.
@@ -83,6 +85,23 @@ def balanced_weights(labels: Tensor, classes: int) -> tuple[float, ...]:
     return tuple(round(float(weight), 6) for weight in found)
 
 
+class _OwnLoss:
+    """A user's own loss: what is wrong with it is said at its first call, in one line with its name."""
+
+    def __init__(self, name: str, loss: Criterion) -> None:
+        self.name, self.loss = name, loss
+        self._works = False
+
+    def __call__(self, outputs: Any, labels: Tensor) -> Tensor:
+        if self._works:
+            return self.loss(outputs, labels)
+        with user_code(f"criterion {self.name} failed on a model's outputs and labels of shape {tuple(labels.shape)}"):
+            loss = self.loss(outputs, labels)
+        found = as_loss(loss, f"criterion {self.name}")
+        self._works = True
+        return found
+
+
 def _own(name: str, device: torch.device | None) -> Criterion:
     found = import_named(name, "criterion")
     if inspect.isclass(found):
@@ -96,5 +115,4 @@ def _own(name: str, device: torch.device | None) -> Criterion:
         if any(True for _ in found.parameters()):
             raise ValueError(f"criterion {name} has parameters, which train does not train; write a loop of your own")
         found = found.to(device)
-    criterion: Criterion = found
-    return criterion
+    return _OwnLoss(name, found)

@@ -15,6 +15,7 @@ from lowmode_fx.lowering import networks
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.tuning.batches import Batch, Call, read_batches
+from lowmode_fx.utils.losses import as_criterion, as_loss
 from passes.preserve import preserve_state, train_mode
 
 Criterion = Callable[..., Tensor]
@@ -67,8 +68,10 @@ def gradient_agreement(
         The agreement, whole and per parameter.
 
     Raises:
-        ValueError: There is no batch, or one that the modes were not built for.
+        ValueError: There is no batch, or one that the modes were not built for, or the loss is not a scalar.
+        TypeError: ``criterion`` is no function, or returns no tensor.
     """
+    as_criterion(criterion)
     batches = read_batches(batch, ladder.inputs, ladder.model)
     full, low = (networks.network(ladder, each, downsample=True) for each in (Mode.FULL, mode or ladder.modes[0]))
     names = [name for name, value in ladder.model.named_parameters() if value.requires_grad]
@@ -84,7 +87,7 @@ def batch_loss(
 ) -> Tensor:
     """``criterion(output, targets)``, under autocast to a dtype; ``None``: as the caller has it."""
     with contextlib.nullcontext() if autocast is None else torch.autocast(batch.device.type, dtype=autocast):
-        return criterion(batch.of(network), batch.targets)
+        return as_loss(criterion(batch.of(network), batch.targets))
 
 
 def mode_gradient(

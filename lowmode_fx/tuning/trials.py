@@ -21,6 +21,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.tuning.agreement import Criterion, batch_loss, mode_gradient
 from lowmode_fx.tuning.batches import Batch, Call, read_batch, read_batches, split_batch
 from lowmode_fx.tuning.gain import StepProgress, gradient_products, step_progress
+from lowmode_fx.utils.losses import as_criterion
 from passes.preserve import preserve_generators, preserve_state, train_mode
 from passes.spelling import setting
 
@@ -70,7 +71,8 @@ class Probe:
         autocast: torch.dtype | None = None,
         images: Argument | Iterable[Argument] | None = None,
     ) -> None:
-        self.model, self.criterion, self.optimizer, self.autocast = copy.deepcopy(model), criterion, optimizer, autocast
+        self.criterion, self.optimizer, self.autocast = as_criterion(criterion), optimizer, autocast
+        self.model = copy.deepcopy(model)
         self._full, self._source = networks.FullNetwork(self.model), batches
         first = _first(batches, kept)
         self.captured = capture(self.model, split_batch(first[0])[0], images=images)

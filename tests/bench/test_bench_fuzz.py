@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import signal
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,3 +43,20 @@ def test_outcomes_are_counted_and_a_run_goes_on(
     assert kept[2:] == [every + 5] and len(seen) == len(first) + 3, "what was tried is not tried again"
     if what == "line":
         assert fault["line"] == first[2]
+
+
+def test_a_command_hangs_by_the_cpu_time_it_takes_or_by_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz_cli, "CPU_SECONDS", 0.2)
+    monkeypatch.setattr(fuzz_cli, "SECONDS", 60)
+
+    def busy() -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr(fuzz_cli.cli, "main", busy)
+    assert fuzz_cli.run([]) == ("hang", "more than 0.2 s of CPU time")
+    monkeypatch.setattr(fuzz_cli.cli, "main", lambda: time.sleep(0.5))
+    assert fuzz_cli.run([]) == ("result", ""), "waiting takes no CPU time"
+    monkeypatch.setattr(fuzz_cli, "SECONDS", 0.1)
+    assert fuzz_cli.run([]) == ("hang", "more than 0.1 s")
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL and not any(signal.getitimer(signal.ITIMER_PROF))

@@ -337,6 +337,28 @@ def test_a_model_with_nothing_to_pool() -> None:
     )
 
 
+def test_hints_for_a_model_with_nothing_to_pool_end_in_one_that_helps() -> None:
+    """Neither whole images nor a resized map would help a transformer: no message sends its reader there."""
+    example = torch.zeros(2, 3, 32, 32)
+    model, other = (
+        timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, dynamic_img_size=dynamic)
+        for dynamic in (False, True)
+    )
+    with pytest.raises(PassError, match=r"use a convolutional network or give kernel_ratio=1 instead of downsample_in"):
+        build_pair(model, example, LowModeConfig(downsample_input=False))
+    hint = (
+        "the model itself can't take 16×16 inputs: at _assert in patch_embed: Input height doesn't match model (32); "
+        "make the model take images of other sizes (timm's models by dynamic_img_size=True)"
+    )
+    with pytest.raises(PassError) as error:
+        build_pair(model, example, LowModeConfig(kernel_ratio=1))
+    assert str(error.value) == hint
+    with pytest.raises(PassError) as error:
+        build_pair(model, example, LowModeConfig(kernel_ratio=1, adapt_head=True))
+    assert str(error.value) == f"adapt_head=True finds no map of a convolution to resize: {hint}"
+    assert build_pair(other, example, LowModeConfig(kernel_ratio=1)).report.low_input_shape[2:] == (16, 16)
+
+
 def test_a_model_without_a_convolution() -> None:
     with pytest.raises(PassError, match=r"^Sequential has nothing to pool: it has no convolution; use a conv"):
         build_pair(named(flat=nn.Flatten(), fc=nn.Linear(768, 2)), torch.zeros(IMAGES))

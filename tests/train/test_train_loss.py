@@ -17,9 +17,11 @@ from torchvision.models.googlenet import GoogLeNetOutputs
 from torchvision.models.inception import InceptionOutputs
 from training import digits, quick_settings, tiny_model
 
+from lowmode_fx import LowModeConfig, TrainStep, build_pair, gradient_agreement
 from lowmode_fx.train import TrainSettings, train
 from lowmode_fx.train.loss import balanced_weights, classification_loss, make_criterion
 from lowmode_fx.train.outputs import logits_of
+from lowmode_fx.tuning.tune import tune
 
 torch.manual_seed(0)
 LOGITS, AUX, OTHER, LABELS = torch.randn(6, 4), torch.randn(6, 4), torch.randn(6, 9), torch.tensor([0, 1, 2, 3, 0, 1])
@@ -100,6 +102,16 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "number = 3\n"
         "def logits_alone(outputs, labels):\n"
         "    return nn.functional.cross_entropy(outputs[0], labels)\n"
+        "def makes():\n"
+        "    return nn.CrossEntropyLoss()\n"
+        "def fails(outputs, labels):\n"
+        "    return {}['x']\n"
+        "def nothing(outputs, labels):\n"
+        "    pass\n"
+        "def each(outputs, labels):\n"
+        "    return nn.functional.cross_entropy(outputs, labels, reduction='none')\n"
+        "def cut(outputs, labels):\n"
+        "    return nn.functional.cross_entropy(outputs.detach(), labels)\n"
         "class Twice(nn.Module):\n"
         "    def forward(self, outputs, labels):\n"
         "        return 2 * logits_alone(outputs, labels)\n"
@@ -116,8 +128,42 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("mine")
 def test_a_loss_of_ones_own() -> None:
-    torch.testing.assert_close(make_criterion("my_losses:logits_alone")((LOGITS, OTHER), LABELS), ALONE)
-    torch.testing.assert_close(make_criterion("my_losses:Twice")((LOGITS, OTHER), LABELS), 2 * ALONE)
+    with torch.no_grad():
+        torch.testing.assert_close(make_criterion("my_losses:logits_alone")((LOGITS, OTHER), LABELS), ALONE)
+        torch.testing.assert_close(make_criterion("my_losses:Twice")((LOGITS, OTHER), LABELS), 2 * ALONE)
+
+
+@pytest.mark.usefixtures("mine")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "makes",
+            r"failed on a model's outputs and labels of shape \(125,\) \(TypeError: makes\(\) takes 0",
+        ),
+        ("fails", r"failed on .* \(KeyError: 'x', at my_losses\.py:\d+ in fails\)$"),
+        ("nothing", r"returned a value of type NoneType; return a scalar tensor"),
+        ("each", r"returned a tensor of shape \(125,\); return a scalar, such as its mean"),
+        ("cut", r"returned a loss without a gradient; compute it from the outputs, not detached"),
+    ],
+)
+def test_a_loss_of_ones_own_that_is_none_is_told_before_the_first_step(name: str, told: str) -> None:
+    settings = quick_settings(epochs=1, criterion=f"my_losses:{name}")
+    with pytest.raises((ValueError, TypeError), match=rf"^criterion my_losses:{name} {told}"):
+        train(tiny_model(), digits(), settings, quiet=True)
+
+
+def test_a_criterion_that_is_a_class_is_refused_everywhere() -> None:
+    told = r"^criterion is the class CrossEntropyLoss; give an object of it, such as CrossEntropyLoss\(\)$"
+    model, loss = tiny_model(), nn.CrossEntropyLoss
+    batch = (torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64))
+    pair = build_pair(model, batch[0], LowModeConfig(pool_convs="all"))
+    with pytest.raises(TypeError, match=told):
+        TrainStep(model, loss, torch.optim.SGD(model.parameters(), 0.1))
+    with pytest.raises(TypeError, match=told):
+        gradient_agreement(pair, batch, loss)
+    with pytest.raises(TypeError, match=told):
+        tune(model, [batch], epochs=1, criterion=loss)
 
 
 @pytest.mark.usefixtures("mine")

@@ -13,6 +13,8 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
+from lowmode_fx.utils.losses import as_loss
+
 Criterion = Callable[[Any, Any], Tensor]
 
 
@@ -60,10 +62,7 @@ class StepArithmetic:
         with nullcontext() if self._autocast is None else torch.autocast(self._device.type, self._autocast):
             outputs = self.net(*batch.args, **batch.kwargs)
             loss = outputs if self.criterion is None else self.criterion(outputs, batch.targets)
-        if loss.numel() != 1:
-            raise ValueError(
-                f"criterion returned a tensor of shape {tuple(loss.shape)}; return a scalar, such as its mean"
-            )
+        loss = as_loss(loss, "net" if self.criterion is None else "criterion")
         share = loss if self._accumulate == 1 else loss / self._accumulate
         self.scaler.scale(share).backward()
         return loss.detach()
