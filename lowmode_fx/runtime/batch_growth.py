@@ -49,13 +49,13 @@ def read_batch_growth(
 ) -> BatchGrowth:
     """The growth that ``LowModeModel``'s arguments describe.
 
-    Raises ``ValueError`` for a mode that the ladder does not have, a multiplier below 1, an unknown rule, and a schedule
-    that decides modes only as training goes on, so that no loader can know a batch's size.
+    Raises ``ValueError`` for a mode that the ladder does not have, a multiplier below 1, an unknown rule, and a
+    schedule that decides modes only as training goes on, so that no loader can know a batch's size.
     """
     rule = as_choice("lr_rule", lr_rule, get_args(LrRule))
     if batch_multiplier == "pixels":
-        full = ladder.inputs.image.shape[2:].numel()
-        found = {rung.mode: full / rung.inputs.image.shape[2:].numel() for rung in ladder.rungs}
+        full = math.prod(ladder.inputs.image.shape[2:])
+        found = {rung.mode: full / math.prod(rung.inputs.image.shape[2:]) for rung in ladder.rungs}
     elif isinstance(batch_multiplier, Mapping):
         found = {ladder.rung(Mode(name)).mode: _multiplier(value) for name, value in batch_multiplier.items()}
     else:

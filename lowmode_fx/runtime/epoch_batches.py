@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lowmode_fx.lowering.mode import Mode
-from passes.errors import OptionError
+from passes.errors import NO_VALUE, OptionError
 
 if TYPE_CHECKING:
     from lowmode_fx.runtime.model import LowModeModel
@@ -54,6 +54,6 @@ def check_batches(net: LowModeModel | None, batch_size: int, images: int) -> Non
         size = net.batch_size_in(mode, batch_size) if net is not None else batch_size
         if size > images:
             raise OptionError(
-                *("batch_multiplier", size / batch_size, f"makes {mode}-mode's batch {size} of {images} images"),
+                *("batch_multiplier", NO_VALUE, f"makes {mode}-mode's batch {size} of {images} images"),
                 "give a smaller one, or a smaller batch size",
             )

@@ -164,6 +164,14 @@ class LowModeModel(ModelView):
         """
         return self._growth.size(self.ladder.resolve(mode), batch_size)
 
+    def rate_factor(self, mode: Mode) -> float:
+        """Return what ``lr_rule`` multiplies the learning rate of a step in ``mode`` by.
+
+        Args:
+            mode: A mode of the ladder.
+        """
+        return self._growth.rate_factor(self.ladder.resolve(mode))
+
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch before it begins, as for torch's ``DistributedSampler``.
 
