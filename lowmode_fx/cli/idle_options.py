@@ -8,7 +8,10 @@ from typing import Any
 from lowmode_fx.cli.spelling import option_name
 
 #: Options of a low mode beside those of ``LowModeConfig``: a run without one has no use for them.
-LOW_MODE_RUN = ("low_weight", "shares", "schedule", "p", "tail", "period", "measure_every", "hold_epochs")
+LOW_MODE_RUN = (
+    *("low_weight", "batch_multiplier", "lr_rule"),
+    *("shares", "schedule", "p", "tail", "period", "measure_every", "hold_epochs"),
+)
 
 #: Options of the learning rate, with the schedules that they are of.
 OF_RATES = {
@@ -35,6 +38,8 @@ def idle_options(
         for name, kind in (("period", "periodic"), ("measure_every", "agreement")):
             if given.get(name) is not None and schedule != kind:
                 yield _line(name, given[name], f"it is of --schedule {kind}")
+        if given.get("lr_rule") is not None and given.get("batch_multiplier") is None:
+            yield _line("lr_rule", given["lr_rule"], "it is of --batch-multiplier")
         if given.get("hold_epochs") is not None and schedule == "agreement":
             yield _line("hold_epochs", given["hold_epochs"], "--schedule agreement holds no epochs")
     for name, kinds in OF_RATES.items():

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lowmode_fx.cli import batch_options
+from lowmode_fx.cli.batch_options import LrRule, read_batch_multiplier
 from lowmode_fx.cli.idle_options import idle_options
 from lowmode_fx.cli.ladder_options import low_mode_configs, read_ladder
 from lowmode_fx.cli.measured_on import check_measured_on
@@ -68,6 +70,16 @@ def train(
         Low(parser=as_path, metavar="PATH", help="Plan that `lowmode-fx tune` wrote; other options override it."),
     ] = None,
     low_weight: Annotated[float | None, Low(help="Factor on the gradients of low steps. (default 1)")] = None,
+    batch_multiplier: Annotated[
+        str | None,
+        Low(
+            help="Images of a low step over a full one's: pixels, or a number, or one per low mode: 4,1.75. (default 1)"
+        ),
+    ] = None,
+    lr_rule: Annotated[
+        LrRule | None,
+        Low(help="Factor on a larger batch's learning rate. (default linear; with Adam and its kin sqrt)"),
+    ] = None,
     ladder: Annotated[
         str | None, Low(help="Several low modes by ratio, each with its epochs, full-mode (1) last: 2x10,4/3x6,1x3.")
     ] = None,
@@ -190,6 +202,11 @@ def train(
     check_optimizer_name(settings.optimizer)
     bases = (preset,) if choice is None else choice.configs
     configs = [config for base in bases for config in low_mode_configs(base, plan, low)]
+    names = [str(mode) for mode, _ in rung_names(configs)]
+    growth = read_batch_multiplier(batch_multiplier, names)
+    if growth != 1 and kind == "agreement":
+        problem = "needs modes before --schedule agreement decides them"
+        raise OptionError("batch_multiplier", batch_multiplier, problem, "leave one of them out")
     chosen = make_schedule(
         kind,
         settings,
@@ -202,7 +219,7 @@ def train(
         paper=preset == "paper",
         plan=plan,
         shares=shares,
-        modes=[*(str(mode) for mode, _ in rung_names(configs)), str(Mode.FULL)],
+        modes=[*names, str(Mode.FULL)],
     )
     weight = low_weight if low_weight is not None else choice.low_weight if choice else 1.0
     as_number("low_weight", weight, above=0)
@@ -226,6 +243,8 @@ def train(
         configs,
         chosen,
         low_weight=weight,
+        batch_multiplier=growth,
+        lr_rule=batch_options.lr_rule(lr_rule, settings.optimizer),
         full_only=full_only,
         workers_given=workers is not None,
         resume=resume,

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -17,6 +17,7 @@ from lowmode_fx.cli.models import create_model
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.batch_growth import LrRule
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import LadderSchedule, Schedule, StatefulSchedule, mode_fractions
 from lowmode_fx.train.augmenting import augmented
@@ -50,6 +51,8 @@ class TrainRun:
     configs: Sequence[LowModeConfig]
     schedule: Schedule
     low_weight: float
+    batch_multiplier: float | Mapping[str, float] | Literal["pixels"]
+    lr_rule: LrRule
     full_only: bool
     workers_given: bool
     resume: bool
@@ -96,8 +99,17 @@ class TrainRun:
         net: torch.nn.Module = built.to(device)
         if not self.full_only:
             modes = build_modes(net, torch.randn(2, channels, height, width, device=device), self.configs)
-            net = LowModeModel(modes, self.schedule, low_weight=self.low_weight, compile=settings.compile)
+            net = LowModeModel(
+                modes,
+                self.schedule,
+                low_weight=self.low_weight,
+                batch_multiplier=self.batch_multiplier,
+                lr_rule=self.lr_rule,
+                compile=settings.compile,
+            )
             for line in about_low_modes(modes, self.schedule, settings, steps):
+                say(console, line)
+            for line in about_batches(net, settings.batch_size):
                 say(console, line)
         label = "full-mode" if self.full_only else "low-mode" if len(self.configs) == 1 else "ladder"
         identity = {"model": self.model}
@@ -165,6 +177,14 @@ def about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings,
         yield f"note: running statistics lag behind the last epoch's low steps; give {tail} or --precise-bn 100"
     if set(fractions) == {Mode.FULL}:
         yield "warning: no step is in low-mode; give a larger --p, fewer --hold-epochs or more --epochs"
+
+
+def about_batches(net: LowModeModel, batch_size: int) -> Iterator[str]:
+    """What a user should know of batches that grow, a line for each low mode."""
+    for mode in net.modes[:-1] if net.batches_grow else ():
+        factor = net.rate_factor(mode)
+        size = net.batch_size_in(mode, batch_size)
+        yield f"{mode}-mode: batches of {size} images, at {factor:.3g} times the learning rate"
 
 
 def say(console: Console, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from lowmode_fx.loading.epoch_plan import plan_epoch
 from lowmode_fx.loading.mixing import mixing_of
 from lowmode_fx.loading.normalise import Normalise
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.epoch_batches import check_batches, epoch_batches
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.utils.validation import as_count, wrong_type
 
@@ -41,14 +43,15 @@ class DeviceLoader:
         rank: Rank of this process, as in ``DistributedSampler``; each process holds the whole set.
         world_size: Number of processes that share the set.
         device: Where the images are held; ``None`` leaves them where they are.
-        net: A net with ``downsample_on="host"``: batches of its low steps are downsampled. Steps are counted from
-            ``net.step`` at the start of an iteration.
+        net: The net that trains, if its batches depend on the mode of their step: they are downsampled with
+            ``downsample_on="host"``, and have more images in low-mode with a ``batch_multiplier``. Steps are counted
+            from ``net.step`` at the start of an iteration.
         accumulation: Batches per optimizer step of ``net``.
 
     Raises:
         TypeError: ``images`` is not uint8.
-        ValueError: Shapes don't fit, labels would have to move with cropped images, the net downsamples itself, or
-            there would be no full batch.
+        ValueError: Shapes don't fit, labels would have to move with cropped images, the net downsamples itself and its
+            batches have one size, or there would be no full batch.
     """
 
     def __init__(
@@ -71,12 +74,14 @@ class DeviceLoader:
         classes: int | None = None,
     ) -> None:
         _check(images, labels, augmentation, mean, std)
-        if net is not None and net.downsample_on != "host":
+        if net is not None and net.downsample_on != "host" and not net.batches_grow:
             raise ValueError(
                 "net downsamples on the device too, so images would shrink twice; give downsample_on='host', or leave "
                 "out net"
             )
         self.order = BatchOrder(len(images), batch_size, seed, shuffle, drop_last, rank, world_size)
+        if drop_last:
+            check_batches(net, batch_size, self.order.images)
         self.device = images.device if device is None else torch.device(device)
         # Images must be contiguous: channels-last images would be slow to gather.
         self.images, self.labels = images.to(self.device).contiguous(), labels.to(self.device)
@@ -86,10 +91,17 @@ class DeviceLoader:
         self.net, self.accumulation = net, as_count("accumulation", accumulation, 1)
         self.epoch = 0
         self.step = self._first = 0
+        self.taken = self._taken = 0
 
     def __len__(self) -> int:
-        """Number of batches in an epoch."""
-        return len(self.order)
+        """Number of batches in an epoch; of a net whose batches grow, in the epoch that the net's next step begins."""
+        return len(self.order) if self.net is None else len(self._sizes(self.net.epoch, 0, self.net.step))
+
+    def _sizes(self, net_epoch: int, taken: int, step: int) -> list[tuple[Mode, int]]:
+        order = self.order
+        options: dict[str, Any] = {"step": step, "epoch": net_epoch, "accumulation": self.accumulation}
+        left = order.images - taken
+        return list(epoch_batches(self.net, order.batch_size, left, drop_last=order.drop_last, **options))
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch before it begins, as for ``DistributedSampler``; without it every pass is the same.
@@ -101,8 +113,9 @@ class DeviceLoader:
             self.load_state_dict({"epoch": epoch, "step": 0})
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch, and the number of its batches so far."""
-        return {"epoch": self.epoch, "step": self.step}
+        """Return the epoch, and the number of its batches so far; their images too if batches grow."""
+        images = {"images": self.taken} if self.net is not None and self.net.batches_grow else {}
+        return {"epoch": self.epoch, "step": self.step, **images}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Resume from a state dict: the next iteration yields the rest of that epoch.
@@ -112,34 +125,42 @@ class DeviceLoader:
         """
         self.epoch = as_count("epoch", state["epoch"])
         self.step = self._first = as_count("step", state["step"])
+        self.taken = self._taken = as_count("images", state.get("images", self.step * self.order.batch_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        first, self._first = self._first, 0
-        for step, batch in enumerate(self.batches(self.epoch, first), start=first + 1):
+        (first, taken), self._first, self._taken = (self._first, self._taken), 0, 0
+        for step, batch in enumerate(self.batches(self.epoch, first, taken), start=first + 1):
             self.step = step
+            taken += len(batch[0])
+            self.taken = taken
             yield batch
 
-    def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int, first: int = 0, taken: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch, from batch ``first`` on.
 
         Args:
             epoch: The epoch, from 0.
             first: Number of batches to skip.
+            taken: Images in them; by default ``batch_size`` in each.
 
         Yields:
             (images, labels) - images float32 ``(B, C, H, W)``, labels ``(B, …)``.
         """
         shape = self.images.shape[1:]
-        plan = plan_epoch(
-            self.order, epoch, self.labels, shape, self.augmentation, self.normalise, self.device, self.mixing
-        )
-        indices = plan.indices.to(self.device).split(self.order.batch_size)
+        taken = first * self.order.batch_size if taken is None else taken
         began, net_epoch = (self.net.step, self.net.epoch) if self.net is not None else (0, 0)
-        for step in range(first, len(self)):
-            images, labels = plan.finish(step, self.images.index_select(0, indices[step]))
-            if self.net is not None:
-                mode = self.net.mode_at(began + (step - first) // self.accumulation, net_epoch)
-                images = images if mode is Mode.FULL else self.net.ladder.rung(mode).downsample(images)
+        coming = self._sizes(net_epoch, taken, began)
+        plan = plan_epoch(
+            *(self.order, epoch, self.labels, shape, self.augmentation, self.normalise, self.device, self.mixing),
+            sizes=[size for _, size in coming],
+            first=first,
+            taken=taken,
+        )
+        indices = plan.indices.to(self.device)
+        for step, start, (mode, size) in zip(plan.steps, plan.offsets, coming, strict=False):
+            images, labels = plan.finish(step, self.images.index_select(0, indices[start : start + size]))
+            if self.net is not None and self.net.downsample_on == "host" and mode is not Mode.FULL:
+                images = self.net.ladder.rung(mode).downsample(images)
             yield images, labels
 
 

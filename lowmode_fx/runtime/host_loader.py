@@ -114,7 +114,8 @@ def host_loader(
         The loader, with the mode of each batch chosen by the net's schedule.
 
     Raises:
-        ValueError: The net downsamples on the device, or both a sampler and a batch sampler are given.
+        ValueError: The net downsamples on the device, or a batch sampler is given beside a sampler or for a net whose
+            batches grow.
         TypeError: The data set is iterable, so its batches have no numbers.
     """
     if isinstance(dataset, IterableDataset):
@@ -129,6 +130,10 @@ def host_loader(
     if batch_sampler is None and sampler is None:
         data: Any = dataset
         sampler = RandomSampler(data, generator=options.get("generator")) if shuffle else SequentialSampler(data)
+    if batch_sampler is not None and net.batches_grow:
+        raise ValueError(
+            "batch_sampler makes batches of its own size, but the net has a batch_multiplier; leave one out"
+        )
     kind = ModeBatchSampler.for_net(net, accumulation)
     if batch_sampler is None:
         assert sampler is not None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
 
 from torch.utils.data import BatchSampler, Sampler
 
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.epoch_batches import epoch_batches
 
 if TYPE_CHECKING:
     from lowmode_fx.runtime.model import LowModeModel
@@ -43,6 +45,8 @@ class ModeBatchSampler(BatchSampler):
     rank, agrees. If another sampler gives each rank every n-th batch (Accelerate's), n consecutive batches have one
     mode, and there are as many full rounds of them as that sampler needs; skipped batches are not counted. A stateful
     loader resumes in the middle of an epoch.
+
+    Of a net with a ``batch_multiplier`` a low step's batches have more images, and an epoch fewer batches.
 
     ``batches``: makes the batches instead of ``sampler``, ``batch_size`` and ``drop_last``. ``accumulation``: batches
     per optimizer step.
@@ -86,7 +90,17 @@ class ModeBatchSampler(BatchSampler):
         return _ModeBatches(self)
 
     def __len__(self) -> int:
-        return len(self.indices())  # type: ignore[arg-type]
+        if not self.grows:
+            return len(self.indices())  # type: ignore[arg-type]
+        assert self.batch_size is not None
+        options: dict[str, Any] = {"step": self.net.step, "epoch": self.net.epoch, "accumulation": self.accumulation}
+        length = len(self.sampler)  # type: ignore[arg-type]
+        return sum(1 for _ in epoch_batches(self.net, self.batch_size, length, drop_last=self.drop_last, **options))
+
+    @property
+    def grows(self) -> bool:
+        """Whether batches are made here, of as many images as the mode of each wants."""
+        return self.net.batches_grow and self.batches is None and self.batch_size is not None
 
     def indices(self) -> Iterable[list[int]]:
         """The batches without modes, newly made for each iteration."""
@@ -106,8 +120,8 @@ class _ModeBatches(Iterator[list[int]]):
     def __init__(self, sampler: ModeBatchSampler) -> None:
         self._sampler = sampler
         self._first, self._epoch = sampler.net.step, sampler.net.epoch
-        self._indices = iter(sampler.indices())
-        self._number = self._skipped = 0
+        self._indices: Iterator[Any] = iter(sampler.sampler if sampler.grows else sampler.indices())
+        self._number = self._skipped = self._taken = 0
         self._consumers: _Consumers | None = None
         self._padding: list[int] = []
         self._ended = False
@@ -115,12 +129,21 @@ class _ModeBatches(Iterator[list[int]]):
     def __next__(self) -> list[int]:
         if self._consumers is None:
             self._consumers = _Consumers(self._sampler)
-        shards = self._consumers.shards
-        indices = self._next_indices()
-        turn = self._number // shards - self._consumers.skipped - self._skipped
-        self._number += 1
+        turn = self._number // self._consumers.shards - self._consumers.skipped - self._skipped
         mode = self._sampler.net.mode_at(self._first + max(turn, 0) // self._sampler.accumulation, self._epoch)
+        indices = self._next_of(mode) if self._sampler.grows else self._next_indices()
+        self._number += 1
         return ModeList.of(indices, mode)
+
+    def _next_of(self, mode: Mode) -> list[int]:
+        """As many of the next indices as a batch in ``mode`` has; at the end what is left, or nothing."""
+        assert self._sampler.batch_size is not None
+        size = self._sampler.net.batch_size_in(mode, self._sampler.batch_size)
+        indices = list(islice(self._indices, size))
+        if not indices or (len(indices) < size and self._sampler.drop_last):
+            raise StopIteration
+        self._taken += len(indices)
+        return indices
 
     def _next_indices(self) -> list[int]:
         """The next batch; at the end, if each shard needs one, the first batches are repeated to fill the round."""
@@ -149,15 +172,16 @@ class _ModeBatches(Iterator[list[int]]):
     def state_dict(self) -> dict[str, Any]:
         """The number of batches so far, and the state of the sampler below if it has one."""
         below = self._indices.state_dict() if hasattr(self._indices, "state_dict") else None
-        return {"batches": self._number, "indices": below}
+        return {"batches": self._number, "images": self._taken, "indices": below}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume there; the net has loaded its own state, and its step is that of the next batch."""
         if state["indices"] is not None:
             self._indices.load_state_dict(state["indices"])  # type: ignore[attr-defined]
         else:
-            for _ in range(state["batches"]):
+            for _ in range(state["images" if self._sampler.grows else "batches"]):
                 next(self._indices, None)
+        self._taken = state.get("images", 0)
         self._number = self._skipped = state["batches"]
         self._first, self._epoch = self._sampler.net.step, self._sampler.net.epoch
 

@@ -15,12 +15,14 @@ from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime import safe_globals as safe_globals  # registers the classes that checkpoints may hold
 from lowmode_fx.runtime.arguments import check_arguments, read_low_weights
+from lowmode_fx.runtime.batch_growth import BatchMultiplier, LrRule, read_batch_growth
 from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind
 from lowmode_fx.runtime.gradient_scale import scale_gradient
 from lowmode_fx.runtime.mode_runner import ModeRunner, Place
 from lowmode_fx.runtime.model_view import ModelView
 from lowmode_fx.runtime.recent_modes import RecentModes
 from lowmode_fx.runtime.saved_schedule import SavedSchedule
+from lowmode_fx.runtime.scaled_rates import ScaledRates
 from lowmode_fx.runtime.schedules import Schedule, StatefulSchedule
 from lowmode_fx.runtime.shape_guard import ShapeGuard
 from lowmode_fx.runtime.step_counter import StepCounter
@@ -44,6 +46,11 @@ class LowModeModel(ModelView):
         schedule: Chooses the mode of each optimizer step.
         low_weight: Factor of the gradients of low steps, as ``tune`` recommends; 1 leaves them unchanged. A mapping by
             name of mode gives each low mode its own.
+        batch_multiplier: Images of a low step over those of a full one, at least 1: one number, a mapping by name of
+            mode, or ``"pixels"``, a full image's pixels over a low one's, which keeps the memory of a step. Loaders
+            that know the net make such batches.
+        lr_rule: What the learning rate of a step whose batch has m times as many images is multiplied by, while the
+            optimizer steps: m (``"linear"``), its square root (``"sqrt"``, for Adam and its kin) or 1 (``"none"``).
         downsample_on: ``"device"``: low steps downsample their images. ``"host"``: the workers of ``host_loader`` do,
             and the image size shows the mode of a batch (``last_mode``).
         compile: Compile every mode with ``torch.compile(dynamic=False)`` for the first input shape that it sees. Other
@@ -59,10 +66,11 @@ class LowModeModel(ModelView):
     Raises:
         TypeError: ``ladder`` is not a ladder, or ``schedule`` has no method ``mode``.
         ValueError: The schedule is for another number of modes, ``downsample_on="host"`` does not work with this ladder
-            or schedule, or ``low_weight`` is not a positive number.
+            or schedule, ``low_weight`` is not a positive number, or ``batch_multiplier`` is below 1 or needs modes
+            that the schedule decides later.
     """
 
-    OWN = frozenset({"ladder", "schedule", "low_weight", "downsample_on", "last_mode"})
+    OWN = frozenset({"ladder", "schedule", "low_weight", "batch_multiplier", "lr_rule", "downsample_on", "last_mode"})
     ladder: Ladder
     schedule: Schedule
 
@@ -72,6 +80,8 @@ class LowModeModel(ModelView):
         schedule: Schedule,
         *,
         low_weight: float | Mapping[str, float] = 1.0,
+        batch_multiplier: BatchMultiplier = 1.0,
+        lr_rule: LrRule = "linear",
         downsample_on: Place = "device",
         compile: bool = True,
         compile_options: Mapping[str, Any] | None = None,
@@ -79,12 +89,18 @@ class LowModeModel(ModelView):
         check_arguments(ladder, schedule, downsample_on)
         super().__init__(ladder.model)
         self._low_weights = read_low_weights(ladder, low_weight)
+        self._growth = read_batch_growth(ladder, schedule, batch_multiplier, lr_rule)
         self.ladder = ladder
         self.schedule = schedule
         self.low_weight = low_weight
+        self.batch_multiplier = batch_multiplier
+        self.lr_rule = lr_rule
         self.downsample_on = downsample_on
         self.last_mode: Mode | None = None
         self._steps = StepCounter(ladder.model.parameters, SavedSchedule(self.schedule_state, self._go_on_from))
+        self._rates: ScaledRates | None = None
+        if self._growth.grows:
+            self._rates = ScaledRates(lambda: self._growth.rate_factor(self.last_mode), self._steps.trains)
         self._epoch = 0
         self._forced: Mode | None = None
         self._recent = RecentModes()
@@ -133,6 +149,28 @@ class LowModeModel(ModelView):
             ValueError: The schedule returns a mode that the ladder does not have.
         """
         return self.ladder.resolve(self.schedule.mode(step, epoch))
+
+    @property
+    def batches_grow(self) -> bool:
+        """Whether batches of some mode have more images than full-mode's."""
+        return self._growth.grows
+
+    def batch_size_in(self, mode: Mode, batch_size: int) -> int:
+        """Return the images of a batch in ``mode``, where one in full-mode has ``batch_size``.
+
+        Args:
+            mode: A mode of the ladder.
+            batch_size: Images of a batch in full-mode.
+        """
+        return self._growth.size(self.ladder.resolve(mode), batch_size)
+
+    def rate_factor(self, mode: Mode) -> float:
+        """Return what ``lr_rule`` multiplies the learning rate of a step in ``mode`` by.
+
+        Args:
+            mode: A mode of the ladder.
+        """
+        return self._growth.rate_factor(self.ladder.resolve(mode))
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch before it begins, as for torch's ``DistributedSampler``.
@@ -224,6 +262,8 @@ class LowModeModel(ModelView):
         elif mode is not Mode.FULL:
             mode = mode if self._guard.fits_batch(mode, self.ladder.inputs.first_image(args, kwargs)) else Mode.FULL
         self.last_mode = mode
+        if self._rates is not None:
+            self._rates.put_back()  # a step may have broken off
         if self._steps.has_stepped:
             self._recent.clear()
         self._recent.note(mode, args, kwargs)
@@ -285,7 +325,8 @@ class LowModeModel(ModelView):
 
     def __reduce__(self) -> Any:
         arguments = (self.ladder, self.schedule, self.low_weight, self.downsample_on, self._compile_options)
-        return _rebuild, (*arguments, self.schedule_state(), self.training)
+        batches = (self.batch_multiplier, self.lr_rule)
+        return _rebuild, (*arguments, self.schedule_state(), self.training, *batches)
 
     def schedule_state(self) -> dict[str, Any]:
         """Return the state of the schedule, which is separate from ``state_dict()``, the model's own.
@@ -329,11 +370,15 @@ def _rebuild(
     compile_options: Mapping[str, Any] | None,
     state: Mapping[str, Any],
     training: bool,
+    batch_multiplier: BatchMultiplier = 1.0,
+    lr_rule: LrRule = "linear",
 ) -> LowModeModel:
     net = LowModeModel(
         ladder,
         schedule,
         low_weight=low_weight,
+        batch_multiplier=batch_multiplier,
+        lr_rule=lr_rule,
         downsample_on=downsample_on,
         compile=compile_options is not None,
         compile_options=compile_options,

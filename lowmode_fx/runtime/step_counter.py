@@ -87,7 +87,7 @@ class StepCounter:
 
     def count_step(self, optimizer: Optimizer) -> None:
         """``optimizer`` has taken a step."""
-        if not self._forwards or not self._trains(optimizer):
+        if not self._forwards or not self.trains(optimizer):
             return
         if self.waits or not self.attached:
             self._notice()
@@ -114,7 +114,8 @@ class StepCounter:
             )
         self.attached, self.waits = True, False
 
-    def _trains(self, optimizer: Optimizer) -> bool:
+    def trains(self, optimizer: Optimizer) -> bool:
+        """Whether ``optimizer`` steps on the weights."""
         theirs = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         return any(id(parameter) in theirs for parameter in self._parameters())
 

@@ -13,6 +13,8 @@ from lowmode_fx.loading.epoch_plan import plan_epoch
 from lowmode_fx.loading.mixing import mixing_of
 from lowmode_fx.loading.normalise import Normalise
 from lowmode_fx.loading.prefetch import PrefetchLoader
+from lowmode_fx.runtime.epoch_batches import check_batches, epoch_batches
+from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.train.augmenting import ChangedImages, Pictures
 from lowmode_fx.train.images import ImageSource, MemoryImages
 from lowmode_fx.train.ranks import Ranks
@@ -38,11 +40,14 @@ def train_batches(
     first: int = 0,
     workers: int = 0,
     ranks: Ranks | None = None,
+    net: LowModeModel | None = None,
+    taken: int | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The (images (N, C, H, W), labels (N,)) of an epoch, from its step ``first`` on. All batches are whole.
 
     They are the same wherever the images lie: on the device, in the host's memory or in files. ranks: those who share
-    each batch; this one's part.
+    each batch; this one's part. net: one whose batches grow, which takes its steps from ``net.step`` on; taken: images
+    of this rank before them.
     """
     ranks = ranks or Ranks()
     steps_per_epoch(splits.train, batch_size)
@@ -50,10 +55,11 @@ def train_batches(
     order = BatchOrder(
         len(splits.train), share, seed, shuffle=True, drop_last=True, rank=ranks.rank, world_size=ranks.size
     )
+    check_batches(net, share, order.images)
     source = splits.train
     if splits.transform is not None:
         source = ChangedImages(source, Pictures(splits.transform, seed, epoch), splits.image_shape)
-    return _batches(splits, source, order, splits.augmentation, epoch, device, first, workers)
+    return _batches(splits, source, order, splits.augmentation, epoch, device, first, workers, net, taken)
 
 
 def val_batches(
@@ -77,6 +83,8 @@ def _batches(
     device: torch.device,
     first: int,
     workers: int,
+    net: LowModeModel | None = None,
+    taken: int | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     if isinstance(source, MemoryImages) and source.images.device.type == device.type:
         loader = DeviceLoader(
@@ -93,15 +101,29 @@ def _batches(
             world_size=order.world_size,
             device=device,
             classes=splits.num_classes,
+            net=net,
         )
-        yield from loader.batches(epoch, first)
+        yield from loader.batches(epoch, first, taken)
         return
     normalise = Normalise(splits.mean, splits.std, device)
     mixing = mixing_of(augmentation, splits.num_classes, order.seed, order.rank)
-    plan = plan_epoch(order, epoch, source.labels, source.shape, augmentation, normalise, device, mixing)
-    wanted = plan.indices.split(order.batch_size)[first : len(order)]
+    taken = first * order.batch_size if taken is None else taken
+    coming = epoch_batches(
+        net,
+        order.batch_size,
+        order.images - taken,
+        drop_last=order.drop_last,
+        step=net.step if net is not None else 0,
+        epoch=epoch,
+    )
+    plan = plan_epoch(
+        *(order, epoch, source.labels, source.shape, augmentation, normalise, device, mixing),
+        sizes=[size for _, size in coming],
+        first=first,
+        taken=taken,
+    )
     # They travel as bytes, a quarter of what floats take, and are cropped and normalised on the device.
-    fetched = PrefetchLoader(source.fetch(wanted, workers, pin=device.type == "cuda"), device)
+    fetched = PrefetchLoader(source.fetch(plan.batches, workers, pin=device.type == "cuda"), device)
     for step, images in enumerate(fetched, start=first):
         yield plan.finish(step, images)
 

@@ -35,7 +35,18 @@ def _low_mode(net: LowModeModel) -> dict[str, Any]:
     weight = {"low_weight": _plain(net.low_weight)} if net.low_weight != 1 else {}
     configs = {str(rung.mode): rung.config.to_dict() for rung in net.ladder.rungs}
     low = {"configs": configs} if len(configs) > 1 else {"config": next(iter(configs.values()))}
-    return {**low, "schedule": described, **weight}
+    return {**low, "schedule": described, **weight, **_growth(net)}
+
+
+def _growth(net: LowModeModel) -> dict[str, Any]:
+    """Images of each mode's batch over a full one's, and the rule of its rate, where batches grow."""
+    if not net.batches_grow:
+        return {}
+    multiplier = net.batch_multiplier
+    return {
+        "batch_multiplier": multiplier if isinstance(multiplier, str) else _plain(multiplier),
+        "lr_rule": net.lr_rule,
+    }
 
 
 def _plain(weight: float | Mapping[str, float]) -> float | dict[str, float]:

@@ -91,14 +91,14 @@ class _Loop(Run):
         interrupted = stop = 0
         left = self.epoch < self.settings.epochs
         place = self.folder.path if self.folder is not None and self.writes and left else None
-        self.events = Events(place, self.epoch * self.steps, self.reporter.say)
+        done = sum(sum(record.steps.values()) for record in self.records)
+        self.events = Events(place, done, self.reporter.say)
         with Interrupts() as interrupts, self.reporter, closing(Agreement(self.ranks)) as agreement, self.events:
             self.reporter.when_closed(interrupts.output_closed)
             if left:
                 self.warm_up()
             while self.epoch < self.settings.epochs and not stop:
-                self.train_epoch(interrupts, agreement)
-                if self.step == self.steps:
+                if self.train_epoch(interrupts, agreement):
                     self.finish_epoch()
                 save(self)
                 stop = agreement.finish(interrupts.received)
@@ -134,9 +134,15 @@ class _Loop(Run):
         images, labels = next(self.batches(self.epoch, 0))
         forwards: list[Callable[[torch.Tensor], Any]] = [self.forward]
         if self.low_mode is not None:
-            modes = modes_to_come(self.low_mode, self.settings.epochs, self.steps)
+            modes = modes_to_come(self.low_mode, self.settings.epochs, self.steps, self.epoch)
             forwards = [partial(self.low_mode.run, mode) for mode in modes]
-        passes = [partial(self.backward, forward, images, labels) for forward in forwards]
+            sizes = [self.low_mode.batch_size_in(mode, len(images)) for mode in modes]
+        else:
+            sizes = [len(images)]
+        passes = [
+            partial(self.backward, forward, _repeated(images, size), _repeated(labels, size))
+            for forward, size in zip(forwards, sizes, strict=True)
+        ]
         seconds = warm_up(self.net, self.device, passes)
         if self.settings.compile:
             self.compile_seconds += seconds
@@ -149,14 +155,16 @@ class _Loop(Run):
             loss = self.criterion(forward(images), labels)
         self.scaler.scale(loss).backward()
 
-    def train_epoch(self, interrupts: Interrupts, agreement: Agreement) -> None:
-        """The epoch's steps from ``self.step`` on, up to its end or a signal."""
+    def train_epoch(self, interrupts: Interrupts, agreement: Agreement) -> bool:
+        """The epoch's steps from ``self.step`` on, up to its end or a signal. Returns whether the epoch is over."""
         self.net.train()
         if self.low_mode is not None:
             self.low_mode.set_epoch(self.epoch)
         synchronize(self.device)
         start = time.perf_counter()
-        for images, labels in self.loading.timed(self.batches(self.epoch, self.step)):
+        coming = self.epoch_steps(self.epoch, self.low_mode.step if self.low_mode else 0, self.taken)
+        end = self.step + len(coming)
+        for images, labels in self.loading.timed(self.coming_batches()):
             measure_agreement(self)
             began = self.step_clock.begin()
             self.loss_sum += self.train_step(images, labels)
@@ -165,16 +173,21 @@ class _Loop(Run):
             mode = str(self.low_mode.last_mode if self.low_mode else Mode.FULL)
             self.step_clock.end(mode, began)
             self.mode_steps[mode] += 1
-            self.learning_rate.step()
-            self.reporter.step(self.epoch, self.step)
             self.step += 1
+            before = self.taken // self.settings.batch_size
+            self.taken += len(images) * self.ranks.size
+            # Rates follow the images seen: a larger batch moves them by as many full steps as it has images for.
+            passed = self.taken // self.settings.batch_size if self.step < end else self.steps
+            self.learning_rate.step(passed - before)
+            self.reporter.step(self.epoch, passed - 1)
             if agreement.next(interrupts.received):
                 break
         synchronize(self.device)
         self.seconds += time.perf_counter() - start
+        return self.step == end
 
     def finish_epoch(self) -> None:
-        loss = self.ranks.sum(self.loss_sum).item() / self.ranks.size / self.steps
+        loss = self.ranks.sum(self.loss_sum).item() / self.ranks.size / self.step
         self.ranks.share_buffers(self.net)
         if not math.isfinite(loss):
             raise TrainingDivergedError(
@@ -201,3 +214,8 @@ class _Loop(Run):
         self.events.epoch(record)
         self.epoch += 1
         self.start_epoch()
+
+
+def _repeated(values: torch.Tensor, count: int) -> torch.Tensor:
+    """So many values (count, …), over and over the ones that there are."""
+    return values if len(values) == count else torch.cat([values] * -(-count // len(values)))[:count]

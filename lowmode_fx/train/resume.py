@@ -34,6 +34,7 @@ def save(run: Run) -> None:
         "identity": run.identity,
         "epoch": run.epoch,
         "step": run.step,
+        "taken": run.taken,
         "mode_steps": dict(run.mode_steps),
         "seconds": run.seconds,
         "loading_seconds": run.loading.seconds(),
@@ -77,6 +78,7 @@ def load(run: Run, folder: RunFolder) -> None:
         if run.ema is not None:
             run.ema.load_state_dict(state["ema"])
     run.epoch, run.step = state["epoch"], state["step"]
+    run.taken = int(state.get("taken", run.step * run.settings.batch_size))
     steps = unfinished_steps(state)
     run.mode_steps = {mode: steps.get(mode, 0) for mode in run.mode_steps}
     run.seconds, run.compile_seconds = state["seconds"], state["compile_seconds"]

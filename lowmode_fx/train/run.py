@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.epoch_batches import epoch_batches
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.train_step import TrainStep
 from lowmode_fx.train.augmenting import augmented
@@ -83,7 +84,7 @@ class Run:
         self.start_epoch()
 
     def start_epoch(self) -> None:
-        self.step = 0
+        self.step = self.taken = 0  # steps of the epoch, and their images, of all ranks
         self.mode_steps = {str(mode): 0 for mode in (self.low_mode.modes if self.low_mode else (Mode.FULL,))}
         self.seconds = 0.0
         self.loading.restart()
@@ -92,8 +93,26 @@ class Run:
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), dtype=dtype, device=self.device)
 
-    def batches(self, epoch: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """This rank's (images, labels) of an epoch, from its step ``first`` on."""
+    @property
+    def growing(self) -> LowModeModel | None:
+        """The net, if its batches grow."""
+        return self.low_mode if self.low_mode is not None and self.low_mode.batches_grow else None
+
+    def epoch_steps(self, epoch: int, step: int, taken: int = 0) -> list[tuple[Mode, int]]:
+        """Modes and sizes, over all ranks, of an epoch's batches after ``taken`` images, from ``net.step`` on."""
+        share = self.settings.batch_size // self.ranks.size
+        left = (self.steps * self.settings.batch_size - taken) // self.ranks.size
+        coming = epoch_batches(self.growing, share, left, drop_last=True, step=step, epoch=epoch)
+        return [(mode, size * self.ranks.size) for mode, size in coming]
+
+    def coming_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """This rank's (images, labels) of the steps to come in this epoch."""
+        return self.batches(self.epoch, self.step, self.growing, self.taken // self.ranks.size)
+
+    def batches(
+        self, epoch: int, first: int, net: LowModeModel | None = None, taken: int | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """This rank's (images, labels) of an epoch, from its step ``first`` on, as ``train_batches`` gives them."""
         return train_batches(
             self.splits,
             batch_size=self.settings.batch_size,
@@ -103,6 +122,8 @@ class Run:
             first=first,
             workers=self.settings.workers,
             ranks=self.ranks,
+            net=net,
+            taken=taken,
         )
 
     @property

@@ -66,13 +66,14 @@ class LearningRate:
         """The rate of the step to come."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def step(self) -> None:
-        """After each step."""
+    def step(self, steps: int = 1) -> None:
+        """After each step, whose images are those of ``steps`` full steps."""
         self.rate = self.coming
         with warnings.catch_warnings():
             # The optimizer's first step may be one that the gradient scaler left out, or a part of a CUDA graph.
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-            self.scheduler.step()
+            for _ in range(steps):
+                self.scheduler.step()
 
     def finish_epoch(self, accuracy: float) -> None:
         """After each epoch, its validation accuracy in [0, 1]."""

@@ -27,11 +27,15 @@ def preserve_training(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def modes_to_come(net: LowModeModel, epochs: int, steps_per_epoch: int) -> list[Mode]:
-    """The modes that the rest of a run uses: a graph that never runs needn't be compiled."""
+def modes_to_come(net: LowModeModel, epochs: int, steps_per_epoch: int, epoch: int = 0) -> list[Mode]:
+    """The modes that the rest of a run uses, from ``epoch`` on: a graph that never runs needn't be compiled."""
     if isinstance(net.schedule, StatefulSchedule):
         return list(net.modes)  # what it will decide is not known yet
     found: set[Mode] = set()
+    if net.batches_grow:  # an epoch has fewer steps
+        for each in range(epoch, epochs):
+            found |= {net.mode_at(step, each) for step in range(net.step, net.step + steps_per_epoch)}
+        return [mode for mode in net.modes if mode in found]
     for step in range(net.step, epochs * steps_per_epoch):
         found.add(net.mode_at(step, step // steps_per_epoch))
         if len(found) == len(net.modes):

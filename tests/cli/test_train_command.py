@@ -218,6 +218,25 @@ def test_a_ladder_by_its_ratios_and_their_epochs(run: Run) -> None:
     assert again.status == 0 and "all 4 epochs are done" in again.out
 
 
+def test_batches_grow_as_images_shrink(run: Run) -> None:
+    ladder = (*LADDER, "--ladder", "4x1,2x1,1x1", "--pool-convs", "all", "--batch-multiplier")
+    outcome = run(*ladder, "3,2", "--optimizer", "adamw", "--lr", "0.001", "--out", "run")
+    assert outcome.status == 0, outcome.error
+    assert "r4-mode: batches of 375 images, at 1.73 times the learning rate" in outcome.out.splitlines()
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["results"]["steps"] == {"r4": 3, "r2": 5, "full": 11}
+    assert summary["low_mode"]["batch_multiplier"] == {"r4": 3, "r2": 2} and summary["low_mode"]["lr_rule"] == "sqrt"
+    for given, complaint in {
+        "3,2,1": "--batch-multiplier 3,2,1 gives 3 for 2 low modes, r4, r2; give one for each",
+        "0.5": "--batch-multiplier 0.5 is out of range; give a number of at least 1",
+        "much": "--batch-multiplier 'much' is no number; give pixels, 4, or such as 4,1.75",
+        "16": "--batch-multiplier makes r4-mode's batch 2000 of 1375 images",
+    }.items():
+        assert complaint in run(*ladder, given, "--out", "other").error
+    idle = run(*LADDER, "--ladder", "4x1,2x1,1x1", "--lr-rule", "none", "--pool-convs", "all", "--out", "third")
+    assert "note: --lr-rule none does nothing here: it is of --batch-multiplier" in idle.out
+
+
 def test_a_ladder_learns_the_digits(run: Run) -> None:
     outcome = run(
         *("train", "lowmode_fx.cli.demo:demo_model", "--data", "digits", "--image-size", "16", "--no-compile"),

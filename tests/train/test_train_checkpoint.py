@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 from training import digits, quick_run, quick_settings, tiny_ladder_net, tiny_model, tiny_net
 
+from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule
 from lowmode_fx.train import (
@@ -151,6 +152,34 @@ def test_a_run_of_several_modes_resumes_to_the_same_bits(tmp_path: Path, monkeyp
     assert said["results"]["steps"] == result.steps and min(result.steps.values()) > 0
     with pytest.raises(CheckpointError, match=r"low_weight is None, the run there has \{'r4': 0\.5\}"):
         quick_run(folder=folder, resume=True, net=LowModeModel(ladder_net().ladder, ladder_net().schedule))
+
+
+def test_a_run_whose_batches_grow_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted in the midst of an epoch, whose steps have taken different numbers of images by then."""
+    rows = [(0.4, 0.4, 0.2)]
+    schedule = LadderSchedule(probabilities=rows, seed=2)
+
+    def net(seed: int = 0, multiplier: Any = "pixels") -> LowModeModel:
+        made = tiny_ladder_net(seed=seed)
+        return LowModeModel(made.ladder, schedule, batch_multiplier=multiplier, compile=False)
+
+    settings = quick_settings(batch_size=20, lr=0.02, lr_schedule="cosine", warmup_epochs=1)
+    straight, folder = tmp_path / "straight", tmp_path / "run"
+    _, result = quick_run(settings, straight, net())
+    with monkeypatch.context() as patch:
+        stop_after(patch, 12)
+        _, first = quick_run(settings, folder, net())
+    state = load_checkpoint(folder).state
+    assert first.interrupted and state["step"] and state["taken"] > 20 * state["step"]
+    quick_run(settings, folder, net(seed=7), resume=True)
+    assert_equal(final_state(straight), final_state(folder))
+    whole = len(digits().train) // 20
+    for record in result.records:
+        images = sum(net().batch_size_in(Mode(mode), 20) * steps for mode, steps in record.steps.items())
+        assert (whole - 16) * 20 < images <= whole * 20 and sum(record.steps.values()) < whole
+    assert final_state(folder)["learning_rate"]["scheduler"]["last_epoch"] == 3 * whole
+    with pytest.raises(CheckpointError, match="batch_multiplier is 4, the run there has 'pixels'"):
+        quick_run(settings, folder, net(multiplier=4), resume=True)
 
 
 def as_version_1(folder: Path) -> None:

@@ -64,7 +64,7 @@ class CapturedSteps:
         self._net.settle()
         self._notice_changes()
         if self.outside is None:
-            self._rates.write()
+            self._rates.write(self._net.rate_factor())
         progress, leaves = self._progress(mode, batch, place)
         if progress is None:
             return self._run_eagerly(mode, batch, place)
@@ -147,7 +147,7 @@ class CapturedSteps:
             loss = self._gradients(mode, static.batch(), place)
             if not place.last or self.outside is not None:
                 return loss, None
-            with self._rates.in_place(capturable=True):
+            with self._rates.in_place(capturable=True), self._net.rates_written():
                 return loss, self._arithmetic.update()
 
         torch.clear_autocast_cache()
@@ -181,7 +181,7 @@ class CapturedSteps:
 
     def _update(self) -> None:
         if self.outside is None:
-            with self._rates.in_place():
+            with self._rates.in_place(), self._net.rates_written():
                 self.norm = self._arithmetic.update()
         else:
             self.norm = self._arithmetic.update()

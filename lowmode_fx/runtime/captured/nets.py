@@ -36,6 +36,14 @@ class SteppedNet(Protocol):
         """``optimizer`` has stepped in a replay, which its hooks don't see."""
         ...
 
+    def rate_factor(self) -> float:
+        """What the learning rate of the step that has begun is multiplied by."""
+        ...
+
+    def rates_written(self) -> AbstractContextManager[None]:
+        """Inside, an optimizer steps with rates that are multiplied already."""
+        ...
+
     def settle(self) -> None:
         """End the step: remove what it has left on the model."""
         ...
@@ -56,6 +64,13 @@ class LadderNet:
 
     def count_step(self, optimizer: Any) -> None:
         self._net._steps.count_step(optimizer)
+
+    def rate_factor(self) -> float:
+        return self._net._growth.rate_factor(self._net.last_mode)
+
+    def rates_written(self) -> AbstractContextManager[None]:
+        rates = self._net._rates
+        return nullcontext() if rates is None else rates.suspended()
 
     def settle(self) -> None:
         self._net._runner.settle()
@@ -82,6 +97,12 @@ class PlainNet:
 
     def count_step(self, optimizer: Any) -> None:
         pass
+
+    def rate_factor(self) -> float:
+        return 1.0
+
+    def rates_written(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def settle(self) -> None:
         pass

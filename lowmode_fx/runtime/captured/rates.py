@@ -38,8 +38,8 @@ class DeviceRates:
         self._rates: list[Tensor] = []
         self._written: list[Any] = []
 
-    def write(self) -> None:
-        """Update the tensors whose learning rate has changed."""
+    def write(self, factor: float = 1.0) -> None:
+        """Update the tensors whose learning rate, times ``factor``, has changed."""
         groups = self._optimizer.param_groups
         while len(self._rates) < len(groups):
             # float32, as torch's fused kernels require.
@@ -48,10 +48,10 @@ class DeviceRates:
         for place, (group, rate) in enumerate(zip(groups, self._rates, strict=False)):
             now = group["lr"]
             if isinstance(now, Tensor):  # a scheduler writes to it
-                rate.copy_(now, non_blocking=True)
-            elif now != self._written[place]:
-                rate.fill_(now)
-                self._written[place] = now
+                rate.copy_(now if factor == 1 else now * factor, non_blocking=True)
+            elif now * factor != self._written[place]:
+                rate.fill_(now * factor)
+                self._written[place] = now * factor
 
     @contextlib.contextmanager
     def in_place(self, capturable: bool = False) -> Iterator[None]:

@@ -1,0 +1,43 @@
+"""``--batch-multiplier`` and ``--lr-rule``: batches that grow as images shrink."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+from lowmode_fx.cli.options import comma_list
+from lowmode_fx.utils.validation import as_choice, as_number
+from passes.errors import OptionError
+
+#: Of ``runtime/batch_growth.py``, which is known only once torch is.
+LrRule = Literal["linear", "sqrt", "none"]
+
+
+def read_batch_multiplier(text: str | None, modes: Sequence[str]) -> float | dict[str, float] | Literal["pixels"]:
+    """The multiplier that ``--batch-multiplier`` describes; ``modes``: names of the low modes, cheapest first.
+
+    Raises ``ValueError`` for text that is neither ``pixels`` nor one number, or one for each low mode.
+    """
+    if text is None:
+        return 1.0
+    if text == "pixels":
+        return "pixels"
+    try:
+        values = [float(part) for part in comma_list(text, "batch_multiplier")]
+    except ValueError:
+        raise OptionError("batch_multiplier", text, "is no number", "give pixels, 4, or such as 4,1.75") from None
+    for value in values:
+        as_number("batch_multiplier", value, least=1)
+    if len(values) == 1:
+        return values[0]
+    if len(values) != len(modes):
+        problem = f"gives {len(values)} for {len(modes)} low modes, {', '.join(modes)}"
+        raise OptionError("batch_multiplier", text, problem, "give one for each")
+    return dict(zip(modes, values, strict=True))
+
+
+def lr_rule(given: str | None, optimizer: str) -> LrRule:
+    """The rule given; else that of timm's script: the square root for Adam and its kin, linear for others."""
+    if given is not None:
+        return cast(LrRule, as_choice("lr_rule", given, ("linear", "sqrt", "none")))
+    return "sqrt" if any(name in optimizer.lower() for name in ("ada", "lamb")) else "linear"

@@ -1,0 +1,72 @@
+"""The learning rate of a step whose batch has another size: scaled while an optimizer steps, and then put back."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+__all__ = ["ScaledRates"]
+
+
+class ScaledRates:
+    """Multiplies the learning rates of every optimizer that trains a net, for the time of its step.
+
+    Between steps the parameter groups hold what users and schedulers write.
+    """
+
+    def __init__(self, factor: Callable[[], float], trains: Callable[[Optimizer], bool]) -> None:
+        """``factor``: of the coming optimizer step. ``trains``: whether an optimizer steps on the net's weights."""
+        self._factor = factor
+        self._trains = trains
+        self._written: list[tuple[dict[str, Any], Any]] = []
+        self._suspended = False
+        _watch(self)
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Inside, rates stay as they are: somebody else has scaled them."""
+        before, self._suspended = self._suspended, True
+        try:
+            yield
+        finally:
+            self._suspended = before
+
+    def scale(self, optimizer: Optimizer) -> None:
+        """``optimizer`` is about to step."""
+        factor = self._factor()
+        if self._suspended or factor == 1 or not self._trains(optimizer):
+            return
+        scaled = {id(group) for group, _ in self._written}
+        for group in optimizer.param_groups:
+            if id(group) not in scaled:  # a wrapper and the wrapped optimizer share their groups
+                self._written.append((group, group["lr"]))
+                group["lr"] = group["lr"] * factor
+
+    def put_back(self) -> None:
+        """The step is over, or has broken off."""
+        for group, rate in self._written:
+            group["lr"] = rate
+        self._written.clear()
+
+
+def _watch(rates: ScaledRates) -> None:
+    """Around every optimizer's steps, for as long as ``rates`` lives."""
+    known = weakref.ref(rates)
+
+    def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        found = known()
+        if found is not None:
+            found.scale(optimizer)
+
+    def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        found = known()
+        if found is not None:
+            found.put_back()
+
+    for handle in (register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)):
+        weakref.finalize(rates, handle.remove)
