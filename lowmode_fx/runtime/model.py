@@ -14,7 +14,7 @@ from lowmode_fx.lowering import pickling as pickling  # registers how ladders ar
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime import safe_globals as safe_globals  # registers the classes that checkpoints may hold
-from lowmode_fx.runtime.arguments import check_arguments, read_low_weights
+from lowmode_fx.runtime.arguments import Compile, blocks_to_compile, check_arguments, read_low_weights
 from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind
 from lowmode_fx.runtime.gradient_scale import scale_gradient
 from lowmode_fx.runtime.mode_runner import ModeRunner, Place
@@ -49,7 +49,8 @@ class LowModeModel(ModelView):
         compile: Compile every mode with ``torch.compile(dynamic=False)`` for the first input shape that it sees. Other
             shapes (a ragged last batch) run uncompiled, which avoids recompilation. ``torch.compile(net)`` does the
             same with its own options. A mode whose compilation fails runs uncompiled, with a warning; without a working
-            compiler all modes do.
+            compiler all modes do. ``"blocks"``: compile the repeated blocks of the model one by one instead, equal ones
+            once, and run the code between them as it is; globs over module names say which modules are the blocks.
         compile_options: More keywords for ``torch.compile``.
 
     Attributes:
@@ -59,7 +60,7 @@ class LowModeModel(ModelView):
     Raises:
         TypeError: ``ladder`` is not a ladder, or ``schedule`` has no method ``mode``.
         ValueError: The schedule is for another number of modes, ``downsample_on="host"`` does not work with this ladder
-            or schedule, or ``low_weight`` is not a positive number.
+            or schedule, or ``low_weight`` is not a positive number, or globs of ``compile`` match nothing.
     """
 
     OWN = frozenset({"ladder", "schedule", "low_weight", "downsample_on", "last_mode"})
@@ -73,7 +74,7 @@ class LowModeModel(ModelView):
         *,
         low_weight: float | Mapping[str, float] = 1.0,
         downsample_on: Place = "device",
-        compile: bool = True,
+        compile: Compile = True,
         compile_options: Mapping[str, Any] | None = None,
     ) -> None:
         check_arguments(ladder, schedule, downsample_on)
@@ -89,8 +90,10 @@ class LowModeModel(ModelView):
         self._forced: Mode | None = None
         self._recent = RecentModes()
         self._compile_options = {"dynamic": False, **(compile_options or {})} if compile else None
+        self._compile = compile
         self._guard = ShapeGuard(ladder)
-        self._runner = ModeRunner(ladder, downsample_on, self._compile_options, self._guard)
+        blocks = blocks_to_compile(ladder.model, compile)
+        self._runner = ModeRunner(ladder, downsample_on, self._compile_options, self._guard, blocks)
 
     @property
     def pair(self) -> Any:
@@ -284,7 +287,14 @@ class LowModeModel(ModelView):
         return copied
 
     def __reduce__(self) -> Any:
-        arguments = (self.ladder, self.schedule, self.low_weight, self.downsample_on, self._compile_options)
+        arguments = (
+            self.ladder,
+            self.schedule,
+            self.low_weight,
+            self.downsample_on,
+            self._compile,
+            self._compile_options,
+        )
         return _rebuild, (*arguments, self.schedule_state(), self.training)
 
     def schedule_state(self) -> dict[str, Any]:
@@ -326,6 +336,7 @@ def _rebuild(
     schedule: Schedule,
     low_weight: float | Mapping[str, float],
     downsample_on: Place,
+    compile: Compile,
     compile_options: Mapping[str, Any] | None,
     state: Mapping[str, Any],
     training: bool,
@@ -335,7 +346,7 @@ def _rebuild(
         schedule,
         low_weight=low_weight,
         downsample_on=downsample_on,
-        compile=compile_options is not None,
+        compile=compile,
         compile_options=compile_options,
     )
     net.load_schedule_state(state)
