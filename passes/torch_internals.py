@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -174,6 +176,28 @@ def hooks_guarded() -> Iterator[None]:
         yield
     finally:
         config.skip_nnmodule_hook_guards = before
+
+
+@contextlib.contextmanager
+def at_least_recompilations(number: int) -> Iterator[None]:
+    """Inside, dynamo compiles one function up to ``number`` times, if its own limit is lower."""
+    config: Any = torch._dynamo.config
+    before = config.recompile_limit
+    config.recompile_limit = max(before, number)
+    try:
+        yield
+    finally:
+        config.recompile_limit = before
+
+
+def isolated(compiler: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.compile`` with options, such that each call has its own limit of recompilations, where torch can."""
+    keywords = dict(getattr(compiler, "keywords", {}))
+    if getattr(compiler, "func", compiler) is not torch.compile:
+        return compiler
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+        keywords.setdefault("isolate_recompiles", True)
+    return partial(torch.compile, **keywords)
 
 
 @contextlib.contextmanager

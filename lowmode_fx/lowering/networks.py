@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import fx, nn
 
+from lowmode_fx.lowering.compiled_blocks import CompiledBlocks
 from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.ladder import Ladder, Rung
 from lowmode_fx.lowering.live import LiveLowering
+from lowmode_fx.lowering.live.recompute import recomputed_by
 from lowmode_fx.lowering.live.shadows import Shadows
 from lowmode_fx.lowering.mode import Mode
 from passes import bind_graph
@@ -28,8 +30,11 @@ class Network(Protocol):
         """Run the mode uncompiled."""
         ...
 
-    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
-        """The same, compiled by ``compiler``: ``torch.compile`` with its options."""
+    def compile(self, compiler: Compiler = torch.compile, blocks: Sequence[str] = ()) -> Callable[..., Any]:
+        """The same, compiled by ``compiler``: ``torch.compile`` with its options.
+
+        ``blocks``: paths of modules that are compiled one by one, instead of the whole.
+        """
         ...
 
     def settle(self) -> None:
@@ -45,8 +50,25 @@ class FullNetwork:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._model(*args, **kwargs)
 
-    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
-        return compiler(self._model)
+    def compile(self, compiler: Compiler = torch.compile, blocks: Sequence[str] = ()) -> Callable[..., Any]:
+        if not blocks:
+            return compiler(self._model)
+        compiled = CompiledBlocks(self._model, blocks, compiler)
+
+        def again(function: Callable[..., Any]) -> Callable[..., Any]:
+            """A checkpointed function, whose recomputation calls the same blocks."""
+
+            def recomputed(*args: Any, **kwargs: Any) -> Any:
+                with compiled.in_place(), recomputed_by(again):
+                    return function(*args, **kwargs)
+
+            return recomputed
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with compiled.in_place(), recomputed_by(again):
+                return self._model(*args, **kwargs)
+
+        return run
 
     def settle(self) -> None:
         pass
@@ -68,7 +90,8 @@ class GraphNetwork:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._run(self.graph_module, args, kwargs)
 
-    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
+    def compile(self, compiler: Compiler = torch.compile, blocks: Sequence[str] = ()) -> Callable[..., Any]:
+        # A graph has no blocks any more: it is compiled as a whole.
         graph = compiler(self.graph_module.forward)
 
         def compiled(*args: Any, **kwargs: Any) -> Any:
@@ -99,19 +122,26 @@ class LiveNetwork:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._run(self._live.forward, args, kwargs)
 
-    def compile(self, compiler: Compiler = torch.compile) -> Callable[..., Any]:
-        forward = compiler(self._live.forward)
+    def compile(self, compiler: Compiler = torch.compile, blocks: Sequence[str] = ()) -> Callable[..., Any]:
+        forward = self._live.forward if blocks else compiler(self._live.forward)
+        compiled_blocks = self._live.compiled_blocks(blocks, compiler) if blocks else None
 
         def compiled(*args: Any, **kwargs: Any) -> Any:
-            return self._run(forward, args, kwargs)
+            return self._run(forward, args, kwargs, compiled_blocks)
 
         return compiled
 
     def settle(self) -> None:
         self._live.settle()
 
-    def _run(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._live.callable = forward
+    def _run(
+        self,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        blocks: CompiledBlocks | None = None,
+    ) -> Any:
+        self._live.callable, self._live.blocks = forward, blocks
         return self._live.run(*args, **kwargs)
 
 

@@ -3,12 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
+from torch import nn
+
+from lowmode_fx.lowering.blocks import find_blocks, named_blocks
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules import StatefulSchedule
+
+#: Whether to compile the modes, and what of the model: all, its blocks, or the modules that globs name.
+Compile = bool | Literal["blocks"] | Sequence[str]
+
+
+def blocks_to_compile(model: nn.Module, compile: Compile) -> tuple[str, ...]:
+    """Paths of the modules that are compiled one by one; none if the model is compiled as a whole, or not at all.
+
+    Raises ``ValueError`` for another word than ``"blocks"``, and for a glob that matches nothing.
+    """
+    if isinstance(compile, bool):
+        return ()
+    if isinstance(compile, str):
+        if compile != "blocks":
+            raise ValueError(f"compile={compile!r} is unknown; give True, False, 'blocks', or globs over module names")
+        blocks = find_blocks(model)
+        if not blocks:
+            warnings.warn(
+                f"compile='blocks': {type(model).__name__} has no module with layers in it to compile by itself, so it "
+                "is compiled as a whole; name the modules by globs, or give compile=True",
+                stacklevel=4,
+            )
+        return blocks
+    return named_blocks(model, compile)
 
 
 def check_arguments(ladder: Any, schedule: Any, downsample_on: Any) -> None:

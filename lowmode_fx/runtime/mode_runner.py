@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -34,12 +34,17 @@ class ModeRunner:
     """Runs the modes of a ladder, through ``torch.compile`` where ``compile_options`` are given.
 
     Each is compiled for the first input shapes that it sees; other shapes (a ragged last batch) run uncompiled, so that
-    nothing is ever compiled twice, unless the model is changed: that is told, and bounded. A mode whose
-    compilation fails runs uncompiled from then on, with one warning.
+    nothing is ever compiled twice, unless the model is changed: that is told, and bounded. ``blocks``, where given, are
+    compiled one by one, equal ones once. A mode whose compilation fails runs uncompiled from then on, with one warning.
     """
 
     def __init__(
-        self, ladder: Ladder, downsample_on: Place, compile_options: Mapping[str, Any] | None, guard: ShapeGuard
+        self,
+        ladder: Ladder,
+        downsample_on: Place,
+        compile_options: Mapping[str, Any] | None,
+        guard: ShapeGuard,
+        blocks: Sequence[str] = (),
     ) -> None:
         self.networks: dict[Mode, Network] = {
             mode: network(ladder, mode, downsample=downsample_on == "device") for mode in ladder.modes
@@ -47,6 +52,7 @@ class ModeRunner:
         self._ladder = ladder
         self._downsampled = downsample_on == "host"
         self._guard = guard
+        self._blocks = tuple(blocks)
         self._recompilations = RecompilationGuard(ladder.model)
         self._compiled_shapes: dict[Mode, Shapes] = {}
         self.compiled: dict[Mode, Callable[..., Any]] = {}
@@ -63,7 +69,7 @@ class ModeRunner:
         """Compile every mode with ``compiler``, unless a compiler was given before."""
         if compiler is not None and self._compiler is None:
             self._compiler = compiler
-            self.compiled = {mode: each.compile(compiler) for mode, each in self.networks.items()}
+            self.compiled = {mode: each.compile(compiler, self._blocks) for mode, each in self.networks.items()}
 
     def settle(self) -> None:
         """A step is over: nothing that a low one has left for its loss stays on the model."""

@@ -14,7 +14,7 @@ from lowmode_fx.lowering import pickling as pickling  # registers how ladders ar
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime import safe_globals as safe_globals  # registers the classes that checkpoints may hold
-from lowmode_fx.runtime.arguments import check_arguments, read_low_weights
+from lowmode_fx.runtime.arguments import Compile, blocks_to_compile, check_arguments, read_low_weights
 from lowmode_fx.runtime.batch_growth import BatchMultiplier, LrRule, read_batch_growth
 from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind
 from lowmode_fx.runtime.gradient_scale import scale_gradient
@@ -56,7 +56,8 @@ class LowModeModel(ModelView):
         compile: Compile every mode with ``torch.compile(dynamic=False)`` for the first input shape that it sees. Other
             shapes (a ragged last batch) run uncompiled, which avoids recompilation. ``torch.compile(net)`` does the
             same with its own options. A mode whose compilation fails runs uncompiled, with a warning; without a working
-            compiler all modes do.
+            compiler all modes do. ``"blocks"``: compile the repeated blocks of the model one by one instead, equal ones
+            once, and run the code between them as it is; globs over module names say which modules are the blocks.
         compile_options: More keywords for ``torch.compile``.
 
     Attributes:
@@ -66,8 +67,8 @@ class LowModeModel(ModelView):
     Raises:
         TypeError: ``ladder`` is not a ladder, or ``schedule`` has no method ``mode``.
         ValueError: The schedule is for another number of modes, ``downsample_on="host"`` does not work with this ladder
-            or schedule, ``low_weight`` is not a positive number, or ``batch_multiplier`` is below 1 or needs modes
-            that the schedule decides later.
+            or schedule, ``low_weight`` is not a positive number, globs of ``compile`` match nothing, or
+            ``batch_multiplier`` is below 1 or needs modes that the schedule decides later.
     """
 
     OWN = frozenset({"ladder", "schedule", "low_weight", "batch_multiplier", "lr_rule", "downsample_on", "last_mode"})
@@ -83,7 +84,7 @@ class LowModeModel(ModelView):
         batch_multiplier: BatchMultiplier = 1.0,
         lr_rule: LrRule = "linear",
         downsample_on: Place = "device",
-        compile: bool = True,
+        compile: Compile = True,
         compile_options: Mapping[str, Any] | None = None,
     ) -> None:
         check_arguments(ladder, schedule, downsample_on)
@@ -105,8 +106,10 @@ class LowModeModel(ModelView):
         self._forced: Mode | None = None
         self._recent = RecentModes()
         self._compile_options = {"dynamic": False, **(compile_options or {})} if compile else None
+        self._compile = compile
         self._guard = ShapeGuard(ladder)
-        self._runner = ModeRunner(ladder, downsample_on, self._compile_options, self._guard)
+        blocks = blocks_to_compile(ladder.model, compile)
+        self._runner = ModeRunner(ladder, downsample_on, self._compile_options, self._guard, blocks)
 
     @property
     def pair(self) -> Any:
@@ -324,7 +327,14 @@ class LowModeModel(ModelView):
         return copied
 
     def __reduce__(self) -> Any:
-        arguments = (self.ladder, self.schedule, self.low_weight, self.downsample_on, self._compile_options)
+        arguments = (
+            self.ladder,
+            self.schedule,
+            self.low_weight,
+            self.downsample_on,
+            self._compile,
+            self._compile_options,
+        )
         batches = (self.batch_multiplier, self.lr_rule)
         return _rebuild, (*arguments, self.schedule_state(), self.training, *batches)
 
@@ -367,6 +377,7 @@ def _rebuild(
     schedule: Schedule,
     low_weight: float | Mapping[str, float],
     downsample_on: Place,
+    compile: Compile,
     compile_options: Mapping[str, Any] | None,
     state: Mapping[str, Any],
     training: bool,
@@ -380,7 +391,7 @@ def _rebuild(
         batch_multiplier=batch_multiplier,
         lr_rule=lr_rule,
         downsample_on=downsample_on,
-        compile=compile_options is not None,
+        compile=compile,
         compile_options=compile_options,
     )
     net.load_schedule_state(state)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from lowmode_fx.capture.inputs import Leaf
+from lowmode_fx.lowering.compiled_blocks import CompiledBlocks
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, downsampler
 from lowmode_fx.lowering.live.images import ImageArguments
@@ -38,6 +39,8 @@ class LiveLowering:
         rung = ladder.rung(mode)
         self.model = ladder.model
         self.callable: Callable[..., Any] = self.forward
+        #: The blocks that are compiled one by one, if any are.
+        self.blocks: CompiledBlocks | None = None
         self._rung = rung
         self._full_inputs = ladder.inputs
         self._images = ImageArguments(ladder.inputs)
@@ -68,6 +71,13 @@ class LiveLowering:
         with self._around(modules), recomputed_by(self._reentrant):
             return self.callable(*args, **kwargs)
 
+    def compiled_blocks(self, paths: Sequence[str], compiler: Callable[[Any], Callable[..., Any]]) -> CompiledBlocks:
+        """The blocks at these paths, each kind compiled once by ``compiler`` for this mode."""
+        lookup = self._lookup
+        return CompiledBlocks(
+            self.model, paths, compiler, lookup.kind_of_block, lambda: lookup.version, self._mode.in_block
+        )
+
     def settle(self) -> None:
         """Restore the attributes that the last forward left for the loss of its step."""
         self._attributes.settle()
@@ -93,6 +103,8 @@ class LiveLowering:
     @contextlib.contextmanager
     def _around(self, modules: Sequence[nn.Module], refresh: bool = True) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
+            if self.blocks is not None:
+                stack.enter_context(self.blocks.in_place())
             if self._isolate:
                 stack.enter_context(self._attributes.kept(modules))
                 stack.enter_context(self._shadows.in_place(modules, refresh=refresh))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import CodeType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +19,8 @@ from passes.preserve import same_items
 from passes.wording import sides
 
 Thing = TypeVar("Thing")
+#: The answer for a parameter that is not the running block's own.
+FOREIGN: Literal[False] = False
 
 
 class LiveLoweringWarning(UserWarning):
@@ -40,6 +42,9 @@ class Lookup:
         self.plan = plan
         self.kernels: dict[int, ConvEdit] = {}
         self.notes: list[str] = []
+        #: The compiled block that runs now, if one does, and a number that changes with modules and parameters.
+        self.block: nn.Module | None = None
+        self.version = 0
         # References to what was there at the build, and in the last step, keep their ids from being reused.
         self._built_modules = _Names(model.named_modules())
         self._built_parameters = _Names(model.named_parameters(remove_duplicate=False))
@@ -50,6 +55,7 @@ class Lookup:
         self._paths: Mapping[int, str] = {}
         self._standing: Mapping[str, nn.Module] = {}
         self._plain: set[CodeType] = set()
+        self.find_in_block = constant_result(self._find_in_block)
         self.find_place = constant_result(self._find_place)
         self.find_function = constant_result(self._find_function)
         self.find_conv = constant_result(self._find_conv)
@@ -65,6 +71,7 @@ class Lookup:
         if same_items(modules, known_modules) and same_items(parameters, known_parameters):
             return
         self._known = (list(modules), parameters)
+        self.version += 1
         named_modules = list(self.model.named_modules())
         self._paths = {id(module): path for path, module in named_modules}
         self._places = self._built_modules.of(named_modules)
@@ -80,6 +87,31 @@ class Lookup:
     def module_at(self, place: str) -> nn.Module | None:
         """The module that is at a planned place now; ``None`` if it is gone."""
         return self._standing.get(place)
+
+    def kind_of_block(self, block: nn.Module) -> Hashable:
+        """What is planned for a block, by names within it: blocks with the same plan can share compiled code."""
+        own: list[Hashable] = []
+        for path, module in block.named_modules():
+            place = self._places.get(id(module))
+            planned = None if place is None else self.plan.at(place)
+            if planned is not None and not planned.is_alike:
+                return id(block)  # its calls are counted by place
+            kernels = tuple(self._planned(place, name, value) for name, value in module._parameters.items())
+            own.append((path, planned, kernels, self.plan.matching(self._paths.get(id(module), ""))))
+        return tuple(own)
+
+    def _planned(self, place: str | None, name: str, parameter: nn.Parameter | None) -> ConvEdit | None:
+        """What is planned for the parameter of a module, or for the one that a sharded layer gathers in its place."""
+        known = self.kernels.get(id(parameter))
+        return known if known is not None or place is None else self.plan.kernels.get(f"{place}.{name}")
+
+    def _find_in_block(self, weight: nn.Parameter) -> ConvEdit | Literal[False] | None:
+        """What is planned for a kernel of the block that runs; ``FOREIGN`` if the block does not hold it."""
+        for module in self.block.modules() if self.block is not None else ():
+            for name, value in module._parameters.items():
+                if value is weight:
+                    return self._planned(self._places.get(id(module)), name, value)
+        return FOREIGN
 
     def in_compiled_code(self) -> bool:
         """Whether compiled code makes the call that the mode intercepts."""

@@ -5,8 +5,9 @@ dynamo traces this code together with the model's; it evaluates only the functio
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from lowmode_fx.lowering.live.lookup import Lookup
+from lowmode_fx.lowering.live.lookup import FOREIGN, Lookup
 from lowmode_fx.lowering.live.plan import ConvEdit, function_name
 from lowmode_fx.lowering.live.resizing import resize, resized_call
 from passes.calls import (
@@ -51,6 +52,7 @@ class LowMode(TorchFunctionMode):
         super().__init__()
         self.calls: dict[Any, int] = {}
         self._lookup = lookup
+        self._in_block = False
         plan = lookup.plan
         self._rule = plan.rule
         self._convs, self._max_pools, self._avg_pools = plan.convs, plan.max_pools, plan.avg_pools
@@ -102,7 +104,7 @@ class LowMode(TorchFunctionMode):
 
     def _convolve(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         weight = args[1] if len(args) > 1 else kwargs["weight"]
-        edit = self._lookup.kernels.get(id(weight)) if isinstance(weight, nn.Parameter) else None
+        edit = self._edit_of(weight) if isinstance(weight, nn.Parameter) else None
         if edit is not None and not edit.changes:
             return func(*args, **kwargs)
         if not torch.is_grad_enabled() and self._lookup.find_function():
@@ -111,6 +113,22 @@ class LowMode(TorchFunctionMode):
             edit = self._conv_at_place(func, args, kwargs)
         result = self._edited(func, args, kwargs, edit)
         return resize(result, edit.resized) if edit.resized else result
+
+    @contextlib.contextmanager
+    def in_block(self, block: nn.Module) -> Iterator[None]:
+        """Inside, ``block`` runs compiled, by code that serves all blocks of its kind."""
+        self._in_block, self._lookup.block = True, block
+        try:
+            yield
+        finally:
+            self._in_block, self._lookup.block = False, None
+
+    def _edit_of(self, weight: nn.Parameter) -> ConvEdit | None:
+        if self._in_block and torch.compiler.is_dynamo_compiling():
+            edit = self._lookup.find_in_block(weight)
+            if edit is not FOREIGN:
+                return edit  # of its name in the block: dynamo installs no guard on the parameter itself
+        return self._lookup.kernels.get(id(weight))
 
     def _edited(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], edit: ConvEdit) -> Any:
         if edit.stride is None and not edit.pooled:

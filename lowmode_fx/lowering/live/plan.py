@@ -16,6 +16,7 @@ from passes.calls import AVG_POOL_MODULES, AVG_POOLS, MAX_POOL_MODULES
 from passes.choices import NamedMaxPools
 from passes.drop_maxpools import chosen_maxpools
 from passes.match import ConvSite, MaxPoolSite, conv_sites, max_pool_sites, module_path, opaque_convs
+from passes.patterns import matches
 from passes.pool_weights import reasons_to_keep
 from passes.pooling_rule import UNTRAINED, PoolingRule
 from passes.set_strides import chosen_strides
@@ -51,6 +52,20 @@ class Resize(NamedTuple):
 KEEP = ConvEdit()
 
 
+class PlaceEdits(NamedTuple):
+    """All that is planned for the calls of one place, parameters by name aside."""
+
+    calls: tuple[tuple[Any, ...], ...]
+    kernel: ConvEdit | None
+    whole: bool
+    padded_drop: bool
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether all calls of a kind have one edit, so that they needn't be counted."""
+        return all(len(edits) <= 1 for edits in self.calls)
+
+
 @dataclass(frozen=True)
 class Plan:
     """Edits of a model's calls, by kernel parameter, or by the place where the call is made.
@@ -79,6 +94,27 @@ class Plan:
     def meets_max_pools(self) -> bool:
         """Whether any max pool may be changed."""
         return self.drop_maxpools != "none" or any(set(edits) != {"keep"} for edits in self.max_pools.values())
+
+    def at(self, place: str) -> PlaceEdits:
+        """What is planned for the calls of a place."""
+        named = (self.convs, self.max_pools, self.avg_pools, self.modules)
+        functions = tuple(edits for (where, _), edits in sorted(self.functions.items()) if where == place)
+        return PlaceEdits(
+            calls=(*(tuple(edits.get(place, ())) for edits in named), *functions),
+            kernel=self.kernels.get(f"{place}.weight"),
+            whole=any(matches(place, whole) for whole in self.whole),
+            padded_drop=place in self.padded_drops,
+        )
+
+    def matching(self, path: str) -> tuple[str, ...]:
+        """The globs of the configuration that match a module's path."""
+        named = (self.rule.pool_convs, self.drop_maxpools)
+        globs = (
+            *self.strides,
+            *self.rule.keep_convs,
+            *(glob for each in named if not isinstance(each, str) for glob in each),
+        )
+        return tuple(glob for glob in globs if matches(path, glob))
 
 
 def make_plan(full: fx.GraphModule, low: fx.Graph, config: LowModeConfig, reports: Iterable[PassReport]) -> Plan:

@@ -1,0 +1,126 @@
+"""A run on two ranks, killed at any moment: does it go on to the bits of a run that nothing disturbed?
+
+python -m bench.kill_ranks --kills 1     # once (a minute)
+python -m bench.kill_ranks               # twenty times (a quarter of an hour)
+
+``torchrun … lowmode-fx train`` runs once to its end. Then it is started anew for each kill, and after a drawn time from
+its first checkpoint on SIGKILL ends one rank (by turns the first and the second), or every process of the job;
+``--resume`` goes on. Weights and metrics must be those of the whole run, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.harness import RESULTS, header, save
+
+TRAIN = (
+    "train", "mobilenetv3_small_050", "--data", "digits", "--epochs", "4", "--p", "0.5", "--tail", "0.25",
+    "--batch-size", "120", "--no-compile", "--device", "cpu",
+)  # fmt: skip
+#: Who is killed, by turns.
+VICTIMS = ("rank 0", "rank 1", "all")
+#: Columns of metrics.csv that tell what was computed, not how long it took.
+TIMES = ("seconds", "time")
+
+
+def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
+    """Start the run of two ranks, in a process group of its own."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--", "lowmode_fx"]
+    command = [sys.executable, *launcher, *TRAIN, "--out", str(folder), *more]
+    with folder.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(
+            command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True
+        )
+
+
+def finish(process: subprocess.Popen[bytes]) -> float:
+    """Wait for a run that must succeed; seconds that it took."""
+    began = time.monotonic()
+    if process.wait(timeout=600):
+        raise RuntimeError(f"the run failed with status {process.returncode}; see its log")
+    return time.monotonic() - began
+
+
+def kill(process: subprocess.Popen[bytes], victim: str) -> bool:
+    """Kill one rank, or all processes of the job; whether there was anything left to kill."""
+    if process.poll() is not None:
+        return False
+    if victim == "all":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        rank = [child for child in children if _rank(child) == victim.removeprefix("rank ")]
+        if not rank:
+            return False
+        os.kill(int(rank[0]), signal.SIGKILL)
+    process.wait(timeout=600)
+    return process.returncode != 0
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """What a run has computed: a checksum of its weights, and its metrics without times."""
+    weights = hashlib.sha256((folder / "checkpoint" / "model.safetensors").read_bytes()).hexdigest()
+    names, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+    kept = [place for place, name in enumerate(names) if not any(word in name for word in TIMES)]
+    return {"weights": weights, "metrics": [[row[place] for place in kept] for row in rows]}
+
+
+def killed_run(folder: Path, seconds: float, victim: str) -> dict[str, Any]:
+    """Start, kill ``seconds`` after the first checkpoint, resume; what it came to."""
+    process = start(folder)
+    while not (folder / "checkpoint" / "state.pt").exists() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(seconds)
+    hit = kill(process, victim)
+    done = len((folder / "metrics.csv").read_text().splitlines()) - 1
+    finish(start(folder, "--resume"))
+    return {"victim": victim, "killed_after_epochs": done, "hit": hit, **results(folder)}
+
+
+def _rank(process: str) -> str | None:
+    variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    return next((entry.decode()[5:] for entry in variables if entry.startswith(b"RANK=")), None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "kill_ranks_cpu.json")
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        whole = Path(temporary, "whole")
+        process = start(whole)
+        while not (whole / "checkpoint" / "state.pt").exists() and process.poll() is None:
+            time.sleep(0.05)
+        left = finish(process)  # from the first checkpoint to the end
+        expected = results(whole)
+        rows: list[dict[str, Any]] = []
+        while len(rows) < options.kills:
+            victim, seconds = VICTIMS[len(rows) % len(VICTIMS)], draw.uniform(0, 0.8 * left)
+            found = killed_run(Path(temporary, f"killed-{time.monotonic_ns()}"), seconds, victim)
+            if not found.pop("hit"):
+                continue  # it was over before
+            same = {what: found.pop(what) == expected[what] for what in expected}
+            rows.append({**found, "seconds_after_first_checkpoint": round(seconds, 2), "same": same})
+            print(json.dumps(rows[-1]), flush=True)
+            counted = {"kills": len(rows), "same_bits": sum(all(row["same"].values()) for row in rows)}
+            head = header("bench/kill_ranks.py", command=" ".join(TRAIN), ranks=2, seed=options.seed)
+            save(options.out, head, {"count": counted, "kills": rows})
+
+
+if __name__ == "__main__":
+    main()
