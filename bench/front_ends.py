@@ -1,4 +1,4 @@
-"""Low steps that run the model itself beside proven graphs of torch.fx and torch.export: build, compilation, step.
+"""Low steps that run the model itself, as by default, beside proven graphs of torch.fx and torch.export.
 
 python -m bench.front_ends --small    # ResNet-18 (CIFAR stem) and EfficientNet-B0 on 64×64 images, on two CPU cores
 python -m bench.front_ends            # ResNet-50 and DenseNet-121 too
@@ -108,13 +108,28 @@ def main() -> None:
 
 def line(key: str, row: dict[str, Any]) -> str:
     """One row in words."""
-    ratios = ", ".join(
-        f"{name} {each['median']:.3f} ({each['q1']:.3f} to {each['q3']:.3f}, n = {each['n']})"
-        for name, each in row["graph / model"].items()
-    )
+    ratios = ", ".join(f"{name} {_shown(each)}" for name, each in row["graph / model"].items())
     builds = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in row["build seconds"].items())
     firsts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in row["first steps seconds"].items())
     return f"{key}: a graph's step / the model's: {ratios}; build: {builds}; first two steps: {firsts}"
+
+
+def table(rows: dict[str, Any]) -> str:
+    """All rows as a Markdown table."""
+    lines = [
+        "| network | low step | graph of fx / model | graph of export / model | build: model, fx, export |",
+        "| :-- | :-- | --: | --: | --: |",
+    ]
+    for key, row in rows.items():
+        name, kind = key.split(", ")
+        ratios = " | ".join(_shown(row["graph / model"][each]) for each in FRONT_ENDS if each != "auto")
+        builds = ", ".join(f"{row['build seconds'][each]:.2f}" for each in FRONT_ENDS)
+        lines.append(f"| {name} | {kind} | {ratios} | {builds} s |")
+    return "\n".join(lines)
+
+
+def _shown(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.3f} ({ratio['q1']:.3f} to {ratio['q3']:.3f}, n = {ratio['n']})"
 
 
 if __name__ == "__main__":

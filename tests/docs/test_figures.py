@@ -12,6 +12,7 @@ from pages import PAGES, ROOT, WORDS
 
 from bench import (
     ablation_report,
+    front_ends,
     gpu_report,
     kernel_scores,
     large_kernels_report,
@@ -139,3 +140,11 @@ def test_the_zoo_is_what_its_records_say() -> None:
     assert json.loads((ROOT / "bench/results/zoo.json").read_text())["rows"]["all"] == json.loads(
         json.dumps(summarize(records).to_dict())
     )
+
+
+def test_graphs_take_as_long_as_the_model() -> None:
+    rows = json.loads((ROOT / "bench/results/front_ends_cpu.json").read_text())["rows"]
+    assert front_ends.table(rows) in TIME
+    ratios = [each for row in rows.values() for each in row["graph / model"].values()]
+    assert all(abs(each["median"] - 1) < 0.035 and each["q1"] < 1 < each["q3"] for each in ratios)
+    assert all(0.045 < row["build seconds"]["auto"] < 0.205 for row in rows.values())
