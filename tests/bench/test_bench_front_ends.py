@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_every_front_end_has_a_build_and_each_graph_a_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "rows.json"
-    given = [*"front_ends --tiny --kinds uncompiled --rounds 2 --out".split(), str(out)]
+    given = [*["front_ends", "--tiny", "--kinds", "uncompiled", "--rounds", "2", "--out"], str(out)]
     monkeypatch.setattr(sys, "argv", given)
     monkeypatch.setattr(torch, "compile", lambda function: function)  # no compilation, and none to warm up
     front_ends.main()
