@@ -21,7 +21,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def table(path: Path) -> str:
-    """HTML: a row a model, of the sweep's CSV file."""
+    """HTML: one row per model of the sweep's CSV file."""
     with path.open(newline="") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: row["name"])
     head = "".join(_cell("th", title, title) for title in HEAD)
@@ -40,7 +40,7 @@ def _cell(tag: str, title: str, text: str) -> str:
 def _cells(row: Mapping[str, str]) -> tuple[str, ...]:
     if row["status"] != "right":
         return row["name"], row["family"], "", "", "", f"{row['status']}: {row['reason']}", ""
-    images = "smaller" if row["downsample_input"] == "True" else "whole"
+    images = "smaller" if row["downsample_input"] == "True" else "full size"
     if int(row["resized_maps"] or 0):
         images += ", a map resized"
     full = f"{int(row['full_macs']) / 1e6:,.0f}"

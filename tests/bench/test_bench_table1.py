@@ -159,7 +159,7 @@ def test_no_run_starts_after_the_time_given(images: Path, tmp_path: Path) -> Non
 
 def test_the_alarm_ends_a_run_and_nothing_else() -> None:
     with table1.alarm(0.01):
-        time.sleep(0.05)  # nobody listens: the process lives on
+        time.sleep(0.05)  # no handler: the process goes on
         with Interrupts() as interrupts:
             limit = time.monotonic() + 5
             while not interrupts.received and time.monotonic() < limit:

@@ -55,7 +55,7 @@ def test_a_difference_of_the_backward_pass_is_followed_to_the_source() -> None:
     assert changed(Small(), change).difference == "gradient['stem.weight']: in the model only"
 
 
-def test_what_nobody_uses_and_the_order_of_what_does_not_matter_are_no_difference() -> None:
+def test_unused_results_and_irrelevant_order_are_no_difference() -> None:
     def change(graph: fx.Graph) -> None:
         first = node_of(graph, torch.conv2d)
         with graph.inserting_after(first):

@@ -207,7 +207,7 @@ class GradientClippedByHook(Small):
 
 
 @habit("Python's generator: the state after the step differs")
-class CoinNobodyUses(Small):
+class UnusedCoin(Small):
     def between(self, maps: Tensor) -> Tensor:
         random.random()
         return maps

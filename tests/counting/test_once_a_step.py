@@ -68,7 +68,7 @@ def test_kernels_pooled_by_a_product_by_hand(batch: int) -> None:
     assert count_forward_macs(pair) == (report.macs["full"], report.macs["low"])
     full, low = (2 * (2 * side * 12 + 3 * side * 24 * k) for side, k in ((256, 49), (64, taps)))
     assert count_step_flops(pair) == (full, low)
-    # The gradient of the matrix is nobody's, so the product has one product in its backward.
+    # The matrix needs no gradient, so the backward of the product is one product.
     assert count_step_flops(pair, batch_size=10) == (10 * full, 10 * low + 2 * 2 * 24 * 49 * taps)
 
 

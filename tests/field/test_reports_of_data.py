@@ -107,7 +107,7 @@ def test_four_channels_on_request(tmp_path: Path) -> None:
 
 
 def test_a_palette_with_transparency_in_bytes(tmp_path: Path) -> None:
-    """layumi/University1652-Baseline#17: a warning of Pillow, and colours that nobody sees."""
+    """layumi/University1652-Baseline#17: a warning of Pillow, and invisible colours."""
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     image.save(tmp_path / "x.png", transparency=bytes([0, 255, 255]))

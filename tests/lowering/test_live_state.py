@@ -131,7 +131,7 @@ def test_a_forward_that_fails_leaves_no_trace() -> None:
 
 
 def test_two_forwards_wait_for_one_backward() -> None:
-    """What the first forward has saved of a buffer that nobody writes to is there for its backward pass."""
+    """The first forward's copy of a buffer that is not written to is still there for its backward pass."""
     model = Tracked(lambda *_: None)
     model.mean.fill_(2.0)
     model.forward = lambda x: (model.body(model.stem(x)).mean((2, 3)) * model.mean).sum()  # type: ignore[method-assign]

@@ -179,7 +179,7 @@ def shadow_of(model: nn.Module) -> nn.Module:
 
 
 def _share(value: Any, shared: dict[int, Any]) -> None:
-    """Generators move on with each draw; tensors within a graph can't be copied, and nobody writes to them."""
+    """Generators move on with each draw; tensors within a graph can't be copied, and are not written to."""
     if isinstance(value, Tensor):
         _unmark(value)
         if value.grad_fn is not None:

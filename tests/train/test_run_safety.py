@@ -182,7 +182,10 @@ ODD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a step too far": (lambda state: state.update(step=10**9), "no place in a run of 11 steps an epoch"),
     "a negative epoch": (lambda state: state.update(epoch=-1), "no place in a run"),
     "an epoch without a record": (lambda state: state.update(epoch=5), "records of 2 epochs, and has done 5"),
-    "a record with a stranger": (lambda state: state["records"][0].update(colour="red"), "its records can't be read"),
+    "a record with an unknown field": (
+        lambda state: state["records"][0].update(colour="red"),
+        "its records can't be read",
+    ),
     "steps that don't add up": (lambda state: state.update(mode_steps={"full": 3}), "it counts 3 steps of its epoch"),
 }
 

@@ -150,7 +150,7 @@ HALVED, NEARLY_FULL = ModeGain(lambda x: 0.8 - 0.6 * x, 0.3, 0.5), ModeGain(lamb
 def test_modes_follow_each_other_by_their_cost_per_gain() -> None:
     """Halved images pay best while 0.3 / (0.8 − 0.6 x) < 0.6 / (0.95 − 0.1 x), up to their tail at 1/2 at most."""
     plan = make_plan([HALVED, NEARLY_FULL], 20, most_low=10)
-    crossing = 0.195 / 0.33  # of the two prices, beyond the tail of halved images
+    crossing = 0.195 / 0.33  # of the two costs, beyond the tail of halved images
     assert crossing > 0.5
     assert plan.share == pytest.approx(0.875, abs=0.003)
     halved = sum(1 / HALVED.gain((index + 0.5) / 4000) for index in range(2000)) / 4000

@@ -47,7 +47,7 @@ class Fakes:
 
     def __init__(self, mode: Any, results: Results, values: Values, names: Names, source_lines: bool) -> None:
         self.mode = mode
-        self.recorder = Recorder(values, results, self.of_stranger, source_lines)
+        self.recorder = Recorder(values, results, self.of_unknown, source_lines)
         self._results = results
         self._names = names
         self._made: dict[int, tuple[Tensor, Tensor]] = {}  # the real one is kept, so that ids are not reused
@@ -62,7 +62,7 @@ class Fakes:
                 self.recorder.assign(fake, "held", self._names.of(tensor))
         return self._made[id(tensor)][1]
 
-    def of_stranger(self, tensor: Tensor) -> Tensor:
+    def of_unknown(self, tensor: Tensor) -> Tensor:
         """The fake of a real tensor that an operator gets as argument: the model's own, or a constant."""
         if is_fake(tensor):
             raise NotProvable(f"a tensor of shape {tuple(tensor.shape)} is made outside of torch's operators")

@@ -31,7 +31,7 @@ Leaves = Callable[[Sequence[Any], Mapping[str, Any]], Sequence[Tensor]]
 Step = tuple[Call, bool]
 
 #: Seed of torch's generator, so that a forward that seeds it is detected.
-_A_SEED_OF_NOBODY = 0x9E3779B97F4A7C15
+_UNUSED_SEED = 0x9E3779B97F4A7C15
 
 
 class _Untaken(NotProvable):
@@ -118,7 +118,7 @@ def _difference(
     try:
         # Code may reach the model itself through references that are not copied.
         with preserve_state(model, buffers=False, gradients=True), calm():
-            torch.default_generator.manual_seed(_A_SEED_OF_NOBODY)
+            torch.default_generator.manual_seed(_UNUSED_SEED)
             ours, theirs = _sides(model, graph_module, leaves, surroundings)
             for number, (call, autocast) in enumerate([*training, *more]):
                 for side in (ours, theirs):

@@ -215,7 +215,7 @@ class SkipOfAnotherSize(Small):
 
 @KIND.habit()
 class UnusedBranch(Small):
-    """A layer runs, and nobody reads it."""
+    """A layer runs, and its result is not used."""
 
     def between(self, maps: Tensor) -> Tensor:
         self.body(maps)

@@ -160,7 +160,7 @@ class StateInANestedDict(Small):
 
 @KIND.habit(checks=("full",))
 def counted_on_the_class() -> nn.Module:
-    """A counter that all instances share: where low steps should leave it nobody can say."""
+    """A counter that all instances share: its value after low steps is undefined."""
 
     class Counted(Small):
         calls = 0

@@ -1,4 +1,4 @@
-"""Kernels that nobody trains: in buffers, constants, frozen layers. Averaged, an edge filter would become nothing."""
+"""Kernels that are not trained: in buffers, constants, frozen layers. Averaged, an edge filter would become nothing."""
 
 from __future__ import annotations
 

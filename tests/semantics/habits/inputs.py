@@ -108,7 +108,7 @@ def by_position(step: int) -> Call:
 
 @KIND.habit(given=by_position)
 class NumberBesideImages(Small):
-    """A number of Python's, with a default that nobody takes."""
+    """A Python number, with a default that is not used."""
 
     def forward(self, images: Tensor, strength: float = 1.0) -> Tensor:
         return super().forward(images) * strength

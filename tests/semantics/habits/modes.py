@@ -129,7 +129,7 @@ class HeadInTrainingOnly(Small):
 
 @KIND.habit(compiled=True)
 def forward_of_the_instance() -> nn.Module:
-    """Somebody has put another ``forward`` on this one object."""
+    """Another ``forward`` is set on this one object."""
     model = Small()
 
     def forward(self: Small, images: Tensor) -> Tensor:
