@@ -97,7 +97,7 @@ def _batches(
         yield from loader.batches(epoch, first)
         return
     normalise = Normalise(splits.mean, splits.std, device)
-    mixing = mixing_of(augmentation, splits.num_classes, order.seed, order.rank)
+    mixing = mixing_of(augmentation, source.labels, splits.num_classes, order.seed, order.rank)
     plan = plan_epoch(order, epoch, source.labels, source.shape, augmentation, normalise, device, mixing)
     wanted = plan.indices.split(order.batch_size)[first : len(order)]
     # They travel as bytes, a quarter of what floats take, and are cropped and normalised on the device.

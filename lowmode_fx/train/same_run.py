@@ -48,7 +48,8 @@ def _modes(low_mode: Mapping[str, Any] | None) -> str:
     schedule = schedule if isinstance(schedule, Mapping) else {}
     configs = low_mode["configs"] if "configs" in low_mode else {"low": low_mode.get("config")}
     if schedule.get("kind") != "ladder":
-        return f"{', '.join(f'{name}-mode' for name in configs)} and full-mode by a schedule of kind {schedule.get('kind')!r}"
+        names = [f"{name}-mode" for name in configs]
+        return f"{', '.join(names)} and full-mode by a schedule of kind {schedule.get('kind')!r}"
     names = [*(_name(config) for config in configs.values()), "full-mode"]
     epochs = schedule.get("epochs")
     if epochs is None or len(epochs) != len(names):
