@@ -25,6 +25,12 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def short(value: object) -> str:
+    """A value as Python writes it, cut at 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
 def any_of(choices: Sequence[str]) -> str:
     """A list of choices in words: ``a, b or c``."""
     *first, last = choices

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from passes.errors import OptionError
+from passes.wording import short
 
 if TYPE_CHECKING:
     from lowmode_fx.train.splits import DataSplits
@@ -36,10 +37,5 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
             if found := difference(before, after, f"{prefix}{name}."):
                 return found
         elif before != after:
-            return f"{prefix}{name} was {_short(before)}, and is {_short(after)}"
+            return f"{prefix}{name} was {short(before)}, and is {short(after)}"
     return ""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

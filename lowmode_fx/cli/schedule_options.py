@@ -159,6 +159,20 @@ def read_tuning(path: Path) -> Tuning:
         raise OptionError("tuned", path, f"is {first_line(error)}", "make it with lowmode-fx tune") from error
 
 
+def ends_full(kind: str, p: str | None, tail: float | None) -> bool:
+    """Whether full epochs come last by plan: those of a ladder, of ``--tail``, or of a ``--p`` list that ends in 0."""
+    parts = [part.strip().partition("x")[0] for part in (p or "").split(",")]
+    falls_to_zero = kind == "bernoulli" and _is_zero(parts[-1]) and not all(map(_is_zero, parts))
+    return kind == "ladder" or bool(tail) or falls_to_zero
+
+
+def _is_zero(text: str) -> bool:
+    try:
+        return float(text) == 0
+    except ValueError:  # ``low_shares`` says what is wrong with it
+        return False
+
+
 def low_shares(text: str, epochs: int) -> float | list[float]:
     """``0.5``, or a value an epoch; ``0.8x15`` stands for fifteen of them."""
     found: list[tuple[float, int]] = []

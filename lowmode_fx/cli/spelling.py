@@ -14,7 +14,7 @@ RENAMED = {"every": "measure_every"}
 ONE_A_SIDE = ("ratio", "kernel_ratio")
 #: What serves instead of an option that a command has not, or that has another name: argument and value → option.
 _INSTEAD: dict[tuple[str, Any], str] = {("downsample_input", False): "whole_images"}
-_TUNE: dict[tuple[str, Any], str] = {("downsample_input", False): "--ratios 1"}
+_TUNE: dict[tuple[str, Any], str] = {("downsample_input", False): "--ratios 1", ("kernel_ratio", 1): "--ratios 2"}
 
 
 def option_name(parameter: str) -> str:
@@ -33,7 +33,7 @@ def command_spelling(parameters: Collection[str]) -> Spelling:
             switch = _INSTEAD.get((name, plain))
             if switch is not None and switch in parameters:
                 return option_name(switch)
-            if switch is not None and "ratios" in parameters:
+            if name not in parameters and "ratios" in parameters and (name, plain) in _TUNE:
                 return _TUNE[name, plain]
         if name not in parameters:
             return as_argument(argument, value)

@@ -32,7 +32,14 @@ from lowmode_fx.cli.options import (
     low_mode_options,
 )
 from lowmode_fx.cli.outputs import as_path
-from lowmode_fx.cli.schedule_options import ScheduleKind, ladder_epochs, make_schedule, read_tuning, schedule_kind
+from lowmode_fx.cli.schedule_options import (
+    ScheduleKind,
+    ends_full,
+    ladder_epochs,
+    make_schedule,
+    read_tuning,
+    schedule_kind,
+)
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.train.data_spec import read_spec, short_name
@@ -172,7 +179,7 @@ def train(
     epochs = ladder_epochs(plan, epochs)
     settings = _settings(
         preset,
-        late_full=hold_epochs is None and (kind == "ladder" or choice is not None or bool(tail)),
+        late_full=hold_epochs is None and (choice is not None or ends_full(kind, p, tail)),
         epochs=epochs if choice is None or epochs is not None else choice.epochs,
         batch_size=batch_size,
         lr=lr,

@@ -79,6 +79,10 @@ def probe(
     if out is not None:
         check_output(out, (".png",), "PNG")
     config = low_mode_config(None, **low)
+    if not config.pools_kernels:
+        raise OptionError(
+            "kernel_ratio", low["kernel_ratio"], "keeps all kernels, and none is to be probed", "leave it out"
+        )
     settings = _settings(device, batch_size, lr, momentum, seed, criterion)
     from lowmode_fx.cli.tuning_run import make_setting, run_probe
     from lowmode_fx.cli.tuning_tables import plot_probe, probe_text

@@ -13,6 +13,7 @@ from torch import nn
 from lowmode_fx.cli.handle_options import Handles, counted
 from lowmode_fx.cli.models import create_model
 from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.data import load_data
@@ -63,7 +64,10 @@ def run_probe(setting: Setting, config: LowModeConfig, steps: int, batches: int,
     """Each kernel that low-mode would pool, alone. handles: of operators that nobody counts."""
     with progress() as tell:
         measured = Probe(setting.model, setting.loader, setting.criterion, setting.optimizer, batches)
-        counted(pair_of(measured.captured, config), handles)  # what is refused is told before any training
+        pair = pair_of(measured.captured, config)
+        counted(pair, handles)  # what is refused is told before any training
+        if not pair.report.pooled:
+            raise ValueError(f"low-mode pools no kernel of this model{_reasons(pair)}; give others by --pool-convs")
 
         def on_step(step: int) -> bool:
             tell(f"{steps} full steps", 0.5 * step / steps)
@@ -78,6 +82,12 @@ def run_probe(setting: Setting, config: LowModeConfig, steps: int, batches: int,
             done += 1
 
         return probe_sites(measured, config, on_site, handles=handles)
+
+
+def _reasons(pair: ModePair) -> str:
+    """Why kernels are kept, each reason once."""
+    skips = pair.report.of("pool_weights").skips
+    return f" ({', '.join(dict.fromkeys(skip.reason for skip in skips))})" if skips else ""
 
 
 def run_tuning(setting: Setting, autocast: str, **options: Any) -> Tuning:

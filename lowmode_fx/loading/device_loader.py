@@ -49,9 +49,10 @@ class DeviceLoader:
         accumulation: Batches per optimizer step of ``net``.
 
     Raises:
-        TypeError: ``images`` is not uint8.
-        ValueError: Shapes don't fit, labels would have to move with cropped images, the net downsamples itself and its
-            batches have one size, or there would be no full batch.
+        TypeError: ``images`` is not uint8, or labels that are to be mixed are not int64.
+        ValueError: Shapes don't fit, labels that are to be mixed are not classes below ``classes``, labels would have
+            to move with cropped images, the net downsamples itself and its batches have one size, or there would be no
+            full batch.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class DeviceLoader:
         self.images, self.labels = images.to(self.device).contiguous(), labels.to(self.device)
         self.normalise = Normalise(mean, std, self.device)
         self.augmentation = augmentation
-        self.mixing = mixing_of(augmentation, classes, seed, rank)
+        self.mixing = mixing_of(augmentation, labels, classes, seed, rank)
         self.net, self.accumulation = net, as_count("accumulation", accumulation, 1)
         self.epoch = 0
         self.step = self._first = 0

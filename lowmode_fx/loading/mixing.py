@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lowmode_fx.loading.augmentation import Augmentation
@@ -37,10 +38,23 @@ class Mixing:
         return mixed, soft
 
 
-def mixing_of(augmentation: Augmentation, classes: int | None, seed: int, rank: int = 0) -> Mixing | None:
-    """The mixing of an augmentation, if it has any. Raises ``ValueError`` where ``classes`` is missing."""
+def mixing_of(
+    augmentation: Augmentation, labels: Tensor, classes: int | None, seed: int, rank: int = 0
+) -> Mixing | None:
+    """The mixing of an augmentation, if it has any.
+
+    labels: of the whole set. Raises ``TypeError`` or ``ValueError`` for labels that are no classes below ``classes``.
+    """
     if not (augmentation.mixup or augmentation.cutmix):
         return None
     if classes is None:
         raise ValueError("mixed labels are shares of all classes; give classes, how many there are")
-    return Mixing(augmentation, classes, seed, rank)
+    mixing = Mixing(augmentation, classes, seed, rank)
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels have dtype {labels.dtype}, and are to be mixed; give classes, torch.int64")
+    if labels.dim() != 1:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}, and are to be mixed; give one class per image")
+    least, most = (int(edge) for edge in labels.aminmax())
+    if least < 0 or most >= classes:
+        raise ValueError(f"labels go from {least} to {most}; give classes from 0 to {classes - 1}, or more classes")
+    return mixing

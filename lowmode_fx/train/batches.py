@@ -106,7 +106,7 @@ def _batches(
         yield from loader.batches(epoch, first, taken)
         return
     normalise = Normalise(splits.mean, splits.std, device)
-    mixing = mixing_of(augmentation, splits.num_classes, order.seed, order.rank)
+    mixing = mixing_of(augmentation, source.labels, splits.num_classes, order.seed, order.rank)
     taken = first * order.batch_size if taken is None else taken
     coming = epoch_batches(
         net,

@@ -25,14 +25,11 @@ from torch import nn
 
 from lowmode_fx.train.names import CURRENT, MODEL_FILE, PARTIAL, PREVIOUS, STATE_FILE
 from lowmode_fx.utils.atomic import sync_file, sync_folder
-from passes.spelling import setting
 from passes.wording import one_line
 
 FORMAT = "lowmode_fx.checkpoint"
 #: Version 1 counted the steps of two modes; 2 counts them by mode.
 VERSION, READABLE = 2, (1, 2)
-#: Parts of what a run is made of whose values are a user's options, by the same names.
-_OPTIONS = ("settings.", "low_mode.", "low_mode.config.", "low_mode.schedule.")
 
 
 class CheckpointError(ValueError):
@@ -167,20 +164,6 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
             shapes = f"{tuple(checkpoint.weights[name].shape)}, the model's is {tuple(tensor.shape)}"
             raise CheckpointError(f"checkpoint {path!r} is of another model: shape of {name!r} is {shapes}")
     model.load_state_dict(checkpoint.weights, strict=True)
-
-
-def require_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], run_folder: Path, prefix: str = "") -> None:
-    """Raises ``CheckpointError`` naming the first value in which a checkpoint's run and the one wanted differ."""
-    for key in [*wanted, *(key for key in saved if key not in wanted)]:
-        before, now = saved.get(key), wanted.get(key)
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            require_same_run(before, now, run_folder, f"{prefix}{key}.")
-        elif before != now:
-            name = setting(key) if prefix in _OPTIONS else f"{prefix}{key}"
-            raise CheckpointError(
-                f"cannot resume {str(run_folder)!r}: {name} is {now!r}, the run there has {before!r}; "
-                f"give the same again, or --overwrite or --out another path"
-            )
 
 
 def rng_state() -> dict[str, Any]:

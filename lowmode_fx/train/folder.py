@@ -56,7 +56,7 @@ class FolderImages:
 
     def decode_all(self, what: str, workers: int | None = None) -> MemoryImages:
         """Decode everything once, as ``read_all`` does."""
-        return read_all(self.read, len(self), what, workers)
+        return read_all(self.read, len(self), what, self.shape, workers)
 
     def fetch(self, batches: Iterable[torch.Tensor], workers: int = 0, pin: bool = False) -> Iterator[torch.Tensor]:
         for images, _ in read_batches(self.read, batches, workers, pin):

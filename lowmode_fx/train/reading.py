@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -24,19 +25,18 @@ _FEW = 200
 _MOST_WORKERS, _MOST_AT_ONCE, _MOST_BYTES = 8, 256, 2 * 2**20
 
 
-def read_all(read: Read, count: int, what: str, workers: int | None = None) -> MemoryImages:
-    """All ``count`` images of a set, with a bar that says ``what`` is done.
+def read_all(read: Read, count: int, what: str, shape: tuple[int, ...], workers: int | None = None) -> MemoryImages:
+    """All ``count`` images of a set, each of ``shape`` (C, H, W), with a bar that says ``what`` is done.
 
     workers: processes that read; ``None``: as many as there are cores, of sets that are worth it.
 
-    Raises ``ValueError`` for the first image that can't be read, or isn't of the first one's shape.
+    Raises ``ValueError`` as ``read`` does, for the first image that it refuses.
     """
     if workers is None:
         workers = min(_MOST_WORKERS, os.cpu_count() or 1) if count >= _FEW else 0
-    with quiet_large_images():
-        one = read(0)[0].numel()
+    one = math.prod(shape)
     at_once = min(_MOST_AT_ONCE, count // (4 * max(workers, 1)), _MOST_BYTES // one)
-    images, labels = torch.empty(0, dtype=torch.uint8), torch.empty(count, dtype=torch.int64)
+    images, labels = torch.empty((count, *shape), dtype=torch.uint8), torch.empty(count, dtype=torch.int64)
     done = 0
     for found, classes in track(
         read_batches(read, torch.arange(count).split(max(at_once, 1)), workers),
@@ -44,8 +44,6 @@ def read_all(read: Read, count: int, what: str, workers: int | None = None) -> M
         what=what,
         size=lambda batch: len(batch[1]),
     ):
-        if not done:
-            images = torch.empty((count, *found.shape[1:]), dtype=torch.uint8)
         images[done : done + len(found)], labels[done : done + len(found)] = found, classes
         done += len(found)
     return MemoryImages(images, labels)
@@ -56,21 +54,23 @@ def read_held(read: Read, count: int, what: str, most: int, workers: int | None 
 
     most: bytes that they may take. Raises ``ValueError`` where they take more, and for one of another shape.
     """
-    rows = _OneShape(read, what)
+    with quiet_large_images():
+        rows = _OneShape(read, what)
     if rows.shape.numel() * count > most:
         raise ValueError(f"{what} take {rows.shape.numel() * count / 2**30:.0f} GiB; give a smaller --image-size")
-    return read_all(rows.read, count, f"decoding {what}", workers)
+    return read_all(rows.read, count, f"decoding {what}", rows.shape, workers)
 
 
 class _OneShape:
-    """``read`` for images of one shape, the first one's."""
+    """``read`` for images of one shape, that of the first one, which is read once."""
 
     def __init__(self, read: Read, what: str) -> None:
         self._read, self.what = read, what
-        self.shape = read(0)[0].shape
+        self._first = read(0)
+        self.shape = self._first[0].shape
 
     def read(self, index: int) -> tuple[Tensor, int]:
-        image, label = self._read(index)
+        image, label = self._first if index == 0 else self._read(index)
         if image.shape != self.shape:
             was, now = sides(self.shape[1:]), sides(image.shape[1:])
             raise ValueError(f"number {index} of {self.what} is {now}, others are {was}; give --image-size")

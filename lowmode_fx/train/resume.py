@@ -11,7 +11,6 @@ from lowmode_fx.loading.draws import DRAWS
 from lowmode_fx.train.checkpoint import (
     load_checkpoint,
     load_weights,
-    require_same_run,
     rng_state,
     save_checkpoint,
     set_rng_state,
@@ -19,6 +18,7 @@ from lowmode_fx.train.checkpoint import (
 from lowmode_fx.train.records import EpochRecord, unfinished_steps
 from lowmode_fx.train.run import Run
 from lowmode_fx.train.run_folder import RunFolder
+from lowmode_fx.train.same_run import require_same_run
 from lowmode_fx.train.saved_state import check_state, fitting_state
 
 

@@ -15,7 +15,7 @@ from lowmode_fx.capture.images import Argument
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.tuning.agreement import Criterion
 from lowmode_fx.tuning.batches import Batch
-from lowmode_fx.tuning.candidates import families, try_pair
+from lowmode_fx.tuning.candidates import Choice, families, try_pair
 from lowmode_fx.tuning.costs import CostMeasure
 from lowmode_fx.tuning.decide import Wanted, decide, no_progress
 from lowmode_fx.tuning.result import Tuning
@@ -115,6 +115,10 @@ def tune(
 
     tell("reading batches")
     probe = Probe(model, loader, criterion, optimizer, autocast=autocast, images=images)
+    plain, _ = try_pair(probe.captured, replace(base, kernel_ratio=1))
+    has_maxpool = plain is not None and bool(plain.report.of("drop_maxpools").skips)
+    choices = list(families(base, tried, has_maxpool))
+    _check_candidates(probe, choices)
     total = epochs * steps_per_epoch
     wanted = max(_LEAST_STEPS, run_steps or min(round(0.2 * total), 600))
 
@@ -132,13 +136,8 @@ def tune(
         deadline=start + (_RUN_SHARE + _SEARCH_SHARE) / 2 * seconds,
         on_choice=lambda choice: tell(f"measuring {choice.name}"),
     )
-    plain, _ = try_pair(probe.captured, replace(base, kernel_ratio=1))
-    has_maxpool = plain is not None and bool(plain.report.of("drop_maxpools").skips)
-    for choice in families(base, tried, has_maxpool):
+    for choice in choices:
         search.try_choice(choice)
-    if not search.candidates:
-        name, reason = next(iter(search.refused.items()))
-        raise ValueError(f"no candidate gives a pair: {name}: {reason}")
     search.deadline = start + _SEARCH_SHARE * seconds
     pooled = [each for each in search.candidates if each.config.pools_kernels]
     if pooled:
@@ -147,6 +146,17 @@ def tune(
     if probe.losses[last] >= probe.losses[0]:
         reasons.insert(0, no_progress(probe.losses[0], probe.losses[last], last))
     return decide(search, Wanted(epochs, tail, modes, time_budget, seed), reasons, last / total)
+
+
+def _check_candidates(probe: Probe, choices: Sequence[Choice]) -> None:
+    """Raise ``ValueError`` if no candidate gives a pair: before any training, which would be in vain."""
+    refused: dict[str, str] = {}
+    for choice in choices:
+        pair, refused[choice.name] = try_pair(probe.captured, choice.config)
+        if pair is not None:
+            return
+    name, reason = next(iter(refused.items()))
+    raise ValueError(f"no candidate gives a pair: {name}: {reason}")
 
 
 def _trial_runs(search: Search, steps: int, deadline: float, tell: Callable[[str], None]) -> list[str]:

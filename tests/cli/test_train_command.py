@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from training import write_images
 
 from lowmode_fx import BernoulliSchedule, cli
-from lowmode_fx.cli.schedule_options import low_shares, make_schedule
+from lowmode_fx.cli.schedule_options import ends_full, low_shares, make_schedule
 from lowmode_fx.cli.train_command import _settings
 from lowmode_fx.train import TrainSettings
 from lowmode_fx.train.progress import Reporter
@@ -377,6 +377,34 @@ def test_full_epochs_at_the_end_have_a_rate_to_learn_with() -> None:
     assert _settings("", late_full=True, epochs=200).lr_schedule == "cosine"
     assert _settings("", late_full=True, epochs=200, lr_schedule="milestones").milestones == (80, 120)
     assert _settings("", late_full=True, epochs=200, milestones=(150,)).lr_schedule == "milestones"
+
+
+@pytest.mark.parametrize(
+    ("kind", "p", "tail", "full"),
+    [
+        ("bernoulli", None, None, False),
+        ("bernoulli", "0.5", None, False),
+        ("bernoulli", "0", None, False),  # no low step: nothing comes before the full ones
+        ("bernoulli", "0x3", None, False),
+        ("bernoulli", "0.8x8,0.1", None, False),
+        ("bernoulli", "0.8x8,0", None, True),
+        ("bernoulli", "0.8, 0.5,0.0x2", None, True),
+        ("bernoulli", "0.8,", None, False),
+        ("bernoulli", "0.8", 0.2, True),
+        ("bernoulli", "0.8", 0.0, False),
+        ("agreement", None, 0.5, True),
+        ("ladder", None, None, True),
+    ],
+)
+def test_where_full_epochs_come_last(kind: str, p: str | None, tail: float | None, full: bool) -> None:
+    assert ends_full(kind, p, tail) is full
+
+
+def test_a_list_of_p_that_ends_in_0_gets_a_cosine(run: Run, tmp_path: Path) -> None:
+    for options, rate in ((("--p", "1,0"), "cosine"), (("--p", "0,1"), "milestones")):
+        assert run("train", MODEL, *QUICK, "--epochs", "2", *options, "--overwrite").status == 0
+        summary = json.loads((tmp_path / "runs/training-tiny_model-digits/summary.json").read_text())
+        assert summary["settings"]["lr_schedule"] == rate
 
 
 def test_shares_of_low_steps() -> None:

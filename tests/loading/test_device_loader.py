@@ -288,6 +288,21 @@ def test_maps_as_labels_move_with_nothing() -> None:
         ({"batch_size": 0}, ValueError, "batch_size=0 is too small; give an int of at least 1"),
         ({"batch_size": 25, "drop_last": True}, ValueError, "batch_size=25 is more than the 24 images; give a smaller"),
         ({"rank": 2, "world_size": 2}, ValueError, "rank=2 is out of range; give one below world_size=2"),
+        (
+            {"labels": torch.zeros(24), "augmentation": Augmentation(mixup=0.2), "classes": 2},
+            TypeError,
+            "labels have dtype torch.float32, and are to be mixed; give classes, torch.int64",
+        ),
+        (
+            {"labels": torch.arange(24), "augmentation": Augmentation(cutmix=1.0), "classes": 23},
+            ValueError,
+            "labels go from 0 to 23; give classes from 0 to 22, or more classes",
+        ),
+        (
+            {"labels": torch.zeros(24, 2, dtype=torch.int64), "augmentation": Augmentation(mixup=1.0), "classes": 2},
+            ValueError,
+            "labels have shape (24, 2), and are to be mixed; give one class per image",
+        ),
         ({"shuffle": 1}, TypeError, "shuffle=1 is of type int; give True or False"),
         ({"net": net("device")}, ValueError, "net downsamples on the device too, so images would shrink twice; give"),
     ],

@@ -37,6 +37,11 @@ def tiny_model(num_classes: int = 10, in_chans: int = 3, dropout: float = 0.2, s
     )
 
 
+def pointwise_model(num_classes: int = 10, in_chans: int = 3) -> nn.Module:
+    """A model whose one convolution has nothing to pool."""
+    return nn.Sequential(nn.Conv2d(in_chans, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+
+
 def model_without_options() -> nn.Module:
     """Takes no ``num_classes``: five outputs whatever the data."""
     return tiny_model(5)

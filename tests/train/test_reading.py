@@ -14,7 +14,7 @@ from training import write_images
 from lowmode_fx.train import load_data, reading
 from lowmode_fx.train.folder import FolderImages
 from lowmode_fx.train.layout import scan_folder
-from lowmode_fx.train.reading import read_all
+from lowmode_fx.train.reading import read_all, read_held
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,7 +58,7 @@ class Ends:
 def test_a_process_that_is_gone_is_reported_in_a_line() -> None:
     told = r"^a process that reads images has ended: .*; give workers=0, or fewer of them$"
     with pytest.raises(ValueError, match=told) as error:
-        read_all(Ends().read, 8, "decoding", workers=1)
+        read_all(Ends().read, 8, "decoding", (3, 2, 2), workers=1)
     assert "\n" not in str(error.value)
 
 
@@ -72,7 +72,7 @@ def test_what_is_handed_over_at_once_is_small(monkeypatch: pytest.MonkeyPatch) -
         return whole(read, batches, *given)
 
     monkeypatch.setattr(reading, "read_batches", listening)
-    held = read_all(lambda index: (torch.zeros(3, 512, 512, dtype=torch.uint8), 0), 40, "decoding", 0)
+    held = read_all(lambda index: (torch.zeros(3, 512, 512, dtype=torch.uint8), 0), 40, "decoding", (3, 512, 512), 0)
     assert sizes == [2] * 20 and held.images.shape == (40, 3, 512, 512)
 
 
@@ -86,5 +86,17 @@ def test_small_sets_start_no_process(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("lowmode_fx.train.reading.os.cpu_count", lambda: 4)
     load_data(f"folder:{folder}")
     assert asked == [0, 0]
-    read_all(lambda index: (torch.zeros(3, 2, 2, dtype=torch.uint8), 0), 200, "decoding")
+    read_all(lambda index: (torch.zeros(3, 2, 2, dtype=torch.uint8), 0), 200, "decoding", (3, 2, 2))
     assert asked[2:] == [4]
+
+
+def test_each_image_is_decoded_once_the_first_too() -> None:
+    asked: list[int] = []
+
+    def read(index: int) -> tuple[torch.Tensor, int]:
+        asked.append(index)
+        return torch.full((3, 2, 2), index, dtype=torch.uint8), index
+
+    held = read_held(read, 3, "images", most=2**20, workers=0)
+    assert asked == [0, 1, 2] and held.labels.tolist() == [0, 1, 2]
+    assert held.images[:, 0, 0, 0].tolist() == [0, 1, 2]
