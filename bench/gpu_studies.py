@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -25,7 +25,8 @@ class Study:
 
     configs: low modes by name. peak_rate: the largest learning rate. rounds: of each price. compile: whether modes are
     compiled. arms: for so many epochs of full-mode and these prices. clip: the largest norm of gradients.
-    memory_format: of images and, on a GPU, of weights, as full steps are fastest.
+    memory_format: of images and, on a GPU, of weights, as full steps are fastest. multipliers: images of a mode's batch
+    over full-mode's, where they are more.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Study:
     memory_format: torch.memory_format = torch.channels_last
     rounds: int = 11
     compile: bool = True
+    multipliers: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -86,6 +88,7 @@ RESNET18 = Study(
     batch=500,
     peak_rate=0.4,
     arms=lambda epochs, prices: gpu_arms.arms(epochs),
+    multipliers=gpu_arms.MULTIPLIERS,
 )
 CONV_MIXER = Study(
     "convmixer-13",
