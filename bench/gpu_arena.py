@@ -36,9 +36,9 @@ class Arena:
         self.study, self.device, self.batch = study, device, study.batch
         self.model = study.network(device)
         example = torch.zeros(2, 3, SIDE, SIDE, device=device).to(memory_format=study.memory_format)
-        self.schedule = ChosenMode()
+        self.schedule = PlannedModes()
         ladder = build_ladder(self.model, example, study.configs)
-        self.net = LowModeModel(ladder, self.schedule, compile=study.compile)
+        self.net = LowModeModel(ladder, self.schedule, batch_multiplier=study.multipliers, compile=study.compile)
         self.net.train()
         self.optimizer = study.optimizer(self.model.parameters())
         self.autocast = torch.bfloat16 if device.type == "cuda" else None
@@ -53,18 +53,27 @@ class Arena:
             clip_grad_norm=study.clip,
             graphs=graphs,
         )
-        self._images = torch.randn(self.batch, 3, SIDE, SIDE, device=device).to(memory_format=study.memory_format)
-        self._labels = torch.randint(0, 10, (self.batch,), device=device)
+        largest = max(self.size(mode) for mode in study.modes)
+        self._images = torch.randn(largest, 3, SIDE, SIDE, device=device).to(memory_format=study.memory_format)
+        self._labels = torch.randint(0, 10, (largest,), device=device)
+
+    def size(self, mode: str) -> int:
+        """Images of a step in ``mode``."""
+        return self.net.batch_size_in(Mode(mode), self.batch)
+
+    def _made_up(self, mode: str) -> tuple[Tensor, Tensor]:
+        size = self.size(mode)
+        return self._images[:size], self._labels[:size]
 
     def whole(self, mode: str) -> None:
         """One captured step on random images."""
         self.schedule.chosen = Mode(mode)
-        self.step(self._images, self._labels)
+        self.step(*self._made_up(mode))
 
     def looped(self, mode: str) -> None:
         """The same step in a loop, launched kernel by kernel, as peers run theirs."""
         forward = partial(self.net.run, Mode(mode))
-        training_step(forward, lambda: (self._images, self._labels), self.optimizer, self.autocast, self.study.clip)
+        training_step(forward, partial(self._made_up, mode), self.optimizer, self.autocast, self.study.clip)
 
     def costs(self, rounds: int | None = None) -> dict[str, dict[str, float]]:
         """Median seconds of a step in each mode, captured and in a loop; the weights do not change."""
@@ -83,6 +92,9 @@ class Arena:
     def train(self, modes: Sequence[str], train: Split, seed: int) -> dict[str, Any]:
         """Run from new weights, one step for each of ``modes``. The seconds are the whole loop's, loading included."""
         self._reset(seed)
+        self.schedule.plan = [Mode(mode) for mode in modes]
+        sizes = [self.size(mode) for mode in modes]
+        seen, every = 0, sum(sizes)
         loader = self.loader(train, seed)
         launched = getattr(self.graphs, "launches", 0)
         synchronize(self.device)
@@ -93,22 +105,24 @@ class Arena:
             for images, labels in loader:
                 if place == len(modes):
                     break
-                self._set_rate(rate(place / len(modes), self.study.peak_rate))
-                self.schedule.chosen = Mode(modes[place])
+                self._set_rate(rate(seen / every, self.study.peak_rate))
+                seen += sizes[place]
                 loss = self.step(images.contiguous(memory_format=self.study.memory_format), labels)
                 place += 1
             epoch += 1
         synchronize(self.device)
         seconds = time.perf_counter() - began
+        self.schedule.plan = ()
         replays = getattr(self.graphs, "launches", 0) - launched
-        found = {"seconds": seconds, "steps": place, "images": place * self.batch, "last loss": float(loss)}
+        found = {"seconds": seconds, "steps": place, "images": seen, "last loss": float(loss)}
         return found | {"replays": replays}
 
     def loader(self, train: Split, seed: int) -> DeviceLoader:
         """Random crops and flips of images that lie on the device."""
         changes = Augmentation(shift=4, flip=True)
         return DeviceLoader(
-            *train, self.batch, shuffle=True, drop_last=True, mean=MEAN, std=STD, augmentation=changes, seed=seed
+            *train, self.batch, shuffle=True, drop_last=True, mean=MEAN, std=STD, augmentation=changes, seed=seed,
+            net=self.net if self.net.batches_grow else None,
         )  # fmt: skip
 
     def loading_seconds(self, train: Split) -> float:
@@ -146,6 +160,16 @@ class Arena:
                     value.zero_()
         self.net.load_schedule_state({"step": 0, "epoch": 0})
         torch.manual_seed(seed)
+
+
+class PlannedModes(ChosenMode):
+    """``plan``: the mode of each step of a run; without one every step has the mode that was chosen last."""
+
+    plan: Sequence[Mode] = ()
+
+    def mode(self, step: int, epoch: int) -> Mode:
+        """The mode of a step, the last one of those after the plan's end."""
+        return self.plan[min(step, len(self.plan) - 1)] if self.plan else self.chosen
 
 
 def rate(progress: float, peak: float) -> float:

@@ -20,6 +20,10 @@ CONFIGS: dict[str, LowModeConfig] = {
     POOLED: replace(LowModeConfig.paper(), batchnorm="isolate"),
     SHARED: LowModeConfig.paper(),
 }
+#: Modes whose batches grow as their images shrink, by the mode that they are of: as many pixels as full-mode's batch.
+GROWN = {name: f"{name}, larger batches" for name in ("s16", "s24")}
+MULTIPLIERS = {grown: (SIDE / SIDES[name]) ** 2 for name, grown in GROWN.items()}
+CONFIGS |= {grown: CONFIGS[name] for name, grown in GROWN.items()}
 #: Shares of a ladder's cost: r = 2, r = 4/3, full.
 LADDER = {"s16": 0.5, "s24": 0.3, FULL: 0.2}
 Costs = Mapping[str, float]
@@ -56,6 +60,21 @@ def ladder(budget: int) -> Arm:
         return phases(plan, per_epoch)
 
     return Arm(f"ladder, cost of {budget} epochs", modes)
+
+
+def grown_ladder(budget: int) -> Arm:
+    """``ladder`` with batches that grow as images shrink: its epochs have fewer steps, and so cost less."""
+
+    def modes(per_epoch: int, costs: Costs, seed: int) -> list[str]:
+        found = []
+        for name, share in LADDER.items():
+            mode = GROWN.get(name, name)
+            steps = max(1, int(per_epoch / MULTIPLIERS.get(mode, 1.0)))
+            epochs = max(1, round(share * budget * per_epoch / (costs[mode] * steps)))
+            found += [mode] * (epochs * steps)
+        return found
+
+    return Arm(f"ladder, larger batches, cost of {budget} epochs", modes)
 
 
 def ramp(epochs: int, initial: float = 0.5, delay: float = 0.5, finetune: float = 0.2, step: int = 4) -> Arm:
@@ -118,7 +137,8 @@ def arms(epochs: int = 24) -> list[Arm]:
         return max(1, round(epochs * of / 24))
 
     found = [
-        full(epochs), ramp(epochs), ladder(cut(14)), full(cut(14)), full(cut(12)), ladder(cut(12)), neighbours(epochs),
-        full(cut(17)), full(cut(19)), ladder(cut(17)), paper(epochs, SHARED), paper(epochs, POOLED),
+        full(epochs), ramp(epochs), ladder(cut(14)), full(cut(14)), grown_ladder(cut(14)), full(cut(12)),
+        ladder(cut(12)), neighbours(epochs), grown_ladder(cut(12)), full(cut(17)), full(cut(19)), ladder(cut(17)),
+        paper(epochs, SHARED), paper(epochs, POOLED),
     ]  # fmt: skip
     return list({arm.name: arm for arm in found}.values())  # short runs have fewer shortened versions

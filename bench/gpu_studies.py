@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -26,7 +26,7 @@ class Study:
     ``configs``: low modes by name. ``peak_rate``: the largest learning rate. ``rounds``: for costs.
     ``compile``: whether modes are compiled. ``arms``: the arms, given full-mode's epochs and the modes' costs.
     ``clip``: the largest norm of gradients. ``memory_format``: the fastest one for full steps, of images and, on a GPU,
-    of weights.
+    of weights. ``multipliers``: images of a mode's batch over full-mode's, where they are more.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Study:
     memory_format: torch.memory_format = torch.channels_last
     rounds: int = 11
     compile: bool = True
+    multipliers: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -89,6 +90,7 @@ RESNET18 = Study(
     batch=500,
     peak_rate=0.4,
     arms=lambda epochs, costs: gpu_arms.arms(epochs),
+    multipliers=gpu_arms.MULTIPLIERS,
 )
 CONV_MIXER = Study(
     "convmixer-13",

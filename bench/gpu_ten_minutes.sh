@@ -9,10 +9,10 @@
 # PYTHON names the interpreter; torch, torchvision, timm, numpy and Pillow are taken as they are found.
 #
 # 1. Tests that want CUDA (60 s), while everything is compiled in parallel processes (110 s).
-# 2. Times of steps and memory: compiled and whole steps, beside peers (150 s); inductor's CUDA graphs (40 s); in a second
-#    call, where that time goes (60 s).
-# 3. Training, seed after seed, in the time that is left: full-mode, ladders, the ways of others (three fifths of it), and
-#    large kernels.
+# 2. Times of steps and memory: compiled and whole steps, beside peers (150 s); in a second call,
+#    where that time goes (60 s); inductor's CUDA graphs (40 s).
+# 3. Training, seed after seed, in the time that is left: full-mode, ladders, batches that grow as images shrink, the ways
+#    of others (three fifths of it), and large kernels.
 set -u
 
 usage() {
@@ -118,13 +118,12 @@ again=--skip-failed
 # shellcheck disable=SC2086
 persistent step_time 150 "$python" -m bench.step_time $cases --compile-mode whole-step --no-profile --resume \
     --seconds 125 --out "$steps"
+# By itself, and in a second call before what the first one may have ended with: a profiler of replayed graphs has been known to end its process.
+[ -z "$graphs" ] || [ -z "$second" ] || persistent step_profiles 60 "$python" -m bench.step_time \
+    --cases resnet18-cifar resnet18-cifar-b512 --compile-mode whole-step --rounds 5 --resume --out "$out/step_profiles.json"
 # shellcheck disable=SC2086
 [ -z "$graphs" ] || persistent step_time_graphs 40 "$python" -m bench.step_time --cases resnet18-cifar resnet18-cifar-b512 \
     --rounds 11 --compile-mode cuda-graphs --no-profile --resume --seconds 25 --out "$steps"
-# Last, and by itself: a profiler of replayed graphs has been known to end its process.
-[ -z "$graphs" ] || [ -z "$second" ] || persistent step_profiles 60 "$python" -m bench.step_time \
-    --cases resnet18-cifar resnet18-cifar-b512 --compile-mode whole-step --rounds 5 --resume --out "$out/step_profiles.json"
-
 if [ -n "$data" ]; then
     half=$(($(left) * 3 / 5))
     # shellcheck disable=SC2086

@@ -205,7 +205,8 @@ def main(argv: list[str] | None = None) -> None:
             if (study.name, arm.name, seed, count) in known:
                 continue
             modes = arm.modes(per_epoch, relative_costs(costs), seed)
-            expected = 1.1 * (sum(costs["whole step"][mode] for mode in modes) + loading * len(modes) / per_epoch) + 1
+            images = study.batch * sum(study.multipliers.get(mode, 1.0) for mode in modes)
+            expected = 1.1 * (sum(costs["whole step"][mode] for mode in modes) + loading * images / count) + 1
             if time.monotonic() - began + expected > options.seconds:
                 late = True
                 continue  # a shorter run may still fit

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lowmode_fx.lowering.report import NoEffectWarning, PairReport
     from lowmode_fx.runtime.captured.complaints import UncapturedWarning
     from lowmode_fx.runtime.host_loader import host_loader
+    from lowmode_fx.runtime.mode_batches import ModeBatchSampler
     from lowmode_fx.runtime.model import LowModeModel
     from lowmode_fx.runtime.schedules import (
         BernoulliSchedule,
@@ -49,6 +50,7 @@ __all__ = [
     "LowModeConfig",
     "LowModeModel",
     "Mode",
+    "ModeBatchSampler",
     "ModePair",
     "NoEffectWarning",
     "PairReport",
@@ -92,6 +94,7 @@ import_lazily(
         "lowmode_fx.lowering.report": ("NoEffectWarning", "PairReport"),
         "lowmode_fx.runtime.captured.complaints": ("UncapturedWarning",),
         "lowmode_fx.runtime.host_loader": ("host_loader",),
+        "lowmode_fx.runtime.mode_batches": ("ModeBatchSampler",),
         "lowmode_fx.runtime.model": ("LowModeModel",),
         "lowmode_fx.runtime.schedules": (
             "BernoulliSchedule",

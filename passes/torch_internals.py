@@ -221,6 +221,26 @@ def end_allocation_to(pool: Any) -> None:
     torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
 
 
+def dict_version() -> Callable[[dict[Any, Any]], int] | None:
+    """A function that gives a dictionary another number after each write to it; ``None`` if this torch has none.
+
+    A change of an ``OrderedDict``'s order alone is no write.
+    """
+    try:
+        found: Callable[[dict[Any, Any]], int] = importlib.import_module("torch._C._dynamo.guards").dict_version
+    except (ImportError, AttributeError):
+        return None
+
+    class Probe:
+        value = 0
+
+    probe = Probe()
+    probe.value = 1
+    before = found(vars(probe))
+    probe.value = 2
+    return found if found(vars(probe)) != before == before else None
+
+
 def frames_are_compiled() -> bool:
     """Whether dynamo compiles the frames that Python runs now."""
     from torch._C._dynamo.eval_frame import get_eval_frame_callback

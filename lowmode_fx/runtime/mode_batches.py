@@ -41,15 +41,17 @@ class ModeList(list[Any]):
 class ModeBatchSampler(BatchSampler):
     """Batches of ``sampler``'s indices, each with the mode of the step that it is for.
 
-    Steps are counted from ``net.step`` and ``net.epoch`` at the start of an iteration, so a resumed run, and every
-    rank, agrees. If another sampler gives each rank every n-th batch (Accelerate's), n consecutive batches have one
-    mode, and there are as many full rounds of them as that sampler needs; skipped batches are not counted. A stateful
-    loader resumes in the middle of an epoch.
+    ``ModeBatchSampler.for_net(net)`` makes the class for a net. Steps are counted from ``net.step`` and ``net.epoch``
+    at the start of an iteration, so a resumed run, and every rank, agrees. If another sampler gives each rank each n-th
+    batch (Accelerate's), n consecutive batches have one mode, and there are as many full rounds of them as that sampler
+    needs; skipped batches are not counted. A stateful loader resumes in the middle of an epoch. Of a net with a
+    ``batch_multiplier`` a low step's batches have more images, and an epoch fewer batches.
 
-    Of a net with a ``batch_multiplier`` a low step's batches have more images, and an epoch fewer batches.
-
-    ``batches``: makes the batches instead of ``sampler``, ``batch_size`` and ``drop_last``. ``accumulation``: batches
-    per optimizer step.
+    Args:
+        sampler: Gives the indices of an epoch.
+        batch_size: Indices of a batch in full-mode.
+        drop_last: As in ``DataLoader``.
+        batches: Makes the batches instead of ``sampler``, ``batch_size`` and ``drop_last``; their sizes stay.
     """
 
     #: Set on a class that ``for_net`` makes.
@@ -75,9 +77,17 @@ class ModeBatchSampler(BatchSampler):
 
     @classmethod
     def for_net(cls, net: LowModeModel, accumulation: int = 1) -> type[ModeBatchSampler]:
-        """A class for ``net`` and ``accumulation`` that libraries can instantiate again like a ``BatchSampler``.
+        """Make the class for a net, which libraries can instantiate again like a ``BatchSampler``.
 
-        Raises ``ValueError`` if ``accumulation`` is below 1.
+        Args:
+            net: The net whose steps the batches are for.
+            accumulation: Batches per optimizer step.
+
+        Returns:
+            The class.
+
+        Raises:
+            ValueError: ``accumulation`` is below 1.
         """
         if accumulation < 1:
             raise ValueError(

@@ -87,7 +87,12 @@ class StepCounter:
 
     def count_step(self, optimizer: Optimizer) -> None:
         """``optimizer`` has taken a step."""
-        if not self._forwards or not self.trains(optimizer):
+        if self._forwards and self.trains(optimizer):
+            self.count_own_step(optimizer)
+
+    def count_own_step(self, optimizer: Optimizer) -> None:
+        """``optimizer``, which steps on the weights, has taken a step."""
+        if not self._forwards:
             return
         if self.waits or not self.attached:
             self._notice()
@@ -95,7 +100,7 @@ class StepCounter:
             warnings.warn(
                 "the schedule's state was restored from the optimizer only after the first step; attach the optimizer "
                 "before it (net.attach)",
-                stacklevel=4,
+                stacklevel=5,
             )
         self._forwards = 0
         self.step += 1
@@ -110,7 +115,7 @@ class StepCounter:
             warnings.warn(
                 f"{forwards} training forward{'s' * (forwards > 1)} before the first optimizer step {told}; "
                 "attach the optimizer before training (net.attach)",
-                stacklevel=5,
+                stacklevel=6,
             )
         self.attached, self.waits = True, False
 

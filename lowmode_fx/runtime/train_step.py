@@ -26,8 +26,9 @@ class TrainStep:
     step (its mode and the shapes of its batch) runs twice like that as a warm-up, and from then on as one replay of a
     CUDA graph: downsampling, forward, loss, backward, clipping and, if its state is on the device, the optimizer step.
     Learning rates are read at each replay. A layer that is frozen, a hook that is added, an attribute that is set or a
-    checkpoint that is loaded is detected, and the step is captured again. A step that can't be captured runs
-    uncaptured, with one ``UncapturedWarning`` that names the cause and the line.
+    checkpoint that is loaded is detected, and the step is captured again. A criterion that can't be captured
+    runs in Python between two replays, of forward and of backward; a step that can't be captured either way runs
+    uncaptured. One ``UncapturedWarning`` names the cause and the line.
 
     No parameter has a ``.grad`` after a step, unless batches are accumulated.
 
@@ -106,7 +107,12 @@ class TrainStep:
     @property
     def optimizer_outside(self) -> str | None:
         """The reason why the optimizer steps in Python after each replay; ``None`` if it is part of the replay."""
-        return self.uncaptured or (self._captured.outside if self._captured is not None else None)
+        return self.loss_outside or (self._captured.outside if self._captured is not None else None)
+
+    @property
+    def loss_outside(self) -> str | None:
+        """The reason why the loss is computed in Python between two replays; ``None`` if it is part of the replay."""
+        return self.uncaptured or (self._captured.between if self._captured is not None else None)
 
     @property
     def captures(self) -> int:

@@ -14,7 +14,7 @@ from bench_archives import CLASSES, sheet, write_archives
 from bench import gpu_arms, gpu_training
 from bench.cifar_archives import find_archives, load_archives
 from bench.gpu_arena import Arena, rate
-from bench.gpu_arms import FULL, POOLED, SHARED, arms, cost, ladder, neighbours, paper, planned, ramp
+from bench.gpu_arms import FULL, POOLED, SHARED, arms, cost, grown_ladder, ladder, neighbours, paper, planned, ramp
 from bench.gpu_studies import RESNET18, SMALL, STUDIES
 from tests.runtime.recorder import Recorder
 
@@ -64,6 +64,14 @@ def test_a_ladder_spends_its_shares() -> None:
     assert cost(modes, COSTS, 10) == 20
 
 
+def test_a_ladder_whose_batches_grow_has_fewer_steps_for_the_same_cost() -> None:
+    costs = COSTS | {"s16, larger batches": 0.8, "s24, larger batches": 0.9}
+    modes = grown_ladder(20).modes(32, costs, 0)
+    # An epoch of 32 full steps is 8 of 4 × as many images, or 18 of 16/9.
+    assert Counter(modes) == {"s16, larger batches": 50 * 8, "s24, larger batches": 12 * 18, FULL: 4 * 32}
+    assert cost(modes, costs, 32) == pytest.approx(20, rel=0.02)
+
+
 def test_composers_ramp_climbs_from_half_size_to_a_full_tail() -> None:
     modes = ramp(10).modes(100, COSTS, 0)
     assert Counter(modes[:500]) == {"s16": 500}
@@ -98,7 +106,7 @@ def test_the_papers_setting_is_full_at_first_and_mixed_then() -> None:
 
 def test_arms_are_all_there_and_none_twice() -> None:
     names = [arm.name for arm in arms()]
-    assert len(names) == 12 == len(set(names))
+    assert len(names) == 14 == len(set(names))
     assert [name for name in names if name.startswith("full-mode")] == [
         f"full-mode, {epochs} epochs" for epochs in (24, 14, 12, 17, 19)
     ]
@@ -144,6 +152,8 @@ def test_all_modes_are_captured_and_every_run_begins_anew(data: Path) -> None:
         assert found["steps"] == found["replays"] == 6
         assert found["images"] == 48
         weights.append(torch.cat([each.flatten() for each in arena.model.state_dict().values()]))
+    grown = arena.train(["s16, larger batches"] * 3 + ["s24, larger batches", FULL], train, 0)
+    assert (grown["images"], grown["replays"]) == (3 * 32 + 14 + 8, 5), "batches of their own, captured"
     assert torch.equal(weights[0], weights[2]), "no run sees what ran before it"
     assert not torch.equal(weights[0], weights[1])
     fresh = torch.cat([each.flatten() for each in arena.study.network(CPU, 0).state_dict().values()])

@@ -44,6 +44,21 @@ class Recorder:
 
         return result, replay
 
+    def capture_two(self, first: Any, between: Any, second: Any, generators: Any) -> tuple[Any, Any, Any]:
+        self.captures += 1
+        with preserve_generators(), undo_writes():
+            with _Recording(refuse=True) as forward:
+                result = first()
+            between(result)
+            with _Recording(refuse=True) as backward:
+                second(result)
+
+        def replay() -> None:
+            self.replays += 1
+            forward.replay()
+
+        return result, replay, backward.replay
+
     def forget(self) -> None:
         self.forgotten += 1
 

@@ -45,6 +45,8 @@ class StepArithmetic:
         self.criterion = criterion
         self.optimizer = optimizer
         self.scaler = scaler
+        #: Whether the criterion has begun and not returned, as after an error in it.
+        self.in_criterion = False
         self._device = device
         self._autocast = autocast
         self._clip_grad_norm = clip_grad_norm
@@ -59,9 +61,28 @@ class StepArithmetic:
             return self._gradients(batch)
 
     def _gradients(self, batch: Batch) -> Tensor:
-        with nullcontext() if self._autocast is None else torch.autocast(self._device.type, self._autocast):
-            outputs = self.net(*batch.args, **batch.kwargs)
-            loss = outputs if self.criterion is None else self.criterion(outputs, batch.targets)
+        with self._autocasting():
+            loss = self.loss(self.outputs(batch), batch.targets)
+        return self.backward(loss)
+
+    def _autocasting(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._autocast is None else torch.autocast(self._device.type, self._autocast)
+
+    def outputs(self, batch: Batch) -> Any:
+        """What the net returns."""
+        with self._autocasting():
+            return self.net(*batch.args, **batch.kwargs)
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """The criterion's loss, with its graph."""
+        self.in_criterion = True
+        with self._autocasting():
+            loss: Tensor = outputs if self.criterion is None else self.criterion(outputs, targets)
+        self.in_criterion = False
+        return loss
+
+    def backward(self, loss: Tensor) -> Tensor:
+        """Add a loss's gradients to ``.grad``. Returns the loss without a graph."""
         loss = as_loss(loss, "net" if self.criterion is None else "criterion")
         share = loss if self._accumulate == 1 else loss / self._accumulate
         self.scaler.scale(share).backward()

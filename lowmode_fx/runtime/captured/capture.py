@@ -16,6 +16,7 @@ from lowmode_fx.runtime.captured.graphs import Graphs
 from lowmode_fx.runtime.captured.kinds import Kind, Kinds, Progress
 from lowmode_fx.runtime.captured.nets import SteppedNet
 from lowmode_fx.runtime.captured.optimizer_watch import OptimizerWatch
+from lowmode_fx.runtime.captured.parts import RecordedParts, capture_parts, run_in_parts
 from lowmode_fx.runtime.captured.rates import DeviceRates, why_not_captured
 from lowmode_fx.runtime.captured.recorded import Place, Recorded, same_tensors
 from lowmode_fx.runtime.captured.signature import Signature, StaticBatch, flatten, move
@@ -30,12 +31,15 @@ MOST_OPTIONS = 2
 class CapturedSteps:
     """Runs the batches of a training.
 
-    ``refusal``: why nothing is captured, if so. ``outside``: why the optimizer step is not captured, if so. ``norm``:
-    norm of the last step's gradients, if they are clipped.
+    ``refusal``: why nothing is captured, if so. ``between``: why the loss is not captured, if so: forward and backward
+    are, and the optimizer step is not. ``outside``: why the optimizer step is not captured, if so. ``norm``: norm of
+    the last step's gradients, if they are clipped.
     """
 
     def __init__(self, net: SteppedNet, arithmetic: StepArithmetic, graphs: Graphs, device: torch.device) -> None:
         self.refusal: str | None = None
+        self.between: str | None = None
+        self._doubt: str | None = None
         self.outside = why_not_captured(arithmetic.optimizer)
         self.norm: Tensor | None = None
         self._net = net
@@ -73,6 +77,8 @@ class CapturedSteps:
             progress.runs = 1
             return self._run_eagerly(mode, batch, place)
         progress.runs += 1
+        if progress.runs == 2 and self._doubt is not None:
+            return self._rehearse_in_parts(watch, mode, batch, place)
         if progress.runs == 2:
             return self._rehearse(watch, mode, batch, place)
         gradients = [parameter.grad for parameter in self._arithmetic.trained()]
@@ -127,11 +133,36 @@ class CapturedSteps:
             if late and self.outside is None:
                 self._step_outside(f"the optimizer waits for the device ({late[0]})")
         if waits:
-            self.refuse(f"a step in {mode}-mode waits for the device ({waits[0]})")
+            self._try_in_parts(f"a step in {mode}-mode waits for the device ({waits[0]})")
         elif changed is not None:
-            self.refuse(f"a step in {mode}-mode changes {changed}")
+            self._try_in_parts(f"a step in {mode}-mode changes {changed}")
         elif host_draws(self._device) != draws:
-            self.refuse(f"a step in {mode}-mode draws random numbers on the host")
+            self._try_in_parts(f"a step in {mode}-mode draws random numbers on the host")
+        return loss
+
+    def _try_in_parts(self, cause: str) -> None:
+        """The step can't be recorded as a whole: the next ones show whether forward and backward can."""
+        if self._arithmetic.criterion is None:
+            self.refuse(cause)
+            return
+        self._doubt = cause
+        self._forget()
+
+    def _rehearse_in_parts(self, watch: Watch, mode: Mode, batch: Batch, place: Place) -> Tensor:
+        """As ``_rehearse``, with the loss computed in Python between forward and backward."""
+        moved = move(batch, self._device)
+        renew_accumulators(self._arithmetic.parameters())
+        with self._net.in_mode(mode):
+            loss, apart = run_in_parts(self._arithmetic, moved, self._graphs, lambda: host_draws(self._device))
+        self._net.settle()
+        apart = apart and watch.changed() is None
+        if place.last:
+            self._update()
+        if not apart:
+            self.refuse(self._doubt or self.between or "")
+        elif self.between is None:
+            self.between = self._doubt
+            warn(f"the loss and the optimizer step run in Python, between and after two replays: {self.between}")
         return loss
 
     def _capture(self, progress: Progress, leaves: list[Any], generators: list[torch.Generator]) -> None:
@@ -153,22 +184,30 @@ class CapturedSteps:
         torch.clear_autocast_cache()
         renew_accumulators(self._arithmetic.parameters())
         try:
-            (loss, norm), replay = self._graphs.capture(step, generators)
+            if self._doubt is not None:
+                with self._net.in_mode(mode):
+                    progress.recorded = capture_parts(self._arithmetic, static, self._graphs, generators)
+            else:
+                (loss, norm), replay = self._graphs.capture(step, generators)
+                after = [parameter.grad for parameter in trained]
+                progress.recorded = Recorded(static, replay, loss, norm, before, after)
         except Exception as error:  # a device, a compiler or user code may raise anything while it is recorded
             self._arithmetic.forget_half_step()
-            self.refuse(f"a step in {mode}-mode can't be recorded: {cause_of(error)}")
-        else:
-            after = [parameter.grad for parameter in trained]
-            progress.recorded = Recorded(static, replay, loss, norm, before, after)
+            cause = f"a step in {mode}-mode can't be recorded: {cause_of(error)}"
+            if self._arithmetic.in_criterion:
+                self._arithmetic.in_criterion = False
+                self._try_in_parts(cause)
+            else:
+                self.refuse(cause)
         finally:
             torch.clear_autocast_cache()
             self._net.settle()
             for parameter, gradient in zip(trained, before, strict=True):
                 parameter.grad = gradient
 
-    def _replay(self, recorded: Recorded, leaves: list[Any], place: Place) -> Tensor:
+    def _replay(self, recorded: Recorded | RecordedParts, leaves: list[Any], place: Place) -> Tensor:
         loss = recorded.replay(leaves, self._arithmetic.trained())
-        if place.last and self.outside is None:
+        if place.last and self.outside is None and isinstance(recorded, Recorded):
             self.norm = None if recorded.norm is None else recorded.norm.clone()
             self._net.count_step(self._arithmetic.optimizer)
         elif place.last:
@@ -203,7 +242,8 @@ class CapturedSteps:
     def _look(self) -> None:
         """Note what steps read in Python, after one has run and left nothing behind."""
         self._net.settle()
-        self._watch = Watch({**self._net.roots(), "criterion": self._arithmetic.criterion})
+        criterion = {"criterion": self._arithmetic.criterion} if self._doubt is None else {}
+        self._watch = Watch({**self._net.roots(), **criterion})
         self._optimizer_watch = OptimizerWatch(self._arithmetic.optimizer) if self.outside is None else None
 
     def _notice_changes(self) -> None:

@@ -38,6 +38,19 @@ class Graphs(Protocol):
         """
         ...
 
+    def capture_two(
+        self,
+        first: Callable[[], Result],
+        between: Callable[[Result], object],
+        second: Callable[[Result], object],
+        generators: Iterable[torch.Generator],
+    ) -> tuple[Result, Callable[[], None], Callable[[], None]]:
+        """Record two functions, the second of which takes the first one's result; ``between`` runs unrecorded.
+
+        Returns the result, tensors that each replay of the first fills, and both replays.
+        """
+        ...
+
     def forget(self) -> None:
         """None of the captured graphs will be replayed again."""
         ...
@@ -93,6 +106,20 @@ class CudaGraphs:
             raise RuntimeError("nothing was recorded: the step runs on another device or stream")
         _warn_again(caught)
         return result, partial(self._replay, graph)
+
+    def capture_two(
+        self,
+        first: Callable[[], Result],
+        between: Callable[[Result], object],
+        second: Callable[[Result], object],
+        generators: Iterable[torch.Generator],
+    ) -> tuple[Result, Callable[[], None], Callable[[], None]]:
+        """Two graphs in the pool: what the first leaves for the second is kept until that is recorded."""
+        generators = list(generators)
+        result, play_first = self.capture(first, generators)
+        between(result)
+        _, play_second = self.capture(lambda: second(result), generators)
+        return result, play_first, play_second
 
     def _recover(self, generators: Iterable[torch.Generator]) -> None:
         """Undo what a failed recording leaves: torch still treats it as running, and draws no numbers outside."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.captured.parts import RecordedParts
 from lowmode_fx.runtime.captured.recorded import Place, Recorded, same_tensors
 from lowmode_fx.runtime.captured.signature import Signature
 
@@ -27,7 +28,7 @@ class Progress:
 
     kind: Kind
     runs: int = 0
-    recorded: Recorded | None = None
+    recorded: Recorded | RecordedParts | None = None
 
     def fits(self, gradients: Sequence[Tensor | None]) -> bool:
         """Whether there is a recording, and the gradients are those that it began with and adds to."""
@@ -46,7 +47,7 @@ class Kinds:
         self.met.clear()
         self._other.clear()
 
-    def recorded_first(self, mode: Mode) -> Recorded | None:
+    def recorded_first(self, mode: Mode) -> Recorded | RecordedParts | None:
         """The recording of a mode's first batch of an optimizer step."""
         found = (progress.recorded for (other, place), progress in self.met.items() if other == mode and place.first)
         return next(found, None)

@@ -63,7 +63,7 @@ class LadderNet:
         self.attach = net.attach
 
     def count_step(self, optimizer: Any) -> None:
-        self._net._steps.count_step(optimizer)
+        self._net._steps.count_own_step(optimizer)
 
     def rate_factor(self) -> float:
         return self._net._growth.rate_factor(self._net.last_mode)

@@ -6,6 +6,7 @@ import operator
 from typing import Any
 
 from lowmode_fx.runtime.captured.watch import is_same
+from lowmode_fx.runtime.captured.writes import Writes
 
 
 class OptimizerWatch:
@@ -15,9 +16,15 @@ class OptimizerWatch:
         self._optimizer = optimizer
         self._state = self._read_state()
         self._options = self._read_options()
+        self._writes = self._watch_writes()
 
     def loaded(self) -> bool:
         """Whether the optimizer's parameters or state tensors were replaced."""
+        optimizer = self._optimizer
+        replaced = optimizer.state is not self._state[0] or optimizer.param_groups is not self._state[1]
+        if not replaced and not self._writes.any():
+            return False
+        self._writes = self._watch_writes()
         state = self._read_state()
         return len(state) != len(self._state) or not all(map(operator.is_, state, self._state))
 
@@ -27,6 +34,10 @@ class OptimizerWatch:
             if not is_same(now, before):
                 return name
         return None
+
+    def _watch_writes(self) -> Writes:
+        state, groups = self._optimizer.state, self._optimizer.param_groups
+        return Writes([state, *state.values(), groups, *(group["params"] for group in groups)])
 
     def _read_state(self) -> list[Any]:
         optimizer = self._optimizer

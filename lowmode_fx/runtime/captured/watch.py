@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowmode_fx.runtime.captured.writes import Writes
 from passes.preserve.containers import cell_contents
 from passes.preserve.holdings import find_held
 
 _PLAIN = (bool, int, float, complex, str, bytes, tuple, torch.dtype, torch.device, torch.Size)
 _MISSING = object()
+_TRAINS, _HOOKS = operator.attrgetter("requires_grad"), operator.attrgetter("_backward_hooks")
 
 
 class Watch:
@@ -39,6 +41,7 @@ class Watch:
         self._containers = [each for each in containers if each]
         self._sources = [each.values() if isinstance(each, dict) else each for each in self._containers]
         self._seen = list(chain.from_iterable(self._sources))
+        self._writes = Writes(self._containers)
         self._places = [
             (each, key)
             for each in self._containers
@@ -60,11 +63,13 @@ class Watch:
         """The name of something that has changed, if anything has."""
         if any(self._empty):
             return "a container that was empty (of hooks, for example)"
-        if not self._is_seen():
-            changed = self._find()
-            if changed is not None:
-                return changed
-            self._seen = list(chain.from_iterable(self._sources))
+        if self._writes.any():
+            if not self._is_seen():
+                changed = self._find()
+                if changed is not None:
+                    return changed
+                self._seen = list(chain.from_iterable(self._sources))
+            self._writes.forget()
         loose = self._read_loose()
         for (name, now), (_, before) in zip(loose, self._loose, strict=True):
             if not is_same(now, before):
@@ -72,7 +77,7 @@ class Watch:
         return None if self._read_memory() == self._memory else "the memory of a tensor"
 
     def _is_seen(self) -> bool:
-        """Whether containers hold the same as before, tensors by identity. It is fast: it runs before every step."""
+        """Whether containers hold the same as before, tensors by identity."""
         try:
             return [*chain.from_iterable(self._sources)] == self._seen and all(
                 map(operator.is_, [holder[key] for holder, key in self._places], self._placed)
@@ -105,8 +110,8 @@ class Watch:
 
     def _read_memory(self) -> list[Any]:
         tensors = self._tensors
-        hooks = [each._backward_hooks for each in tensors if each._backward_hooks]
-        return [*map(Tensor.data_ptr, tensors), *(each.requires_grad for each in tensors), *map(len, hooks)]
+        hooks = map(len, filter(None, map(_HOOKS, tensors)))
+        return [*map(Tensor.data_ptr, tensors), *map(_TRAINS, tensors), *hooks]
 
 
 def host_draws(device: torch.device) -> tuple[Any, ...]:

@@ -1,0 +1,126 @@
+"""A step in parts: forward and backward are replayed, and the loss between them is computed in Python each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowmode_fx.runtime.captured.arithmetic import Batch, StepArithmetic
+from lowmode_fx.runtime.captured.graphs import Graphs
+from lowmode_fx.runtime.captured.recorded import same_tensors
+from lowmode_fx.runtime.captured.signature import StaticBatch
+from passes.preserve.holdings import find_held
+from passes.trees import tree_flatten, tree_map, tree_unflatten
+
+
+class Outputs:
+    """What a forward returns, cut off from its graph: ``values`` for the loss, and the gradients that it leaves."""
+
+    def __init__(self, outputs: Any) -> None:
+        self._leaves, self._structure = tree_flatten(outputs)
+        #: The tensors through which gradients reach the network.
+        self.roots = [leaf for leaf in self._leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
+        self._cut: list[Tensor] = []
+
+    def all(self) -> Any:
+        """What the forward returned."""
+        return tree_unflatten(self._leaves, self._structure)
+
+    def values(self) -> Any:
+        """New tensors of the same values; a loss may keep them."""
+        copies = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
+        self._cut = [
+            copy.requires_grad_()
+            for leaf, copy in zip(self._leaves, copies, strict=True)
+            if isinstance(leaf, Tensor) and leaf.requires_grad
+        ]
+        return tree_unflatten(copies, self._structure)
+
+    def gradients(self) -> list[Tensor | None]:
+        """Those of the loss, after its backward pass, one for each of ``roots``."""
+        return [each.grad for each in self._cut]
+
+
+def run_in_parts(
+    arithmetic: StepArithmetic, batch: Batch, graphs: Graphs, draws: Callable[[], Any]
+) -> tuple[Tensor, bool]:
+    """A real step in parts, each under the conditions of a recording. Returns its loss.
+
+    ``draws``: the state of generators on the host. Returns too whether forward and backward can be recorded, with a
+    loss between them that depends on nothing but the outputs.
+    """
+    held = find_held({"criterion": arithmetic.criterion})
+    apart = not set(map(id, held.modules)) & set(map(id, arithmetic.net.modules()))
+    drawn = draws()
+    outputs, waits = graphs.rehearse(lambda: Outputs(arithmetic.outputs(batch)))
+    apart &= not waits and draws() == drawn
+    before = [parameter.grad for parameter in arithmetic.parameters()]
+    loss, _ = graphs.rehearse(lambda: arithmetic.backward(arithmetic.loss(outputs.values(), batch.targets)))
+    apart &= same_tensors([parameter.grad for parameter in arithmetic.parameters()], before)
+    used = [pair for pair in zip(outputs.roots, outputs.gradients(), strict=True) if pair[1] is not None]
+    apart &= len(used) == len(outputs.roots) > 0
+    drawn = draws()
+    if used:
+        roots, gradients = map(list, zip(*used, strict=True))
+        _, waits = graphs.rehearse(lambda: torch.autograd.backward(roots, gradients))
+    return loss, bool(apart and not waits and draws() == drawn)
+
+
+@dataclass
+class RecordedParts:
+    """``before``, ``after``: the gradients when a replay begins and when it has ended; replays fill them."""
+
+    static: StaticBatch
+    forward: Callable[[], None]
+    outputs: Outputs
+    backward: Callable[[], None]
+    gradients: list[Tensor]
+    before: list[Tensor | None]
+    after: list[Tensor | None]
+    arithmetic: StepArithmetic
+    norm: Tensor | None = None
+
+    def replay(self, leaves: list[Any], parameters: Sequence[Tensor]) -> Tensor:
+        """Run the step on a batch's leaves. Returns its loss as a new tensor."""
+        self.static.fill(leaves)
+        self.forward()
+        targets = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, self.static.batch().targets)
+        loss = self.arithmetic.backward(self.arithmetic.loss(self.outputs.values(), targets))
+        for static, gradient in zip(self.gradients, self.outputs.gradients(), strict=True):
+            static.zero_() if gradient is None else static.copy_(gradient)
+        self.backward()
+        if not same_tensors(self.before, self.after):
+            for parameter, gradient in zip(parameters, self.after, strict=True):
+                parameter.grad = gradient
+        return loss
+
+
+def capture_parts(
+    arithmetic: StepArithmetic, static: StaticBatch, graphs: Graphs, generators: list[torch.Generator]
+) -> RecordedParts:
+    """Record forward and backward. Raises what they raise. The parameters keep the gradients of the recording."""
+    before = [parameter.grad for parameter in arithmetic.trained()]
+    gradients: list[Tensor] = []
+
+    def forward() -> Outputs:
+        return Outputs(arithmetic.outputs(static.batch()))
+
+    def backward(outputs: Outputs) -> None:
+        torch.autograd.backward(outputs.roots, gradients)
+
+    def between(outputs: Outputs) -> None:
+        gradients.extend(torch.zeros_like(root) for root in outputs.roots)
+
+    outputs, play_forward, play_backward = graphs.capture_two(forward, between, backward, generators)
+    # The recorded graph of autograd goes; the memory of what it returned stays.
+    held = Outputs(tree_map(_alone, outputs.all()))
+    after = [parameter.grad for parameter in arithmetic.trained()]
+    return RecordedParts(static, play_forward, held, play_backward, gradients, before, after, arithmetic)
+
+
+def _alone(leaf: Any) -> Any:
+    return leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf

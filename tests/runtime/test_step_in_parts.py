@@ -1,0 +1,178 @@
+"""A loss that can't be recorded is computed in Python, between a replayed forward and a replayed backward pass."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lowmode_fx import BernoulliSchedule, LowModeModel, TrainStep, build_pair
+from lowmode_fx.runtime.captured.complaints import UncapturedWarning
+from tests.runtime.recorder import Recorder
+from tests.runtime.test_train_step import IMAGES, OPTIONS, SGD, STEPS, Net, Run, batches, build, heat, same
+
+
+class Waiting:
+    """Reads its loss at each step."""
+
+    def __init__(self) -> None:
+        self.seen = 0.0
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        loss = F.cross_entropy(outputs, labels)
+        return loss * (1.0 if loss.item() > 1.5 else 0.5)
+
+
+class Counting(Waiting):
+    """Grows with each step."""
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        self.seen += 2.0**-5
+        return F.cross_entropy(outputs, labels) * (1 + self.seen)
+
+
+class Drawing(Waiting):
+    """Smooths labels by as much as it draws."""
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, labels, label_smoothing=random.random() / 2)
+
+
+CAUSES = {
+    Waiting: r"waits for the device \(.*test_step_in_parts.py:\d+\)",
+    Counting: "changes seen|changes 'seen'",
+    Drawing: "draws random numbers on the host",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(Waiting, each) for each in ("plain", "clipped", "three batches a step, clipped", "bf16", "fp16")]
+    + [(Counting, "plain"), (Drawing, "plain")],
+)
+def test_forward_and_backward_stay_captured(kind: type[Waiting], options: str) -> None:
+    def train(graphs: Recorder | None) -> Run:
+        random.seed(4)
+        net = build(low_weight=0.5)
+        return Run(net=net, criterion=kind(), graphs=graphs, **OPTIONS[options]).train(batches(3 * STEPS))
+
+    with pytest.warns(
+        UncapturedWarning, match=f"the loss and the optimizer step run in Python.*{CAUSES[kind]}"
+    ) as told:
+        ours = train(Recorder())
+    assert len(told) == 1
+    assert same(ours, train(None))
+    accumulate = OPTIONS[options].get("accumulate", 1)
+    assert (ours.step.uncaptured, ours.step.captures) == (None, 2 * accumulate)
+    assert ours.step.loss_outside == ours.step.optimizer_outside != None  # noqa: E711
+    assert ours.recorder.replays > STEPS
+
+
+def test_what_changes_counts_from_the_next_step_here_too() -> None:
+    def between(run: Run, place: int) -> None:
+        if place == STEPS:
+            heat(run)
+
+    with pytest.warns(UncapturedWarning):
+        ours = Run(criterion=Waiting(), graphs=Recorder()).train(batches(2 * STEPS), between)
+    assert same(ours, Run(criterion=Waiting()).train(batches(2 * STEPS), between))
+    assert ours.recorder.captures == 4
+
+
+def test_a_loss_keeps_what_it_is_given() -> None:
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
+        kept.append((outputs.detach(), labels))
+        loss = F.cross_entropy(outputs, labels)
+        return loss * (1.0 if loss.item() > 1.5 else 0.5)
+
+    data = batches()
+    with pytest.warns(UncapturedWarning):
+        run = Run(criterion=criterion, graphs=Recorder()).train(data)
+    assert run.recorder.replays
+    assert all(torch.equal(labels, given) for (_, labels), (_, given) in zip(kept, data, strict=True))
+    assert len({float(outputs.sum()) for outputs, _ in kept}) == STEPS
+
+
+class Pair(Net):
+    """Two outputs."""
+
+    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+        outputs = super().forward(x)
+        return outputs, outputs * 2
+
+
+def pair_net() -> LowModeModel:
+    torch.manual_seed(0)
+    return LowModeModel(build_pair(Pair(), torch.zeros(IMAGES)), BernoulliSchedule(0.5, seed=3), compile=False)
+
+
+@pytest.mark.parametrize("used", [1, 2])
+def test_outputs_that_get_no_gradient_leave_the_step_uncaptured(used: int) -> None:
+    def criterion(outputs: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+        loss = sum((F.cross_entropy(each, labels) for each in outputs[:used]), torch.zeros(()))
+        return loss * (1.0 if loss.item() > 1.5 else 0.5)
+
+    with pytest.warns(UncapturedWarning) as told:
+        ours = Run(net=pair_net(), criterion=criterion, graphs=Recorder()).train(batches())
+    assert len(told) == 1
+    assert same(ours, Run(net=pair_net(), criterion=criterion).train(batches()))
+    assert (ours.step.uncaptured is None) == (used == 2) == (ours.recorder.replays > 0)
+
+
+def test_a_loss_that_uses_the_network_leaves_the_step_uncaptured() -> None:
+    class Penalty(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:
+            loss = F.cross_entropy(outputs, labels) + 0.01 * self.model.get_parameter("fc.weight").square().sum()
+            return loss * (1.0 if loss.item() > 1.5 else 0.5)
+
+    def train(graphs: Recorder | None) -> Run:
+        net = build()
+        return Run(net=net, criterion=Penalty(net.ladder.model), graphs=graphs).train(batches())
+
+    with pytest.warns(UncapturedWarning, match="training steps run uncaptured.*waits for the device"):
+        ours = train(Recorder())
+    assert same(ours, train(None))
+    assert ours.recorder.replays == 0
+
+
+class Refusing(Recorder):
+    """Can't record a loss, which the rehearsal didn't show."""
+
+    def capture(self, run: Any, generators: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(F, "cross_entropy", self._fail)
+            return super().capture(run, generators)
+
+    def _fail(self, *_: Any, **__: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def test_a_loss_that_only_the_recording_refuses() -> None:
+    def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, labels)
+
+    with pytest.warns(UncapturedWarning, match="loss and the optimizer .* can't be recorded: operation not") as told:
+        ours = Run(criterion=criterion, graphs=Refusing()).train(batches(2 * STEPS))
+    assert len(told) == 1
+    assert same(ours, Run(criterion=criterion).train(batches(2 * STEPS)))
+    assert ours.step.captures == 2
+
+
+def test_a_module_of_ones_own_is_captured_in_parts() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    with pytest.warns(UncapturedWarning):
+        step = TrainStep(model, Waiting(), SGD(model.parameters()), graphs=Recorder())
+        for batch in batches(8):
+            step(*batch)
+    assert step.captures == 1
