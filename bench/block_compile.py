@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -95,6 +96,7 @@ def measure(case: str, rounds: int) -> dict[str, Any]:
             cache = str(Path(folder, arm))
             for when in ("cold", "warm"):
                 row[f"{arm}, {when}"] = _apart(cache, "--compile", case, arm)
+            shutil.copytree(cache, Path(folder, "steps"), dirs_exist_ok=True)
         row["steps"] = _apart(str(Path(folder, "steps")), "--steps", case, str(rounds))
     return row
 

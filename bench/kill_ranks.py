@@ -1,16 +1,17 @@
 """A run on two ranks, killed at any moment: does it go on to the bits of a run that nothing disturbed?
 
 python -m bench.kill_ranks --kills 1     # once (a minute)
-python -m bench.kill_ranks               # twenty times (a quarter of an hour)
+python -m bench.kill_ranks               # twenty times (ten minutes or so)
 
-``torchrun … lowmode-fx train`` runs once to its end. Then it is started anew for each kill, and after a drawn time from
-its first checkpoint on SIGKILL ends one rank (by turns the first and the second), or every process of the job;
-``--resume`` goes on. Weights and metrics must be those of the whole run, bit for bit.
+``torchrun … lowmode-fx train`` runs once to its end. Other runs are killed a few times each, some time after each new
+checkpoint: SIGKILL ends one rank (by turns the first and the second), or every process of the job; ``--resume`` goes on.
+At its end each must have the weights and metrics of the whole run, bit for bit; if not, none of its kills counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -20,15 +21,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.harness import RESULTS, header, save
 
+EPOCHS = 8
 TRAIN = (
-    "train", "mobilenetv3_small_050", "--data", "digits", "--epochs", "4", "--p", "0.5", "--tail", "0.25",
+    "train", "mobilenetv3_small_050", "--data", "digits", "--epochs", str(EPOCHS), "--p", "0.5", "--tail", "0.25",
     "--batch-size", "120", "--no-compile", "--device", "cpu",
 )  # fmt: skip
+#: Kills of one run, at most.
+EACH = 6
 #: Who is killed, by turns.
 VICTIMS = ("rank 0", "rank 1", "all")
 #: Columns of metrics.csv that tell what was computed, not how long it took.
@@ -77,16 +82,30 @@ def results(folder: Path) -> dict[str, Any]:
     return {"weights": weights, "metrics": [[row[place] for place in kept] for row in rows]}
 
 
-def killed_run(folder: Path, seconds: float, victim: str) -> dict[str, Any]:
-    """Start, kill ``seconds`` after the first checkpoint, resume; what it came to."""
-    process = start(folder)
-    while not (folder / "checkpoint" / "state.pt").exists() and process.poll() is None:
-        time.sleep(0.05)
-    time.sleep(seconds)
-    hit = kill(process, victim)
-    done = len((folder / "metrics.csv").read_text().splitlines()) - 1
-    finish(start(folder, "--resume"))
-    return {"victim": victim, "killed_after_epochs": done, "hit": hit, **results(folder)}
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[bytes], before: int) -> int:
+    """Wait for another checkpoint than the one written at ``before``; when it was written, in nanoseconds."""
+    file, written = folder / "checkpoint" / "state.pt", before
+    while written == before and process.poll() is None:
+        time.sleep(0.02)
+        with contextlib.suppress(FileNotFoundError):
+            written = file.stat().st_mtime_ns
+    return written
+
+
+def killed_run(folder: Path, waits: Sequence[tuple[float, str]]) -> list[dict[str, Any]]:
+    """Start a run, kill it after each wait (seconds, victim) from a new checkpoint on, resume it; what was killed."""
+    process, written, kills = start(folder), 0, []
+    for seconds, victim in waits:
+        written = wait_for_checkpoint(folder, process, written)
+        time.sleep(seconds)
+        if not kill(process, victim):
+            break  # it was over before
+        kills.append({"victim": victim, "seconds_after_checkpoint": round(seconds, 2)})
+        with contextlib.suppress(FileNotFoundError):
+            written = (folder / "checkpoint" / "state.pt").stat().st_mtime_ns
+        process = start(folder, "--resume")
+    finish(process)
+    return kills
 
 
 def _rank(process: str) -> str | None:
@@ -104,20 +123,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         whole = Path(temporary, "whole")
         process = start(whole)
-        while not (whole / "checkpoint" / "state.pt").exists() and process.poll() is None:
-            time.sleep(0.05)
-        left = finish(process)  # from the first checkpoint to the end
+        wait_for_checkpoint(whole, process, 0)
+        epoch = finish(process) / (EPOCHS - 1)
         expected = results(whole)
         rows: list[dict[str, Any]] = []
         while len(rows) < options.kills:
-            victim, seconds = VICTIMS[len(rows) % len(VICTIMS)], draw.uniform(0, 0.8 * left)
-            found = killed_run(Path(temporary, f"killed-{time.monotonic_ns()}"), seconds, victim)
-            if not found.pop("hit"):
-                continue  # it was over before
-            same = {what: found.pop(what) == expected[what] for what in expected}
-            rows.append({**found, "seconds_after_first_checkpoint": round(seconds, 2), "same": same})
-            print(json.dumps(rows[-1]), flush=True)
-            counted = {"kills": len(rows), "same_bits": sum(all(row["same"].values()) for row in rows)}
+            count = min(EACH, options.kills - len(rows))
+            victims = [VICTIMS[(len(rows) + place) % len(VICTIMS)] for place in range(count)]
+            folder = Path(temporary, f"killed-{len(rows)}")
+            kills = killed_run(folder, [(draw.uniform(0, epoch), victim) for victim in victims])
+            found = results(folder)
+            rows += [{**each, "same_bits": found == expected} for each in kills]
+            print(json.dumps(rows), flush=True)
+            counted = {"kills": len(rows), "same_bits": sum(row["same_bits"] for row in rows)}
             head = header("bench/kill_ranks.py", command=" ".join(TRAIN), ranks=2, seed=options.seed)
             save(options.out, head, {"count": counted, "kills": rows})
 

@@ -35,13 +35,13 @@ def succeed(ranks: int, checks: str, folder: Path) -> None:
 
 
 def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
-    succeed(2, "ddp,gradients,fsdp,layers,norms,agreement", tmp_path)
+    succeed(2, "ddp,gradients,fsdp,layers,compiled_layers,norms,agreement", tmp_path)
 
 
 @pytest.mark.slow
 def test_four_ranks_go_on_where_two_stopped(tmp_path: Path) -> None:
     succeed(2, "save", tmp_path)
-    succeed(4, "resume,gradients,fsdp,layers", tmp_path)
+    succeed(4, "resume,gradients,fsdp,layers,compiled_layers", tmp_path)
     modes = json.loads((tmp_path / "modes.json").read_text())
     assert modes == [SCHEDULE.mode(step, 0).value for step in range(STEPS)]
 

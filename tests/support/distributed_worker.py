@@ -32,10 +32,11 @@ def network(norm: Any = lambda channels: nn.GroupNorm(2, channels)) -> nn.Module
     )  # fmt: skip
 
 
-def make(model: nn.Module | None = None) -> LowModeModel:
+def make(model: nn.Module | None = None, compile: Any = False, backend: Any = "eager") -> LowModeModel:
     model = model or network()
     example = torch.zeros(2, 3, 16, 16, dtype=next(model.parameters()).dtype)
-    return LowModeModel(build_pair(model, example), SCHEDULE, compile=False).train()
+    options = {"backend": backend} if compile else None
+    return LowModeModel(build_pair(model, example), SCHEDULE, compile=compile, compile_options=options).train()
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:
@@ -149,6 +150,28 @@ def check_layers(folder: Path) -> None:
             assert list(state) == list(whole)
             for name, value in whole.items():
                 torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def check_compiled_layers(folder: Path) -> None:
+    """FSDP2 layer by layer with ``compile="blocks"``: one process's weights, and two equal layers compiled once."""
+    expected = make(blocks().double())
+    train(expected, expected, shared=False)
+    graphs: list[Any] = []
+
+    def backend(graph_module: Any, example_inputs: Any) -> Any:
+        graphs.append(graph_module)
+        return graph_module.forward
+
+    model = blocks().double()
+    shard(model)
+    fully_shard(model)
+    runner = make(model, "blocks", backend)
+    train(runner, runner)
+    state = get_model_state_dict(runner, options=StateDictOptions(full_state_dict=True))
+    assert len(graphs) == 2 * 2, len(graphs)
+    if dist.get_rank() == 0:
+        for name, value in expected.state_dict().items():
+            torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-9, msg=name)
 
 
 def blocks() -> nn.Module:

@@ -103,11 +103,11 @@ class LiveLowering:
     @contextlib.contextmanager
     def _around(self, modules: Sequence[nn.Module], refresh: bool = True) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
-            if self.blocks is not None:
-                stack.enter_context(self.blocks.in_place())
             if self._isolate:
                 stack.enter_context(self._attributes.kept(modules))
                 stack.enter_context(self._shadows.in_place(modules, refresh=refresh))
+            if self.blocks is not None:  # after what keeps attributes, which would keep those of the blocks' calls too
+                stack.enter_context(self.blocks.in_place())
             for path, edits in self._lookup.plan.modules.items():
                 module = self._lookup.module_at(path)
                 if module is not None:

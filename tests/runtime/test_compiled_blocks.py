@@ -1,0 +1,201 @@
+"""``compile="blocks"``: equal blocks are compiled once a mode, and steps are those of uncompiled training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lowmode_fx import BernoulliSchedule, LowModeConfig, LowModeModel, PeriodicSchedule, build_ladder
+from lowmode_fx.lowering.blocks import find_blocks, kind_of
+from passes.errors import PassError
+
+IMAGES = (2, 3, 16, 16)
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_yet() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int, wide: int | None = None) -> None:
+        super().__init__()
+        self.conv1, self.bn = nn.Conv2d(channels, wide or channels, 3, 1, 1), nn.BatchNorm2d(wide or channels)
+        self.conv2 = nn.Conv2d(wide or channels, channels, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.conv2(F.relu(self.bn(self.conv1(x)))))
+
+
+class Net(nn.Module):
+    """A stem, blocks of which some are equal, and a head; ``call`` calls a block."""
+
+    def __init__(self, wides: tuple[int, ...] = (4, 4, 4, 8), call: Callable[..., Tensor] | None = None) -> None:
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(3, 4, 3, 1, 1), nn.ModuleList(Block(4, wide) for wide in wides)
+        self.head, self.call = nn.Linear(4, 5), call
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x) if self.call is None or not self.training else self.call(block, x)
+        return self.head(x.mean((2, 3)))
+
+
+class Counter:
+    """A backend that counts its graphs and runs them as they are."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph_module: Any, example_inputs: Any) -> Any:
+        self.graphs += 1
+        return graph_module.forward
+
+
+def make(model: nn.Module, compile: Any, *configs: LowModeConfig, p: float = 0.5) -> tuple[LowModeModel, Counter]:
+    counter = Counter()
+    modes = build_ladder(model, torch.zeros(IMAGES), configs or (LowModeConfig(),))
+    schedule: Any = PeriodicSchedule(2) if p == 0.5 else BernoulliSchedule(p=p)
+    options = {"backend": counter} if compile else None
+    return LowModeModel(modes, schedule, compile=compile, compile_options=options).train(), counter
+
+
+def steps(net: LowModeModel, count: int = 4) -> tuple[list[str], dict[str, Tensor]]:
+    """The modes of some training steps, and what they leave."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net.attach(optimizer)
+    modes = []
+    for step in range(count):
+        images = torch.randn(IMAGES, generator=torch.Generator().manual_seed(step))
+        F.cross_entropy(net(images), torch.tensor([1, 3])).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        modes.append(str(net.last_mode))
+    return modes, {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def assert_as_uncompiled(
+    model: nn.Module, graphs: int | None, *configs: LowModeConfig, compile: Any = "blocks"
+) -> None:
+    plain, _ = make(copy.deepcopy(model), False, *configs)
+    net, counter = make(model, compile, *configs)
+    expected_modes, expected = steps(plain)
+    modes, found = steps(net)
+    assert modes == expected_modes and len(set(modes)) == 2
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    if graphs is not None:
+        assert counter.graphs == graphs
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_equal_blocks_are_compiled_once_a_mode() -> None:
+    assert_as_uncompiled(Net(), 2 * 2)
+
+
+def test_blocks_with_other_plans_share_nothing() -> None:
+    assert_as_uncompiled(Net(), 3 + 2, LowModeConfig(keep_convs=("blocks.1",)))
+
+
+def test_more_kinds_than_torch_compiles_of_one_function() -> None:
+    assert_as_uncompiled(Net(tuple(range(1, 10))), 2 * 9)
+
+
+def test_a_kernel_from_outside_a_block_keeps_its_own_plan() -> None:
+    class Borrows(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(x + F.conv2d(x, self.other[0], padding=1))
+
+    model = Net()
+    model.blocks = nn.ModuleList(Borrows(4) for _ in range(2))
+    model.lent = nn.ModuleList(nn.Conv2d(4, 4, 3) for _ in range(2))
+    for block, lent in zip(model.blocks, model.lent, strict=True):
+        block.other = [lent.weight]
+    assert_as_uncompiled(model, None, LowModeConfig(keep_convs=("lent.1",)))
+
+
+@pytest.mark.parametrize(("reentrant", "graphs"), [(False, 2 * 2), (True, 2 * 2 * 2)])
+def test_checkpointed_blocks(reentrant: bool, graphs: int) -> None:
+    """A reentrant checkpoint computes twice what is compiled: without gradients, and with them."""
+    assert_as_uncompiled(Net(call=lambda block, x: checkpoint(block, x, use_reentrant=reentrant)), graphs)
+
+
+def test_hooks_run_in_both_modes_whenever_they_are_added() -> None:
+    model = Net()
+    plain, _ = make(copy.deepcopy(model), False)
+    net, counter = make(model, "blocks")
+    for each in (plain, net):
+        steps(each, 2)
+        each.blocks[1].register_forward_hook(lambda module, args, output: 2 * output)
+    expected, found = (steps(each)[1] for each in (plain, net))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert counter.graphs == 2 * 2
+
+
+def test_a_replaced_block_is_compiled_and_planned_anew() -> None:
+    torch.manual_seed(0)
+    plain, _ = make(Net(), False)
+    torch.manual_seed(0)
+    net, _ = make(Net(), "blocks")
+    for each in (plain, net):
+        steps(each)
+        torch.manual_seed(1)
+        each.blocks[2] = Block(4, 6)
+    with pytest.warns(UserWarning, match="recompiled"):
+        _, found = steps(net)
+    _, expected = steps(plain)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_copies_compile_the_same_blocks_and_the_model_stays_clean() -> None:
+    net, _ = make(Net(), "blocks")
+    steps(net)
+    again = copy.deepcopy(net)
+    _, expected = steps(make(copy.deepcopy(net.ladder.model), False, p=0.0)[0], 1)
+    again.schedule = BernoulliSchedule(p=0.0)
+    _, found = steps(again, 1)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_named_blocks() -> None:
+    assert_as_uncompiled(Net(), 2 * 1, compile=["blocks.0", "blocks.2"])
+    with pytest.raises(PassError, match=r"compile: 'layer\*' matches no module that holds others"):
+        make(Net(), ["layer*"])
+    with pytest.raises(ValueError, match="compile='parts' is unknown; give True, False, 'blocks', or globs"):
+        make(Net(), "parts")
+
+
+def test_a_model_without_blocks_is_compiled_as_a_whole() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    with pytest.warns(UserWarning, match="compile='blocks': Sequential has no module"):
+        net, counter = make(model, "blocks")
+    steps(net)
+    assert counter.graphs == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "kinds", "first"),
+    [
+        ("resnet50", 16, 8, "layer1.0"),
+        ("efficientnet_b0", 16, 12, "blocks.0.0"),
+        ("convnext_tiny", 22, 8, "stem"),
+        ("regnety_016", 26, 7, "stem"),
+        ("vgg11", 2, 2, "features"),
+    ],
+)
+def test_blocks_of_known_networks(name: str, count: int, kinds: int, first: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    blocks = find_blocks(model)
+    assert (len(blocks), len({kind_of(model.get_submodule(path)) for path in blocks})) == (count, kinds)
+    assert blocks[0] == first
