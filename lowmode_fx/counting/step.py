@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
 from lowmode_fx.counting.forward import blank_inputs, full_first
 from lowmode_fx.counting.once_a_step import weights_graph
@@ -103,7 +103,7 @@ def _forward_macs_on_fakes(ladder: Ladder) -> tuple[int, ...]:
 
 
 def _macs_on_fakes(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> float:
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_CPU_HANDLES)
     propagate_shapes(graph, *inputs, watch=counter)
     return counter.get_total_flops() / 2
 
@@ -126,4 +126,10 @@ def _conv_backward_flops(
     return (output_mask[0] + output_mask[1]) * int(conv_flop_count(images, weight, grad_output, transposed))
 
 
+def _cpu_attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
 _HANDLES = {torch.ops.aten.convolution_backward: _conv_backward_flops}
+#: Attention of the CPU, which fake tensors of the CPU run and torch does not count.
+_CPU_HANDLES = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention_flops}

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lowmode_fx import LowModeConfig, build_pair, count_flops, count_step_flops
 from lowmode_fx.counting.handles import HANDLES
 from lowmode_fx.counting.operators import BESIDE_OPS
-from lowmode_fx.counting.step import count_forward_macs
+from lowmode_fx.counting.step import _forward_macs_on_fakes, count_forward_macs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIDE, WIDTH, QUERIES = 16, 8, 5
@@ -166,3 +166,10 @@ def test_a_model_that_takes_one_batch_size_is_judged_by_its_numbers() -> None:
     report = count_flops(build_pair(Fixed(), torch.zeros(3, 3, SIDE, SIDE), LowModeConfig(), front_end="live"))
     model = Detector()
     assert report.full_macs == (eager_macs(model, 3) - eager_macs(model, 1)) // 2
+
+
+@pytest.mark.parametrize("kind", [Detector, Attended, BatchThird], ids=lambda kind: kind.__name__)
+def test_fake_tensors_count_as_meta_tensors_do(kind: type[nn.Module]) -> None:
+    """Where a forward can't run on meta tensors: attention of the CPU is counted too."""
+    pair = build_pair(kind(), torch.zeros(2, 3, SIDE, SIDE), LowModeConfig(), front_end="live")
+    assert _forward_macs_on_fakes(pair) == count_forward_macs(pair)
