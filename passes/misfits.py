@@ -23,7 +23,7 @@ from passes.wording import sides
 _MULTIPLES = (2, 4, 8, 16, 32, 64)
 #: A side is short if the image's other side is this many times longer.
 _SHORT = 4
-_OTHER_SIZES = "make the model take images of other sizes (timm's models by dynamic_img_size=True)"
+_OTHER_SIZES = "make the model take images of other sizes (some of timm's by dynamic_img_size=True)"
 
 
 def misfit(error: ShapeError, context: PassContext) -> PassError:
@@ -42,7 +42,7 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
     else:
         what = f"the model itself can't take {sides(image_shape(error.shapes)[2:])} inputs"
         if context.any_size:
-            is_fixed = error.node.target is torch._assert
+            is_fixed = error.node.target is torch._assert or _meets_a_table(error.node)
             way_out = _other_sides(context) or (_OTHER_SIZES if is_fixed else way_out)
     source = find_map(error)
     resize = ""
@@ -55,6 +55,24 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
     # Without a kernel to pool, whole images would be refused too.
     whole = f", or set {setting('downsample_input', False)} to pool kernels only" if sliding_convs(context.full) else ""
     return PassError(f"{what}: at {place(error.node)}{given}: {cause}; {way_out}{resize}{whole}")
+
+
+def _meets_a_table(node: fx.Node) -> bool:
+    """Whether a tensor that no input leads to (positions, an attention bias) is one of several that the node reads."""
+    sources = [source for source in node.all_input_nodes if isinstance(full_shape(source), Shape)]
+    return len(sources) > 1 and not all(map(_depends_on_inputs, sources))
+
+
+def _depends_on_inputs(node: fx.Node) -> bool:
+    pending, seen = [node], {node}
+    while pending:
+        current = pending.pop()
+        if current.op == "placeholder":
+            return True
+        sources = [source for source in current.all_input_nodes if source not in seen]
+        pending += sources
+        seen.update(sources)
+    return False
 
 
 def _takes(graph_module: fx.GraphModule, inputs: Sequence[Tensor]) -> bool:

@@ -348,7 +348,7 @@ def test_hints_for_a_model_with_nothing_to_pool_end_in_one_that_helps() -> None:
         build_pair(model, example, LowModeConfig(downsample_input=False))
     hint = (
         "the model itself can't take 16×16 inputs: at _assert in patch_embed: Input height doesn't match model (32); "
-        "make the model take images of other sizes (timm's models by dynamic_img_size=True)"
+        "make the model take images of other sizes (some of timm's by dynamic_img_size=True)"
     )
     with pytest.raises(PassError) as error:
         build_pair(model, example, LowModeConfig(kernel_ratio=1))

@@ -268,8 +268,8 @@ def test_a_table_of_positions_is_refused_with_both_ways_out() -> None:
     with pytest.raises(PassError, match=r"^the model itself can't take 8×8 inputs: at add, given 2×4×4×4: ") as error:
         build(Positions(), 16)
     assert str(error.value).endswith(
-        "use an input size that can be halved more often, set adapt_head=True to resize the map behind "
-        "relu to its full-mode 8×8, or set downsample_input=False to pool kernels only"
+        "make the model take images of other sizes (some of timm's by dynamic_img_size=True), set adapt_head=True to "
+        "resize the map behind relu to its full-mode 8×8, or set downsample_input=False to pool kernels only"
     )
 
 
@@ -357,7 +357,7 @@ def test_a_size_that_is_fixed_before_any_convolution_stays_refused() -> None:
     with pytest.raises(
         PassError,
         match=r"^the model itself can't take 8×8 inputs: at _assert: this model takes 16 rows; "
-        r"make the model take images of other sizes \(timm's models by dynamic_img_size=True\), or set downs",
+        r"make the model take images of other sizes \(some of timm's by dynamic_img_size=True\), or set downs",
     ):
         build(Asserting(), 16)
     with pytest.raises(
