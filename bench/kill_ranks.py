@@ -1,10 +1,10 @@
 """A run on two ranks, killed at any moment: does it go on to the bits of a run that nothing disturbed?
 
-python -m bench.kill_ranks --kills 1     # once (a minute)
+python -m bench.kill_ranks --kills 1     # once (two minutes)
 python -m bench.kill_ranks               # twenty times (ten minutes or so)
 
 ``torchrun … lowmode-fx train`` runs once to its end. Other runs are killed a few times each, some time after each new
-checkpoint: SIGKILL ends one rank (by turns the first and the second), or every process of the job; ``--resume`` goes on.
+checkpoint: SIGKILL ends one rank (the first or the second), or every process of the job; ``--resume`` goes on.
 At its end each must have the weights and metrics of the whole run, bit for bit; if not, none of its kills counts.
 """
 

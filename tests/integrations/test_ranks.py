@@ -13,7 +13,7 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["lightning", "accelerate", "transformers"])
+@pytest.mark.parametrize("trainer", ["lightning", "accelerate", "transformers", "timm"])
 def test_two_ranks_train_in_one_mode(trainer: str, tmp_path: Path) -> None:
     pytest.importorskip(trainer, reason=f"{trainer} is not installed: pip install 'lowmode-fx[{trainer}]'")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -105,6 +105,19 @@ def test_a_resumed_run_is_the_whole_run_bit_for_bit(tmp_path: Path, opt: str) ->
     assert accuracy(plain) == accuracy(first.net)
 
 
+def test_its_evaluation_is_the_models_with_the_weights_and_with_their_average() -> None:
+    ours = Script(make()).epochs(2)
+    step = ours.net.step
+    for average in (False, True):
+        evaluated, plain = ours.task.get_eval_model(ema=average), network()
+        plain.load_state_dict(
+            ours.task.get_checkpoint_state(ema=average)["state_dict_ema" if average else "state_dict"]
+        )
+        with torch.no_grad():
+            assert torch.equal(evaluated.eval()(IMAGES), plain.eval()(IMAGES))
+    assert ours.net.step == step
+
+
 def test_full_mode_trains_as_the_plain_task_does() -> None:
     ours, plain = Script(make(BernoulliSchedule(p=0.0))).epochs(2), network()
     task = ClassificationTask(plain, nn.CrossEntropyLoss(), verbose=False)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import Dataset
 from trainers import IMAGES, LABELS, SCHEDULE, assert_same
 
@@ -16,7 +17,7 @@ from lowmode_fx import LowModeModel, build_pair
 pytest.importorskip("transformers", reason="transformers is not installed: pip install 'lowmode-fx[transformers]'")
 pytest.importorskip("accelerate", reason="accelerate is not installed: pip install 'lowmode-fx[transformers]'")
 
-from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments
+from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainerCallback, TrainingArguments
 
 from lowmode_fx.integrations.transformers import LowModeCallback
 
@@ -85,6 +86,35 @@ def test_evaluation_has_a_loss_and_is_the_models(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = network().eval()(pixel_values=IMAGES, labels=LABELS).loss
     assert found["eval_loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_an_average_kept_by_a_callback_runs_in_full_mode_and_counts_nothing(tmp_path: Path) -> None:
+    class Average(TrainerCallback):
+        def __init__(self, net: LowModeModel) -> None:
+            self.average, self.by_hand = AveragedModel(net), [value.detach().clone() for value in net.parameters()]
+            self.count = 0
+
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
+            self.average.update_parameters(model)
+            self.count += 1
+            for mean, value in zip(self.by_hand, model.parameters(), strict=True):
+                mean.add_((value.detach() - mean) / self.count)
+
+    net, modes = make(), []  # type: ignore[var-annotated]
+    ours, kept = trainer(net, tmp_path, modes), Average(net)
+    ours.add_callback(kept)
+    ours.train()
+    assert modes == [SCHEDULE.mode(step, 0).value for step in range(8)] and net.step == 8
+    assert kept.average.module.is_copy and kept.average.module.step == 0
+    for mean, value in zip(kept.by_hand, kept.average.module.parameters(), strict=True):
+        torch.testing.assert_close(value, mean, rtol=1e-5, atol=1e-6)
+    plain = network()
+    plain.load_state_dict(kept.average.module.state_dict(), strict=True)
+    update_bn([IMAGES], plain.train())
+    update_bn([IMAGES], kept.average.module.train())
+    assert kept.average.module.step == 0
+    for value, expected in zip(kept.average.module.buffers(), plain.buffers(), strict=True):
+        assert torch.equal(value, expected)
 
 
 def test_bf16_trains(tmp_path: Path) -> None:

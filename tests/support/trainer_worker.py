@@ -129,6 +129,26 @@ def check_transformers(folder: Path) -> None:
     assert modes == [SCHEDULE.mode(step, 0).value for step in range(8)] and net.step == 8
 
 
+def check_timm(folder: Path) -> None:
+    from lowmode_fx.integrations.timm import LowModeTask
+
+    dist.init_process_group("gloo")
+    net = runner("device")
+    optimizer = sgd(net)
+    task = LowModeTask(net, torch.nn.CrossEntropyLoss(), verbose=False)
+    task.attach(optimizer)
+    task.prepare_distributed()
+    modes, rank, half = [], dist.get_rank(), 4
+    for epoch in range(2):
+        task.set_epoch(epoch)
+        for first in range(rank * half, len(IMAGES), 2 * half):
+            task(IMAGES[first : first + half], LABELS[first : first + half])["loss"].backward()
+            modes.append(str(net.last_mode))
+            optimizer.step()
+            optimizer.zero_grad()
+    as_one_process(net, modes)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     globals()[f"check_{sys.argv[1]}"](Path(sys.argv[2]))
