@@ -10,7 +10,7 @@
 #
 # 1. Tests that want CUDA (60 s), while everything is compiled in parallel processes (110 s).
 # 2. Times of steps and memory: compiled and whole steps, beside peers (150 s); in a second call,
-#    where that time goes (60 s); inductor's CUDA graphs (40 s).
+#    where that time goes (60 s) and steps of merged kernels (60 s); inductor's CUDA graphs (40 s).
 # 3. Training, seed after seed, in the time that is left: full-mode, ladders, batches that grow as images shrink, the ways
 #    of others (three fifths of it), and large kernels.
 set -u
@@ -121,6 +121,11 @@ persistent step_time 150 "$python" -m bench.step_time $cases --compile-mode whol
 # By itself, and in a second call before what the first one may have ended with: a profiler of replayed graphs has been known to end its process.
 [ -z "$graphs" ] || [ -z "$second" ] || persistent step_profiles 60 "$python" -m bench.step_time \
     --cases resnet18-cifar resnet18-cifar-b512 --compile-mode whole-step --rounds 5 --resume --out "$out/step_profiles.json"
+# Casts of weights, counters of norms and the like, many to a kernel.
+# shellcheck disable=SC2086
+[ -z "$graphs" ] || [ -z "$second" ] || persistent step_time_combo 60 "$python" -m bench.step_time \
+    --cases resnet18-cifar resnet18-cifar-b512 --rounds 11 --compile-mode whole-step --combo-kernels --no-profile \
+    --resume --seconds 45 --out "$out/step_time_combo.json"
 # shellcheck disable=SC2086
 [ -z "$graphs" ] || persistent step_time_graphs 40 "$python" -m bench.step_time --cases resnet18-cifar resnet18-cifar-b512 \
     --rounds 11 --compile-mode cuda-graphs --no-profile --resume --seconds 25 --out "$steps"

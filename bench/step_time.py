@@ -227,6 +227,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--rounds", type=int, help="9 on a CPU, 31 of ten steps each on a GPU")
     parser.add_argument("--batch", type=int, help="batch size, instead of each case's own")
+    parser.add_argument(
+        "--combo-kernels", action="store_true", help="let inductor merge small kernels, such as casts of weights"
+    )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no measurement after this many")
     parser.add_argument("--no-profile", action="store_true", help="do not profile where the time goes")
     parser.add_argument("--resume", action="store_true", help="keep the rows in the result file")
@@ -240,7 +243,9 @@ def main(argv: list[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True  # as in training loops with images of one size
     path = options.out or RESULTS / f"step_time_{device.type}.json"
     precision = "bf16, channels_last" if device.type == "cuda" else "float32, channels_last images"
-    head = header("step_time", rounds=rounds, small=options.small, precision=precision)
+    head = header(
+        "step_time", rounds=rounds, small=options.small, precision=precision, combo_kernels=options.combo_kernels
+    )
     rows, cases = load_rows(path, options.resume), {**CASES, **GPU_CASES, **TINY}
     others = {name: row["batch"] for name, row in rows.items() if row["batch"] != (options.batch or cases[name].batch)}
     if others:
@@ -263,7 +268,8 @@ def main(argv: list[str] | None = None) -> None:
             save(path, head, rows)
             try:
                 # Names for the kernels that a compiler makes for a CPU; those for a GPU have them anyway.
-                with inductor.patch({"cpp.enable_kernel_profile": True}):
+                merged = {"combo_kernels": options.combo_kernels, "benchmark_combo_kernel": False}
+                with inductor.patch({"cpp.enable_kernel_profile": True, **merged}):
                     profiled = not options.no_profile
                     row |= measure(case, device, kinds, rounds, batch, row.get("mac_ratio"), profiled)
             except Exception as error:  # out of memory, or a compiler's own fault: the other cases go on

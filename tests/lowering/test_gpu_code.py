@@ -72,6 +72,21 @@ def test_low_steps_of_a_resnet() -> None:
     )
 
 
+def test_merged_kernels_are_generated_and_fewer() -> None:
+    """Casts of weights and counters of norms are small kernels of their own, unless inductor merges them."""
+    launches = []
+    for merged in (False, True):
+        with torch._inductor.config.patch(combo_kernels=merged, benchmark_combo_kernel=False):
+            torch.manual_seed(0)
+            pair = build_pair(small_resnet(width=8), torch.zeros(2, 3, 32, 32), LowModeConfig(kernel_ratio=1))
+            with gpu_code() as gpu:
+                net = LowModeModel(pair, PeriodicSchedule(2), compile_options={"backend": gpu}).train()
+                with torch.autocast("cpu", torch.bfloat16):
+                    net.run(Mode.LOW, torch.randn(4, 3, 32, 32)).sum().backward()
+            launches.append(sum(source.split("def call")[-1].count(".run(") for source in gpu.sources))
+    assert 0 < launches[1] < 0.8 * launches[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("ratio", [2, "4/3", "8/5"])
