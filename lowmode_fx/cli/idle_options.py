@@ -34,7 +34,7 @@ def idle_options(
     else:
         for name, kind in (("period", "periodic"), ("measure_every", "agreement")):
             if given.get(name) is not None and schedule != kind:
-                yield _line(name, given[name], f"it is of --schedule {kind}")
+                yield _line(name, given[name], f"it belongs to --schedule {kind}")
         if given.get("hold_epochs") is not None and schedule == "agreement":
             yield _line("hold_epochs", given["hold_epochs"], "--schedule agreement holds no epochs")
     for name, kinds in OF_RATES.items():

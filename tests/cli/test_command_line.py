@@ -169,7 +169,7 @@ def test_options_that_do_nothing_are_told(run: Run) -> None:
     )
     assert said.status == 0, said.error
     assert [line for line in said.out.splitlines() if "does nothing here" in line] == [
-        "note: --period 3 does nothing here: it is of --schedule periodic",
+        "note: --period 3 does nothing here: it belongs to --schedule periodic",
         "note: --milestones 1 does nothing here: the rate follows --lr-schedule cosine",
         "note: --workers 3 does nothing here: nothing is decoded",
     ]
