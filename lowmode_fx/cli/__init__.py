@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from lowmode_fx.cli.command import CommandError, as_command
+from lowmode_fx.cli.command import CommandError, CommandInterrupted, as_command
 from lowmode_fx.cli.draw_command import draw
 from lowmode_fx.cli.report_command import report
 from lowmode_fx.cli.streams import print_in_any_encoding
@@ -43,7 +43,7 @@ def main() -> None:
         if not error.format_message():  # no command: its help is printed
             sys.exit(0)
         _fail(_usage(error))
-    except (typer.Abort, KeyboardInterrupt):
+    except (CommandInterrupted, typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)

@@ -24,6 +24,10 @@ class CommandError(Exception):
     """What a command ends with when something is wrong: one line."""
 
 
+class CommandInterrupted(Exception):
+    """Ctrl-C ended a command. typer would end the program without a word."""
+
+
 def as_command(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command, its messages spelled as its user gives options, its errors one line each."""
     parameters = inspect.signature(command).parameters
@@ -38,6 +42,8 @@ def as_command(command: Callable[..., Any]) -> Callable[..., Any]:
                 return command(*arguments, **options)
             except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
                 raise
+            except KeyboardInterrupt as interrupt:
+                raise CommandInterrupted from interrupt
             except Exception as error:
                 if os.environ.get(TRACEBACK) or _is_our_mistake(error):
                     raise

@@ -37,9 +37,9 @@ def idle_options(
     else:
         for name, kind in (("period", "periodic"), ("measure_every", "agreement")):
             if given.get(name) is not None and schedule != kind:
-                yield _line(name, given[name], f"it is of --schedule {kind}")
+                yield _line(name, given[name], f"it belongs to --schedule {kind}")
         if given.get("lr_rule") is not None and given.get("batch_multiplier") is None:
-            yield _line("lr_rule", given["lr_rule"], "it is of --batch-multiplier")
+            yield _line("lr_rule", given["lr_rule"], "it belongs to --batch-multiplier")
         if given.get("hold_epochs") is not None and schedule == "agreement":
             yield _line("hold_epochs", given["hold_epochs"], "--schedule agreement holds no epochs")
     for name, kinds in OF_RATES.items():

@@ -91,11 +91,12 @@ def probe(
         handles = read_handles(handle)
         setting = make_setting(model, data, image_size, in_chans, settings)
         found = run_probe(setting, config, steps, batches, handles)
-        if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            plot_probe(model, found, out)
-    print(probe_text(model, found, format))
+    print(
+        probe_text(model, found, format), flush=True
+    )  # before it is drawn: a disk that is full takes the picture alone
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        plot_probe(model, found, out)
         print(f"see {out}", file=sys.stderr)
 
 

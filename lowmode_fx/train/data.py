@@ -41,16 +41,24 @@ def load_data(
 ) -> DataSplits:
     """Load the data set that ``spec`` names. Nothing is ever downloaded.
 
-    image_size: the side in pixels that every image is brought to (``None``: digits 32, the others as stored).
-    in_chans: 3 (RGB), 1 (grey) or 4 (of ``folder:``, the bands as stored).
-    split_seed: draws the validation part of sets that come without one.
-    in_memory: hold the decoded images of any set in memory, not only those of up to 4 GiB.
-    train_size: the side that training images are held at instead, where they are files and ``image_size`` is given: for
-        random crops, which would otherwise be cut from what is scaled down already.
-    workers: processes that decode what is held in memory (``None``: as many as there are cores, for sets worth it).
+    Args:
+        spec: The data set, such as ``digits`` or ``folder:PATH``.
+        image_size: Side in pixels to which every image is scaled and cropped; ``None`` is 32 for digits and the stored
+            size for other sets.
+        in_chans: 3 (RGB), 1 (grey) or, for ``folder:``, 4 (the bands as stored).
+        split_seed: Seed that draws the validation part of sets that have none.
+        in_memory: Whether the decoded images of any set are held in memory, not only those of up to 4 GiB.
+        workers: Number of processes that decode images that are held in memory; ``None`` is the number of cores for
+            sets that are large enough to gain from it.
+        train_size: Side in pixels at which training images are held instead, if they are files and ``image_size`` is
+            given. Random crops are then cut from more than the image that the network sees.
 
-    Raises ``ValueError`` for an unknown spec, a path or layout that is not as expected, classes that differ between the
-    two halves, and images that cannot be decoded (by name).
+    Returns:
+        The parts of the set, with their classes, the mean and deviation of each channel, and notes for the user.
+
+    Raises:
+        ValueError: The spec is unknown, the path or the layout is not as expected, the parts have different classes, or
+            an image can't be decoded; the message names it.
     """
     read = read_spec(spec)
     if image_size is not None:

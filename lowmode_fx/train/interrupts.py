@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-#: Ctrl-C, the wish of a scheduler or a shell, a terminal that is closed.
+#: Ctrl-C, the end that a scheduler or a shell asks for, and a terminal that is closed.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 

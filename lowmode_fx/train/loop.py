@@ -35,7 +35,7 @@ from passes.spelling import setting
 
 
 class TrainingDivergedError(ValueError):
-    """The training loss is no number any more."""
+    """The training loss is no longer finite."""
 
 
 def train(
@@ -50,18 +50,31 @@ def train(
     console: Console | None = None,
     quiet: bool = False,
 ) -> RunResult:
-    """Train ``model``, a ``LowModeModel`` or any module (which then trains in full-mode only), and measure each epoch.
+    """Train ``model`` and validate it after each epoch.
 
-    folder: where every epoch ends with a checkpoint and ``metrics.csv``, and the run with ``summary.json`` and
-        ``curves.png``; SIGINT and SIGTERM save a checkpoint and end the run.
-    resume: go on from the folder's checkpoint, on the CPU to the very bits of a run that never stopped.
-    In a process group (``torchrun``) the ranks share each batch of ``settings.batch_size``, and the first writes.
+    In a process group (``torchrun``) the ranks share each batch of ``settings.batch_size``, and the first rank writes.
 
-    identity: plain values, such as the model's name, beside what the summary tells and a checkpoint must agree in:
-        config, schedule, data and settings.
+    Args:
+        model: A ``LowModeModel``, or any other module, which then trains in full-mode only.
+        splits: The data.
+        settings: How the run trains.
+        folder: Where the run is written: a checkpoint and ``metrics.csv`` after each epoch, ``summary.json`` and
+            ``curves.png`` at the end. SIGINT, SIGTERM and SIGHUP save a checkpoint and end the run.
+        label: Name of the run in its files and its output.
+        resume: Continue from the folder's checkpoint. On a CPU the result equals, bit for bit, that of a run that was
+            never interrupted.
+        identity: Plain values, such as the model's name, that the summary shows and that a checkpoint must share, as it
+            must share configuration, schedule, data and settings.
+        console: Where epochs are printed; by default standard output.
+        quiet: Whether nothing is printed.
 
-    Raises ``ValueError`` for a model without an output for each class, a batch size above the training set's size or
-    that the ranks can't share evenly, a checkpoint of another run, and a loss that is no number.
+    Returns:
+        One record per epoch, and the test accuracy if there is a test set.
+
+    Raises:
+        ValueError: The model has no output for each class, the batch size is above the size of the training set or
+            can't be shared evenly by the ranks, the checkpoint is of another run, or the loss is not finite.
+        OSError: A file can't be written.
     """
     return _Loop(model, splits, settings, folder, label, identity or {}, console, quiet).run(resume)
 

@@ -48,6 +48,9 @@ class RunFolder:
             raise ValueError("--resume and --overwrite exclude each other; give one of them")
         if path.exists() and not path.is_dir():
             raise ValueError(f"run folder {str(path)!r} is a file; give --out another path")
+        existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise ValueError(f"run folder {str(path)!r} can't be written in {str(existing)!r}; give --out another path")
         folder = cls(path, resume=resume, overwrite=overwrite)
         folder._checked = True
         folder._check_entries()

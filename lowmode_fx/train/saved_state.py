@@ -1,4 +1,4 @@
-"""What a checkpoint's state must be to go on from: a file may be older, or edited by hand."""
+"""Checks of a checkpoint's state before a run resumes from it: the file may be older, or edited by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARTS: dict[str, type | tuple[type, ...]] = {
 
 
 def check_state(state: Mapping[str, Any], *, steps: int) -> None:
-    """Raises ``ValueError`` for a state that no run of ``steps`` steps an epoch can be in."""
+    """Raise ``ValueError`` if no run of ``steps`` steps per epoch can be in this state."""
     for name, kind in _PARTS.items():
         if name not in state:
             raise ValueError(f"it has no {name!r}")
@@ -45,7 +45,7 @@ def check_state(state: Mapping[str, Any], *, steps: int) -> None:
 
 @contextmanager
 def fitting_state(folder: Path) -> Iterator[None]:
-    """Inside, parts of a state are loaded. Raises ``CheckpointError`` for one that doesn't fit."""
+    """Load parts of a state inside: one that does not fit becomes a ``CheckpointError``."""
     try:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:

@@ -44,16 +44,39 @@ _ADDED_LATER = ("criterion", "class_weights", "optimizer", "ema", "decay_epochs"
 class TrainSettings:
     """How a run trains.
 
-    ``milestones``: epochs (counted from 0) at whose start the rate is multiplied by ``lr_gamma``. ``precise_bn``: from
-    so many training batches running statistics are made anew at the end of the run (0: they stay). ``data_on``: where
-    the images lie, all on the device or on the host; the batches are the same. ``criterion``: ``"cross_entropy"``,
-    ``"bce"`` or ``package.module:callable``; ``class_weights``: its weight of each class, or ``"balanced"``.
-    ``optimizer``: SGD, or another by timm's name. ``ema``: decay of an average of the weights, which is then validated
-    (0: none). ``lr_schedule``: known ahead or by torch (``train/scheduler.py``); ``decay_epochs``: in so many the rate
-    of ``"step"`` and ``"exponential"`` falls to ``lr_gamma`` of itself (0: a third of the run); ``patience_epochs``: so
-    long ``"plateau"`` waits for a better accuracy. ``augment``: what is done to training images (``train/recipe.py``).
+    Args:
+        epochs: Number of epochs.
+        batch_size: Images per step, over all ranks.
+        lr: Peak learning rate.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay.
+        nesterov: Whether SGD uses Nesterov's momentum.
+        lr_schedule: How the learning rate falls (``train/scheduler.py``).
+        milestones: Epochs, counted from 0, at whose start the rate is multiplied by ``lr_gamma``.
+        lr_gamma: Factor on the rate at each fall.
+        warmup_epochs: Epochs in which the rate rises linearly.
+        label_smoothing: Label smoothing, in [0, 1).
+        criterion: ``"cross_entropy"``, ``"bce"`` or ``package.module:callable``.
+        class_weights: Weight of each class in the loss, or ``"balanced"``.
+        precise_bn: Number of training batches from which the running statistics are computed anew at the end; with 0
+            they stay as they are.
+        autocast: Dtype of autocast.
+        seed: Seed of weights, order, crops and modes.
+        device: ``auto``, ``cpu``, or a GPU such as ``cuda:1``.
+        compile: Whether each mode is compiled.
+        workers: Number of processes that decode images.
+        data_on: Where the images are held; the batches are the same.
+        eval_batch_size: Images per batch of the validation.
+        optimizer: ``sgd``, or a name of timm's.
+        ema: Decay of an average of the weights, which is then the model that is validated; 0 for none.
+        decay_epochs: Epochs in which the rate of ``"step"`` and ``"exponential"`` falls by ``lr_gamma`` once; 0 is a
+            third of the run.
+        patience_epochs: Epochs without a better accuracy after which ``"plateau"`` lowers the rate.
+        augment: Augmentation of training images (``train/recipe.py``).
 
-    Raises ``ValueError`` (a value out of range) or ``TypeError`` (a value of another kind), naming what is allowed.
+    Raises:
+        ValueError: A value is out of range.
+        TypeError: A value has the wrong type.
     """
 
     epochs: int = 30

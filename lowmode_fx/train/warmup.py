@@ -18,7 +18,7 @@ from passes.preserve import preserve_modes, preserve_state
 
 @contextmanager
 def preserve_training(module: nn.Module) -> Iterator[None]:
-    """Whatever steps are taken inside, the model, its gradients and all generators come back.
+    """Take steps inside; afterwards the model, its gradients and all random number generators are as they were.
 
     Of a ``LowModeModel`` what it has learned about itself stays: which shapes it compiled for, what it warned of.
     """
@@ -44,7 +44,7 @@ def modes_to_come(net: LowModeModel, epochs: int, steps_per_epoch: int, epoch: i
 
 
 def warm_up(module: nn.Module, device: torch.device, passes: Sequence[Callable[[], object]]) -> float:
-    """Run forward-and-backward ``passes`` in train mode, trace by trace undone; returns the seconds that they took."""
+    """Run forward-and-backward ``passes`` in train mode and undo what they change; return their seconds."""
     synchronize(device)
     start = time.perf_counter()
     with preserve_training(module):

@@ -169,7 +169,7 @@ def test_options_that_do_nothing_are_reported(run: Run) -> None:
     )
     assert said.status == 0, said.error
     assert [line for line in said.out.splitlines() if "does nothing here" in line] == [
-        "note: --period 3 does nothing here: it is of --schedule periodic",
+        "note: --period 3 does nothing here: it belongs to --schedule periodic",
         "note: --milestones 1 does nothing here: the rate follows --lr-schedule cosine",
         "note: --workers 3 does nothing here: nothing is decoded",
     ]
@@ -255,6 +255,38 @@ def test_where_to_write_is_checked_before_any_work(run: Run, command: str, tmp_p
     data = () if command == "draw" else ("--data", "digits")
     for out, message in (("a_file/x.png", "'a_file/x.png' can't be written: "), ("folder.png", "is a folder; give a")):
         assert message in refused(run(command, "no_such:model", *data, "--out", out))
+
+
+def test_a_place_that_cannot_be_written_is_reported_before_any_work(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By ``os.access``, which a read-only disk answers too, and which the tests' user may be above."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "run folder 'new/run' can't be written in '" in refused(run("train", "resnet18", *QUICK, "--out", "new/run"))
+    assert "--out 'new/t.json' can't be written in '" in refused(
+        run("tune", "resnet18", "--data", "digits", "--out", "new/t.json")
+    )
+
+
+def test_a_picture_that_fails_leaves_what_was_measured(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plot(*given: object) -> None:
+        raise OSError(28, "No space left on device", "probe.png")
+
+    monkeypatch.setattr("lowmode_fx.cli.tuning_tables.plot_probe", plot)
+    quick = ("--data", "digits", "--image-size", "8", "--device", "cpu", "--steps", "1", "--batches", "2")
+    outcome = run("probe", MODEL, *quick, "--pool-convs", "all", "--format", "csv", "--out", "probe.png")
+    assert refused(outcome) == "error: 'probe.png': no space left on device"
+    assert outcome.out.startswith("site,") and len(outcome.out.splitlines()) == 3
+
+
+@pytest.mark.parametrize("command", ["report", "probe", "tune", "train"])
+def test_ctrl_c_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    def interrupted(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lowmode_fx.train.data.load_data", interrupted)
+    for place in ("lowmode_fx.cli.models", "lowmode_fx.cli.tuning_run", "lowmode_fx.cli.train_run"):
+        monkeypatch.setattr(f"{place}.create_model", interrupted)
+    outcome = run(command, MODEL, *(() if command == "report" else QUICK[:4]))
+    assert outcome.status == 130 and outcome.error.splitlines()[-1] == "interrupted"
 
 
 def test_a_short_run_that_diverged_is_reported(run: Run, tmp_path: Path) -> None:

@@ -47,3 +47,24 @@ def test_a_folder_of_224_pixels_trains_by_the_book(mode: str, recipe: str, run: 
     # A network that has seen images at both sizes answers at the full one.
     assert summary["results"]["best_accuracy"] > 0.8, "chance is 0.5"
     assert Path("run/ema.safetensors").exists() == ("--ema" in recipe)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("title", ["# 224 pixels, a modern recipe", "# ImageNet's usual recipe; --full-only beside it"])
+@pytest.mark.parametrize("baseline", [False, True])
+def test_the_documented_recipes_train_in_both_modes(title: str, baseline: bool, run: Run, tmp_path: Path) -> None:
+    """The commands of the page, on a few images and with a small network."""
+    page = Path(__file__).parents[2] / "docs/train/command-line.md"
+    _, _, after = page.read_text().partition(f"{title}\n")
+    command = after.replace("\\\n", " ").splitlines()[0].split()
+    assert command[:2] == ["lowmode-fx", "train"] and "--p" in command and "224" in command
+    write_stripes(tmp_path / "set/train", 8, 0)
+    write_stripes(tmp_path / "set/val", 2, 1)
+    arguments = ["train", "training:tiny_model", *command[3:], "--data", f"folder:{tmp_path / 'set'}", "--epochs", "2"]
+    arguments += ["--batch-size", "8", "--warmup-epochs", "0", "--no-compile", "--device", "cpu", "--out", "run"]
+    outcome = run(*arguments, *["--full-only"] * baseline)
+    assert outcome.status == 0, outcome.error
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["data"]["image_shape"] == [3, 224, 224] and summary["status"] == "complete"
+    assert summary["results"]["low_steps"] == 0 if baseline else summary["results"]["low_steps"] > 0
+    assert summary["results"]["full_steps"] >= 2, "the tail is full"
