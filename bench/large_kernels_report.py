@@ -58,6 +58,33 @@ def tables(rows: Mapping[str, Any]) -> Iterator[str]:
         yield markdown_table(("arm", "epochs", "time, full epochs", "test accuracy, %", "seeds"), cells)
 
 
+#: Arms of the README's table by their names here, for half of full-mode's time.
+CASE = {
+    "bicubic": 'r = 2, kernels 13×13 → 7×7 (`"bicubic"`)',
+    "averaged": 'r = 2, kernels 13×13 → 7×7 (`"avg"`, the default)',
+    "Composer's ramp": "Composer's progressive resizing, kernels kept",
+    "kept": "r = 2, kernels kept",
+    "full-mode, cut": "full-mode, cut",
+}
+
+
+def case(rows: Mapping[str, Any], study: str) -> str:
+    """The README's table: full-mode, and what half of its time buys."""
+    found = {(line.arm, line.budget): line for line in lines(rows, study)}
+    shown = [("full-mode", found["full-mode", 1.0]), *((name, found[arm, 0.5]) for arm, name in CASE.items())]
+    cells = [
+        (name, _low_and_full(line.epochs), f"{line.time:.1f}", f"{_accuracy(line)} (n = {line.seeds})")
+        for name, line in shown
+    ]
+    return markdown_table(("training", "epochs", "time, full epochs", "test accuracy, %"), cells)
+
+
+def _low_and_full(epochs: str) -> str:
+    """``20 low + 2 full`` of ``16 kept 4 + 4 kept 5 + 2 full``."""
+    counts = [int(part.split()[0]) for part in epochs.split(" + ")]
+    return " + ".join([*([f"{sum(counts[:-1])} low"] if counts[:-1] else []), f"{counts[-1]} full"])
+
+
 def _accuracy(line: Line) -> str:
     told = f"{100 * line.accuracy:.2f}"
     return told if math.isnan(line.error) else f"{told} ± {100 * line.error:.2f}"
