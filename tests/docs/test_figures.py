@@ -93,7 +93,7 @@ def test_what_large_kernels_gain_is_what_was_measured() -> None:
     found = {(line.arm, line.budget): line for line in large_kernels_report.lines(rows, study)}
     full, ramp = found["full-mode", 1.0], found["Composer's ramp", 0.5]
     half = [found[arm, 0.5] for arm in ("bicubic", "averaged")]
-    # What is said in words: full-mode's accuracy within a standard error, in half of its time; beyond the ramp's by two.
+    # In words: full-mode's accuracy within a standard error in half of its time, beyond the ramp's by two.
     assert all(line.accuracy > full.accuracy - full.error and line.time < 5 and line.seeds == 3 for line in half)
     assert all(line.accuracy - 2 * math.hypot(line.error, ramp.error) > ramp.accuracy for line in half)
     quarter = max(found[arm, 0.25].accuracy for arm in ("averaged", "bicubic", "resized"))
