@@ -42,7 +42,7 @@ class ModeBatchSampler(BatchSampler):
     """Batches of ``sampler``'s indices, each with the mode of the step that it is for.
 
     ``ModeBatchSampler.for_net(net)`` makes the class for a net. Steps are counted from ``net.step`` and ``net.epoch``
-    at the start of an iteration, so a resumed run, and every rank, agrees. If another sampler gives each rank each n-th
+    at the start of an iteration, so a resumed run, and each rank, agrees. If another sampler gives each rank every n-th
     batch (Accelerate's), n consecutive batches have one mode, and there are as many full rounds of them as that sampler
     needs; skipped batches are not counted. A stateful loader resumes in the middle of an epoch. Of a net with a
     ``batch_multiplier`` a low step's batches have more images, and an epoch fewer batches.
