@@ -62,10 +62,11 @@ def kill(process: subprocess.Popen[bytes], victim: str) -> bool:
     """Kill one rank, or all processes of the job; whether there was anything left to kill."""
     if process.poll() is not None:
         return False
-    if victim == "all":
-        os.killpg(process.pid, signal.SIGKILL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    if victim == "all":  # torchrun gives its ranks sessions of their own
+        for child in (process.pid, *map(int, children)):
+            os.kill(child, signal.SIGKILL)
     else:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         rank = [child for child in children if _rank(child) == victim.removeprefix("rank ")]
         if not rank:
             return False

@@ -54,23 +54,6 @@ def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sharded_ranks_train_as_one_process_does_and_go_on_on_another_number(tmp_path: Path) -> None:
-    told = run(2, tmp_path / "two", "fsdp")
-    assert told == run(1, tmp_path / "one")
-    alone = weights(tmp_path / "one")
-    assert list(weights(tmp_path / "two")) == list(alone)
-    for name, value in weights(tmp_path / "two").items():
-        torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-5)
-    run(2, tmp_path / "stopped", "fsdp", f"signal={STEPS + 2}")
-    assert f"step {3 * STEPS} interrupted 0" in run(1, tmp_path / "stopped", "resume")
-    run(1, tmp_path / "begun", f"signal={STEPS + 2}")
-    assert f"step {3 * STEPS} interrupted 0" in run(2, tmp_path / "begun", "fsdp", "resume")
-    for folder in ("stopped", "begun"):
-        for name, value in weights(tmp_path / folder).items():
-            torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_at_one_step_and_they_go_on_to_the_same_bits(tmp_path: Path) -> None:
     run(2, tmp_path / "whole", "drop=0.5")
     told = run(2, tmp_path / "stopped", "drop=0.5", f"signal={STEPS + 2}")
