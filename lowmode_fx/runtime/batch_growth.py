@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -12,6 +13,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules import Schedule, StatefulSchedule
 from lowmode_fx.utils.validation import as_choice, as_number
 from passes.errors import OptionError
+from passes.spelling import setting
 
 __all__ = ["BatchGrowth", "BatchMultiplier", "LrRule", "read_batch_growth"]
 
@@ -33,14 +35,18 @@ class BatchGrowth:
         """Whether any mode has batches of another size than full-mode's."""
         return any(multiplier != 1 for multiplier in self.multipliers.values())
 
+    def multiplier(self, mode: Mode | None) -> float:
+        """Images of a batch in ``mode`` over those in full-mode."""
+        return 1.0 if mode is None else self.multipliers.get(mode, 1.0)
+
     def size(self, mode: Mode, batch_size: int) -> int:
         """Images of a batch in ``mode``, rounded down, where one in full-mode has ``batch_size``."""
         # Rounded first: 9 × (4/3)² are 16 images, also where the product comes out as 15.999….
-        return max(1, math.floor(round(batch_size * self.multipliers.get(mode, 1.0), 9)))
+        return max(1, math.floor(round(batch_size * self.multiplier(mode), 9)))
 
     def rate_factor(self, mode: Mode | None) -> float:
         """What the learning rate of a step in ``mode`` is multiplied by."""
-        multiplier = 1.0 if mode is None else self.multipliers.get(mode, 1.0)
+        multiplier = self.multiplier(mode)
         return {"linear": multiplier, "sqrt": math.sqrt(multiplier), "none": 1.0}[self.lr_rule]
 
 
@@ -67,6 +73,16 @@ def read_batch_growth(
             "batch_multiplier", batch_multiplier, f"needs modes before {kind} decides them", "give another schedule"
         )
     return growth
+
+
+def warn_unsized(batch_multiplier: BatchMultiplier) -> None:
+    """Say that batches have one size in all modes, as nothing has asked the net for others."""
+    warnings.warn(
+        f"{setting('batch_multiplier', batch_multiplier)} has no effect: no loader has asked the net for the sizes "
+        "of its batches; use host_loader, ModeBatchSampler.for_net(net) or DeviceLoader(net=net), or give low steps "
+        "net.batch_size_in(mode, batch_size) images",
+        stacklevel=3,
+    )
 
 
 def _multiplier(value: float) -> float:

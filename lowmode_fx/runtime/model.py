@@ -15,7 +15,7 @@ from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime import safe_globals as safe_globals  # registers the classes that checkpoints may hold
 from lowmode_fx.runtime.arguments import Compile, blocks_to_compile, check_arguments, read_low_weights
-from lowmode_fx.runtime.batch_growth import BatchMultiplier, LrRule, read_batch_growth
+from lowmode_fx.runtime.batch_growth import BatchMultiplier, LrRule, read_batch_growth, warn_unsized
 from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind
 from lowmode_fx.runtime.gradient_scale import scale_gradient
 from lowmode_fx.runtime.mode_runner import ModeRunner, Place
@@ -101,7 +101,8 @@ class LowModeModel(ModelView):
         self._steps = StepCounter(ladder.model.parameters, SavedSchedule(self.schedule_state, self._go_on_from))
         self._rates: ScaledRates | None = None
         if self._growth.grows:
-            self._rates = ScaledRates(lambda: self._growth.rate_factor(self.last_mode), self._steps.trains)
+            self._rates = ScaledRates(self._rate_factor, self._steps.trains)
+        self._sizes_asked = self._unsized_told = False
         self._epoch = 0
         self._forced: Mode | None = None
         self._recent = RecentModes()
@@ -161,11 +162,23 @@ class LowModeModel(ModelView):
     def batch_size_in(self, mode: Mode, batch_size: int) -> int:
         """Return the images of a batch in ``mode``, where one in full-mode has ``batch_size``.
 
+        A loader that asks gives batches of these sizes; from then on learning rates follow them, by ``lr_rule``.
+
         Args:
             mode: A mode of the ladder.
             batch_size: Images of a batch in full-mode.
         """
+        self._sizes_asked = True
         return self._growth.size(self.ladder.resolve(mode), batch_size)
+
+    def _rate_factor(self) -> float:
+        """Of the optimizer step that is due: 1, with a warning, while no loader has asked for the sizes of batches."""
+        if self._growth.multiplier(self.last_mode) != 1 and not self._sizes_asked:
+            if not self._unsized_told:
+                self._unsized_told = True
+                warn_unsized(self.batch_multiplier)
+            return 1.0
+        return self._growth.rate_factor(self.last_mode)
 
     def rate_factor(self, mode: Mode) -> float:
         """Return what ``lr_rule`` multiplies the learning rate of a step in ``mode`` by.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -36,10 +36,34 @@ class ScaledRates:
         finally:
             self._suspended = before
 
+    def begin(self, optimizer: Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """``optimizer`` is about to step, with these arguments. Returns those that it is to take, or ``None``.
+
+        A closure runs the forward: the mode, and so the factor, are known once it has.
+        """
+        owner, *rest = args
+        named = "closure" in kwargs
+        closure = kwargs.get("closure") if named else next(iter(rest), None)
+        if not callable(closure):
+            self.scale(optimizer)
+            return None
+
+        def then_scale() -> Any:
+            self.put_back()
+            loss = closure()
+            self.scale(optimizer)
+            return loss
+
+        if named:
+            return tuple(args), {**kwargs, "closure": then_scale}
+        return (owner, then_scale, *rest[1:]), kwargs
+
     def scale(self, optimizer: Optimizer) -> None:
-        """``optimizer`` is about to step."""
+        """``optimizer`` is about to update the weights."""
+        if self._suspended or not self._trains(optimizer):
+            return
         factor = self._factor()
-        if self._suspended or factor == 1 or not self._trains(optimizer):
+        if factor == 1:
             return
         scaled = {id(group) for group, _ in self._written}
         for group in optimizer.param_groups:
@@ -58,10 +82,9 @@ def _watch(rates: ScaledRates) -> None:
     """Around every optimizer's steps, for as long as ``rates`` lives."""
     known = weakref.ref(rates)
 
-    def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def before(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         found = known()
-        if found is not None:
-            found.scale(optimizer)
+        return None if found is None else found.begin(optimizer, args, kwargs)
 
     def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         found = known()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from functools import partial
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_a_rate_in_a_tensor_is_scaled_too() -> None:
         step = TrainStep(net, F.cross_entropy, optimizer := make(net.parameters()), graphs=graphs)
         rate = optimizer.param_groups[0]["lr"]
         torch.manual_seed(5)
-        for batch in batches(STEPS):
+        for batch in grown(net):
             step(*batch)
             assert optimizer.param_groups[0]["lr"] is rate and rate == 2.0**-7
         ends.append(net)
@@ -255,3 +256,44 @@ def test_a_data_loader_has_batches_that_grow(host: bool) -> None:
     if host:
         with pytest.raises(ValueError, match="the net has a batch_multiplier; leave one out"):
             host_loader(dataset, net, batch_sampler=[[0, 1]])
+
+
+def test_a_closure_steps_at_the_rate_of_its_own_forward() -> None:
+    """The mode is chosen inside the optimizer's step, as under Lightning's automatic optimization."""
+    net = pair_net(2)
+    optimizer = SGD(net.parameters())
+    net.attach(optimizer)
+    torch.manual_seed(5)
+    for step, (images, labels) in enumerate(grown(net)):
+        optimizer.param_groups[0]["lr"] = 0.125 / (1 + step)
+
+        def closure(images: Tensor = images, labels: Tensor = labels) -> Tensor:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(net(images), labels)
+            loss.backward()
+            return loss
+
+        if step % 2:
+            optimizer.step(closure)
+        else:
+            optimizer.step(closure=closure)
+        assert optimizer.param_groups[0]["lr"] == 0.125 / (1 + step)
+    assert same(net, by_hand(2.0))
+
+
+@pytest.mark.parametrize("graphs", [None, Recorder], ids=["loop", "captured"])
+def test_without_a_loader_that_knows_the_sizes_rates_stay_as_they_are(graphs: Any) -> None:
+    """Batches of one size at a multiplied rate would be another training."""
+    data, ends = batches(STEPS, size=4), []
+    for multiplier in (2, 1):
+        net = pair_net(multiplier)
+        step = TrainStep(net, F.cross_entropy, SGD(net.parameters()), graphs=graphs() if graphs else None)
+        torch.manual_seed(5)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            for batch in data:
+                step(*batch)
+        unsized = [each for each in told if "has no effect: no loader has asked the net" in str(each.message)]
+        assert len(unsized) == (multiplier == 2)
+        ends.append(net)
+    assert same(*ends)
