@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from lowmode_fx.lowering.blocks import kind_of
+from passes.preserve import same_items
 from passes.torch_internals import at_least_recompilations, isolated
 
 #: More compilations of one kind of block than torch allows for one function: each mode, batch or dtype has its own.
@@ -48,6 +49,8 @@ class CompiledBlocks:
         self._compiled: dict[Hashable, Callable[..., Any]] = {}
         self._calls: list[tuple[nn.Module, Callable[..., Any]]] = []
         self._seen: int | None = None
+        #: The blocks, their classes and their own forwards, for which the calls are.
+        self._known: list[Any] = []
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
@@ -69,28 +72,38 @@ class CompiledBlocks:
     def _current(self) -> list[tuple[nn.Module, Callable[..., Any]]]:
         blocks = list(dict.fromkeys(map(self._model.get_submodule, self._paths)))
         version = self._version()
-        known = [block for block, _ in self._calls]
-        if (
-            version != self._seen
-            or len(known) != len(blocks)
-            or any(a is not b for a, b in zip(known, blocks, strict=True))
-        ):
-            self._seen = version
+        now = [each for block in blocks for each in (block, type(block), _own_forward(block))]
+        if version != self._seen or not same_items(now, self._known):
+            self._seen, self._known = version, now
             self._calls = [(block, self._call_of(block)) for block in blocks]
         return self._calls
 
     def _call_of(self, block: nn.Module) -> Callable[..., Any]:
-        key = (kind_of(block), self._kind(block))
+        own = _own_forward(block)
+        key = (kind_of(block), own, self._kind(block))
         compiled = self._compiled.get(key)
         if compiled is None:
-            own = vars(block).get("forward")
             function = type(block).forward if own is None else _ignoring_self(own)
             compiled = self._compiled[key] = self._compiler(function)
-        return partial(self._run, compiled, block)
+        call = _Call(self._run, compiled, block)
+        call.own = own
+        return call
 
     def _run(self, compiled: Callable[..., Any], block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with self._around(block):
             return compiled(block, *args, **kwargs)
+
+
+class _Call(partial[Any]):
+    """The call of a compiled block, in the place of ``own``: a forward of the block's own, if it has one."""
+
+    own: Callable[..., Any] | None
+
+
+def _own_forward(block: nn.Module) -> Callable[..., Any] | None:
+    """The forward that someone has set on a block; recomputation may begin while ours is in its place."""
+    found: Callable[..., Any] | None = vars(block).get("forward")
+    return found.own if isinstance(found, _Call) else found
 
 
 def _ignoring_self(forward: Callable[..., Any]) -> Callable[..., Any]:

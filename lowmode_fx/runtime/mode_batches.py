@@ -210,6 +210,13 @@ class _Consumers:
         while frame is not None:
             consumer = frame.f_locals.get("self")
             if consumer is not None and getattr(consumer, "batch_sampler", None) is inner:
+                if sampler.grows:
+                    raise ValueError(
+                        f"batch_multiplier={sampler.net.batch_multiplier!r} does not work in a "
+                        f"{type(consumer).__name__}, "
+                        "which shards or skips batches of one size; use DeviceLoader(net=net, rank=, world_size=) or a "
+                        "DistributedSampler without it"
+                    )
                 if hasattr(consumer, "num_processes") and not getattr(consumer, "split_batches", False):
                     self.shards *= consumer.num_processes
                     self.evens = getattr(consumer, "even_batches", True)

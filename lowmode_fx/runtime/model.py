@@ -279,7 +279,7 @@ class LowModeModel(ModelView):
             mode = mode if self._guard.fits_batch(mode, self.ladder.inputs.first_image(args, kwargs)) else Mode.FULL
         self.last_mode = mode
         if self._rates is not None:
-            self._rates.put_back()  # a step may have broken off
+            self._rates.forward_began()
         if self._steps.has_stepped:
             self._recent.clear()
         self._recent.note(mode, args, kwargs)

@@ -23,8 +23,10 @@ class ScaledRates:
         """``factor``: of the coming optimizer step. ``trains``: whether an optimizer steps on the net's weights."""
         self._factor = factor
         self._trains = trains
-        self._written: list[tuple[dict[str, Any], Any]] = []
+        self._written: list[tuple[dict[str, Any], Any, Any]] = []
         self._suspended = False
+        #: Those that have stepped since the last forward: their next step follows something else.
+        self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         _watch(self)
 
     @contextlib.contextmanager
@@ -58,23 +60,35 @@ class ScaledRates:
             return tuple(args), {**kwargs, "closure": then_scale}
         return (owner, then_scale, *rest[1:]), kwargs
 
+    def forward_began(self) -> None:
+        """The net runs a training forward, which the coming optimizer steps follow."""
+        self.put_back()  # a step may have broken off
+        self._stepped.clear()
+
     def scale(self, optimizer: Optimizer) -> None:
         """``optimizer`` is about to update the weights."""
-        if self._suspended or not self._trains(optimizer):
+        if self._suspended or optimizer in self._stepped or not self._trains(optimizer):
             return
         factor = self._factor()
         if factor == 1:
             return
-        scaled = {id(group) for group, _ in self._written}
+        scaled = {id(group) for group, _, _ in self._written}
         for group in optimizer.param_groups:
-            if id(group) not in scaled:  # a wrapper and the wrapped optimizer share their groups
-                self._written.append((group, group["lr"]))
-                group["lr"] = group["lr"] * factor
+            rate = group.get("lr")
+            if rate is not None and id(group) not in scaled:  # a wrapper and the wrapped optimizer share their groups
+                group["lr"] = rate * factor
+                self._written.append((group, rate, group["lr"]))
+
+    def end(self, optimizer: Optimizer) -> None:
+        """``optimizer`` has stepped."""
+        self._stepped.add(optimizer)
+        self.put_back()
 
     def put_back(self) -> None:
-        """The step is over, or has broken off."""
-        for group, rate in self._written:
-            group["lr"] = rate
+        """The step is over, or has broken off; what others have written since stays."""
+        for group, rate, written in self._written:
+            if group["lr"] is written:
+                group["lr"] = rate
         self._written.clear()
 
 
@@ -89,7 +103,7 @@ def _watch(rates: ScaledRates) -> None:
     def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         found = known()
         if found is not None:
-            found.put_back()
+            found.end(optimizer)
 
     for handle in (register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)):
         weakref.finalize(rates, handle.remove)

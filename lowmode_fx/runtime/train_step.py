@@ -15,8 +15,10 @@ from lowmode_fx.runtime.captured.graphs import Graphs, graphs_for
 from lowmode_fx.runtime.captured.nets import find_net
 from lowmode_fx.runtime.captured.recorded import Place
 from lowmode_fx.runtime.captured.signature import move
+from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.utils.losses import as_criterion
 from lowmode_fx.utils.validation import as_count, as_number, wrong_type
+from passes.errors import OptionError
 
 
 class TrainStep:
@@ -82,6 +84,10 @@ class TrainStep:
         self._device = device
         self.scaler = scaler or GradScaler(device.type, enabled=autocast is torch.float16)
         self._known, refusal = find_net(net)
+        grown = next((each for each in net.modules() if isinstance(each, LowModeModel) and each.batches_grow), None)
+        if self.scaler.is_enabled() and grown is not None:
+            problem = "needs each batch to be a step, and a gradient scaler skips some"
+            raise OptionError("batch_multiplier", grown.batch_multiplier, problem, "use bfloat16 instead of float16")
         self._known.attach(optimizer)
         own = set(map(id, net.parameters()))
         if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):

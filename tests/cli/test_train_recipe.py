@@ -50,7 +50,9 @@ def test_a_folder_of_224_pixels_trains_by_the_book(mode: str, recipe: str, run: 
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("title", ["# 224 pixels, a modern recipe", "# ImageNet's usual recipe; compare with --full-only"])
+@pytest.mark.parametrize(
+    "title", ["# 224 pixels, a modern recipe", "# ImageNet's usual recipe; compare with --full-only"]
+)
 @pytest.mark.parametrize("baseline", [False, True])
 def test_the_documented_recipes_train_in_both_modes(title: str, baseline: bool, run: Run, tmp_path: Path) -> None:
     """The commands of the page, on a few images and with a small network."""

@@ -152,3 +152,10 @@ def test_graphs_take_as_long_as_the_model() -> None:
     ratios = [each for row in rows.values() for each in row["graph / model"].values()]
     assert all(abs(each["median"] - 1) < 0.035 and each["q1"] < 1 < each["q3"] for each in ratios)
     assert all(0.045 < row["build seconds"]["auto"] < 0.205 for row in rows.values())
+
+
+def test_killed_ranks_all_resumed() -> None:
+    rows = json.loads((ROOT / "bench/results/kill_ranks_cpu.json").read_text())["rows"]
+    assert rows["count"] == {"kills": 20, "same_bits": 20}
+    assert sum(each["same_bits"] for each in rows["kills"]) == len(rows["kills"]) == 20
+    assert "was killed 20 times" in PAGES["docs/train/distributed.md"]

@@ -297,3 +297,93 @@ def test_without_a_loader_that_knows_the_sizes_rates_stay_as_they_are(graphs: An
         assert len(unsized) == (multiplier == 2)
         ends.append(net)
     assert same(*ends)
+
+
+def test_only_the_step_that_follows_a_low_forward_is_scaled() -> None:
+    """Not another net's over the same model, nor a plain one."""
+    old = pair_net(2)
+    optimizer = SGD(old.parameters())
+    old.attach(optimizer)
+    rates = []
+    optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    rate = optimizer.param_groups[0]["lr"]
+
+    def step(forward: Any, size: int = 4) -> None:
+        images, labels = batches(1, size=size)[0]
+        F.cross_entropy(forward(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    old.batch_size_in(Mode.LOW, 4)
+    while not rates or old.last_mode is not Mode.LOW:
+        step(old)
+    assert rates[-1] == 2 * rate
+    step(old.ladder.model)
+    with old.full_mode():
+        step(old)
+    new = LowModeModel(old.pair, BernoulliSchedule(0.0), batch_multiplier=2, compile=False)
+    new.attach(optimizer)
+    step(new)
+    assert rates[-3:] == [rate] * 3
+    assert optimizer.param_groups[0]["lr"] == rate
+
+
+def test_what_a_scheduler_writes_after_a_broken_step_stays() -> None:
+    class Broken(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            raise RuntimeError("broken")
+
+    net = pair_net(2)
+    net.schedule = BernoulliSchedule(1.0)
+    net.batch_size_in(Mode.LOW, 4)
+    optimizer = Broken(net.parameters(), lr=0.5)
+    net.attach(optimizer)
+    images, labels = batches(1, size=8)[0]
+    F.cross_entropy(net(images), labels).backward()
+    with pytest.raises(RuntimeError, match="broken"):
+        optimizer.step()
+    optimizer.param_groups[0]["lr"] = 0.25
+    net(images)
+    assert optimizer.param_groups[0]["lr"] == 0.25
+
+
+def test_a_group_without_a_rate_is_left_alone() -> None:
+    net = pair_net(2)
+    net.schedule = BernoulliSchedule(1.0)
+    net.batch_size_in(Mode.LOW, 4)
+    optimizer = SGD(net.parameters())
+    net.attach(optimizer)
+    images, labels = batches(1, size=8)[0]
+    F.cross_entropy(net(images), labels).backward()
+    for group in optimizer.param_groups:
+        group["lr"] = None
+    with pytest.raises(TypeError) as failed:
+        optimizer.step()
+    assert "scaled_rates" not in "".join(map(str, failed.traceback)), "torch's SGD needs one, the scaling does not"
+
+
+class _Shard:
+    """As Accelerate's ``BatchSamplerShard``."""
+
+    def __init__(self, batch_sampler: Any) -> None:
+        self.batch_sampler, self.num_processes = batch_sampler, 2
+
+    def __iter__(self) -> Any:
+        yield from self.batch_sampler
+
+
+def test_shards_of_batches_that_grow_are_refused() -> None:
+    net = ladder_net("pixels")
+    with pytest.raises(ValueError, match="batch_multiplier='pixels' does not work in a _Shard, which shards or skips"):
+        list(_Shard(ModeBatchSampler.for_net(net)(range(60), 4)))
+
+
+def test_a_gradient_scaler_is_refused() -> None:
+    """It skips steps, after which a loader's batches are for other modes than the net's."""
+    net = pair_net(2)
+    with pytest.raises(
+        ValueError, match="batch_multiplier=2 needs each batch to be a step, and a gradient scaler skips"
+    ):
+        TrainStep(net, F.cross_entropy, SGD(net.parameters()), autocast=torch.float16)
+    plain = pair_net(1)
+    TrainStep(plain, F.cross_entropy, SGD(plain.parameters()), autocast=torch.float16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -155,6 +156,33 @@ def test_a_replaced_block_is_compiled_and_planned_anew() -> None:
         _, found = steps(net)
     _, expected = steps(plain)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("change", ["set", "removed", "class"])
+def test_a_forward_that_changes_counts_from_the_next_step(change: str) -> None:
+    class Doubled(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    finals = []
+    for compile in (False, "blocks"):
+        torch.manual_seed(0)
+        net, _ = make(Net(), compile)
+        block: Any = net.blocks[1]
+        if change == "removed":
+            block.forward = lambda x, block=block: 2 * Block.forward(block, x)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a recompilation is reported
+            steps(net, 2)
+            if change == "set":
+                old = block.forward
+                block.forward = lambda x, old=old: 2 * old(x)
+            elif change == "removed":
+                del block.forward
+            else:
+                block.__class__ = Doubled
+            finals.append(steps(net, 2)[1])
+    assert all(torch.equal(finals[0][name], value) for name, value in finals[1].items())
 
 
 def test_copies_compile_the_same_blocks_and_the_model_stays_clean() -> None:

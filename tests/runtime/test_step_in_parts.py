@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -176,3 +177,69 @@ def test_a_module_of_ones_own_is_captured_in_parts() -> None:
         for batch in batches(8):
             step(*batch)
     assert step.captures == 1
+
+
+class Aux(Net):
+    """Two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aux, self.leaves = nn.Linear(8, 5), False
+
+    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+        maps = F.relu(self.body(F.relu(self.norm(self.stem(x))))).mean((2, 3))
+        if self.leaves:
+            self.reg = maps.square().mean()
+        return self.fc(maps), self.aux(maps)
+
+
+def aux_net() -> LowModeModel:
+    torch.manual_seed(0)
+    return LowModeModel(build_pair(Aux(), torch.zeros(IMAGES)), BernoulliSchedule(0.5, seed=3), compile=False)
+
+
+#: Models that a loss knows without holding them.
+MODELS: list[nn.Module] = []
+
+
+class Until:
+    """Uses an output, or a weight, in some of its steps only, and reads its loss in all."""
+
+    def __init__(self, net: LowModeModel, what: str) -> None:
+        self.weight, self.what, self.calls = net.get_parameter("fc.weight"), what, 0
+        MODELS.append(net.ladder.model)
+
+    def __call__(self, outputs: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+        self.calls += 1
+        first, second = outputs
+        if self.what == "writes":
+            first[labels == 0] = first[labels == 0] * 0.5
+        loss = F.cross_entropy(first, labels)
+        if self.what != "the output ends" or self.calls <= STEPS:
+            loss = loss + F.cross_entropy(second, labels)
+        if self.what == "a weight later" and self.calls > STEPS:
+            loss = loss + 0.0625 * self.weight.square().sum()
+        if self.what == "what forward left":
+            model: Any = MODELS[-1]
+            loss = loss + model.reg
+        return loss * (1.0 if loss.item() > 1.5 else 0.5)
+
+
+@pytest.mark.parametrize("what", ["the output ends", "a weight later", "writes", "what forward left"])
+def test_a_loss_that_uses_now_more_and_now_less(what: str) -> None:
+    """Momentum and weight decay move a parameter whose gradient is 0, and leave one that has none."""
+
+    def train(graphs: Recorder | None) -> Run:
+        make = partial(torch.optim.SGD, lr=0.125, momentum=0.5, weight_decay=2**-6)
+        net = aux_net()
+        net.ladder.model.leaves = what == "what forward left"
+        return Run(make, net=net, criterion=Until(net, what), graphs=graphs).train(batches(3 * STEPS))
+
+    with pytest.warns(UncapturedWarning):
+        ours = train(Recorder())
+    theirs = train(None)
+    assert ours.losses == pytest.approx(theirs.losses, rel=1e-5)
+    state = theirs.net.state_dict()
+    for name, value in ours.net.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=1e-4, atol=1e-6, msg=name)
+    assert bool(ours.recorder.replays) == (what != "what forward left")

@@ -420,6 +420,33 @@ def test_a_loss_is_watched_as_the_model_is() -> None:
     assert ours.recorder.captures == 4
 
 
+@pytest.mark.parametrize("kind", [dict, list])
+def test_a_container_replaced_by_an_equal_one_is_watched_in_its_place(kind: Any) -> None:
+    class Scaled(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.options: Any = {0: 1.0} if kind is dict else [1.0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.options[0]
+
+    def between(run: Run, place: int) -> None:
+        model: Any = run.net.ladder.model
+        if place == STEPS:
+            model.options = kind(model.options)
+        if place == STEPS + 2:
+            model.options[0] = 2.0
+
+    def train(graphs: Recorder | None) -> Run:
+        torch.manual_seed(0)
+        net = LowModeModel(build_pair(Scaled(), torch.zeros(IMAGES)), BernoulliSchedule(0.5, seed=3), compile=False)
+        return Run(net=net, graphs=graphs).train(batches(2 * STEPS), between)
+
+    ours = train(Recorder())
+    assert same(ours, train(None))
+    assert ours.recorder.replays
+
+
 def test_evaluation_between_steps_changes_nothing() -> None:
     def between(run: Run, place: int) -> None:
         run.net.eval()

@@ -81,11 +81,11 @@ class StepArithmetic:
         self.in_criterion = False
         return loss
 
-    def backward(self, loss: Tensor) -> Tensor:
+    def backward(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
         """Add a loss's gradients to ``.grad``. Returns the loss without a graph."""
         loss = as_loss(loss, "net" if self.criterion is None else "criterion")
         share = loss if self._accumulate == 1 else loss / self._accumulate
-        self.scaler.scale(share).backward()
+        self.scaler.scale(share).backward(retain_graph=retain_graph)
         return loss.detach()
 
     def update(self) -> Tensor | None:

@@ -32,12 +32,15 @@ class Outputs:
 
     def values(self) -> Any:
         """New tensors of the same values; a loss may keep them."""
-        copies = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
-        self._cut = [
-            copy.requires_grad_()
-            for leaf, copy in zip(self._leaves, copies, strict=True)
-            if isinstance(leaf, Tensor) and leaf.requires_grad
-        ]
+        copies: list[Any] = []
+        self._cut = []
+        for leaf in self._leaves:
+            if isinstance(leaf, Tensor) and leaf.requires_grad:
+                cut = leaf.detach().requires_grad_()
+                self._cut.append(cut)
+                copies.append(cut.clone())  # a loss may write to it, which a leaf refuses
+            else:
+                copies.append(leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
         return tree_unflatten(copies, self._structure)
 
     def gradients(self) -> list[Tensor | None]:
@@ -59,7 +62,10 @@ def run_in_parts(
     outputs, waits = graphs.rehearse(lambda: Outputs(arithmetic.outputs(batch)))
     apart &= not waits and draws() == drawn
     before = [parameter.grad for parameter in arithmetic.parameters()]
-    loss, _ = graphs.rehearse(lambda: arithmetic.backward(arithmetic.loss(outputs.values(), batch.targets)))
+    # The loss may have found its own way to the forward, by what that has left on the model.
+    loss, _ = graphs.rehearse(
+        lambda: arithmetic.backward(arithmetic.loss(outputs.values(), batch.targets), retain_graph=True)
+    )
     apart &= same_tensors([parameter.grad for parameter in arithmetic.parameters()], before)
     used = [pair for pair in zip(outputs.roots, outputs.gradients(), strict=True) if pair[1] is not None]
     apart &= len(used) == len(outputs.roots) > 0
@@ -82,6 +88,8 @@ class RecordedParts:
     before: list[Tensor | None]
     after: list[Tensor | None]
     arithmetic: StepArithmetic
+    #: The ids of the parameters that each output's gradient reaches.
+    reached: list[set[int]]
     norm: Tensor | None = None
 
     def replay(self, leaves: list[Any], parameters: Sequence[Tensor]) -> Tensor:
@@ -90,13 +98,29 @@ class RecordedParts:
         self.forward()
         targets = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, self.static.batch().targets)
         loss = self.arithmetic.backward(self.arithmetic.loss(self.outputs.values(), targets))
-        for static, gradient in zip(self.gradients, self.outputs.gradients(), strict=True):
+        found = self.outputs.gradients()
+        for static, gradient in zip(self.gradients, found, strict=True):
             static.zero_() if gradient is None else static.copy_(gradient)
+        # A loss that reads weights, now or only since a later step, has left gradients of its own.
+        direct = [
+            None if parameter.grad is was else parameter.grad
+            for parameter, was in zip(parameters, self.before, strict=True)
+        ]
         self.backward()
-        if not same_tensors(self.before, self.after):
-            for parameter, gradient in zip(parameters, self.after, strict=True):
-                parameter.grad = gradient
+        unreached = self._unreached(found)
+        for parameter, was, gradient, own in zip(parameters, self.before, self.after, direct, strict=True):
+            gradient = was if id(parameter) in unreached else gradient
+            if own is not None:
+                gradient = own.clone() if gradient is None else gradient.add_(own)
+            parameter.grad = gradient
         return loss
+
+    def _unreached(self, gradients: Sequence[Tensor | None]) -> set[int]:
+        """Parameters that get no gradient this time: the loss has left out every output that leads to them."""
+        used = [each for each, gradient in zip(self.reached, gradients, strict=True) if gradient is not None]
+        if len(used) == len(self.reached):
+            return set()
+        return set().union(*self.reached) - set().union(*used)
 
 
 def capture_parts(
@@ -105,6 +129,7 @@ def capture_parts(
     """Record forward and backward. Raises what they raise. The parameters keep the gradients of the recording."""
     before = [parameter.grad for parameter in arithmetic.trained()]
     gradients: list[Tensor] = []
+    reached: list[set[int]] = []
 
     def forward() -> Outputs:
         return Outputs(arithmetic.outputs(static.batch()))
@@ -114,12 +139,29 @@ def capture_parts(
 
     def between(outputs: Outputs) -> None:
         gradients.extend(torch.zeros_like(root) for root in outputs.roots)
+        reached.extend(map(_reached, outputs.roots))
 
     outputs, play_forward, play_backward = graphs.capture_two(forward, between, backward, generators)
     # The recorded graph of autograd goes; the memory of what it returned stays.
     held = Outputs(tree_map(_alone, outputs.all()))
     after = [parameter.grad for parameter in arithmetic.trained()]
-    return RecordedParts(static, play_forward, held, play_backward, gradients, before, after, arithmetic)
+    return RecordedParts(static, play_forward, held, play_backward, gradients, before, after, arithmetic, reached)
+
+
+def _reached(root: Tensor) -> set[int]:
+    """The ids of the leaves that gradients of ``root`` flow to."""
+    pending: list[Any] = [root.grad_fn]
+    seen, found = set(pending), set[int]()
+    while pending:
+        node = pending.pop()
+        if node is None:
+            continue
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        sources = [source for source, _ in node.next_functions if source not in seen]
+        pending += sources
+        seen.update(sources)
+    return found
 
 
 def _alone(leaf: Any) -> Any:

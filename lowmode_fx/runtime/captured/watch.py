@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import random
 import sys
-from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from types import CellType, FunctionType
@@ -42,13 +41,6 @@ class Watch:
         self._sources = [each.values() if isinstance(each, dict) else each for each in self._containers]
         self._seen = list(chain.from_iterable(self._sources))
         self._writes = Writes(self._containers)
-        self._places = [
-            (each, key)
-            for each in self._containers
-            for key, value in (each.items() if isinstance(each, dict) else enumerate(each))
-            if isinstance(value, Tensor) and not isinstance(each, set | deque)
-        ]
-        self._placed = [holder[key] for holder, key in self._places]
         self._cells = [each for each in held.containers if isinstance(each, CellType)]
         functions = _functions(roots, held.modules)
         self._globals = [found for function in functions for found in _globals(function)]
@@ -77,13 +69,12 @@ class Watch:
         return None if self._read_memory() == self._memory else "the memory of a tensor"
 
     def _is_seen(self) -> bool:
-        """Whether containers hold the same as before, tensors by identity."""
+        """Whether containers hold the same objects as before: an equal container is another one to watch."""
         try:
-            return [*chain.from_iterable(self._sources)] == self._seen and all(
-                map(operator.is_, [holder[key] for holder, key in self._places], self._placed)
-            )
-        except Exception:  # a key is gone, or a comparison does not return a bool
+            now = list(chain.from_iterable(self._sources))
+        except RuntimeError:  # changed while it was read
             return False
+        return len(now) == len(self._seen) and all(map(operator.is_, now, self._seen))
 
     def _find(self) -> str | None:
         seen = iter(self._seen)
