@@ -1,4 +1,4 @@
-"""``--handle``: macs of operators that nobody counts, as text."""
+"""``--handle``: macs of operators that fvcore and this package don't count, as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that are given and do nothing in this call: a user is told, for nothing is silent."""
+"""Options that are given and have no effect in this call: each prints a note."""
 
 from __future__ import annotations
 

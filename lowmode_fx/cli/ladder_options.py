@@ -28,7 +28,7 @@ _PART = re.compile(r"(\d+(?:\.\d+|/0*[1-9]\d*)?)(?:x(\d+))?")
 
 @dataclass(frozen=True)
 class LadderPlan:
-    """What ``--ladder`` says.
+    """Parse ``--ladder``.
 
     ``ratios``: of the low modes, the largest first. ``epochs``: for each mode that is named; empty where none are
     given. ``ends_full``: whether full-mode is named, at the end.

@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 def measured_on(model: str, splits: DataSplits) -> dict[str, Any]:
-    """What a tuning holds for, in JSON's values: the model's name, and what tells one data set from another."""
+    """What a tuning is valid for, as JSON values: the model's name, and what identifies the data set."""
     data = {"classes": list(splits.classes), "train_images": len(splits.train), "image_shape": [*splits.image_shape]}
     return {"model": model, "data": data}
 
 
 def check_measured_on(tuned: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises ``OptionError`` where a tuning was measured on something else, as far as its file says on what.
+    """Raises ``OptionError`` where a tuning was measured on something else, if its file records on what.
 
     now: what is known of the run, some or all of ``measured_on``.
     """
     found = difference({**now, **then}, now)
     if found:
-        raise OptionError("tuned", tuned, f"was measured on something else: {found}", "tune anew, or leave it out")
+        raise OptionError("tuned", tuned, f"was measured on something else: {found}", "tune again, or leave it out")
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Models by name, before what makes them is imported: timm takes seconds, and a slip of the hand is told at once."""
+"""Checks a model's name before the package that makes it is imported: timm takes seconds, a typo shows at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_model_name(name: str) -> None:
 
 
 def unknown_model(name: str, known: Sequence[str], package: str) -> str:
-    """What is said of a ``name`` that is none of the ``known`` ones of a package."""
+    """The message for a ``name`` that is none of the ``known`` ones of a package."""
     near = near_matches(name.partition(".")[0], known)  # the tag names its weights
     hint = f"near matches: {', '.join(near)}" if near else f"see {_LISTS[package]}, or give package.module:callable"
     return f"model {name!r}: {package} has no such model; {hint}"

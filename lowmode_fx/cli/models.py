@@ -22,8 +22,8 @@ def create_model(
 ) -> nn.Module:
     """An untrained model: a timm name, ``torchvision:NAME``, or ``package.module:callable`` (called without weights).
 
-    num_classes, in_chans: of the head and the stem; a callable gets those that its signature takes.
-    image_size: told to timm models that must know it.
+    num_classes, in_chans: classes of the head, channels of the images; a callable gets those that its signature takes.
+    image_size: given to timm models that need it.
 
     Raises ``ValueError`` for a name that is not found (with near matches) or a model that can't be built so.
     """
@@ -41,7 +41,7 @@ def create_model(
 
 
 def default_image_size(model: nn.Module, name: str = "") -> tuple[int, int]:
-    """(H, W) that the model was made for, where it says so; 224×224 otherwise (299×299 for torchvision's Inception)."""
+    """(H, W) that the model was made for, if it has them; 224×224 otherwise (299×299 for torchvision's Inception)."""
     config = getattr(model, "default_cfg", None) or getattr(model, "pretrained_cfg", None)
     if config and "input_size" in config:
         _, height, width = config["input_size"]

@@ -31,7 +31,7 @@ def render_report(
     Args:
         name: of the model.
         ladder: its modes.
-        flops: what ``count_flops`` says of them.
+        flops: their counts, by ``count_flops``.
         style: the format.
         step: the cost of a step, where that is asked for; a CSV has none.
 

@@ -26,7 +26,7 @@ def report_page(name: str, ladder: Ladder, flops: FlopReport, step: StepCost | N
     Args:
         name: of the model.
         ladder: its modes; the picture shows the cheapest beside full-mode.
-        flops: what ``count_flops`` says of them.
+        flops: their counts, by ``count_flops``.
         step: the cost of a step, where that is asked for.
 
     Returns:

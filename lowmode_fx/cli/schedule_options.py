@@ -133,7 +133,7 @@ def _tuned(
 ) -> BernoulliSchedule | LadderSchedule:
     if settings.epochs != tuning.epochs:
         raise ValueError(
-            f"--epochs {settings.epochs} is not what was tuned, {tuning.epochs}; leave it out, give --p, or tune anew"
+            f"--epochs {settings.epochs} is not what was tuned, {tuning.epochs}; leave it out, give --p, or tune again"
         )
     held = milestones if hold_epochs else ()
     if isinstance(tuning.schedule, LadderSchedule):
@@ -169,7 +169,7 @@ def ends_full(kind: str, p: str | None, tail: float | None) -> bool:
 def _is_zero(text: str) -> bool:
     try:
         return float(text) == 0
-    except ValueError:  # ``low_shares`` says what is wrong with it
+    except ValueError:  # ``low_shares`` raises the error in words
         return False
 
 

@@ -9,7 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 
-#: For encodings without the signs that are printed: what says the same in ASCII, sign by sign.
+#: Replacements in ASCII, for encodings that lack a printed character.
 _PLAIN = {
     **{"×": "x", "→": "->", "…": "...", "−": "-", "–": "-", "±": "+-", "≤": "<=", "≥": ">=", "µ": "u", "¦": "|"},
     **{"█": "#", "░": "-", "⌈": "ceil(", "⌉": ")", "⌊": "floor(", "⌋": ")"},

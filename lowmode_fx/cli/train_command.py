@@ -232,7 +232,7 @@ def train(
     as_number("low_weight", weight, above=0)
     name = re.sub(r"[^\w.-]+", "-", f"{model}-{short_name(data)}{'-full' * full_only}")
     open_folder = partial(RunFolder.open, out or Path("runs") / name, resume=resume, overwrite=overwrite)
-    # Alone, a process is told of a folder that it can't use before torch is there; of several, the first opens it.
+    # A single process checks the folder before torch is imported; of several, the first opens it.
     folder = open_folder() if "WORLD_SIZE" not in os.environ else None
     idle = [*idle_options(given, low, schedule=kind, lr_schedule=settings.lr_schedule, full_only=full_only)]
     late = [milestone for milestone in settings.milestones if milestone >= settings.epochs]

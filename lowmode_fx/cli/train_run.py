@@ -65,7 +65,7 @@ class TrainRun:
         settings = self.settings
         device = settings.torch_device()
         check_optimizer(settings.optimizer)
-        make_criterion(settings.criterion, settings.label_smoothing)  # told before images are decoded
+        make_criterion(settings.criterion, settings.label_smoothing)  # its errors come before images are decoded
         if device.type == "cpu":
             keep_freed_memory()
             if settings.autocast == "fp16":

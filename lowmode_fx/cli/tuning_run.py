@@ -44,7 +44,7 @@ def make_setting(model: str, data: str, image_size: int | None, in_chans: int, s
     place = settings.torch_device()
     if place.type == "cpu":
         keep_freed_memory()
-    loss = make_criterion(settings.criterion, device=place)  # told before images are decoded
+    loss = make_criterion(settings.criterion, device=place)  # its errors come before images are decoded
     splits = load_data(data, image_size, in_chans).to(place)
     for note in splits.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -61,11 +61,11 @@ def make_setting(model: str, data: str, image_size: int | None, in_chans: int, s
 
 
 def run_probe(setting: Setting, config: LowModeConfig, steps: int, batches: int, handles: Handles) -> ModelProbe:
-    """Each kernel that low-mode would pool, alone. handles: of operators that nobody counts."""
+    """Each kernel that low-mode would pool, alone. handles: macs of operators that are not counted otherwise."""
     with progress() as tell:
         measured = Probe(setting.model, setting.loader, setting.criterion, setting.optimizer, batches)
         pair = pair_of(measured.captured, config)
-        counted(pair, handles)  # what is refused is told before any training
+        counted(pair, handles)  # refusals come before any training
         if not pair.report.pooled:
             raise ValueError(f"low-mode pools no kernel of this model{_reasons(pair)}; give others by --pool-convs")
 

@@ -2,7 +2,7 @@
 
 The two files change together or not at all. A new pair is written to ``checkpoint.partial``; then the old one is
 renamed to ``checkpoint.previous`` and the new one into its place. A kill at any moment leaves at least one whole pair,
-and ``load_checkpoint`` takes the newest whole one; checksums tell which are whole.
+and ``load_checkpoint`` takes the newest whole one; checksums show which are whole.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from lowmode_fx.utils.validation import as_count
 from passes.errors import OptionError
 from passes.wording import sides
 
-#: Sets whose decoded uint8 images take no more than this stay in memory without being told to.
+#: Sets whose decoded uint8 images take no more than this stay in memory by default.
 MEMORY_LIMIT_BYTES = 4 * 2**30
 #: Statistics for sets that are too large to decode once just to measure them.
 STANDARD_STATISTICS: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {

@@ -44,7 +44,7 @@ def decode(
 
 # By Pillow: torchvision's ``decode_image`` reads neither TIFF nor BMP nor PPM, and no colour profiles.
 def pixels(image: Image.Image, size: tuple[int, int] | None, in_chans: int) -> torch.Tensor:
-    """An image as uint8 (C, H, W), turned as its EXIF tag says.
+    """An image as uint8 (C, H, W), rotated by its EXIF tag.
 
     16 bits are scaled to 8, floats from [0, 1]; transparent parts are laid on white; of an animation the first picture
     is taken. in_chans: 1 (grey), 3 (RGB), or 4, the bands as stored. size: (H, W); the middle of the image is cropped

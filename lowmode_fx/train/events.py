@@ -16,7 +16,7 @@ class Events:
     """Writes a run's epochs to ``tensorboard/`` in its folder, by torch's ``SummaryWriter``.
 
     folder: of the run; ``None`` writes nothing. step: how many steps the run has taken; what lies there of later ones,
-    from before a kill, is hidden. say: told, once, where events can't be written; the run goes on without. As a context
+    from before a kill, is hidden. say: called once where events can't be written; the run goes on without. As a context
     manager it leaves the file whole.
     """
 

@@ -32,7 +32,7 @@ def check_no_masks(folder: Path, names: Sequence[str]) -> None:
 
 
 def flat_hint(folder: Path) -> str:
-    """For images without class folders, whose labels are told elsewhere: contests do so."""
+    """For images without class folders, whose labels are in a table, as in contests."""
     tables = [path for place in (folder, folder.parent) for path in sorted(place.glob("*.csv"))]
     flat = any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
     if not flat:

@@ -28,7 +28,7 @@ def measure_agreement(run: Run) -> None:
 
 
 def make_statistics_precise(run: Run) -> None:
-    """At the end of the last epoch running statistics anew, where the settings ask for it."""
+    """Recompute running statistics at the end of the last epoch, where the settings ask for it."""
     settings = run.settings
     if not settings.precise_bn or run.epoch != settings.epochs - 1:
         return

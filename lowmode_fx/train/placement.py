@@ -12,7 +12,7 @@ from passes.errors import OptionError
 from passes.spelling import setting
 
 Place = Literal["device", "host"]
-#: Of a GPU's free memory, what images may take without being told to: the rest is for the network's steps.
+#: Of a GPU's free memory, what images may take by default: the rest is for the network's steps.
 FREE_SHARE = 0.5
 
 

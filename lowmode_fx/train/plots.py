@@ -24,8 +24,8 @@ _WIDE = 30
 def plot_curves(runs: Mapping[str, Sequence[EpochRecord]], path: Path, title: str = "") -> None:
     """Write a PNG with one line a run, over training seconds: accuracy in %, loss and learning rate below each other.
 
-    The legend tells where each line ends. Where a run has low steps, a band for each run at the bottom shows the shares
-    of its steps by mode, epoch by epoch. Raises ``ValueError`` when no run has an epoch.
+    The legend shows the last value of each line. Where a run has low steps, a band for each run at the bottom shows
+    the shares of its steps by mode, epoch by epoch. Raises ``ValueError`` when no run has an epoch.
     """
     drawn = {name: records for name, records in runs.items() if records}
     if not drawn:

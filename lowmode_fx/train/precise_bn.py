@@ -1,4 +1,4 @@
-"""Running statistics made anew from training batches at the end of a run ("Rethinking Batch in BatchNorm", §3)."""
+"""Recomputes running statistics from training batches at the end of a run ("Rethinking Batch in BatchNorm", §3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says while it works: bars on a terminal, one plain line an epoch when the output is piped."""
+"""What a run prints while it works: bars on a terminal, one plain line an epoch when the output is piped."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Reporter:
         try:
             # Not wrapped, so that a line stays one line in a log, and no markup, for names in brackets.
             self.console.print(f"{self.label}: {text}", soft_wrap=True, markup=False, highlight=False)
-        except (BrokenPipeError, SystemExit):  # rich would end the program where nobody reads any more
+        except (BrokenPipeError, SystemExit):  # rich would end the program where the reader is gone
             self.quiet = self._closed = True
             self._on_closed()
 
     def when_closed(self, call: Callable[[], None]) -> None:
-        """``call`` once nobody reads the output any more; at once where it has come to that."""
+        """``call`` once the reader of the output is gone; at once if it is gone already."""
         self._on_closed = call
         if self._closed:
             call()

@@ -81,7 +81,7 @@ class Ranks:
 
 
 class Agreement:
-    """A number that some rank has, told to all a step later, so that nobody waits: all act at the same step."""
+    """A number of one rank that all receive a step later, without waiting: all act at the same step."""
 
     def __init__(self, ranks: Ranks) -> None:
         self._group: Any = dist.new_group(backend="gloo") if ranks.size > 1 else None

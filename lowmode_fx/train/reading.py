@@ -26,9 +26,9 @@ _MOST_WORKERS, _MOST_AT_ONCE, _MOST_BYTES = 8, 256, 2 * 2**20
 
 
 def read_all(read: Read, count: int, what: str, shape: tuple[int, ...], workers: int | None = None) -> MemoryImages:
-    """All ``count`` images of a set, each of ``shape`` (C, H, W), with a bar that says ``what`` is done.
+    """All ``count`` images of a set, each of ``shape`` (C, H, W), with a progress bar labelled ``what``.
 
-    workers: processes that read; ``None``: as many as there are cores, of sets that are worth it.
+    workers: processes that read; ``None``: as many as there are cores, for sets large enough to gain from it.
 
     Raises ``ValueError`` as ``read`` does, for the first image that it refuses.
     """

@@ -104,4 +104,4 @@ def _load_draws(run: Run, state: Mapping[str, Any]) -> None:
     else:
         run.loss_sum = (sum(rank["loss_sum"] for rank in each) / len(each)).to(run.loss_sum)
         ranks = f"{len(each)} rank{'s' * (len(each) > 1)}"
-        run.reporter.say(f"the run was on {ranks}, now {run.ranks.size}: what the model draws begins anew")
+        run.reporter.say(f"the run was on {ranks}, now {run.ranks.size}: its random numbers start again")

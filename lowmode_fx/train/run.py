@@ -1,4 +1,4 @@
-"""What a run is made of between its steps: the loop moves it on, a checkpoint holds it, a summary tells of it."""
+"""The state of a run between its steps: the loop advances it, checkpoints hold it, a summary reports it."""
 
 from __future__ import annotations
 

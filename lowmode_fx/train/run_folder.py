@@ -35,7 +35,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
-        """A new folder, or an existing one as ``resume`` or ``overwrite`` says. Nothing is changed before ``prepare``.
+        """A new folder, or an existing one with ``resume`` or ``overwrite``. Nothing is changed before ``prepare``.
 
         resume: of a folder that isn't there yet, starts a new run, so that a restarted job needs no other command.
         overwrite: remove the files of the old run and nothing else.
@@ -54,7 +54,7 @@ class RunFolder:
         folder = cls(path, resume=resume, overwrite=overwrite)
         folder._checked = True
         folder._check_entries()
-        if (path / LOCK).exists():  # whether somebody trains there is told before any work
+        if (path / LOCK).exists():  # a run that trains there is reported before any work
             with folder._lock():
                 pass
         return folder

@@ -58,7 +58,7 @@ class TrainSettings:
         label_smoothing: Label smoothing, in [0, 1).
         criterion: ``"cross_entropy"``, ``"bce"`` or ``package.module:callable``.
         class_weights: Weight of each class in the loss, or ``"balanced"``.
-        precise_bn: Number of training batches from which the running statistics are computed anew at the end; with 0
+        precise_bn: Number of training batches from which the running statistics are computed again at the end; with 0
             they stay as they are.
         autocast: Dtype of autocast.
         seed: Seed of weights, order, crops and modes.

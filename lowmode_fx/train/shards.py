@@ -17,14 +17,14 @@ from lowmode_fx.train.reading import read_held
 from lowmode_fx.utils.progress import progress
 from passes.wording import one_line
 
-#: Where a table says what an image shows, if it doesn't say it by a column of classes.
+#: Columns that may hold an image's label, if none is a column of classes.
 _LABELS = ("label", "labels", "cls", "class", "target")
 
 
 def read_shards(kind: str, root: Path, sizes: Sizes, in_chans: int, most: int, workers: int | None = None) -> HeldParts:
     """The set of ``kind`` (``"parquet"``, ``"webdataset"``) in ``root``, decoded.
 
-    Files are of the split that their names or folders tell (``train-00000-of-00004.parquet``). most: bytes that the
+    A file belongs to the split in its name or its folder's (``train-00000-of-00004.parquet``). most: bytes that the
     decoded images may take. workers: processes that decode, as ``read_all`` has them.
 
     Raises ``ValueError`` for files that can't be read, a set without splits or without an image and a class a row,

@@ -310,7 +310,7 @@ def test_a_tuning_is_held_against_the_run(run: Run, tmp_path: Path) -> None:
 
     assert train().status == 0
     start = "--tuned 'tuned.json' was measured on something else: "
-    assert f"{start}model was 'training:tiny_model', and is 'resnet18'; tune anew" in refused(train("resnet18"))
+    assert f"{start}model was 'training:tiny_model', and is 'resnet18'; tune again" in refused(train("resnet18"))
     assert f"{start}data.image_shape was [3, 16, 16], and is [3, 8, 8]" in refused(train(image_shape=[3, 16, 16]))
     assert f"{start}data.train_images was 5, and is 1437" in refused(train(train_images=5))
 

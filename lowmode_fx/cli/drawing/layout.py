@@ -65,7 +65,7 @@ def _placed(place: str, boxes: Mapping[str, Box], places: Mapping[str, str]) -> 
     sources = dict.fromkeys(places[source] for box in members for source in box.sources)
     if not place.startswith("⋮"):
         return replace(members[0], sources=tuple(sources)) if members else None
-    # From gap to gap, arrows would only tell what the picture leaves out.
+    # From gap to gap, arrows would only show what the picture leaves out.
     seen = tuple(source for source in sources if not source.startswith("⋮"))
     return Box(place, f"⋮  {len(members)} more nodes", sources=seen, kind="gap")
 
