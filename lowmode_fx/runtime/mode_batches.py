@@ -210,7 +210,7 @@ class _Consumers:
         while frame is not None:
             consumer = frame.f_locals.get("self")
             if consumer is not None and getattr(consumer, "batch_sampler", None) is inner:
-                if sampler.grows:
+                if sampler.grows and (hasattr(consumer, "num_processes") or getattr(consumer, "skip_batches", 0)):
                     raise ValueError(
                         f"batch_multiplier={sampler.net.batch_multiplier!r} does not work in a "
                         f"{type(consumer).__name__}, "

@@ -101,7 +101,7 @@ class LowModeModel(ModelView):
         self._steps = StepCounter(ladder.model.parameters, SavedSchedule(self.schedule_state, self._go_on_from))
         self._rates: ScaledRates | None = None
         if self._growth.grows:
-            self._rates = ScaledRates(self._rate_factor, self._steps.trains)
+            self._rates = ScaledRates(ladder.model, self._rate_factor, self._steps.trains)
         self._sizes_asked = self._unsized_told = False
         self._epoch = 0
         self._forced: Mode | None = None

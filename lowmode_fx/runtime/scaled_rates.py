@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 __all__ = ["ScaledRates"]
+
+
+_ALIVE: weakref.WeakSet[ScaledRates] = weakref.WeakSet()
+#: By model: the rates of the net that ran its last training forward.
+_LATEST: weakref.WeakKeyDictionary[nn.Module, weakref.ref[ScaledRates]] = weakref.WeakKeyDictionary()
 
 
 class ScaledRates:
@@ -19,15 +26,17 @@ class ScaledRates:
     Between steps the parameter groups hold what users and schedulers write.
     """
 
-    def __init__(self, factor: Callable[[], float], trains: Callable[[Optimizer], bool]) -> None:
-        """``factor``: of the coming optimizer step. ``trains``: whether an optimizer steps on the net's weights."""
+    def __init__(self, model: nn.Module, factor: Callable[[], float], trains: Callable[[Optimizer], bool]) -> None:
+        """``factor``: of the coming optimizer step. ``trains``: whether an optimizer steps on the model's weights."""
+        self._model = model
         self._factor = factor
         self._trains = trains
         self._written: list[tuple[dict[str, Any], Any, Any]] = []
         self._suspended = False
         #: Those that have stepped since the last forward: their next step follows something else.
         self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        _watch(self)
+        _ALIVE.add(self)
+        _watch_optimizers()
 
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
@@ -64,9 +73,13 @@ class ScaledRates:
         """The net runs a training forward, which the coming optimizer steps follow."""
         self.put_back()  # a step may have broken off
         self._stepped.clear()
+        _LATEST[self._model] = weakref.ref(self)
 
     def scale(self, optimizer: Optimizer) -> None:
         """``optimizer`` is about to update the weights."""
+        latest = _LATEST.get(self._model)
+        if latest is None or latest() is not self:  # another net over the same model has taken over
+            return
         if self._suspended or optimizer in self._stepped or not self._trains(optimizer):
             return
         factor = self._factor()
@@ -92,18 +105,20 @@ class ScaledRates:
         self._written.clear()
 
 
-def _watch(rates: ScaledRates) -> None:
-    """Around every optimizer's steps, for as long as ``rates`` lives."""
-    known = weakref.ref(rates)
+@functools.cache
+def _watch_optimizers() -> None:
+    """Around the steps of all optimizers, from now on: removing a hook while torch runs through them would fail."""
 
     def before(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        found = known()
-        return None if found is None else found.begin(optimizer, args, kwargs)
+        for rates in list(_ALIVE):
+            found = rates.begin(optimizer, args, kwargs)
+            if found is not None:
+                args, kwargs = found
+        return args, kwargs
 
     def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        found = known()
-        if found is not None:
-            found.end(optimizer)
+        for rates in list(_ALIVE):
+            rates.end(optimizer)
 
-    for handle in (register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)):
-        weakref.finalize(rates, handle.remove)
+    register_optimizer_step_pre_hook(before)
+    register_optimizer_step_post_hook(after)

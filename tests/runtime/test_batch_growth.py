@@ -325,6 +325,13 @@ def test_only_the_step_that_follows_a_low_forward_is_scaled() -> None:
     new.attach(optimizer)
     step(new)
     assert rates[-3:] == [rate] * 3
+    while old.last_mode is not Mode.LOW:
+        step(old)
+    fresh = SGD(new.parameters())
+    fresh.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    F.cross_entropy(new(batches(1)[0][0]), batches(1)[0][1]).backward()
+    fresh.step()
+    assert rates[-1] == rate
     assert optimizer.param_groups[0]["lr"] == rate
 
 
@@ -370,6 +377,14 @@ class _Shard:
 
     def __iter__(self) -> Any:
         yield from self.batch_sampler
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_plain_loader_is_no_shard(workers: int) -> None:
+    net = ladder_net("pixels")
+    dataset = TensorDataset(torch.zeros(60, 3, 12, 12), torch.zeros(60, dtype=torch.long))
+    loader = DataLoader(dataset, batch_sampler=ModeBatchSampler.for_net(net)(range(60), 4), num_workers=workers)
+    assert [len(images) for images, _ in loader] == [16, 16, 16, 12]
 
 
 def test_shards_of_batches_that_grow_are_refused() -> None:
