@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
@@ -35,7 +36,8 @@ class StepCounter:
         self._saved = saved
         self._forwards = 0
         self._warned = False
-        _watch(self)
+        _ALIVE.add(self)
+        _watch_optimizers()
 
     @property
     def has_stepped(self) -> bool:
@@ -128,14 +130,15 @@ class StepCounter:
         raise TypeError("a step counter can't be copied: it belongs to one model; make another one")
 
 
-def _watch(counter: StepCounter) -> None:
-    """Report every optimizer's steps to ``counter`` for as long as it lives."""
-    known = weakref.ref(counter)
+_ALIVE: weakref.WeakSet[StepCounter] = weakref.WeakSet()
+
+
+@functools.cache
+def _watch_optimizers() -> None:
+    """Report every optimizer's steps, from now on: removing a hook while torch runs through them would fail."""
 
     def stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        found = known()
-        if found is not None:
-            found.count_step(optimizer)
+        for counter in list(_ALIVE):
+            counter.count_step(optimizer)
 
-    handle = register_optimizer_step_post_hook(stepped)
-    weakref.finalize(counter, handle.remove)
+    register_optimizer_step_post_hook(stepped)

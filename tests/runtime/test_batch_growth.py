@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import warnings
 from functools import partial
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from lowmode_fx import (
@@ -402,3 +404,24 @@ def test_a_gradient_scaler_is_refused() -> None:
         TrainStep(net, F.cross_entropy, SGD(net.parameters()), autocast=torch.float16)
     plain = pair_net(1)
     TrainStep(plain, F.cross_entropy, SGD(plain.parameters()), autocast=torch.float16)
+
+
+def test_nets_that_are_collected_during_a_step_break_nothing() -> None:
+    """torch runs through the hooks of all optimizers then, and fails if one of them is removed."""
+
+    def collect(*_: Any) -> None:
+        gc.collect()
+
+    model = Net()
+    optimizer = SGD(model.parameters())
+    handles = [register_optimizer_step_pre_hook(collect), register_optimizer_step_post_hook(collect)]
+    try:
+        for multiplier in (1, 2):
+            net = pair_net(multiplier)
+            vars(net)["itself"] = net  # only the collector frees it
+            del net
+            model(torch.zeros(IMAGES)).sum().backward()
+            optimizer.step()
+    finally:
+        for handle in handles:
+            handle.remove()
