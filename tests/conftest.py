@@ -24,3 +24,11 @@ def double_precision(one_thread: None) -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def nothing_compiled_yet() -> Iterator[None]:
+    """dynamo knows no code from other tests, and keeps none for them."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()

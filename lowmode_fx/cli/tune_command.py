@@ -91,9 +91,8 @@ def probe(
         handles = read_handles(handle)
         setting = make_setting(model, data, image_size, in_chans, settings)
         found = run_probe(setting, config, steps, batches, handles)
-    print(
-        probe_text(model, found, format), flush=True
-    )  # before it is drawn: a disk that is full takes the picture alone
+    # Before it is drawn: a full disk then costs the picture alone.
+    print(probe_text(model, found, format), flush=True)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         plot_probe(model, found, out)

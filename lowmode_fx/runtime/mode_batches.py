@@ -213,9 +213,8 @@ class _Consumers:
                 if sampler.grows and (hasattr(consumer, "num_processes") or getattr(consumer, "skip_batches", 0)):
                     raise ValueError(
                         f"batch_multiplier={sampler.net.batch_multiplier!r} does not work in a "
-                        f"{type(consumer).__name__}, "
-                        "which shards or skips batches of one size; use DeviceLoader(net=net, rank=, world_size=) or a "
-                        "DistributedSampler without it"
+                        f"{type(consumer).__name__}, which shards or skips batches of one size; use "
+                        "DeviceLoader(net=net, rank=, world_size=) or a DistributedSampler without it"
                     )
                 if hasattr(consumer, "num_processes") and not getattr(consumer, "split_batches", False):
                     self.shards *= consumer.num_processes

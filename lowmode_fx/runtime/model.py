@@ -101,7 +101,7 @@ class LowModeModel(ModelView):
         self._steps = StepCounter(ladder.model.parameters, SavedSchedule(self.schedule_state, self._go_on_from))
         self._rates: ScaledRates | None = None
         if self._growth.grows:
-            self._rates = ScaledRates(ladder.model, self._rate_factor, self._steps.trains)
+            self._rates = ScaledRates(ladder.model, self._due_rate_factor, self._steps.trains)
         self._sizes_asked = self._unsized_told = False
         self._epoch = 0
         self._forced: Mode | None = None
@@ -171,7 +171,7 @@ class LowModeModel(ModelView):
         self._sizes_asked = True
         return self._growth.size(self.ladder.resolve(mode), batch_size)
 
-    def _rate_factor(self) -> float:
+    def _due_rate_factor(self) -> float:
         """Of the optimizer step that is due: 1, with a warning, while no loader has asked for the sizes of batches."""
         if self._growth.multiplier(self.last_mode) != 1 and not self._sizes_asked:
             if not self._unsized_told:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from lowmode_fx.runtime.optimizer_hooks import call_after_steps, call_before_steps
 
 __all__ = ["ScaledRates"]
 
 
-_ALIVE: weakref.WeakSet[ScaledRates] = weakref.WeakSet()
 #: By model: the rates of the net that ran its last training forward.
 _LATEST: weakref.WeakKeyDictionary[nn.Module, weakref.ref[ScaledRates]] = weakref.WeakKeyDictionary()
 
@@ -35,8 +34,8 @@ class ScaledRates:
         self._suspended = False
         #: Those that have stepped since the last forward: their next step follows something else.
         self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        _ALIVE.add(self)
-        _watch_optimizers()
+        call_before_steps(self)
+        call_after_steps(self)
 
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
@@ -47,8 +46,8 @@ class ScaledRates:
         finally:
             self._suspended = before
 
-    def begin(self, optimizer: Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """``optimizer`` is about to step, with these arguments. Returns those that it is to take, or ``None``.
+    def before_step(self, optimizer: Optimizer, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """``optimizer`` is about to step, with these arguments. Returns those that it is to take.
 
         A closure runs the forward: the mode, and so the factor, are known once it has.
         """
@@ -57,7 +56,7 @@ class ScaledRates:
         closure = kwargs.get("closure") if named else next(iter(rest), None)
         if not callable(closure):
             self.scale(optimizer)
-            return None
+            return args, kwargs
 
         def then_scale() -> Any:
             self.put_back()
@@ -66,7 +65,7 @@ class ScaledRates:
             return loss
 
         if named:
-            return tuple(args), {**kwargs, "closure": then_scale}
+            return args, {**kwargs, "closure": then_scale}
         return (owner, then_scale, *rest[1:]), kwargs
 
     def forward_began(self) -> None:
@@ -92,7 +91,7 @@ class ScaledRates:
                 group["lr"] = rate * factor
                 self._written.append((group, rate, group["lr"]))
 
-    def end(self, optimizer: Optimizer) -> None:
+    def after_step(self, optimizer: Optimizer) -> None:
         """``optimizer`` has stepped."""
         self._stepped.add(optimizer)
         self.put_back()
@@ -103,22 +102,3 @@ class ScaledRates:
             if group["lr"] is written:
                 group["lr"] = rate
         self._written.clear()
-
-
-@functools.cache
-def _watch_optimizers() -> None:
-    """Around the steps of all optimizers, from now on: removing a hook while torch runs through them would fail."""
-
-    def before(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        for rates in list(_ALIVE):
-            found = rates.begin(optimizer, args, kwargs)
-            if found is not None:
-                args, kwargs = found
-        return args, kwargs
-
-    def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for rates in list(_ALIVE):
-            rates.end(optimizer)
-
-    register_optimizer_step_pre_hook(before)
-    register_optimizer_step_post_hook(after)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
-import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from lowmode_fx.runtime.optimizer_hooks import call_after_steps
 from lowmode_fx.runtime.optimizers import unwrapped
 from lowmode_fx.runtime.saved_schedule import SavedSchedule
 
@@ -36,8 +34,7 @@ class StepCounter:
         self._saved = saved
         self._forwards = 0
         self._warned = False
-        _ALIVE.add(self)
-        _watch_optimizers()
+        call_after_steps(self)
 
     @property
     def has_stepped(self) -> bool:
@@ -87,7 +84,7 @@ class StepCounter:
                 stacklevel=4,
             )
 
-    def count_step(self, optimizer: Optimizer) -> None:
+    def after_step(self, optimizer: Optimizer) -> None:
         """``optimizer`` has taken a step."""
         if self._forwards and self.trains(optimizer):
             self.count_own_step(optimizer)
@@ -128,17 +125,3 @@ class StepCounter:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StepCounter:
         raise TypeError("a step counter can't be copied: it belongs to one model; make another one")
-
-
-_ALIVE: weakref.WeakSet[StepCounter] = weakref.WeakSet()
-
-
-@functools.cache
-def _watch_optimizers() -> None:
-    """Report every optimizer's steps, from now on: removing a hook while torch runs through them would fail."""
-
-    def stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for counter in list(_ALIVE):
-            counter.count_step(optimizer)
-
-    register_optimizer_step_post_hook(stepped)

@@ -31,13 +31,13 @@ def modes_to_come(net: LowModeModel, epochs: int, steps_per_epoch: int, epoch: i
     """The modes that the rest of a run uses, from ``epoch`` on: a graph that never runs needn't be compiled."""
     if isinstance(net.schedule, StatefulSchedule):
         return list(net.modes)  # what it will decide is not known yet
+    coming = ((step, step // steps_per_epoch) for step in range(net.step, epochs * steps_per_epoch))
+    if net.batches_grow:  # an epoch has fewer steps, so any of these may be in it
+        window = range(net.step, net.step + steps_per_epoch)
+        coming = ((step, each) for each in range(epoch, epochs) for step in window)
     found: set[Mode] = set()
-    if net.batches_grow:  # an epoch has fewer steps
-        for each in range(epoch, epochs):
-            found |= {net.mode_at(step, each) for step in range(net.step, net.step + steps_per_epoch)}
-        return [mode for mode in net.modes if mode in found]
-    for step in range(net.step, epochs * steps_per_epoch):
-        found.add(net.mode_at(step, step // steps_per_epoch))
+    for step, each in coming:
+        found.add(net.mode_at(step, each))
         if len(found) == len(net.modes):
             break
     return [mode for mode in net.modes if mode in found]

@@ -99,29 +99,28 @@ def check_front_end(spec: CNNSpec, kwargs: dict[str, Any], front_end: str, count
     counts[f"{front_end}: right"] += 1
 
 
-@pytest.mark.parametrize("front_end", FRONT_ENDS)
-def test_drawn_cnns_train_as_the_eager_low_mode(front_end: str) -> None:
+def check_drawn(front_end: str, how: settings) -> Counter[str]:
+    """As many networks as the settings draw; how many of them were right, and how many refused."""
     counts: Counter[str] = Counter()
 
     @given(cnn_specs(transposed=True, cumulative=CUMULATIVE[front_end]), low_mode_kwargs())
-    @quick
+    @how
     def check(spec: CNNSpec, kwargs: dict[str, Any]) -> None:
         check_front_end(spec, kwargs, front_end, counts)
 
     check()
+    return counts
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_drawn_cnns_train_as_the_eager_low_mode(front_end: str) -> None:
+    counts = check_drawn(front_end, quick)
     assert counts[f"{front_end}: right"] > counts[f"{front_end}: refused"], counts
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_two_thousand_drawn_cnns_train_as_the_eager_low_mode(front_end: str) -> None:
-    counts: Counter[str] = Counter()
-
-    @given(cnn_specs(transposed=True, cumulative=CUMULATIVE[front_end]), low_mode_kwargs())
-    @thorough
-    def check(spec: CNNSpec, kwargs: dict[str, Any]) -> None:
-        check_front_end(spec, kwargs, front_end, counts)
-
-    check()
+    counts = check_drawn(front_end, thorough)
     print(dict(counts))
     assert counts[f"{front_end}: refused"] <= 0.05 * thorough.max_examples, counts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,15 +18,8 @@ from torch.nn.utils import parametrizations
 from lowmode_fx import LowModeConfig, ModePair, build_pair
 from lowmode_fx.lowering.live import LiveLowering
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "nothing_compiled_yet")
 IMAGES = (2, 3, 16, 16)
-
-
-@pytest.fixture(autouse=True)
-def nothing_compiled_yet() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def conv(channels: int = 4, filters: int = 4, kernel: int = 3, **options: Any) -> nn.Conv2d:

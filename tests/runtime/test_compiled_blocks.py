@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,14 +18,8 @@ from lowmode_fx import BernoulliSchedule, LowModeConfig, LowModeModel, PeriodicS
 from lowmode_fx.lowering.blocks import find_blocks, kind_of
 from passes.errors import PassError
 
+pytestmark = pytest.mark.usefixtures("nothing_compiled_yet")
 IMAGES = (2, 3, 16, 16)
-
-
-@pytest.fixture(autouse=True)
-def nothing_compiled_yet() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 class Block(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,16 +14,10 @@ from torch._dynamo.backends.common import aot_autograd
 
 from lowmode_fx import LowModeConfig, LowModeModel, Mode, PeriodicSchedule, build_ladder
 
+pytestmark = pytest.mark.usefixtures("nothing_compiled_yet")
 IMAGES = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 CONFIGS = {"low": LowModeConfig(kernel_ratio=1), "larger": LowModeConfig(ratio="4/3", kernel_ratio=1)}
 SIDES = {"low": 6, "larger": 9}
-
-
-@pytest.fixture(autouse=True)
-def nothing_compiled_yet() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 class Backend:

@@ -66,7 +66,7 @@ class LadderNet:
         self._net._steps.count_own_step(optimizer)
 
     def rate_factor(self) -> float:
-        return self._net._rate_factor()
+        return self._net._due_rate_factor()
 
     def rates_written(self) -> AbstractContextManager[None]:
         rates = self._net._rates
