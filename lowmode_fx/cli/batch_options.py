@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 from lowmode_fx.cli.options import comma_list
-from lowmode_fx.utils.validation import as_choice, as_number
+from lowmode_fx.utils.validation import as_choice, as_multiplier
 from passes.errors import OptionError
 
 #: Of ``runtime/batch_growth.py``, which is known only once torch is.
@@ -26,8 +26,7 @@ def read_batch_multiplier(text: str | None, modes: Sequence[str]) -> float | dic
         values = [float(part) for part in comma_list(text, "batch_multiplier")]
     except ValueError:
         raise OptionError("batch_multiplier", text, "is no number", "give pixels, 4, or such as 4,1.75") from None
-    for value in values:
-        as_number("batch_multiplier", value, least=1)
+    values = [as_multiplier(value) for value in values]
     if len(values) == 1:
         return values[0]
     if len(values) != len(modes):

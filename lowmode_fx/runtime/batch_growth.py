@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules import Schedule, StatefulSchedule
-from lowmode_fx.utils.validation import as_choice, as_number
+from lowmode_fx.utils.validation import as_choice, as_multiplier
 from passes.errors import OptionError
 from passes.spelling import setting
 
@@ -88,4 +88,4 @@ def warn_unsized(batch_multiplier: BatchMultiplier) -> None:
 def _multiplier(value: float) -> float:
     if isinstance(value, str):
         raise OptionError("batch_multiplier", value, "is unknown", "give 'pixels', a number, or a number for each mode")
-    return float(as_number("batch_multiplier", value, least=1))
+    return as_multiplier(value)

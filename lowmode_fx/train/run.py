@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.runtime.epoch_batches import epoch_batches
+from lowmode_fx.runtime.epoch_batches import check_batches, epoch_batches
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.train_step import TrainStep
 from lowmode_fx.train.augmenting import augmented
@@ -59,6 +59,9 @@ class Run:
         self.steps = steps_per_epoch(splits.train, settings.batch_size)
         self.reporter = Reporter(label, settings.epochs, self.steps, console, quiet or not self.ranks.is_first)
         self.low_mode = model if isinstance(model, LowModeModel) else None
+        # Before anything is warmed up at these sizes.
+        images = self.steps * settings.batch_size // self.ranks.size
+        check_batches(self.growing, settings.batch_size // self.ranks.size, images)
         # What torch.compile returns is called and never saved: the module itself keeps the model's own keys.
         self.forward: Any = model
         if self.low_mode is None and settings.compile:

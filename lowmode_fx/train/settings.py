@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # settings are read and refused without waiting for torch
 
 #: More are a slip of the keyboard: each has a place in a schedule.
 MOST_EPOCHS = 100_000
+#: The largest rate, decay or weight: more is no float32.
+MOST_NUMBER = 1e30
 #: Where networks can train; whether it is there, torch knows.
 _DEVICE = r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?"
 _NO_DEVICE = ("is not there", "give auto, cpu or a GPU that torch sees")
@@ -115,14 +117,17 @@ class TrainSettings:
         for name in ("warmup_epochs", "workers", "precise_bn", "decay_epochs", "patience_epochs"):
             self._set(name, as_count(name, getattr(self, name)))
         self._set("seed", as_seed(self.seed))
-        self._set("lr", as_number("lr", self.lr, above=0, most=1e30))  # more is no float32
+        self._set("lr", as_number("lr", self.lr, above=0, most=MOST_NUMBER))
         self._set("lr_gamma", as_number("lr_gamma", self.lr_gamma, above=0, most=1))
-        self._set("weight_decay", as_number("weight_decay", self.weight_decay, least=0))
+        self._set("weight_decay", as_number("weight_decay", self.weight_decay, least=0, most=MOST_NUMBER))
         self._set("momentum", as_number("momentum", self.momentum, least=0, below=1))
         self._set("label_smoothing", as_number("label_smoothing", self.label_smoothing, least=0, below=1))
         if self.class_weights != "balanced":
             weights = as_sequence("class_weights", self.class_weights, "'balanced', or a number for each class")
-            named = [as_number(f"class_weights[{place}]", weight, least=0) for place, weight in enumerate(weights)]
+            named = [
+                as_number(f"class_weights[{place}]", weight, least=0, most=MOST_NUMBER)
+                for place, weight in enumerate(weights)
+            ]
             self._set("class_weights", tuple(named))
         self._set("ema", as_number("ema", self.ema, least=0, below=1))
         if self.nesterov and self.optimizer != "sgd":

@@ -69,6 +69,11 @@ def as_number(
     return number
 
 
+def as_multiplier(value: float) -> float:
+    """Images of a low step's batch over a full one's, from 1 to a million. Raises ``TypeError`` or ``ValueError``."""
+    return as_number("batch_multiplier", value, least=1, most=1e6)
+
+
 def as_probability(name: str, value: float) -> float:
     """A float in [0, 1]. Raises ``TypeError`` or ``ValueError`` otherwise."""
     return _from_0_to_1(name, value, "probability")

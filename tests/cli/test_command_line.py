@@ -135,6 +135,18 @@ ODD = {
     "a negative share": (("--tail", "-1"), "--tail -1.0 is not a share; give a number from 0 to 1"),
     "a negative weight": (("--low-weight", "-1"), "--low-weight -1.0 is out of range; give a number above 0"),
     "a weight that is none": (("--low-weight", "nan"), "--low-weight nan is out of range"),
+    "a batch of more images than there are": (
+        ("--p", "0.5", "--batch-multiplier", "1e5"),
+        "makes low-mode's batch 12500000 of 1375 images",
+    ),
+    "a multiplier beyond all batches": (
+        ("--p", "0.5", "--batch-multiplier", "1e300"),
+        "--batch-multiplier 1e+300 is out of range; give a number of at least 1, at most 1e+06",
+    ),
+    "a decay beyond numbers": (
+        ("--weight-decay", "1e300"),
+        "--weight-decay 1e+300 is out of range; give a number of at least 0, at most 1e+30",
+    ),
     "a rate beyond numbers": (("--lr", "1e300"), "--lr 1e+300 is out of range; give a number above 0, at most 1e+30"),
     "a rate that is none": (("--lr", "nan"), "--lr nan is out of range"),
     "epochs without end": (("--epochs", "1" + "0" * 21), "is too large; give an int from 1 to 100000"),
