@@ -12,21 +12,22 @@ from __future__ import annotations
 import argparse
 import multiprocessing as mp
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.ablation_arms import Arm, arms, full_lengths, longer_low
+from bench.ablation_arms import BUDGETS, full_lengths, ladders, longer_low, low_modes, one_low_mode
 from bench.ablation_report import report
 from bench.harness import RESULTS, header, load_rows, paired_ratio, save
 from bench.networks import resnet, small_resnet
+from bench.plans import FULL, Arm
 from bench.training_step import mode_times
-from lowmode_fx import BernoulliSchedule, LowModeModel, build_pair
+from lowmode_fx import LadderSchedule, LowModeConfig, LowModeModel, Mode, build_ladder
 from lowmode_fx.train import DataSplits, TrainSettings, load_data, train
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.evaluate import evaluate
@@ -35,6 +36,7 @@ from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.tune import tune
 from lowmode_fx.utils.progress import progress
 
+BATCH = 125
 NETWORKS = {
     "resnet8": lambda: small_resnet(blocks=1, kernel=3),
     "resnet8-5x5": lambda: small_resnet(blocks=1, kernel=5),
@@ -81,7 +83,7 @@ def settings(study: Study, epochs: int, seed: int) -> TrainSettings:
     """The recipe, which is the same for all arms."""
     return TrainSettings(
         epochs=epochs,
-        batch_size=125,
+        batch_size=BATCH,
         lr=study.lr,
         lr_schedule="cosine",
         warmup_epochs=1,
@@ -98,18 +100,12 @@ def network(study: Study, seed: int) -> torch.nn.Module:
     return NETWORKS[study.network]().to(device).to(memory_format=torch.channels_last)
 
 
-def all_arms(study: Study, choice: Tuning) -> list[Arm]:
-    """The arms to compare, and full-mode runs of several lengths."""
-    found = arms(study.epochs, choice, study.last_stage, study.variations)
-    return [*found, *longer_low(study.network), *full_lengths(study.epochs)]
-
-
 def loader(splits: DataSplits) -> EpochBatches:
-    return EpochBatches(splits, 125, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return EpochBatches(splits, BATCH, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def tuned(study: Study, splits: DataSplits, seconds: float) -> Tuning:
-    """The tuner's choice with its default options."""
+def tuned(study: Study, splits: DataSplits, seconds: float, modes: int) -> Tuning:
+    """The tuner's choice with its default options, of up to ``modes`` modes; of more than two in 0.6 of the time."""
 
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=study.lr / 2, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -121,49 +117,39 @@ def tuned(study: Study, splits: DataSplits, seconds: float) -> Tuning:
             epochs=study.epochs,
             optimizer=optimizer,
             autocast=torch.bfloat16,
+            modes=modes,
+            time_budget=BUDGETS[0] if modes > 2 else 1.0,
             seconds=seconds,
             on_progress=tell,
         )
 
 
-def measure_cost(study: Study, splits: DataSplits, arm: Arm, rounds: int) -> dict[str, Any]:
-    """The time of a low step divided by a full step's: forward, backward and optimizer, in bf16 as in the runs.
+def measure_costs(
+    study: Study, splits: DataSplits, configs: Mapping[str, LowModeConfig], rounds: int
+) -> dict[str, Any]:
+    """The time of a step of each low mode divided by a full step's, in bf16 as in runs.
 
-    On a CPU also in float32, under ``"float32"``, where small convolutions follow their multiply-adds better.
+    Forward, backward and optimizer, all modes paired and interleaved in one run. On a CPU also in float32, under
+    ``"float32"``, where small convolutions follow their multiply-adds better.
     """
-    assert arm.config is not None, "full-mode has no low step"
     images, labels = next(iter(loader(splits)))
     model = network(study, 0)
-    recipe = settings(study, 1, 0)
-    net = LowModeModel(build_pair(model, images[:2], arm.config), BernoulliSchedule(0.5), compile=recipe.compile)
-    net.train()
+    ladder = build_ladder(model, images[:2], configs)
+    net = LowModeModel(ladder, LadderSchedule((1,) * len(ladder.modes)), compile=images.is_cuda).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, nesterov=True)
-
-    ratios = []
-    for dtype in (torch.bfloat16, None) if images.device.type == "cpu" else (torch.bfloat16,):
+    found: dict[str, Any] = {}
+    for dtype in (torch.bfloat16,) if images.is_cuda else (torch.bfloat16, None):
         times = mode_times(net, lambda: (images, labels), optimizer, rounds, dtype)
-        ratios.append(paired_ratio(times["low"], times["full"]))
-    return ratios[0] | ({"float32": ratios[1]} if len(ratios) > 1 else {})
+        for mode in configs:
+            ratio = paired_ratio(times[mode], times[FULL])
+            found[mode] = ratio if dtype is not None else found[mode] | {"float32": ratio}
+    return found
 
 
-def add_costs(
-    found: dict[str, Any], study: Study, data: str, chosen: list[Arm], rounds: int, saved: Callable[[], None]
-) -> None:
-    """Measure the cost of every arm that ``found`` lacks, once per configuration, and save each as it is measured."""
-    known = [(arm.config, found[arm.name]) for arm in chosen if arm.name in found]
-    for arm in chosen:
-        if arm.config is None or arm.name in found:
-            continue
-        same = next((cost for config, cost in known if config == arm.config), None)
-        found[arm.name] = measure_cost(study, load(study, data)[0], arm, rounds) if same is None else same
-        known.append((arm.config, found[arm.name]))
-        saved()
-
-
-def prepare(study: Study, splits: DataSplits, tune_seconds: float) -> dict[str, Any]:
-    """The tuner's choice and its measurements; costs are measured later."""
-    print(f"{study.network}: tuning", flush=True)
-    choice = tuned(study, splits, tune_seconds)
+def prepare(study: Study, splits: DataSplits, tune_seconds: float, modes: int) -> dict[str, Any]:
+    """The tuner's choice and its measurements."""
+    print(f"{study.network}: tuning, {modes} modes", flush=True)
+    choice = tuned(study, splits, tune_seconds, modes)
     print("\n".join(f"  {reason}" for reason in choice.reasons), flush=True)
     tried = {
         f"{each.name}, low gradients × {each.weight:g}": {
@@ -175,21 +161,57 @@ def prepare(study: Study, splits: DataSplits, tune_seconds: float) -> dict[str, 
         for each in choice.candidates
         if each.trial_gains
     }
-    return {"study": asdict(study), "tuning": choice.to_dict(), "trial runs": tried, "costs": {}}
+    return {"tuning": choice.to_dict(), "trial runs": tried}
 
 
-def run_one(task: tuple[Study, Arm, int, str, int]) -> tuple[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class Compared:
+    """The arms of a study, with the configuration and the median cost of each low mode by name."""
+
+    arms: list[Arm]
+    configs: Mapping[str, LowModeConfig]
+    costs: Mapping[str, float]
+
+    @classmethod
+    def of(cls, study: Study, row: Mapping[str, Any]) -> Compared:
+        """From the row of a study in a result file, with the tuner's choices and, once measured, the costs."""
+        choice = Tuning.from_dict(row["tuning"])
+        several = Tuning.from_dict(row["ladder"]["tuning"]) if "ladder" in row else None
+        configs = low_modes(study.last_stage, choice, several)
+        costs = {FULL: 1.0, **{mode: cost["median"] for mode, cost in row["costs"].items()}}
+        found = [*full_lengths(study.epochs), *one_low_mode(study.epochs, choice, study.variations)]
+        found += longer_low(study.network)
+        if set(configs) <= set(costs):
+            found += ladders(study.network, study.epochs, study.images // BATCH, costs, several)
+        return cls(found, configs, costs)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The schedule of a list of modes, one a step."""
+
+    modes: Sequence[str]
+
+    def mode(self, step: int, epoch: int) -> Mode:
+        return Mode(self.modes[min(step, len(self.modes) - 1)])
+
+
+def run_one(task: tuple[Study, str, Mapping[str, Any], int, str, int]) -> tuple[str, dict[str, Any]]:
     """One training run in a process of its own; returns its key and its record."""
-    study, arm, seed, data, threads = task
+    study, name, row, seed, data, threads = task
     torch.set_num_threads(threads)
     curves, final = load(study, data)
+    compared = Compared.of(study, row)
+    arm = next(each for each in compared.arms if each.name == name)
+    per_epoch = study.images // BATCH
+    modes = arm.modes(per_epoch, compared.costs, seed)
     model: torch.nn.Module = network(study, seed)
-    recipe = settings(study, len(arm.p), seed)
-    if arm.config is not None:
+    recipe = settings(study, len(modes) // per_epoch, seed)
+    low = {mode: config for mode, config in compared.configs.items() if mode in modes}
+    if low:
         example = torch.zeros(2, *curves.image_shape, device=next(model.parameters()).device)
-        pair = build_pair(model, example, arm.config)
-        schedule = BernoulliSchedule(arm.p, seed)
-        model = LowModeModel(pair, schedule, low_weight=arm.weight, compile=recipe.compile)
+        ladder = build_ladder(model, example, low)
+        model = LowModeModel(ladder, Listed(modes), low_weight=arm.weight, compile=recipe.compile)
     result = train(model, curves, recipe, label=arm.name, quiet=True)
     if result.interrupted:  # an interrupted run is not recorded
         raise RuntimeError(f"signal {result.interrupted} ended {arm.name}; --resume continues")
@@ -200,7 +222,7 @@ def run_one(task: tuple[Study, Arm, int, str, int]) -> tuple[str, dict[str, Any]
         "arm": arm.name,
         "network": study.network,
         "seconds": result.train_seconds,
-        "curve": [(each.full_steps, each.low_steps, each.val_accuracy) for each in result.records],
+        "curve": [(dict(each.steps), each.val_accuracy) for each in result.records],
     }
     return f"{study.network} / {arm.name} / {seed}", record
 
@@ -232,21 +254,27 @@ def main() -> None:
         if options.networks and study.network not in options.networks:
             continue
         key = f"{study.network} / study"
-        saved = partial(save, path, head, rows)
-        if key not in rows:
-            rows[key] = prepare(study, load(study, options.data)[0], options.tune_seconds)
-            saved()
-        choice = Tuning.from_dict(rows[key]["tuning"])
-        if options.time_again:
-            rows[key]["costs"] = {}
-        add_costs(rows[key]["costs"], study, options.data, all_arms(study, choice), options.rounds, saved)
+        splits = load(study, options.data)[0]
+        rows.setdefault(key, {"study": asdict(study), "costs": {}})
+        row = rows[key]
+        if "tuning" not in row:
+            row |= prepare(study, splits, options.tune_seconds, 2)
+        if "ladder" not in row:
+            row["ladder"] = prepare(study, splits, options.tune_seconds, 3)
+        save(path, head, rows)
+        configs = Compared.of(study, row).configs
+        if options.time_again or not set(configs) <= set(row["costs"]):
+            row["costs"] = measure_costs(study, splits, configs, options.rounds)
+            save(path, head, rows)
+        compared = Compared.of(study, row)
         for seed in range(seeds):
-            for arm in all_arms(study, choice):
+            for arm in compared.arms:
                 wanted = any(fnmatchcase(arm.name, glob) for glob in options.arms)
                 if wanted and f"{study.network} / {arm.name} / {seed}" not in rows:
-                    tasks.append((study, arm, seed, options.data, 1 if not gpu else torch.get_num_threads()))
+                    threads = 1 if not gpu else torch.get_num_threads()
+                    tasks.append((study, arm.name, row, seed, options.data, threads))
     # Every arm's first seed before any second one: a run that is cut short compares all arms.
-    tasks.sort(key=lambda task: task[2])
+    tasks.sort(key=lambda task: task[3])
     for key, record in _results(tasks, 1 if gpu else options.jobs, began + options.seconds):
         rows[key] = record
         save(path, head, rows)

@@ -1,74 +1,115 @@
-"""The arms of the ablation: the low-mode of each, and when its low steps are run."""
+"""The arms of the ablation: their low modes, and plans in which these follow each other."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
-from lowmode_fx import BernoulliSchedule, LowModeConfig
-from lowmode_fx.tuning.result import Tuning
+from bench.plans import FULL, KEPT, Arm, Costs, default_ladder, fitted, full, ladder, mixed, neighbours, phases, ramp
+from lowmode_fx import BernoulliSchedule, LadderSchedule, LowModeConfig, Tuning
+
+POOLED, RESAMPLED, TUNED = "all averaged", "all resampled", "tuned"
+#: Shares of full-mode's time in which ladders are compared with other packages' schedules.
+BUDGETS = (0.6, 0.5)
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One configuration with the probability of a low step in each epoch; without one it is plain full-mode."""
-
-    name: str
-    config: LowModeConfig | None
-    p: tuple[float, ...]
-    weight: float = 1.0
+def low_modes(last_stage: str, tuning: Tuning, ladder_tuning: Tuning | None) -> dict[str, LowModeConfig]:
+    """The configuration of each low mode, by its name in plans; ``last_stage``: glob of its convolutions."""
+    paper = LowModeConfig.paper()
+    laddered = ladder_tuning.configs if ladder_tuning is not None else ()
+    return {
+        **KEPT,
+        "r = 3, kernels kept": LowModeConfig(ratio=3, kernel_ratio=1),
+        "r = 4, kernels kept": LowModeConfig(ratio=4, kernel_ratio=1),
+        POOLED: LowModeConfig(),
+        RESAMPLED: LowModeConfig(kernel_transform="linear"),
+        f"{RESAMPLED}, cover": LowModeConfig(kernel_transform="linear", rounding="cover"),
+        "last stage pooled": LowModeConfig(pool_convs=(last_stage,)),
+        "the paper's": paper,
+        "the paper's, isolated norms": replace(paper, batchnorm="isolate"),
+        TUNED: tuning.config,
+        f"{TUNED}, shared norms": replace(tuning.config, batchnorm="share"),
+        **{f"{TUNED}, rung {place}": config for place, config in enumerate(laddered)},
+    }
 
 
 def full_lengths(epochs: int) -> list[Arm]:
     """Plain full-mode, of full length and cut short: the accuracy that the same time gives without low-mode."""
-    shares = (1.0, 0.75, 0.625, 0.5)
-    return [Arm(f"full-mode, {round(epochs * share)} epochs", None, (0.0,) * round(epochs * share)) for share in shares]
+    return [full(round(epochs * share)) for share in (1.0, 0.75, 0.625, 0.5)]
+
+
+def two_modes(name: str, mode: str, low: int, whole: int, weight: float = 1.0) -> Arm:
+    """``low`` epochs of one low mode, then ``whole`` full ones."""
+    return Arm(name, lambda per_epoch, costs, seed: phases([(mode, low), (FULL, whole)], per_epoch), weight)
 
 
 def longer_low(network: str) -> list[Arm]:
     """Runs with more low epochs than full-mode has epochs: pooled and kept kernels in about the same time."""
-    resampled = LowModeConfig(kernel_transform="linear", rounding="cover")
     found = {
         "resnet8": [
-            ("r = 2, kernels kept", LowModeConfig(kernel_ratio=1), 11, 8),
-            ("r = 2, kernels kept", LowModeConfig(kernel_ratio=1), 14, 6),
-            ("r = 2, kernels kept", LowModeConfig(kernel_ratio=1), 18, 6),
-            ("r = 3, kernels kept", LowModeConfig(ratio=3, kernel_ratio=1), 39, 8),
+            ("r = 2, kernels kept", "s16", 11, 8),
+            ("r = 2, kernels kept", "s16", 14, 6),
+            ("r = 2, kernels kept", "s16", 18, 6),
+            ("r = 3, kernels kept", "r = 3, kernels kept", 39, 8),
         ],
         "resnet8-5x5": [
-            ("5×5 → 3×3 resampled", resampled, 19, 6),
-            ("r = 2, kernels kept", LowModeConfig(kernel_ratio=1), 14, 6),
-            ("r = 4, kernels kept", LowModeConfig(ratio=4, kernel_ratio=1), 10, 6),
+            ("5×5 → 3×3 resampled", f"{RESAMPLED}, cover", 19, 6),
+            ("r = 2, kernels kept", "s16", 14, 6),
+            ("r = 4, kernels kept", "r = 4, kernels kept", 10, 6),
         ],
     }
     return [
-        Arm(f"{name}, {low} low + {full} full epochs", config, (1.0,) * low + (0.0,) * full)
-        for name, config, low, full in found.get(network, [])
+        two_modes(f"{name}, {low} low + {whole} full epochs", mode, low, whole)
+        for name, mode, low, whole in found.get(network, [])
     ]
 
 
-def arms(epochs: int, tuning: Tuning, last_stage: str, variations: bool) -> list[Arm]:
-    """The arms that are compared with ``epochs`` epochs of full-mode. *Progressive*: half of them low, then full."""
-    half = (1.0,) * (epochs // 2) + (0.0,) * (epochs - epochs // 2)
-    mixed = (0.5,) * epochs
-    paper, resolution = LowModeConfig.paper(), LowModeConfig(kernel_ratio=1)
-    resampled = LowModeConfig(kernel_transform="linear")
-    assert isinstance(tuning.schedule, BernoulliSchedule)  # the tuner searches for one low mode
+def one_low_mode(epochs: int, tuning: Tuning, variations: bool) -> list[Arm]:
+    """Arms of one low mode over the epochs of full-mode. *Progressive*: half of them low, then full."""
+    half = epochs // 2
+    progressive = [1.0] * half + [0.0] * (epochs - half)
+    drawn = [0.5] * epochs
+    assert isinstance(tuning.schedule, BernoulliSchedule)
     chosen = [tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs)]
-    tuned = Arm("tuner's choice", tuning.config, tuple(chosen), tuning.low_weight)
+    tuned = mixed("tuner's choice", TUNED, chosen, tuning.low_weight)
     found = [
         tuned,
-        Arm("resolution only, progressive", resolution, half),
-        Arm("resolution only, p = 0.5", resolution, mixed),
-        Arm("the paper's setting", paper, mixed),
-        Arm("resolution only, progressive, low gradients × 0.5", resolution, half, 0.5),
-        Arm("last stage pooled, progressive", LowModeConfig(pool_convs=(last_stage,)), half),
-        Arm("all resampled, progressive", resampled, half),
-        Arm("all averaged, progressive", LowModeConfig(), half),
+        mixed("resolution only, progressive", "s16", progressive),
+        mixed("resolution only, p = 0.5", "s16", drawn),
+        mixed("the paper's setting", "the paper's", drawn),
+        mixed("resolution only, progressive, low gradients × 0.5", "s16", progressive, 0.5),
+        mixed("last stage pooled, progressive", "last stage pooled", progressive),
+        mixed("all resampled, progressive", RESAMPLED, progressive),
+        mixed("all averaged, progressive", POOLED, progressive),
     ]
     varied = [
-        replace(tuned, name="tuner's choice, shared norms", config=replace(tuning.config, batchnorm="share")),
-        replace(tuned, name="tuner's choice, low gradients × 1", weight=1.0),
-        Arm("the paper's setting, isolated norms", replace(paper, batchnorm="isolate"), mixed),
+        mixed("tuner's choice, shared norms", f"{TUNED}, shared norms", chosen, tuning.low_weight),
+        mixed("tuner's choice, low gradients × 1", TUNED, chosen),
+        mixed("the paper's setting, isolated norms", "the paper's, isolated norms", drawn),
     ]
     same = tuning.low_weight == 1
     return [*found, *(arm for arm in varied if variations and not (same and arm.name.endswith("× 1")))]
+
+
+def ladders(network: str, epochs: int, per_epoch: int, costs: Costs, tuning: Tuning | None) -> list[Arm]:
+    """Ladders, full-mode's controls and other packages' schedules, all at about the same cost."""
+    found = []
+    for budget in (share * epochs for share in BUDGETS):
+        fit = partial(fitted, budget=budget, per_epoch=per_epoch, costs=costs)
+        found += [fit(default_ladder), fit(ramp), fit(neighbours), ladder(budget)]
+        if network.endswith("5x5"):
+            low = f"{RESAMPLED}, cover"
+            name = "default ladder, 5×5 → 3×3 at r = 2"
+            found.append(fit(partial(default_ladder, low=low, name=name)))
+            found.append(fit(partial(ramp, low=low)))
+    if tuning is not None and isinstance(tuning.schedule, LadderSchedule):
+        found.append(tuned_ladder(tuning))
+    return list({arm.name: arm for arm in found}.values())
+
+
+def tuned_ladder(tuning: Tuning) -> Arm:
+    """The plan of ``tune`` for several low modes."""
+    assert isinstance(tuning.schedule, LadderSchedule)
+    names = [*(f"{TUNED}, rung {place}" for place in range(len(tuning.configs))), FULL]
+    plan = list(zip(names, tuning.schedule.epochs or (), strict=True))
+    return Arm("tuner's ladder", lambda per_epoch, costs, seed: phases(plan, per_epoch))

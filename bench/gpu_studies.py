@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from bench import gpu_arms, large_kernels_arms
-from bench.gpu_arms import FULL, Arm, phases
 from bench.large_networks import conv_mixer
 from bench.networks import resnet, small_resnet
+from bench.plans import FULL, Arm, phases
 from lowmode_fx import LowModeConfig
 
 Costs = Mapping[str, float]

@@ -23,9 +23,9 @@ import torch
 
 from bench.cifar_archives import Split, find_archives, load_archives
 from bench.gpu_arena import Arena
-from bench.gpu_arms import FULL, Arm, cost, planned
 from bench.gpu_studies import SMALL, STUDIES
 from bench.harness import header, standard_error
+from bench.plans import FULL, Arm, cost, planned
 from lowmode_fx.utils.tables import markdown_table
 
 SMALL_IMAGES = 400

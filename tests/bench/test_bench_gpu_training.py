@@ -14,8 +14,9 @@ from bench_archives import CLASSES, sheet, write_archives
 from bench import gpu_arms, gpu_training
 from bench.cifar_archives import find_archives, load_archives
 from bench.gpu_arena import Arena, rate
-from bench.gpu_arms import FULL, POOLED, SHARED, arms, cost, grown_ladder, ladder, neighbours, paper, planned, ramp
+from bench.gpu_arms import POOLED, SHARED, arms, grown_ladder, paper
 from bench.gpu_studies import RESNET18, SMALL, STUDIES
+from bench.plans import FULL, cost, full, ladder, neighbours, planned, ramp
 from tests.runtime.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -162,7 +163,7 @@ def test_all_modes_are_captured_and_every_run_begins_anew(data: Path) -> None:
 
 def test_rows_come_one_by_one_and_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "training.jsonl"
-    three = [gpu_arms.full(1), planned("broken", [("nosuch", 1)]), planned("low", [("s16", 1)])]
+    three = [full(1), planned("broken", [("nosuch", 1)]), planned("low", [("s16", 1)])]
     monkeypatch.setitem(SMALL, "resnet18", replace(SMALL["resnet18"], arms=lambda epochs, costs: three))
     monkeypatch.setattr(gpu_training, "relative_costs", lambda costs: COSTS | {"nosuch": 1.0})
     monkeypatch.setattr(Arena, "costs", lambda self, *_: {
