@@ -36,7 +36,10 @@ from lowmode_fx.utils.allocator import keep_freed_memory
 
 @dataclass(frozen=True)
 class Study:
-    """One network on a part of CIFAR-10, trained by AdamW at the rate ``lr``; ``epochs``: of the longest run."""
+    """One network on a part of CIFAR-10, trained by AdamW at the rate ``lr``; ``epochs``: of the longest run.
+
+    ``batch``: images of a step.
+    """
 
     network: str
     epochs: int
@@ -44,6 +47,7 @@ class Study:
     test_images: int
     lr: float = 1e-2
     weight_decay: float = 5e-3
+    batch: int = 125
 
     @property
     def key(self) -> str:
@@ -53,7 +57,7 @@ class Study:
 SMALL_STUDIES = (
     Study("convmixer-13", 10, 4_000, 4_000),
     Study("convmixer-9", 10, 4_000, 4_000),
-    Study("replknet-small", 10, 4_000, 4_000, lr=4e-3),
+    Study("replknet-small", 10, 2_000, 2_000, lr=4e-3, batch=50),
     Study("convnext-small", 10, 4_000, 4_000, lr=4e-3),
     Study("inceptionnext-small", 10, 4_000, 4_000, lr=4e-3),
     Study("efficientnet-small", 10, 4_000, 4_000, lr=4e-3),
@@ -103,7 +107,7 @@ def step(
 def measure_costs(study: Study, data: str, rounds: int) -> dict[str, dict[str, float]]:
     """The time of a step of each low mode divided by a full step's, paired and interleaved."""
     splits, model = load(study, data), network(study, 0)
-    images, labels = next(train_batches(splits, batch_size=125, seed=0, epoch=0, device=device()))
+    images, labels = next(train_batches(splits, batch_size=study.batch, seed=0, epoch=0, device=device()))
     batch = images.contiguous(memory_format=torch.channels_last), labels
     gpu = batch[0].is_cuda
     ladder = build_ladder(model, batch[0][:2], MODES)
@@ -145,20 +149,20 @@ def run(study: Study, data: str, arm: Arm, costs: Mapping[str, float], seed: int
     for epoch in range(total):
         if net is not None:
             net.set_epoch(epoch)
-        for images, labels in train_batches(splits, batch_size=125, seed=seed, epoch=epoch, device=device()):
-            share = done * 125 / (total * study.images)
+        for images, labels in train_batches(splits, batch_size=study.batch, seed=seed, epoch=epoch, device=device()):
+            share = done * study.batch / (total * study.images)
             for group in optimizer.param_groups:
                 group["lr"] = study.lr * min(share / 0.2 + 1e-3, 1.0, (1 - share) / 0.8 + 1e-3)
             step(forward.train(), images.contiguous(memory_format=torch.channels_last), labels, model, optimizer)
             mode = str(net.last_mode) if net is not None else "full"
-            spent += costs.get(mode, 1.0) * 125 / study.images
+            spent += costs.get(mode, 1.0) * study.batch / study.images
             done += 1
     record = {"study": study.key, "arm": arm.name, "budget": arm.budget, "seed": seed, "epochs": dict(epochs)}
     seconds = time.process_time() - began
     # For all arms: a short full tail leaves running statistics near where they began.
-    batches = train_batches(splits, batch_size=125, seed=seed, epoch=total, device=device())
+    batches = train_batches(splits, batch_size=study.batch, seed=seed, epoch=total, device=device())
     images_alone = (images.contiguous(memory_format=torch.channels_last) for images, _ in batches)
-    recompute_statistics(model.train(), images_alone, min(16, study.images // 125))
+    recompute_statistics(model.train(), images_alone, min(16, study.images // study.batch))
     return {**record, "time": spent, "accuracy": accuracy(model, splits), "cpu seconds": seconds}
 
 

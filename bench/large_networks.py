@@ -47,7 +47,7 @@ SMALL: dict[str, Case] = {
     "inceptionnext-small": Case(inception_next, 64, 125),
     "efficientnet-small": Case(efficient_net, 32, 125),
     "replknet-small": Case(
-        partial(rep_lk_net, (32, 64, 96, 128), (1, 1, 2, 1), (31, 29, 27, 13), classes=10, stem_stride=2), 64, 125
+        partial(rep_lk_net, (16, 32, 64, 96), (1, 1, 2, 1), (31, 29, 27, 13), classes=10, stem_stride=2), 64, 50
     ),
 }
 #: At the papers' sizes, for a GPU; ConvNeXt and EfficientNet are among timm's in ``networks``.

@@ -1,4 +1,4 @@
-"""The ablation: costs that are kept and added to, runs that end early, tables of what is there."""
+"""The ablation: plans of equal cost, runs that end early, times and tables of what is there."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ import torch
 from bench_rows import ratio
 
 from bench import ablation
-from bench.ablation import Study, add_costs, run_one
-from bench.ablation_arms import Arm, longer_low
-from bench.ablation_report import lines, table
-from lowmode_fx import LowModeConfig
+from bench.ablation import Compared, Study, measure_costs, run_one
+from bench.ablation_arms import ladders, longer_low, tuned_ladder
+from bench.ablation_lines import lines
+from bench.ablation_report import cost_line, table
+from bench.plans import FULL, cost, default_ladder, fitted, mixed, ramp
+from lowmode_fx import BernoulliSchedule, LadderSchedule, LowModeConfig, Tuning
+from lowmode_fx.lowering.mode import Mode
 
-STUDY = Study("resnet8", epochs=2, images=8, curve_images=4, lr=0.1, last_stage="5")
-KEPT, POOLED = LowModeConfig(kernel_ratio=1), LowModeConfig()
-ARMS = [Arm("a", KEPT, (1.0, 0.0)), Arm("b", POOLED, (1.0, 0.0)), Arm("full-mode, 2 epochs", None, (0.0, 0.0))]
+STUDY = Study("resnet8", epochs=2, images=250, curve_images=4, lr=0.1, last_stage="5")
+#: About what small images cost on a CPU.
+COSTS = {"s16": 0.3, "s20": 0.45, "s24": 0.6, "s28": 0.8, "all resampled, cover": 0.2, FULL: 1.0}
+ROWS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "bench/results/ablation_cpu.json").read_text())["rows"]
 
 
-def test_only_what_is_missing_is_timed_and_saved_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed: list[str] = []
+def row() -> dict[str, Any]:
+    config = LowModeConfig(kernel_ratio=1)
+    choice = Tuning(config, BernoulliSchedule([1.0, 0.0]), low_weight=1.0, epochs=2, time=0.7)
+    several = Tuning(config, LadderSchedule((3, 2, 1)), 1.0, 6, 0.6, more=(LowModeConfig(ratio="4/3", kernel_ratio=1),))
+    return {"tuning": choice.to_dict(), "ladder": {"tuning": several.to_dict()}, "costs": {}}
 
-    def measure_cost(study: Study, splits: Any, arm: Arm, rounds: int) -> dict[str, Any]:
-        timed.append(arm.name)
-        return ratio(0.25)
 
-    monkeypatch.setattr(ablation, "measure_cost", measure_cost)
-    monkeypatch.setattr(ablation, "load", lambda study, data: (data, data))
-    found: dict[str, Any] = {"a": ratio(0.5)}
-    saved: list[list[str]] = []
-    arms = [*ARMS, Arm("as a", KEPT, (0.5, 0.5))]
-    add_costs(found, STUDY, "folder:x", arms, 3, lambda: saved.append(list(found)))
-    assert timed == ["b"]
-    assert found["a"]["median"] == found["as a"]["median"] == 0.5
-    assert saved == [["a", "b"], ["a", "b", "as a"]]
+@pytest.mark.usefixtures("one_thread")
+def test_all_modes_are_timed_in_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    monkeypatch.setattr(ablation, "loader", lambda splits: [(images, labels)])
+    configs = Compared.of(STUDY, row()).configs
+    some = {mode: configs[mode] for mode in ("s16", "the paper's", "tuned, rung 1")}
+    found = measure_costs(STUDY, SimpleNamespace(), some, rounds=2)  # type: ignore[arg-type]
+    assert list(found) == list(some)
+    assert all(each["n"] == each["float32"]["n"] == 2 for each in found.values())
+    assert all(0 < each["median"] < 3 for each in found.values())
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -45,38 +50,101 @@ def test_an_interrupted_run_is_no_result(monkeypatch: pytest.MonkeyPatch) -> Non
     splits = SimpleNamespace(image_shape=(3, 32, 32))
     monkeypatch.setattr(ablation, "load", lambda study, data: (splits, splits))
     monkeypatch.setattr(ablation, "train", lambda *_, **__: SimpleNamespace(interrupted=15, records=[]))
-    with pytest.raises(RuntimeError, match="signal 15 ended full-mode, 2 epochs; --resume continues"):
-        run_one((STUDY, ARMS[2], 0, "folder:x", torch.get_num_threads()))
+    for arm in ("full-mode, 2 epochs", "resolution only, progressive"):
+        with pytest.raises(RuntimeError, match=f"signal 15 ended {arm}; --resume continues"):
+            run_one((STUDY, arm, row(), 0, "folder:x", torch.get_num_threads()))
 
 
-def record(arm: str, curve: list[tuple[int, int, float]]) -> dict[str, Any]:
-    return {"arm": arm, "network": "resnet8", "seed": 0, "accuracy": curve[-1][2], "seconds": 1.0, "curve": curve}
+def test_an_arm_trains_by_its_list_of_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = SimpleNamespace(image_shape=(3, 32, 32))
+    nets = []
+    monkeypatch.setattr(ablation, "load", lambda study, data: (splits, splits))
+    monkeypatch.setattr(
+        ablation, "train", lambda net, *_, **__: nets.append(net) or SimpleNamespace(interrupted=15, records=[])
+    )
+    given = row() | {"costs": dict.fromkeys(Compared.of(STUDY, row()).configs, ratio(0.5))}
+    with pytest.raises(RuntimeError):
+        run_one((STUDY, "tuner's ladder", given, 0, "folder:x", torch.get_num_threads()))
+    (net,) = nets
+    assert [str(mode) for mode in net.modes] == ["tuned, rung 0", "tuned, rung 1", FULL]
+    wanted = ["tuned, rung 0"] * 6 + ["tuned, rung 1"] * 4 + [FULL] * 2
+    assert [str(net.schedule.mode(step, 0)) for step in range(12)] == wanted
+    assert net.schedule.mode(99, 0) is Mode.FULL
 
 
-def test_times_are_at_both_costs_and_arms_without_one_are_left_out() -> None:
-    costs = {"a": {**ratio(0.25), "float32": ratio(0.125)}}
+def test_ladders_and_peers_cost_the_same() -> None:
+    several = Tuning.from_dict(row()["ladder"]["tuning"])
+    found = ladders("resnet8-5x5", 16, 96, COSTS, several)
+    times = {arm.name: cost(arm.modes(96, COSTS, 0), COSTS, 96) for arm in found[:-1]}
+    assert found[-1].name == "tuner's ladder"
+    assert all(min(abs(time - 9.6), abs(time - 8)) < 0.6 for time in times.values()), times
+    assert sum("timm's mix" in name for name in times) == sum("Composer's ramp, " in name for name in times) - 2 == 2
+    # Every mode has a configuration.
+    configs = Compared.of(Study("resnet8-5x5", 16, 12_000, 4, 0.1, "5"), row()).configs
+    assert {mode for arm in found for mode in arm.modes(2, COSTS, 0)} <= {FULL, *configs}
+
+
+def test_the_default_ladder_is_the_products() -> None:
+    modes = default_ladder(10).modes(4, COSTS, 0)
+    assert modes == ["s16"] * 20 + ["s24"] * 12 + [FULL] * 8
+    assert set(default_ladder(10, low="all resampled, cover").modes(4, COSTS, 0)) == {
+        "all resampled, cover",
+        "s24",
+        FULL,
+    }
+
+
+def test_a_fitted_arm_is_the_nearest_in_cost() -> None:
+    assert fitted(default_ladder, 5.3, 4, COSTS).name == "default ladder, 10 epochs"  # 5 × 0.3 + 3 × 0.6 + 2 = 5.3
+
+
+def test_a_mixed_arm_draws_as_the_products_schedule_does() -> None:
+    p = (0.5, 0.9, 0.0)
+    schedule = BernoulliSchedule(p, seed=3)
+    drawn = mixed("a", "s16", p).modes(8, COSTS, 3)
+    assert drawn == [FULL if schedule.mode(step, step // 8) is Mode.FULL else "s16" for step in range(24)]
+    assert FULL in drawn and drawn[16:] == [FULL] * 8
+
+
+def test_the_ramp_may_start_in_another_mode_of_half_the_side() -> None:
+    plain, other = (ramp(10, low=low).modes(4, COSTS, 0) for low in ("s16", "pooled"))
+    assert other == ["pooled" if mode == "s16" else mode for mode in plain]
+    assert ramp(10, low="pooled").name == "Composer's ramp, pooled at half size, 10 epochs"
+
+
+def test_a_tuners_ladder_runs_its_epochs() -> None:
+    arm = tuned_ladder(Tuning.from_dict(row()["ladder"]["tuning"]))
+    assert arm.modes(1, {}, 0) == ["tuned, rung 0"] * 3 + ["tuned, rung 1"] * 2 + [FULL]
+
+
+def record(arm: str, curve: list[tuple[dict[str, int], float]]) -> dict[str, Any]:
+    return {"arm": arm, "network": "resnet8", "seed": 0, "accuracy": curve[-1][1], "seconds": 1.0, "curve": curve}
+
+
+def test_times_are_at_both_costs_of_each_mode() -> None:
+    costs = {"s16": {**ratio(0.25), "float32": ratio(0.125)}, "s24": {**ratio(0.5), "float32": ratio(0.75)}}
     rows = {
-        "resnet8 / study": {"study": {}, "costs": costs},
-        "resnet8 / a / 0": record("a", [(0, 4, 0.5), (4, 0, 0.7)]),
-        "resnet8 / old / 0": record("old", [(0, 4, 0.5)]),
-        "resnet8 / full-mode, 2 epochs / 0": record("full-mode, 2 epochs", [(4, 0, 0.6), (4, 0, 0.8)]),
-        "resnet8 / full-mode, 1 epochs / 0": record("full-mode, 1 epochs", [(4, 0, 0.6)]),
+        "resnet8 / study": {"study": {}, "costs": {**costs, "unused": ratio(0.9)}},
+        "resnet8 / a / 0": record("a", [({"s16": 2, "s24": 2}, 0.5), ({FULL: 4, "s16": 0}, 0.7)]),
+        "resnet8 / full-mode, 2 epochs / 0": record("full-mode, 2 epochs", [({FULL: 4}, 0.6), ({FULL: 4}, 0.8)]),
+        "resnet8 / full-mode, 1 epochs / 0": record("full-mode, 1 epochs", [({FULL: 4}, 0.6)]),
     }
     found = {line.arm: line for line in lines(rows, "resnet8")}
-    assert set(found) == {"a", "full-mode, 2 epochs", "full-mode, 1 epochs"}
-    assert (found["a"].time, found["a"].exact_time) == (1.25, 1.125)
-    assert "| a | 0.25 | 1.25 | 1.12 | 70.00 (n = 1) | 65.00 | 1.5 |" in table(rows, "resnet8")
+    assert (found["a"].time, found["a"].exact_time, found["a"].epochs) == (1.375, 1.4375, 2)
+    assert "| a | 2 | 1.38 | 1.44 | 70.00 (n = 1) | 67.50 | 1.5 |" in table(rows, "resnet8")
+    assert cost_line(rows, "resnet8").endswith(": s16 0.25, s24 0.50.")
 
 
 def test_longer_low_phases_are_of_known_networks() -> None:
-    every = [arm for name in ("resnet8", "resnet8-5x5") for arm in longer_low(name)]
-    assert all(f"{sum(arm.p):.0f} low + {arm.p.count(0)} full" in arm.name for arm in every)
+    for arm in (arm for name in ("resnet8", "resnet8-5x5") for arm in longer_low(name)):
+        modes = arm.modes(1, COSTS, 0)
+        assert f"{len(modes) - modes.count(FULL)} low + {modes.count(FULL)} full" in arm.name
     assert longer_low("resnet18") == []
 
 
-def test_a_result_file_has_a_study_for_every_run() -> None:
-    rows = json.loads((Path(__file__).parents[2] / "bench/results/ablation_cpu.json").read_text())["rows"]
-    for key, row in rows.items():
-        if "arm" in row:
-            assert key == f"{row['network']} / {row['arm']} / {row['seed']}"
-            assert row["arm"].startswith("full-mode") or row["arm"] in rows[f"{row['network']} / study"]["costs"]
+def test_a_result_file_has_the_costs_of_every_run() -> None:
+    for key, each in ROWS.items():
+        if "arm" in each:
+            assert key == f"{each['network']} / {each['arm']} / {each['seed']}"
+            modes = {mode for steps, _ in each["curve"] for mode in steps}
+            assert modes <= {FULL, *ROWS[f"{each['network']} / study"]["costs"]}
