@@ -84,7 +84,8 @@ def _number(value: float) -> str:
 
 
 def networks(rows: Mapping[str, Any]) -> list[str]:
-    return [key.removesuffix(" / study") for key in rows if key.endswith(" / study")]
+    """The studies whose steps have been timed."""
+    return [key.removesuffix(" / study") for key, row in rows.items() if key.endswith(" / study") and row["costs"]]
 
 
 def report(rows: Mapping[str, Any], path: Path) -> None:
