@@ -152,6 +152,9 @@ def train(
     seed: Annotated[int | None, Run(help="Random seed of weights, order, crops and modes. (default 0)")] = None,
     device: Annotated[str | None, Run(help="Device: auto, cpu, cuda, cuda:1, …")] = None,
     compile: Annotated[bool | None, Run("--compile/--no-compile")] = None,
+    fsdp: Annotated[
+        bool | None, Run("--fsdp", help="Shard the weights over the processes of torchrun, block by block (FSDP2).")
+    ] = None,
     out: Annotated[
         Path | None, Run(parser=as_path, metavar="PATH", help="Folder of the run. (default runs/MODEL-DATA)")
     ] = None,
@@ -202,6 +205,7 @@ def train(
         seed=seed,
         device=device,
         compile=compile,
+        fsdp=fsdp,
         workers=workers,
         data_on=data_on,
         augment=augment,

@@ -82,6 +82,11 @@ class TrainRun:
             if not self.measured_on:
                 say(console, f"note: {self.tuned} doesn't say what it was measured on: it is of an older version")
             check_measured_on(self.tuned, self.measured_on, measured_on(self.model, splits))
+        sharded = settings.fsdp and Ranks.now().size > 1
+        if settings.fsdp and not sharded:
+            say(console, "note: --fsdp does nothing here: this is one process; start several with torchrun")
+        if sharded and self.full_only and settings.compile:
+            say(console, "note: --fsdp with --full-only runs uncompiled")
         if self.workers_given and read_spec(self.data).kind in HELD:
             say(console, f"note: --workers {settings.workers} does nothing here: nothing is decoded")
         steps = steps_per_epoch(splits.train, settings.batch_size)
@@ -99,13 +104,14 @@ class TrainRun:
         net: torch.nn.Module = built.to(device)
         if not self.full_only:
             modes = build_modes(net, torch.randn(2, channels, height, width, device=device), self.configs)
+            compiled: Any = "blocks" if settings.compile and sharded else settings.compile
             net = LowModeModel(
                 modes,
                 self.schedule,
                 low_weight=self.low_weight,
                 batch_multiplier=self.batch_multiplier,
                 lr_rule=self.lr_rule,
-                compile=settings.compile,
+                compile=compiled,
             )
             for line in about_low_modes(modes, self.schedule, settings, steps):
                 say(console, line)

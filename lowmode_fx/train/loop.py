@@ -148,7 +148,7 @@ class _Loop(Run):
         forwards: list[Callable[[torch.Tensor], Any]] = [self.forward]
         if self.low_mode is not None:
             modes = modes_to_come(self.low_mode, self.settings.epochs, self.steps, self.epoch)
-            forwards = [partial(self.low_mode.run, mode) for mode in modes]
+            forwards = [partial(self.forward_in, mode) for mode in modes]
             sizes = [self.low_mode.batch_size_in(mode, len(images)) for mode in modes]
         else:
             sizes = [len(images)]
@@ -160,6 +160,14 @@ class _Loop(Run):
         if self.settings.compile:
             self.compile_seconds += seconds
             self.reporter.say(f"compiled in {self.compile_seconds:.1f} s (not part of the training time)")
+
+    def forward_in(self, mode: Mode, images: torch.Tensor) -> Any:
+        """One forward in a mode that counts no step, through what shards the model."""
+        assert self.low_mode is not None
+        if not self.sharded:
+            return self.low_mode.run(mode, images)
+        with self.low_mode.in_mode(mode):
+            return self.low_mode(images)
 
     def backward(self, forward: Callable[[torch.Tensor], Any], images: torch.Tensor, labels: torch.Tensor) -> None:
         """One forward and backward pass, which no update follows."""

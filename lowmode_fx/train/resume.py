@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from lowmode_fx.train.run import Run
 from lowmode_fx.train.run_folder import RunFolder
 from lowmode_fx.train.same_run import require_same_run
 from lowmode_fx.train.saved_state import check_state, fitting_state
+from lowmode_fx.train.sharding import sharded_optimizer, sharded_weights, whole
 
 
 def save(run: Run) -> None:
@@ -28,6 +30,7 @@ def save(run: Run) -> None:
         return
     # What is each rank's own.
     each = run.ranks.gather({"rng": rng_state(), "loss_sum": run.loss_sum.cpu()})
+    weights, optimizer = whole(run.net.state_dict()), whole(run.optimizer.state_dict())
     if not run.writes:
         return
     state = {
@@ -42,7 +45,7 @@ def save(run: Run) -> None:
         "loss_sum": run.loss_sum.cpu(),
         "compile_seconds": run.compile_seconds,
         "records": [record.to_dict() for record in run.records],
-        "optimizer": run.optimizer.state_dict(),
+        "optimizer": optimizer,
         "learning_rate": run.learning_rate.state_dict(),
         "scaler": run.scaler.state_dict(),
         "schedule": run.low_mode.schedule_state() if run.low_mode is not None else {},
@@ -51,7 +54,7 @@ def save(run: Run) -> None:
         "ranks": each,
         **({} if run.ema is None else {"ema": run.ema.state_dict()}),
     }
-    save_checkpoint(run.folder.path, run.net.state_dict(), state)
+    save_checkpoint(run.folder.path, weights, state)
     run.folder.write_metrics({run.label: run.records})
 
 
@@ -66,9 +69,9 @@ def load(run: Run, folder: RunFolder) -> None:
         run.reporter.say(f"{problem}; going on from {saved.folder.name} instead")
     state = saved.state
     require_same_run(state["identity"], run.identity, folder.path)
-    load_weights(run.net, saved)
+    load_weights(run.net, replace(saved, weights=sharded_weights(run.net, saved.weights)))
     with fitting_state(saved.folder):
-        run.optimizer.load_state_dict(state["optimizer"])
+        run.optimizer.load_state_dict(sharded_optimizer(run.optimizer, state["optimizer"]))
         # Older checkpoints hold none: their rates are functions of the place in the run.
         rates = state.get("learning_rate") or run.learning_rate.state_at(state["epoch"], state["step"])
         run.learning_rate.load_state_dict(rates)

@@ -29,6 +29,7 @@ from lowmode_fx.train.records import EpochRecord, RunResult
 from lowmode_fx.train.run_folder import RunFolder, environment
 from lowmode_fx.train.scheduler import LearningRate
 from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.train.sharding import shard
 from lowmode_fx.train.splits import DataSplits
 
 
@@ -64,9 +65,13 @@ class Run:
         check_batches(self.growing, settings.batch_size // self.ranks.size, images)
         # What torch.compile returns is called and never saved: the module itself keeps the model's own keys.
         self.forward: Any = model
-        if self.low_mode is None and settings.compile:
+        self.sharded = settings.fsdp and self.ranks.size > 1
+        if self.low_mode is None and settings.compile and not self.sharded:
             self.forward = torch.compile(model, dynamic=False)
-        if self.ranks.size > 1:
+        if self.sharded:
+            plain = model.ladder.model if isinstance(model, LowModeModel) else model
+            shard(model, plain, self.device, self.ranks.size)
+        elif self.ranks.size > 1:
             self.forward = DistributedDataParallel(self.forward)
         self.identity = run_identity(identity, self.low_mode, splits, settings)
         # The module whose weights train: what evaluates, averages and measures looks at it.

@@ -37,7 +37,7 @@ Autocast = Literal["none", "bf16", "fp16"]
 DataOn = Literal["auto", "device", "host"]
 CRITERIA = ("cross_entropy", "bce")
 #: Settings that say where and how fast, or what comes after the last step: a resumed run may change them.
-CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "workers", "data_on", "eval_batch_size", "precise_bn"})
+CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "fsdp", "workers", "data_on", "eval_batch_size", "precise_bn"})
 #: Settings that older checkpoints don't know: left out of what is compared where they are as they were then.
 _ADDED_LATER = ("criterion", "class_weights", "optimizer", "ema", "decay_epochs", "patience_epochs", "augment")
 
@@ -99,6 +99,7 @@ class TrainSettings:
     seed: int = 0
     device: str = "auto"
     compile: bool = True
+    fsdp: bool = False
     workers: int = 2
     data_on: DataOn = "auto"
     eval_batch_size: int = 500
@@ -130,9 +131,13 @@ class TrainSettings:
             ]
             self._set("class_weights", tuple(named))
         self._set("ema", as_number("ema", self.ema, least=0, below=1))
+        for name in ("ema", "precise_bn"):
+            if self.fsdp and getattr(self, name):
+                problem = f"needs whole weights on each rank, and {setting('fsdp', True)} shards them"
+                raise OptionError(name, getattr(self, name), problem, "leave out one of the two")
         if self.nesterov and self.optimizer != "sgd":
             raise OptionError("nesterov", True, "is of SGD alone", f"leave it out, or {setting('optimizer', 'sgd')}")
-        for name in ("nesterov", "compile"):
+        for name in ("nesterov", "compile", "fsdp"):
             as_flag(name, getattr(self, name))
         as_choice("lr_schedule", self.lr_schedule, get_args(LrSchedule))
         as_choice("autocast", self.autocast, get_args(Autocast))

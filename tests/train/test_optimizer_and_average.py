@@ -101,3 +101,6 @@ def test_settings_at_odds() -> None:
         TrainSettings(optimizer="adamw", nesterov=True)
     with pytest.raises(OptionError, match=r"ema=1\.0 is out of range"):
         TrainSettings(ema=1.0)
+    for name, value in (("ema", 0.9), ("precise_bn", 100)):
+        with pytest.raises(OptionError, match=f"{name}={value} needs whole weights on each rank, and fsdp=True shards"):
+            TrainSettings(**{"fsdp": True, name: value})

@@ -43,14 +43,29 @@ def assert_bits(ours: Path, theirs: Path) -> None:
     assert metrics(ours) == metrics(theirs)
 
 
-def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
-    told = run(2, tmp_path / "two")
+@pytest.mark.parametrize("words", [(), ("fsdp",)], ids=["DDP", "FSDP2"])
+def test_two_ranks_train_as_one_process_does(words: tuple[str, ...], tmp_path: Path) -> None:
+    told = run(2, tmp_path / "two", *words)
     assert told == run(1, tmp_path / "one") and f"step {3 * STEPS} interrupted 0" in told
     alone = weights(tmp_path / "one")
+    assert list(weights(tmp_path / "two")) == list(alone)
     for name, value in weights(tmp_path / "two").items():
         torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-5)
     assert metrics(tmp_path / "two") == metrics(tmp_path / "one")
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["ranks"] == 2
+
+
+@pytest.mark.slow
+def test_sharded_ranks_go_on_on_another_number(tmp_path: Path) -> None:
+    run(1, tmp_path / "one")
+    alone = weights(tmp_path / "one")
+    run(2, tmp_path / "stopped", "fsdp", f"signal={STEPS + 2}")
+    assert f"step {3 * STEPS} interrupted 0" in run(1, tmp_path / "stopped", "resume")
+    run(1, tmp_path / "begun", f"signal={STEPS + 2}")
+    assert f"step {3 * STEPS} interrupted 0" in run(2, tmp_path / "begun", "fsdp", "resume")
+    for folder in ("stopped", "begun"):
+        for name, value in weights(tmp_path / folder).items():
+            torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
