@@ -131,7 +131,7 @@ def schedule(arm: Arm, epochs: Mapping[str, int], modes: tuple[str, ...], seed: 
 
 
 def run(study: Study, data: str, arm: Arm, costs: Mapping[str, float], seed: int) -> dict[str, Any]:
-    """One training run: the rate rises over a fifth of the arm's own steps and then falls."""
+    """One training run: the rate rises over a fifth of the arm's own steps, or of its time, and then falls."""
     splits, model = load(study, data), network(study, seed)
     epochs = arm.epochs(study.epochs, costs)
     forward: nn.Module = model
@@ -145,12 +145,13 @@ def run(study: Study, data: str, arm: Arm, costs: Mapping[str, float], seed: int
     if net is not None:
         net.attach(optimizer)
     total, done, spent = sum(epochs.values()), 0, 0.0
+    time_in_all = sum(count * costs.get(mode, 1.0) for mode, count in epochs.items())
     began = time.process_time()
     for epoch in range(total):
         if net is not None:
             net.set_epoch(epoch)
         for images, labels in train_batches(splits, batch_size=study.batch, seed=seed, epoch=epoch, device=device()):
-            share = done * study.batch / (total * study.images)
+            share = spent / time_in_all if arm.over_time else done * study.batch / (total * study.images)
             for group in optimizer.param_groups:
                 group["lr"] = study.lr * min(share / 0.2 + 1e-3, 1.0, (1 - share) / 0.8 + 1e-3)
             step(forward.train(), images.contiguous(memory_format=torch.channels_last), labels, model, optimizer)

@@ -33,13 +33,15 @@ MODES: dict[str, LowModeConfig] = {
 class Arm:
     """Shares of a run's *time* by mode, in order; ``mixed``: low modes are drawn step by step, before the full tail.
 
-    ``budget``: share of the time that full-mode takes for all its epochs.
+    ``budget``: share of the time that full-mode takes for all its epochs. ``over_time``: the learning rate falls over
+    the run's time instead of its steps, so that a full tail begins at a higher one.
     """
 
     name: str
     shares: Mapping[str, float] = field(default_factory=dict)
     budget: float = 1.0
     mixed: bool = False
+    over_time: bool = False
 
     def epochs(self, full_epochs: int, costs: Mapping[str, float]) -> dict[str, int]:
         """Whole epochs of each mode, ``full`` last; ``costs``: time of a low step divided by a full step's."""
@@ -80,6 +82,9 @@ def arms(costs: Mapping[str, float]) -> list[Arm]:
             Arm("averaged", {"averaged": 1 - tail, **two}, budget),
             Arm("linear", {"linear": 1 - tail, **two}, budget),
             Arm("bicubic", {"bicubic": 1 - tail, **two}, budget),
+            Arm("averaged, rate over time", {"averaged": 1 - tail, **two}, budget, over_time=True),
+            Arm("bicubic, rate over time", {"bicubic": 1 - tail, **two}, budget, over_time=True),
+            Arm("Composer's ramp, rate over time", ramp, budget, over_time=True),
             Arm("resized, ladder", {"resized": 0.4, "resized 4/3": 0.2, **two}, budget),
             Arm("resized, drawn", {"resized": 0.4, "resized 4/3": 0.2, **two}, budget, mixed=True),
             Arm("resized, shared norms", {"resized, shared norms": 1 - tail, **two}, budget),
