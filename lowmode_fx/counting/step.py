@@ -70,7 +70,7 @@ def _apart(
 def _step_flops(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> float:
     counter = FlopCounterMode(display=False, custom_mapping=_HANDLES)
     with counter:
-        outputs = [leaf for leaf in tree_leaves(graph_module(*inputs)) if isinstance(leaf, Tensor)]
+        outputs = [leaf for leaf in tree_leaves(_on_meta(graph_module, inputs)) if isinstance(leaf, Tensor)]
         torch.autograd.backward([output.sum() for output in outputs if output.requires_grad])
     return float(counter.get_total_flops())
 
@@ -88,8 +88,24 @@ def _forward_macs_on_meta(ladder: Ladder) -> tuple[int, ...]:
 def _macs(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> float:
     counter = FlopCounterMode(display=False)
     with torch.enable_grad(), counter:  # its hooks take no parameter for a result without gradients
-        graph(*inputs)
+        _on_meta(graph, inputs)
     return counter.get_total_flops() / 2
+
+
+def _on_meta(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Any:
+    """The outputs of a graph on the meta device, with the tensors that it makes or holds (noise, masks) there too."""
+    for node in graph_module.graph.nodes:
+        if node.kwargs.get("device") is not None:
+            node.update_kwarg("device", torch.device("meta"))
+        if node.op == "get_attr":
+            owner, _, name = node.target.rpartition(".")
+            holder = graph_module.get_submodule(owner)
+            held = getattr(holder, name)
+            if isinstance(held, Tensor) and not held.is_meta:  # neither a parameter nor a buffer
+                setattr(holder, name, held.to("meta"))
+    graph_module.recompile()
+    with torch.device("meta"):
+        return graph_module(*inputs)
 
 
 def _forward_macs_on_fakes(ladder: Ladder) -> tuple[int, ...]:

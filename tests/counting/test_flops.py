@@ -413,6 +413,23 @@ def test_a_step_is_a_forward_and_twice_that_backward_but_for_the_images_gradient
         assert count_step_flops(build(model, batch)) == (2 * full, 2 * low)
 
 
+@pytest.mark.parametrize("front_end", ["live", "fx"])
+def test_a_step_of_a_model_that_makes_tensors(front_end: Any) -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(16, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            found = self.conv(images).mean((2, 3))
+            noise = torch.randn(len(found), 8) if front_end == "live" else torch.ones(8, device="cpu").expand(2, 8)
+            return self.head(torch.cat([found, noise], 1))
+
+    pair = build_pair(Noisy(), torch.zeros(2, 3, 16, 16), LowModeConfig(kernel_ratio=1), front_end=front_end)
+    # Twice a convolution without the image's gradient, three times a linear layer, in flops.
+    assert count_step_flops(pair) == tuple(2 * (2 * 8 * 27 * side**2 + 3 * 64) for side in (16, 8))
+
+
 def test_a_step_of_a_transposed_conv() -> None:
     model = named(stem=nn.Conv2d(3, 4, 1), up=nn.ConvTranspose2d(4, 6, 5, stride=2, padding=2, groups=2))
     full = 2 * 16 * 16 * 12 + 3 * 16 * 16 * 4 * 3 * 25
