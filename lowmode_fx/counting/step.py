@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
 from lowmode_fx.counting.forward import blank_inputs, full_first
@@ -92,20 +93,18 @@ def _macs(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> float:
     return counter.get_total_flops() / 2
 
 
+class _OnMeta(fx.Interpreter):
+    """Runs a graph on the meta device, with the tensors that it makes or holds (noise, masks, constants) there too."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.kwargs.get("device") is not None:
+            n.update_kwarg("device", torch.device("meta"))
+        return tree_map_only(Tensor, lambda tensor: tensor.to("meta"), super().run_node(n))
+
+
 def _on_meta(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Any:
-    """The outputs of a graph on the meta device, with the tensors that it makes or holds (noise, masks) there too."""
-    for node in graph_module.graph.nodes:
-        if node.kwargs.get("device") is not None:
-            node.update_kwarg("device", torch.device("meta"))
-        if node.op == "get_attr":
-            owner, _, name = node.target.rpartition(".")
-            holder = graph_module.get_submodule(owner)
-            held = getattr(holder, name)
-            if isinstance(held, Tensor) and not held.is_meta:  # neither a parameter nor a buffer
-                setattr(holder, name, held.to("meta"))
-    graph_module.recompile()
     with torch.device("meta"):
-        return graph_module(*inputs)
+        return _OnMeta(graph_module).run(*inputs)
 
 
 def _forward_macs_on_fakes(ladder: Ladder) -> tuple[int, ...]:
