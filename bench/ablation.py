@@ -32,6 +32,7 @@ from lowmode_fx.train import DataSplits, TrainSettings, load_data, train
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.evaluate import evaluate
 from lowmode_fx.train.images import MemoryImages
+from lowmode_fx.train.settings import LrOver
 from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.tune import tune
 from lowmode_fx.utils.progress import progress
@@ -79,13 +80,14 @@ def load(study: Study, data: str) -> tuple[DataSplits, DataSplits]:
     return replace(final, val=MemoryImages(whole.val.images[shown], whole.val.labels[shown])), final
 
 
-def settings(study: Study, epochs: int, seed: int) -> TrainSettings:
-    """The recipe, which is the same for all arms."""
+def settings(study: Study, epochs: int, seed: int, lr_over: LrOver = "steps") -> TrainSettings:
+    """The recipe, which is the same for all arms but for what the learning rate falls over."""
     return TrainSettings(
         epochs=epochs,
         batch_size=BATCH,
         lr=study.lr,
         lr_schedule="cosine",
+        lr_over=lr_over,
         warmup_epochs=1,
         nesterov=True,
         autocast="bf16",
@@ -206,7 +208,7 @@ def run_one(task: tuple[Study, str, Mapping[str, Any], int, str, int]) -> tuple[
     per_epoch = study.images // BATCH
     modes = arm.modes(per_epoch, compared.costs, seed)
     model: torch.nn.Module = network(study, seed)
-    recipe = settings(study, len(modes) // per_epoch, seed)
+    recipe = settings(study, len(modes) // per_epoch, seed, "macs" if arm.over_macs else "steps")
     low = {mode: config for mode, config in compared.configs.items() if mode in modes}
     if low:
         example = torch.zeros(2, *curves.image_shape, device=next(model.parameters()).device)

@@ -5,7 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from bench.plans import FULL, KEPT, Arm, Costs, default_ladder, fitted, full, ladder, mixed, neighbours, phases, ramp
+from bench.plans import (
+    FULL,
+    KEPT,
+    Arm,
+    Costs,
+    default_ladder,
+    fitted,
+    full,
+    ladder,
+    mixed,
+    neighbours,
+    over_macs,
+    phases,
+    ramp,
+)
 from lowmode_fx import BernoulliSchedule, LadderSchedule, LowModeConfig, Tuning
 
 POOLED, RESAMPLED, TUNED = "all averaged", "all resampled", "tuned"
@@ -97,13 +111,15 @@ def ladders(network: str, epochs: int, per_epoch: int, costs: Costs, tuning: Tun
     for budget in (share * epochs for share in BUDGETS):
         fit = partial(fitted, budget=budget, per_epoch=per_epoch, costs=costs)
         found += [fit(default_ladder), fit(ramp), fit(neighbours), ladder(budget)]
+        found += [over_macs(fit(default_ladder)), over_macs(fit(ramp))]
         if network.endswith("5x5"):
             low = f"{RESAMPLED}, cover"
             name = "default ladder, 5×5 → 3×3 at r = 2"
             found.append(fit(partial(default_ladder, low=low, name=name)))
+            found.append(over_macs(found[-1]))
             found.append(fit(partial(ramp, low=low)))
     if tuning is not None and isinstance(tuning.schedule, LadderSchedule):
-        found.append(tuned_ladder(tuning))
+        found += [tuned_ladder(tuning), over_macs(tuned_ladder(tuning))]
     return list({arm.name: arm for arm in found}.values())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,14 @@ Costs = Mapping[str, float]
 class Arm:
     """One way to train. ``modes(steps of an epoch, costs, seed)`` gives the mode of each step of the run.
 
-    ``weight``: factor of the gradients of low steps.
+    ``weight``: factor of the gradients of low steps. ``over_macs``: the learning rate falls over multiply-adds,
+    not over steps.
     """
 
     name: str
     modes: Callable[[int, Costs, int], list[str]]
     weight: float = 1.0
+    over_macs: bool = False
 
 
 def cost(modes: Sequence[str], costs: Costs, per_epoch: int) -> float:
@@ -122,6 +124,11 @@ def neighbours(epochs: int, spread: float = 0.65, uniform: float = 0.1) -> Arm:
 def planned(name: str, plan: Sequence[tuple[str, int]]) -> Arm:
     """A given plan: modes and their epochs, one after the other."""
     return Arm(name, lambda per_epoch, costs, seed: phases([(mode, int(epochs)) for mode, epochs in plan], per_epoch))
+
+
+def over_macs(arm: Arm) -> Arm:
+    """The same with a learning rate that falls over multiply-adds."""
+    return replace(arm, name=f"{arm.name}, rate over macs", over_macs=True)
 
 
 def fitted(make: Callable[[int], Arm], budget: float, per_epoch: int, costs: Costs, most: int = 200) -> Arm:

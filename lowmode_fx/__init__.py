@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         lr_milestones,
     )
     from lowmode_fx.runtime.train_step import TrainStep
+    from lowmode_fx.train.cost_progress import cost_progress
     from lowmode_fx.tuning.agreement import GradientAgreement, gradient_agreement
     from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
     from lowmode_fx.tuning.result import Tuning
@@ -66,6 +67,7 @@ __all__ = [
     "build_ladder",
     "build_pair",
     "capture",
+    "cost_progress",
     "count_flops",
     "count_step_flops",
     "downsample",
@@ -104,6 +106,7 @@ import_lazily(
             "lr_milestones",
         ),
         "lowmode_fx.runtime.train_step": ("TrainStep",),
+        "lowmode_fx.train.cost_progress": ("cost_progress",),
         "lowmode_fx.tuning.agreement": ("GradientAgreement", "gradient_agreement"),
         "lowmode_fx.tuning.agreement_schedule": ("AgreementSchedule",),
         "lowmode_fx.tuning.result": ("Tuning",),

@@ -9,7 +9,7 @@ from lowmode_fx.cli.spelling import option_name
 
 #: Options of a low mode beside those of ``LowModeConfig``: a run without one has no use for them.
 LOW_MODE_RUN = (
-    *("low_weight", "batch_multiplier", "lr_rule"),
+    *("low_weight", "batch_multiplier", "lr_rule", "lr_over"),
     *("shares", "schedule", "p", "tail", "period", "measure_every", "hold_epochs"),
 )
 

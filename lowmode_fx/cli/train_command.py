@@ -45,7 +45,7 @@ from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.train.data_spec import read_spec, short_name
 from lowmode_fx.train.optimizer_names import check_optimizer_name
 from lowmode_fx.train.run_folder import RunFolder
-from lowmode_fx.train.settings import Autocast, DataOn, LrSchedule, TrainSettings
+from lowmode_fx.train.settings import Autocast, DataOn, LrOver, LrSchedule, TrainSettings
 from lowmode_fx.utils.validation import as_number
 from passes.errors import OptionError
 
@@ -123,6 +123,10 @@ def train(
             help="How the learning rate falls. (default milestones; with a full tail cosine)",
         ),
     ] = None,
+    lr_over: Annotated[
+        LrOver | None,
+        Rate(help="What a cosine or one cycle follows: the steps, or their multiply-adds. (default steps)"),
+    ] = None,
     milestones: Annotated[
         str | None, Rate(help="Epochs, from 0, at which the learning rate falls: 80,120. (default 40 %, 60 %)")
     ] = None,
@@ -187,6 +191,7 @@ def train(
         batch_size=batch_size,
         lr=lr,
         lr_schedule=lr_schedule,
+        lr_over=lr_over,
         milestones=None if milestones is None else _integers("milestones", milestones),
         lr_gamma=lr_gamma,
         decay_epochs=decay_epochs,

@@ -18,6 +18,7 @@ from lowmode_fx.runtime.train_step import TrainStep
 from lowmode_fx.train.augmenting import augmented
 from lowmode_fx.train.batches import steps_per_epoch, train_batches
 from lowmode_fx.train.clocks import DeviceClock, LoadingClock
+from lowmode_fx.train.cost_progress import cost_progress
 from lowmode_fx.train.ema import WeightAverage
 from lowmode_fx.train.identity import run_identity
 from lowmode_fx.train.loss import balanced_weights, make_criterion
@@ -63,6 +64,8 @@ class Run:
         # Before anything is warmed up at these sizes.
         images = self.steps * settings.batch_size // self.ranks.size
         check_batches(self.growing, settings.batch_size // self.ranks.size, images)
+        low = self.low_mode if settings.lr_over == "macs" else None
+        progress = None if low is None else cost_progress(low, settings.epochs, self.steps)
         # What torch.compile returns is called and never saved: the module itself keeps the model's own keys.
         self.forward: Any = model
         self.sharded = settings.fsdp and self.ranks.size > 1
@@ -77,7 +80,7 @@ class Run:
         # The module whose weights train: what evaluates, averages and measures looks at it.
         self.plain = model.ladder.model if isinstance(model, LowModeModel) else model
         self.optimizer = make_optimizer(self.plain, settings, self.device)
-        self.learning_rate = LearningRate(self.optimizer, settings, self.steps)
+        self.learning_rate = LearningRate(self.optimizer, settings, self.steps, progress)
         self.ema = WeightAverage(self.plain, settings.ema) if settings.ema else None
         weights = settings.class_weights
         if weights == "balanced":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -18,20 +18,28 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
+from lowmode_fx.train.cost_progress import passed_share
 from lowmode_fx.train.settings import TrainSettings
 
 
 class PlannedLR(LRScheduler):
-    """The rate that ``TrainSettings.learning_rate`` gives each step: a pure function, so its state is a number."""
+    """The rate that ``TrainSettings.learning_rate`` gives each step: a pure function, so its state is a number.
 
-    def __init__(self, optimizer: Optimizer, settings: TrainSettings, steps: int) -> None:
-        self.settings, self.steps = settings, steps
+    ``progress``: the share of the run that has passed at the start of each epoch, if it is not that of the steps.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, settings: TrainSettings, steps: int, progress: Sequence[float] | None = None
+    ) -> None:
+        self.settings, self.steps, self.progress = settings, steps, progress
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
         """The coming step's rate, of every group."""
         epoch, step = divmod(self.last_epoch, self.steps)
-        return [self.settings.learning_rate(epoch, step / self.steps)] * len(self.optimizer.param_groups)
+        share = step / self.steps
+        passed = None if self.progress is None else passed_share(self.progress, epoch, share)
+        return [self.settings.learning_rate(epoch, share, passed)] * len(self.optimizer.param_groups)
 
     def state_dict(self) -> dict[str, Any]:
         """The number of steps taken."""
@@ -48,13 +56,15 @@ class PlannedLR(LRScheduler):
 class LearningRate:
     """The scheduler of a run of ``steps`` steps an epoch, over all groups of ``optimizer``.
 
-    ``rate`` is the one that the last step was taken with, of the first group.
+    ``rate`` is the one that the last step was taken with, of the first group. ``progress``: as in ``PlannedLR``.
     """
 
-    def __init__(self, optimizer: Optimizer, settings: TrainSettings, steps: int) -> None:
+    def __init__(
+        self, optimizer: Optimizer, settings: TrainSettings, steps: int, progress: Sequence[float] | None = None
+    ) -> None:
         self.optimizer, self.steps = optimizer, steps
         self.plateau: ReduceLROnPlateau | None = None
-        self.scheduler = _scheduler(optimizer, settings, steps)
+        self.scheduler = _scheduler(optimizer, settings, steps, progress)
         if settings.lr_schedule == "plateau":
             self.plateau = ReduceLROnPlateau(
                 optimizer, "max", settings.lr_gamma, settings.patience_epochs, threshold_mode="abs"
@@ -97,11 +107,13 @@ class LearningRate:
         return {"scheduler": {"last_epoch": epoch * self.steps + step}}
 
 
-def _scheduler(optimizer: Optimizer, settings: TrainSettings, steps: int) -> LRScheduler:
+def _scheduler(
+    optimizer: Optimizer, settings: TrainSettings, steps: int, progress: Sequence[float] | None
+) -> LRScheduler:
     """What moves at each step."""
     kind, gamma, decay = settings.lr_schedule, settings.lr_gamma, settings.falls_every * steps
     if kind in ("milestones", "cosine", "onecycle"):
-        return PlannedLR(optimizer, settings, steps)
+        return PlannedLR(optimizer, settings, steps, progress)
     parts: list[LRScheduler] = []
     if kind == "step":
         parts.append(StepLR(optimizer, decay, gamma))

@@ -33,13 +33,23 @@ MOST_NUMBER = 1e30
 _DEVICE = r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?"
 _NO_DEVICE = ("is not there", "give auto, cpu or a GPU that torch sees")
 LrSchedule = Literal["milestones", "cosine", "onecycle", "step", "exponential", "linear", "plateau"]
+LrOver = Literal["steps", "macs"]
 Autocast = Literal["none", "bf16", "fp16"]
 DataOn = Literal["auto", "device", "host"]
 CRITERIA = ("cross_entropy", "bce")
 #: Settings that say where and how fast, or what comes after the last step: a resumed run may change them.
 CHANGEABLE_ON_RESUME = frozenset({"device", "compile", "fsdp", "workers", "data_on", "eval_batch_size", "precise_bn"})
 #: Settings that older checkpoints don't know: left out of what is compared where they are as they were then.
-_ADDED_LATER = ("criterion", "class_weights", "optimizer", "ema", "decay_epochs", "patience_epochs", "augment")
+_ADDED_LATER = (
+    "criterion",
+    "class_weights",
+    "optimizer",
+    "ema",
+    "decay_epochs",
+    "patience_epochs",
+    "augment",
+    "lr_over",
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,8 @@ class TrainSettings:
         weight_decay: Weight decay.
         nesterov: Whether SGD uses Nesterov's momentum.
         lr_schedule: How the learning rate falls (``train/scheduler.py``).
+        lr_over: What ``"cosine"`` and ``"onecycle"`` fall over: the run's steps, or its multiply-adds, of which low
+            steps have few (``cost_progress``).
         milestones: Epochs, counted from 0, at whose start the rate is multiplied by ``lr_gamma``.
         lr_gamma: Factor on the rate at each fall.
         warmup_epochs: Epochs in which the rate rises linearly.
@@ -88,6 +100,7 @@ class TrainSettings:
     weight_decay: float = 5e-4
     nesterov: bool = False
     lr_schedule: LrSchedule = "milestones"
+    lr_over: LrOver = "steps"
     milestones: tuple[int, ...] = ()
     lr_gamma: float = 0.1
     warmup_epochs: int = 0
@@ -140,6 +153,12 @@ class TrainSettings:
         for name in ("nesterov", "compile", "fsdp"):
             as_flag(name, getattr(self, name))
         as_choice("lr_schedule", self.lr_schedule, get_args(LrSchedule))
+        as_choice("lr_over", self.lr_over, get_args(LrOver))
+        if self.lr_over == "macs" and self.lr_schedule not in ("cosine", "onecycle"):
+            problem = (
+                f"needs a rate that falls over the whole run, and it is {setting('lr_schedule', self.lr_schedule)}"
+            )
+            raise OptionError("lr_over", self.lr_over, problem, f"give {setting('lr_schedule', 'cosine')}, or onecycle")
         as_choice("autocast", self.autocast, get_args(Autocast))
         as_choice("data_on", self.data_on, get_args(DataOn))
         check_criterion(self.criterion)
@@ -197,9 +216,12 @@ class TrainSettings:
             return tuple(range(self.falls_every, self.epochs, self.falls_every))
         return self.milestones if self.lr_schedule == "milestones" else ()
 
-    def learning_rate(self, epoch: int, share: float = 0.0) -> float:
-        """The rate in ``epoch``, of which ``share`` in [0, 1) has passed, of the schedules that are known ahead."""
-        passed = (epoch + share) / self.epochs
+    def learning_rate(self, epoch: int, share: float = 0.0, passed: float | None = None) -> float:
+        """The rate in ``epoch``, of which ``share`` in [0, 1) has passed, of the schedules that are known ahead.
+
+        ``passed``: the share of the whole run that has passed; by default that of its steps.
+        """
+        passed = (epoch + share) / self.epochs if passed is None else passed
         if self.lr_schedule == "cosine":
             rate = rates.cosine(self.lr, passed)
         elif self.lr_schedule == "onecycle":

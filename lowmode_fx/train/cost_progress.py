@@ -1,0 +1,80 @@
+"""How far a run has come, in cost: what a learning rate may follow instead of the number of steps."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from lowmode_fx.counting.step import count_forward_macs
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.schedules import StatefulSchedule
+from lowmode_fx.runtime.schedules.base import DrawnSchedule
+from lowmode_fx.utils.validation import as_count, as_number
+
+
+def cost_progress(
+    net: LowModeModel, epochs: int, steps_per_epoch: int, costs: Mapping[str, float] | None = None
+) -> tuple[float, ...]:
+    """Return the share of a run's cost that has passed at the start of each epoch, and at the end of the last.
+
+    Low epochs are cheap, so a run that starts low has passed little of its cost when it has taken most of its steps. A
+    learning rate that falls over the cost leaves more of itself to the full epochs at the end.
+
+    Args:
+        net: The net; its schedule is known ahead.
+        epochs: Number of epochs of the run.
+        steps_per_epoch: Optimizer steps of an epoch.
+        costs: Cost of a step of each low mode divided by a full step's, by the names of the modes (``{"r2": 0.3}``); by
+            default the ratio of their macs.
+
+    Returns:
+        ``epochs + 1`` values, which rise from 0 to 1.
+
+    Raises:
+        ValueError: A count is below 1, a cost is missing or not positive, or the schedule decides during training.
+    """
+    epochs, steps = as_count("epochs", epochs, 1), as_count("steps_per_epoch", steps_per_epoch, 1)
+    if isinstance(net.schedule, StatefulSchedule):
+        raise ValueError(
+            f"{type(net.schedule).__name__} chooses modes during training, so the cost of epochs to come is not known; "
+            "let the learning rate follow the steps"
+        )
+    known = _by_macs(net) if costs is None else _checked(net, costs)
+    spent = [
+        math.fsum(share * known[mode] for mode, share in _shares(net, epoch, steps).items()) for epoch in range(epochs)
+    ]
+    total = math.fsum(spent)
+    return (*(passed / total for passed in itertools.accumulate(spent[:-1], initial=0.0)), 1.0)
+
+
+def passed_share(progress: Sequence[float], epoch: int, share: float) -> float:
+    """The share of the cost in [0, 1] that has passed in ``epoch``, of whose steps ``share`` have been taken."""
+    if epoch >= len(progress) - 1:
+        return 1.0
+    return progress[epoch] + (progress[epoch + 1] - progress[epoch]) * share
+
+
+def _by_macs(net: LowModeModel) -> dict[Mode, float]:
+    full, *low = count_forward_macs(net.ladder)
+    return {**{rung.mode: macs / full for rung, macs in zip(net.ladder.rungs, low, strict=True)}, Mode.FULL: 1.0}
+
+
+def _checked(net: LowModeModel, costs: Mapping[str, float]) -> dict[Mode, float]:
+    found = {Mode.FULL: 1.0}
+    for rung in net.ladder.rungs:
+        name = str(rung.mode)
+        if name not in costs:
+            raise ValueError(f"costs has no {name!r}; give a cost for each low mode, such as {{{name!r}: 0.3}}")
+        found[rung.mode] = as_number(f"costs[{name!r}]", costs[name], above=0)
+    return found
+
+
+def _shares(net: LowModeModel, epoch: int, steps: int) -> dict[Mode, float]:
+    """The share of each mode in an epoch's steps: as expected, or counted where a schedule draws nothing."""
+    if isinstance(net.schedule, DrawnSchedule):
+        return {net.ladder.resolve(mode): share for mode, share in net.schedule.mode_probabilities(epoch).items()}
+    counts = Counter(net.mode_at(step, epoch) for step in range(epoch * steps, (epoch + 1) * steps))
+    return {mode: count / steps for mode, count in counts.items()}
