@@ -155,9 +155,7 @@ class TrainSettings:
         as_choice("lr_schedule", self.lr_schedule, get_args(LrSchedule))
         as_choice("lr_over", self.lr_over, get_args(LrOver))
         if self.lr_over == "macs" and self.lr_schedule not in ("cosine", "onecycle"):
-            problem = (
-                f"needs a rate that falls over the whole run, and it is {setting('lr_schedule', self.lr_schedule)}"
-            )
+            problem = f"needs a rate over the whole run, and {setting('lr_schedule', self.lr_schedule)} has none"
             raise OptionError("lr_over", self.lr_over, problem, f"give {setting('lr_schedule', 'cosine')}, or onecycle")
         as_choice("autocast", self.autocast, get_args(Autocast))
         as_choice("data_on", self.data_on, get_args(DataOn))
