@@ -13,179 +13,21 @@ import argparse
 import multiprocessing as mp
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.ablation_arms import BUDGETS, full_lengths, ladders, longer_low, low_modes, one_low_mode
+from bench.ablation_compared import Compared
+from bench.ablation_measure import measure_costs, prepare
 from bench.ablation_report import report
-from bench.harness import RESULTS, header, load_rows, paired_ratio, save
-from bench.networks import resnet, small_resnet
-from bench.plans import FULL, Arm
-from bench.training_step import mode_times
-from lowmode_fx import LadderSchedule, LowModeConfig, LowModeModel, Mode, build_ladder
-from lowmode_fx.train import DataSplits, TrainSettings, load_data, train
-from lowmode_fx.train.batches import EpochBatches
+from bench.ablation_studies import BATCH, LARGE, SMALL, Study, load, network, settings
+from bench.harness import RESULTS, header, load_rows, save
+from lowmode_fx import LowModeModel, Mode, build_ladder
+from lowmode_fx.train import train
 from lowmode_fx.train.evaluate import evaluate
-from lowmode_fx.train.images import MemoryImages
-from lowmode_fx.train.settings import LrOver
-from lowmode_fx.tuning.result import Tuning
-from lowmode_fx.tuning.tune import tune
-from lowmode_fx.utils.progress import progress
-
-BATCH = 125
-NETWORKS = {
-    "resnet8": lambda: small_resnet(blocks=1, kernel=3),
-    "resnet8-5x5": lambda: small_resnet(blocks=1, kernel=5),
-    "resnet18": lambda: resnet(18, "cifar", 10),
-}
-
-
-@dataclass(frozen=True)
-class Study:
-    """One network on one part of CIFAR-10.
-
-    ``epochs``: length of the full-mode run that arms are compared with. ``variations``: whether to add arms that vary
-    the norms and the weights of low steps.
-    """
-
-    network: str
-    epochs: int
-    images: int
-    curve_images: int
-    lr: float
-    last_stage: str
-    variations: bool = True
-
-
-SMALL = (
-    Study("resnet8", 16, 12_000, 2_000, 0.1, "5"),
-    Study("resnet8-5x5", 12, 8_000, 2_000, 0.1, "5", variations=False),
-)
-LARGE = (Study("resnet18", 30, 50_000, 10_000, 0.1, "layer4"),)
-
-
-@cache
-def load(study: Study, data: str) -> tuple[DataSplits, DataSplits]:
-    """The training subset with a part of the test set for the curves, and with all of the test set."""
-    whole = load_data(data)
-    assert isinstance(whole.train, MemoryImages) and isinstance(whole.val, MemoryImages)
-    chosen = torch.randperm(len(whole.train), generator=torch.Generator().manual_seed(0))[: study.images]
-    shown = torch.randperm(len(whole.val), generator=torch.Generator().manual_seed(0))[: study.curve_images]
-    final = replace(whole, train=MemoryImages(whole.train.images[chosen], whole.train.labels[chosen]))
-    return replace(final, val=MemoryImages(whole.val.images[shown], whole.val.labels[shown])), final
-
-
-def settings(study: Study, epochs: int, seed: int, lr_over: LrOver = "steps") -> TrainSettings:
-    """The recipe, which is the same for all arms but for what the learning rate falls over."""
-    return TrainSettings(
-        epochs=epochs,
-        batch_size=BATCH,
-        lr=study.lr,
-        lr_schedule="cosine",
-        lr_over=lr_over,
-        warmup_epochs=1,
-        nesterov=True,
-        autocast="bf16",
-        seed=seed,
-        compile=torch.cuda.is_available(),
-    )
-
-
-def network(study: Study, seed: int) -> torch.nn.Module:
-    torch.manual_seed(seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return NETWORKS[study.network]().to(device).to(memory_format=torch.channels_last)
-
-
-def loader(splits: DataSplits) -> EpochBatches:
-    return EpochBatches(splits, BATCH, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def tuned(study: Study, splits: DataSplits, seconds: float, modes: int) -> Tuning:
-    """The tuner's choice with its default options, of up to ``modes`` modes; of more than two in 0.6 of the time."""
-
-    def optimizer(parameters: Any) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, lr=study.lr / 2, momentum=0.9, weight_decay=5e-4, nesterov=True)
-
-    with progress() as tell:
-        return tune(
-            network(study, seed=1000),
-            loader(splits),
-            epochs=study.epochs,
-            optimizer=optimizer,
-            autocast=torch.bfloat16,
-            modes=modes,
-            time_budget=BUDGETS[0] if modes > 2 else 1.0,
-            seconds=seconds,
-            on_progress=tell,
-        )
-
-
-def measure_costs(
-    study: Study, splits: DataSplits, configs: Mapping[str, LowModeConfig], rounds: int
-) -> dict[str, Any]:
-    """The time of a step of each low mode divided by a full step's, in bf16 as in runs.
-
-    Forward, backward and optimizer, all modes paired and interleaved in one run. On a CPU also in float32, under
-    ``"float32"``, where small convolutions follow their multiply-adds better.
-    """
-    images, labels = next(iter(loader(splits)))
-    model = network(study, 0)
-    ladder = build_ladder(model, images[:2], configs)
-    net = LowModeModel(ladder, LadderSchedule((1,) * len(ladder.modes)), compile=images.is_cuda).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    found: dict[str, Any] = {}
-    for dtype in (torch.bfloat16,) if images.is_cuda else (torch.bfloat16, None):
-        times = mode_times(net, lambda: (images, labels), optimizer, rounds, dtype)
-        for mode in configs:
-            ratio = paired_ratio(times[mode], times[FULL])
-            found[mode] = ratio if dtype is not None else found[mode] | {"float32": ratio}
-    return found
-
-
-def prepare(study: Study, splits: DataSplits, tune_seconds: float, modes: int) -> dict[str, Any]:
-    """The tuner's choice and its measurements."""
-    print(f"{study.network}: tuning, {modes} modes", flush=True)
-    choice = tuned(study, splits, tune_seconds, modes)
-    print("\n".join(f"  {reason}" for reason in choice.reasons), flush=True)
-    tried = {
-        f"{each.name}, low gradients × {each.weight:g}": {
-            "cost": each.cost,
-            "gain by gradients": [progress.gain for progress in each.progress],
-            "gain in trial runs": each.trial_gains,
-            "predicted time": each.plan.time,
-        }
-        for each in choice.candidates
-        if each.trial_gains
-    }
-    return {"tuning": choice.to_dict(), "trial runs": tried}
-
-
-@dataclass(frozen=True)
-class Compared:
-    """The arms of a study, with the configuration and the median cost of each low mode by name."""
-
-    arms: list[Arm]
-    configs: Mapping[str, LowModeConfig]
-    costs: Mapping[str, float]
-
-    @classmethod
-    def of(cls, study: Study, row: Mapping[str, Any]) -> Compared:
-        """From the row of a study in a result file, with the tuner's choices and, once measured, the costs."""
-        choice = Tuning.from_dict(row["tuning"])
-        several = Tuning.from_dict(row["ladder"]["tuning"]) if "ladder" in row else None
-        configs = low_modes(study.last_stage, choice, several)
-        costs = {FULL: 1.0, **{mode: cost["median"] for mode, cost in row["costs"].items()}}
-        found = [*full_lengths(study.epochs), *one_low_mode(study.epochs, choice, study.variations)]
-        found += longer_low(study.network)
-        if set(configs) <= set(costs):
-            found += ladders(study.network, study.epochs, study.images // BATCH, costs, several)
-        return cls(found, configs, costs)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from bench.ablation import LARGE, SMALL, Study, load, network
+from bench.ablation_studies import LARGE, SMALL, Study, load, network
 from bench.harness import RESULTS, header, load_rows, save
 from lowmode_fx import LowModeConfig, count_step_flops
 from lowmode_fx.lowering.lower import pair_of

@@ -11,11 +11,14 @@ import pytest
 import torch
 from bench_rows import ratio
 
-from bench import ablation
-from bench.ablation import Compared, Study, measure_costs, run_one
+from bench import ablation, ablation_measure
+from bench.ablation import run_one
 from bench.ablation_arms import ladders, longer_low, tuned_ladder
+from bench.ablation_compared import Compared
 from bench.ablation_lines import lines
+from bench.ablation_measure import measure_costs
 from bench.ablation_report import cost_line, table
+from bench.ablation_studies import Study
 from bench.plans import FULL, cost, default_ladder, fitted, mixed, ramp
 from lowmode_fx import BernoulliSchedule, LadderSchedule, LowModeConfig, Tuning
 from lowmode_fx.lowering.mode import Mode
@@ -36,7 +39,7 @@ def row() -> dict[str, Any]:
 @pytest.mark.usefixtures("one_thread")
 def test_all_modes_are_timed_in_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
-    monkeypatch.setattr(ablation, "loader", lambda splits: [(images, labels)])
+    monkeypatch.setattr(ablation_measure, "loader", lambda splits: [(images, labels)])
     configs = Compared.of(STUDY, row()).configs
     some = {mode: configs[mode] for mode in ("s16", "the paper's", "tuned, rung 1")}
     found = measure_costs(STUDY, SimpleNamespace(), some, rounds=2)  # type: ignore[arg-type]

@@ -1,0 +1,82 @@
+"""The ablation's studies: networks on parts of CIFAR-10, and the recipe that all arms share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+
+from bench.networks import resnet, small_resnet
+from lowmode_fx.train import DataSplits, TrainSettings, load_data
+from lowmode_fx.train.batches import EpochBatches
+from lowmode_fx.train.images import MemoryImages
+from lowmode_fx.train.settings import LrOver
+
+BATCH = 125
+NETWORKS = {
+    "resnet8": lambda: small_resnet(blocks=1, kernel=3),
+    "resnet8-5x5": lambda: small_resnet(blocks=1, kernel=5),
+    "resnet18": lambda: resnet(18, "cifar", 10),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One network on one part of CIFAR-10.
+
+    ``epochs``: length of the full-mode run that arms are compared with. ``variations``: whether to add arms that vary
+    the norms and the weights of low steps.
+    """
+
+    network: str
+    epochs: int
+    images: int
+    curve_images: int
+    lr: float
+    last_stage: str
+    variations: bool = True
+
+
+SMALL = (
+    Study("resnet8", 16, 12_000, 2_000, 0.1, "5"),
+    Study("resnet8-5x5", 12, 8_000, 2_000, 0.1, "5", variations=False),
+)
+LARGE = (Study("resnet18", 30, 50_000, 10_000, 0.1, "layer4"),)
+
+
+@cache
+def load(study: Study, data: str) -> tuple[DataSplits, DataSplits]:
+    """The training subset with a part of the test set for the curves, and with all of the test set."""
+    whole = load_data(data)
+    assert isinstance(whole.train, MemoryImages) and isinstance(whole.val, MemoryImages)
+    chosen = torch.randperm(len(whole.train), generator=torch.Generator().manual_seed(0))[: study.images]
+    shown = torch.randperm(len(whole.val), generator=torch.Generator().manual_seed(0))[: study.curve_images]
+    final = replace(whole, train=MemoryImages(whole.train.images[chosen], whole.train.labels[chosen]))
+    return replace(final, val=MemoryImages(whole.val.images[shown], whole.val.labels[shown])), final
+
+
+def settings(study: Study, epochs: int, seed: int, lr_over: LrOver = "steps") -> TrainSettings:
+    """The recipe, which is the same for all arms but for what the learning rate falls over."""
+    return TrainSettings(
+        epochs=epochs,
+        batch_size=BATCH,
+        lr=study.lr,
+        lr_schedule="cosine",
+        lr_over=lr_over,
+        warmup_epochs=1,
+        nesterov=True,
+        autocast="bf16",
+        seed=seed,
+        compile=torch.cuda.is_available(),
+    )
+
+
+def network(study: Study, seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return NETWORKS[study.network]().to(device).to(memory_format=torch.channels_last)
+
+
+def loader(splits: DataSplits) -> EpochBatches:
+    return EpochBatches(splits, BATCH, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
