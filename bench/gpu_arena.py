@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from bench.step_functions import capture_all, captured, uncompiled
 from bench.timed_graphs import TimedGraphs
 from bench.training_step import training_step
 from lowmode_fx import Augmentation, DeviceLoader, LowModeModel, Mode, TrainStep, build_ladder
+from lowmode_fx.counting.step import count_forward_macs
 from lowmode_fx.runtime.schedules.chosen import ChosenMode
 from lowmode_fx.utils.devices import synchronize
 
@@ -89,12 +90,22 @@ class Arena:
         found = uncompiled(self.net)
         return {"compiled": not found, "uncompiled modes": found, **captured(self.step)}
 
-    def train(self, modes: Sequence[str], train: Split, seed: int) -> dict[str, Any]:
-        """Run from new weights, one step for each of ``modes``. The seconds are the whole loop's, loading included."""
+    @cached_property
+    def macs(self) -> dict[str, float]:
+        """Multiply-adds of an image in each mode, divided by full-mode's."""
+        full, *low = count_forward_macs(self.net.ladder)
+        return {str(Mode.FULL): 1.0, **{str(mode): n / full for mode, n in zip(self.net.modes, low, strict=False)}}
+
+    def train(self, modes: Sequence[str], train: Split, seed: int, over_macs: bool = False) -> dict[str, Any]:
+        """Run from new weights, one step for each of ``modes``. The seconds are the whole loop's, loading included.
+
+        ``over_macs``: the learning rate follows multiply-adds instead of images.
+        """
         self._reset(seed)
         self.schedule.plan = [Mode(mode) for mode in modes]
         sizes = [self.size(mode) for mode in modes]
-        seen, every = 0, sum(sizes)
+        work = [size * (self.macs[mode] if over_macs else 1.0) for size, mode in zip(sizes, modes, strict=True)]
+        done, every = 0.0, math.fsum(work)
         loader = self.loader(train, seed)
         launched = getattr(self.graphs, "launches", 0)
         synchronize(self.device)
@@ -105,8 +116,8 @@ class Arena:
             for images, labels in loader:
                 if place == len(modes):
                     break
-                self._set_rate(rate(seen / every, self.study.peak_rate))
-                seen += sizes[place]
+                self._set_rate(rate(done / every, self.study.peak_rate))
+                done += work[place]
                 loss = self.step(images.contiguous(memory_format=self.study.memory_format), labels)
                 place += 1
             epoch += 1
@@ -114,7 +125,7 @@ class Arena:
         seconds = time.perf_counter() - began
         self.schedule.plan = ()
         replays = getattr(self.graphs, "launches", 0) - launched
-        found = {"seconds": seconds, "steps": place, "images": seen, "last loss": float(loss)}
+        found = {"seconds": seconds, "steps": place, "images": sum(sizes), "last loss": float(loss)}
         return found | {"replays": replays}
 
     def loader(self, train: Split, seed: int) -> DeviceLoader:

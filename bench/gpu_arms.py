@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.plans import FULL, KEPT, LADDER, SIDE, SIDES, Arm, Costs, full, ladder, neighbours, ramp
+from bench.plans import FULL, KEPT, LADDER, SIDE, SIDES, Arm, Costs, full, ladder, neighbours, over_macs, ramp
 from lowmode_fx import LowModeConfig
 
 POOLED, SHARED = "pooled", "pooled, shared norms"
@@ -56,8 +56,9 @@ def arms(epochs: int = 24) -> list[Arm]:
         return max(1, round(epochs * of / 24))
 
     found = [
-        full(epochs), ramp(epochs), ladder(cut(14)), full(cut(14)), grown_ladder(cut(14)), full(cut(12)),
-        ladder(cut(12)), neighbours(epochs), grown_ladder(cut(12)), full(cut(17)), full(cut(19)), ladder(cut(17)),
+        full(epochs), ramp(epochs), over_macs(ladder(cut(14))), full(cut(14)), over_macs(ladder(cut(12))),
+        ladder(cut(14)), over_macs(ramp(epochs)), grown_ladder(cut(14)), full(cut(12)), ladder(cut(12)),
+        neighbours(epochs), over_macs(grown_ladder(cut(14))), full(cut(17)), full(cut(19)), ladder(cut(17)),
         paper(epochs, SHARED), paper(epochs, POOLED),
     ]  # fmt: skip
     return list({arm.name: arm for arm in found}.values())  # short runs have fewer shortened versions

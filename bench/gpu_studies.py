@@ -76,7 +76,11 @@ def _large_kernel_arms(epochs: int, costs: Costs) -> list[Arm]:
         key=lambda arm: (arm.budget != 1, arm.budget)
     )  # the longest, then the shortest, which are the most informative
     return [
-        Arm(arm.name if arm.budget == 1 else f"{arm.name}, {arm.budget:g} of the time", partial(steps, arm))
+        Arm(
+            arm.name if arm.budget == 1 else f"{arm.name}, {arm.budget:g} of the time",
+            partial(steps, arm),
+            over_macs=arm.over_time,
+        )
         for arm in every
     ]
 

@@ -103,7 +103,7 @@ def run_arm(arena: Arena, arm: Arm, seed: int, splits: dict[str, Split], costs: 
     per_epoch = len(splits["train"].labels) // arena.batch
     relative = relative_costs(costs)
     modes = arm.modes(per_epoch, relative, seed)
-    found = arena.train(modes, splits["train"], seed)
+    found = arena.train(modes, splits["train"], seed, arm.over_macs)
     return {
         "what": "arm",
         "study": arena.study.name,

@@ -125,7 +125,7 @@ def train(
     ] = None,
     lr_over: Annotated[
         LrOver | None,
-        Rate(help="What a cosine or one cycle follows: the steps, or their multiply-adds. (default steps)"),
+        Rate(help="What a cosine or one cycle follows: steps or macs. (default steps; with a full tail macs)"),
     ] = None,
     milestones: Annotated[
         str | None, Rate(help="Epochs, from 0, at which the learning rate falls: 80,120. (default 40 %, 60 %)")
@@ -187,6 +187,7 @@ def train(
     settings = _settings(
         preset,
         late_full=hold_epochs is None and (choice is not None or ends_full(kind, p, tail)),
+        planned=kind != "agreement",
         epochs=epochs if choice is None or epochs is not None else choice.epochs,
         batch_size=batch_size,
         lr=lr,
@@ -272,17 +273,19 @@ def train(
         raise typer.Exit(status)
 
 
-def _settings(preset: str | None, late_full: bool, **given: Any) -> TrainSettings:
+def _settings(preset: str | None, late_full: bool, planned: bool = True, **given: Any) -> TrainSettings:
     """The preset with the options given. Without either, the rate falls where the paper's does: at 40 and 60 %.
 
     late_full: full steps come last, to which these falls would leave a hundredth of the rate: it is a cosine instead,
-    for the baseline too.
+    for the baseline too, and follows the macs of a schedule that is planned.
     """
     explicit = {name: value for name, value in given.items() if value is not None}
     if preset == "paper":
         return TrainSettings.paper(**explicit)
     if late_full and "milestones" not in explicit:
         explicit.setdefault("lr_schedule", "cosine")
+        if planned and explicit["lr_schedule"] in ("cosine", "onecycle"):
+            explicit.setdefault("lr_over", "macs")
     settings = TrainSettings(**explicit)
     if settings.lr_schedule != "milestones" or "milestones" in explicit:
         return settings

@@ -107,7 +107,7 @@ def test_the_papers_setting_is_full_at_first_and_mixed_then() -> None:
 
 def test_arms_are_all_there_and_none_twice() -> None:
     names = [arm.name for arm in arms()]
-    assert len(names) == 14 == len(set(names))
+    assert len(names) == 17 == len(set(names))
     assert [name for name in names if name.startswith("full-mode")] == [
         f"full-mode, {epochs} epochs" for epochs in (24, 14, 12, 17, 19)
     ]

@@ -374,7 +374,12 @@ def test_without_a_preset_the_rate_falls_where_the_papers_does() -> None:
 
 
 def test_full_epochs_at_the_end_have_a_rate_to_learn_with() -> None:
-    assert _settings("", late_full=True, epochs=200).lr_schedule == "cosine"
+    chosen = _settings("", late_full=True, epochs=200)
+    assert (chosen.lr_schedule, chosen.lr_over) == ("cosine", "macs")
+    assert _settings("", late_full=True, lr_schedule="onecycle").lr_over == "macs"
+    assert _settings("", late_full=True, lr_over="steps").lr_over == "steps"
+    for late_full, planned, kind in ((False, True, "cosine"), (True, False, "cosine"), (True, True, "plateau")):
+        assert _settings("", late_full=late_full, planned=planned, lr_schedule=kind).lr_over == "steps"
     assert _settings("", late_full=True, epochs=200, lr_schedule="milestones").milestones == (80, 120)
     assert _settings("", late_full=True, epochs=200, milestones=(150,)).lr_schedule == "milestones"
 
@@ -400,11 +405,24 @@ def test_where_full_epochs_come_last(kind: str, p: str | None, tail: float | Non
     assert ends_full(kind, p, tail) is full
 
 
-def test_a_list_of_p_that_ends_in_0_gets_a_cosine(run: Run, tmp_path: Path) -> None:
-    for options, rate in ((("--p", "1,0"), "cosine"), (("--p", "0,1"), "milestones")):
+def test_a_list_of_p_that_ends_in_0_gets_a_cosine_over_macs(run: Run, tmp_path: Path) -> None:
+    for options, rate, over in (
+        (("--p", "1,0"), "cosine", "macs"),
+        (("--p", "1,0", "--lr-over", "steps"), "cosine", "steps"),
+        (("--p", "0,1"), "milestones", "steps"),
+    ):
         assert run("train", MODEL, *QUICK, "--epochs", "2", *options, "--overwrite").status == 0
         summary = json.loads((tmp_path / "runs/training-tiny_model-digits/summary.json").read_text())
-        assert summary["settings"]["lr_schedule"] == rate
+        assert (summary["settings"]["lr_schedule"], summary["settings"]["lr_over"]) == (rate, over)
+
+
+def test_rates_over_macs_need_modes_that_are_known(run: Run) -> None:
+    falling = run("train", MODEL, *QUICK, "--lr-over", "macs")
+    assert falling.status == 2 and "--lr-over 'macs' needs a rate over the whole run" in falling.error
+    cosine = (*QUICK, "--lr-schedule", "cosine", "--lr-over", "macs")
+    told = run("train", MODEL, *cosine, "--schedule", "agreement", "--measure-every", "80")
+    assert told.status == 2 and "AgreementSchedule chooses modes during training" in told.error
+    assert "note: --lr-over macs does nothing here" in run("train", MODEL, *cosine, "--full-only").out
 
 
 def test_shares_of_low_steps() -> None:
