@@ -78,6 +78,7 @@ def demo(
             batch_size=BATCH_SIZE,
             lr=0.05,
             lr_schedule="onecycle",
+            lr_over="macs",
             seed=seed,
             device="cpu",
             compile=compile,
