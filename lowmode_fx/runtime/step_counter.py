@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from lowmode_fx.runtime.optimizer_hooks import call_after_steps
 from lowmode_fx.runtime.optimizers import unwrapped
 from lowmode_fx.runtime.saved_schedule import SavedSchedule
+from lowmode_fx.runtime.taken_steps import TakenSteps
 
 #: More training forwards than this without a step of an attached optimizer are not gradient accumulation.
 MOST_FORWARDS = 20
@@ -22,7 +24,7 @@ class StepCounter:
 
     An optimizer that steps on the weights is attached automatically. If several steps follow one forward (several
     optimizers that step together), the first counts. A step without a forward before it, as loading a state dict may
-    take, does not. ``waits``: a copy's counter counts nothing until an optimizer trains the copy.
+    take, does not, nor does one that an optimizer or a gradient scaler skips. ``waits``: a copy's counter counts nothing until an optimizer trains the copy.
     """
 
     def __init__(self, parameters: Callable[[], Iterable[nn.Parameter]], saved: SavedSchedule | None = None) -> None:
@@ -33,6 +35,7 @@ class StepCounter:
         self._parameters = parameters
         self._saved = saved
         self._forwards = 0
+        self._paused = False
         self._warned = False
         call_after_steps(self)
 
@@ -84,10 +87,19 @@ class StepCounter:
                 stacklevel=4,
             )
 
-    def after_step(self, optimizer: Optimizer) -> None:
-        """``optimizer`` has taken a step."""
-        if self._forwards and self.trains(optimizer):
+    def after_step(self, optimizer: Optimizer, taken: TakenSteps) -> None:
+        """``optimizer`` has stepped."""
+        if self._forwards and not self._paused and self.trains(optimizer) and taken.has_taken(optimizer):
             self.count_own_step(optimizer)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, no step is counted: who steps there counts by ``count_own_step``."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
 
     def count_own_step(self, optimizer: Optimizer) -> None:
         """``optimizer``, which steps on the weights, has taken a step."""
