@@ -334,6 +334,16 @@ def test_schedules_and_configs_load_without_trust() -> None:
     assert torch.load(file, weights_only=True) == values
 
 
+def test_a_schedule_that_measures_loads_without_trust_too() -> None:
+    schedule = AgreementSchedule(every=100, batches=2, p=0.5, seed=3)
+    schedule.load_state_dict({"steps": [0], "gains": [0.9], "costs": [0.3]})
+    file = io.BytesIO()
+    torch.save({"schedule": schedule}, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)["schedule"]
+    assert isinstance(loaded, AgreementSchedule) and vars(loaded) == vars(schedule)
+
+
 def test_a_net_has_the_signature_of_its_model() -> None:
     import inspect
 
