@@ -185,6 +185,13 @@ def compiled_graphs() -> int:
     return int(counters["stats"]["unique_graphs"]) if counters is not None else 0
 
 
+def failed_guard() -> str:
+    """What dynamo found changed when it last compiled something again, as an expression; empty if it keeps none."""
+    metrics = getattr(sys.modules.get("torch._dynamo.utils"), "get_compilation_metrics", list)()
+    reasons = (getattr(each, "recompile_reason", None) for each in reversed(metrics))
+    return str(next(filter(None, reasons), "")).partition("#")[0]
+
+
 @contextlib.contextmanager
 def hooks_guarded() -> Iterator[None]:
     """Inside, compiled code detects hooks that are added to modules, or removed, later."""
