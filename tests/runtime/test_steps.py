@@ -19,7 +19,16 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.feature_extraction import create_feature_extractor
 from trainers import IMAGES, LABELS, SCHEDULE, assert_same, make, network, sgd
 
-from lowmode_fx import AgreementSchedule, BernoulliSchedule, LowModeConfig, LowModeModel, Mode, PeriodicSchedule
+from lowmode_fx import (
+    AgreementSchedule,
+    BernoulliSchedule,
+    LadderSchedule,
+    LowModeConfig,
+    LowModeModel,
+    Mode,
+    PeriodicSchedule,
+    build_ladder,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BATCH, TARGETS = IMAGES[:4], LABELS[:4]
@@ -206,6 +215,20 @@ def test_drawing_a_graph_and_evaluating_are_no_steps() -> None:
     assert net.step == 0 and net.train().training and net.last_mode is None
 
 
+def test_summaries_and_drawings_by_others_are_no_steps(tmp_path: Any) -> None:
+    summary = pytest.importorskip("torchinfo", reason="torchinfo is not installed").summary
+    net = make(BernoulliSchedule(p=1.0))
+    net.attach(sgd(net))
+    for kind in ({}, {"mode": "train"}):
+        ours, plain = (summary(each, BATCH.shape, verbose=0, **kind) for each in (net, network()))
+        assert (ours.total_params, ours.total_mult_adds) == (plain.total_params, plain.total_mult_adds)
+    tensorboard = pytest.importorskip("torch.utils.tensorboard", reason="tensorboard is not installed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tensorboard.SummaryWriter(tmp_path).add_graph(net, BATCH)
+    assert net.step == 0 and net.last_mode is None
+
+
 # Copies --------------------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +306,26 @@ def test_a_users_compile_compiles_each_mode_once() -> None:
     plain.load_state_dict(net.state_dict())
     with torch.no_grad():
         assert torch.equal(compiled.eval()(BATCH), plain.eval()(BATCH))
+    torch._dynamo.reset()
+
+
+def test_of_a_ladder_too() -> None:
+    graphs: list[Any] = []
+
+    def backend(graph_module: torch.fx.GraphModule, example: Any) -> Any:
+        graphs.append(graph_module)
+        return graph_module.forward
+
+    torch._dynamo.reset()
+    configs = [LowModeConfig(ratio=2), LowModeConfig(ratio=4 / 3, kernel_ratio=1)]
+    ladder = build_ladder(network(), torch.zeros(2, 3, 16, 16), configs)
+    net = LowModeModel(ladder, LadderSchedule(epochs=(1, 1, 1)), compile=False).train()
+    compiled, optimizer = torch.compile(net, backend=backend), sgd(net)
+    net.attach(optimizer)
+    for number in range(9):
+        net.set_epoch(number % 3)
+        step(compiled, optimizer)
+    assert len(graphs) == 3 and net.step == 9
     torch._dynamo.reset()
 
 
