@@ -131,9 +131,10 @@ class StepCounter:
         self.attached, self.waits = True, False
 
     def trains(self, optimizer: Optimizer) -> bool:
-        """Whether ``optimizer`` steps on the weights."""
+        """Whether ``optimizer`` steps on the weights; on those of a copy, which it may only hold, with gradients."""
         theirs = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        return any(id(parameter) in theirs for parameter in self._parameters())
+        weights = (each for each in self._parameters() if each.grad is not None or not self.waits)
+        return any(id(parameter) in theirs for parameter in weights)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StepCounter:
         raise TypeError("a step counter can't be copied: it belongs to one model; make another one")

@@ -247,6 +247,21 @@ def test_a_copy_runs_in_full_mode_and_counts_nothing_until_it_is_trained() -> No
     assert late.step == 1 and not late.is_copy
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_momentum_copy_whose_weights_an_optimizer_holds_is_not_trained_by_it(frozen: bool) -> None:
+    """As ``self.parameters()`` of a module with both gives them; the copy's forward runs with gradients, detached."""
+    net = make(BernoulliSchedule(p=1.0))
+    copied = copy.deepcopy(net).requires_grad_(not frozen)
+    optimizer = sgd(nn.ModuleList([net, copied]))
+    net.attach(optimizer)
+    for _ in range(3):
+        (net(BATCH) - copied(BATCH).detach()).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert copied.last_mode is Mode.FULL and net.last_mode is Mode.LOW
+    assert copied.is_copy and copied.step == 0 and net.step == 3
+
+
 def test_statistics_are_gathered_in_full_mode() -> None:
     net, plain = make(BernoulliSchedule(p=1.0)), network()
     averaged = AveragedModel(net)
