@@ -44,8 +44,8 @@ class ModeBatchSampler(BatchSampler):
     ``ModeBatchSampler.for_net(net)`` makes the class for a net. Steps are counted from ``net.step`` and ``net.epoch``
     at the start of an iteration, so a resumed run, and each rank, agrees. If another sampler gives each rank every n-th
     batch, or one rank joins n batches for all (Accelerate's), n consecutive batches have one mode, and there are as
-    many full rounds of them as that needs; skipped batches are not counted. A stateful loader resumes in the middle of an epoch. Of a net with a
-    ``batch_multiplier`` a low step's batches have more images, and an epoch fewer batches.
+    many full rounds of them as that needs; skipped batches are not counted. A stateful loader resumes in the middle of
+    an epoch. Of a net with a ``batch_multiplier`` a low step's batches have more images, and an epoch fewer batches.
 
     Args:
         sampler: Gives the indices of an epoch.

@@ -92,7 +92,9 @@ def test_a_resumed_run_is_the_whole_run_bit_for_bit(tmp_path: Path, where: str) 
 
 
 def every_step(folder: Path) -> Any:
-    return ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}", enable_version_counter=False)
+    return ModelCheckpoint(
+        folder, every_n_train_steps=1, save_top_k=-1, filename="{step}", enable_version_counter=False
+    )
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital'")
