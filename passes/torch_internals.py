@@ -187,7 +187,7 @@ def compiled_graphs() -> int:
 
 def failed_guard() -> str:
     """What dynamo found changed when it last compiled something again, as an expression; empty if it keeps none."""
-    metrics = getattr(sys.modules.get("torch._dynamo.utils"), "get_compilation_metrics", list)()
+    metrics: list[Any] = getattr(sys.modules.get("torch._dynamo.utils"), "get_compilation_metrics", list)()
     reasons = (getattr(each, "recompile_reason", None) for each in reversed(metrics))
     return str(next(filter(None, reasons), "")).partition("#")[0]
 

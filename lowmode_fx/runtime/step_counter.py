@@ -24,8 +24,8 @@ class StepCounter:
 
     An optimizer that steps on the weights is attached automatically. If several steps follow one forward (several
     optimizers that step together), the first counts. A step without a forward before it, as loading a state dict may
-    take, does not, nor does one that an optimizer or a gradient scaler skips. ``waits``: a copy's counter counts nothing
-    until an optimizer trains the copy.
+    take, does not, nor does one that an optimizer or a gradient scaler skips. ``waits``: a copy's counter counts
+    nothing until an optimizer trains the copy.
     """
 
     def __init__(self, parameters: Callable[[], Iterable[nn.Parameter]], saved: SavedSchedule | None = None) -> None:
