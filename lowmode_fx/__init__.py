@@ -113,5 +113,5 @@ import_lazily(
         "lowmode_fx.tuning.tune": ("tune",),
         "passes": ("PassError",),
     },
-    first="lowmode_fx.runtime.safe_globals",  # who uses a name may load a checkpoint that holds values of ours
+    first="lowmode_fx.tuning.safe_globals",  # who uses a name may load a checkpoint that holds values of ours
 )

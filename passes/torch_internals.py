@@ -9,7 +9,7 @@ import contextlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -107,6 +107,25 @@ def version_of(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
+def sum_of_versions(tensors: Iterable[Tensor]) -> int:
+    """It changes where one of the tensors is written to; 0 if one has no version counter."""
+    try:
+        return sum(tensor._version for tensor in tensors)
+    except RuntimeError:
+        return 0
+
+
+def found_infinite(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> Tensor | None:
+    """Whether ``scaler`` found infinite gradients in the step of ``optimizer``, before its ``update``.
+
+    A tensor on the device, above 0 if so; ``None`` if the scaler is disabled. Reading it waits for the device.
+    """
+    if not scaler.is_enabled():
+        return None
+    found = list(scaler._found_inf_per_device(optimizer).values())
+    return found[0] if len(found) == 1 else torch.stack([each.to(found[0].device) for each in found]).sum()
+
+
 def fake_of(mode: Any, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
     """A fake tensor of ``mode``, on ``device``, from the meta tensor that ``make`` makes from meta and fake tensors.
 
@@ -164,6 +183,13 @@ def compiled_graphs() -> int:
     """How many graphs dynamo has compiled in this process."""
     counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", None)
     return int(counters["stats"]["unique_graphs"]) if counters is not None else 0
+
+
+def failed_guard() -> str:
+    """What dynamo found changed when it last compiled something again, as an expression; empty if it keeps none."""
+    metrics: list[Any] = getattr(sys.modules.get("torch._dynamo.utils"), "get_compilation_metrics", list)()
+    reasons = (getattr(each, "recompile_reason", None) for each in reversed(metrics))
+    return str(next(filter(None, reasons), "")).partition("#")[0]
 
 
 @contextlib.contextmanager

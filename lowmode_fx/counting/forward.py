@@ -60,7 +60,14 @@ def count_flops(ladder: Ladder, *, handles: Mapping[str, Handle | None] | None =
 
     Raises:
         UncountedError: A graph has an operator that is neither counted nor known to be free (a ``ValueError``).
+        ValueError: The model holds TorchScript.
     """
+    for name, module in ladder.model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"count_flops: {name or 'the model'} is TorchScript, which hides its operators; count the modes of the "
+                "model as it is before torch.jit.script"
+            )
     with _spread_out(ladder) as copied:
         return _report(ladder, copied, handles or {})
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
+import torch
 from torch import nn
 
 from passes.match import is_convolution
@@ -21,6 +22,7 @@ def find_blocks(model: nn.Module) -> tuple[str, ...]:
 
     A part holds layers, a convolution among them. It is a residual block, say, or a stage of blocks of different
     shapes. A stage of equal blocks is not a part: its blocks are, for less than half of it then has to be compiled.
+    TorchScript is compiled already and no part.
     """
     return tuple(path for name, child in model.named_children() for path in _parts(child, name))
 
@@ -28,9 +30,9 @@ def find_blocks(model: nn.Module) -> tuple[str, ...]:
 def named_blocks(model: nn.Module, globs: Sequence[str]) -> tuple[str, ...]:
     """Paths of the outermost modules that globs over module names match.
 
-    Raises ``PassError`` for a glob that matches nothing.
+    Raises ``PassError`` for a glob that matches nothing, or TorchScript alone.
     """
-    names = [name for name, module in model.named_modules() if name and next(module.children(), None) is not None]
+    names = [name for name, module in model.named_modules() if name and _holds_others(module)]
     chosen = select_names(names, globs, "compile", "module that holds others")
     return tuple(
         name for name in names if name in chosen and not any(f"{name}.".startswith(f"{o}.") for o in chosen - {name})
@@ -45,7 +47,7 @@ def kind_of(block: nn.Module) -> Hashable:
 
 
 def _parts(module: nn.Module, path: str) -> Iterator[str]:
-    if next(module.children(), None) is None or not any(map(is_convolution, module.modules())):
+    if not _holds_others(module) or not any(map(is_convolution, module.modules())):
         return
     inside = [part for name, child in module.named_children() for part in _parts(child, f"{path}.{name}")]
     is_container = type(module) in _CONTAINERS
@@ -53,6 +55,10 @@ def _parts(module: nn.Module, path: str) -> Iterator[str]:
         yield from inside
     elif type(module) not in (nn.ModuleList, nn.ModuleDict):  # these have no forward
         yield path
+
+
+def _holds_others(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None and not isinstance(module, torch.jit.ScriptModule)
 
 
 def _is_mostly_repeated(module: nn.Module, path: str, parts: Iterable[str]) -> bool:

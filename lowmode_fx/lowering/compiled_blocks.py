@@ -13,8 +13,9 @@ from lowmode_fx.lowering.blocks import kind_of
 from passes.preserve import same_items
 from passes.torch_internals import at_least_recompilations, isolated
 
-#: More compilations of one kind of block than torch allows for one function: each mode, batch or dtype has its own.
-_EACH = 8
+#: More compilations of one kind of block than torch allows for one function: each mode, batch or dtype has its own, and
+#: so has each call of a block that counts its calls, until its mode runs uncompiled for that reason.
+_EACH = 16
 #: Enters what must hold while a block runs.
 Around = Callable[[nn.Module], contextlib.AbstractContextManager[Any]]
 

@@ -43,9 +43,9 @@ class ModeBatchSampler(BatchSampler):
 
     ``ModeBatchSampler.for_net(net)`` makes the class for a net. Steps are counted from ``net.step`` and ``net.epoch``
     at the start of an iteration, so a resumed run, and each rank, agrees. If another sampler gives each rank every n-th
-    batch (Accelerate's), n consecutive batches have one mode, and there are as many full rounds of them as that sampler
-    needs; skipped batches are not counted. A stateful loader resumes in the middle of an epoch. Of a net with a
-    ``batch_multiplier`` a low step's batches have more images, and an epoch fewer batches.
+    batch, or one rank joins n batches for all (Accelerate's), n consecutive batches have one mode, and there are as
+    many full rounds of them as that needs; skipped batches are not counted. A stateful loader resumes in the middle of
+    an epoch. Of a net with a ``batch_multiplier`` a low step's batches have more images, and an epoch fewer batches.
 
     Args:
         sampler: Gives the indices of an epoch.
@@ -159,7 +159,7 @@ class _ModeBatches(Iterator[list[int]]):
         """The next batch; at the end, if each shard needs one, the first batches are repeated to fill the round."""
         assert self._consumers is not None
         shards, size = self._consumers.shards, self._sampler.batch_size
-        completes = shards > 1 and self._consumers.evens and not self._sampler.drop_last and size is not None
+        completes = self._consumers.evens and not self._sampler.drop_last and size is not None
         indices = None if self._ended else next(self._indices, None)
         if not completes:
             if indices is None:
@@ -197,10 +197,10 @@ class _ModeBatches(Iterator[list[int]]):
 
 
 class _Consumers:
-    """What the samplers around a sampler do with its batches.
+    """What the samplers and loaders around a sampler do with its batches.
 
-    ``shards``: each rank takes one of this many consecutive batches. ``evens``: whether each must get one. ``skipped``:
-    how many of a rank's own are dropped first.
+    ``shards``: each rank takes one of this many consecutive batches. ``evens``: whether each must get a full one.
+    ``skipped``: how many of a rank's own are dropped first.
     """
 
     def __init__(self, sampler: Any) -> None:
@@ -209,16 +209,31 @@ class _Consumers:
         inner = sampler
         while frame is not None:
             consumer = frame.f_locals.get("self")
-            if consumer is not None and getattr(consumer, "batch_sampler", None) is inner:
-                if sampler.grows and (hasattr(consumer, "num_processes") or getattr(consumer, "skip_batches", 0)):
+            if consumer is not None and _consumes(consumer, inner):
+                processes = _processes(consumer)
+                if sampler.grows and (processes or getattr(consumer, "skip_batches", 0)):
                     raise ValueError(
                         f"batch_multiplier={sampler.net.batch_multiplier!r} does not work in a "
                         f"{type(consumer).__name__}, which shards or skips batches of one size; use "
                         "DeviceLoader(net=net, rank=, world_size=) or a DistributedSampler without it"
                     )
-                if hasattr(consumer, "num_processes") and not getattr(consumer, "split_batches", False):
-                    self.shards *= consumer.num_processes
+                splits, dispatches = getattr(consumer, "split_batches", False), hasattr(consumer, "base_dataloader")
+                if processes and not splits:
+                    self.shards *= processes
+                if processes > 1 and (dispatches or not splits):
                     self.evens = getattr(consumer, "even_batches", True)
                 self.skipped += getattr(consumer, "skip_batches", 0)
                 inner = consumer
             frame = frame.f_back  # type: ignore[assignment]
+
+
+def _consumes(consumer: Any, inner: Any) -> bool:
+    return any(getattr(consumer, name, None) is inner for name in ("batch_sampler", "base_dataloader"))
+
+
+def _processes(consumer: Any) -> int:
+    """How many ranks share what ``consumer`` gets: 0 unless it shards batches, or one rank dispatches them to all."""
+    if hasattr(consumer, "base_dataloader"):  # Accelerate's loaders, of which one dispatches
+        dispatches = hasattr(consumer, "_fetch_batches") and not getattr(consumer, "submesh_tp", None)
+        return int(consumer.state.num_processes) if dispatches else 0
+    return int(getattr(consumer, "num_processes", 0))

@@ -6,8 +6,11 @@ import functools
 import weakref
 from typing import Any, Protocol
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from lowmode_fx.runtime.taken_steps import TakenSteps
 
 
 class BeforeSteps(Protocol):
@@ -21,13 +24,14 @@ class BeforeSteps(Protocol):
 class AfterSteps(Protocol):
     """Is called after each step of any optimizer."""
 
-    def after_step(self, optimizer: Optimizer) -> None:
-        """``optimizer`` has stepped."""
+    def after_step(self, optimizer: Optimizer, taken: TakenSteps) -> None:
+        """``optimizer`` has stepped; ``taken`` tells whether it has changed its weights."""
         ...
 
 
 _BEFORE: weakref.WeakSet[BeforeSteps] = weakref.WeakSet()
 _AFTER: weakref.WeakSet[AfterSteps] = weakref.WeakSet()
+_TAKEN = TakenSteps()
 
 
 def call_before_steps(listener: BeforeSteps) -> None:
@@ -39,6 +43,7 @@ def call_before_steps(listener: BeforeSteps) -> None:
 def call_after_steps(listener: AfterSteps) -> None:
     """Call ``listener`` after every step, for as long as it lives."""
     _AFTER.add(listener)
+    _hook_before()
     _hook_after()
 
 
@@ -49,6 +54,8 @@ def call_after_steps(listener: AfterSteps) -> None:
 @functools.cache
 def _hook_before() -> None:
     def before(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        if _AFTER and not torch.compiler.is_compiling():  # a step that is compiled counts as taken
+            _TAKEN.begins(optimizer)
         for listener in list(_BEFORE):
             args, kwargs = listener.before_step(optimizer, args, kwargs)
         return args, kwargs
@@ -59,7 +66,9 @@ def _hook_before() -> None:
 @functools.cache
 def _hook_after() -> None:
     def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not torch.compiler.is_compiling():
+            _TAKEN.ends(optimizer)
         for listener in list(_AFTER):
-            listener.after_step(optimizer)
+            listener.after_step(optimizer, _TAKEN)
 
     register_optimizer_step_post_hook(after)

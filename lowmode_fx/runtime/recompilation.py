@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,10 +12,12 @@ import torch
 from torch import nn
 
 from lowmode_fx.lowering.mode import Mode
-from passes.torch_internals import compiled_graphs
+from passes.torch_internals import compiled_graphs, failed_guard
 
 #: Recompilations of one mode before it runs uncompiled. torch's own limit is 8.
 MOST = 6
+#: Steps in a row that recompile a mode for a value that changes between them, before it runs uncompiled.
+MOST_IN_A_ROW = 2
 #: In torch 2.11 old compiled code keeps running when weights are unfrozen, and leaves them without gradients.
 NOTICES_FREEZING = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 14)
 
@@ -26,6 +29,7 @@ class RecompilationGuard:
         self._model = model
         self._seen: dict[Mode, dict[str, Any]] = {}
         self._again: Counter[Mode] = Counter()
+        self._in_a_row: Counter[Mode] = Counter()
         self._trained: dict[Mode, list[bool]] = {}
         self._told: set[Mode] = set()
 
@@ -35,6 +39,8 @@ class RecompilationGuard:
         result = compiled(*args, **kwargs)
         if compiled_graphs() != before:
             self._note(mode)
+        else:
+            self._in_a_row[mode] = 0
         return result
 
     def must_not_run(self, mode: Mode) -> bool:
@@ -55,12 +61,24 @@ class RecompilationGuard:
         return True
 
     def _note(self, mode: Mode) -> None:
-        now = _state(self._model)
+        now = {**_state(self._model), **_attributes(self._model)}
         before, self._seen[mode] = self._seen.get(mode), now
         if before is None:
             return
         self._again[mode] += 1
-        what = next((word for word, value in now.items() if value != before[word]), "a value that the code reads")
+        guard = failed_guard()
+        changed = [word for word, value in now.items() if value != before.get(word) and _may_be(word, now, guard)]
+        what = changed[0] if changed else "a value that the code reads"
+        if isinstance(now.get(what), _PLAIN):
+            self._in_a_row[mode] += 1
+            if self._in_a_row[mode] == MOST_IN_A_ROW:
+                self._again[mode] = MOST
+                warnings.warn(
+                    f"{mode}-mode runs uncompiled from now on: {what} changes from step to step, and compiled code is "
+                    "for one value; keep it in a tensor, such as a buffer, to compile this mode",
+                    stacklevel=5,
+                )
+                return
         left = MOST - self._again[mode]
         after = f"after {left} more the mode runs" if left else "from now on the mode runs"
         warnings.warn(
@@ -68,6 +86,27 @@ class RecompilationGuard:
             f"before training: {after} uncompiled",
             stacklevel=5,
         )
+
+
+#: Attributes that compiled code holds as constants.
+_PLAIN = (int, float, str)
+_TORCHS = frozenset(vars(nn.Module()))
+
+
+def _attributes(model: nn.Module) -> dict[str, int | float | str]:
+    """The attributes of all layers that are plain values, by their path."""
+    return {
+        f"{path}.{name}".removeprefix("."): value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, _PLAIN) and name not in _TORCHS
+    }
+
+
+def _may_be(word: str, state: dict[str, Any], guard: str) -> bool:
+    """Whether the change of ``word`` may be what failed dynamo's guard; that of an attribute has its name."""
+    name = word.rpartition(".")[2]
+    return not isinstance(state[word], _PLAIN) or re.search(rf"\b{re.escape(name)}\b", guard) is not None
 
 
 def _state(model: nn.Module) -> dict[str, Any]:

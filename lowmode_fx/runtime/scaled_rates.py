@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lowmode_fx.runtime.optimizer_hooks import call_after_steps, call_before_steps
+from lowmode_fx.runtime.taken_steps import TakenSteps
 
 __all__ = ["ScaledRates"]
 
@@ -91,7 +92,7 @@ class ScaledRates:
                 group["lr"] = rate * factor
                 self._written.append((group, rate, group["lr"]))
 
-    def after_step(self, optimizer: Optimizer) -> None:
+    def after_step(self, optimizer: Optimizer, taken: TakenSteps) -> None:
         """``optimizer`` has stepped."""
         self._stepped.add(optimizer)
         self.put_back()

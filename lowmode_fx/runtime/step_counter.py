@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from lowmode_fx.runtime.optimizer_hooks import call_after_steps
 from lowmode_fx.runtime.optimizers import unwrapped
 from lowmode_fx.runtime.saved_schedule import SavedSchedule
+from lowmode_fx.runtime.taken_steps import TakenSteps
 
 #: More training forwards than this without a step of an attached optimizer are not gradient accumulation.
 MOST_FORWARDS = 20
@@ -22,7 +24,8 @@ class StepCounter:
 
     An optimizer that steps on the weights is attached automatically. If several steps follow one forward (several
     optimizers that step together), the first counts. A step without a forward before it, as loading a state dict may
-    take, does not. ``waits``: a copy's counter counts nothing until an optimizer trains the copy.
+    take, does not, nor does one that an optimizer or a gradient scaler skips. ``waits``: a copy's counter counts
+    nothing until an optimizer trains the copy.
     """
 
     def __init__(self, parameters: Callable[[], Iterable[nn.Parameter]], saved: SavedSchedule | None = None) -> None:
@@ -33,6 +36,7 @@ class StepCounter:
         self._parameters = parameters
         self._saved = saved
         self._forwards = 0
+        self._paused = False
         self._warned = False
         call_after_steps(self)
 
@@ -84,10 +88,19 @@ class StepCounter:
                 stacklevel=4,
             )
 
-    def after_step(self, optimizer: Optimizer) -> None:
-        """``optimizer`` has taken a step."""
-        if self._forwards and self.trains(optimizer):
+    def after_step(self, optimizer: Optimizer, taken: TakenSteps) -> None:
+        """``optimizer`` has stepped."""
+        if self._forwards and not self._paused and self.trains(optimizer) and taken.has_taken(optimizer):
             self.count_own_step(optimizer)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, no step is counted: who steps there counts by ``count_own_step``."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
 
     def count_own_step(self, optimizer: Optimizer) -> None:
         """``optimizer``, which steps on the weights, has taken a step."""
@@ -119,9 +132,10 @@ class StepCounter:
         self.attached, self.waits = True, False
 
     def trains(self, optimizer: Optimizer) -> bool:
-        """Whether ``optimizer`` steps on the weights."""
+        """Whether ``optimizer`` steps on the weights; on those of a copy, which it may only hold, with gradients."""
         theirs = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        return any(id(parameter) in theirs for parameter in self._parameters())
+        weights = (each for each in self._parameters() if each.grad is not None or not self.waits)
+        return any(id(parameter) in theirs for parameter in weights)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StepCounter:
         raise TypeError("a step counter can't be copied: it belongs to one model; make another one")

@@ -215,6 +215,13 @@ def test_an_uncounted_operator_fails_the_count(op: Any, name: str) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_scripted_part_is_named() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3), torch.jit.script(nn.Conv2d(4, 4, 3)))
+    with pytest.raises(ValueError, match="count_flops: 2 is TorchScript, which hides its operators"):
+        count_flops(build_pair(model, torch.zeros(2, 3, 16, 16)))
+
+
 def test_a_handle_counts_it_and_none_declares_it_free() -> None:
     pair = build(Spectrum(torch.fft.hfft))
     free = count_flops(pair, handles={"aten::fft_hfft": None})

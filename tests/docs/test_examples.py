@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import typer
 from pages import PAGES, blocks, commands
+from torch.distributed.run import parse_args
 
 from lowmode_fx.cli import app
 
@@ -49,6 +51,17 @@ def test_the_command_line_takes_every_command(words: list[str]) -> None:
     if words and words[0] != "COMMAND":
         name, *arguments = words
         group.commands[name].make_context(name, arguments)
+
+
+def test_torchrun_leaves_the_commands_options_to_it() -> None:
+    """``--p`` is the beginning of an option of torchrun's own."""
+    (call,) = re.findall(r"^torchrun (.*?[^\\])$", PAGES["docs/train/distributed.md"], re.MULTILINE | re.DOTALL)
+    words = shlex.split(call.replace("\\\n", " "))
+    parsed = parse_args(words)
+    assert (parsed.training_script, parsed.no_python) == ("lowmode-fx", True)
+    assert parsed.training_script_args[:2] == ["train", "resnet18"] and "--p" in parsed.training_script_args
+    with pytest.raises(SystemExit):
+        parse_args([word for word in words if word != "--"])
 
 
 def test_there_are_examples() -> None:

@@ -80,3 +80,18 @@ def test_public_docstrings_describe_every_parameter() -> None:
 def test_every_file_that_contributors_are_sent_to_is_there(page: str) -> None:
     named = set(re.findall(r"`((?:lowmode_fx|passes|tests|bench|docs)/[\w/.*]+?)/?`", PAGES[page]))
     assert len(named) > 5 and [file for file in named if not list(ROOT.glob(file))] == []
+
+
+def test_every_test_that_the_trainers_table_names_is_there() -> None:
+    text = PAGES["docs/contributing/tested.md"].split("## With the trainers")[1].split("\n## ")[0]
+    cells = [line.split("|")[-2] for line in text.splitlines() if line.startswith("| ")][2:]
+    assert len(cells) > 35
+    for cell in cells:
+        sources = "".join(file.read_text() for file in (ROOT / "tests").rglob("*.py"))
+        for name in re.findall(r"`([^`]+)`", cell):
+            if name.endswith(".py"):
+                (file,) = (ROOT / "tests").rglob(f"*{name}") if "/" not in name else [ROOT / "tests/semantics" / name]
+                sources = file.read_text()
+            else:
+                pattern = re.escape(name).replace("…", r"\w*")
+                assert re.search(rf"(def|class) (test_)?{pattern}\b", sources), f"{name}: {cell}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel, update_bn
-from trainers import IMAGES, SCHEDULE, STEPS, accuracy, assert_same, loader, make, network, plain_loop, sgd
+from trainers import DATA, IMAGES, SCHEDULE, STEPS, accuracy, assert_same, loader, make, network, plain_loop, sgd
 
-from lowmode_fx import BernoulliSchedule, LowModeModel
+from lowmode_fx import BernoulliSchedule, LowModeModel, host_loader
 
 pytest.importorskip("accelerate", reason="accelerate is not installed: pip install 'lowmode-fx[accelerate]'")
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DataLoaderConfiguration
 
 from lowmode_fx.integrations.accelerate import prepare
 
@@ -101,6 +103,93 @@ def test_a_loaded_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
     plain = network()
     plain.load_state_dict(load_file(tmp_path / "model" / "model.safetensors"), strict=True)
     assert accuracy(plain) == accuracy(other)
+
+
+def test_registering_the_net_and_attaching_nothing(tmp_path: Path) -> None:
+    """What is registered saves weights alone; the optimizer has the schedule all the same."""
+    accelerator, net = Accelerator(cpu=True), make()
+    prepared, optimizer, batches = accelerator.prepare(net, sgd(net), loader())
+    accelerator.register_for_checkpointing(net)
+    train(accelerator, prepared, optimizer, batches, 1)
+    accelerator.save_state(str(tmp_path))
+    accelerator.free_memory()
+    for attached in (True, False):
+        accelerator, other = Accelerator(cpu=True), make()
+        prepared, optimizer, batches = accelerator.prepare(other, sgd(other), loader())
+        accelerator.register_for_checkpointing(other)
+        if attached:
+            other.attach(optimizer)
+        accelerator.load_state(str(tmp_path))
+        assert other.step == (STEPS if attached else 0)
+        if not attached:
+            with pytest.warns(UserWarning, match="restored from the optimizer only after the first step; attach"):
+                train(accelerator, prepared, optimizer, batches, 1)
+            assert other.step == 2 * STEPS
+        accelerator.free_memory()
+
+
+def test_a_resume_that_lost_the_schedule_says_so(tmp_path: Path) -> None:
+    accelerator = Accelerator(cpu=True)
+    plain, optimizer, batches = accelerator.prepare(model := network(), sgd(model), loader())
+    for images, labels in batches:
+        accelerator.backward(F.cross_entropy(plain(images), labels))
+        optimizer.step()
+    accelerator.save_state(str(tmp_path))
+    accelerator.free_memory()
+    accelerator, net, optimizer, batches = start()
+    accelerator.load_state(str(tmp_path))
+    with pytest.warns(UserWarning, match="the optimizer resumes but the schedule starts at step 0"):
+        train(accelerator, net, optimizer, batches, 1)
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital'")
+@pytest.mark.parametrize("on", ["device", "host"])
+@pytest.mark.parametrize("stateful", [True, False])
+def test_it_goes_on_in_the_middle_of_an_epoch(tmp_path: Path, on: Any, stateful: bool) -> None:
+    if stateful:
+        pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata is not installed")
+    stop = 6
+
+    def begin() -> tuple[Any, ...]:
+        accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(use_stateful_dataloader=stateful))
+        net = make(downsample_on=on)
+        batches = host_loader(DATA, net, 8) if on == "host" else loader()
+        return accelerator, *prepare(accelerator, net, sgd(net), batches)
+
+    def run(parts: Any, first: int = 0) -> list[str]:
+        accelerator, net, optimizer, batches = parts
+        modes = []
+        for epoch in range(first // STEPS, 2):
+            net.set_epoch(epoch)
+            skipped = first % STEPS if epoch == first // STEPS and not stateful else 0
+            for images, labels in accelerator.skip_first_batches(batches, skipped) if skipped else batches:
+                accelerator.backward(F.cross_entropy(net(images), labels))
+                modes.append(str(net.last_mode))
+                optimizer.step()
+                optimizer.zero_grad()
+                if len(modes) == stop and not first:
+                    accelerator.save_state(str(tmp_path))
+        accelerator.free_memory()
+        return modes
+
+    whole, second = begin(), None
+    modes = run(whole)
+    second = begin()
+    second[0].load_state(str(tmp_path))
+    assert run(second, first=stop) == modes[stop:]
+    assert_same(second[1].state_dict(), whole[1].state_dict())
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_without_attaching_it_trains_and_what_is_missing_is_told(accumulation: int) -> None:
+    accelerator, net = Accelerator(cpu=True, gradient_accumulation_steps=accumulation), make()
+    prepared, optimizer, batches = accelerator.prepare(net, sgd(net), loader())
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        modes = train(accelerator, prepared, optimizer, batches, 2)
+    assert sum("net.attach" in str(each.message) for each in found) == accumulation - 1
+    due = [SCHEDULE.mode(number // accumulation, 0).value for number in range(2 * STEPS)]
+    assert modes[accumulation:] == due[accumulation:] and net.step == 2 * STEPS // accumulation
 
 
 def test_averages_gather_statistics_in_full_mode() -> None:

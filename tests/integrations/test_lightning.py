@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from trainers import DATA, SCHEDULE, STEPS, accuracy, assert_same, loader, make, network, plain_loop, sgd
 
-from lowmode_fx import BernoulliSchedule, LowModeModel, Mode
+from lowmode_fx import AgreementSchedule, BernoulliSchedule, LowModeModel, Mode, host_loader
 
 pytest.importorskip("lightning", reason="lightning is not installed: pip install 'lowmode-fx[lightning]'")
 
 import lightning
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.tuner import Tuner
 
 from lowmode_fx.integrations.lightning import LowModeCallback, captured_step
@@ -91,6 +91,45 @@ def test_a_resumed_run_is_the_whole_run_bit_for_bit(tmp_path: Path, where: str) 
     assert accuracy(plain) == accuracy(second.net)
 
 
+def every_step(folder: Path) -> Any:
+    return ModelCheckpoint(
+        folder, every_n_train_steps=1, save_top_k=-1, filename="{step}", enable_version_counter=False
+    )
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital'")
+@pytest.mark.parametrize("stop", [1, 6])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_stateful_host_loader_goes_on_in_the_middle_of_an_epoch(tmp_path: Path, stop: int, accumulation: int) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata is not installed")
+
+    def run(module: Module, callbacks: Any, **options: Any) -> Module:
+        batches = host_loader(
+            DATA, module.net, 8 // accumulation, accumulation=accumulation, loader=stateful.StatefulDataLoader
+        )
+        fitted = trainer(tmp_path, 2, callbacks, accumulate_grad_batches=accumulation, enable_checkpointing=True)
+        fitted.fit(module, batches, **options)
+        return module
+
+    whole, second = (Module(make(downsample_on="host")) for _ in range(2))
+    run(whole, [LowModeCallback(), every_step(tmp_path)])
+    run(second, [LowModeCallback()], ckpt_path=tmp_path / f"step={stop}.ckpt")
+    assert second.modes == whole.modes[stop * accumulation :] and second.net.step == 2 * STEPS
+    assert_same(second.net.state_dict(), whole.net.state_dict())
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_without_the_callback_it_trains_and_what_is_missing_is_told(tmp_path: Path, accumulation: int) -> None:
+    module = Module()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        trainer(tmp_path, 2, [], accumulate_grad_batches=accumulation).fit(module, loader())
+    told = [str(each.message) for each in found if "net.attach" in str(each.message)]
+    assert len(told) == accumulation - 1 and module.net.step == 2 * STEPS // accumulation
+    due = [SCHEDULE.mode(number // accumulation, 0).value for number in range(2 * STEPS)]
+    assert module.modes[accumulation:] == due[accumulation:]  # from the first step on
+
+
 def test_a_resume_that_lost_the_schedule_says_so(tmp_path: Path) -> None:
     first, second = Module(), Module()
     half = trainer(tmp_path, 1)
@@ -117,6 +156,39 @@ def test_statistics_for_averaged_weights_come_from_full_steps(tmp_path: Path) ->
     for ours, theirs in zip(module.net.buffers(), expected.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)  # Lightning takes one more step, by momentum
     assert module.net.step == 2 * STEPS
+
+
+@pytest.mark.parametrize("kind", [WeightAveraging, EMAWeightAveraging])
+def test_its_averages_of_the_weights_go_on_too(tmp_path: Path, kind: Any) -> None:
+    whole, second = Module(), Module()
+    keep = every_step(tmp_path)
+    trainer(tmp_path, 2, [kind(), LowModeCallback(), keep], enable_checkpointing=True).fit(whole, loader(), loader())
+    again = trainer(tmp_path, 2, [kind(), LowModeCallback()])
+    again.fit(second, loader(), loader(), ckpt_path=tmp_path / f"step={STEPS}.ckpt")
+    assert whole.modes == [SCHEDULE.mode(step, 0).value for step in range(2 * STEPS)]
+    assert second.modes == whole.modes[STEPS:] and second.net.step == 2 * STEPS
+    assert_same(second.net.state_dict(), whole.net.state_dict())  # the average
+
+
+def test_finding_a_batch_size_and_a_summary_leave_the_schedule(tmp_path: Path) -> None:
+    class Sized(Module):
+        batch_size = 2
+
+        def forward(self, images: Any) -> Any:
+            return self.net(images)
+
+        def train_dataloader(self) -> Any:
+            return loader(8)
+
+        val_dataloader = train_dataloader
+
+    module = Sized()
+    module.example_input_array = DATA.tensors[0][:2]
+    searcher = trainer(tmp_path, 2, enable_model_summary=True)
+    Tuner(searcher).scale_batch_size(module, steps_per_trial=2, init_val=2, max_trials=2)
+    module.modes.clear()
+    searcher.fit(module)
+    assert module.modes == [SCHEDULE.mode(step, 0).value for step in range(2 * STEPS)]
 
 
 def test_finding_a_learning_rate_leaves_the_schedule(tmp_path: Path) -> None:
@@ -164,16 +236,17 @@ def test_each_mode_is_compiled_once(tmp_path: Path, own: bool) -> None:
 
 def test_a_checkpoint_with_schedules_among_hyper_parameters_loads(tmp_path: Path) -> None:
     class Configured(Module):
-        def __init__(self, schedule: Any) -> None:
+        def __init__(self, schedule: Any, other: Any) -> None:
             super().__init__(make(schedule))
             self.save_hyperparameters()
 
-    module = Configured(BernoulliSchedule(p=0.25))
+    module = Configured(BernoulliSchedule(p=0.25), AgreementSchedule(every=100))
     fitted = trainer(tmp_path, 1)
     fitted.fit(module, loader())
     fitted.save_checkpoint(tmp_path / "end.ckpt")
     again = Configured.load_from_checkpoint(tmp_path / "end.ckpt")
     assert again.hparams["schedule"] == BernoulliSchedule(p=0.25)
+    assert vars(again.hparams["other"]) == vars(AgreementSchedule(every=100))
     assert_same(again.net.state_dict(), module.net.state_dict())
 
 

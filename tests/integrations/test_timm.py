@@ -105,6 +105,35 @@ def test_a_resumed_run_is_the_whole_run_bit_for_bit(tmp_path: Path, opt: str) ->
     assert accuracy(plain) == accuracy(first.net)
 
 
+@pytest.mark.parametrize("attach_first", [True, False])
+def test_scripts_without_tasks_go_on_too(tmp_path: Path, attach_first: bool) -> None:
+    """As ``train.py`` was before tasks: ``CheckpointSaver(model)`` and ``resume_checkpoint``."""
+
+    def train(net: LowModeModel, optimizer: Any, steps: range) -> list[str]:
+        modes = []
+        for step in steps:
+            nn.functional.cross_entropy(net(IMAGES[:8] + step), LABELS[:8]).backward()
+            modes.append(str(net.last_mode))
+            optimizer.step()
+            optimizer.zero_grad()
+        return modes
+
+    whole, first, second = (make() for _ in range(3))
+    optimizers = [create_optimizer_v2(net, opt="momentum", lr=0.1, momentum=0.9) for net in (whole, first, second)]
+    whole.attach(optimizers[0])
+    first.attach(optimizers[1])
+    modes, begun = train(whole, optimizers[0], range(6)), train(first, optimizers[1], range(3))
+    folders = {"checkpoint_dir": str(tmp_path), "recovery_dir": str(tmp_path)}
+    CheckpointSaver(first, optimizers[1], **folders).save_checkpoint(0, metric=0.0)
+    if attach_first:
+        second.attach(optimizers[2])
+    assert timm.models.resume_checkpoint(second, str(tmp_path / "last.pth.tar"), optimizers[2], log_info=False) == 1
+    if not attach_first:
+        second.attach(optimizers[2])
+    assert second.step == 3 and begun + train(second, optimizers[2], range(3, 6)) == modes
+    assert_same(second.state_dict(), whole.state_dict())
+
+
 def test_its_evaluation_is_the_models_with_the_weights_and_with_their_average() -> None:
     ours = Script(make()).epochs(2)
     step = ours.net.step
@@ -161,9 +190,28 @@ def test_any_task_keeps_the_schedule() -> None:
         low_mode_task(ClassificationTask(network(), nn.CrossEntropyLoss(), verbose=False))
 
 
-def test_groups_by_layer_are_the_models() -> None:
+class Scaled(nn.Module):
+    """Names a weight that does not decay, and its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 5)
+        self.scale = nn.Parameter(torch.ones(1, 4, 1, 1))
+
+    def no_weight_decay(self) -> set[str]:
+        return {"scale"}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        return {"stem": "^stem", "blocks": "^body|^scale"}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head((self.body(self.stem(images).relu()) * self.scale).mean((2, 3)))
+
+
+@pytest.mark.parametrize("make_model", [lambda: timm.create_model("convnext_atto", num_classes=5), Scaled])
+def test_groups_by_layer_are_the_models(make_model: Any) -> None:
     torch.manual_seed(0)
-    model = timm.create_model("convnext_atto", num_classes=5)
+    model = make_model()
     net = LowModeModel(build_pair(model, torch.zeros(2, 3, 64, 64)), SCHEDULE, compile=False)
     options: dict[str, Any] = {"opt": "adamw", "lr": 0.1, "weight_decay": 0.05, "layer_decay": 0.7}
     ours, theirs = create_optimizer_v2(net, **options), create_optimizer_v2(model, **options)

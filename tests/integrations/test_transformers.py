@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,14 @@ def trainer(net: Any, folder: Path, modes: list[str] | None = None, **options: A
         per_device_train_batch_size=8, lr_scheduler_type="constant", **{"save_strategy": "no", **options},
     )  # fmt: skip
     if modes is not None:
-        net.register_forward_hook(lambda model, args, output: model.training and modes.append(str(net.last_mode)))
+        net.register_forward_hook(lambda model, args, output: _note(model, net, modes))
     data = {"train_dataset": Samples(), "eval_dataset": Samples()}
     return Trainer(model=net, args=arguments, callbacks=[LowModeCallback()], **data)
+
+
+def _note(model: Any, net: LowModeModel, modes: list[str]) -> None:
+    if model.training:
+        modes.append(str(net.last_mode))
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -137,6 +143,37 @@ def test_a_resumed_run_is_the_whole_run_and_from_pretrained_reads_it(tmp_path: P
     assert_same(read.state_dict(), first.state_dict())
     second.save_pretrained(tmp_path / "end")
     assert_same(ResNetForImageClassification.from_pretrained(tmp_path / "end").state_dict(), second.state_dict())
+
+
+def test_evaluations_before_and_between_steps_and_the_best_model(tmp_path: Path) -> None:
+    net, modes = make(), []  # type: ignore[var-annotated]
+    every = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 3, "save_steps": 3}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "save_total_limit": 1}
+    ours = trainer(net, tmp_path, modes, eval_on_start=True, **every, **best)
+    ours.train()
+    assert modes == [SCHEDULE.mode(step, 0).value for step in range(8)] and net.step == 8
+    read = ResNetForImageClassification.from_pretrained(ours.state.best_model_checkpoint)
+    assert_same(net.state_dict(), read.state_dict())
+
+
+def test_a_resume_that_lost_the_schedule_says_so(tmp_path: Path) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 3, "max_steps": 3}
+    Trainer(network(), trainer(make(), tmp_path, **saving).args, train_dataset=Samples()).train()
+    with pytest.warns(UserWarning, match="the optimizer resumes but the schedule starts at step 0"):
+        trainer(make(), tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_without_the_callback_it_trains_and_what_is_missing_is_told(tmp_path: Path, accumulation: int) -> None:
+    net, modes = make(), []  # type: ignore[var-annotated]
+    ours = trainer(net, tmp_path, modes, gradient_accumulation_steps=accumulation)
+    ours.remove_callback(LowModeCallback)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        ours.train()
+    assert sum("net.attach" in str(each.message) for each in found) == accumulation - 1
+    due = [SCHEDULE.mode(number // accumulation, 0).value for number in range(8)]
+    assert modes[accumulation:] == due[accumulation:] and net.step == 8 // accumulation
 
 
 def test_its_compile_option_compiles_each_mode_once(tmp_path: Path) -> None:

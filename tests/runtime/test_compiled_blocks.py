@@ -197,6 +197,23 @@ def test_named_blocks() -> None:
         make(Net(), "parts")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("compile", ["blocks", ["blocks.*"]])
+def test_a_scripted_block_runs_as_it_is(compile: Any) -> None:
+    finals = []
+    for how in (False, compile):
+        torch.manual_seed(0)
+        model = Net()  # twice, for torch copies no TorchScript that trains
+        model.blocks[1] = torch.jit.script(model.blocks[1])
+        net, counter = make(model, how)
+        finals.append(steps(net))
+    assert find_blocks(model) == ("blocks.0", "blocks.2", "blocks.3") and counter.graphs == 2 * 2
+    assert finals[0][0] == finals[1][0]
+    assert all(torch.equal(finals[0][1][name], value) for name, value in finals[1][1].items())
+    with pytest.raises(PassError, match=r"compile: 'blocks.1' matches no module that holds others"):
+        make(model, ["blocks.1"])
+
+
 def test_a_model_without_blocks_is_compiled_as_a_whole() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     with pytest.warns(UserWarning, match="compile='blocks': Sequential has no module"):

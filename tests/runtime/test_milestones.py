@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm import scheduler
 from torch import nn
 from torch.optim import SGD, lr_scheduler
 
@@ -53,6 +54,31 @@ def test_the_scheduler_and_its_optimizer_stay_as_they_are() -> None:
     assert scheduler.state_dict() == before
     assert sgd.param_groups[0]["lr"] == 0.1
     assert torch.equal(sgd.state[sgd.param_groups[0]["params"][0]]["momentum_buffer"], state)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: scheduler.StepLRScheduler(o, 3, 0.1),
+        lambda o: scheduler.MultiStepLRScheduler(o, [3, 7], 0.1),
+        lambda o: scheduler.StepLRScheduler(o, 5, 0.1, warmup_t=2, warmup_lr_init=1e-3),
+    ],
+)
+def test_timms_schedulers_stepped_as_its_script_does(make: Any) -> None:
+    own, sgd = make(optimizer()), optimizer()
+    found = lr_milestones(make(sgd), 10)
+    rates = []
+    for epoch in range(10):
+        rates.append(own.optimizer.param_groups[0]["lr"])
+        own.step(epoch + 1)
+    assert found == (0, *(epoch for epoch in range(1, 10) if rates[epoch] != rates[epoch - 1])) and len(found) > 2
+
+
+def test_timms_schedulers_without_milestones_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^scheduler CosineLRScheduler changes the learning rate in 9 of 10 epochs"):
+        lr_milestones(scheduler.CosineLRScheduler(optimizer(), 10), 10)
+    with pytest.raises(ValueError, match=r"^scheduler StepLRScheduler counts updates, not epochs; make it with t_in"):
+        lr_milestones(scheduler.StepLRScheduler(optimizer(), 3, t_in_epochs=False), 10)
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import pytest
@@ -66,6 +67,19 @@ def test_accelerate_gives_all_ranks_one_mode(size: int, even: bool, split: bool)
     for ours, theirs in zip(ranks, plain, strict=True):
         assert [list(batch) for batch in ours] == theirs  # the very images that it would give
         assert modes(ours) == due(len(ours), first=3)
+
+
+@pytest.mark.parametrize("images", [32, 31, 27])
+@pytest.mark.parametrize(("split", "workers"), [(True, 0), (False, 0), (False, 1)])
+def test_batches_that_one_rank_dispatches_to_all_have_one_mode(images: int, split: bool, workers: int) -> None:
+    loaders = pytest.importorskip("accelerate.data_loader", reason="accelerate is not installed")
+    data = torch.utils.data.Subset(DATA, range(images))
+    loader = host_loader(data, net(3), 8 if split else 4, num_workers=workers)
+    kept = {name: getattr(loader, name) for name in ("batch_sampler", "collate_fn", "num_workers")}
+    dispatched = loaders.DataLoaderDispatcher(loader.dataset, split_batches=split, **kept)
+    first_of_two = types.SimpleNamespace(num_processes=2, process_index=0, device=torch.device("cpu"))
+    dispatched.state = first_of_two
+    assert [tuple(batch.shape) for batch, _ in dispatched] == [(4, 3, SIDES[m], SIDES[m]) for m in due(4, first=3)]
 
 
 def test_skipped_batches_are_not_counted() -> None:

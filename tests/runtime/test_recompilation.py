@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +66,48 @@ def test_every_layer_that_is_unfrozen_trains(net: LowModeModel, monkeypatch: pyt
             net.run(mode, IMAGES).sum().backward()
         assert net.ladder.model[3].weight.grad is not None
         net.zero_grad()
+
+
+class Counting(nn.Module):
+    """Counts its calls in Python, of which two belong to a forward of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.calls, self.unread = nn.Conv2d(4, 4, 3, padding=1), 0, 0.0
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.conv(maps).relu() * (1.0 if self.calls < 5 else 0.5)
+
+
+@pytest.mark.parametrize("compile", [True, ["1"]])
+@pytest.mark.usefixtures("nothing_compiled_yet")
+def test_a_count_in_python_is_named_and_ends_compilation(compile: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def train(compile: Any) -> tuple[nn.Module, list[str]]:
+        torch.manual_seed(0)
+        block = Counting()
+        model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), block, block, nn.Conv2d(4, 4, 3, padding=1))
+        options = {"backend": "eager"} if compile else None
+        net = LowModeModel(build_pair(model, IMAGES), PeriodicSchedule(2), compile=compile, compile_options=options)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            for step in range(12):
+                block.unread = float(step)
+                net(IMAGES).sum().backward()
+        return net, [str(each.message) for each in found]
+
+    net, told = train(compile)
+    for mode in ("full", "low"):
+        (first, second) = [each for each in told if each.startswith(mode)]
+        assert first.startswith(f"{mode}-mode was recompiled (compilation 2): 1.calls changed; make such changes")
+        assert second == (
+            f"{mode}-mode runs uncompiled from now on: 1.calls changes from step to step, and compiled code is for one "
+            "value; keep it in a tensor, such as a buffer, to compile this mode"
+        )
+    assert len(told) == 4 and "recompile_limit" not in caplog.text
+    plain, _ = train(False)
+    for ours, theirs in zip(net.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
 
 
 @pytest.mark.skipif(not recompilation.NOTICES_FREEZING, reason="this torch compiles nothing again for that")

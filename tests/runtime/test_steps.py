@@ -19,7 +19,16 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.feature_extraction import create_feature_extractor
 from trainers import IMAGES, LABELS, SCHEDULE, assert_same, make, network, sgd
 
-from lowmode_fx import AgreementSchedule, BernoulliSchedule, LowModeConfig, LowModeModel, Mode, PeriodicSchedule
+from lowmode_fx import (
+    AgreementSchedule,
+    BernoulliSchedule,
+    LadderSchedule,
+    LowModeConfig,
+    LowModeModel,
+    Mode,
+    PeriodicSchedule,
+    build_ladder,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BATCH, TARGETS = IMAGES[:4], LABELS[:4]
@@ -206,6 +215,20 @@ def test_drawing_a_graph_and_evaluating_are_no_steps() -> None:
     assert net.step == 0 and net.train().training and net.last_mode is None
 
 
+def test_summaries_and_drawings_by_others_are_no_steps(tmp_path: Any) -> None:
+    summary = pytest.importorskip("torchinfo", reason="torchinfo is not installed").summary
+    net = make(BernoulliSchedule(p=1.0))
+    net.attach(sgd(net))
+    for kind in ({}, {"mode": "train"}):
+        ours, plain = (summary(each, BATCH.shape, verbose=0, **kind) for each in (net, network()))
+        assert (ours.total_params, ours.total_mult_adds) == (plain.total_params, plain.total_mult_adds)
+    tensorboard = pytest.importorskip("torch.utils.tensorboard", reason="tensorboard is not installed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tensorboard.SummaryWriter(tmp_path).add_graph(net, BATCH)
+    assert net.step == 0 and net.last_mode is None
+
+
 # Copies --------------------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +245,21 @@ def test_a_copy_runs_in_full_mode_and_counts_nothing_until_it_is_trained() -> No
     with pytest.warns(UserWarning, match="1 training forward before the first optimizer step ran in full-mode"):
         step(late, sgd(late))
     assert late.step == 1 and not late.is_copy
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_momentum_copy_whose_weights_an_optimizer_holds_is_not_trained_by_it(frozen: bool) -> None:
+    """As ``self.parameters()`` of a module with both gives them; the copy's forward runs with gradients, detached."""
+    net = make(BernoulliSchedule(p=1.0))
+    copied = copy.deepcopy(net).requires_grad_(not frozen)
+    optimizer = sgd(nn.ModuleList([net, copied]))
+    net.attach(optimizer)
+    for _ in range(3):
+        (net(BATCH) - copied(BATCH).detach()).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert copied.last_mode is Mode.FULL and net.last_mode is Mode.LOW
+    assert copied.is_copy and copied.step == 0 and net.step == 3
 
 
 def test_statistics_are_gathered_in_full_mode() -> None:
@@ -286,6 +324,26 @@ def test_a_users_compile_compiles_each_mode_once() -> None:
     torch._dynamo.reset()
 
 
+def test_of_a_ladder_too() -> None:
+    graphs: list[Any] = []
+
+    def backend(graph_module: torch.fx.GraphModule, example: Any) -> Any:
+        graphs.append(graph_module)
+        return graph_module.forward
+
+    torch._dynamo.reset()
+    configs = [LowModeConfig(ratio=2), LowModeConfig(ratio=4 / 3, kernel_ratio=1)]
+    ladder = build_ladder(network(), torch.zeros(2, 3, 16, 16), configs)
+    net = LowModeModel(ladder, LadderSchedule(epochs=(1, 1, 1)), compile=False).train()
+    compiled, optimizer = torch.compile(net, backend=backend), sgd(net)
+    net.attach(optimizer)
+    for number in range(9):
+        net.set_epoch(number % 3)
+        step(compiled, optimizer)
+    assert len(graphs) == 3 and net.step == 9
+    torch._dynamo.reset()
+
+
 class Own(nn.Module):
     """A model with its own ways of loading."""
 
@@ -332,6 +390,16 @@ def test_schedules_and_configs_load_without_trust() -> None:
     torch.save(values, file)
     file.seek(0)
     assert torch.load(file, weights_only=True) == values
+
+
+def test_a_schedule_that_measures_loads_without_trust_too() -> None:
+    schedule = AgreementSchedule(every=100, batches=2, p=0.5, seed=3)
+    schedule.load_state_dict({"steps": [0], "gains": [0.9], "costs": [0.3]})
+    file = io.BytesIO()
+    torch.save({"schedule": schedule}, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)["schedule"]
+    assert isinstance(loaded, AgreementSchedule) and vars(loaded) == vars(schedule)
 
 
 def test_a_net_has_the_signature_of_its_model() -> None:

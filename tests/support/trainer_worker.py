@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,13 @@ def check_lightning(folder: Path) -> None:
 
 def check_accelerate(folder: Path) -> None:
     from accelerate import Accelerator
+    from accelerate.utils import DataLoaderConfiguration
 
     from lowmode_fx.integrations.accelerate import prepare
 
-    for on in ("device", "host"):
-        accelerator, net = Accelerator(cpu=True), runner(on)
+    for on, dispatch in itertools.product(("device", "host"), (False, True)):
+        loading = DataLoaderConfiguration(dispatch_batches=dispatch)
+        accelerator, net = Accelerator(cpu=True, dataloader_config=loading), runner(on)
         trained, optimizer, loader = prepare(accelerator, net, sgd(net), batches(net))
         modes = []
         for epoch in range(2):

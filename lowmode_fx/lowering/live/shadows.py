@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from passes.preserve import same_items
+from passes.preserve.restorers import restore_all
+from passes.preserve.values import value_restorers
 from passes.torch_internals import version_of
 
 Registry = dict[str, Tensor | None]
@@ -27,9 +29,17 @@ class Shadows:
     def in_place(self, modules: Sequence[nn.Module], *, refresh: bool = True) -> Iterator[None]:
         """Inside, the copies replace the model's buffers; ``refresh`` first makes them equal to those.
 
-        Buffers that a forward registers, reassigns or deletes are restored too.
+        Buffers that a forward registers, reassigns or deletes are restored too. Those of TorchScript, which can't be
+        replaced, get their values back.
         """
-        registries: list[Registry] = [module._buffers for module in modules]
+        registries: list[Registry] = []
+        scripted: list[Tensor] = []
+        for module in modules:
+            if isinstance(module, torch.jit.ScriptModule):
+                scripted += module.buffers(recurse=False)
+            else:
+                registries.append(module._buffers)
+        values = value_restorers(scripted)
         held = [dict(registry) for registry in registries]
         buffers = [buffer for registry in registries for buffer in registry.values() if buffer is not None]
         if not self._pairs.are_of(buffers):
@@ -48,6 +58,7 @@ class Shadows:
                 if registry or before:
                     registry.clear()
                     registry.update(before)
+            restore_all(values)
 
     def _copies_of(self, registries: Sequence[Registry]) -> list[Tensor]:
         """A copy of each buffer in turn; a buffer that two modules share has one copy."""

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from lowmode_fx.utils.losses import as_loss
+from passes.torch_internals import found_infinite
 
 Criterion = Callable[[Any, Any], Tensor]
 
@@ -47,6 +48,8 @@ class StepArithmetic:
         self.scaler = scaler
         #: Whether the criterion has begun and not returned, as after an error in it.
         self.in_criterion = False
+        #: Whether the gradient scaler had the last optimizer step skipped: a tensor above 0, on the device.
+        self.skipped: Tensor | None = None
         self._device = device
         self._autocast = autocast
         self._clip_grad_norm = clip_grad_norm
@@ -95,6 +98,7 @@ class StepArithmetic:
             self.scaler.unscale_(self.optimizer)
             norm = clip_grad_norm_(self.trained(), self._clip_grad_norm)
         self.scaler.step(self.optimizer)
+        self.skipped = found_infinite(self.scaler, self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm

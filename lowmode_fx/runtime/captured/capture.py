@@ -116,7 +116,7 @@ class CapturedSteps:
     def _run_eagerly(self, mode: Mode, batch: Batch, place: Place) -> Tensor:
         loss = self._gradients(mode, move(batch, self._device), place)
         if place.last:
-            self._update()
+            self._update_and_count()
         if self._watch is None and self.refusal is None and place.last:
             self._look()
         return loss
@@ -128,10 +128,13 @@ class CapturedSteps:
         loss, waits = self._graphs.rehearse(lambda: self._gradients(mode, moved, place))
         self._net.settle()
         changed = watch.changed()
-        if place.last:
+        if place.last and self.outside is None:
             _, late = self._graphs.rehearse(self._update)
-            if late and self.outside is None:
+            self._count(self._arithmetic.skipped)
+            if late:
                 self._step_outside(f"the optimizer waits for the device ({late[0]})")
+        elif place.last:
+            self._update()
         if waits:
             self._try_in_parts(f"a step in {mode}-mode waits for the device ({waits[0]})")
         elif changed is not None:
@@ -157,7 +160,7 @@ class CapturedSteps:
         self._net.settle()
         apart = apart and watch.changed() is None
         if place.last:
-            self._update()
+            self._update_and_count()
         if not apart:
             self.refuse(self._doubt or self.between or "")
         elif self.between is None:
@@ -174,12 +177,13 @@ class CapturedSteps:
         trained = self._arithmetic.trained()
         before = [parameter.grad for parameter in trained]
 
-        def step() -> tuple[Tensor, Tensor | None]:
+        def step() -> tuple[Tensor, Tensor | None, Tensor | None]:
             loss = self._gradients(mode, static.batch(), place)
             if not place.last or self.outside is not None:
-                return loss, None
-            with self._rates.in_place(capturable=True), self._net.rates_written():
-                return loss, self._arithmetic.update()
+                return loss, None, None
+            with self._rates.in_place(capturable=True), self._net.rates_written(), self._net.uncounted():
+                norm = self._arithmetic.update()
+            return loss, norm, self._arithmetic.skipped
 
         torch.clear_autocast_cache()
         renew_accumulators(self._arithmetic.parameters())
@@ -188,9 +192,9 @@ class CapturedSteps:
                 with self._net.in_mode(mode):
                     progress.recorded = capture_parts(self._arithmetic, static, self._graphs, generators)
             else:
-                (loss, norm), replay = self._graphs.capture(step, generators)
+                (loss, norm, skipped), replay = self._graphs.capture(step, generators)
                 after = [parameter.grad for parameter in trained]
-                progress.recorded = Recorded(static, replay, loss, norm, before, after)
+                progress.recorded = Recorded(static, replay, loss, norm, skipped, before, after)
         except Exception as error:  # a device, a compiler or user code may raise anything while it is recorded
             self._arithmetic.forget_half_step()
             cause = f"a step in {mode}-mode can't be recorded: {cause_of(error)}"
@@ -209,9 +213,9 @@ class CapturedSteps:
         loss = recorded.replay(leaves, self._arithmetic.trained())
         if place.last and self.outside is None and isinstance(recorded, Recorded):
             self.norm = None if recorded.norm is None else recorded.norm.clone()
-            self._net.count_step(self._arithmetic.optimizer)
+            self._count(recorded.skipped)
         elif place.last:
-            self._update()
+            self._update_and_count()
         return loss
 
     def _gradients(self, mode: Mode, batch: Batch, place: Place) -> Tensor:
@@ -220,10 +224,20 @@ class CapturedSteps:
 
     def _update(self) -> None:
         if self.outside is None:
-            with self._rates.in_place(), self._net.rates_written():
+            with self._rates.in_place(), self._net.rates_written(), self._net.uncounted():
                 self.norm = self._arithmetic.update()
         else:
             self.norm = self._arithmetic.update()
+
+    def _update_and_count(self) -> None:
+        self._update()
+        if self.outside is None:
+            self._count(self._arithmetic.skipped)
+
+    def _count(self, skipped: Tensor | None) -> None:
+        """Count a step of the optimizer, unless its gradient scaler had it skipped; waits for the device if asked."""
+        if skipped is None or not bool(skipped):
+            self._net.count_step(self._arithmetic.optimizer)
 
     def _progress(self, mode: Mode, batch: Batch, place: Place) -> tuple[Progress | None, list[Any]]:
         if self.refusal is not None:

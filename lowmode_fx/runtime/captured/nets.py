@@ -33,7 +33,7 @@ class SteppedNet(Protocol):
         ...
 
     def count_step(self, optimizer: Any) -> None:
-        """``optimizer`` has stepped in a replay, which its hooks don't see."""
+        """``optimizer`` has stepped, in a replay or ``uncounted``."""
         ...
 
     def rate_factor(self) -> float:
@@ -42,6 +42,10 @@ class SteppedNet(Protocol):
 
     def rates_written(self) -> AbstractContextManager[None]:
         """Inside, an optimizer steps with rates that are multiplied already."""
+        ...
+
+    def uncounted(self) -> AbstractContextManager[None]:
+        """Inside, an optimizer steps uncounted; ``count_step`` follows."""
         ...
 
     def settle(self) -> None:
@@ -71,6 +75,9 @@ class LadderNet:
     def rates_written(self) -> AbstractContextManager[None]:
         rates = self._net._rates
         return nullcontext() if rates is None else rates.suspended()
+
+    def uncounted(self) -> AbstractContextManager[None]:
+        return self._net._steps.paused()
 
     def settle(self) -> None:
         self._net._runner.settle()
@@ -102,6 +109,9 @@ class PlainNet:
         return 1.0
 
     def rates_written(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def uncounted(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def settle(self) -> None:

@@ -21,12 +21,16 @@ class Place(NamedTuple):
 
 @dataclass
 class Recorded:
-    """``before``, ``after``: the gradients when a replay begins and when it has ended; replays fill them."""
+    """``before``, ``after``: the gradients when a replay begins and when it has ended; replays fill them.
+
+    ``skipped``: above 0 where a gradient scaler had the optimizer step skipped.
+    """
 
     static: StaticBatch
     play: Callable[[], None]
     loss: Tensor
     norm: Tensor | None
+    skipped: Tensor | None
     before: list[Tensor | None]
     after: list[Tensor | None]
 

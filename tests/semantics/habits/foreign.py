@@ -48,6 +48,20 @@ class ScriptedPart(Small):
 
 
 @KIND.habit(compiled=True)
+class ScriptedNorm(Small):
+    """Its buffers can't be replaced by copies for a low step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.scripted = torch.jit.script(nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 1), nn.BatchNorm2d(CHANNELS)))
+
+    def between(self, maps: Tensor) -> Tensor:
+        return self.scripted(maps)
+
+
+@KIND.habit(compiled=True)
 class CompilerDisabled(Small):
     @torch.compiler.disable
     def between(self, maps: Tensor) -> Tensor:

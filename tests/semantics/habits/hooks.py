@@ -208,3 +208,33 @@ def gradients_scaled_at_the_parameters() -> nn.Module:
     for parameter in model.parameters():
         parameter.register_hook(scale_gradient)
     return model
+
+
+def hook_the_container(model: nn.Module, step: int = 0) -> None:
+    if step == 0:
+        model.stage.register_forward_pre_hook(halve_input)
+        model.stage.register_forward_hook(double_output)
+        model.stage.register_full_backward_hook(scale_gradients)
+
+
+class InAContainer(Small):
+    """A stage of several layers, which its container calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage = nn.Sequential(conv(), nn.BatchNorm2d(6), nn.Tanh())
+
+    def between(self, maps: Tensor) -> Tensor:
+        return self.stage(maps)
+
+
+@KIND.habit(compiled=True)
+def hooks_on_a_container() -> nn.Module:
+    model = InAContainer()
+    hook_the_container(model)
+    return model
+
+
+@KIND.habit(each_step=hook_the_container, compiled=True)
+def hooks_on_a_container_set_later() -> nn.Module:
+    return InAContainer()

@@ -1,0 +1,197 @@
+"""A step counts once the weights have taken it, whatever steps on them and however."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from trainers import IMAGES, LABELS, SCHEDULE, assert_same, make, sgd
+
+from lowmode_fx import LowModeModel
+from lowmode_fx.runtime.taken_steps import MOST_SKIPPED
+from tests.runtime.test_train_step import Run, batches, recorded, same
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+BATCH, TARGETS = IMAGES[:4], LABELS[:4]
+
+
+def backward(net: LowModeModel, scale: float = 1.0, scaler: Any = None) -> Tensor:
+    loss = F.cross_entropy(net(BATCH), TARGETS) * scale
+    (loss if scaler is None else scaler.scale(loss)).backward()
+    return loss
+
+
+def due(*steps: int) -> list[str]:
+    return [SCHEDULE.mode(step, 0).value for step in steps]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_a_step_that_a_scaler_has_skipped_is_none(kind: Any, fused: bool) -> None:
+    net, scaler, modes = make(), torch.amp.GradScaler("cpu", init_scale=2.0**8), []
+    optimizer = kind(net.parameters(), lr=0.01, fused=fused)
+    net.attach(optimizer)
+    for scale in (1.0, float("inf"), float("nan"), 1.0, 1.0):
+        backward(net, scale, scaler)
+        modes.append(str(net.last_mode))
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert net.step == 3 and modes == due(0, 1, 1, 1, 2)
+
+
+def infinite_below_zero(outputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, labels.abs()) / (labels >= 0).all()
+
+
+def test_captured_steps_skip_as_the_loop_does() -> None:
+    data = [(images, -labels - (labels == 0).long() if place in (6, 7, 11) else labels)
+            for place, (images, labels) in enumerate(batches())]  # fmt: skip
+    options: dict[str, Any] = {"autocast": torch.float16, "criterion": infinite_below_zero}
+    ours, loop = (run(**options).train(data) for run in (recorded, Run))
+    assert ours.recorder.replays == len(data) - 4 and ours.step.optimizer_outside is None
+    assert ours.net.step == len(data) - 3 and same(ours, loop)
+
+
+class Cautious(torch.optim.SGD):
+    """Skips what is not finite, by itself."""
+
+    def step(self, closure: Any = None) -> Any:
+        gradients = [weight.grad for group in self.param_groups for weight in group["params"]]
+        return super().step(closure) if all(bool(each.isfinite().all()) for each in gradients) else None
+
+
+def test_a_step_that_an_optimizer_skips_by_itself_is_none() -> None:
+    net, modes = make(), []
+    optimizer = Cautious(net.parameters(), lr=0.1)
+    net.attach(optimizer)
+    for scale in (1.0, float("nan"), 1.0, float("inf"), 1.0):
+        backward(net, scale)
+        modes.append(str(net.last_mode))
+        optimizer.step()
+        optimizer.zero_grad()
+    assert net.step == 3 and modes == due(0, 1, 1, 2, 2)
+
+
+class Below(torch.optim.Optimizer):
+    """Writes below autograd, from the ``first`` step on."""
+
+    def __init__(self, params: Any, first: int = 0) -> None:
+        super().__init__(params, {})
+        self.first, self.steps = first, 0
+
+    def step(self, closure: Any = None) -> None:
+        for weight in self.param_groups[0]["params"]:
+            if self.steps < self.first:
+                with torch.no_grad():
+                    weight.sub_(weight.grad, alpha=0.01)
+            else:
+                weight.data.sub_(weight.grad, alpha=0.01)
+        self.steps += 1
+
+
+@pytest.mark.parametrize(("first", "missed"), [(0, 0), (2, MOST_SKIPPED)])
+def test_an_optimizer_that_writes_below_autograd_never_stands_still(first: int, missed: int) -> None:
+    net = make()
+    optimizer = Below(net.parameters(), first)
+    net.attach(optimizer)
+    for _ in range(MOST_SKIPPED + 6):
+        backward(net)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert net.step == MOST_SKIPPED + 6 - missed
+
+
+class SAM(torch.optim.Optimizer):
+    """Sharpness-aware minimisation, as published implementations of it are made: two forwards and backwards a step."""
+
+    def __init__(self, params: Any, base: Any, rho: float = 0.05) -> None:
+        super().__init__(params, {"rho": rho})
+        self.base_optimizer = base(self.param_groups)
+        self.param_groups = self.base_optimizer.param_groups
+
+    @torch.no_grad()
+    def first_step(self) -> None:
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        norm = torch.stack([weight.grad.norm() for weight in weights]).norm()
+        for weight in weights:
+            self.state[weight]["old"] = weight.data.clone()
+            weight.add_(weight.grad * (0.05 / norm))
+        self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        for group in self.param_groups:
+            for weight in group["params"]:
+                weight.data = self.state[weight]["old"]
+        self.base_optimizer.step()
+        self.zero_grad()
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:
+        assert closure is not None
+        self.first_step()
+        closure()
+        self.second_step()
+
+
+@pytest.mark.parametrize("closure", [True, False])
+def test_both_forwards_of_a_sharpness_aware_step_share_a_mode(closure: bool) -> None:
+    net, modes = make(), []
+    optimizer = SAM(net.parameters(), partial(torch.optim.SGD, lr=0.1, momentum=0.9))
+    net.attach(optimizer)
+    for _ in range(4):
+        backward(net)
+        modes.append(str(net.last_mode))
+        if closure:
+            optimizer.step(lambda: backward(net))
+        else:
+            optimizer.first_step()
+            backward(net)
+            optimizer.second_step()
+        modes.append(str(net.last_mode))
+    assert net.step == 4 and modes == due(0, 0, 1, 1, 2, 2, 3, 3)
+    again = make()
+    theirs = SAM(again.parameters(), partial(torch.optim.SGD, lr=0.1, momentum=0.9))
+    again.attach(theirs)
+    theirs.load_state_dict(optimizer.state_dict())
+    assert again.step == 4
+
+
+def test_a_second_optimizer_after_unfreezing_takes_the_steps() -> None:
+    net, modes = make(), []
+
+    def train(optimizer: Any, steps: int) -> None:
+        for _ in range(steps):
+            backward(net)
+            modes.append(str(net.last_mode))
+            optimizer.step()
+            optimizer.zero_grad()
+
+    net.requires_grad_(False)
+    net[8].requires_grad_(True)
+    head = sgd(net[8])
+    net.attach(head)
+    train(head, 3)
+    net.requires_grad_(True)
+    body = sgd(net[0])
+    train(body, 2)
+    assert net.step == 5 and modes == due(0, 1, 2, 3, 4)
+    assert body.state_dict()["param_groups"][0]["lowmode_step"] == 5
+
+
+def test_a_state_dict_of_steps_that_were_skipped_has_those_that_were_taken() -> None:
+    net, other = make(), make()
+    optimizer, theirs = Cautious(net.parameters(), lr=0.1), Cautious(other.parameters(), lr=0.1)
+    for each, place, scales in ((net, optimizer, (1.0, float("nan"), 1.0)), (other, theirs, (1.0, 1.0))):
+        each.attach(place)
+        for scale in scales:
+            backward(each, scale)
+            place.step()
+            place.zero_grad()
+    assert net.step == other.step == 2
+    assert_same(dict(net.named_parameters()), dict(other.named_parameters()))
