@@ -14,11 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.epoch_batches import check_batches, epoch_batches
 from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.schedules import MeasuringSchedule
 from lowmode_fx.runtime.train_step import TrainStep
 from lowmode_fx.train.augmenting import augmented
 from lowmode_fx.train.batches import steps_per_epoch, train_batches
 from lowmode_fx.train.clocks import DeviceClock, LoadingClock
-from lowmode_fx.train.cost_progress import cost_progress
+from lowmode_fx.train.cost_progress import UncountedModelError, cost_progress
 from lowmode_fx.train.ema import WeightAverage
 from lowmode_fx.train.identity import run_identity
 from lowmode_fx.train.loss import balanced_weights, make_criterion
@@ -32,6 +33,7 @@ from lowmode_fx.train.scheduler import LearningRate
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.train.sharding import shard
 from lowmode_fx.train.splits import DataSplits
+from passes.spelling import setting
 
 
 class Run:
@@ -64,13 +66,17 @@ class Run:
         # Before anything is warmed up at these sizes.
         images = self.steps * settings.batch_size // self.ranks.size
         check_batches(self.growing, settings.batch_size // self.ranks.size, images)
-        low = self.low_mode if settings.lr_over == "macs" else None
-        progress = None if low is None else cost_progress(low, settings.epochs, self.steps)
+        progress = self._cost_progress()
         # What torch.compile returns is called and never saved: the module itself keeps the model's own keys.
         self.forward: Any = model
         self.sharded = settings.fsdp and self.ranks.size > 1
         if self.low_mode is None and settings.compile and not self.sharded:
             self.forward = torch.compile(model, dynamic=False)
+        if self.sharded and self.low_mode is not None and isinstance(self.low_mode.schedule, MeasuringSchedule):
+            name = type(self.low_mode.schedule).__name__
+            raise ValueError(
+                f"{name} measures on whole weights, and {setting('fsdp', True)} shards them; leave out one"
+            )
         if self.sharded:
             plain = model.ladder.model if isinstance(model, LowModeModel) else model
             shard(model, plain, self.device, self.ranks.size)
@@ -93,6 +99,19 @@ class Run:
         self.compile_seconds = 0.0
         self.epoch = 0
         self.start_epoch()
+
+    def _cost_progress(self) -> tuple[float, ...] | None:
+        """What the learning rate follows instead of the steps, if anything."""
+        if self.low_mode is None or self.settings.lr_over != "macs":
+            return None
+        try:
+            return cost_progress(self.low_mode, self.settings.epochs, self.steps)
+        except UncountedModelError as error:
+            told = str(error).partition(";")[0]
+            self.reporter.say(
+                f"note: {setting('lr_over', 'macs')} does nothing here, the rate follows the steps: {told}"
+            )
+            return None
 
     def start_epoch(self) -> None:
         self.step = self.taken = 0  # steps of the epoch, and their images, of all ranks

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lowmode_fx.train.checkpoint import CheckpointError
+from lowmode_fx.train.settings import DEFAULTS
 from passes.spelling import setting
 from passes.wording import short
 
@@ -28,9 +29,10 @@ def require_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], run_fo
 
 
 def _difference(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str:
-    """The first difference in words; empty if there is none."""
+    """The first difference in words; empty if there is none. Settings that one of them doesn't know have defaults."""
+    known = DEFAULTS if prefix == "settings." else {}
     for key in [*wanted, *(key for key in saved if key not in wanted)]:
-        before, now = saved.get(key), wanted.get(key)
+        before, now = saved.get(key, known.get(key)), wanted.get(key, known.get(key))
         if isinstance(before, Mapping) and isinstance(now, Mapping):
             if found := _difference(before, now, f"{prefix}{key}."):
                 return found

@@ -198,7 +198,7 @@ class TrainSettings:
 
     def trajectory(self) -> dict[str, Any]:
         """What a run and its continuation must share. More epochs are allowed where no rate depends on their number."""
-        later = {name for name in _ADDED_LATER if getattr(self, name) == _DEFAULTS[name]}
+        later = {name for name in _ADDED_LATER if getattr(self, name) == DEFAULTS[name]}
         dropped = CHANGEABLE_ON_RESUME | later | ({"epochs"} if self.lr_schedule == "milestones" else set())
         return {name: value for name, value in self.to_dict().items() if name not in dropped}
 
@@ -255,4 +255,4 @@ def check_criterion(name: str) -> None:
         as_choice("criterion", name, CRITERIA, "package.module:callable")
 
 
-_DEFAULTS = {field.name: field.default for field in fields(TrainSettings)}
+DEFAULTS = {field.name: field.default for field in fields(TrainSettings)}

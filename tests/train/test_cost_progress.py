@@ -60,12 +60,52 @@ def test_modes_that_share_an_epoch(schedule: Any, shares: tuple[float, float]) -
     assert cost_progress(net_of(schedule), 2, 8) == pytest.approx([0, first / (first + second), 1])
 
 
+@pytest.mark.parametrize(
+    "schedule", [BernoulliSchedule([0.5, 0.0]), PeriodicSchedule(2, milestones=(1,), hold_epochs=1)]
+)
+def test_larger_batches_of_low_steps_count_by_their_images(schedule: Any) -> None:
+    model = net_of(BernoulliSchedule(0.5)).ladder
+    net = LowModeModel(model, schedule, batch_multiplier=4, compile=False)
+    # Four of five images are in low-mode, at a quarter of the cost.
+    first = 0.8 * 0.25 + 0.2
+    assert cost_progress(net, 2, 100) == pytest.approx([0, first / (first + 1), 1])
+
+
+def test_a_model_that_cannot_be_counted_follows_the_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    class Scripted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3, padding=1)
+            self.body = torch.jit.script(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()))
+            self.head = nn.Linear(8, 10)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.head(self.body(self.stem(images)).mean((2, 3)))
+
+    pair = build_pair(Scripted(), torch.zeros(2, 3, 16, 16), LowModeConfig(kernel_ratio=1))
+    net = LowModeModel(pair, BernoulliSchedule([1.0, 0.0]), compile=False)
+    with pytest.raises(ValueError, match="body is TorchScript, whose macs can't be counted; give costs"):
+        cost_progress(net, 2, 5)
+    assert cost_progress(net, 2, 5, {"low": 0.25}) == pytest.approx([0, 0.2, 1])
+    settings = quick_settings(epochs=2, lr_schedule="cosine", lr_over="macs")
+    found = train(net, digits(), settings).records
+    assert "the rate follows the steps: body is TorchScript" in capsys.readouterr().out
+    steps = sum(found[0].steps.values())
+    assert found[0].lr == pytest.approx(settings.learning_rate(0, (steps - 1) / steps))
+
+
 def test_what_has_no_progress_is_refused() -> None:
     net = net_of(LadderSchedule((1, 1, 1)))
     with pytest.raises(ValueError, match=r"costs has no 'r4/3'; give a cost for each low mode, such as"):
         cost_progress(net, 3, 5, {"r2": 0.3})
     with pytest.raises(ValueError, match=r"costs\['r2'\]=0 is out of range"):
         cost_progress(net, 3, 5, {"r2": 0, "r4/3": 1})
+    with pytest.raises(ValueError, match=r"costs\['r3'\] is no low mode's; the low modes are r2, r4/3"):
+        cost_progress(net, 3, 5, {"r2": 0.3, "r4/3": 0.6, "r3": 0.1})
+    with pytest.raises(TypeError, match="costs"):
+        cost_progress(net, 3, 5, [0.3, 0.6])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="net"):
+        cost_progress(net.ladder, 3, 5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="AgreementSchedule chooses modes during training, so the cost"):
         cost_progress(net_of(AgreementSchedule(80)), 3, 5)
     with pytest.raises(
@@ -115,5 +155,5 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, monkeypatch:
 
 def test_another_progress_is_another_run(tmp_path: Path) -> None:
     quick_run(quick_settings(epochs=2, lr_schedule="cosine"), tmp_path / "run")
-    with pytest.raises(CheckpointError, match="lr_over is 'macs', the run there has None"):
+    with pytest.raises(CheckpointError, match="lr_over is 'macs', the run there has 'steps'"):
         quick_run(quick_settings(epochs=2, lr_schedule="cosine", lr_over="macs"), tmp_path / "run", resume=True)

@@ -86,7 +86,7 @@ def test_sgd_is_torchs_own_and_others_leave_norms_undecayed() -> None:
 def test_what_was_saved_before_there_were_others_resumes(tmp_path: Path) -> None:
     assert not {"optimizer", "ema"} & set(quick_settings().trajectory())
     quick_run(quick_settings(epochs=1), tmp_path / "run")
-    with pytest.raises(CheckpointError, match="optimizer is 'adamw', the run there has None"):
+    with pytest.raises(CheckpointError, match="optimizer is 'adamw', the run there has 'sgd'"):
         quick_run(quick_settings(epochs=2, optimizer="adamw"), tmp_path / "run", resume=True)
 
 
