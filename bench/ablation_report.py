@@ -52,6 +52,7 @@ CASE = {
         "default ladder, 14 epochs, rate over macs": "default ladder, rate over macs",
         "default ladder, 5×5 → 3×3 at r = 2, 15 epochs, rate over macs": "the same, kernels 5×5 → 3×3 at r = 2",
         "default ladder, 5×5 → 3×3 at r = 2, 12 epochs, rate over macs": "the same in half of full-mode's time",
+        "Composer's ramp, 14 epochs, rate over macs": "Composer's progressive resizing, rate over macs",
         "Composer's ramp, 14 epochs": "Composer's progressive resizing",
         "the paper's setting": "the paper's setting",
     },
