@@ -224,6 +224,9 @@ def train(
     if growth != 1 and kind == "agreement":
         problem = "needs modes before --schedule agreement decides them"
         raise OptionError("batch_multiplier", batch_multiplier, problem, "leave one of them out")
+    if settings.lr_over == "macs" and kind == "agreement":
+        problem = "needs modes before --schedule agreement decides them"
+        raise OptionError("lr_over", "macs", problem, "give steps")
     chosen = make_schedule(
         kind,
         settings,

@@ -94,12 +94,20 @@ def _macs(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> float:
 
 
 class _OnMeta(fx.Interpreter):
-    """Runs a graph on the meta device, with the tensors that it makes or holds (noise, masks, constants) there too."""
+    """Runs a graph on the meta device, with the tensors that it makes, holds or moves (noise, constants) there too."""
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.kwargs.get("device") is not None:
-            n.update_kwarg("device", torch.device("meta"))
+        if n.target in _TO_A_DEVICE:
+            return self.fetch_args_kwargs_from_env(n)[0][0]
         return tree_map_only(Tensor, lambda tensor: tensor.to("meta"), super().run_node(n))
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        if n.target in ("to", Tensor.to):
+            args = tuple("meta" if isinstance(value, str) else value for value in args)
+        if kwargs.get("device") is not None:
+            kwargs = {**kwargs, "device": "meta"}
+        return tree_map_only(torch.device, lambda device: torch.device("meta"), (args, kwargs))
 
 
 def _on_meta(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Any:
@@ -148,3 +156,5 @@ def _cpu_attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -
 _HANDLES = {torch.ops.aten.convolution_backward: _conv_backward_flops}
 #: Attention of the CPU, which fake tensors of the CPU run and torch does not count.
 _CPU_HANDLES = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention_flops}
+#: Calls that move a tensor to the device that they name.
+_TO_A_DEVICE = ("cpu", "cuda", Tensor.cpu, Tensor.cuda)

@@ -437,6 +437,29 @@ def test_a_step_of_a_model_that_makes_tensors(front_end: Any) -> None:
     assert count_step_flops(pair) == tuple(2 * (2 * 8 * 27 * side**2 + 3 * 64) for side in (16, 8))
 
 
+@pytest.mark.parametrize("front_end", ["live", "fx"])
+@pytest.mark.parametrize(
+    "moved",
+    [
+        lambda x: x.to("cpu"),
+        lambda x: x.to(torch.device("cpu"), torch.float32),
+        lambda x: x.to(x.device),
+        lambda x: x.cpu(),
+    ],
+)
+def test_a_step_of_a_model_that_moves_tensors(front_end: Any, moved: Any) -> None:
+    class Moving(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return moved(self.conv(images)) * 2
+
+    pair = build_pair(Moving(), torch.zeros(2, 3, 16, 16), LowModeConfig(kernel_ratio=1), front_end=front_end)
+    assert count_step_flops(pair) == tuple(2 * 2 * 8 * 27 * side**2 for side in (16, 8))
+
+
 def test_a_step_of_a_transposed_conv() -> None:
     model = named(stem=nn.Conv2d(3, 4, 1), up=nn.ConvTranspose2d(4, 6, 5, stride=2, padding=2, groups=2))
     full = 2 * 16 * 16 * 12 + 3 * 16 * 16 * 4 * 3 * 25
