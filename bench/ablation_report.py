@@ -44,7 +44,6 @@ CASE = {
         "Composer's ramp, 17 epochs, rate over macs": "Composer's progressive resizing, rate over macs",
         "Composer's ramp, 17 epochs": "Composer's progressive resizing",
         "timm's mix of sizes, 15 epochs": "timm's scheduled sizes",
-        "the paper's setting, isolated norms": "the paper's setting, isolated norms",
         "the paper's setting": "the paper's setting",
     },
     "resnet8-5x5": {
@@ -52,7 +51,6 @@ CASE = {
         "default ladder, 14 epochs, rate over macs": "default ladder, rate over macs",
         "default ladder, 5×5 → 3×3 at r = 2, 15 epochs, rate over macs": "the same, kernels 5×5 → 3×3 at r = 2",
         "default ladder, 5×5 → 3×3 at r = 2, 12 epochs, rate over macs": "the same in half of full-mode's time",
-        "Composer's ramp, 14 epochs, rate over macs": "Composer's progressive resizing, rate over macs",
         "Composer's ramp, 14 epochs": "Composer's progressive resizing",
         "the paper's setting": "the paper's setting",
     },

@@ -169,7 +169,7 @@ def test_a_run_that_is_interrupted_ends_with_the_same_bits(
         quick_run(settings, tmp_path / "run")
     quick_run(replace(settings, workers=1), tmp_path / "run", resume=True, net=tiny_net(seed=7))
     assert_equal(final_state(tmp_path / "straight"), final_state(tmp_path / "run"))
-    with pytest.raises(ValueError, match=f"augment is None, the run there has '{text}'"):
+    with pytest.raises(ValueError, match=f"augment is 'auto', the run there has '{text}'"):
         quick_run(quick_settings(epochs=2, criterion=criterion, milestones=()), tmp_path / "run", resume=True)
 
 
