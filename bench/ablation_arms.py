@@ -17,7 +17,7 @@ from bench.plans import (
     mixed,
     neighbours,
     over_macs,
-    phases,
+    planned,
     ramp,
 )
 from lowmode_fx import BernoulliSchedule, LadderSchedule, LowModeConfig, Tuning
@@ -52,11 +52,6 @@ def full_lengths(epochs: int) -> list[Arm]:
     return [full(round(epochs * share)) for share in (1.0, 0.75, 0.625, 0.5)]
 
 
-def two_modes(name: str, mode: str, low: int, whole: int, weight: float = 1.0) -> Arm:
-    """``low`` epochs of one low mode, then ``whole`` full ones."""
-    return Arm(name, lambda per_epoch, costs, seed: phases([(mode, low), (FULL, whole)], per_epoch), weight)
-
-
 def longer_low(network: str) -> list[Arm]:
     """Runs with more low epochs than full-mode has epochs: pooled and kept kernels in about the same time."""
     found = {
@@ -73,7 +68,7 @@ def longer_low(network: str) -> list[Arm]:
         ],
     }
     return [
-        two_modes(f"{name}, {low} low + {whole} full epochs", mode, low, whole)
+        planned(f"{name}, {low} low + {whole} full epochs", [(mode, low), (FULL, whole)])
         for name, mode, low, whole in found.get(network, [])
     ]
 
@@ -128,4 +123,4 @@ def tuned_ladder(tuning: Tuning) -> Arm:
     assert isinstance(tuning.schedule, LadderSchedule)
     names = [*(f"{TUNED}, rung {place}" for place in range(len(tuning.configs))), FULL]
     plan = list(zip(names, tuning.schedule.epochs or (), strict=True))
-    return Arm("tuner's ladder", lambda per_epoch, costs, seed: phases(plan, per_epoch))
+    return planned("tuner's ladder", plan)

@@ -48,9 +48,14 @@ def phases(plan: Sequence[tuple[str, int]], per_epoch: int) -> list[str]:
     return [mode for mode, epochs in plan for _ in range(epochs * per_epoch)]
 
 
+def planned(name: str, plan: Sequence[tuple[str, int]]) -> Arm:
+    """A given plan: modes and their epochs, one after the other."""
+    return Arm(name, lambda per_epoch, costs, seed: phases([(mode, int(epochs)) for mode, epochs in plan], per_epoch))
+
+
 def full(epochs: int) -> Arm:
     """Full-mode only."""
-    return Arm(f"full-mode, {epochs} epochs", lambda per_epoch, costs, seed: phases([(FULL, epochs)], per_epoch))
+    return planned(f"full-mode, {epochs} epochs", [(FULL, epochs)])
 
 
 def ladder(budget: float) -> Arm:
@@ -66,7 +71,7 @@ def ladder(budget: float) -> Arm:
 def default_ladder(epochs: int, low: str = "s16", name: str = "default ladder") -> Arm:
     """``LadderSchedule.default``: ``low`` (r = 2), r = 4/3 and full-mode for 0.5, 0.3 and 0.2 of the epochs."""
     plan = list(zip((low, "s24", FULL), LadderSchedule.default(epochs).epochs or (), strict=True))
-    return Arm(f"{name}, {epochs} epochs", lambda per_epoch, costs, seed: phases(plan, per_epoch))
+    return planned(f"{name}, {epochs} epochs", plan)
 
 
 def mixed(name: str, mode: str, p: Sequence[float], weight: float = 1.0) -> Arm:
@@ -119,11 +124,6 @@ def neighbours(epochs: int, spread: float = 0.65, uniform: float = 0.1) -> Arm:
         return [str(each) for epoch in range(epochs) for each in coin.choice(names, per_epoch, p=weights(epoch))]
 
     return Arm(f"timm's mix of sizes, {epochs} epochs", modes)
-
-
-def planned(name: str, plan: Sequence[tuple[str, int]]) -> Arm:
-    """A given plan: modes and their epochs, one after the other."""
-    return Arm(name, lambda per_epoch, costs, seed: phases([(mode, int(epochs)) for mode, epochs in plan], per_epoch))
 
 
 def over_macs(arm: Arm) -> Arm:

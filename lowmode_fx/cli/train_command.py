@@ -221,12 +221,12 @@ def train(
     configs = [config for base in bases for config in low_mode_configs(base, plan, low)]
     names = [str(mode) for mode, _ in rung_names(configs)]
     growth = read_batch_multiplier(batch_multiplier, names)
-    if growth != 1 and kind == "agreement":
+    if kind == "agreement":
         problem = "needs modes before --schedule agreement decides them"
-        raise OptionError("batch_multiplier", batch_multiplier, problem, "leave one of them out")
-    if settings.lr_over == "macs" and kind == "agreement":
-        problem = "needs modes before --schedule agreement decides them"
-        raise OptionError("lr_over", "macs", problem, "give steps")
+        if growth != 1:
+            raise OptionError("batch_multiplier", batch_multiplier, problem, "leave one of them out")
+        if settings.lr_over == "macs":
+            raise OptionError("lr_over", "macs", problem, "give steps")
     chosen = make_schedule(
         kind,
         settings,

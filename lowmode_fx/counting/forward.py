@@ -42,6 +42,12 @@ class UncountedError(ValueError):
         )
 
 
+def scripted_part(model: torch.nn.Module) -> str | None:
+    """The name of the first part that is TorchScript, whose operators can't be counted; ``None`` without one."""
+    found = (name or "the model" for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule))
+    return next(found, None)
+
+
 def count_flops(ladder: Ladder, *, handles: Mapping[str, Handle | None] | None = None) -> FlopReport:
     """Count the multiply-adds of every mode's graph with fvcore, on the sizes that the ladder was built for.
 
@@ -62,12 +68,12 @@ def count_flops(ladder: Ladder, *, handles: Mapping[str, Handle | None] | None =
         UncountedError: A graph has an operator that is neither counted nor known to be free (a ``ValueError``).
         ValueError: The model holds TorchScript.
     """
-    for name, module in ladder.model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError(
-                f"count_flops: {name or 'the model'} is TorchScript, which hides its operators; count the modes of the "
-                "model as it is before torch.jit.script"
-            )
+    scripted = scripted_part(ladder.model)
+    if scripted is not None:
+        raise ValueError(
+            f"count_flops: {scripted} is TorchScript, which hides its operators; count the modes of the "
+            "model as it is before torch.jit.script"
+        )
     with _spread_out(ladder) as copied:
         return _report(ladder, copied, handles or {})
 

@@ -7,8 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import torch
-
+from lowmode_fx.counting.forward import scripted_part
 from lowmode_fx.counting.step import count_forward_macs
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
@@ -72,9 +71,9 @@ class UncountedModelError(ValueError):
 
 
 def _by_macs(net: LowModeModel) -> dict[Mode, float]:
-    hidden = next((n for n, m in net.ladder.model.named_modules() if isinstance(m, torch.jit.ScriptModule)), None)
-    if hidden is not None:
-        raise UncountedModelError(f"{hidden or 'the model'} is TorchScript, whose macs can't be counted; give costs")
+    scripted = scripted_part(net.ladder.model)
+    if scripted is not None:
+        raise UncountedModelError(f"{scripted} is TorchScript, whose macs can't be counted; give costs")
     full, *low = count_forward_macs(net.ladder)
     if not full:
         raise UncountedModelError("the model has no macs; give costs")
