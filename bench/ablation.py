@@ -2,6 +2,7 @@
 
 python -m bench.ablation --small --data folder:PATH    # two CPU cores: small ResNets with 3×3 and 5×5 kernels, a subset
 python -m bench.ablation --data folder:PATH            # one GPU: ResNet-18, all of CIFAR-10
+python -m bench.ablation --small --data-set Fashion-MNIST --data torchvision:FashionMNIST=PATH
 
 Time is counted in full epochs: full steps plus low steps times the cost of one, measured paired and interleaved before
 any training. So runs may share the machine (``--jobs``), and figures do not depend on its load.
@@ -23,7 +24,7 @@ import torch
 from bench.ablation_compared import Compared
 from bench.ablation_measure import measure_costs, prepare
 from bench.ablation_report import report
-from bench.ablation_studies import BATCH, LARGE, SMALL, Study, load, network, settings
+from bench.ablation_studies import BATCH, CIFAR, LARGE, SMALL, Study, load, network, settings
 from bench.harness import RESULTS, header, load_rows, save
 from lowmode_fx import LowModeModel, Mode, build_ladder
 from lowmode_fx.train import train
@@ -64,16 +65,17 @@ def run_one(task: tuple[Study, str, Mapping[str, Any], int, str, int]) -> tuple[
         "accuracy": accuracy,
         "seed": seed,
         "arm": arm.name,
-        "network": study.network,
+        "network": study.key,
         "seconds": result.train_seconds,
         "curve": [(dict(each.steps), each.val_accuracy) for each in result.records],
     }
-    return f"{study.network} / {arm.name} / {seed}", record
+    return f"{study.key} / {arm.name} / {seed}", record
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder:PATH or cifar10:PATH")
+    parser.add_argument("--data", required=True, help="folder:PATH, cifar10:PATH, …")
+    parser.add_argument("--data-set", default=CIFAR, help="the studies of this data set, which --data holds")
     parser.add_argument("--small", action="store_true", help="small networks and subsets, for two CPU cores")
     parser.add_argument("--seeds", type=int, help="2 in the small form, else 3")
     parser.add_argument("--jobs", type=int, default=2, help="number of runs at the same time (CPU only)")
@@ -95,15 +97,16 @@ def main() -> None:
     head, rows = header("ablation", small=options.small, seeds=seeds), load_rows(path, options.resume)
     tasks = []
     for study in SMALL if options.small else LARGE:
-        if options.networks and study.network not in options.networks:
+        chosen = not options.networks or study.network in options.networks
+        if not chosen or study.data_set != options.data_set:
             continue
-        key = f"{study.network} / study"
+        key = f"{study.key} / study"
         splits = load(study, options.data)[0]
         rows.setdefault(key, {"study": asdict(study), "costs": {}})
         row = rows[key]
-        if "tuning" not in row:
+        if study.tuner and "tuning" not in row:
             row |= prepare(study, splits, options.tune_seconds, 2)
-        if "ladder" not in row:
+        if study.tuner and "ladder" not in row:
             row["ladder"] = prepare(study, splits, options.tune_seconds, 3)
         save(path, head, rows)
         configs = Compared.of(study, row).configs
@@ -114,7 +117,7 @@ def main() -> None:
         for seed in range(seeds):
             for arm in compared.arms:
                 wanted = any(fnmatchcase(arm.name, glob) for glob in options.arms)
-                if wanted and f"{study.network} / {arm.name} / {seed}" not in rows:
+                if wanted and f"{study.key} / {arm.name} / {seed}" not in rows:
                     threads = 1 if not gpu else torch.get_num_threads()
                     tasks.append((study, arm.name, row, seed, options.data, threads))
     # Every arm's first seed before any second one: a run that is cut short compares all arms.

@@ -27,9 +27,11 @@ POOLED, RESAMPLED, TUNED = "all averaged", "all resampled", "tuned"
 BUDGETS = (0.6, 0.5)
 
 
-def low_modes(last_stage: str, tuning: Tuning, ladder_tuning: Tuning | None) -> dict[str, LowModeConfig]:
+def low_modes(last_stage: str, tuning: Tuning | None, ladder_tuning: Tuning | None) -> dict[str, LowModeConfig]:
     """The configuration of each low mode, by its name in plans; ``last_stage``: glob of its convolutions."""
     paper = LowModeConfig.paper()
+    chosen = {} if tuning is None else {TUNED: tuning.config}
+    chosen |= {f"{mode}, shared norms": replace(config, batchnorm="share") for mode, config in chosen.items()}
     laddered = ladder_tuning.configs if ladder_tuning is not None else ()
     return {
         **KEPT,
@@ -41,8 +43,7 @@ def low_modes(last_stage: str, tuning: Tuning, ladder_tuning: Tuning | None) -> 
         "last stage pooled": LowModeConfig(pool_convs=(last_stage,)),
         "the paper's": paper,
         "the paper's, isolated norms": replace(paper, batchnorm="isolate"),
-        TUNED: tuning.config,
-        f"{TUNED}, shared norms": replace(tuning.config, batchnorm="share"),
+        **chosen,
         **{f"{TUNED}, rung {place}": config for place, config in enumerate(laddered)},
     }
 
@@ -73,16 +74,12 @@ def longer_low(network: str) -> list[Arm]:
     ]
 
 
-def one_low_mode(epochs: int, tuning: Tuning, variations: bool) -> list[Arm]:
+def one_low_mode(epochs: int) -> list[Arm]:
     """Arms of one low mode over the epochs of full-mode. *Progressive*: half of them low, then full."""
     half = epochs // 2
     progressive = [1.0] * half + [0.0] * (epochs - half)
     drawn = [0.5] * epochs
-    assert isinstance(tuning.schedule, BernoulliSchedule)
-    chosen = [tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs)]
-    tuned = mixed("tuner's choice", TUNED, chosen, tuning.low_weight)
-    found = [
-        tuned,
+    return [
         mixed("resolution only, progressive", "s16", progressive),
         mixed("resolution only, p = 0.5", "s16", drawn),
         mixed("the paper's setting", "the paper's", drawn),
@@ -91,13 +88,19 @@ def one_low_mode(epochs: int, tuning: Tuning, variations: bool) -> list[Arm]:
         mixed("all resampled, progressive", RESAMPLED, progressive),
         mixed("all averaged, progressive", POOLED, progressive),
     ]
-    varied = [
-        mixed("tuner's choice, shared norms", f"{TUNED}, shared norms", chosen, tuning.low_weight),
-        mixed("tuner's choice, low gradients × 1", TUNED, chosen),
-        mixed("the paper's setting, isolated norms", "the paper's, isolated norms", drawn),
-    ]
-    same = tuning.low_weight == 1
-    return [*found, *(arm for arm in varied if variations and not (same and arm.name.endswith("× 1")))]
+
+
+def tuned(tuning: Tuning, epochs: int, variations: bool) -> list[Arm]:
+    """The tuner's plan for one low mode and, with ``variations``, the same and the paper's with other options."""
+    assert isinstance(tuning.schedule, BernoulliSchedule)
+    chosen = [tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs)]
+    found = [mixed("tuner's choice", TUNED, chosen, tuning.low_weight)]
+    if variations:
+        found.append(mixed("tuner's choice, shared norms", f"{TUNED}, shared norms", chosen, tuning.low_weight))
+        found.append(mixed("the paper's setting, isolated norms", "the paper's, isolated norms", [0.5] * epochs))
+    if variations and tuning.low_weight != 1:
+        found.append(mixed("tuner's choice, low gradients × 1", TUNED, chosen))
+    return found
 
 
 def ladders(network: str, epochs: int, per_epoch: int, costs: Costs, tuning: Tuning | None) -> list[Arm]:

@@ -31,7 +31,7 @@ def tuned(study: Study, splits: DataSplits, seconds: float, modes: int) -> Tunin
             loader(splits),
             epochs=study.epochs,
             optimizer=optimizer,
-            autocast=torch.bfloat16,
+            autocast=study.dtype,
             modes=modes,
             time_budget=BUDGETS[0] if modes > 2 else 1.0,
             seconds=seconds,
@@ -42,7 +42,7 @@ def tuned(study: Study, splits: DataSplits, seconds: float, modes: int) -> Tunin
 def measure_costs(
     study: Study, splits: DataSplits, configs: Mapping[str, LowModeConfig], rounds: int
 ) -> dict[str, Any]:
-    """The time of a step of each low mode divided by a full step's, in bf16 as in runs.
+    """The time of a step of each low mode divided by a full step's, with the autocast of runs.
 
     Forward, backward and optimizer, all modes paired and interleaved in one run. On a CPU also in float32, under
     ``"float32"``, where small convolutions follow their multiply-adds better.
@@ -53,17 +53,17 @@ def measure_costs(
     net = LowModeModel(ladder, LadderSchedule((1,) * len(ladder.modes)), compile=images.is_cuda).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, nesterov=True)
     found: dict[str, Any] = {}
-    for dtype in (torch.bfloat16,) if images.is_cuda else (torch.bfloat16, None):
+    for dtype in dict.fromkeys((study.dtype, study.dtype if images.is_cuda else None)):
         times = mode_times(net, lambda: (images, labels), optimizer, rounds, dtype)
         for mode in configs:
             ratio = paired_ratio(times[mode], times[FULL])
-            found[mode] = ratio if dtype is not None else found[mode] | {"float32": ratio}
+            found[mode] = found.get(mode, ratio) | ({"float32": ratio} if dtype is None else {})
     return found
 
 
 def prepare(study: Study, splits: DataSplits, tune_seconds: float, modes: int) -> dict[str, Any]:
     """The tuner's choice and its measurements."""
-    print(f"{study.network}: tuning, {modes} modes", flush=True)
+    print(f"{study.key}: tuning, {modes} modes", flush=True)
     choice = tuned(study, splits, tune_seconds, modes)
     print("\n".join(f"  {reason}" for reason in choice.reasons), flush=True)
     tried = {

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.ablation_lines import full_accuracy, full_time, lines
 from bench.ablation_plot import plot
+from bench.ablation_studies import CIFAR
 from lowmode_fx.utils.tables import markdown_table
 
 
@@ -100,9 +101,10 @@ def report(rows: Mapping[str, Any], path: Path) -> None:
     parts = []
     for network in networks(rows):
         study = rows[f"{network} / study"]["study"]
-        title = f"{network}, {study['images']:,} images of CIFAR-10, {study['epochs']} epochs in full-mode"
+        title = f"{study['network']}, {study['images']:,} images of {study.get('data_set', CIFAR)}"
+        title += f", {study['epochs']} epochs in full-mode"
         parts.append(f"## {title}\n\n{cost_line(rows, network)}\n\n{table(rows, network)}")
-        plot(lines(rows, network), path.with_name(f"{path.stem}_{network}.png"), title)
+        plot(lines(rows, network), path.with_name(f"{path.stem}_{network.replace(' ', '_')}.png"), title)
     text = "\n\n".join(parts) + "\n"
     path.with_suffix(".md").write_text(text)
     print(text)

@@ -1,32 +1,36 @@
-"""The ablation's studies: networks on parts of CIFAR-10, and the recipe that all arms share."""
+"""The ablation's studies: networks on parts of a data set, and the recipe that all arms share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 
-from bench.networks import resnet, small_resnet
+from bench.networks import narrow_efficient_net, resnet, small_resnet
 from lowmode_fx.train import DataSplits, TrainSettings, load_data
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.images import MemoryImages
-from lowmode_fx.train.settings import LrOver
+from lowmode_fx.train.settings import Autocast, LrOver
 
 BATCH = 125
-NETWORKS = {
+SIDE = 32
+CIFAR = "CIFAR-10"
+NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     "resnet8": lambda: small_resnet(blocks=1, kernel=3),
     "resnet8-5x5": lambda: small_resnet(blocks=1, kernel=5),
+    "efficientnet": narrow_efficient_net,
     "resnet18": lambda: resnet(18, "cifar", 10),
 }
 
 
 @dataclass(frozen=True)
 class Study:
-    """One network on one part of CIFAR-10.
+    """One network on one part of a data set.
 
     ``epochs``: length of the full-mode run that arms are compared with. ``variations``: whether to add arms that vary
-    the norms and the weights of low steps.
+    the norms and the weights of low steps. ``tuner``: whether the tuner plans arms of its own.
     """
 
     network: str
@@ -36,11 +40,27 @@ class Study:
     lr: float
     last_stage: str
     variations: bool = True
+    data_set: str = CIFAR
+    tuner: bool = True
+    autocast: Autocast = "bf16"
+
+    @property
+    def key(self) -> str:
+        """What rows of the study begin with."""
+        return self.network if self.data_set == CIFAR else f"{self.network} on {self.data_set}"
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of autocast."""
+        return torch.bfloat16 if self.autocast == "bf16" else None
 
 
 SMALL = (
     Study("resnet8", 16, 12_000, 2_000, 0.1, "5"),
     Study("resnet8-5x5", 12, 8_000, 2_000, 0.1, "5", variations=False),
+    Study("resnet8", 12, 12_000, 2_000, 0.1, "5", variations=False, data_set="Fashion-MNIST", tuner=False),
+    # Depthwise convolutions take twice as long in bf16 on a CPU.
+    Study("efficientnet", 12, 8_000, 2_000, 0.1, "blocks.6", variations=False, tuner=False, autocast="none"),
 )
 LARGE = (Study("resnet18", 30, 50_000, 10_000, 0.1, "layer4"),)
 
@@ -48,7 +68,7 @@ LARGE = (Study("resnet18", 30, 50_000, 10_000, 0.1, "layer4"),)
 @cache
 def load(study: Study, data: str) -> tuple[DataSplits, DataSplits]:
     """The training subset with a part of the test set for the curves, and with all of the test set."""
-    whole = load_data(data)
+    whole = load_data(data, None if study.data_set == CIFAR else SIDE)
     assert isinstance(whole.train, MemoryImages) and isinstance(whole.val, MemoryImages)
     chosen = torch.randperm(len(whole.train), generator=torch.Generator().manual_seed(0))[: study.images]
     shown = torch.randperm(len(whole.val), generator=torch.Generator().manual_seed(0))[: study.curve_images]
@@ -66,7 +86,7 @@ def settings(study: Study, epochs: int, seed: int, lr_over: LrOver = "steps") ->
         lr_over=lr_over,
         warmup_epochs=1,
         nesterov=True,
-        autocast="bf16",
+        autocast=study.autocast,
         seed=seed,
         compile=torch.cuda.is_available(),
     )

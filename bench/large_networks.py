@@ -31,7 +31,11 @@ def inception_next(classes: int = 10) -> nn.Module:
 
 def efficient_net(classes: int = 10) -> nn.Module:
     """timm's EfficientNet-B0 (3×3 and 5×5) with a stem of stride 1, for small images."""
-    model: nn.Module = timm.create_model("efficientnet_b0", num_classes=classes)
+    return for_small_images(timm.create_model("efficientnet_b0", num_classes=classes))
+
+
+def for_small_images(model: nn.Module) -> nn.Module:
+    """An EfficientNet with a stem of stride 1."""
     stem = model.get_submodule("conv_stem")
     assert isinstance(stem, nn.Conv2d)
     stem.stride = (1, 1)

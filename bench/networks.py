@@ -6,10 +6,11 @@ from functools import partial
 
 import timm
 import torchvision
+from timm.models.efficientnet import _gen_efficientnet
 from torch import Tensor, nn
 
 from bench.case import Case
-from bench.large_networks import LARGE
+from bench.large_networks import LARGE, for_small_images
 
 
 def cifar_stem(model: nn.Module) -> nn.Module:
@@ -54,6 +55,11 @@ def small_resnet(blocks: int = 1, kernel: int = 3, width: int = 16, classes: int
             inputs = outputs
         layers.append(nn.Sequential(*members))
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
+
+
+def narrow_efficient_net(classes: int = 10) -> nn.Module:
+    """timm's EfficientNet-B0 at a quarter of its width and half its depth, for small images: 3×3 and 5×5 depthwise."""
+    return for_small_images(_gen_efficientnet("efficientnet_b0", 0.25, 0.5, num_classes=classes))
 
 
 def resnet(depth: int, stem: str, classes: int) -> nn.Module:

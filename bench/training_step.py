@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -39,9 +40,14 @@ def mode_times(
     rounds: int,
     autocast: torch.dtype | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of a full and of a low step, paired and interleaved, by the name of the mode."""
+    """Seconds of a full and of a low step, paired and interleaved, by the name of the mode.
+
+    On one core in CPU time, which the machine's load does not change.
+    """
+    device = next(net.parameters()).device
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
     steps = {
         mode.value: partial(training_step, partial(net.run, mode), next_batch, optimizer, autocast)
         for mode in net.modes
     }
-    return paired_steps(steps, next(net.parameters()).device, rounds)
+    return paired_steps(steps, device, rounds, clock=time.process_time if alone else time.perf_counter)

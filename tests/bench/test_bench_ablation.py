@@ -18,7 +18,7 @@ from bench.ablation_compared import Compared
 from bench.ablation_lines import lines
 from bench.ablation_measure import measure_costs
 from bench.ablation_report import cost_line, table
-from bench.ablation_studies import Study
+from bench.ablation_studies import SIDE, SMALL, Study, network
 from bench.plans import FULL, cost, default_ladder, fitted, mixed, ramp
 from lowmode_fx import BernoulliSchedule, LadderSchedule, LowModeConfig, Tuning
 from lowmode_fx.lowering.mode import Mode
@@ -46,6 +46,27 @@ def test_all_modes_are_timed_in_one_run(monkeypatch: pytest.MonkeyPatch) -> None
     assert list(found) == list(some)
     assert all(each["n"] == each["float32"]["n"] == 2 for each in found.values())
     assert all(0 < each["median"] < 3 for each in found.values())
+
+
+def test_a_study_without_the_tuner_has_the_other_arms() -> None:
+    study = next(each for each in SMALL if not each.tuner and each.data_set == "Fashion-MNIST")
+    configs = Compared.of(study, {"costs": {}}).configs
+    compared = Compared.of(study, {"costs": dict.fromkeys(configs, ratio(0.5))})
+    names = {arm.name for arm in compared.arms}
+    assert not any("tune" in each for each in [*names, *configs])
+    assert {"full-mode, 12 epochs", "the paper's setting", "resolution only, progressive"} < names
+    assert sum(name.startswith("default ladder") for name in names) == 4
+    assert {mode for arm in compared.arms for mode in arm.modes(2, compared.costs, 0)} <= {FULL, *configs}
+
+
+def test_studies_of_several_data_sets_have_rows_of_their_own() -> None:
+    keys = [study.key for study in SMALL]
+    assert len(set(keys)) == len(keys) and {"resnet8", "resnet8 on Fashion-MNIST"} <= set(keys)
+
+
+def test_networks_of_studies_take_their_images() -> None:
+    for each in (network(study, 0) for study in SMALL):
+        assert each(torch.randn(2, 3, SIDE, SIDE)).shape == (2, 10)
 
 
 @pytest.mark.usefixtures("one_thread")
