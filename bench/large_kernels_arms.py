@@ -28,6 +28,9 @@ MODES: dict[str, LowModeConfig] = {
     "resized 4/3": LowModeConfig(ratio="4/3", pool_convs="large", kernel_transform="pi_resize"),
 }
 
+#: Shares of full-mode's time that other arms have.
+BUDGETS = (0.5, 0.3, 0.25)
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -66,11 +69,11 @@ def composers_ramp(costs: Mapping[str, float]) -> dict[str, float]:
 
 
 def arms(costs: Mapping[str, float]) -> list[Arm]:
-    """The arms: full-mode, of full length and cut short, and the others in half and a quarter of its time."""
+    """The arms: full-mode, of full length and cut short, and the others in shares of its time."""
     found = [Arm("full-mode")]
     ramp = composers_ramp(costs)
     ramp = {mode: share / sum(ramp.values()) for mode, share in ramp.items()}
-    for budget in (0.5, 0.25):
+    for budget in BUDGETS:
         tail = 0.4
         two = {"full": tail}
         found += [
