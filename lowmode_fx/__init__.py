@@ -29,7 +29,9 @@ if TYPE_CHECKING:
         lr_milestones,
     )
     from lowmode_fx.runtime.train_step import TrainStep
+    from lowmode_fx.train.cost_lr import CostCosineLR
     from lowmode_fx.train.cost_progress import cost_progress
+    from lowmode_fx.train.precise_bn import recompute_statistics
     from lowmode_fx.tuning.agreement import GradientAgreement, gradient_agreement
     from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
     from lowmode_fx.tuning.result import Tuning
@@ -41,6 +43,7 @@ __all__ = [
     "Augmentation",
     "BernoulliSchedule",
     "Captured",
+    "CostCosineLR",
     "DeviceLoader",
     "FlopReport",
     "GradientAgreement",
@@ -75,6 +78,7 @@ __all__ = [
     "host_loader",
     "lower",
     "lr_milestones",
+    "recompute_statistics",
     "tune",
 ]
 
@@ -106,7 +110,9 @@ import_lazily(
             "lr_milestones",
         ),
         "lowmode_fx.runtime.train_step": ("TrainStep",),
+        "lowmode_fx.train.cost_lr": ("CostCosineLR",),
         "lowmode_fx.train.cost_progress": ("cost_progress",),
+        "lowmode_fx.train.precise_bn": ("recompute_statistics",),
         "lowmode_fx.tuning.agreement": ("GradientAgreement", "gradient_agreement"),
         "lowmode_fx.tuning.agreement_schedule": ("AgreementSchedule",),
         "lowmode_fx.tuning.result": ("Tuning",),

@@ -150,7 +150,10 @@ def train(
         float | None, Rate(help="Decay of an average of the weights, such as 0.999. (default 0, none)")
     ] = None,
     precise_bn: Annotated[
-        int | None, Rate(help="Batches that recompute running statistics at the end. (default 0)")
+        int | None,
+        Rate(
+            help="Batches that recompute running statistics at the end. (default 100 after a short full tail, else 0)"
+        ),
     ] = None,
     autocast: Annotated[Autocast | None, Rate(help="Type of autocast. (default none)")] = None,
     seed: Annotated[int | None, Run(help="Random seed of weights, order, crops and modes. (default 0)")] = None,

@@ -178,9 +178,9 @@ def about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings,
         return
     last = {schedule.mode(step, epochs - 1) for step in range((epochs - 1) * steps, epochs * steps)}
     isolated = any(rung.config.batchnorm == "isolate" for rung in ladder.rungs)
-    if last != {Mode.FULL} and isolated and not settings.precise_bn:
+    if last != {Mode.FULL} and isolated and settings.precise_bn == 0:
         tail = "full epochs at the end" if isinstance(schedule, LadderSchedule) else "--tail 0.2"
-        yield f"note: running statistics lag behind the last epoch's low steps; give {tail} or --precise-bn 100"
+        yield f"note: running statistics lag behind the last epoch's low steps; give {tail}, or leave out --precise-bn"
     if set(fractions) == {Mode.FULL}:
         yield "warning: no step is in low-mode; give a larger --p, fewer --hold-epochs or more --epochs"
 

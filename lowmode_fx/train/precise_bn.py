@@ -8,16 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowmode_fx.runtime.model import LowModeModel
 from passes.preserve import preserve_state, train_mode
 
 
 def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: int) -> None:
-    """The running statistics of every BatchNorm of ``model`` from ``batches`` batches ``(N, C, *S)``, at fixed weights.
+    """Compute the running statistics of every batch norm anew, from training batches in full-mode, at fixed weights.
 
-    By ``fvcore.nn.precise_bn``. Values change in place; counters, modes and RNG are left as they were, and all else too
-    where it fails. Raises ``ValueError`` where fvcore is missing, where a norm runs twice in a forward or keeps no
-    statistics, and where there are fewer batches.
+    Low steps leave running statistics alone (``batchnorm="isolate"``), so after a short full tail they are old, and
+    evaluation suffers. Call it once, after training. Values change in place; weights, counters, modes and generators
+    stay as they were, and all else too where it fails.
+
+    Args:
+        model: The model, or the net that trains it.
+        images: Batches of training images ``(N, C, *S)``, of full size.
+        batches: Number of them that are used; about 100 are enough.
+
+    Raises:
+        ValueError: fvcore is missing, a norm runs twice in a forward or keeps no statistics, or there are too few
+            batches.
+
+    Source: ``fvcore.nn.precise_bn``, after Wu and Johnson, "Rethinking Batch in BatchNorm" (2021), §3.
     """
+    if isinstance(model, LowModeModel):
+        model = model.ladder.model
     from_fvcore = require_fvcore()
     norms = [module for module in model.modules() if isinstance(module, from_fvcore.BN_MODULE_TYPES)]
     if any(norm.running_mean is None for norm in norms):

@@ -73,7 +73,8 @@ class TrainSettings:
         criterion: ``"cross_entropy"``, ``"bce"`` or ``package.module:callable``.
         class_weights: Weight of each class in the loss, or ``"balanced"``.
         precise_bn: Number of training batches from which the running statistics are computed again at the end; with 0
-            they stay as they are.
+            they stay as they are. By default 100 after a run whose low steps left them alone and whose last full steps
+            are too few to settle them, and else 0.
         autocast: Dtype of autocast.
         seed: Seed of weights, order, crops and modes.
         device: ``auto``, ``cpu``, or a GPU such as ``cuda:1``.
@@ -107,7 +108,7 @@ class TrainSettings:
     label_smoothing: float = 0.0
     criterion: str = "cross_entropy"
     class_weights: Literal["balanced"] | tuple[float, ...] = ()
-    precise_bn: int = 0
+    precise_bn: int | None = None
     autocast: Autocast = "none"
     seed: int = 0
     device: str = "auto"
@@ -128,8 +129,10 @@ class TrainSettings:
             self._set(name, as_count(name, getattr(self, name), 1))
         if not re.fullmatch(_DEVICE, self.device):
             raise OptionError("device", self.device, *_NO_DEVICE)
-        for name in ("warmup_epochs", "workers", "precise_bn", "decay_epochs", "patience_epochs"):
+        for name in ("warmup_epochs", "workers", "decay_epochs", "patience_epochs"):
             self._set(name, as_count(name, getattr(self, name)))
+        if self.precise_bn is not None:
+            self._set("precise_bn", as_count("precise_bn", self.precise_bn))
         self._set("seed", as_seed(self.seed))
         self._set("lr", as_number("lr", self.lr, above=0, most=MOST_NUMBER))
         self._set("lr_gamma", as_number("lr_gamma", self.lr_gamma, above=0, most=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -23,6 +23,8 @@ LEAST_GAIN = 0.01
 ROUNDED_OFF = 0.1
 #: The ratios of the plain ramp, and the shares of its epochs.
 RAMP_RATIOS, RAMP_SHARES = (2, Fraction(4, 3)), LadderSchedule.DEFAULT_SHARES
+_WHOLE_TIME: Callable[[Chosen], float] = operator.attrgetter("whole_time")
+_TIME: Callable[[Chosen], float] = operator.attrgetter("time")
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,12 @@ class Chosen:
     reached: float
 
     def whole_epochs(self) -> list[int]:
-        """Epochs of each low mode and of full-mode, rounded up; what low epochs gain by rounding reduces the full ones.
+        """Epochs of each low mode, the nearest number, and of full-mode, which makes up for what that changes.
 
         A tenth of a full epoch is rounded off: it is less than the noise of the gains.
         """
         *low, full = self.plan.epochs
-        whole = [math.ceil(number - 1e-9) for number in low]
+        whole = [max(1, math.floor(number + 0.5)) if number > 1e-9 else 0 for number in low]
         gained = math.fsum(
             (rounded - number) * each.gain(max(self.plan.share, 1e-9))
             for rounded, number, each in zip(whole, low, self.candidates, strict=True)
@@ -70,15 +72,21 @@ def choose(tried: Sequence[Candidate], epochs: int, tail: float, modes: int, tim
     0.
     """
     best = _cheapest(tried, epochs, tail, modes)
-    if best.time <= time_budget * epochs:
+    limit = time_budget * epochs
+    if time_budget == 1 or best.whole_time <= limit:
         return best
-    # A shorter run of the same kind: its gains fall over its own, shorter length.
-    least, most = 0.0, float(epochs)
-    for _ in range(30):
-        middle = (least + most) / 2
-        fits = _cheapest(tried, middle, tail, modes).time <= time_budget * epochs
-        least, most = (middle, most) if fits else (least, middle)
-    return _cheapest(tried, least, tail, modes)
+    # A shorter run of the same kind: its gains fall over its own, shorter length. In whole epochs, or in parts of them
+    # if whole ones take longer.
+    reached = 0.0
+    for time in (_WHOLE_TIME, _TIME):
+        reached, most = 0.0, float(epochs)
+        for _ in range(30):
+            middle = (reached + most) / 2
+            fits = time(_cheapest(tried, middle, tail, modes)) <= limit
+            reached, most = (middle, most) if fits else (reached, middle)
+        if reached > 0:
+            break
+    return _cheapest(tried, reached, tail, modes)
 
 
 def ramp(tried: Sequence[Candidate], tail: float) -> float | None:

@@ -18,6 +18,8 @@ from passes.ratios import RatioLike, largest_ratio
 
 #: Steps of the integral over x.
 _GRID = 400
+#: Of the missing side in ``tail_at``: 0.5 at half the side and 0.2 at three quarters are 0.5 ** 1.32 apart.
+_TAIL_POWER: float = math.log2(0.5 / 0.2)
 #: Steps of a ramp's sum over the epochs of one mode.
 _RAMP_STEPS = 50
 
@@ -103,10 +105,11 @@ def ramp_time(modes: Sequence[ModeGain], shares: Sequence[float]) -> float:
 def tail_at(ratio: RatioLike, tail: float) -> float:
     """The share of the progress that is left to larger images than a mode's, by its ratio; ``tail`` at r = 2.
 
-    It is proportional to the square of the missing part of the side: with a half at 2, an eighth at 4/3. Ladders with
-    good results end like this (``bench/results/ablation_cpu.md`` and shares of 0.5, 0.3, 0.2).
+    It is a power of the missing part of the side: with a half at 2, a fifth at 4/3, as in the plain ramp. With an
+    eighth at 4/3 runs ended a point lower (``bench/results/ablation_cpu.md``).
     """
-    return min(1.0, tail * (2 * (1 - 1 / largest_ratio(ratio))) ** 2)
+    missing = float(2 * (1 - 1 / largest_ratio(ratio)))
+    return min(1.0, tail * math.pow(missing, _TAIL_POWER))
 
 
 def gain_curve(points: Sequence[tuple[float, float]]) -> Callable[[float], float]:

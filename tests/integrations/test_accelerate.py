@@ -12,7 +12,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel, update_bn
-from trainers import DATA, IMAGES, SCHEDULE, STEPS, accuracy, assert_same, loader, make, network, plain_loop, sgd
+from trainers import (
+    DATA,
+    IMAGES,
+    LOW_FIRST,
+    SCHEDULE,
+    STEPS,
+    accuracy,
+    assert_same,
+    cost_cosine,
+    loader,
+    make,
+    network,
+    plain_loop,
+    sgd,
+)
 
 from lowmode_fx import BernoulliSchedule, LowModeModel, host_loader
 
@@ -61,6 +75,24 @@ def test_it_trains_as_the_loop_by_hand(accumulation: int) -> None:
     ours = make()
     assert train(accelerator, net, optimizer, batches, 2) == plain_loop(ours, 2, accumulation)
     assert net.step == 2 * STEPS // accumulation
+    assert_same(net.state_dict(), ours.state_dict())
+
+
+def test_a_rate_over_the_cost() -> None:
+    net, ours = make(LOW_FIRST), make(LOW_FIRST)
+    optimizer, accelerator = sgd(net), Accelerator(cpu=True)
+    net.attach(optimizer)
+    scheduler = cost_cosine(net, optimizer)
+    prepared = accelerator.prepare(net, optimizer, loader(), scheduler)
+    for epoch in range(2):
+        net.set_epoch(epoch)
+        for images, labels in prepared[2]:
+            accelerator.backward(F.cross_entropy(prepared[0](images), labels))
+            prepared[1].step()
+            prepared[3].step()
+            prepared[1].zero_grad()
+    own = sgd(ours)
+    plain_loop(ours, 2, optimizer=own, scheduler=cost_cosine(ours, own))
     assert_same(net.state_dict(), ours.state_dict())
 
 

@@ -9,7 +9,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from trainers import DATA, SCHEDULE, STEPS, accuracy, assert_same, loader, make, network, plain_loop, sgd
+from trainers import (
+    DATA,
+    LOW_FIRST,
+    SCHEDULE,
+    STEPS,
+    accuracy,
+    assert_same,
+    cost_cosine,
+    loader,
+    make,
+    network,
+    plain_loop,
+    sgd,
+)
 
 from lowmode_fx import AgreementSchedule, BernoulliSchedule, LowModeModel, Mode, host_loader
 
@@ -54,6 +67,23 @@ def trainer(folder: Path, epochs: int = 2, callbacks: Any = None, **options: Any
     chosen = [LowModeCallback()] if callbacks is None else callbacks
     given = {"logger": False, **quiet, **options}
     return lightning.Trainer(max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=chosen, **given)
+
+
+class OverCost(Module):
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": cost_cosine(self.net, optimizer), "interval": "step"},
+        }
+
+
+def test_a_rate_over_the_cost(tmp_path: Path) -> None:
+    module, ours = OverCost(make(LOW_FIRST)), make(LOW_FIRST)
+    optimizer = sgd(ours)
+    trainer(tmp_path).fit(module, loader())
+    plain_loop(ours, 2, optimizer=optimizer, scheduler=cost_cosine(ours, optimizer))
+    assert_same(module.net.state_dict(), ours.state_dict())
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

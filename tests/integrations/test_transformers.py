@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import Dataset
-from trainers import IMAGES, LABELS, SCHEDULE, assert_same
+from trainers import IMAGES, LABELS, LOW_FIRST, SCHEDULE, STEPS, assert_same, cost_cosine
 
-from lowmode_fx import LowModeModel, build_pair
+from lowmode_fx import LowModeModel, build_pair, cost_progress
 
 pytest.importorskip("transformers", reason="transformers is not installed: pip install 'lowmode-fx[transformers]'")
 pytest.importorskip("accelerate", reason="accelerate is not installed: pip install 'lowmode-fx[transformers]'")
@@ -48,14 +49,17 @@ def make(**options: Any) -> LowModeModel:
     return LowModeModel(pair, SCHEDULE, **{"compile": False, **options}).train()
 
 
-def trainer(net: Any, folder: Path, modes: list[str] | None = None, **options: Any) -> Trainer:
+def trainer(
+    net: Any, folder: Path, modes: list[str] | None = None, optimizers: Any = (None, None), **options: Any
+) -> Trainer:
     arguments = TrainingArguments(
-        output_dir=str(folder), use_cpu=True, report_to=[], logging_steps=2, disable_tqdm=True, num_train_epochs=2,
-        per_device_train_batch_size=8, lr_scheduler_type="constant", **{"save_strategy": "no", **options},
+        output_dir=str(folder), use_cpu=True, report_to=[], disable_tqdm=True, num_train_epochs=2,
+        per_device_train_batch_size=8, lr_scheduler_type="constant",
+        **{"save_strategy": "no", "logging_steps": 2, **options},
     )  # fmt: skip
     if modes is not None:
         net.register_forward_hook(lambda model, args, output: _note(model, net, modes))
-    data = {"train_dataset": Samples(), "eval_dataset": Samples()}
+    data = {"train_dataset": Samples(), "eval_dataset": Samples(), "optimizers": optimizers}
     return Trainer(model=net, args=arguments, callbacks=[LowModeCallback()], **data)
 
 
@@ -74,6 +78,24 @@ def test_it_trains_in_the_modes_of_the_schedule(tmp_path: Path, accumulation: in
     assert net.step == steps and net.epoch == 1
     shares = [log["low_steps"] for log in ours.state.log_history if "low_steps" in log]
     assert sum(shares) * 2 == pytest.approx(sum(SCHEDULE.mode(step, 0).value == "low" for step in range(steps)))
+
+
+def test_a_rate_over_the_cost(tmp_path: Path) -> None:
+    pair = build_pair(network(), {"pixel_values": IMAGES[:8], "labels": LABELS[:8]})
+    net = LowModeModel(pair, LOW_FIRST, compile=False)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    ours = trainer(net, tmp_path, optimizers=(optimizer, cost_cosine(net, optimizer)), logging_steps=1)
+    ours.train()
+    told = [log["learning_rate"] for log in ours.state.log_history if "learning_rate" in log]
+    assert told == pytest.approx(_expected_rates(net))
+
+
+def _expected_rates(net: LowModeModel) -> list[float]:
+    """Of each step; when half of the steps have been taken, less of the cost has passed."""
+    low = cost_progress(net, 2, STEPS)[1]
+    assert low < 0.4
+    passed = [low * n / STEPS for n in range(STEPS)] + [low + (1 - low) * n / STEPS for n in range(STEPS)]
+    return [0.05 * (1 + math.cos(math.pi * each)) for each in passed]
 
 
 def test_full_mode_trains_as_the_model_does(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lowmode_fx import BernoulliSchedule, LowModeModel, build_pair
+from lowmode_fx import BernoulliSchedule, CostCosineLR, LowModeModel, build_pair
 
 IMAGES = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(32) % 5
 DATA = TensorDataset(IMAGES, LABELS)
 SCHEDULE = BernoulliSchedule(p=0.5, seed=1)
+#: Low, then full: rates over the cost differ from those over the steps.
+LOW_FIRST = BernoulliSchedule(p=[1.0, 0.0])
 #: Of one epoch, without accumulation.
 STEPS = 4
 
@@ -42,7 +44,14 @@ def sgd(module: nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
 
 
-def plain_loop(net: LowModeModel, epochs: int, accumulation: int = 1, optimizer: Any = None) -> list[str]:
+def cost_cosine(net: LowModeModel, optimizer: Any) -> CostCosineLR:
+    """For two epochs."""
+    return CostCosineLR(optimizer, net, 2, STEPS)
+
+
+def plain_loop(
+    net: LowModeModel, epochs: int, accumulation: int = 1, optimizer: Any = None, scheduler: Any = None
+) -> list[str]:
     """What a trainer must come to: the loop by hand."""
     optimizer = optimizer or sgd(net)
     net.attach(optimizer)
@@ -55,6 +64,8 @@ def plain_loop(net: LowModeModel, epochs: int, accumulation: int = 1, optimizer:
             if number % accumulation == 0:
                 optimizer.step()
                 optimizer.zero_grad()
+                if scheduler is not None:
+                    scheduler.step()
     return modes
 
 

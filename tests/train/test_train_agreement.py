@@ -10,9 +10,18 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from training import digits, quick_run, quick_settings, tiny_net
+from training import digits, quick_run, quick_settings, tiny_model, tiny_net
 
-from lowmode_fx import AgreementSchedule, BernoulliSchedule, LowModeConfig, Mode, ModePair, PeriodicSchedule
+from lowmode_fx import (
+    AgreementSchedule,
+    BernoulliSchedule,
+    LowModeConfig,
+    LowModeModel,
+    Mode,
+    ModePair,
+    PeriodicSchedule,
+    build_pair,
+)
 from lowmode_fx.cli.schedule_options import make_schedule, read_tuning
 from lowmode_fx.runtime.schedules import annealed_shares, schedule_from_dict
 from lowmode_fx.train import RunFolder, train
@@ -123,7 +132,7 @@ def test_statistics_are_those_of_all_the_images() -> None:
 
 
 def test_a_run_ends_with_precise_statistics() -> None:
-    plain, _ = quick_run(quick_settings(epochs=2))
+    plain, _ = quick_run(quick_settings(epochs=2, precise_bn=0))
     precise, _ = quick_run(quick_settings(epochs=2, precise_bn=1000))
     for name, value in plain.named_parameters():
         assert torch.equal(value, precise.get_parameter(name))
@@ -134,6 +143,78 @@ def test_a_run_ends_with_precise_statistics() -> None:
     for ours, theirs in zip(norms(precise), norms(again), strict=True):
         assert torch.equal(ours.running_mean, theirs.running_mean)
         assert torch.equal(ours.running_var, theirs.running_var)
+
+
+def buffers(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in net.named_buffers() if "running" in name}
+
+
+def test_after_a_short_full_tail_statistics_are_computed_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    """Eleven full steps would leave 0.9 ** 11 = 0.31 of what running statistics began with."""
+    low_first = BernoulliSchedule([1.0, 0.0])
+    old, _ = quick_run(quick_settings(epochs=2, precise_bn=0), net=tiny_net(low_first))
+    asked, _ = quick_run(quick_settings(epochs=2, precise_bn=100), net=tiny_net(low_first))
+    capsys.readouterr()
+    found = tiny_net(low_first)
+    train(found, digits(), quick_settings(epochs=2))
+    assert "the last 11 full steps are too few to settle running statistics, so they come from 11 batches" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    for name, value in buffers(found).items():
+        assert torch.equal(value, buffers(asked)[name]) and not torch.equal(value, buffers(old)[name])
+    for name, value in old.named_parameters():
+        assert torch.equal(value, found.get_parameter(name))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "settled"),
+    [
+        (BernoulliSchedule(0.0), 1, True),  # no low step: what the model does by itself
+        (BernoulliSchedule([1.0] + [0.0] * 8), 9, True),  # 88 full steps
+        (BernoulliSchedule([1.0] + [0.0] * 7), 8, False),  # 77
+        (BernoulliSchedule([0.0] * 8 + [0.5]), 9, False),  # low steps in the last epoch
+    ],
+    ids=["full", "long tail", "short tail", "low at the end"],
+)
+def test_statistics_are_left_where_full_steps_settle_them(
+    schedule: BernoulliSchedule, epochs: int, settled: bool
+) -> None:
+    as_they_are, _ = quick_run(quick_settings(epochs=epochs, precise_bn=0), net=tiny_net(schedule))
+    found, _ = quick_run(quick_settings(epochs=epochs), net=tiny_net(schedule))
+    same = all(torch.equal(value, buffers(as_they_are)[name]) for name, value in buffers(found).items())
+    assert same == settled
+
+
+def test_statistics_that_no_step_leaves_alone_stay() -> None:
+    def net() -> LowModeModel:
+        pair = build_pair(tiny_model(), torch.randn(2, 3, 8, 8), LowModeConfig(pool_convs="all", batchnorm="share"))
+        return LowModeModel(pair, BernoulliSchedule(1.0), compile=False)
+
+    as_they_are, _ = quick_run(quick_settings(epochs=1, precise_bn=0), net=net())
+    found, _ = quick_run(quick_settings(epochs=1), net=net())
+    assert all(torch.equal(value, buffers(as_they_are)[name]) for name, value in buffers(found).items())
+
+
+def test_a_norm_that_keeps_none_is_no_obstacle_unless_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_model()
+    model[1] = nn.BatchNorm2d(8, track_running_stats=False)
+    pair = build_pair(model, torch.randn(2, 3, 8, 8), LowModeConfig(pool_convs="all"))
+    train(LowModeModel(pair, BernoulliSchedule(1.0), compile=False), digits(), quick_settings(epochs=1))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "warning: the last 0 full steps are too few to settle running statistics, and they can't be computed" in said
+    assert said.count("give a longer full tail") == 1
+
+
+def test_the_statistics_of_a_net_are_its_models_in_full_mode() -> None:
+    net = tiny_net(BernoulliSchedule(1.0))
+    images = [torch.randn(8, 3, 8, 8) for _ in range(3)]
+    step = net.step
+    recompute_statistics(net.train(), images, 3)
+    alone = tiny_model()
+    recompute_statistics(alone, images, 3)
+    for ours, theirs in zip(norms(net), norms(alone), strict=True):
+        assert torch.equal(ours.running_mean, theirs.running_mean) and ours.running_mean.abs().sum() > 0
+    assert net.step == step and net.training
 
 
 def test_a_norm_that_runs_twice_is_refused() -> None:

@@ -1,0 +1,66 @@
+"""A learning rate that falls over a run's cost, as one of torch's schedulers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.train.cost_progress import FULL_BATCH, cost_progress, passed_share
+from lowmode_fx.train.rates import cosine, warmed_up
+from lowmode_fx.utils.validation import as_count
+
+
+class CostCosineLR(LambdaLR):
+    """Half a cosine from each group's rate to 0, over the cost of the run instead of its steps.
+
+    Low epochs are cheap, so the rate falls slowly in them and is still high when the full epochs begin. Call ``step()``
+    after each optimizer step. With low-mode never chosen it is a plain cosine. It saves and loads like torch's own
+    schedulers.
+
+    Args:
+        optimizer: The optimizer, whose groups have their initial rates.
+        net: The net; its schedule is known ahead.
+        epochs: Number of epochs of the run.
+        steps_per_epoch: Optimizer steps of an epoch.
+        warmup_epochs: Number of epochs in which the rate also rises from 0 along a line, over their steps.
+        costs: Cost of an image in each low mode divided by one in full-mode, by the names of the modes; by default the
+            ratio of their macs.
+        last_epoch: Number of steps that have been taken, less one: -1 for a new run.
+
+    Raises:
+        ValueError: A count is too small, a cost is missing or not positive, the schedule decides during training, low
+            steps have larger batches, or the model's macs can't be counted.
+        TypeError: An argument has the wrong type.
+
+    Source: the cosine is that of Loshchilov and Hutter (2017, https://arxiv.org/abs/1608.03983), without restarts.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        net: LowModeModel,
+        epochs: int,
+        steps_per_epoch: int,
+        *,
+        warmup_epochs: int = 0,
+        costs: Mapping[str, float] | None = None,
+        last_epoch: int = -1,
+    ) -> None:
+        warm = as_count("warmup_epochs", warmup_epochs, 0)
+        progress = cost_progress(net, epochs, steps_per_epoch, costs)
+        for mode in net.modes:
+            if net.batch_size_in(mode, FULL_BATCH) != FULL_BATCH:
+                raise ValueError(
+                    f"steps of mode {mode} have larger batches, so epochs differ in their steps; follow cost_progress "
+                    "with a scheduler that steps once an epoch"
+                )
+
+        def factor(step: int) -> float:
+            epoch, place = divmod(step, steps_per_epoch)
+            share = place / steps_per_epoch
+            return warmed_up(cosine(1.0, passed_share(progress, epoch, share)), warm, epoch + share)
+
+        super().__init__(optimizer, factor, last_epoch)

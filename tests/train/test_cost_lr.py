@@ -1,0 +1,123 @@
+"""The ready-made scheduler: a cosine over a run's cost."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from test_cost_progress import net_of
+
+from lowmode_fx import AgreementSchedule, BernoulliSchedule, CostCosineLR, LadderSchedule, LowModeModel, cost_progress
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+EPOCHS, STEPS = 4, 5
+
+
+def optimizer_of(net: LowModeModel) -> torch.optim.Optimizer:
+    weight, bias = net.parameters()
+    return torch.optim.SGD([{"params": [weight], "lr": 0.4}, {"params": [bias], "lr": 0.1}])
+
+
+def rates(scheduler: CostCosineLR, optimizer: torch.optim.Optimizer, steps: int) -> list[tuple[float, ...]]:
+    """Of the coming ``steps`` steps."""
+    found = []
+    for _ in range(steps):
+        found.append(tuple(group["lr"] for group in optimizer.param_groups))
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_each_step_has_the_cosine_of_the_cost_before_it() -> None:
+    net = net_of(LadderSchedule((2, 1, 1)))
+    optimizer = optimizer_of(net)
+    found = rates(CostCosineLR(optimizer, net, EPOCHS, STEPS), optimizer, EPOCHS * STEPS)
+    # Every step of an epoch costs the same: 1/4 at r = 2, 9/16 at r = 4/3, 1 in full-mode.
+    costs = [0.25] * 10 + [0.5625] * 5 + [1.0] * 5
+    passed = [sum(costs[:step]) / sum(costs) for step in range(20)]
+    assert [first for first, _ in found] == pytest.approx([0.2 * (1 + math.cos(math.pi * each)) for each in passed])
+    assert [first / second for first, second in found] == pytest.approx([4.0] * 20)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)  # after the last one
+
+
+def test_without_low_mode_it_is_torchs_cosine() -> None:
+    net = net_of(BernoulliSchedule(0.0))
+    mine, theirs = optimizer_of(net), optimizer_of(net)
+    found = rates(CostCosineLR(mine, net, EPOCHS, STEPS), mine, 20)
+    plain = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, EPOCHS * STEPS)
+    for pair in found:
+        assert pair == pytest.approx(tuple(group["lr"] for group in theirs.param_groups))
+        theirs.step()
+        plain.step()
+
+
+def test_warm_up_rises_over_the_steps_of_its_epochs() -> None:
+    net = net_of(LadderSchedule((2, 1, 1)))
+    optimizer = optimizer_of(net)
+    warm = [first for first, _ in rates(CostCosineLR(optimizer, net, EPOCHS, STEPS, warmup_epochs=2), optimizer, 20)]
+    other = optimizer_of(net)
+    cold = [first for first, _ in rates(CostCosineLR(other, net, EPOCHS, STEPS), other, 20)]
+    assert [a / b for a, b in zip(warm[1:10], cold[1:10], strict=True)] == pytest.approx([n / 10 for n in range(1, 10)])
+    assert warm[10:] == cold[10:] and 0 < warm[0] < 0.01
+
+
+def test_given_costs_are_followed() -> None:
+    net = net_of(LadderSchedule((1, 1, 1)))
+    costs = {"r2": 0.5, "r4/3": 0.7}
+    optimizer = optimizer_of(net)
+    found = rates(CostCosineLR(optimizer, net, 3, STEPS, costs=costs), optimizer, 15)
+    starts = [found[epoch * STEPS][0] for epoch in range(3)]
+    passed = cost_progress(net, 3, STEPS, costs)
+    assert starts == pytest.approx([0.2 * (1 + math.cos(math.pi * each)) for each in passed[:-1]])
+
+
+def test_a_saved_scheduler_goes_on() -> None:
+    net = net_of(LadderSchedule((2, 1, 1)))
+    optimizer = optimizer_of(net)
+    scheduler = CostCosineLR(optimizer, net, EPOCHS, STEPS)
+    rates(scheduler, optimizer, 7)
+    saved = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
+    expected = rates(scheduler, optimizer, 13)
+    again = optimizer_of(net)
+    resumed = CostCosineLR(again, net, EPOCHS, STEPS)
+    again.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    assert rates(resumed, again, 13) == expected
+
+
+def test_it_is_made_for_a_run_that_goes_on_by_last_epoch() -> None:
+    net = net_of(LadderSchedule((2, 1, 1)))
+    optimizer = optimizer_of(net)
+    scheduler = CostCosineLR(optimizer, net, EPOCHS, STEPS)
+    rates(scheduler, optimizer, 7)
+    at = [group["lr"] for group in optimizer.param_groups]
+    CostCosineLR(optimizer, net, EPOCHS, STEPS, last_epoch=6)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(at)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "told"),
+    [
+        ({"warmup_epochs": -1}, ValueError, "warmup_epochs=-1"),
+        ({"epochs": 0}, ValueError, "epochs=0"),
+        ({"net": torch.nn.Linear(2, 2)}, TypeError, "net"),
+    ],
+)
+def test_wrong_arguments(changed: dict[str, Any], error: type[Exception], told: str) -> None:
+    net = net_of(LadderSchedule((2, 1, 1)))
+    given = {"net": net, "epochs": EPOCHS, "steps_per_epoch": STEPS} | changed
+    with pytest.raises(error, match=told):
+        CostCosineLR(optimizer_of(net), **given)
+
+
+def test_what_is_not_known_ahead_is_refused() -> None:
+    agreement = net_of(AgreementSchedule(every=500))
+    with pytest.raises(ValueError, match="chooses modes during training"):
+        CostCosineLR(optimizer_of(agreement), agreement, EPOCHS, STEPS)
+    pair = net_of(LadderSchedule((2, 1, 1))).ladder
+    larger = LowModeModel(pair, LadderSchedule((2, 1, 1)), batch_multiplier="pixels", compile=False)
+    with pytest.raises(ValueError, match="larger batches, so epochs differ in their steps; follow cost_progress"):
+        CostCosineLR(optimizer_of(larger), larger, EPOCHS, STEPS)
