@@ -54,7 +54,7 @@ def decide(search: Search, wanted: Wanted, reasons: list[str], seen: float) -> T
         )
         never = BernoulliSchedule(0.0, seed)
         return measured(schedule=never, low_weight=1.0, epochs=epochs, time=1.0, more=(), reasons=tuple(reasons))
-    reasons += _plan_in_words(chosen, whole, predicted, wanted, ramp(tried, wanted.tail))
+    reasons += _plan_in_words(chosen, whole, predicted, wanted, ramp(tried, epochs, wanted.tail))
     schedule: BernoulliSchedule | LadderSchedule
     if len(configs) == 1:
         schedule = BernoulliSchedule([1.0] * whole[0] + [0.0] * whole[1], seed)
@@ -65,7 +65,7 @@ def decide(search: Search, wanted: Wanted, reasons: list[str], seen: float) -> T
 
 
 def _plan_in_words(
-    chosen: Chosen, whole: Sequence[int], predicted: float, wanted: Wanted, plain: float | None
+    chosen: Chosen, whole: Sequence[int], predicted: float, wanted: Wanted, plain: Chosen | None
 ) -> list[str]:
     low = " and ".join(f"{n} {_epochs(n)} of {each.name}" for n, each in zip(whole, chosen.candidates, strict=False))
     low = f"{whole[0]} low {_epochs(whole[0])}" if len(whole) == 2 else low
@@ -80,7 +80,8 @@ def _plan_in_words(
             f"{wanted.epochs} full epochs"
         )
     elif wanted.modes > 2 and plain is not None:
-        words.append(f"the plain ramp, r = 2, 4/3 and 1 for a half, three tenths and a fifth, would take {plain:.0%}")
+        share = plain.whole_time / wanted.epochs
+        words.append(f"the plain ramp, r = 2, 4/3 and 1 for a half, three tenths and a fifth, would take {share:.0%}")
     return words
 
 

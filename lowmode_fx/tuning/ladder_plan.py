@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.runtime.schedules import LadderSchedule
-from lowmode_fx.tuning.plan import Plan, make_plan, ramp_time
+from lowmode_fx.tuning.plan import Plan, make_plan, ramp_plan
 from lowmode_fx.tuning.search import Candidate
 
 #: Maximum low epochs over the full run's epochs: for several modes, the later of which gain nearly as much as
@@ -89,12 +89,14 @@ def choose(tried: Sequence[Candidate], epochs: int, tail: float, modes: int, tim
     return _cheapest(tried, reached, tail, modes)
 
 
-def ramp(tried: Sequence[Candidate], tail: float) -> float | None:
-    """The predicted time of the plain ramp, over the full run's; ``None`` if its modes were not tried."""
+def ramp(tried: Sequence[Candidate], epochs: float, tail: float) -> Chosen | None:
+    """The plain ramp that is equivalent to ``epochs`` full epochs; ``None`` if its modes were not tried."""
     kept = {each.config.ratio: each for each in tried if not each.config.pools_kernels}
     if not all(ratio in kept for ratio in RAMP_RATIOS):
         return None
-    return ramp_time([kept[ratio].mode_gain(tail) for ratio in RAMP_RATIOS], RAMP_SHARES)
+    chosen = tuple(kept[ratio] for ratio in RAMP_RATIOS)
+    plan = ramp_plan([each.mode_gain(tail) for each in chosen], RAMP_SHARES, epochs)
+    return None if plan is None else Chosen(chosen, plan, epochs)
 
 
 def in_order(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
@@ -115,5 +117,8 @@ def _cheapest(tried: Sequence[Candidate], epochs: float, tail: float, modes: int
             used = [bool(share) for share in plan.epochs[:-1]]
             if all(used) or count == 1:
                 found.append(Chosen(ordered, plan, epochs))
+    plain = ramp(tried, epochs, tail) if modes > 2 else None
+    if plain is not None:
+        found.append(plain)
     # One more mode has to save time in whole epochs, and more than noise.
     return min(found, key=lambda each: each.whole_time + LEAST_GAIN * epochs * len(each.candidates))

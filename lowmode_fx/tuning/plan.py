@@ -81,25 +81,27 @@ def make_plan(modes: Sequence[ModeGain], epochs: float, most_low: float = 1.0) -
     return _plan(modes, places, epochs)
 
 
-def ramp_time(modes: Sequence[ModeGain], shares: Sequence[float]) -> float:
-    """The time of a run with these shares of epochs and a full run's progress, over the full run's time.
+def ramp_plan(modes: Sequence[ModeGain], shares: Sequence[float], epochs: float) -> Plan | None:
+    """The run with these shares of epochs that is equivalent to ``epochs`` full ones; ``None`` if none makes progress.
 
     ``shares``: of each mode and of full-mode, in the order of the run; they sum to 1.
     """
-    x = epochs = spent = 0.0
-    # In small steps of epochs, until the progress is made; a longer run stretches all shares equally.
     length = 1.0
+    # In small steps of epochs, until the progress is made; a longer run stretches all shares equally.
     for _ in range(60):
-        x = spent = 0.0
+        x = low = spent = 0.0
         for mode, share in zip([*modes, None], shares, strict=True):
             for _ in range(_RAMP_STEPS):
-                epochs = length * share / _RAMP_STEPS
-                x += epochs * (1.0 if mode is None else mode.gain(max(x, 0.5 / _GRID)))
-                spent += epochs * (1.0 if mode is None else mode.cost)
-        if abs(x - 1) < 1e-3 or x <= 0:
+                part = length * share / _RAMP_STEPS
+                x += part * (1.0 if mode is None else mode.gain(max(x, 0.5 / _GRID)))
+                spent += part * (1.0 if mode is None else mode.cost)
+            low = low if mode is None else x
+        if x <= 0:
+            return None
+        if abs(x - 1) < 1e-3:
             break
         length /= x
-    return spent if x > 0 else math.inf
+    return Plan(tuple(epochs * length * share for share in shares), spent, low)
 
 
 def tail_at(ratio: RatioLike, tail: float) -> float:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lowmode_fx.tuning.gain import StepProgress, gradient_products, step_progress
-from lowmode_fx.tuning.plan import ModeGain, Plan, gain_curve, make_plan, ramp_time, tail_at
+from lowmode_fx.tuning.plan import ModeGain, Plan, gain_curve, make_plan, ramp_plan, tail_at
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -192,10 +192,14 @@ def test_low_epochs_are_never_more_than_allowed(gain: float, cost: float, most: 
 def test_a_ramp_takes_what_its_shares_say() -> None:
     """Gains of 1: half the epochs at 0.3, three tenths at 0.6, the rest full."""
     sure = [ModeGain(lambda x: 1.0, 0.3, 0.5), ModeGain(lambda x: 1.0, 0.6, 0.125)]
-    assert ramp_time(sure, (0.5, 0.3, 0.2)) == pytest.approx(0.15 + 0.18 + 0.2)
+    plain = ramp_plan(sure, (0.5, 0.3, 0.2), 10)
+    assert plain is not None and plain.time == pytest.approx(0.15 + 0.18 + 0.2)
+    assert plain.epochs == pytest.approx((5, 3, 2)) and plain.share == pytest.approx(0.8)
     half = [ModeGain(lambda x: 0.5, 0.3, 0.5), ModeGain(lambda x: 0.5, 0.6, 0.125)]  # the run is 1 / 0.6 times as long
-    assert ramp_time(half, (0.5, 0.3, 0.2)) == pytest.approx(0.53 / 0.6, rel=0.01)
-    assert ramp_time([ModeGain(lambda x: 0.0, 0.3, 0.5)], (1.0, 0.0)) == math.inf
+    longer = ramp_plan(half, (0.5, 0.3, 0.2), 10)
+    assert longer is not None and longer.time == pytest.approx(0.53 / 0.6, rel=0.01)
+    assert longer.epochs == pytest.approx((5 / 0.6, 3 / 0.6, 2 / 0.6), rel=0.01)
+    assert ramp_plan([ModeGain(lambda x: 0.0, 0.3, 0.5)], (1.0, 0.0), 10) is None
 
 
 def test_smaller_images_leave_more_of_the_progress_to_larger_ones() -> None:

@@ -274,8 +274,9 @@ def test_a_cheaper_mode_first_then_a_more_expensive_one() -> None:
     assert [each.name for each in chosen.candidates] == ["halved", "nearly"]
     assert chosen.plan.share == pytest.approx(1 - 0.2, abs=0.003)
     assert chosen.time < min(choose([each], 20, 0.5, 2).time for each in (halved, nearly))
-    assert ramp([nearly, halved], 0.5) >= chosen.plan.time
-    assert ramp([halved], 0.5) is None
+    plain = ramp([nearly, halved], 20, 0.5)
+    assert plain is not None and plain.whole_time >= chosen.whole_time
+    assert ramp([halved], 20, 0.5) is None
 
 
 def test_a_mode_that_does_not_pay_is_left_out() -> None:
@@ -297,9 +298,9 @@ def test_a_budget_is_kept_and_as_much_as_it_allows_is_reached() -> None:
     tried = [measured("halved", 2, 0.25, 0.7), measured("nearly", "4/3", 0.6, 0.95)]
     whole, half = (choose(tried, 20, 0.5, 3, budget) for budget in (1.0, 0.3))
     assert whole.reached == 20
-    # In whole epochs, so that the run takes no longer: within one epoch of the cheaper mode, and no further.
-    assert 0.3 * 20 - 0.25 <= half.whole_time <= 0.3 * 20
-    assert half.reached == pytest.approx(20 * 0.3 / whole.plan.time, rel=0.08)  # gains are the same all along
+    # In whole epochs the run takes no longer, and less only by a part of an epoch.
+    assert 0.3 * 20 - 1 < half.whole_time <= 0.3 * 20
+    assert half.reached == pytest.approx(0.3 * 20 / whole.plan.time, rel=0.1)  # gains are the same all along
 
 
 def test_a_budget_below_one_epoch_is_that_of_part_of_one() -> None:
@@ -310,8 +311,8 @@ def test_a_budget_below_one_epoch_is_that_of_part_of_one() -> None:
 def test_the_plain_ramp_is_never_faster() -> None:
     for gains in itertools.product((1.0, 0.8, 0.5), (1.0, 0.9)):
         tried = [measured("halved", 2, 0.25, gains[0]), measured("nearly", "4/3", 0.6, gains[1])]
-        plain = ramp(tried, 0.5)
-        assert plain is not None and choose(tried, 20, 0.5, 3).plan.time <= plain + 1e-3, gains
+        plain, chosen = ramp(tried, 20, 0.5), choose(tried, 20, 0.5, 3)
+        assert plain is not None and chosen.whole_time <= plain.whole_time + 0.01 * 20, gains
 
 
 # Its parts -----------------------------------------------------------------------------------------------------------
