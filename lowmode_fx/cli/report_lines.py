@@ -74,8 +74,9 @@ def large_kernel_lines(ladder: Ladder, flops: FlopReport) -> Iterator[str]:
     large = large_kernels(ladder, flops)
     if large is not None:
         counts = ", ".join(f"{count} × {kernel}" for kernel, count in large.counts.items())
-        resized = ", ".join(_ratios(large.ratios))
-        yield f"large kernels: {counts}, {large.share:.1%} of full-mode's macs; resized with the images {resized}"
+        resized, kept = (", ".join(_ratios(ratios)) for ratios in (large.ratios, large.kept))
+        share = f"{counts}, {large.share:.1%} of full-mode's macs"
+        yield f"large kernels: {share}; resized with the images {resized}, kept {kept}"
 
 
 def change_lines(ladder: Ladder) -> Iterator[str]:

@@ -27,17 +27,19 @@ class LargeKernels:
         share: Their share of full-mode's macs.
         ratios: The macs of each low mode divided by full-mode's, if these kernels shrank with its images; kernels that
             are smaller already stay as they are.
+        kept: The same if these kernels kept their size.
     """
 
     counts: Mapping[str, int]
     share: float
     ratios: Mapping[str, float]
+    kept: Mapping[str, float]
 
 
 def large_kernels(ladder: Ladder, flops: FlopReport) -> LargeKernels | None:
     """The large kernels of a ladder, given its count; ``None`` if no kernel is large or nothing was counted."""
     sites = conv_sites(ladder.full)
-    macs = dict(flops.macs)
+    macs, kept = dict(flops.macs), dict(flops.macs)
     if not macs[_FULL]:
         return None
     counts: Counter[str] = Counter()
@@ -60,7 +62,9 @@ def large_kernels(ladder: Ladder, flops: FlopReport) -> LargeKernels | None:
             taps = math.prod(map(int, layer.kernels[mode].split("×")))
             resized = layer.macs[mode] * math.prod(rules[mode].pooled(site.kernel)) // taps
             macs[mode] += min(resized, layer.macs[mode]) - layer.macs[mode]
+            kept[mode] += layer.macs[mode] * math.prod(site.kernel) // taps - layer.macs[mode]
     if not counts:
         return None
-    total = macs.pop(_FULL)
-    return LargeKernels(dict(counts), share / total, {mode: count / total for mode, count in macs.items()})
+    total = macs[_FULL]
+    ratios, kept_ratios = ({mode: each[mode] / total for mode in rules} for each in (macs, kept))
+    return LargeKernels(dict(counts), share / total, ratios, kept_ratios)

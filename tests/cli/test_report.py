@@ -481,13 +481,14 @@ def test_what_large_kernels_would_save() -> None:
         data = report_dict("mixed", pair, flops)["large_kernels"]
         assert (data["counts"], data["share"]) == ({"9×9": 1}, 64 * 4 * 81 / full)
         if "pool_convs" in options or options == {"kernel_ratio": 1}:
-            assert data["ratios"] == {"low": expected}
+            assert data["ratios"] == {"low": expected} and data["kept"] == {"low": kept / full}
         else:
             assert data["ratios"] == flops.ratios
     assert flops.full_macs == full and kept > resized
     line = next(line for line in summary_lines("mixed", pair, flops) if line.startswith("large kernels"))
     assert line == (
-        f"large kernels: 1 × 9×9, 66.9% of full-mode's macs; resized with the images low / full = {flops.ratio:.4f}"
+        f"large kernels: 1 × 9×9, 66.9% of full-mode's macs; resized with the images low / full = {flops.ratio:.4f}, "
+        f"kept low / full = {16 * (12 + 4 * 81 + 16 + 4) / full:.4f}"
     )
     none = build_pair(nn.Sequential(nn.Conv2d(3, 4, 7, padding=3), nn.Conv2d(4, 4, 3)), torch.zeros(2, 3, 16, 16))
     assert "large_kernels" not in report_dict("none", none, count_flops(none))

@@ -156,7 +156,7 @@ def test_after_a_short_full_tail_statistics_are_computed_anew(capsys: pytest.Cap
     asked, _ = quick_run(quick_settings(epochs=2, precise_bn=100), net=tiny_net(low_first))
     capsys.readouterr()
     found = tiny_net(low_first)
-    train(found, digits(), quick_settings(epochs=2))
+    train(found, digits(), quick_settings(epochs=2, precise_bn=None))
     assert "the last 11 full steps are too few to settle running statistics, so they come from 11 batches" in " ".join(
         capsys.readouterr().out.split()
     )
@@ -180,7 +180,7 @@ def test_statistics_are_left_where_full_steps_settle_them(
     schedule: BernoulliSchedule, epochs: int, settled: bool
 ) -> None:
     as_they_are, _ = quick_run(quick_settings(epochs=epochs, precise_bn=0), net=tiny_net(schedule))
-    found, _ = quick_run(quick_settings(epochs=epochs), net=tiny_net(schedule))
+    found, _ = quick_run(quick_settings(epochs=epochs, precise_bn=None), net=tiny_net(schedule))
     same = all(torch.equal(value, buffers(as_they_are)[name]) for name, value in buffers(found).items())
     assert same == settled
 
@@ -191,7 +191,7 @@ def test_statistics_that_no_step_leaves_alone_stay() -> None:
         return LowModeModel(pair, BernoulliSchedule(1.0), compile=False)
 
     as_they_are, _ = quick_run(quick_settings(epochs=1, precise_bn=0), net=net())
-    found, _ = quick_run(quick_settings(epochs=1), net=net())
+    found, _ = quick_run(quick_settings(epochs=1, precise_bn=None), net=net())
     assert all(torch.equal(value, buffers(as_they_are)[name]) for name, value in buffers(found).items())
 
 
@@ -199,7 +199,9 @@ def test_a_norm_that_keeps_none_is_no_obstacle_unless_asked_for(capsys: pytest.C
     model = tiny_model()
     model[1] = nn.BatchNorm2d(8, track_running_stats=False)
     pair = build_pair(model, torch.randn(2, 3, 8, 8), LowModeConfig(pool_convs="all"))
-    train(LowModeModel(pair, BernoulliSchedule(1.0), compile=False), digits(), quick_settings(epochs=1))
+    train(
+        LowModeModel(pair, BernoulliSchedule(1.0), compile=False), digits(), quick_settings(epochs=1, precise_bn=None)
+    )
     said = " ".join(capsys.readouterr().out.split())
     assert "warning: the last 0 full steps are too few to settle running statistics, and they can't be computed" in said
     assert said.count("give a longer full tail") == 1
