@@ -222,6 +222,17 @@ def test_a_model_without_blocks_is_compiled_as_a_whole() -> None:
     assert counter.graphs == 2
 
 
+def test_blocks_of_which_no_two_are_equal_are_told() -> None:
+    with pytest.warns(
+        UserWarning, match="compile='blocks': no two of the 3 blocks of Net are equal, .*give compile=True"
+    ):
+        assert make(Net((4, 5, 6)), "blocks")[0]._runner._blocks == ("blocks.0", "blocks.1", "blocks.2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        make(Net((4, 5, 6)), ["blocks.*"])
+        make(Net((4, 5, 5)), "blocks")
+
+
 @pytest.mark.parametrize(
     ("name", "count", "kinds", "first"),
     [
