@@ -1,11 +1,12 @@
 """What compiling block by block costs and saves, beside compiling the whole model.
 
-python -m bench.block_compile --small     # the demo's network alone (two minutes)
-python -m bench.block_compile             # ResNet-50 and EfficientNet-B0 too (a quarter of an hour)
+python -m bench.block_compile --small     # the demo's network alone (ten minutes)
+python -m bench.block_compile             # ResNet-50 and EfficientNet-B0 too (half an hour)
 
 Compilation: a fresh process with an empty cache takes the first training step of each mode; its CPU time and that of
 the compilers that it starts is counted. Warm: the same again, what inductor made found on disk. Steps: one process
-interleaves compiled, block by block and uncompiled steps of each mode, in CPU time of one thread.
+interleaves compiled, block by block and uncompiled steps of each mode, in CPU time of one thread. Images are
+channels_last; of the demo's network, arms with contiguous ones show what it costs that each block changes the layout.
 """
 
 from __future__ import annotations
@@ -35,11 +36,19 @@ from lowmode_fx.cli.demo import demo_model
 from lowmode_fx.lowering.blocks import find_blocks, kind_of
 from lowmode_fx.lowering.mode import Mode
 
-#: How a net is compiled, by name of the arm.
-ARMS: dict[str, Any] = {"whole": True, "blocks": "blocks", "uncompiled": False}
+#: How a net is compiled, by name of the arm, and the layout of its images.
+ARMS: dict[str, tuple[Any, torch.memory_format]] = {
+    "whole": (True, torch.channels_last),
+    "blocks": ("blocks", torch.channels_last),
+    "uncompiled": (False, torch.channels_last),
+    "whole, contiguous images": (True, torch.contiguous_format),
+    "blocks, contiguous images": ("blocks", torch.contiguous_format),
+    "uncompiled, contiguous images": (False, torch.contiguous_format),
+}
+DEMO = "demo ResNet-10"
 #: Model, side of the square images, batch.
 CASES: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
-    "demo ResNet-10": (demo_model, 32, 48),
+    DEMO: (demo_model, 32, 48),
     "ResNet-50": (partial(timm.create_model, "resnet50", num_classes=10), 64, 16),
     "EfficientNet-B0": (partial(timm.create_model, "efficientnet_b0", num_classes=10), 64, 16),
 }
@@ -54,10 +63,11 @@ def step(net: LowModeModel, mode: Mode, images: Tensor, labels: Tensor) -> None:
 def make(case: str, arm: str) -> tuple[LowModeModel, Tensor, Tensor]:
     """A net of two modes, compiled as the arm says, and a batch."""
     model, side, batch = CASES[case]
+    compile, layout = ARMS[arm]
     torch.manual_seed(0)
-    images, labels = torch.randn(batch, 3, side, side), torch.arange(batch) % 10
+    images, labels = torch.randn(batch, 3, side, side).contiguous(memory_format=layout), torch.arange(batch) % 10
     ladder = build_ladder(model().train(), images[:2], [LowModeConfig()])
-    return LowModeModel(ladder, BernoulliSchedule(p=0.5, seed=0), compile=ARMS[arm]), images, labels
+    return LowModeModel(ladder, BernoulliSchedule(p=0.5, seed=0), compile=compile), images, labels
 
 
 def compile_once(case: str, arm: str) -> dict[str, Any]:
@@ -75,15 +85,15 @@ def compile_once(case: str, arm: str) -> dict[str, Any]:
 
 def step_times(case: str, rounds: int) -> dict[str, Any]:
     """CPU milliseconds of the steps of each arm and mode, and the ratio of each arm to the whole."""
-    made = {arm: make(case, arm) for arm in ARMS}
+    arms = [arm for arm, (_, layout) in ARMS.items() if case == DEMO or layout is torch.channels_last]
+    made = {arm: make(case, arm) for arm in arms}
     found: dict[str, Any] = {}
     for mode in next(iter(made.values()))[0].modes:
         functions = {arm: partial(step, net, mode, images, labels) for arm, (net, images, labels) in made.items()}
         times = paired_times(functions, torch.device("cpu"), rounds, clock=time.process_time)
         found[str(mode)] = {
             **{arm: summary([1000 * value for value in values]) for arm, values in times.items()},
-            "blocks over whole": paired_ratio(times["blocks"], times["whole"]),
-            "uncompiled over whole": paired_ratio(times["uncompiled"], times["whole"]),
+            **{f"{arm} over whole": paired_ratio(times[arm], times["whole"]) for arm in arms[1:]},
         }
     return found
 

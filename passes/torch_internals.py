@@ -6,6 +6,7 @@ If torch moves a name, only the feature that needs it fails, not the import of t
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import inspect
 import sys
@@ -14,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from passes.wording import first_line
 
@@ -214,6 +215,40 @@ def at_least_recompilations(number: int) -> Iterator[None]:
         yield
     finally:
         config.recompile_limit = before
+
+
+@contextlib.contextmanager
+def training_graphs_through(graph_pass: Callable[[fx.Graph], None]) -> Iterator[None]:
+    """Inside, inductor hands graphs of a forward and its backward to ``graph_pass`` before it divides them.
+
+    A pass of that kind that the user has set stays, and this one is left out. ``graph_pass``: a function that depends
+    on nothing but its file.
+    """
+    config: Any = importlib.import_module("torch._inductor.config")
+    before = config.joint_custom_post_pass
+    if before is not None:
+        yield
+        return
+    config.joint_custom_post_pass = _inductor_pass(graph_pass)
+    try:
+        yield
+    finally:
+        config.joint_custom_post_pass = before
+
+
+@functools.cache
+def _inductor_pass(graph_pass: Callable[[fx.Graph], None]) -> Any:
+    """In the form whose results inductor caches on disk."""
+    from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+
+    class Pass(CustomGraphPass):
+        def __call__(self, graph: fx.Graph) -> None:
+            graph_pass(graph)
+
+        def uuid(self) -> Any:
+            return get_hash_for_files((inspect.getfile(graph_pass),))
+
+    return Pass()
 
 
 def isolated(compiler: Callable[..., Any]) -> Callable[..., Any]:

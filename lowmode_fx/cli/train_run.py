@@ -14,6 +14,7 @@ from rich.console import Console
 from lowmode_fx.cli.ladder_options import build_modes
 from lowmode_fx.cli.measured_on import check_measured_on, measured_on
 from lowmode_fx.cli.models import create_model
+from lowmode_fx.lowering.blocks import find_blocks
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
@@ -104,7 +105,8 @@ class TrainRun:
         net: torch.nn.Module = built.to(device)
         if not self.full_only:
             modes = build_modes(net, torch.randn(2, channels, height, width, device=device), self.configs)
-            compiled: Any = "blocks" if settings.compile and sharded else settings.compile
+            # Blocks by name: sharded, they are compiled one by one also where no two are equal.
+            compiled: Any = find_blocks(net) or "blocks" if settings.compile and sharded else settings.compile
             net = LowModeModel(
                 modes,
                 self.schedule,

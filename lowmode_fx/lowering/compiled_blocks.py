@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from lowmode_fx.lowering.blocks import kind_of
+from lowmode_fx.lowering.recomputed_masks import recompute_masks
 from passes.preserve import same_items
-from passes.torch_internals import at_least_recompilations, isolated
+from passes.torch_internals import at_least_recompilations, isolated, training_graphs_through
 
 #: More compilations of one kind of block than torch allows for one function: each mode, batch or dtype has its own, and
 #: so has each call of a block that counts its calls, until its mode runs uncompiled for that reason.
@@ -58,7 +59,7 @@ class CompiledBlocks:
         """Inside, the model's blocks run compiled."""
         calls = self._current()
         before = [vars(block).get("forward") for block, _ in calls]
-        with at_least_recompilations(_EACH * len(self._compiled)):
+        with at_least_recompilations(_EACH * len(self._compiled)), training_graphs_through(recompute_masks):
             for block, call in calls:
                 vars(block)["forward"] = call
             try:

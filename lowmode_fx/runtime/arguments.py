@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lowmode_fx.lowering.blocks import find_blocks, named_blocks
+from lowmode_fx.lowering.blocks import find_blocks, kind_of, named_blocks
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.lowering.sharded import is_sharded
 from lowmode_fx.runtime.schedules import StatefulSchedule
 
 #: Whether to compile the modes, and what of the model: all, its blocks, or the modules that globs name.
@@ -35,8 +36,18 @@ def blocks_to_compile(model: nn.Module, compile: Compile) -> tuple[str, ...]:
                 "is compiled as a whole; name the modules by globs, or give compile=True",
                 stacklevel=4,
             )
+        elif _all_differ(model, blocks) and not is_sharded(model):
+            warnings.warn(
+                f"compile='blocks': no two of the {len(blocks)} blocks of {type(model).__name__} are equal, so "
+                "compiling them one by one saves nothing; give compile=True, or their names if they will be sharded",
+                stacklevel=4,
+            )
         return blocks
     return named_blocks(model, compile)
+
+
+def _all_differ(model: nn.Module, blocks: Sequence[str]) -> bool:
+    return len({kind_of(model.get_submodule(path)) for path in blocks}) == len(blocks)
 
 
 def check_arguments(ladder: Any, schedule: Any, downsample_on: Any) -> None:

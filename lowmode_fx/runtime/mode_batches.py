@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
@@ -44,7 +45,8 @@ class ModeBatchSampler(BatchSampler):
     ``ModeBatchSampler.for_net(net)`` makes the class for a net. Steps are counted from ``net.step`` and ``net.epoch``
     at the start of an iteration, so a resumed run, and each rank, agrees. If another sampler gives each rank every n-th
     batch, or one rank joins n batches for all (Accelerate's), n consecutive batches have one mode, and there are as
-    many full rounds of them as that needs; skipped batches are not counted. A stateful loader resumes in the middle of
+    many full rounds of them as that needs: the first images are repeated, or, with ``drop_last``, the rest is dropped.
+    Skipped batches are not counted. A stateful loader resumes in the middle of
     an epoch. Of a net with a ``batch_multiplier`` a low step's batches have more images, and an epoch fewer batches.
 
     Args:
@@ -130,10 +132,11 @@ class _ModeBatches(Iterator[list[int]]):
     def __init__(self, sampler: ModeBatchSampler) -> None:
         self._sampler = sampler
         self._first, self._epoch = sampler.net.step, sampler.net.epoch
-        self._indices: Iterator[Any] = iter(sampler.sampler if sampler.grows else sampler.indices())
+        self._indices = _Ahead(iter(sampler.sampler if sampler.grows else sampler.indices()))
         self._number = self._skipped = self._taken = 0
         self._consumers: _Consumers | None = None
         self._padding: list[int] = []
+        self._joined = 0  # images of the batches that are joined with the next one
         self._ended = False
 
     def __next__(self) -> list[int]:
@@ -159,6 +162,8 @@ class _ModeBatches(Iterator[list[int]]):
         """The next batch; at the end, if each shard needs one, the first batches are repeated to fill the round."""
         assert self._consumers is not None
         shards, size = self._consumers.shards, self._sampler.batch_size
+        if self._consumers.joins and (size is None or self._sampler.drop_last):
+            return self._next_to_join(shards)
         completes = self._consumers.evens and not self._sampler.drop_last and size is not None
         indices = None if self._ended else next(self._indices, None)
         if not completes:
@@ -179,32 +184,86 @@ class _ModeBatches(Iterator[list[int]]):
             self._padding = self._padding[len(taken) :] + taken
         return indices
 
+    def _next_to_join(self, shards: int) -> list[int]:
+        """The next batch of some that one rank joins and splits: what is left at the end is made to split evenly.
+
+        Whoever joins would make it so with images of the first step, which may have another size.
+        """
+        first = self._number % shards == 0
+        if self._sampler.drop_last and first and len(self._indices.look(shards)) < shards:
+            raise StopIteration
+        given = next(self._indices, None)
+        joined = 0 if first else self._joined
+        if given is None and joined % shards == 0:
+            raise StopIteration
+        indices = list(given or ())
+        if self._number < shards:
+            self._padding = (self._padding + indices)[:shards]
+        lacking = -(joined + len(indices)) % shards
+        if given is None or (self._number % shards == shards - 1 and not self._indices.look(1)):
+            indices += [self._padding[place % len(self._padding)] for place in range(lacking)]
+        self._joined = joined + len(indices)
+        return indices
+
     def state_dict(self) -> dict[str, Any]:
-        """The number of batches so far, and the state of the sampler below if it has one."""
-        below = self._indices.state_dict() if hasattr(self._indices, "state_dict") else None
-        return {"batches": self._number, "images": self._taken, "indices": below}
+        """The number of batches so far, what may fill the last, and the state of the sampler below if it has one."""
+        state = {"batches": self._number, "images": self._taken, "indices": self._indices.state_dict()}
+        return {**state, "padding": list(self._padding), "joined": self._joined}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume there; the net has loaded its own state, and its step is that of the next batch."""
         if state["indices"] is not None:
-            self._indices.load_state_dict(state["indices"])  # type: ignore[attr-defined]
+            self._indices.load_state_dict(state["indices"])
         else:
             for _ in range(state["images" if self._sampler.grows else "batches"]):
                 next(self._indices, None)
         self._taken = state.get("images", 0)
+        self._padding, self._joined = list(state.get("padding", ())), state.get("joined", 0)
         self._number = self._skipped = state["batches"]
         self._first, self._epoch = self._sampler.net.step, self._sampler.net.epoch
+
+
+class _Ahead(Iterator[Any]):
+    """An iterator whose next items can be looked at; its state is that before the next one."""
+
+    def __init__(self, items: Iterator[Any]) -> None:
+        self._items = items
+        self._seen: deque[tuple[Any, Any]] = deque()
+
+    def look(self, count: int) -> list[Any]:
+        """The next items, at most ``count``; they are not taken."""
+        while len(self._seen) < count:
+            state = self._state()
+            try:
+                self._seen.append((state, next(self._items)))
+            except StopIteration:
+                break
+        return [item for _, item in self._seen]
+
+    def __next__(self) -> Any:
+        return self._seen.popleft()[1] if self._seen else next(self._items)
+
+    def state_dict(self) -> Any:
+        """The state of the items below, if they have one."""
+        return self._seen[0][0] if self._seen else self._state()
+
+    def load_state_dict(self, state: Any) -> None:
+        self._items.load_state_dict(state)  # type: ignore[attr-defined]
+
+    def _state(self) -> Any:
+        return self._items.state_dict() if hasattr(self._items, "state_dict") else None
 
 
 class _Consumers:
     """What the samplers and loaders around a sampler do with its batches.
 
     ``shards``: each rank takes one of this many consecutive batches. ``evens``: whether each must get a full one.
-    ``skipped``: how many of a rank's own are dropped first.
+    ``joins``: whether one rank joins them to split the images. ``skipped``: how many of a rank's own are dropped first.
     """
 
     def __init__(self, sampler: Any) -> None:
-        self.shards, self.evens, self.skipped = 1, False, 0
+        self.shards, self.skipped = 1, 0
+        self.evens = self.joins = False
         frame = sys._getframe(2)
         inner = sampler
         while frame is not None:
@@ -220,6 +279,7 @@ class _Consumers:
                 splits, dispatches = getattr(consumer, "split_batches", False), hasattr(consumer, "base_dataloader")
                 if processes and not splits:
                     self.shards *= processes
+                    self.joins = self.joins or (dispatches and processes > 1)
                 if processes > 1 and (dispatches or not splits):
                     self.evens = getattr(consumer, "even_batches", True)
                 self.skipped += getattr(consumer, "skip_batches", 0)

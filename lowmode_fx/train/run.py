@@ -31,6 +31,7 @@ from lowmode_fx.train.records import EpochRecord, RunResult
 from lowmode_fx.train.run_folder import RunFolder, environment
 from lowmode_fx.train.scheduler import LearningRate
 from lowmode_fx.train.settings import TrainSettings
+from lowmode_fx.train.sharded_steps import check_sharded_steps
 from lowmode_fx.train.sharding import shard
 from lowmode_fx.train.splits import DataSplits
 from passes.spelling import setting
@@ -80,6 +81,7 @@ class Run:
         if self.sharded:
             plain = model.ladder.model if isinstance(model, LowModeModel) else model
             shard(model, plain, self.device, self.ranks.size)
+            check_sharded_steps(plain.parameters(), settings)
         elif self.ranks.size > 1:
             self.forward = DistributedDataParallel(self.forward)
         self.identity = run_identity(identity, self.low_mode, splits, settings)

@@ -163,6 +163,24 @@ def test_graphs_take_as_long_as_the_model() -> None:
     assert all(0.045 < row["build seconds"]["auto"] < 0.205 for row in rows.values())
 
 
+def test_what_blocks_cost_is_what_was_measured() -> None:
+    row = json.loads((ROOT / "bench/results/block_compile_cpu.json").read_text())["rows"]["demo ResNet-10"]
+    cold, warm = ([row[f"{arm}, {when}"]["cpu_seconds"] for arm in ("whole", "blocks")] for when in ("cold", "warm"))
+    rows = {
+        "compiling both modes, empty cache, s": [*(f"{seconds:.0f}" for seconds in cold), ""],
+        "the same, compiled before, s": [*(f"{seconds:.1f}" for seconds in warm), ""],
+    }
+    for mode in ("full", "low"):
+        ratios = {arm: f"{times['median']:.2f}" for arm, times in row["steps"][mode].items()}
+        arms = [ratios.get(f"{arm} over whole", "1") for arm in ("whole", "blocks", "uncompiled")]
+        rows[f"a {mode} step, channels_last images"] = arms
+        arms = [ratios[f"{arm}, contiguous images over whole"] for arm in ("whole", "blocks", "uncompiled")]
+        rows[f"a {mode} step, contiguous images"] = arms
+        assert 5 < row["steps"][mode]["blocks"]["median"] - row["steps"][mode]["whole"]["median"] < 7
+    for told, cells in rows.items():
+        assert f"| {told} | {' | '.join(cells).rstrip()} |" in TIME
+
+
 def test_killed_ranks_all_resumed() -> None:
     rows = json.loads((ROOT / "bench/results/kill_ranks_cpu.json").read_text())["rows"]
     assert rows["count"] == {"kills": 20, "same_bits": 20}

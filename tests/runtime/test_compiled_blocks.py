@@ -214,12 +214,38 @@ def test_a_scripted_block_runs_as_it_is(compile: Any) -> None:
         make(model, ["blocks.1"])
 
 
+@pytest.mark.parametrize("when", ["before the build", "after it"])
+def test_blocks_that_the_user_compiles_run_so_in_both_modes(when: str) -> None:
+    model, counter = Net((4, 4, 8)), Counter()
+    plain, _ = make(copy.deepcopy(model), False)
+    if when == "after it":
+        net, _ = make(model, False)
+    for block in model.blocks:
+        block.compile(backend=counter)
+    if when == "before the build":
+        net, _ = make(model, False)
+    (expected_modes, expected), (modes, found) = steps(plain), steps(net)
+    assert modes == expected_modes and all(torch.equal(found[name], value) for name, value in expected.items())
+    assert counter.graphs == 2 + 3  # of low steps each block has its own
+
+
 def test_a_model_without_blocks_is_compiled_as_a_whole() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     with pytest.warns(UserWarning, match="compile='blocks': Sequential has no module"):
         net, counter = make(model, "blocks")
     steps(net)
     assert counter.graphs == 2
+
+
+def test_blocks_of_which_no_two_are_equal_are_told() -> None:
+    with pytest.warns(
+        UserWarning, match="compile='blocks': no two of the 3 blocks of Net are equal, .*give compile=True"
+    ):
+        assert make(Net((4, 5, 6)), "blocks")[0]._runner._blocks == ("blocks.0", "blocks.1", "blocks.2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        make(Net((4, 5, 6)), ["blocks.*"])
+        make(Net((4, 5, 5)), "blocks")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -80,6 +82,65 @@ def test_batches_that_one_rank_dispatches_to_all_have_one_mode(images: int, spli
     first_of_two = types.SimpleNamespace(num_processes=2, process_index=0, device=torch.device("cpu"))
     dispatched.state = first_of_two
     assert [tuple(batch.shape) for batch, _ in dispatched] == [(4, 3, SIDES[m], SIDES[m]) for m in due(4, first=3)]
+
+
+class Bare:
+    """Batches of growing sizes, by a sampler without a batch size."""
+
+    def __init__(self, images: int, sizes: list[int]) -> None:
+        self.images, self.sizes = images, sizes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        at = 0
+        for size in self.sizes:
+            yield list(range(at, min(at + size, self.images)))
+            at += size
+
+
+@pytest.mark.parametrize("first", range(4))
+@pytest.mark.parametrize(
+    ("options", "shares"),
+    [
+        ({"batch_size": 5, "drop_last": True}, [5]),  # 5 batches of 5, and 2 images: whole rounds of 3 batches
+        ({"batch_sampler": BatchSampler(SequentialSampler(range(27)), 5, True)}, [5]),
+        ({"batch_sampler": Bare(27, [3, 3, 3, 6, 6, 5, 1])}, [3, 5, 1]),  # 17 images and 1 to split: one, and two
+        ({"batch_sampler": Bare(27, [3, 3, 3, 6, 6, 4])}, [3, 6]),
+        ({"batch_sampler": Bare(27, [3, 3, 3, 6, 4])}, [3, 4]),
+        ({"batch_sampler": Bare(2, [1, 1])}, [1]),
+    ],
+)
+def test_what_is_left_to_dispatch_splits_evenly(options: dict[str, Any], shares: list[int], first: int) -> None:
+    """By itself Accelerate would fill it with images of the first step, whose mode may be another."""
+    loaders = pytest.importorskip("accelerate.data_loader", reason="accelerate is not installed")
+    loader = host_loader(torch.utils.data.Subset(DATA, range(27)), net(first), **options)
+    kept = {name: getattr(loader, name) for name in ("batch_sampler", "collate_fn")}
+    dispatched = loaders.DataLoaderDispatcher(loader.dataset, **kept)
+    dispatched.state = types.SimpleNamespace(num_processes=3, process_index=0, device=torch.device("cpu"))
+    sides = [SIDES[mode] for mode in due(len(shares), first=first)]
+    assert [tuple(images.shape) for images, _ in dispatched] == [
+        (share, 3, side, side) for share, side in zip(shares, sides, strict=True)
+    ]
+
+
+class Shards:
+    """Each of three ranks takes every third batch."""
+
+    num_processes = 3
+
+    def __init__(self) -> None:
+        self.batch_sampler = host_loader(torch.utils.data.Subset(DATA, range(27)), net(), 5).batch_sampler
+
+    def batches(self, most: int, state: Any = None) -> tuple[list[list[int]], Any]:
+        taken: Any = iter(self.batch_sampler)
+        if state is not None:
+            taken.load_state_dict(state)
+        return [list(batch) for batch in islice(taken, most)], taken.state_dict()
+
+
+def test_the_last_batch_is_filled_after_a_resume_too() -> None:
+    whole, _ = Shards().batches(most=99)
+    begun, state = Shards().batches(most=4)
+    assert begun + Shards().batches(99, state)[0] == whole and [len(batch) for batch in whole] == [5] * 6
 
 
 def test_skipped_batches_are_not_counted() -> None:

@@ -13,15 +13,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-WORKER = Path(__file__).parents[1] / "support" / "train_worker.py"
+SUPPORT = Path(__file__).parents[1] / "support"
 #: Of an epoch of 1,437 images.
 STEPS = 5
 
 
 def run(ranks: int, folder: Path, *words: str, status: int = 0) -> str:
+    return start(ranks, "train_worker.py", str(folder), *words, status=status)
+
+
+def start(ranks: int, worker: str, *words: str, status: int = 0) -> str:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "--"] if ranks > 1 else []
     done = subprocess.run(
-        [sys.executable, *launcher, str(WORKER), str(folder), *words],
+        [sys.executable, *launcher, str(SUPPORT / worker), *words],
         capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert (done.returncode == 0) == (status == 0), done.stdout[-2000:] + done.stderr[-4000:]
@@ -53,6 +57,17 @@ def test_two_ranks_train_as_one_process_does(words: tuple[str, ...], tmp_path: P
         torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-5)
     assert metrics(tmp_path / "two") == metrics(tmp_path / "one")
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["ranks"] == 2
+
+
+def test_optimizers_that_need_whole_weights_are_refused_with_shards() -> None:
+    """muon orthogonalises each shard by itself, and adafactor holds rows and columns that no shard has."""
+    problem = "needs whole weights on each rank, and fsdp=True shards them"
+    told = start(2, "sharded_steps_worker.py", "sgd", "adamw", "lamb", "lion", "muon", "adafactor")
+    refused = [
+        f"{name}: optimizer={name!r} {problem}; leave out one of the two, or give another, such as sgd or adamw"
+        for name in ("muon", "adafactor")
+    ]
+    assert told.splitlines() == [*(f"{name}: right" for name in ("sgd", "adamw", "lamb", "lion")), *refused]
 
 
 @pytest.mark.slow
