@@ -50,10 +50,10 @@ CASE = {
     "resnet8-5x5": {
         "full-mode, 12 epochs": "full-mode",
         "default ladder, 14 epochs, rate over macs": "default ladder, rate over macs",
-        "default ladder, 5×5 → 3×3 at r = 2, 15 epochs, rate over macs": "the same, kernels 5×5 → 3×3 at r = 2",
-        "default ladder, 5×5 → 3×3 at r = 2, 12 epochs, rate over macs": "the same in half of full-mode's time",
+        "default ladder, 12 epochs, rate over macs": "the same in half of full-mode's time",
+        "default ladder, 5×5 → 3×3 at r = 2, 15 epochs, rate over macs": "the first, kernels 5×5 → 3×3 at r = 2",
+        "tuner's ladder, rate over macs": "tuner's ladder, rate over macs",
         "Composer's ramp, 14 epochs": "Composer's progressive resizing",
-        "the paper's setting": "the paper's setting",
     },
 }
 

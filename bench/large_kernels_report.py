@@ -66,6 +66,7 @@ CASE = {
     ("averaged", 0.5): 'r = 2, kernels 13×13 → 7×7 (`"avg"`), rate over steps',
     ("Composer's ramp", 0.5): "Composer's progressive resizing, kernels kept",
     ("full-mode, cut", 0.5): "full-mode, cut",
+    ("bicubic, rate over time", 0.3): 'r = 2, kernels 13×13 → 7×7 (`"bicubic"`), rate over time',
     ("bicubic, rate over time", 0.25): 'r = 2, kernels 13×13 → 7×7 (`"bicubic"`), rate over time',
     ("Composer's ramp", 0.25): "Composer's progressive resizing, kernels kept",
     ("full-mode, cut", 0.25): "full-mode, cut",
