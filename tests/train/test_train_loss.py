@@ -82,9 +82,7 @@ def test_what_is_not_known_is_refused_with_the_way_out(outputs: Any, told: str) 
 )
 def test_an_auxiliary_output_that_is_no_head_is_named(aux: Any, told: str) -> None:
     outputs = {"logits": LOGITS, "aux": None, "aux_loss": aux}
-    heads = (
-        r"and only outputs as wide as the logits \(6, 4\) are auxiliary heads; return the logits alone, or"
-    )
+    heads = r"and only outputs as wide as the logits \(6, 4\) are auxiliary heads; return the logits alone, or"
     with pytest.raises(ValueError, match=rf"^model returns 'aux_loss', {told}, {heads}"):
         classification_loss(outputs, LABELS)
     assert logits_of(outputs) is LOGITS  # an evaluation needs the logits alone
