@@ -141,6 +141,9 @@ def train(
     weight_decay: Annotated[float | None, Rate(help="Weight decay. (default 0.0005)")] = None,
     momentum: Annotated[float | None, Rate(help="Momentum of SGD. (default 0.9)")] = None,
     nesterov: Annotated[bool | None, Rate("--nesterov", help="Nesterov momentum, of SGD alone. (default off)")] = None,
+    clip_grad_norm: Annotated[
+        float | None, Rate(help="Largest total norm of a step's gradients. (default none, unclipped)")
+    ] = None,
     label_smoothing: Annotated[float | None, Rate(help="Label smoothing. (default 0)")] = None,
     criterion: CriterionName = None,
     class_weights: Annotated[
@@ -203,6 +206,7 @@ def train(
         weight_decay=weight_decay,
         momentum=momentum,
         nesterov=nesterov,
+        clip_grad_norm=clip_grad_norm,
         label_smoothing=label_smoothing,
         criterion=criterion,
         class_weights=None if class_weights is None else _weights(class_weights),

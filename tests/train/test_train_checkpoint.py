@@ -416,6 +416,7 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
     [
         ({"lr": 0.2}, {}, r"lr is 0\.2, the run there has 0\.1"),
         ({"seed": 3}, {}, r"seed is 3, the run there has 0"),
+        ({"clip_grad_norm": 1}, {}, r"clip_grad_norm is 1\.0, the run there has None"),
         ({}, {"schedule": BernoulliSchedule(p=0.25)}, r"p is 0\.25, the run there has 0\.5"),
     ],
 )
