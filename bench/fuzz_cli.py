@@ -68,6 +68,7 @@ PLAIN: dict[str, Sequence[str]] = {
     "warmup_epochs": ("0", "1"),
     "weight_decay": ("0", "0.001"),
     "momentum": ("0", "0.9"),
+    "clip_grad_norm": ("1", "0.01"),
     "label_smoothing": ("0", "0.1"),
     "optimizer": ("sgd", "adamw", "lamb"),
     "lr_gamma": ("0.5", "1"),

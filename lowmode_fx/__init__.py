@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
     from lowmode_fx.tuning.result import Tuning
     from lowmode_fx.tuning.tune import tune
+    from lowmode_fx.utils.version import __version__ as __version__
     from passes import PassError
 
 __all__ = [
@@ -117,6 +118,7 @@ import_lazily(
         "lowmode_fx.tuning.agreement_schedule": ("AgreementSchedule",),
         "lowmode_fx.tuning.result": ("Tuning",),
         "lowmode_fx.tuning.tune": ("tune",),
+        "lowmode_fx.utils.version": ("__version__",),
         "passes": ("PassError",),
     },
     first="lowmode_fx.tuning.safe_globals",  # who uses a name may load a checkpoint that holds values of ours

@@ -19,9 +19,9 @@ class LazyPackage(ModuleType):
     _first: str
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self._homes:
+        if name in ("_homes", "_first") or name not in self._homes:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        if self._first:
+        if self._first and not name.startswith("_"):  # __version__ waits for nothing
             importlib.import_module(self._first)
         value = getattr(importlib.import_module(self._homes[name]), name)
         super().__setattr__(name, value)

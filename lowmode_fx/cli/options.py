@@ -27,7 +27,10 @@ ModelName = Annotated[str, typer.Argument(help="Model: a timm name, torchvision:
 Preset = Annotated[Literal["paper"] | None, typer.Option(help="Setting of the paper's §4; other options override it.")]
 
 # Commands that look at a model.
-InputSize = Annotated[str | None, typer.Option(help="Image size in pixels: 224, or 192x256 (height × width).")]
+InputSize = Annotated[
+    str | None,
+    typer.Option("--input-size", "--image-size", help="Image size in pixels: 224, or 192x256 (height × width)."),
+]
 Channels = Annotated[int, typer.Option(min=1, max=4096, help="Number of image channels.")]
 Classes = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Number of classes of the head.")]
 Submodule = Annotated[

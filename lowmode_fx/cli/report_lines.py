@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 from lowmode_fx.counting.large_kernels import large_kernels
 from lowmode_fx.counting.report import FlopReport, full_first, mega
 from lowmode_fx.counting.step_cost import StepCost
+from lowmode_fx.lowering import report as pair_report
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.lowering.report import PairReport
 from passes.wording import sides
 
 _FULL = str(Mode.FULL)
@@ -44,9 +43,7 @@ def total_lines(name: str, ladder: Ladder, flops: FlopReport) -> Iterator[str]:
 
 def traced_lines(ladder: Ladder) -> Iterator[str]:
     """What traced the model, and what failed to."""
-    first = ladder.rungs[0].report
-    failures = f" (not by {'; '.join(first.front_end_failures)})" if first.front_end_failures else ""
-    yield f"traced by {first.front_end}{failures}"
+    yield pair_report.traced_line(ladder.rungs[0].report)
 
 
 def image_shapes(ladder: Ladder) -> dict[str, str]:
@@ -82,7 +79,7 @@ def large_kernel_lines(ladder: Ladder, flops: FlopReport) -> Iterator[str]:
 def change_lines(ladder: Ladder) -> Iterator[str]:
     """What the passes changed and what they left alone, with the reasons, for each low mode."""
     for rung in ladder.rungs:
-        yield from (f"{_of(ladder, str(rung.mode))}{line}" for line in _pass_lines(rung.report))
+        yield from (f"{_of(ladder, str(rung.mode))}{line}" for line in pair_report.change_lines(rung.report))
 
 
 def note_lines(ladder: Ladder) -> Iterator[str]:
@@ -93,14 +90,6 @@ def note_lines(ladder: Ladder) -> Iterator[str]:
 
 def _of(ladder: Ladder, mode: str) -> str:
     return f"{mode}: " if len(ladder.rungs) > 1 else ""
-
-
-def _pass_lines(report: PairReport) -> Iterator[str]:
-    for entry in report.passes:
-        for (before, after), count in Counter((change.before, change.after) for change in entry.changes).items():
-            yield f"{entry.name}: {count} × {before} → {after}"
-        for reason, count in Counter(skip.reason for skip in entry.skips).items():
-            yield f"{entry.name}: {count} left alone ({reason})"
 
 
 def _totals(counts: Mapping[str, int], written: Callable[[int], str], unit: str, ratios: Mapping[str, float]) -> str:

@@ -140,7 +140,10 @@ def train(
     warmup_epochs: Annotated[int | None, Rate(help="Epochs of warm-up of the learning rate. (default 0)")] = None,
     weight_decay: Annotated[float | None, Rate(help="Weight decay. (default 0.0005)")] = None,
     momentum: Annotated[float | None, Rate(help="Momentum of SGD. (default 0.9)")] = None,
-    nesterov: Annotated[bool | None, Rate("--nesterov")] = None,
+    nesterov: Annotated[bool | None, Rate("--nesterov", help="Nesterov momentum, of SGD alone. (default off)")] = None,
+    clip_grad_norm: Annotated[
+        float | None, Rate(help="Largest total norm of a step's gradients. (default none, unclipped)")
+    ] = None,
     label_smoothing: Annotated[float | None, Rate(help="Label smoothing. (default 0)")] = None,
     criterion: CriterionName = None,
     class_weights: Annotated[
@@ -158,7 +161,9 @@ def train(
     autocast: Annotated[Autocast | None, Rate(help="Type of autocast. (default none)")] = None,
     seed: Annotated[int | None, Run(help="Random seed of weights, order, crops and modes. (default 0)")] = None,
     device: Annotated[str | None, Run(help="Device: auto, cpu, cuda, cuda:1, …")] = None,
-    compile: Annotated[bool | None, Run("--compile/--no-compile")] = None,
+    compile: Annotated[
+        bool | None, Run("--compile/--no-compile", help="Compile each mode with torch.compile. (default --compile)")
+    ] = None,
     fsdp: Annotated[
         bool | None, Run("--fsdp", help="Shard the weights over the processes of torchrun, block by block (FSDP2).")
     ] = None,
@@ -204,6 +209,7 @@ def train(
         weight_decay=weight_decay,
         momentum=momentum,
         nesterov=nesterov,
+        clip_grad_norm=clip_grad_norm,
         label_smoothing=label_smoothing,
         criterion=criterion,
         class_weights=None if class_weights is None else _weights(class_weights),

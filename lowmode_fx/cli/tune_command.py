@@ -40,10 +40,10 @@ from passes.errors import OptionError
 from passes.ratios import Ratio, largest_ratio, read_ratio
 
 Rate = partial(typer.Option, rich_help_panel="Optimisation of the short runs")
-BatchSize = Annotated[int, Rate(min=1)]
-LearningRate = Annotated[float, Rate()]
-Momentum = Annotated[float, Rate()]
-Seed = Annotated[int, typer.Option(min=0)]
+BatchSize = Annotated[int, Rate(min=1, help="Images per step.")]
+LearningRate = Annotated[float, Rate(help="Learning rate.")]
+Momentum = Annotated[float, Rate(help="Momentum of SGD.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed of weights and batches.")]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, …")]
 
 

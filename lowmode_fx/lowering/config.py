@@ -32,10 +32,10 @@ class LowModeConfig:
     """Configuration of a low mode: how it differs from full-mode.
 
     Args:
-        ratio: r of the images (§2.2.1): sides become ⌈H/r⌉ × ⌈W/r⌉. A number above 1, such as 2, ``4 / 3``,
-            ``Fraction(4, 3)`` or ``"4/3"``, or one per side, such as ``(1, 2)``, where one side is a single row or
-            time. A float stands for the fraction of smallest denominator, up to 100, that it equals; a float that
-            equals none is an error.
+        ratio: r of the images (§2.2.1): sides become ⌈H/r⌉ × ⌈W/r⌉. At least 1 on each side and above 1 on one:
+            2, ``4 / 3``, ``Fraction(4, 3)`` or ``"4/3"``, or one per side, such as ``(1, 2)``, where one side is a
+            single row or time. A float stands for the fraction of smallest denominator, up to 100, that it equals; a
+            float that equals none is an error.
         kernel_ratio: r of the kernels (§2.2.2), of the same types. ``None`` takes ``ratio``; 1 keeps every kernel.
         rounding: ``"ceil"`` or ``"floor"``: K' = ⌈K/r⌉ or ⌊K/r⌋, less one when even. ``"cover"``: the smallest odd K'
             that reaches as far as K does (r = 2: 3 → 3, 5 → 3, 7 → 5).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from lowmode_fx.lowering import pickling as pickling  # registers how ladders ar
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, ModePair
 from lowmode_fx.lowering.lower import lower_quietly, pair_of, warn_of
-from lowmode_fx.lowering.rung_names import rung_names
+from lowmode_fx.lowering.rung_names import about_order, rung_names
 from lowmode_fx.lowering.sharded import is_sharded, over, unsharded_twin
 from lowmode_fx.utils.validation import wrong_type
 from passes.wording import near_matches_hint
@@ -98,8 +99,12 @@ def build_ladder(
 
     Warns:
         NoEffectWarning: In some mode no kernel is pooled and no max pool is dropped.
+        UserWarning: A sequence of configurations is in another order than the ladder's, or has equal ones.
     """
-    named = rung_names(configs if isinstance(configs, Mapping) else [_check_config(config) for config in configs])
+    given = configs if isinstance(configs, Mapping) else [_check_config(config) for config in configs]
+    named = rung_names(given)
+    for line in about_order(given, named) if isinstance(given, list) else ():
+        warnings.warn(line, stacklevel=2)
     part = _part(model, submodule)
     captured = capture(_traced(part), example_input, front_end, images=images, leaf_modules=leaf_modules)
     rungs = tuple(lower_quietly(captured, _check_config(config), mode) for mode, config in named)

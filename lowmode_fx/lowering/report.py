@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from passes import Change, PassReport
+from passes.wording import sides
 
 
 class NoEffectWarning(UserWarning):
@@ -17,6 +20,8 @@ class NoEffectWarning(UserWarning):
 @dataclass(frozen=True)
 class PairReport:
     """What the passes did to make the low graph, and for which model and images.
+
+    ``print(pair.report)`` shows it in lines, as ``lowmode-fx report`` does.
 
     Attributes:
         model: Name of the model's class.
@@ -64,3 +69,25 @@ class PairReport:
     def pooled(self) -> tuple[Change, ...]:
         """The convolutions whose kernels are pooled."""
         return self.of("pool_weights").changes
+
+    def __str__(self) -> str:
+        """The report in lines."""
+        full, low = (sides(shape[1:]) for shape in (self.input_shape, self.low_input_shape))
+        notes = [f"note: {note}" for note in self.notes]
+        images = f"{self.model}: images of {low} in low-mode, of {full} in full-mode"
+        return "\n".join([images, traced_line(self), *change_lines(self), *notes])
+
+
+def traced_line(report: PairReport) -> str:
+    """What traced the model, and what failed to."""
+    failures = f" (not by {'; '.join(report.front_end_failures)})" if report.front_end_failures else ""
+    return f"traced by {report.front_end}{failures}"
+
+
+def change_lines(report: PairReport) -> Iterator[str]:
+    """What each pass changed and what it left alone, with the reasons; equal changes in one line."""
+    for entry in report.passes:
+        for (before, after), count in Counter((change.before, change.after) for change in entry.changes).items():
+            yield f"{entry.name}: {count} × {before} → {after}"
+        for reason, count in Counter(skip.reason for skip in entry.skips).items():
+            yield f"{entry.name}: {count} left alone ({reason})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 
 from lowmode_fx.lowering.config import LowModeConfig
@@ -43,6 +43,23 @@ def rung_names(configs: Sequence[LowModeConfig] | Mapping[str, LowModeConfig]) -
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return [(Mode(name), config) for name, config in zip(names, ordered, strict=True)]
+
+
+def about_order(configs: Sequence[LowModeConfig], named: Sequence[tuple[Mode, LowModeConfig]]) -> Iterator[str]:
+    """What is odd about configurations, a line each: another order than their ladder's, and equal ones.
+
+    named: the modes of ``configs``, as ``rung_names`` gives them.
+    """
+    if [config for _, config in named] != list(configs):
+        order = ", ".join([*(str(mode) for mode, _ in named), str(Mode.FULL)])
+        yield (
+            f"configs are not in the ladder's order, cheapest first, which is {order}; give epochs, shares and "
+            "probabilities of a schedule in that order, or configs too"
+        )
+    for place, (mode, config) in enumerate(named):
+        first = next(other for other, known in named[: place + 1] if known == config)
+        if first is not mode:
+            yield f"configs has one mode twice: {mode} is the same as {first}; leave one out"
 
 
 def _ratio_name(config: LowModeConfig) -> str:

@@ -16,6 +16,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime import safe_globals as safe_globals  # registers the classes that checkpoints may hold
 from lowmode_fx.runtime.arguments import Compile, blocks_to_compile, check_arguments, read_low_weights
 from lowmode_fx.runtime.batch_growth import BatchMultiplier, LrRule, read_batch_growth, warn_unsized
+from lowmode_fx.runtime.epoch_reminder import EpochReminder
 from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind
 from lowmode_fx.runtime.gradient_scale import scale_gradient
 from lowmode_fx.runtime.mode_runner import ModeRunner, Place
@@ -104,6 +105,7 @@ class LowModeModel(ModelView):
             self._rates = ScaledRates(ladder.model, self._due_rate_factor, self._steps.trains)
         self._sizes_asked = self._unsized_told = False
         self._epoch = 0
+        self._epoch_reminder = EpochReminder()
         self._forced: Mode | None = None
         self._recent = RecentModes()
         self._compile_options = {"dynamic": False, **(compile_options or {})} if compile else None
@@ -191,10 +193,13 @@ class LowModeModel(ModelView):
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch before it begins, as for torch's ``DistributedSampler``.
 
+        A warning tells where this is forgotten and the schedule goes by epochs (``varies_by_epoch``).
+
         Args:
             epoch: The epoch, from 0.
         """
         self._epoch = epoch
+        self._epoch_reminder.epoch_is_set()
 
     def attach(self, optimizer: Any) -> None:
         """Count optimizer steps, so that the mode changes once per optimizer step.
@@ -252,6 +257,8 @@ class LowModeModel(ModelView):
         self._runner.settle()
         if self._forced is not None:
             return self._run(self._forced, args, kwargs)
+        if not self.training:
+            self._epoch_reminder.evaluation()
         kind = forward_kind() if self.training else ForwardKind.NO_STEP
         if kind is ForwardKind.NO_STEP:
             return self.ladder.model(*args, **kwargs)
@@ -283,6 +290,8 @@ class LowModeModel(ModelView):
         if self._steps.has_stepped:
             self._recent.clear()
         self._recent.note(mode, args, kwargs)
+        if not self._steps.waits:
+            self._epoch_reminder.training(self.schedule, self.step, self._epoch)
         self._steps.count_forward()
         return mode
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,8 +17,8 @@ class Events:
     """Writes a run's epochs to ``tensorboard/`` in its folder, by torch's ``SummaryWriter``.
 
     folder: of the run; ``None`` writes nothing. step: how many steps the run has taken; what lies there of later ones,
-    from before a kill, is hidden. say: called once where events can't be written; the run goes on without. As a context
-    manager it leaves the file whole.
+    from before a kill, is hidden. say: called once where events can't be written; the run goes on without, as it does,
+    silently, where TensorBoard isn't installed. As a context manager it leaves the file whole.
     """
 
     def __init__(self, folder: Path | None, step: int, say: Callable[[str], None]) -> None:
@@ -28,8 +29,9 @@ class Events:
             return
         try:
             from torch.utils.tensorboard import SummaryWriter  # takes two seconds
-        except ImportError:
-            say("no events for TensorBoard: it is not installed; pip install 'lowmode-fx[tensorboard]'")
+        except ImportError as error:
+            if find_spec("tensorboard") is not None:
+                say(f"no events for TensorBoard: it can't be imported: {first_line(error)}")
             return
         self._try(lambda: setattr(self, "_writer", SummaryWriter(str(folder / EVENTS), purge_step=step)))
 

@@ -62,7 +62,7 @@ def train(
             ``curves.png`` at the end. SIGINT, SIGTERM and SIGHUP save a checkpoint and end the run.
         label: Name of the run in its files and its output.
         resume: Continue from the folder's checkpoint. On a CPU the result equals, bit for bit, that of a run that was
-            never interrupted.
+            never interrupted. In a folder without a checkpoint a new run starts, and a line says so.
         identity: Plain values, such as the model's name, that the summary shows and that a checkpoint must share, as it
             must share configuration, schedule, data and settings.
         console: Where epochs are printed; by default standard output.
@@ -90,8 +90,11 @@ class _Loop(Run):
         with nullcontext() if folder is None or not self.writes else folder.held():
             # What the model draws (dropout) doesn't depend on how it was built; each rank draws its own.
             torch.manual_seed(self.settings.seed + self.ranks.rank)
-            if resume and folder is not None and self.ranks.from_first(partial(has_checkpoint, folder.path)):
-                load(self, folder)
+            if resume and folder is not None:
+                if self.ranks.from_first(partial(has_checkpoint, folder.path)):
+                    load(self, folder)
+                else:
+                    self.reporter.say(f"nothing to resume in {folder.path}: a new run starts")
             self.write_summary("running")
             try:
                 return self.train()

@@ -33,11 +33,19 @@ def split_outputs(output: Any) -> tuple[Tensor, list[Tensor]]:
     Heads are known by name (torchvision's ``aux_logits``, a dictionary's or dataclass's ``aux…``) or, in a plain tuple,
     by being as wide as the logits, as timm's distilled models return them.
 
-    Raises ``ValueError`` for a tuple that holds anything else: a loss on it would train another thing than classes.
+    Raises ``ValueError`` for a tuple that holds anything else, or an ``aux…`` that is anything else, such as a loss:
+    without it, or with a loss on it, another thing would be trained than the model is made for.
     """
     named = _by_name(output)
     if named is not None:
-        return named
+        logits, heads = named
+        for name, head in heads.items():
+            if not isinstance(head, Tensor) or head.shape != logits.shape:
+                raise ValueError(
+                    f"model returns {name!r}, {_shown(head)}, and only outputs as wide as the logits "
+                    f"{tuple(logits.shape)} are auxiliary heads; {_WAY_OUT}"
+                )
+        return logits, list(heads.values())
     logits = logits_of(output)
     others = list(output[1:]) if isinstance(output, tuple | list) else []
     if any(not isinstance(other, Tensor) or other.shape != logits.shape for other in others):
@@ -45,8 +53,8 @@ def split_outputs(output: Any) -> tuple[Tensor, list[Tensor]]:
     return logits, others
 
 
-def _by_name(output: Any) -> tuple[Tensor, list[Tensor]] | None:
-    """Logits and auxiliary logits of an output whose parts have names, where one is named logits."""
+def _by_name(output: Any) -> tuple[Tensor, dict[str, Any]] | None:
+    """Logits of an output whose parts have names, where one is named logits, and what is named auxiliary, by name."""
     parts: Mapping[str, Any] = {}
     if isinstance(output, Mapping):
         parts = output
@@ -57,11 +65,13 @@ def _by_name(output: Any) -> tuple[Tensor, list[Tensor]] | None:
     logits = next((parts[name] for name in _LOGITS if isinstance(parts.get(name), Tensor)), None)
     if logits is None:
         return None
-    auxiliary = [value for name, value in parts.items() if str(name).startswith(_AUXILIARY) and value is not None]
-    return logits, [value for value in auxiliary if isinstance(value, Tensor)]
+    named = ((str(name), value) for name, value in parts.items() if value is not None)
+    return logits, {name: value for name, value in named if name.startswith(_AUXILIARY)}
 
 
 def _shown(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a tensor of shape {tuple(output.shape)}"
     if isinstance(output, Mapping):
         return f"a {type(output).__name__} of {', '.join(map(str, output))}"
     if isinstance(output, tuple | list):

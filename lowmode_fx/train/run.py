@@ -96,7 +96,14 @@ class Run:
         self.criterion = make_criterion(settings.criterion, settings.label_smoothing, weights, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.autocast == "fp16")
         autocast = settings.autocast_dtype()
-        self.train_step = TrainStep(self.forward, self.criterion, self.optimizer, autocast=autocast, scaler=self.scaler)
+        self.train_step = TrainStep(
+            self.forward,
+            self.criterion,
+            self.optimizer,
+            autocast=autocast,
+            scaler=self.scaler,
+            clip_grad_norm=settings.clip_grad_norm,
+        )
         self.records: list[EpochRecord] = []
         self.compile_seconds = 0.0
         self.epoch = 0

@@ -20,7 +20,7 @@ from lowmode_fx.utils.atomic import write_text
 if TYPE_CHECKING:  # whether a folder can be used is known before torch is
     import torch
 
-PACKAGES = ("lowmode-fx", "torch", "torchvision", "timm", "numpy")
+PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 
 class RunFolder:
@@ -127,14 +127,15 @@ def environment(device: torch.device) -> dict[str, Any]:
     import torch
 
     from lowmode_fx.utils.devices import cpu_name
+    from lowmode_fx.utils.version import PACKAGE, __version__
 
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), PACKAGE: __version__}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            continue  # run from a source tree that isn't installed
+            continue  # built from source, without metadata
     hardware = {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),

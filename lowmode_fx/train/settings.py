@@ -49,6 +49,7 @@ _ADDED_LATER = (
     "patience_epochs",
     "augment",
     "lr_over",
+    "clip_grad_norm",
 )
 
 
@@ -88,6 +89,8 @@ class TrainSettings:
             third of the run.
         patience_epochs: Epochs without a better accuracy after which ``"plateau"`` lowers the rate.
         augment: Augmentation of training images (``train/recipe.py``).
+        clip_grad_norm: Largest total norm of a step's gradients, as in ``torch.nn.utils.clip_grad_norm_``; ``None``
+            leaves them as they are.
 
     Raises:
         ValueError: A value is out of range.
@@ -122,6 +125,7 @@ class TrainSettings:
     decay_epochs: int = 0
     patience_epochs: int = 10
     augment: str = "auto"
+    clip_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
         self._set("epochs", as_count("epochs", self.epochs, 1, MOST_EPOCHS))
@@ -146,6 +150,8 @@ class TrainSettings:
                 for place, weight in enumerate(weights)
             ]
             self._set("class_weights", tuple(named))
+        if self.clip_grad_norm is not None:
+            self._set("clip_grad_norm", as_number("clip_grad_norm", self.clip_grad_norm, above=0, most=MOST_NUMBER))
         self._set("ema", as_number("ema", self.ema, least=0, below=1))
         for name in ("ema", "precise_bn"):
             if self.fsdp and getattr(self, name):

@@ -76,6 +76,11 @@ class AgreementSchedule:
         self._costs: list[float] = []
 
     @property
+    def varies_by_epoch(self) -> bool:
+        """Whether epochs from ``full_from`` on are full."""
+        return self.full_from is not None
+
+    @property
     def decisions(self) -> tuple[tuple[int, float, float], ...]:
         """(step, gain, low probability from that step on) of each measurement."""
         rows = zip(self._steps, self._gains, self._costs, strict=True)

@@ -33,8 +33,7 @@ def decide(search: Search, wanted: Wanted, reasons: list[str], seen: float) -> T
     epochs, seed = wanted.epochs, wanted.seed
     chosen = choose(tried, epochs, wanted.tail, wanted.modes, wanted.time_budget)
     order = sorted(search.candidates, key=lambda each: (not each.trial_gains, each.plan.time))
-    if search.stopped:
-        reasons.append("the time was up before every configuration was tried")
+    reasons += _cut_short(search)
     for each in chosen.candidates:
         reasons.append(
             f"{each.name}: a low step costs {each.cost:.2f} of a full one; in trial runs its gain was "
@@ -62,6 +61,20 @@ def decide(search: Search, wanted: Wanted, reasons: list[str], seen: float) -> T
         schedule = LadderSchedule(whole)
     weight = chosen.candidates[0].weight if len(configs) == 1 else 1.0
     return measured(schedule=schedule, low_weight=weight, epochs=sum(whole), time=predicted, reasons=tuple(reasons))
+
+
+def _cut_short(search: Search) -> list[str]:
+    """What there was no time for, so that nobody takes the advice for surer than it is."""
+    families = sum(not choice.family for choice in search.left_out)
+    if families:
+        return [
+            f"the advice rests on {search.looked_at} of {search.looked_at + families} candidates: the time was up "
+            f"before the others; give more {setting('seconds')}"
+        ]
+    if search.left_out:
+        part = f"parts of {search.left_out[0].family!r}"
+        return [f"the time was up before all {part} were tried; give more {setting('seconds')} to see if they pay"]
+    return []
 
 
 def _plan_in_words(

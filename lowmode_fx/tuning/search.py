@@ -51,7 +51,11 @@ class Candidate:
 
 @dataclass
 class Search:
-    """What has been tried. ``refused`` holds the reasons of configurations without a correct low mode."""
+    """What has been tried. ``refused`` holds the reasons of configurations without a correct low mode.
+
+    ``looked_at``: the number of whole families that were measured, are equal to one that was, or were refused.
+    ``left_out``: what there was no time for.
+    """
 
     probe: Probe
     measure: CostMeasure
@@ -62,7 +66,8 @@ class Search:
     on_choice: Callable[[Choice], None] = lambda choice: None
     candidates: list[Candidate] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
-    stopped: bool = False
+    looked_at: int = 0
+    left_out: list[Choice] = field(default_factory=list)
     _seen: set[tuple[object, ...]] = field(default_factory=set)
 
     def best(self) -> Candidate | None:
@@ -72,8 +77,9 @@ class Search:
     def try_choice(self, choice: Choice) -> Candidate | None:
         """Measure one, unless the time is up, it gives no pair, or its pair was already tried."""
         if self.candidates and time.monotonic() > self.deadline:
-            self.stopped = True
+            self.left_out.append(choice)
             return None
+        self.looked_at += not choice.family
         pair, reason = try_pair(self.probe.captured, choice.config)
         if pair is None:
             self.refused[choice.name] = reason
@@ -152,7 +158,7 @@ class Search:
             if not rest:
                 break
             tried = self.try_choice(_with_sites(family, rest, f"{family.name}: {len(rest)} sites, without {name}"))
-            if time.monotonic() > self.deadline:
+            if self.left_out:
                 break
             if tried is not None and tried.plan.time < best.plan.time * (1 - LEAST_SAVING):
                 best, chosen = tried, list(rest)

@@ -25,6 +25,7 @@ from lowmode_fx.tuning.tried_ratios import LADDER_RATIOS, LARGEST_RATIO, RATIOS
 from lowmode_fx.utils.validation import as_choice, as_count, as_number, as_share
 from passes.errors import OptionError
 from passes.ratios import RatioLike, largest_ratio, plain_ratio
+from passes.spelling import setting
 
 #: Shares of the time for the short full run and the search; trial runs take the rest.
 _RUN_SHARE, _SEARCH_SHARE = 0.35, 0.6
@@ -174,7 +175,10 @@ def _trial_runs(search: Search, steps: int, deadline: float, tell: Callable[[str
     for candidate in chosen:
         began = time.monotonic()
         if done and began + lasted > deadline:
-            return [f"the time allowed for {len(done)} of {len(chosen)} trial runs"]
+            return [
+                f"the advice rests on trial runs of {len(done)} of {len(chosen)} candidates: there was no time for the "
+                f"others; give more {setting('seconds')}"
+            ]
         tell(f"trial run of {candidate.name}")
         done.append(search.trial_run(candidate, steps, 1.0))
         lasted = time.monotonic() - began

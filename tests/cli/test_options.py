@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from fractions import Fraction
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from torch import nn
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from lowmode_fx import LowModeConfig
@@ -94,6 +96,19 @@ def test_commands_offer_the_options_that_mean_something_to_them(command: str) ->
             "tune": {"batchnorm", "input_method", "keep_convs", "adapt_head"},
         }[command]
     )
+
+
+@pytest.mark.parametrize("command", ["report", "draw", "train", "probe", "tune"])
+def test_every_option_has_a_help_text(command: str) -> None:
+    group: Any = get_command(app)
+    silent = [parameter.name for parameter in group.commands[command].params if not parameter.help]
+    assert silent == []
+
+
+@pytest.mark.parametrize("option", ["--input-size", "--image-size"])
+def test_the_size_of_images_has_the_name_that_train_gives_it_too(option: str) -> None:
+    found = CliRunner().invoke(app, ["report", FIXED, option, "16", "--adapt-head", "--format", "json"])
+    assert found.exit_code == 0 and json.loads(found.stdout)["pair"]["input_shape"] == [2, 3, 16, 16]
 
 
 def test_strides_are_spelled_by_glob() -> None:

@@ -149,9 +149,10 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path: Path) -> No
 
 
 def test_the_baseline_is_the_plain_model(run: Run) -> None:
-    outcome = run("train", MODEL, *QUICK, "--full-only", "--in-chans", "1")
+    outcome = run("train", MODEL, *QUICK, "--full-only", "--in-chans", "1", "--clip-grad-norm", "0.5")
     assert outcome.status == 0 and "full-mode: epoch 2/2" in outcome.out and "low-mode" not in outcome.out
     summary = json.loads(Path("runs/training-tiny_model-digits-full/summary.json").read_text())
+    assert summary["settings"]["clip_grad_norm"] == 0.5
     assert summary["low_mode"] is None and summary["data"]["image_shape"] == [1, 8, 8]
 
 
@@ -289,6 +290,10 @@ MISTAKES = {
     "p out of range": (["train", MODEL, *QUICK, "--p", "1.5"], "1.5"),
     "milestones": (["train", MODEL, *QUICK, "--milestones", "one"], "--milestones 'one' is no list of epochs"),
     "epochs": (["train", MODEL, *QUICK, "--epochs", "0"], "--epochs 0 is too small; give an int of at least 1"),
+    "clipping": (
+        ["train", MODEL, *QUICK, "--clip-grad-norm", "0"],
+        "--clip-grad-norm 0.0 is out of range; give a number above 0",
+    ),
     "rate": (["train", MODEL, *QUICK, "--lr", "-1"], "--lr -1.0 is out of range; give a number above 0"),
     "batch": (
         ["train", MODEL, *QUICK, "--batch-size", "9999"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+import warnings
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
     pytest.mark.filterwarnings("ignore::lowmode_fx.NoEffectWarning"),
+    pytest.mark.filterwarnings("ignore:configs (are not in the ladder's order|has one mode twice):UserWarning"),
 ]
 
 quick = settings(
@@ -169,7 +171,7 @@ def test_a_mode_that_can_not_be_right_is_refused_with_the_whole_ladder() -> None
 
 
 def test_a_mode_without_effect_warns_where_the_ladder_was_built() -> None:
-    configs = [LowModeConfig(ratio=2), LowModeConfig(ratio=3, keep_convs=["blocks"])]
+    configs = [LowModeConfig(ratio=3, keep_convs=["blocks"]), LowModeConfig(ratio=2)]
     with pytest.warns(NoEffectWarning) as warned:
         build_ladder(Tiny(), torch.zeros(IMAGES), configs)
     assert [warning.filename for warning in warned] == [__file__]
@@ -204,6 +206,33 @@ def test_the_cheapest_mode_comes_first_in_whatever_order_they_are_given(configs:
         assert str(rung.mode).startswith(f"r{rung.config.ratio}" if rung.config.downsample_input else "whole")
     random.shuffle(configs)
     assert names(build_ladder(Tiny(), torch.zeros(IMAGES), configs)) == found
+
+
+TOLD = "configs are not in the ladder's order, cheapest first, which is {}; give epochs, shares and probabilities of a "
+TWICE = "configs has one mode twice: {} is the same as {}; leave one out"
+
+
+@pytest.mark.parametrize(
+    ("ratios", "told"),
+    [
+        (["4/3", 2], [TOLD.format("r2, r4/3, full")]),
+        ([2, 3, 4], [TOLD.format("r4, r3, r2, full")]),
+        ([2, "4/3"], []),
+        ([3], []),
+        ([2, 2], [TWICE.format("r2-2", "r2")]),
+        ([4, 2, 2, 2], [TWICE.format("r2-2", "r2"), TWICE.format("r2-3", "r2")]),
+        (["4/3", 2, "4/3"], [TOLD.format("r2, r4/3, r4/3-2, full"), TWICE.format("r4/3-2", "r4/3")]),
+    ],
+)
+def test_another_order_than_the_ladders_and_equal_modes_are_told(ratios: list[Any], told: list[str]) -> None:
+    configs = [LowModeConfig(ratio=ratio) for ratio in ratios]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        build_ladder(Tiny(), torch.zeros(IMAGES), configs)
+        build_ladder(Tiny(), torch.zeros(IMAGES), {f"mode{place}": each for place, each in enumerate(configs)})
+    found = [str(each.message) for each in caught if str(each.message).startswith("configs")]
+    assert len(found) == len(told) and all(map(str.startswith, found, told)), found
+    assert all(each.filename == __file__ for each in caught if str(each.message).startswith("configs"))
 
 
 def test_one_low_mode_alone_is_low() -> None:

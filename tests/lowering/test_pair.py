@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import random
 from typing import Any
 
@@ -387,6 +388,23 @@ def test_the_report_of_a_pass() -> None:
     }
     with pytest.raises(KeyError, match="restore_output"):
         report.of("restore_output")
+
+
+def test_a_report_prints_in_lines() -> None:
+    report = tiny_pair().report
+    changes = [
+        "pool_weights: 1 × 3×3 → 1×1",
+        "pool_weights: 1 left alone (stem: it reads the image)",
+        "isolate_batchnorm: 2 × updates running statistics → batch statistics only",
+    ]
+    head = ["Tiny: images of 3×8×8 in low-mode, of 3×16×16 in full-mode", "traced by fx"]
+    assert str(report).splitlines() == [*head, *changes]
+    failed = dataclasses.replace(
+        report, front_end="live", front_end_failures=("fx: a", "export: b"), notes=("one", "two")
+    )
+    head[1] = "traced by live (not by fx: a; export: b)"
+    assert str(failed).splitlines() == [*head, *changes, "note: one", "note: two"]
+    assert repr(report).startswith("PairReport(model='Tiny', front_end='fx', ")
 
 
 @pytest.mark.parametrize("copies", [1, 2])

@@ -51,8 +51,16 @@ def main() -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         model.body.register_forward_pre_hook(count)
+        clip = float(options["clip"]) if "clip" in options else None
         settings = TrainSettings(
-            epochs=3, batch_size=240, lr=0.05, device="cpu", compile=False, seed=0, fsdp="fsdp" in words
+            epochs=3,
+            batch_size=240,
+            lr=0.05,
+            device="cpu",
+            compile=False,
+            seed=0,
+            fsdp="fsdp" in words,
+            clip_grad_norm=clip,
         )
         run_folder = RunFolder(Path(folder))
         result = train(net, load_data("digits", 16), settings, run_folder, resume="resume" in words, quiet=True)

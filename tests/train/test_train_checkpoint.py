@@ -416,6 +416,7 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
     [
         ({"lr": 0.2}, {}, r"lr is 0\.2, the run there has 0\.1"),
         ({"seed": 3}, {}, r"seed is 3, the run there has 0"),
+        ({"clip_grad_norm": 1}, {}, r"clip_grad_norm is 1\.0, the run there has None"),
         ({}, {"schedule": BernoulliSchedule(p=0.25)}, r"p is 0\.25, the run there has 0\.5"),
     ],
 )
@@ -473,9 +474,16 @@ def test_a_folder_with_other_things_is_never_a_run_folder(tmp_path: Path) -> Non
         RunFolder.open(tmp_path / "thesis.tex", overwrite=True)
 
 
-def test_resume_without_a_run_starts_one(tmp_path: Path) -> None:
-    _, result = quick_run(quick_settings(epochs=1), folder=tmp_path / "new", resume=True)
-    assert isinstance(result, RunResult) and len(result.records) == 1
+def test_resume_without_a_run_starts_one_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "new"
+    said = f"low-mode: nothing to resume in {folder}: a new run starts"
+    for epochs, starts in ((1, True), (2, False)):
+        settings = quick_settings(epochs=epochs, milestones=())
+        result = train(tiny_net(), digits(), settings, RunFolder.open(folder, resume=True), resume=True)
+        assert isinstance(result, RunResult) and len(result.records) == epochs
+        assert capsys.readouterr().out.splitlines().count(said) == starts
+    train(tiny_net(), digits(), quick_settings(epochs=1), RunFolder.open(tmp_path / "other"))
+    assert "nothing to resume" not in capsys.readouterr().out
     with pytest.raises(CheckpointError, match=r"no checkpoint in '.*'; leave out --resume"):
         load_checkpoint(tmp_path)
 

@@ -55,17 +55,18 @@ def assert_same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Ten
         assert torch.equal(tensor, second[name]), name
 
 
-def test_the_loop_is_algorithm_1() -> None:
+@pytest.mark.parametrize("clip", [None, 0.3])
+def test_the_loop_is_algorithm_1(clip: float | None) -> None:
     """Against a loop that is written out: every step's mode, rate and update, to the bit."""
     schedule = BernoulliSchedule(p=[0.0, 0.6, 0.6], seed=5)
-    settings = quick_settings()
+    settings = quick_settings(clip_grad_norm=clip)
     net, result = quick_run(settings, net=tiny_net(schedule))
 
     plain = tiny_net(schedule).train()
     splits = digits()
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     torch.manual_seed(settings.seed)
-    step, low_steps = 0, [0, 0, 0]
+    step, low_steps, norms = 0, [0, 0, 0], []
     for epoch in range(3):
         for images, labels in train_batches(splits, batch_size=125, seed=0, epoch=epoch, device=CPU):
             mode = schedule.mode(step, epoch)
@@ -73,9 +74,12 @@ def test_the_loop_is_algorithm_1() -> None:
             optimizer.param_groups[0]["lr"] = 0.1 if epoch < 2 else 0.1 * 0.1
             optimizer.zero_grad()
             F.cross_entropy(plain.run(mode, images), labels).backward()
+            if clip is not None:
+                norms.append(nn.utils.clip_grad_norm_(plain.parameters(), clip).item())
             optimizer.step()
             step += 1
     assert_same_bits(bits(net), bits(plain))
+    assert clip is None or sum(norm > clip for norm in norms) > 4, norms
     assert [record.low_steps for record in result.records] == low_steps
     assert low_steps[0] == 0 and sum(low_steps) > 4
     assert [record.steps for record in result.records] == [{"low": low, "full": 11 - low} for low in low_steps]
@@ -279,6 +283,8 @@ def test_settings_survive_json() -> None:
         ({"lr": 0.0}, ValueError, "lr=0.0 is out of range; give a number above 0"),
         ({"lr": float("nan")}, ValueError, "lr=nan is out of range"),
         ({"lr": "fast"}, TypeError, "lr='fast' is of type str; give a number above 0"),
+        ({"clip_grad_norm": 0}, ValueError, "clip_grad_norm=0 is out of range; give a number above 0"),
+        ({"clip_grad_norm": "1"}, TypeError, "clip_grad_norm='1' is of type str; give a number above 0"),
         ({"momentum": 1.0}, ValueError, "momentum=1.0 is out of range; give a number of at least 0, below 1"),
         ({"lr_schedule": "steep"}, ValueError, "lr_schedule='steep' is unknown; give 'milestones', 'cosine', "),
         ({"autocast": "int8"}, ValueError, "autocast='int8' is unknown; give 'none', 'bf16' or 'fp16'"),

@@ -70,6 +70,41 @@ def test_what_is_not_known_is_refused_with_the_way_out(outputs: Any, told: str) 
         classification_loss(outputs, LABELS)
 
 
+@pytest.mark.parametrize(
+    ("aux", "told"),
+    [
+        (torch.tensor(0.5), r"a tensor of shape \(\)"),
+        (OTHER, r"a tensor of shape \(6, 9\)"),
+        (LABELS, r"a tensor of shape \(6,\)"),
+        ([AUX, AUX], r"a list of \(6, 4\), \(6, 4\)"),
+        (0.5, "a float"),
+    ],
+)
+def test_an_auxiliary_output_that_is_no_head_is_named(aux: Any, told: str) -> None:
+    outputs = {"logits": LOGITS, "aux": None, "aux_loss": aux}
+    heads = r"and only outputs as wide as the logits \(6, 4\) are auxiliary heads; return the logits alone, or"
+    with pytest.raises(ValueError, match=rf"^model returns 'aux_loss', {told}, {heads}"):
+        classification_loss(outputs, LABELS)
+    assert logits_of(outputs) is LOGITS  # an evaluation needs the logits alone
+
+
+class LossInside(nn.Module):
+    """Returns a scalar loss of its own beside its logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = tiny_model()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        logits = self.body(x)
+        return {"logits": logits, "aux": logits.square().mean()}
+
+
+def test_a_model_with_a_loss_of_its_own_is_refused_before_it_trains() -> None:
+    with pytest.raises(ValueError, match=r"^model returns 'aux', a tensor of shape \(\), and only outputs as wide"):
+        train(LossInside(), digits(), quick_settings(), quiet=True)
+
+
 def test_soft_targets_are_what_timm_s_loss_makes_of_them() -> None:
     soft = torch.softmax(torch.randn(6, 4), 1)
     torch.testing.assert_close(classification_loss(LOGITS, soft), SoftTargetCrossEntropy()(LOGITS, soft))

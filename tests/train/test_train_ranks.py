@@ -47,10 +47,15 @@ def assert_bits(ours: Path, theirs: Path) -> None:
     assert metrics(ours) == metrics(theirs)
 
 
-@pytest.mark.parametrize("words", [(), ("fsdp",)], ids=["DDP", "FSDP2"])
+@pytest.mark.parametrize(
+    "words",
+    [(), ("fsdp",), *(pytest.param(each, marks=pytest.mark.slow) for each in [("clip=0.1",), ("fsdp", "clip=0.1")])],
+    ids=["DDP", "FSDP2", "clipped DDP", "clipped FSDP2"],
+)
 def test_two_ranks_train_as_one_process_does(words: tuple[str, ...], tmp_path: Path) -> None:
     told = run(2, tmp_path / "two", *words)
-    assert told == run(1, tmp_path / "one") and f"step {3 * STEPS} interrupted 0" in told
+    alike = [word for word in words if word != "fsdp"]
+    assert told == run(1, tmp_path / "one", *alike) and f"step {3 * STEPS} interrupted 0" in told
     alone = weights(tmp_path / "one")
     assert list(weights(tmp_path / "two")) == list(alone)
     for name, value in weights(tmp_path / "two").items():

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -18,14 +19,14 @@ from torch import Tensor, nn
 from lowmode_fx import LowModeConfig, LowModeModel, Mode, build_pair, capture
 from lowmode_fx.cli.tuning_tables import plot_probe, probe_text, tuning_table
 from lowmode_fx.lowering.lower import pair_of
-from lowmode_fx.tuning.candidates import families, graph_signature, stages, try_pair
+from lowmode_fx.tuning.candidates import Choice, families, graph_signature, stages, try_pair
 from lowmode_fx.tuning.ladder_plan import Chosen, choose, ramp
 from lowmode_fx.tuning.plan import Plan, make_plan
 from lowmode_fx.tuning.result import Tuning
-from lowmode_fx.tuning.search import Candidate
+from lowmode_fx.tuning.search import Candidate, Search
 from lowmode_fx.tuning.sensitivity import ModelProbe, SiteProbe, probe_sites
 from lowmode_fx.tuning.trials import Probe, momentum_of, progress_now
-from lowmode_fx.tuning.tune import tune
+from lowmode_fx.tuning.tune import _trial_runs, tune
 from passes.ratios import largest_ratio
 
 
@@ -149,7 +150,34 @@ def test_the_table_shows_the_choice_and_why(tuning: Tuning) -> None:
 def test_the_cap_on_time_is_reported_and_the_control_has_a_trial_run_even_so() -> None:
     tuning = quick_tune(small_model(), seconds=1e-3)
     assert [candidate.name for candidate in tuning.candidates if candidate.trial_gains] == ["r = 2, kernels kept"]
-    assert "the time was up before every configuration was tried" in tuning.reasons
+    told = "the advice rests on 1 of 6 candidates: the time was up before the others; give more seconds"
+    assert told in tuning.reasons[:2]
+
+
+def test_what_there_was_no_time_for_is_told(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any("no time" in reason or "time was up" in reason for reason in tuning.reasons)
+    try_choice, looked_at = Search.try_choice, []
+
+    def up_after_the_families(self: Search, choice: Choice) -> Candidate | None:
+        looked_at.append(choice)
+        self.deadline = 0 if choice.family else self.deadline
+        return try_choice(self, choice)
+
+    monkeypatch.setattr(Search, "try_choice", up_after_the_families)
+    cut = quick_tune(small_model())
+    assert [choice.family != "" for choice in looked_at[:7]] == [False] * 6 + [True]
+    told = (
+        f"the time was up before all parts of {looked_at[6].family!r} were tried; give more seconds to see if they pay"
+    )
+    assert told in cut.reasons
+
+
+def test_trial_runs_that_there_was_no_time_for_are_told(tuning: Tuning) -> None:
+    each = {each.config.kernel_transform + str(each.config.kernel_ratio): each for each in tuning.candidates}
+    search: Any = SimpleNamespace(candidates=list(each.values()), trial_run=lambda candidate, steps, weight: candidate)
+    kinds = {(it.config.ratio, it.config.downsample_input, it.config.pools_kernels) for it in each.values()}
+    told = f"the advice rests on trial runs of 1 of {len(kinds)} candidates: there was no time for the others"
+    assert len(kinds) > 1 and _trial_runs(search, 16, 0.0, lambda what: None) == [f"{told}; give more seconds"]
 
 
 def test_progress_is_reported() -> None:

@@ -33,7 +33,8 @@ class Schedule(Protocol):
     """Protocol of a schedule: it chooses the mode of each step.
 
     ``mode`` is a pure function; of a schedule with state, given its decisions so far: equal arguments give equal
-    results.
+    results. A schedule whose modes depend on the epoch says so by an attribute ``varies_by_epoch`` that is true: the
+    net then warns where ``set_epoch`` is forgotten.
     """
 
     def mode(self, step: int, epoch: int) -> Mode:
@@ -117,6 +118,11 @@ class PlannedSchedule(abc.ABC):
         Raises:
             ValueError: ``step`` or ``epoch`` is negative.
         """
+
+    @property
+    def varies_by_epoch(self) -> bool:
+        """Whether steps of some epochs have other modes, or other probabilities of them, than those of others."""
+        return bool(self.hold_epochs and self.milestones)
 
     def is_held(self, epoch: int) -> bool:
         """Whether every step of ``epoch`` is full because the learning rate has just changed."""

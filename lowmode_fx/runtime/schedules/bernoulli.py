@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules.base import PlannedSchedule
 from lowmode_fx.runtime.schedules.draws import uniform_draw
-from lowmode_fx.runtime.schedules.per_epoch import as_per_epoch, value_at
+from lowmode_fx.runtime.schedules.per_epoch import as_per_epoch, value_at, varies
 from lowmode_fx.utils.validation import as_choice, as_count, as_probability, as_seed, as_share
 
 __all__ = ["BernoulliSchedule", "annealed_shares"]
@@ -66,6 +66,11 @@ class BernoulliSchedule(PlannedSchedule):
             ValueError: A value is out of range.
         """
         return cls(annealed_shares(p, epochs, tail, shape), seed)
+
+    @property
+    def varies_by_epoch(self) -> bool:
+        """Whether ``p`` is a function or differs between epochs, or epochs are held."""
+        return varies(self.p) or super().varies_by_epoch
 
     def low_probability(self, epoch: int) -> float:
         """Return the probability that a step of ``epoch`` is low; 0 in a held epoch.

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules.base import PlannedSchedule
 from lowmode_fx.runtime.schedules.draws import uniform_draw
+from lowmode_fx.runtime.schedules.per_epoch import varies
 from lowmode_fx.utils.validation import as_count, as_probability, as_seed, as_sequence, as_share
 from passes.errors import OptionError
 
@@ -107,6 +108,12 @@ class LadderSchedule(PlannedSchedule):
     def count(self) -> int:
         """Number of modes that a ladder must have for this schedule."""
         return len(self.modes)
+
+    @property
+    def varies_by_epoch(self) -> bool:
+        """Whether a mode other than full has epochs, or rows of probabilities differ, or epochs are held."""
+        plan = any(self.epochs[:-1]) if self.epochs is not None else varies(self.probabilities)
+        return plan or super().varies_by_epoch
 
     def mode_probabilities(self, epoch: int) -> dict[Mode, float]:
         """Return each mode's probability in ``epoch``, cheapest first; 0 or 1 where an epoch has one mode."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["as_per_epoch", "value_at"]
+__all__ = ["as_per_epoch", "value_at", "varies"]
 
 _Number = TypeVar("_Number", int, float)
 
@@ -18,6 +18,11 @@ def as_per_epoch(name: str, values: Any, check: Callable[[str, Any], _Number]) -
     if not checked:
         raise ValueError(f"{name} is empty; give one value per epoch, or a single value for all epochs")
     return checked
+
+
+def varies(values: Any) -> bool:
+    """Whether epochs have different values; a function of the epoch counts as if they had."""
+    return callable(values) or (isinstance(values, Sequence) and len(set(values)) > 1)
 
 
 def value_at(values: _Number | Sequence[_Number], epoch: int) -> _Number:

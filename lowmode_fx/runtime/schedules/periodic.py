@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules.base import PlannedSchedule
-from lowmode_fx.runtime.schedules.per_epoch import as_per_epoch, value_at
+from lowmode_fx.runtime.schedules.per_epoch import as_per_epoch, value_at, varies
 from lowmode_fx.utils.validation import as_count
 from passes.errors import OptionError
 from passes.spelling import setting
@@ -54,6 +54,11 @@ class PeriodicSchedule(PlannedSchedule):
 
         object.__setattr__(self, "low_steps", as_per_epoch("low_steps", self.low_steps, steps_in_period))
         self._check_hold()
+
+    @property
+    def varies_by_epoch(self) -> bool:
+        """Whether ``low_steps`` differs between epochs, or epochs are held."""
+        return varies(self.low_steps) or super().varies_by_epoch
 
     def mode(self, step: int, epoch: int) -> Mode:
         """Return the mode of an optimizer step.
