@@ -70,7 +70,7 @@ def test_what_low_steps_gain_is_what_was_measured() -> None:
     assert rehearsal.table(json.loads((ROOT / "bench/results/rehearsal_cpu.json").read_text())["rows"]) in KERNELS
 
 
-@pytest.mark.parametrize("network", ["resnet8", "resnet8-5x5"])
+@pytest.mark.parametrize("network", ["resnet8", "resnet8-5x5", "resnet8 on Fashion-MNIST", "efficientnet"])
 def test_accuracy_in_time_is_what_was_measured(network: str) -> None:
     rows = json.loads((ROOT / "bench/results/ablation_cpu.json").read_text())["rows"]
     assert ablation_report.table(rows, network) in ACCURACY
@@ -92,6 +92,18 @@ def test_the_case_is_what_was_measured() -> None:
             assert f"the same ladder then ends {100 * (ladder.accuracy - plain.accuracy):.1f} points lower" in WORDS
 
 
+def test_networks_that_lose_are_said_to_lose() -> None:
+    rows = json.loads((ROOT / "bench/results/ablation_cpu.json").read_text())["rows"]
+    found = {line.arm: line for line in ablation_report.lines(rows, "efficientnet")}
+    ladders = [line for arm, line in found.items() if not line.full]
+    assert max(line.accuracy for line in ladders) < found["full-mode, 8 epochs"].accuracy
+    rows = json.loads((ROOT / "bench/results/large_kernels_cpu.json").read_text())["rows"]
+    for network in ("convnext-small", "inceptionnext-small"):
+        arms = {line.arm: line for line in large_kernels_report.lines(rows, f"{network}, 4000 images, 10 epochs")}
+        for arm in ("averaged", "bicubic"):
+            assert arms[f"{arm}, rate over time"].accuracy < arms["full-mode, cut"].accuracy
+
+
 def test_what_large_kernels_gain_is_what_was_measured() -> None:
     rows = json.loads((ROOT / "bench/results/large_kernels_cpu.json").read_text())["rows"]
     # Each study has its costs, and then its arms.
@@ -106,6 +118,8 @@ def test_what_large_kernels_gain_is_what_was_measured() -> None:
     assert all(line.accuracy - 2 * math.hypot(line.error, ramp.error) > ramp.accuracy for line in half)
     quarter = max(found[f"{arm}, rate over time", 0.25].accuracy for arm in ("averaged", "bicubic"))
     assert found["full-mode, cut", 0.5].accuracy < quarter < full.accuracy - 2 * full.error
+    third = found["bicubic, rate over time", 0.3]
+    assert full.accuracy - third.accuracy < math.hypot(full.error, third.error) and f"{third.time / 10:.2f}" == "0.31"
     assert f"in a quarter {100 * (full.accuracy - quarter):.1f} points below" in WORDS
 
 
