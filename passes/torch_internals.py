@@ -219,21 +219,21 @@ def at_least_recompilations(number: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def training_graphs_through(graph_pass: Callable[[fx.Graph], None]) -> Iterator[None]:
-    """Inside, inductor hands graphs of a forward and its backward to ``graph_pass`` before it divides them.
+    """Inside, inductor hands graphs of a forward and its backward to ``graph_pass`` before it changes and divides them.
 
     A pass of that kind that the user has set stays, and this one is left out. ``graph_pass``: a function that depends
     on nothing but its file.
     """
     config: Any = importlib.import_module("torch._inductor.config")
-    before = config.joint_custom_post_pass
+    before = config.joint_custom_pre_pass
     if before is not None:
         yield
         return
-    config.joint_custom_post_pass = _inductor_pass(graph_pass)
+    config.joint_custom_pre_pass = _inductor_pass(graph_pass)
     try:
         yield
     finally:
-        config.joint_custom_post_pass = before
+        config.joint_custom_pre_pass = before
 
 
 @functools.cache

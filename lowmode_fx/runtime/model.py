@@ -344,6 +344,7 @@ class LowModeModel(ModelView):
         copied: LowModeModel = rebuild(copy.deepcopy(ladder, memo), *copy.deepcopy(arguments, memo))
         copied.last_mode = self.last_mode
         copied._steps.waits = True
+        copied._epoch_reminder = copy.copy(self._epoch_reminder)
         memo[id(self)] = copied
         self._copy_additions(copied, memo)
         return copied
@@ -385,11 +386,15 @@ class LowModeModel(ModelView):
             self.schedule.load_state_dict(state["schedule"])
         self._steps.go_on_from(step)
         self._epoch = epoch
+        if epoch:
+            self._epoch_reminder.epoch_is_set()
 
     def _go_on_from(self, state: Mapping[str, Any]) -> None:
         """Resume from an optimizer's state, which may be from a run with another schedule."""
         self._steps.go_on_from(int(state["step"]))
         self._epoch = int(state.get("epoch", 0))
+        if self._epoch:
+            self._epoch_reminder.epoch_is_set()
         if isinstance(self.schedule, StatefulSchedule) and "schedule" in state:
             self.schedule.load_state_dict(state["schedule"])
 

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.train.cost_progress import FULL_BATCH, cost_progress, passed_share
+from lowmode_fx.train.cost_progress import cost_progress, passed_share
 from lowmode_fx.train.rates import cosine, warmed_up
 from lowmode_fx.utils.validation import as_count
 
@@ -51,16 +51,16 @@ class CostCosineLR(LambdaLR):
     ) -> None:
         warm = as_count("warmup_epochs", warmup_epochs, 0)
         progress = cost_progress(net, epochs, steps_per_epoch, costs)
-        for mode in net.modes:
-            if net.batch_size_in(mode, FULL_BATCH) != FULL_BATCH:
-                raise ValueError(
-                    f"steps of mode {mode} have larger batches, so epochs differ in their steps; follow cost_progress "
-                    "with a scheduler that steps once an epoch"
-                )
+        steps = as_count("steps_per_epoch", steps_per_epoch, 1)
+        if net.batches_grow:
+            raise ValueError(
+                "low steps have larger batches, so epochs differ in their steps; follow cost_progress with a scheduler "
+                "that steps once an epoch"
+            )
 
         def factor(step: int) -> float:
-            epoch, place = divmod(step, steps_per_epoch)
-            share = place / steps_per_epoch
+            epoch, place = divmod(step, steps)
+            share = place / steps
             return warmed_up(cosine(1.0, passed_share(progress, epoch, share)), warm, epoch + share)
 
         super().__init__(optimizer, factor, last_epoch)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 
 import torch
 from torch import nn
 
-from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules import MeasuringSchedule
 from lowmode_fx.train.batches import train_batches
 from lowmode_fx.train.precise_bn import recompute_statistics
 from lowmode_fx.train.run import Run
 from passes.spelling import setting
+from passes.wording import one_line
 
 #: Share of a running statistic from before the last full steps that does no harm: 88 of them leave it at momentum 0.1.
 LEFT_OVER = 1e-4
@@ -50,40 +49,37 @@ def make_statistics_precise(run: Run) -> None:
             if run.sharded:
                 raise ValueError(f"{setting('fsdp', True)} shards the weights")
             _recompute(run, count)
-        except ValueError as error:
-            told = str(error).removesuffix("; leave it at 0")
+        except Exception as error:  # nobody asked for it: whatever the model can't do here, the run ends as it would
+            told = one_line(error).removesuffix("; leave it at 0")
             run.reporter.say(f"warning: {few}, and they can't be computed anew: {told}; give a longer full tail")
         else:
             run.reporter.say(f"note: {few}, so they come from {count} batches ({setting('precise_bn', 0)} leaves them)")
 
 
 def left_old(run: Run) -> bool:
-    """Whether running statistics hold more than ``LEFT_OVER`` of what they were before the last full steps."""
-    if run.low_mode is None or not any(rung.config.batchnorm == "isolate" for rung in run.low_mode.ladder.rungs):
-        return False
+    """Whether running statistics hold more than ``LEFT_OVER`` of what they were before the last full steps.
+
+    In an average of the weights they follow by its decay, too.
+    """
     steps = last_full_steps(run)
-    norms = (module for module in run.plain.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
-    factors = [norm.momentum for norm in norms if norm.track_running_stats and norm.momentum is not None]
-    ran_low = any(count for mode, count in total_steps(run).items() if mode != str(Mode.FULL))
-    return ran_low and any((1 - factor) ** steps > LEFT_OVER for factor in factors)
+    if steps is None:
+        return False
+    norms = [module for module in run.plain.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    moving = [norm.momentum for norm in norms if norm.track_running_stats and norm.momentum]
+    kept = [1 - momentum for momentum in moving] + [run.settings.ema] * bool(run.ema and moving)
+    return any(share**steps > LEFT_OVER for share in kept)
 
 
-def last_full_steps(run: Run) -> int:
-    """Full steps of the last epochs without low ones; 0 if the last epoch has some."""
+def last_full_steps(run: Run) -> int | None:
+    """Steps since the last epoch of which some leave statistics alone; 0 if that is the last, ``None`` without one."""
+    rungs = run.low_mode.ladder.rungs if run.low_mode is not None else ()
+    isolating = {str(rung.mode) for rung in rungs if rung.config.batchnorm == "isolate"}
     found = 0
     for steps in (run.mode_steps, *(record.steps for record in reversed(run.records))):
-        if any(count for mode, count in steps.items() if mode != str(Mode.FULL)):
-            break
-        found += steps[str(Mode.FULL)]
-    return found
-
-
-def total_steps(run: Run) -> Counter[str]:
-    """Steps of the whole run by mode."""
-    found = Counter(run.mode_steps)
-    for record in run.records:
-        found.update(record.steps)
-    return found
+        if any(steps[mode] for mode in isolating):
+            return found
+        found += sum(steps.values())
+    return None
 
 
 def _recompute(run: Run, count: int) -> None:

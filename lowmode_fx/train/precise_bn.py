@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.utils.validation import as_count
 from passes.preserve import preserve_state, train_mode
 
 
@@ -17,7 +19,7 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
 
     Low steps leave running statistics alone (``batchnorm="isolate"``), so after a short full tail they are old, and
     evaluation suffers. Call it once, after training. Values change in place; weights, counters, modes and generators
-    stay as they were, and all else too where it fails.
+    stay as they were, and all else too where it fails. Norms that don't run, or have a momentum of 0, keep theirs.
 
     Args:
         model: The model, or the net that trains it.
@@ -26,30 +28,39 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
 
     Raises:
         ValueError: fvcore is missing, a norm runs twice in a forward or keeps no statistics, or there are too few
-            batches.
+            batches, or ``batches`` is below 1.
 
     Source: ``fvcore.nn.precise_bn``, after Wu and Johnson, "Rethinking Batch in BatchNorm" (2021), §3.
     """
     if isinstance(model, LowModeModel):
         model = model.ladder.model
     from_fvcore = require_fvcore()
+    as_count("batches", batches, 1)
     norms = [module for module in model.modules() if isinstance(module, from_fvcore.BN_MODULE_TYPES)]
     if any(norm.running_mean is None for norm in norms):
         raise ValueError("precise_bn can't serve this model: a norm keeps no running statistics; leave it at 0")
-    found = [images for images, _ in zip(images, range(batches), strict=False)]
+    found = list(itertools.islice(images, batches))
     if len(found) < batches:
         raise ValueError(f"precise_bn asks for {batches} batches, and there are {len(found)}; give that many at most")
     old = [(norm.running_mean, norm.running_var) for norm in norms]
+    frozen = [norm.momentum == 0 for norm in norms]
+    ran: set[nn.Module] = set()
     # fvcore puts new tensors in the buffers' places, which compiled graphs would not see, and takes its hooks away only
     # where nothing fails.
     with preserve_state(model), train_mode(model):
+        hooks = [norm.register_forward_pre_hook(lambda norm, _: ran.add(norm)) for norm in norms]
         try:
             from_fvcore.update_bn_stats(model, found, batches)
         except AssertionError as error:
             raise ValueError(f"precise_bn can't serve this model: {error}; leave it at 0") from error
+        finally:
+            for hook in hooks:
+                hook.remove()
         new = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+        # Of norms that ran, and whose statistics move at all: the others keep theirs.
+        moved = [norm in ran and not still for norm, still in zip(norms, frozen, strict=True)]
     with torch.no_grad():
-        for statistics, values in zip(old, new, strict=True):
+        for statistics, values in itertools.compress(zip(old, new, strict=True), moved):
             for statistic, value in zip(statistics, values, strict=True):
                 statistic.copy_(value)
 

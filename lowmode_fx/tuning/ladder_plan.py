@@ -23,6 +23,8 @@ LEAST_GAIN = 0.01
 ROUNDED_OFF = 0.1
 #: The ratios of the plain ramp, and the shares of its epochs.
 RAMP_RATIOS, RAMP_SHARES = (2, Fraction(4, 3)), LadderSchedule.DEFAULT_SHARES
+#: Share of the progress that the plain ramp leaves to larger images than r = 2, at least.
+RAMP_TAIL = 0.5
 _WHOLE_TIME: Callable[[Chosen], float] = operator.attrgetter("whole_time")
 _TIME: Callable[[Chosen], float] = operator.attrgetter("time")
 
@@ -117,8 +119,8 @@ def _cheapest(tried: Sequence[Candidate], epochs: float, tail: float, modes: int
             used = [bool(share) for share in plan.epochs[:-1]]
             if all(used) or count == 1:
                 found.append(Chosen(ordered, plan, epochs))
-    plain = ramp(tried, epochs, tail) if modes > 2 else None
-    if plain is not None:
+    plain = ramp(tried, epochs, tail) if modes > 2 and tail <= RAMP_TAIL else None
+    if plain is not None and plain.plan.low_epochs <= MOST_LOW * epochs:
         found.append(plain)
     # One more mode has to save time in whole epochs, and more than noise.
     return min(found, key=lambda each: each.whole_time + LEAST_GAIN * epochs * len(each.candidates))

@@ -21,7 +21,7 @@ def read_version(root: Path = ROOT) -> str:
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         if project["name"] == PACKAGE:
             return str(project["version"])
-    except (OSError, ValueError, KeyError):  # a folder of packages, whose file, if any, is another project's
+    except (OSError, ValueError, KeyError, TypeError):  # a folder of packages, whose file, if any, is another project's
         pass
     try:
         return metadata.version(PACKAGE)

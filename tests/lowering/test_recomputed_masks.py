@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from typing import Any
 
 import pytest
@@ -70,16 +71,39 @@ def test_blocks_are_compiled_through_the_pass_unless_the_user_has_one(given: Any
 
     def compiler(function: Any) -> Any:
         def compiled(*args: Any) -> Any:
-            seen.append(config.joint_custom_post_pass)
+            seen.append(config.joint_custom_pre_pass)
             return function(*args)
 
         return compiled
 
     model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
-    with config.patch(joint_custom_post_pass=given):
+    with config.patch(joint_custom_pre_pass=given):
         with CompiledBlocks(model, ["0"], compiler).in_place():
             model(torch.zeros(1, 3, 4, 4))
-        assert config.joint_custom_post_pass is given
+        assert config.joint_custom_pre_pass is given
         with training_graphs_through(recompute_masks):
-            assert seen == [config.joint_custom_post_pass]
+            assert seen == [config.joint_custom_pre_pass]
     assert seen[0].uuid() if given is None else seen == [given]
+
+
+class Copied(nn.Module):
+    """Returns a copy of its ReLU's result, which may be changed in place: the backward pass must not need it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.conv(x)).clone()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_copy_of_the_result_may_be_changed_in_place() -> None:
+    model, images = nn.Sequential(Copied(), nn.ReLU()), torch.randn(2, 4, 6, 6)
+    model[0](images).mul_(0.5).relu().sum().backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    with CompiledBlocks(model, ["0"], torch.compile).in_place():
+        model[0](images).mul_(0.5).relu().sum().backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-6)

@@ -68,6 +68,15 @@ def test_a_run_without_evaluation_is_told_after_a_thousand_steps(
     assert said(resumed, "ttt") == [] and len(said(resumed, "t")) == 1
 
 
+def test_who_goes_on_from_a_state_or_a_copy_has_said_it_before(make: Callable[..., LowModeModel]) -> None:
+    net = make()
+    net.load_schedule_state({"step": 3, "epoch": 1})
+    assert said(net, "tet") == []
+    trained = make()
+    said(trained, "st")
+    assert said(copy.deepcopy(trained).train(), "tet") == []
+
+
 def test_a_copy_that_nothing_trains_is_not_told(make: Callable[..., LowModeModel]) -> None:
     assert said(copy.deepcopy(make()), "tetet") == []
 

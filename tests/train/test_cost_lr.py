@@ -119,5 +119,7 @@ def test_what_is_not_known_ahead_is_refused() -> None:
         CostCosineLR(optimizer_of(agreement), agreement, EPOCHS, STEPS)
     pair = net_of(LadderSchedule((2, 1, 1))).ladder
     larger = LowModeModel(pair, LadderSchedule((2, 1, 1)), batch_multiplier="pixels", compile=False)
-    with pytest.raises(ValueError, match="larger batches, so epochs differ in their steps; follow cost_progress"):
+    with pytest.raises(
+        ValueError, match="low steps have larger batches, so epochs differ in their steps; follow cost_progress"
+    ):
         CostCosineLR(optimizer_of(larger), larger, EPOCHS, STEPS)

@@ -15,11 +15,13 @@ from training import digits, quick_run, quick_settings, tiny_model, tiny_net
 from lowmode_fx import (
     AgreementSchedule,
     BernoulliSchedule,
+    LadderSchedule,
     LowModeConfig,
     LowModeModel,
     Mode,
     ModePair,
     PeriodicSchedule,
+    build_ladder,
     build_pair,
 )
 from lowmode_fx.cli.schedule_options import make_schedule, read_tuning
@@ -207,6 +209,63 @@ def test_a_norm_that_keeps_none_is_no_obstacle_unless_asked_for(capsys: pytest.C
     assert said.count("give a longer full tail") == 1
 
 
+def test_an_average_of_the_weights_follows_by_its_decay() -> None:
+    """Its statistics hold 0.999 ** 99 = 0.91 of what they were, though the weights' own are settled."""
+    low_first = BernoulliSchedule([1.0] + [0.0] * 9)
+    plain, _ = quick_run(quick_settings(epochs=10, precise_bn=None), net=tiny_net(low_first))
+    as_they_are, _ = quick_run(quick_settings(epochs=10, precise_bn=0), net=tiny_net(low_first))
+    assert all(torch.equal(value, buffers(as_they_are)[name]) for name, value in buffers(plain).items())
+    found, asked = (
+        quick_run(quick_settings(epochs=10, ema=0.999, precise_bn=batches), net=tiny_net(low_first))[1]
+        for batches in (None, 100)
+    )
+    assert found.final_accuracy == asked.final_accuracy
+
+
+class Hooked(nn.Module):
+    """Asks for a hook on its input in train mode, which a forward without gradients can't have."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            (x * 1).register_hook(lambda gradient: gradient)
+        return x
+
+
+def test_a_model_that_can_not_run_there_ends_as_it_would(capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_model()
+    model[2] = nn.Sequential(nn.ReLU(), Hooked())
+    pair = build_pair(model, torch.randn(2, 3, 8, 8), LowModeConfig(pool_convs="all"))
+    net = LowModeModel(pair, BernoulliSchedule(1.0), compile=False)
+    result = train(net, digits(), quick_settings(epochs=1, precise_bn=None))
+    assert len(result.records) == 1
+    assert "they can't be computed anew: " in " ".join(capsys.readouterr().out.split())
+
+
+def test_norms_that_do_not_run_or_are_frozen_keep_their_statistics() -> None:
+    model = tiny_model()
+    model[1].momentum = 0.0
+    model.unused = nn.BatchNorm2d(4)
+    model.forward = lambda x: nn.Sequential(*list(model)[:10])(x)  # type: ignore[method-assign]
+    for norm in (model[1], model.unused):
+        norm.running_mean.fill_(0.25)
+    recompute_statistics(model, [torch.randn(8, 3, 8, 8)], 1)
+    for norm in (model[1], model.unused):
+        assert (norm.running_mean == 0.25).all() and (norm.running_var == 1).all()
+    assert not (model[4].running_var == 1).any()
+
+
+def test_a_mode_that_shares_its_norms_leaves_nothing_old() -> None:
+    configs = [LowModeConfig(ratio=4, pool_convs="all"), LowModeConfig(pool_convs="all", batchnorm="share")]
+    schedule = LadderSchedule((0, 1, 0))
+
+    def net() -> LowModeModel:
+        return LowModeModel(build_ladder(tiny_model(), torch.randn(2, 3, 8, 8), configs), schedule, compile=False)
+
+    as_they_are, _ = quick_run(quick_settings(epochs=1, precise_bn=0), net=net())
+    found, _ = quick_run(quick_settings(epochs=1, precise_bn=None), net=net())
+    assert all(torch.equal(value, buffers(as_they_are)[name]) for name, value in buffers(found).items())
+
+
 def test_the_statistics_of_a_net_are_its_models_in_full_mode() -> None:
     net = tiny_net(BernoulliSchedule(1.0))
     images = [torch.randn(8, 3, 8, 8) for _ in range(3)]
@@ -235,6 +294,11 @@ def test_too_few_batches_and_norms_without_statistics() -> None:
         recompute_statistics(nn.BatchNorm2d(3), [torch.randn(4, 3, 5, 5)], 3)
     with pytest.raises(ValueError, match="a norm keeps no running statistics; leave it at 0"):
         recompute_statistics(nn.BatchNorm2d(3, track_running_stats=False), [torch.randn(4, 3, 5, 5)], 1)
+    with pytest.raises(ValueError, match="batches=0"):
+        recompute_statistics(nn.BatchNorm2d(3), [], 0)
+    left = iter(torch.randn(5, 4, 3, 5, 5))
+    recompute_statistics(nn.BatchNorm2d(3), left, 3)
+    assert len(list(left)) == 2
 
 
 # Schedules from options ----------------------------------------------------------------------------------------------

@@ -336,6 +336,14 @@ def test_a_budget_below_one_epoch_is_that_of_part_of_one() -> None:
     assert chosen.time == pytest.approx(0.2, rel=0.01)
 
 
+def test_the_plain_ramp_is_no_plan_where_it_breaks_the_rules() -> None:
+    tried = [measured("halved", 2, 0.3, 0.8), measured("nearly", "4/3", 0.6, 0.95)]
+    low, middle, _ = choose(tried, 30, 0.9, 3).whole_epochs()
+    assert low * 0.8 <= 0.1 * 30 + 0.8 and middle > low  # a tenth of the progress may be at r = 2
+    weak = [measured("halved", 2, 0.05, 0.2), measured("nearly", "4/3", 0.1, 0.3)]
+    assert sum(choose(weak, 30, 0.5, 3).whole_epochs()[:-1]) <= 1.5 * 30 + 1
+
+
 def test_the_plain_ramp_is_never_faster() -> None:
     for gains in itertools.product((1.0, 0.8, 0.5), (1.0, 0.9)):
         tried = [measured("halved", 2, 0.25, gains[0]), measured("nearly", "4/3", 0.6, gains[1])]
