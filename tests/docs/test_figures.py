@@ -178,7 +178,20 @@ def test_graphs_take_as_long_as_the_model() -> None:
 
 
 def test_what_blocks_cost_is_what_was_measured() -> None:
-    row = json.loads((ROOT / "bench/results/block_compile_cpu.json").read_text())["rows"]["demo ResNet-10"]
+    results = json.loads((ROOT / "bench/results/block_compile_cpu.json").read_text())["rows"]
+    row = results["demo ResNet-10"]
+    for name, compiled, steps in (
+        (
+            "ResNet-50",
+            "compiles both modes in {:.0f} s of CPU time instead of {:.0f}",
+            "a full step takes {:.2f} of the whole's, a low one {:.2f}",
+        ),
+        ("EfficientNet-B0", "compiles in {:.0f} s instead of {:.0f}", "for steps of {:.2f} and {:.2f}"),
+    ):
+        each = results[name]
+        assert compiled.format(*(each[f"{arm}, cold"]["cpu_seconds"] for arm in ("blocks", "whole"))) in WORDS
+        ratios = (each["steps"][mode]["blocks over whole"]["median"] for mode in ("full", "low"))
+        assert steps.format(*ratios) in WORDS
     cold, warm = ([row[f"{arm}, {when}"]["cpu_seconds"] for arm in ("whole", "blocks")] for when in ("cold", "warm"))
     rows = {
         "compiling both modes, empty cache, s": [*(f"{seconds:.0f}" for seconds in cold), ""],
