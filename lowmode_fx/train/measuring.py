@@ -76,7 +76,7 @@ def last_full_steps(run: Run) -> int | None:
     isolating = {str(rung.mode) for rung in rungs if rung.config.batchnorm == "isolate"}
     found = 0
     for steps in (run.mode_steps, *(record.steps for record in reversed(run.records))):
-        if any(steps[mode] for mode in isolating):
+        if any(steps.get(mode, 0) for mode in isolating):
             return found
         found += sum(steps.values())
     return None
