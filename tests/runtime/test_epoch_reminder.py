@@ -113,12 +113,12 @@ THE_SAME: list[Schedule] = [
 ]
 
 
-@pytest.mark.parametrize("schedule", VARYING, ids=repr)
+@pytest.mark.parametrize("schedule", VARYING, ids=lambda each: type(each).__name__)
 def test_schedules_that_go_by_epochs(make: Callable[..., LowModeModel], schedule: Schedule) -> None:
     assert len(said(make(schedule), "tete")) == 1
 
 
-@pytest.mark.parametrize("schedule", THE_SAME, ids=repr)
+@pytest.mark.parametrize("schedule", THE_SAME, ids=lambda each: type(each).__name__)
 def test_schedules_that_are_the_same_in_all_epochs(make: Callable[..., LowModeModel], schedule: Schedule) -> None:
     assert said(make(schedule), "tetet") == []
     if not isinstance(schedule, Own):
