@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bench.ablation_arms import BUDGETS
-from bench.ablation_studies import Study, loader, network
+from bench.ablation_studies import Study, loader, network, settings
 from bench.harness import paired_ratio
 from bench.plans import FULL
 from bench.training_step import mode_times
@@ -31,7 +31,7 @@ def tuned(study: Study, splits: DataSplits, seconds: float, modes: int) -> Tunin
             loader(splits),
             epochs=study.epochs,
             optimizer=optimizer,
-            autocast=study.dtype,
+            autocast=settings(study, study.epochs, 0).autocast_dtype(),
             modes=modes,
             time_budget=BUDGETS[0] if modes > 2 else 1.0,
             seconds=seconds,
@@ -53,7 +53,8 @@ def measure_costs(
     net = LowModeModel(ladder, LadderSchedule((1,) * len(ladder.modes)), compile=images.is_cuda).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, nesterov=True)
     found: dict[str, Any] = {}
-    for dtype in dict.fromkeys((study.dtype, study.dtype if images.is_cuda else None)):
+    autocast = settings(study, study.epochs, 0).autocast_dtype()
+    for dtype in dict.fromkeys((autocast, autocast if images.is_cuda else None)):
         times = mode_times(net, lambda: (images, labels), optimizer, rounds, dtype)
         for mode in configs:
             ratio = paired_ratio(times[mode], times[FULL])

@@ -49,11 +49,6 @@ class Study:
         """What rows of the study begin with."""
         return self.network if self.data_set == CIFAR else f"{self.network} on {self.data_set}"
 
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """Of autocast."""
-        return torch.bfloat16 if self.autocast == "bf16" else None
-
 
 SMALL = (
     Study("resnet8", 16, 12_000, 2_000, 0.1, "5"),

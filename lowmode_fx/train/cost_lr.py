@@ -50,13 +50,13 @@ class CostCosineLR(LambdaLR):
         last_epoch: int = -1,
     ) -> None:
         warm = as_count("warmup_epochs", warmup_epochs, 0)
-        progress = cost_progress(net, epochs, steps_per_epoch, costs)
         steps = as_count("steps_per_epoch", steps_per_epoch, 1)
-        if net.batches_grow:
+        if isinstance(net, LowModeModel) and net.batches_grow:
             raise ValueError(
                 "low steps have larger batches, so epochs differ in their steps; follow cost_progress with a scheduler "
                 "that steps once an epoch"
             )
+        progress = cost_progress(net, epochs, steps, costs)
 
         def factor(step: int) -> float:
             epoch, place = divmod(step, steps)

@@ -17,7 +17,7 @@ from lowmode_fx.utils.validation import as_count, as_number, wrong_type
 from passes.spelling import setting
 
 #: Images of a full batch, by which the larger ones of low steps are weighed.
-FULL_BATCH = 1 << 16
+_FULL_BATCH = 1 << 16
 
 
 def cost_progress(
@@ -102,6 +102,6 @@ def _shares(net: LowModeModel, epoch: int, steps: int) -> dict[Mode, float]:
         shares = {net.ladder.resolve(mode): share for mode, share in net.schedule.mode_probabilities(epoch).items()}
     else:
         shares = dict(Counter(net.mode_at(step, epoch) for step in range(epoch * steps, (epoch + 1) * steps)))
-    images = {mode: share * net.batch_size_in(mode, FULL_BATCH) for mode, share in shares.items()}
+    images = {mode: share * net.batch_size_in(mode, _FULL_BATCH) for mode, share in shares.items()}
     total = math.fsum(images.values())
     return {mode: count / total for mode, count in images.items()}

@@ -43,7 +43,6 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
     if len(found) < batches:
         raise ValueError(f"precise_bn asks for {batches} batches, and there are {len(found)}; give that many at most")
     old = [(norm.running_mean, norm.running_var) for norm in norms]
-    frozen = [norm.momentum == 0 for norm in norms]
     ran: set[nn.Module] = set()
     # fvcore puts new tensors in the buffers' places, which compiled graphs would not see, and takes its hooks away only
     # where nothing fails.
@@ -58,7 +57,7 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
                 hook.remove()
         new = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
         # Of norms that ran, and whose statistics move at all: the others keep theirs.
-        moved = [norm in ran and not still for norm, still in zip(norms, frozen, strict=True)]
+        moved = [norm in ran and norm.momentum != 0 for norm in norms]
     with torch.no_grad():
         for statistics, values in itertools.compress(zip(old, new, strict=True), moved):
             for statistic, value in zip(statistics, values, strict=True):
