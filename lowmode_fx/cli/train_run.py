@@ -191,7 +191,7 @@ def about_batches(net: LowModeModel, batch_size: int) -> Iterator[str]:
     """What a user should know of batches that grow, a line for each low mode."""
     for mode in net.modes[:-1] if net.batches_grow else ():
         factor = net.rate_factor(mode)
-        size = net.batch_size_in(mode, batch_size)
+        size = net.planned_batch_size(mode, batch_size)
         yield f"{mode}-mode: batches of {size} images, at {factor:.3g} times the learning rate"
 
 

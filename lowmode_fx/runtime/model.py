@@ -171,6 +171,10 @@ class LowModeModel(ModelView):
             batch_size: Images of a batch in full-mode.
         """
         self._sizes_asked = True
+        return self.planned_batch_size(mode, batch_size)
+
+    def planned_batch_size(self, mode: Mode, batch_size: int) -> int:
+        """As ``batch_size_in``, for plans and reports: asking changes nothing."""
         return self._growth.size(self.ladder.resolve(mode), batch_size)
 
     def _due_rate_factor(self) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -17,8 +18,8 @@ class CostCosineLR(LambdaLR):
     """Half a cosine from each group's rate to 0, over the cost of the run instead of its steps.
 
     Low epochs are cheap, so the rate falls slowly in them and is still high when the full epochs begin. Call ``step()``
-    after each optimizer step. With low-mode never chosen it is a plain cosine. It saves and loads like torch's own
-    schedulers.
+    after each optimizer step. With low-mode never chosen it is a plain cosine. It saves, loads and
+    pickles like torch's own schedulers.
 
     Args:
         optimizer: The optimizer, whose groups have their initial rates.
@@ -57,10 +58,11 @@ class CostCosineLR(LambdaLR):
                 "that steps once an epoch"
             )
         progress = cost_progress(net, epochs, steps, costs)
+        super().__init__(optimizer, partial(_factor, progress, steps, warm), last_epoch)
 
-        def factor(step: int) -> float:
-            epoch, place = divmod(step, steps)
-            share = place / steps
-            return warmed_up(cosine(1.0, passed_share(progress, epoch, share)), warm, epoch + share)
 
-        super().__init__(optimizer, factor, last_epoch)
+def _factor(progress: Sequence[float], steps: int, warmup_epochs: int, step: int) -> float:
+    """What the initial rates are multiplied by at a step, from 0 on."""
+    epoch, place = divmod(step, steps)
+    share = place / steps
+    return warmed_up(cosine(1.0, passed_share(progress, epoch, share)), warmup_epochs, epoch + share)

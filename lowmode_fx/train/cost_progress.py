@@ -102,6 +102,6 @@ def _shares(net: LowModeModel, epoch: int, steps: int) -> dict[Mode, float]:
         shares = {net.ladder.resolve(mode): share for mode, share in net.schedule.mode_probabilities(epoch).items()}
     else:
         shares = dict(Counter(net.mode_at(step, epoch) for step in range(epoch * steps, (epoch + 1) * steps)))
-    images = {mode: share * net.batch_size_in(mode, _FULL_BATCH) for mode, share in shares.items()}
+    images = {mode: share * net.planned_batch_size(mode, _FULL_BATCH) for mode, share in shares.items()}
     total = math.fsum(images.values())
     return {mode: count / total for mode, count in images.items()}

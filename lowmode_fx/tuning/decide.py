@@ -87,7 +87,12 @@ def _plan_in_words(
         f"{low} replace {chosen.reached * chosen.plan.share:.1f} full ones, {tail} at the end: "
         f"about {predicted:.0%} of the time of {wanted.epochs} full {_epochs(wanted.epochs)}"
     ]
-    if chosen.reached < wanted.epochs:
+    if round(predicted, 2) > wanted.time_budget:
+        words.append(
+            f"the shortest plan in whole epochs takes {predicted:.0%} of the time, more than "
+            f"{setting('time_budget', wanted.time_budget)}; give more {setting('epochs')} or a larger budget"
+        )
+    elif chosen.reached < wanted.epochs:
         words.append(
             f"in {wanted.time_budget:.0%} of the time a run makes the progress of {chosen.reached:.1f} of "
             f"{wanted.epochs} full epochs"

@@ -27,6 +27,7 @@ from lowmode_fx import (
     TrainStep,
     build_ladder,
     build_pair,
+    cost_progress,
     host_loader,
 )
 from lowmode_fx.runtime.mode_batches import ModeBatchSampler
@@ -425,3 +426,20 @@ def test_nets_that_are_collected_during_a_step_break_nothing() -> None:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["planned", "asked"])
+def test_plans_of_sizes_are_no_loader(asks: bool) -> None:
+    """A rate or a report that counts with sizes has not made a batch larger."""
+    net = pair_net(2)
+    cost_progress(net, 2, 4)
+    low = next(mode for mode in net.modes if mode is not Mode.FULL)
+    assert net.planned_batch_size(low, 4) == 8
+    if asks:
+        assert net.batch_size_in(low, 4) == 8
+    step = TrainStep(net, F.cross_entropy, SGD(net.parameters()))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for batch in batches(STEPS, size=4):
+            step(*batch)
+    assert any("has no effect: no loader has asked the net" in str(each.message) for each in told) == (not asks)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -86,6 +88,30 @@ def test_a_saved_scheduler_goes_on() -> None:
     again.load_state_dict(saved[0])
     resumed.load_state_dict(saved[1])
     assert rates(resumed, again, 13) == expected
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_copies_have_the_same_rates_to_come(copied: Callable[[Any], Any]) -> None:
+    net = net_of(LadderSchedule((2, 1, 1)))
+    optimizer = optimizer_of(net)
+    scheduler = CostCosineLR(optimizer, net, EPOCHS, STEPS)
+    rates(scheduler, optimizer, 7)
+    theirs = copied(scheduler)
+    assert rates(theirs, theirs.optimizer, 13) == rates(scheduler, optimizer, 13)
+
+
+def test_a_loaded_state_leaves_the_plan_of_the_new_run() -> None:
+    net = net_of(LadderSchedule((2, 1, 1)))
+    optimizer = optimizer_of(net)
+    scheduler = CostCosineLR(optimizer, net, EPOCHS, STEPS)
+    rates(scheduler, optimizer, 7)
+    again, unbroken = optimizer_of(net), optimizer_of(net)
+    longer = CostCosineLR(again, net, 2 * EPOCHS, STEPS)
+    longer.load_state_dict(scheduler.state_dict())
+    expected = rates(CostCosineLR(unbroken, net, 2 * EPOCHS, STEPS), unbroken, 20)
+    optimizer.step()
+    longer.step()
+    assert tuple(group["lr"] for group in again.param_groups) == expected[8]
 
 
 def test_it_is_made_for_a_run_that_goes_on_by_last_epoch() -> None:

@@ -20,6 +20,7 @@ from lowmode_fx import LowModeConfig, LowModeModel, Mode, build_pair, capture
 from lowmode_fx.cli.tuning_tables import plot_probe, probe_text, tuning_table
 from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.tuning.candidates import Choice, families, graph_signature, stages, try_pair
+from lowmode_fx.tuning.decide import Wanted, decide
 from lowmode_fx.tuning.ladder_plan import Chosen, choose, ramp
 from lowmode_fx.tuning.plan import Plan, make_plan
 from lowmode_fx.tuning.result import Tuning
@@ -334,6 +335,19 @@ def test_a_budget_is_kept_and_as_much_as_it_allows_is_reached() -> None:
 def test_a_budget_below_one_epoch_is_that_of_part_of_one() -> None:
     chosen = choose([measured("halved", 2, 0.25, 0.7)], 2, 0.5, 2, time_budget=0.1)
     assert chosen.time == pytest.approx(0.2, rel=0.01)
+
+
+@pytest.mark.parametrize(("budget", "exceeded"), [(0.1, True), (0.7, False)])
+def test_a_budget_that_whole_epochs_exceed_is_told(budget: float, exceeded: bool) -> None:
+    search: Any = SimpleNamespace(candidates=[measured("halved", 2, 0.25, 0.7)], left_out=[], refused={})
+    result = decide(search, Wanted(2, 0.5, 2, budget, seed=0), [], seen=0.5)
+    told = [each for each in result.reasons if "the shortest plan in whole epochs takes" in each]
+    assert (result.time > budget) == exceeded == bool(told)
+    if exceeded:
+        expected = (
+            f"takes {result.time:.0%} of the time, more than time_budget=0.1; give more epochs or a larger budget"
+        )
+        assert expected in told[0]
 
 
 def test_the_plain_ramp_is_no_plan_where_it_breaks_the_rules() -> None:
