@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--tune-seconds", type=float, default=420.0)
     parser.add_argument("--rounds", type=int, default=15, help="of timing a step")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after this many")
-    parser.add_argument("--networks", nargs="*", help="run only these studies")
+    parser.add_argument("--networks", nargs="*", help="run only these studies, by key: resnet8, 'resnet8, rate 0.4' …")
     parser.add_argument("--arms", nargs="*", default=["*"], help="run only arms whose names match one of these globs")
     parser.add_argument("--time-again", action="store_true", help="steps, if nothing else runs on the machine")
     parser.add_argument("--resume", action="store_true", help="keep the runs in the result file")
@@ -97,7 +97,7 @@ def main() -> None:
     head, rows = header("ablation", small=options.small, seeds=seeds), load_rows(path, options.resume)
     tasks = []
     for study in SMALL if options.small else LARGE:
-        chosen = not options.networks or study.network in options.networks
+        chosen = not options.networks or study.key in options.networks
         if not chosen or study.data_set != options.data_set:
             continue
         key = f"{study.key} / study"

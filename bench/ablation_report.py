@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ def report(rows: Mapping[str, Any], path: Path) -> None:
         title = f"{study['network']}, {study['images']:,} images of {study.get('data_set', CIFAR)}"
         title += f", {study['epochs']} epochs in full-mode"
         parts.append(f"## {title}\n\n{cost_line(rows, network)}\n\n{table(rows, network)}")
-        plot(lines(rows, network), path.with_name(f"{path.stem}_{network.replace(' ', '_')}.png"), title)
+        name = re.sub(r"[^\w.-]+", "_", network)
+        plot(lines(rows, network), path.with_name(f"{path.stem}_{name}.png"), title)
     text = "\n\n".join(parts) + "\n"
     path.with_suffix(".md").write_text(text)
     print(text)

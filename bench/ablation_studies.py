@@ -17,6 +17,8 @@ from lowmode_fx.train.settings import Autocast, LrOver
 BATCH = 125
 SIDE = 32
 CIFAR = "CIFAR-10"
+#: Peak learning rate of the first studies; the keys of others say theirs.
+LR = 0.1
 NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     "resnet8": lambda: small_resnet(blocks=1, kernel=3),
     "resnet8-5x5": lambda: small_resnet(blocks=1, kernel=5),
@@ -47,17 +49,24 @@ class Study:
     @property
     def key(self) -> str:
         """What rows of the study begin with."""
-        return self.network if self.data_set == CIFAR else f"{self.network} on {self.data_set}"
+        data_set = "" if self.data_set == CIFAR else f" on {self.data_set}"
+        rate = "" if self.lr == LR else f", rate {self.lr:g}"
+        return f"{self.network}{data_set}{rate}"
 
 
 SMALL = (
-    Study("resnet8", 16, 12_000, 2_000, 0.1, "5"),
-    Study("resnet8-5x5", 12, 8_000, 2_000, 0.1, "5", variations=False),
-    Study("resnet8", 12, 12_000, 2_000, 0.1, "5", variations=False, data_set="Fashion-MNIST", tuner=False),
+    Study("resnet8", 16, 12_000, 2_000, LR, "5"),
+    Study("resnet8-5x5", 12, 8_000, 2_000, LR, "5", variations=False),
+    Study("resnet8", 12, 12_000, 2_000, LR, "5", variations=False, data_set="Fashion-MNIST", tuner=False),
     # Depthwise convolutions take twice as long in bf16 on a CPU.
-    Study("efficientnet", 12, 8_000, 2_000, 0.1, "blocks.6", variations=False, tuner=False, autocast="none"),
+    Study("efficientnet", 12, 8_000, 2_000, LR, "blocks.6", variations=False, tuner=False, autocast="none"),
+    # The best rates of full-mode, and of ladders.
+    Study("resnet8", 16, 12_000, 2_000, 0.2, "5", variations=False, tuner=False),
+    Study("resnet8", 16, 12_000, 2_000, 0.4, "5", variations=False, tuner=False),
+    Study("resnet8-5x5", 12, 8_000, 2_000, 0.2, "5", variations=False, tuner=False),
+    Study("resnet8-5x5", 12, 8_000, 2_000, 0.4, "5", variations=False, tuner=False),
 )
-LARGE = (Study("resnet18", 30, 50_000, 10_000, 0.1, "layer4"),)
+LARGE = (Study("resnet18", 30, 50_000, 10_000, LR, "layer4"),)
 
 
 @cache
