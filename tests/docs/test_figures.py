@@ -123,6 +123,20 @@ def test_what_large_kernels_gain_is_what_was_measured() -> None:
     assert f"in a quarter {100 * (full.accuracy - quarter):.1f} points below" in WORDS
 
 
+def test_what_pooling_gains_a_rep_lk_net_is_what_was_measured() -> None:
+    rows = json.loads((ROOT / "bench/results/large_kernels_cpu.json").read_text())["rows"]
+    lines = large_kernels_report.lines(rows, "replknet-small, 2000 images, 10 epochs")
+    found = {(line.arm, line.budget): line for line in lines}
+    full, pooled = found["full-mode", 1.0], found["bicubic, rate over time", 0.25]
+    assert min(full.seeds, pooled.seeds) >= 5 and pooled.time < 0.26 * full.time
+    assert full.accuracy - pooled.accuracy < math.hypot(full.error, pooled.error)
+    told = [f"{100 * line.accuracy:.2f} ± {100 * line.error:.2f} %" for line in (pooled, full)]
+    assert f'reaches it in a quarter**: {told[0]} (`"bicubic"`) against {told[1]} (n = 5)' in WORDS
+    ramp, averaged = found["Composer's ramp", 0.25], found["averaged, rate over time", 0.25]
+    assert ramp.time > full.time / 3 and f"{100 * (pooled.accuracy - ramp.accuracy):.0f} points more than" in KERNELS
+    assert 0 < full.accuracy - averaged.accuracy < 2 * math.hypot(full.error, averaged.error)
+
+
 def test_what_a_gpu_gains_is_what_was_measured() -> None:
     results, page = ROOT / "bench/results", PAGES["docs/benchmarks/gpu.md"]
     training = gpu_report.training_table(gpu_report.read_rows(results / "gpu_training_cuda.jsonl"))
