@@ -14,7 +14,7 @@ import argparse
 import multiprocessing as mp
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch
 from bench.ablation_compared import Compared
 from bench.ablation_measure import measure_costs, prepare
 from bench.ablation_report import report
-from bench.ablation_studies import BATCH, CIFAR, LARGE, SMALL, Study, load, network, settings
+from bench.ablation_studies import BATCH, CIFAR, LARGE, LR, SMALL, Study, chosen, load, network, settings
 from bench.harness import RESULTS, header, load_rows, save
 from lowmode_fx import LowModeModel, Mode, build_ladder
 from lowmode_fx.train import train
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--tune-seconds", type=float, default=420.0)
     parser.add_argument("--rounds", type=int, default=15, help="of timing a step")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after this many")
-    parser.add_argument("--networks", nargs="*", help="run only these studies, by key: resnet8, 'resnet8, rate 0.4' …")
+    parser.add_argument("--networks", nargs="*", help="only these studies: resnet8, 'resnet8, rate 0.4' …")
     parser.add_argument("--arms", nargs="*", default=["*"], help="run only arms whose names match one of these globs")
     parser.add_argument("--time-again", action="store_true", help="steps, if nothing else runs on the machine")
     parser.add_argument("--resume", action="store_true", help="keep the runs in the result file")
@@ -96,10 +96,10 @@ def main() -> None:
         torch.set_num_threads(1)  # as in the runs
     head, rows = header("ablation", small=options.small, seeds=seeds), load_rows(path, options.resume)
     tasks = []
-    for study in SMALL if options.small else LARGE:
-        chosen = not options.networks or study.key in options.networks
-        if not chosen or study.data_set != options.data_set:
-            continue
+    studies = chosen(SMALL if options.small else LARGE, options.data_set, options.networks)
+    if not studies:
+        parser.error(f"no study of {options.data_set} is named {options.networks}")
+    for study in studies:
         key = f"{study.key} / study"
         splits = load(study, options.data)[0]
         rows.setdefault(key, {"study": asdict(study), "costs": {}})
@@ -110,6 +110,8 @@ def main() -> None:
             row["ladder"] = prepare(study, splits, options.tune_seconds, 3)
         save(path, head, rows)
         configs = Compared.of(study, row).configs
+        # One network's costs are all measured in one run, whatever the rate of a study.
+        row["costs"] = row["costs"] or rows.get(f"{replace(study, lr=LR).key} / study", row)["costs"]
         if options.time_again or not set(configs) <= set(row["costs"]):
             row["costs"] = measure_costs(study, splits, configs, options.rounds)
             save(path, head, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -67,6 +67,14 @@ SMALL = (
     Study("resnet8-5x5", 12, 8_000, 2_000, 0.4, "5", variations=False, tuner=False),
 )
 LARGE = (Study("resnet18", 30, 50_000, 10_000, LR, "layer4"),)
+
+
+def chosen(studies: Sequence[Study], data_set: str, names: Sequence[str] | None) -> list[Study]:
+    """The studies of a data set that are named by their key or network; by default all at the first studies' rate."""
+    of_set = [study for study in studies if study.data_set == data_set]
+    if not names:
+        return [study for study in of_set if study.lr == LR]
+    return [study for study in of_set if study.key in names or (study.network in names and study.lr == LR)]
 
 
 @cache

@@ -87,9 +87,9 @@ def _plan_in_words(
         f"{low} replace {chosen.reached * chosen.plan.share:.1f} full ones, {tail} at the end: "
         f"about {predicted:.0%} of the time of {wanted.epochs} full {_epochs(wanted.epochs)}"
     ]
-    if round(predicted, 2) > wanted.time_budget:
+    if predicted > wanted.time_budget + 1e-9:
         words.append(
-            f"the shortest plan in whole epochs takes {predicted:.0%} of the time, more than "
+            f"this plan takes {predicted:.1%} of the time, for it has whole epochs, more than "
             f"{setting('time_budget', wanted.time_budget)}; give more {setting('epochs')} or a larger budget"
         )
     elif chosen.reached < wanted.epochs:

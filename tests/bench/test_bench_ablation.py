@@ -18,7 +18,7 @@ from bench.ablation_compared import Compared
 from bench.ablation_lines import lines
 from bench.ablation_measure import measure_costs
 from bench.ablation_report import cost_line, table
-from bench.ablation_studies import SIDE, SMALL, Study, network
+from bench.ablation_studies import CIFAR, SIDE, SMALL, Study, chosen, network
 from bench.plans import FULL, cost, default_ladder, fitted, mixed, ramp
 from lowmode_fx import BernoulliSchedule, LadderSchedule, LowModeConfig, Tuning
 from lowmode_fx.lowering.mode import Mode
@@ -62,6 +62,16 @@ def test_a_study_without_the_tuner_has_the_other_arms() -> None:
 def test_studies_of_several_data_sets_have_rows_of_their_own() -> None:
     keys = [study.key for study in SMALL]
     assert len(set(keys)) == len(keys) and {"resnet8", "resnet8 on Fashion-MNIST"} <= set(keys)
+
+
+def test_studies_at_other_rates_run_only_if_they_are_named() -> None:
+    def keys(*names: str, data_set: str = CIFAR) -> list[str]:
+        return [study.key for study in chosen(SMALL, data_set, names)]
+
+    assert keys() == ["resnet8", "resnet8-5x5", "efficientnet"]
+    assert keys("resnet8") == ["resnet8"] and keys("resnet8, rate 0.4") == ["resnet8, rate 0.4"]
+    assert keys("resnet8", data_set="Fashion-MNIST") == keys(data_set="Fashion-MNIST") == ["resnet8 on Fashion-MNIST"]
+    assert keys("resnet8, rate 0.3") == []
 
 
 def test_networks_of_studies_take_their_images() -> None:

@@ -22,6 +22,7 @@ from bench import (
     step_report,
     table1_report,
 )
+from bench.ablation_lines import Line
 from bench.zoo.record import read_records
 from bench.zoo.summary import summarize, zoo_lines
 from lowmode_fx import LowModeConfig, build_pair, count_flops
@@ -70,7 +71,17 @@ def test_what_low_steps_gain_is_what_was_measured() -> None:
     assert rehearsal.table(json.loads((ROOT / "bench/results/rehearsal_cpu.json").read_text())["rows"]) in KERNELS
 
 
-@pytest.mark.parametrize("network", ["resnet8", "resnet8-5x5", "resnet8 on Fashion-MNIST", "efficientnet"])
+ABLATIONS = [
+    "resnet8, rate 0.4",
+    "resnet8-5x5, rate 0.4",
+    "resnet8",
+    "resnet8-5x5",
+    "resnet8 on Fashion-MNIST",
+    "efficientnet",
+]
+
+
+@pytest.mark.parametrize("network", ABLATIONS)
 def test_accuracy_in_time_is_what_was_measured(network: str) -> None:
     rows = json.loads((ROOT / "bench/results/ablation_cpu.json").read_text())["rows"]
     assert ablation_report.table(rows, network) in ACCURACY
@@ -79,17 +90,50 @@ def test_accuracy_in_time_is_what_was_measured(network: str) -> None:
 def test_the_case_is_what_was_measured() -> None:
     rows = json.loads((ROOT / "bench/results/ablation_cpu.json").read_text())["rows"]
     assert ablation_report.case(rows) in PAGES["README.md"]
-    for network, full, arm in (
-        ("resnet8", "full-mode, 16 epochs", "17 epochs"),
-        ("resnet8-5x5", "full-mode, 12 epochs", "14 epochs"),
+    ends = []
+    for network, epochs, low in (("resnet8", 16, 14), ("resnet8-5x5", 12, 12)):
+        found = {line.arm: line for line in ablation_report.lines(rows, f"{network}, rate 0.4")}
+        full, ladder = found[f"full-mode, {epochs} epochs"], found[f"default ladder, {low} epochs, rate over macs"]
+        fine, documented = (found[f"Composer's ramp, {low} epochs{told}"] for told in (", rate over macs", ""))
+        assert max(fine.time, ladder.time) < 0.52 * full.time and min(full.seeds, ladder.seeds, fine.seeds) >= 4
+        (slower,) = ablation_report.lines(rows, f"{network}, rate 0.2")
+        assert slower.accuracy < full.accuracy and slower.arm == full.arm
+        ends.append((full, ladder, fine, documented, found))
+    (full, ladder, fine, documented, three), (other, other_ladder, other_fine, _, five) = ends
+    # In words: with 3×3 kernels half of the time gives full-mode's accuracy, with 5×5 it takes more.
+    assert full.accuracy - fine.accuracy < math.hypot(full.error, fine.error) and fine.time < 0.5 * full.time
+    longer = five["default ladder, 14 epochs, rate over macs"]
+    assert longer.time < 0.605 * other.time and f"and 0.6 of it {_points(longer, other)} points above" in WORDS
+    assert f"The default ladder of three modes ends {_points(full, ladder)} points below full-mode" in WORDS
+    said = (
+        f"half of the time ends {_points(other, other_fine)} to {_points(other, other_ladder)} points below full-mode"
+    )
+    assert said in WORDS
+    steps = three["default ladder, 14 epochs"]
+    assert f"then ends {_points(ladder, steps)} points lower" in WORDS
+    assert f"Composer's resizing ends {_points(full, documented)} points below full-mode" in WORDS
+
+
+def _points(better: Line, worse: Line) -> str:
+    return f"{100 * (better.accuracy - worse.accuracy):.1f}"
+
+
+def test_at_a_lower_rate_a_ladder_saves_less() -> None:
+    rows = json.loads((ROOT / "bench/results/ablation_cpu.json").read_text())["rows"]
+    short = []
+    for network, full, arm, half in (
+        ("resnet8", "full-mode, 16 epochs", "17 epochs", "14 epochs"),
+        ("resnet8-5x5", "full-mode, 12 epochs", "14 epochs", "12 epochs"),
     ):
         found = {line.arm: line for line in ablation_report.lines(rows, network)}
         ladder, plain = found[f"default ladder, {arm}, rate over macs"], found[f"default ladder, {arm}"]
         peer = found[f"Composer's ramp, {arm}"]
         assert ladder.accuracy > found[full].accuracy and ladder.time < 0.605 * found[full].time
         assert ladder.accuracy - 2 * math.hypot(ladder.error, peer.error) > peer.accuracy
+        short.append(_points(found[full], found[f"default ladder, {half}, rate over macs"]))
         if network == "resnet8":
-            assert f"the same ladder then ends {100 * (ladder.accuracy - plain.accuracy):.1f} points lower" in WORDS
+            assert f"the same ladder ends {_points(ladder, plain)} points lower" in WORDS
+    assert f"{short[0]} to {short[1]} points below full-mode in half of the time" in WORDS
 
 
 def test_networks_that_lose_are_said_to_lose() -> None:
