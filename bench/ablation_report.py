@@ -73,13 +73,7 @@ def case(rows: Mapping[str, Any]) -> str:
         for arm, told in arms.items():
             line = named[arm]
             needs = longest.time if line.accuracy >= longest.accuracy else full_time(found, line.accuracy)
-            saved = (
-                ""
-                if line.full or len(full) < 2
-                else "none"
-                if math.isnan(needs)
-                else f"{100 * (1 - line.time / needs):.0f} %"
-            )
+            saved = "" if line.full else "none" if math.isnan(needs) else f"{100 * (1 - line.time / needs):.0f} %"
             cut = f"{100 * full_accuracy(found, line.time):.1f}"
             if line.time < shortest.time:
                 cut = f"below {100 * shortest.accuracy:.1f}"
