@@ -130,6 +130,12 @@ class TrainStep:
         """Norm of the last step's gradients before clipping, a scalar tensor, which the next step overwrites."""
         return self._norm if self._captured is None else self._captured.norm
 
+    @property
+    def step_was_skipped(self) -> bool:
+        """Whether the gradient scaler had the last optimizer step skipped. With a scaler it waits for the device."""
+        skipped = self._arithmetic.skipped
+        return skipped is not None and bool(skipped)
+
     def __call__(self, inputs: Any, targets: Any = None) -> Tensor:
         """Train on one batch.
 
@@ -142,12 +148,21 @@ class TrainStep:
             The loss, a scalar on the net's device without a graph.
         """
         batch = _batch(inputs, targets)
-        place = Place(self._batches == 0, self._batches + 1 == self.accumulate)
+        place = Place(self._batches == 0, self._is_last())
         self._batches = 0 if place.last else self._batches + 1
         loss = self._run(batch, place) if self._captured is None else self._captured.run(batch, place)
-        if place.last and self._after_step is not None:
-            self._after_step()
+        if place.last:
+            self._has_stepped()
         return loss
+
+    def _is_last(self) -> bool:
+        """Whether the optimizer steps after the batch that is due."""
+        return self._batches + 1 == self.accumulate
+
+    def _has_stepped(self) -> None:
+        """The optimizer's turn is over: it has stepped, or the gradient scaler had it skip."""
+        if self._after_step is not None:
+            self._after_step()
 
     def _run(self, batch: Batch, place: Place) -> Tensor:
         """The step as an ordinary training loop runs it."""

@@ -213,6 +213,7 @@ class CapturedSteps:
         loss = recorded.replay(leaves, self._arithmetic.trained())
         if place.last and self.outside is None and isinstance(recorded, Recorded):
             self.norm = None if recorded.norm is None else recorded.norm.clone()
+            self._arithmetic.skipped = recorded.skipped
             self._count(recorded.skipped)
         elif place.last:
             self._update_and_count()

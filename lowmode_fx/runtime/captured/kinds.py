@@ -48,9 +48,9 @@ class Kinds:
         self._other.clear()
 
     def recorded_first(self, mode: Mode) -> Recorded | RecordedParts | None:
-        """The recording of a mode's first batch of an optimizer step."""
-        found = (progress.recorded for (other, place), progress in self.met.items() if other == mode and place.first)
-        return next(found, None)
+        """The recording of a mode's first batch of an optimizer step, which others follow."""
+        progress = self.met.get((mode, Place(first=True, last=False)))
+        return None if progress is None else progress.recorded
 
     def find(self, kind: Kind) -> Progress | None:
         """The progress of this kind; ``None`` for a batch of another shape than usual, such as a ragged last one."""
