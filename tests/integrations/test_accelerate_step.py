@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset
 from trainers import assert_same, make, network
 
-from lowmode_fx import UncapturedWarning
+from lowmode_fx import BernoulliSchedule, UncapturedWarning
 from tests.runtime.recorder import Recorder
 
 pytest.importorskip("accelerate", reason="accelerate is not installed: pip install 'lowmode-fx[accelerate]'")
@@ -133,6 +133,15 @@ def test_whole_steps_are_its_loop(accumulation: int, clip: float | None, recorde
         # Each kind of step runs three times before: a mode, and a place among the batches of an optimizer step.
         places = {1: 1, 2: 3, 3: 3}[accumulation]
         assert ours.recorder.replays >= EPOCHS * BATCHES - 1 - 2 * 2 * places
+
+
+def test_a_mode_may_begin_with_the_last_batch_of_an_epoch() -> None:
+    """Which is an optimizer step of its own, not the first of two batches."""
+    schedule = BernoulliSchedule(p=0.5, seed=47)
+    ours = Run(make(schedule), whole=True, recorded=True, accumulation=2).train()
+    assert ours.modes.index(ours.modes[BATCHES - 1]) == BATCHES - 1
+    assert ours.recorder is not None and ours.recorder.replays >= EPOCHS * BATCHES - 1 - 2 * 2 * 3
+    ours.is_same_as(Run(make(schedule), whole=False, accumulation=2).train())
 
 
 @RECORDED

@@ -11,16 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, update_bn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from trainers import IMAGES, LABELS, LOW_FIRST, SCHEDULE, STEPS, assert_same, cost_cosine
 
 from lowmode_fx import LowModeModel, build_pair, cost_progress
+from tests.runtime.recorder import Recorder
 
 pytest.importorskip("transformers", reason="transformers is not installed: pip install 'lowmode-fx[transformers]'")
 pytest.importorskip("accelerate", reason="accelerate is not installed: pip install 'lowmode-fx[transformers]'")
 
+from accelerate import Accelerator
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainerCallback, TrainingArguments
 
+from lowmode_fx.integrations.accelerate import captured_step, prepare
 from lowmode_fx.integrations.transformers import LowModeCallback
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -206,3 +209,23 @@ def test_its_compile_option_compiles_each_mode_once(tmp_path: Path) -> None:
     assert net.step == 8
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
     torch._dynamo.reset()
+
+
+def test_its_models_take_whole_steps_in_a_loop_with_accelerate() -> None:
+    trained = []
+    for recorder in (Recorder(), None):
+        accelerator, net = Accelerator(cpu=True), make()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.125, fused=True)
+        prepared, optimizer, batches = prepare(accelerator, net, optimizer, DataLoader(Samples(), batch_size=8))
+        if recorder is not None:
+            step = captured_step(accelerator, prepared, lambda output, _: output.loss, optimizer, graphs=recorder)
+        for batch in [batch for _ in range(4) for batch in batches]:
+            if recorder is not None:
+                step(batch)
+            else:
+                accelerator.backward(prepared(**batch).loss)
+                optimizer.step()
+                optimizer.zero_grad()
+        assert recorder is None or (step.uncaptured is None and recorder.replays > 8)
+        trained.append(net)
+    assert_same(trained[0].state_dict(), trained[1].state_dict())

@@ -86,20 +86,24 @@ def check_accelerate(folder: Path) -> None:
     from accelerate import Accelerator
     from accelerate.utils import DataLoaderConfiguration
 
-    from lowmode_fx.integrations.accelerate import prepare
+    from lowmode_fx.integrations.accelerate import captured_step, prepare
 
-    for on, dispatch in itertools.product(("device", "host"), (False, True)):
+    for on, dispatch, whole in itertools.product(("device", "host"), (False, True), (False, True)):
         loading = DataLoaderConfiguration(dispatch_batches=dispatch)
         accelerator, net = Accelerator(cpu=True, dataloader_config=loading), runner(on)
         trained, optimizer, loader = prepare(accelerator, net, sgd(net), batches(net))
+        step = captured_step(accelerator, trained, F.cross_entropy, optimizer) if whole else None
         modes = []
         for epoch in range(2):
             net.set_epoch(epoch)
             for images, labels in loader:
-                accelerator.backward(F.cross_entropy(trained(images), labels))
+                if step is not None:
+                    step(images, labels)
+                else:
+                    accelerator.backward(F.cross_entropy(trained(images), labels))
+                    optimizer.step()
+                    optimizer.zero_grad()
                 modes.append(str(net.last_mode))
-                optimizer.step()
-                optimizer.zero_grad()
         as_one_process(net, modes)
 
 
