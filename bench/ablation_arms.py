@@ -8,10 +8,13 @@ from functools import partial
 from bench.plans import (
     FULL,
     KEPT,
+    SMALLEST,
+    SMALLEST_CONFIG,
     Arm,
     Costs,
     default_ladder,
     fitted,
+    four_modes,
     full,
     ladder,
     mixed,
@@ -35,6 +38,7 @@ def low_modes(last_stage: str, tuning: Tuning | None, ladder_tuning: Tuning | No
     laddered = ladder_tuning.configs if ladder_tuning is not None else ()
     return {
         **KEPT,
+        SMALLEST: SMALLEST_CONFIG,
         "r = 3, kernels kept": LowModeConfig(ratio=3, kernel_ratio=1),
         "r = 4, kernels kept": LowModeConfig(ratio=4, kernel_ratio=1),
         POOLED: LowModeConfig(),
@@ -108,8 +112,8 @@ def ladders(network: str, epochs: int, per_epoch: int, costs: Costs, tuning: Tun
     found = []
     for budget in (share * epochs for share in BUDGETS):
         fit = partial(fitted, budget=budget, per_epoch=per_epoch, costs=costs)
-        found += [fit(default_ladder), fit(ramp), fit(neighbours), ladder(budget)]
-        found += [over_macs(fit(default_ladder)), over_macs(fit(ramp))]
+        found += [fit(default_ladder), fit(four_modes), fit(ramp), fit(neighbours), ladder(budget)]
+        found += [over_macs(fit(make)) for make in (default_ladder, four_modes, ramp)]
         if network.endswith("5x5"):
             low = f"{RESAMPLED}, cover"
             name = "default ladder, 5×5 → 3×3 at r = 2"

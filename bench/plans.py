@@ -19,6 +19,9 @@ SIDES = {f"s{side}": side for side in (16, 20, 24, 28)}
 KEPT: dict[str, LowModeConfig] = {
     name: LowModeConfig(ratio=SIDE / side, kernel_ratio=1) for name, side in SIDES.items()
 }
+#: A smaller rung still: r = 8/3.
+SMALLEST = "s12"
+SMALLEST_CONFIG = LowModeConfig(ratio="8/3", kernel_ratio=1)
 #: Shares of a ladder's cost: r = 2, r = 4/3, full.
 LADDER = {"s16": 0.5, "s24": 0.3, FULL: 0.2}
 Costs = Mapping[str, float]
@@ -72,6 +75,14 @@ def default_ladder(epochs: int, low: str = "s16", name: str = "default ladder") 
     """``LadderSchedule.default``: ``low`` (r = 2), r = 4/3 and full-mode for 0.5, 0.3 and 0.2 of the epochs."""
     plan = list(zip((low, "s24", FULL), LadderSchedule.default(epochs).epochs or (), strict=True))
     return planned(f"{name}, {epochs} epochs", plan)
+
+
+def four_modes(epochs: int) -> Arm:
+    """``SMALLEST`` (r = 8/3), r = 2, r = 4/3 and full-mode for 0.3, 0.4, 0.1 and 0.2 of the epochs."""
+    counts = LadderSchedule(epochs, shares=(0.3, 0.4, 0.1, 0.2)).epochs or ()
+    return planned(
+        f"ladder from r = 8/3, {epochs} epochs", list(zip((SMALLEST, "s16", "s24", FULL), counts, strict=True))
+    )
 
 
 def mixed(name: str, mode: str, p: Sequence[float], weight: float = 1.0) -> Arm:

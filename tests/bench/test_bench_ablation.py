@@ -19,13 +19,13 @@ from bench.ablation_lines import lines
 from bench.ablation_measure import measure_costs
 from bench.ablation_report import cost_line, table
 from bench.ablation_studies import CIFAR, SIDE, SMALL, Study, chosen, network
-from bench.plans import FULL, cost, default_ladder, fitted, mixed, ramp
+from bench.plans import FULL, SMALLEST, cost, default_ladder, fitted, four_modes, mixed, ramp
 from lowmode_fx import BernoulliSchedule, LadderSchedule, LowModeConfig, Tuning
 from lowmode_fx.lowering.mode import Mode
 
 STUDY = Study("resnet8", epochs=2, images=250, curve_images=4, lr=0.1, last_stage="5")
 #: About what small images cost on a CPU.
-COSTS = {"s16": 0.3, "s20": 0.45, "s24": 0.6, "s28": 0.8, "all resampled, cover": 0.2, FULL: 1.0}
+COSTS = {SMALLEST: 0.2, "s16": 0.3, "s20": 0.45, "s24": 0.6, "s28": 0.8, "all resampled, cover": 0.2, FULL: 1.0}
 ROWS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "bench/results/ablation_cpu.json").read_text())["rows"]
 
 
@@ -127,6 +127,12 @@ def test_the_default_ladder_is_the_products() -> None:
         "s24",
         FULL,
     }
+
+
+def test_a_ladder_may_begin_below_half_the_side() -> None:
+    arm = four_modes(14)
+    assert arm.name == "ladder from r = 8/3, 14 epochs"
+    assert arm.modes(1, COSTS, 0) == [SMALLEST] * 4 + ["s16"] * 6 + ["s24"] + [FULL] * 3
 
 
 def test_a_fitted_arm_is_the_nearest_in_cost() -> None:
