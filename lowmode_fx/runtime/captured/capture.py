@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from lowmode_fx.runtime.captured.watch import Watch, host_draws
 MOST_RESTARTS = 8
 #: Changes of an optimizer's options, other than learning rates, before its step is no longer captured.
 MOST_OPTIONS = 2
+_GRADIENT = operator.attrgetter("grad")
 
 
 class CapturedSteps:
@@ -81,11 +83,14 @@ class CapturedSteps:
             return self._rehearse_in_parts(watch, mode, batch, place)
         if progress.runs == 2:
             return self._rehearse(watch, mode, batch, place)
-        gradients = [parameter.grad for parameter in self._arithmetic.trained()]
-        if not progress.fits(gradients) and progress.runs > 2 and self._begins_recorded(progress.kind, gradients):
+        trained = self._arithmetic.trained()
+        gradients = list(map(_GRADIENT, trained))
+        fits = progress.fits(gradients)
+        if not fits and progress.runs > 2 and self._begins_recorded(progress.kind, gradients):
             self._capture(progress, leaves, watch.generators)
-        if progress.recorded is not None and progress.fits(gradients):
-            return self._replay(progress.recorded, leaves, place)
+            fits = progress.fits(gradients)
+        if fits and progress.recorded is not None:
+            return self._replay(progress.recorded, leaves, trained, place)
         return self._run_eagerly(mode, batch, place)
 
     def _begins_recorded(self, kind: Kind, gradients: Sequence[Tensor | None]) -> bool:
@@ -209,8 +214,10 @@ class CapturedSteps:
             for parameter, gradient in zip(trained, before, strict=True):
                 parameter.grad = gradient
 
-    def _replay(self, recorded: Recorded | RecordedParts, leaves: list[Any], place: Place) -> Tensor:
-        loss = recorded.replay(leaves, self._arithmetic.trained())
+    def _replay(
+        self, recorded: Recorded | RecordedParts, leaves: list[Any], trained: list[Tensor], place: Place
+    ) -> Tensor:
+        loss = recorded.replay(leaves, trained)
         if place.last and self.outside is None and isinstance(recorded, Recorded):
             self.norm = None if recorded.norm is None else recorded.norm.clone()
             self._count(recorded.skipped)
