@@ -13,7 +13,7 @@ import timm
 import torch
 from bench_rows import ratio
 
-from bench import networks, scaling, scaling_ddp, scaling_report, smoke
+from bench import captured_overhead, networks, scaling, scaling_ddp, scaling_report, smoke
 from lowmode_fx import build_pair
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,6 +46,16 @@ def test_the_scripts_are_found() -> None:
 def test_every_other_network_is_one_of_timms() -> None:
     assert set(networks.TIMM) <= set(networks.CASES)
     assert all(timm.is_model(name) for name in networks.TIMM)
+
+
+# Captured steps.
+
+
+def test_the_python_around_a_replay_is_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(networks.CASES, "tiny", networks.TINY["tiny"])
+    row = captured_overhead.measure("tiny", rounds=9)
+    assert 0 < max(part["median"] for part in row["parts"].values()) < row["step"]["median"] < 10_000
+    assert captured_overhead.table({"tiny": row}).count("\n") >= 2 + len(row["parts"])
 
 
 # Scaling.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from lowmode_fx.runtime.captured.nets import SteppedNet
 from lowmode_fx.runtime.captured.optimizer_watch import OptimizerWatch
 from lowmode_fx.runtime.captured.parts import RecordedParts, capture_parts, run_in_parts
 from lowmode_fx.runtime.captured.rates import DeviceRates, why_not_captured
-from lowmode_fx.runtime.captured.recorded import Place, Recorded, same_tensors
+from lowmode_fx.runtime.captured.recorded import Place, Recorded, gradients_of, same_tensors
 from lowmode_fx.runtime.captured.signature import Signature, StaticBatch, flatten, move
 from lowmode_fx.runtime.captured.watch import Watch, host_draws
 
@@ -27,7 +26,6 @@ from lowmode_fx.runtime.captured.watch import Watch, host_draws
 MOST_RESTARTS = 8
 #: Changes of an optimizer's options, other than learning rates, before its step is no longer captured.
 MOST_OPTIONS = 2
-_GRADIENT = operator.attrgetter("grad")
 
 
 class CapturedSteps:
@@ -84,7 +82,7 @@ class CapturedSteps:
         if progress.runs == 2:
             return self._rehearse(watch, mode, batch, place)
         trained = self._arithmetic.trained()
-        gradients = list(map(_GRADIENT, trained))
+        gradients = gradients_of(trained)
         fits = progress.fits(gradients)
         if not fits and progress.runs > 2 and self._begins_recorded(progress.kind, gradients):
             self._capture(progress, leaves, watch.generators)
@@ -180,7 +178,7 @@ class CapturedSteps:
             static = self._static[signature] = StaticBatch(leaves, signature, self._device)
         static.fill(leaves)
         trained = self._arithmetic.trained()
-        before = [parameter.grad for parameter in trained]
+        before = gradients_of(trained)
 
         def step() -> tuple[Tensor, Tensor | None, Tensor | None]:
             loss = self._gradients(mode, static.batch(), place)
@@ -198,7 +196,7 @@ class CapturedSteps:
                     progress.recorded = capture_parts(self._arithmetic, static, self._graphs, generators)
             else:
                 (loss, norm, skipped), replay = self._graphs.capture(step, generators)
-                after = [parameter.grad for parameter in trained]
+                after = gradients_of(trained)
                 progress.recorded = Recorded(static, replay, loss, norm, skipped, before, after)
         except Exception as error:  # a device, a compiler or user code may raise anything while it is recorded
             self._arithmetic.forget_half_step()

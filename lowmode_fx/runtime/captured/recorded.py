@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from lowmode_fx.runtime.captured.signature import StaticBatch
+
+_GRADIENT = operator.attrgetter("grad")
 
 
 class Place(NamedTuple):
@@ -46,6 +48,11 @@ class Recorded:
             for parameter, gradient in zip(parameters, self.after, strict=True):
                 parameter.grad = gradient
         return self.loss.clone()
+
+
+def gradients_of(parameters: Iterable[Tensor]) -> list[Tensor | None]:
+    """The gradients that parameters have."""
+    return list(map(_GRADIENT, parameters))
 
 
 def same_tensors(now: Sequence[Tensor | None], before: Sequence[Tensor | None]) -> bool:

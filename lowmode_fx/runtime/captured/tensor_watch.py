@@ -19,15 +19,14 @@ class TensorWatch:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._tensors = list(tensors)
-        self._pointers = [each.data_ptr for each in self._tensors]
-        self._memory = [pointer() for pointer in self._pointers]
+        self._memory = list(map(Tensor.data_ptr, self._tensors))
         self._unchanged = unchanged_tensors(self._tensors)
         self._properties = self._read_properties()
         self._hooks = self._count_hooks()
 
     def changed(self) -> str | None:
         """What has changed, besides hooks, if anything has."""
-        if [pointer() for pointer in self._pointers] != self._memory:
+        if list(map(Tensor.data_ptr, self._tensors)) != self._memory:
             return "the memory of a tensor"
         if self._unchanged is not None and self._unchanged():
             return None
