@@ -55,7 +55,7 @@ class ShapeGuard:
 
     def fits_batch(self, mode: Mode, images: Tensor) -> bool:
         """Whether a mode can normalise this many images ``(N, C, *S)``; warns if it can't."""
-        if len(images) >= self._least.get(mode, 1):
+        if images.shape[0] >= self._least.get(mode, 1):
             return True
         self._warn_once(
             "batch",
