@@ -1,7 +1,7 @@
 """The Python around a captured step's replay: ``TrainStep`` in parts, with nothing in place of the graph.
 
-python -m bench.captured_overhead --small    # ResNet-18 with the CIFAR stem (half a minute)
-python -m bench.captured_overhead            # ResNet-50 and EfficientNet-B0 too (two minutes)
+python -m bench.captured_overhead --small    # ResNet-18 with the CIFAR stem (15 seconds)
+python -m bench.captured_overhead            # ResNet-50 and EfficientNet-B0 too (a minute)
 
 On a GPU a captured step is one replay of a CUDA graph, which the host's work before it delays. Here a replay does
 nothing, and two images of 32×32 are copied, so that what remains is that work. The step and its parts are called in
@@ -14,6 +14,7 @@ import argparse
 import gc
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.harness import RESULTS, header, load_rows, save, summary
+from bench.harness import RESULTS, header, save, summary
 from bench.networks import CASES
 from lowmode_fx import BernoulliSchedule, LowModeConfig, LowModeModel, TrainStep, build_pair
 from lowmode_fx.runtime.captured.arithmetic import Batch
@@ -32,7 +33,8 @@ from lowmode_fx.utils.tables import markdown_table
 Result = TypeVar("Result")
 SMALL = ("resnet18-cifar",)
 NAMES = (*SMALL, "resnet50-cifar", "efficientnet_b0")
-SIDE, IMAGES = 32, 2
+SIDE, IMAGES, BLOCK = 32, 2, 500
+WHOLE = "a step"
 
 
 class NoGraphs:
@@ -98,46 +100,40 @@ def parts(step: TrainStep, images: Tensor, targets: Tensor) -> dict[str, Callabl
     }
 
 
-def microseconds(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
-    """Time of a call of each function, interleaved: most single calls are short enough not to be interrupted."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            began = time.perf_counter_ns()
-            function()
-            times[name].append((time.perf_counter_ns() - began) / 1000)
-    return {name: summary(values) for name, values in times.items()}
-
-
-def measure(name: str, rounds: int) -> dict[str, Any]:
-    step, images, targets = make(name)
+def measure(names: Iterable[str], blocks: int) -> dict[str, Any]:
+    """Rows by network: microseconds of a step and of its parts, networks and parts in turn."""
+    functions: dict[str, dict[str, Callable[[], object]]] = {}
+    for name in names:
+        step, images, targets = make(name)
+        functions[name] = {WHOLE: partial(step, images, targets), **parts(step, images, targets)}
     gc.collect()
-    found = microseconds({"step": lambda: step(images, targets), **parts(step, images, targets)}, rounds)
-    return {"step": found.pop("step"), "parts": found}
+    times = {name: {part: list[float]() for part in found} for name, found in functions.items()}
+    for _ in range(blocks):
+        for name, found in functions.items():
+            for _ in range(BLOCK):
+                for part, function in found.items():
+                    began = time.perf_counter_ns()
+                    function()
+                    times[name][part].append((time.perf_counter_ns() - began) / 1000)
+    return {name: {part: summary(values) for part, values in found.items()} for name, found in times.items()}
 
 
 def table(rows: Mapping[str, Any]) -> str:
     """Markdown: microseconds of each part (lower quartiles), a column for each network."""
-    names = [*next(iter(rows.values()))["parts"]]
-    lines = [[name, *(f"{row['parts'][name]['q1']:.1f}" for row in rows.values())] for name in names]
-    whole = ["a step", *(f"**{row['step']['q1']:.0f}**" for row in rows.values())]
-    return markdown_table(["µs of Python", *rows], [whole, *lines], left=1)
+    lines = [[part, *(f"{row[part]['q1']:.1f}" for row in rows.values())] for part in next(iter(rows.values()))]
+    return markdown_table(["µs of Python", *rows], lines, left=1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help=f"only {', '.join(SMALL)}")
-    parser.add_argument("--rounds", type=int, default=5001)
-    parser.add_argument("--resume", action="store_true", help="keep the rows in the result file")
+    parser.add_argument("--blocks", type=int, default=40, help=f"of {BLOCK} steps")
     parser.add_argument("--out", type=Path, default=RESULTS / "captured_overhead_cpu.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    head = header("captured_overhead", rounds=options.rounds, images=IMAGES, side=SIDE)
-    rows = load_rows(options.out, options.resume)
-    for name in SMALL if options.small else NAMES:
-        if name not in rows:
-            rows[name] = measure(name, options.rounds)
-            save(options.out, head, rows)
+    head = header("captured_overhead", blocks=options.blocks, block=BLOCK, images=IMAGES, side=SIDE)
+    rows = measure(SMALL if options.small else NAMES, options.blocks)
+    save(options.out, head, rows)
     print(table(rows))
 
 
