@@ -308,15 +308,16 @@ def unwritten(dictionaries: list[dict[Any, Any]]) -> Callable[[], bool] | None:
     It is one call of a tree of dynamo's guards, a third of the time of ``dict_version`` for each. Making it takes about
     8 µs per dictionary. ``None`` if this torch can't.
     """
-    try:
-        guards: Any = importlib.import_module("torch._C._dynamo.guards")
-        plain = importlib.import_module("torch._dynamo.guards").GuardManagerType.GUARD_MANAGER
-        root = guards.RootGuardManager()
-        for place, dictionary in enumerate(dictionaries):
-            root.list_getitem_manager(place, "", None, plain).add_dict_version_guard(dictionary, [], None)
-    except (ImportError, AttributeError, TypeError):
-        return None
-    return partial(root.check, dictionaries)
+    spellings: tuple[Any, ...] = (([], None), ([],))  # older versions of torch take no stack
+    for rest in spellings:
+        with contextlib.suppress(ImportError, AttributeError, TypeError):
+            guards: Any = importlib.import_module("torch._C._dynamo.guards")
+            plain = importlib.import_module("torch._dynamo.guards").GuardManagerType.GUARD_MANAGER
+            root = guards.RootGuardManager()
+            for place, dictionary in enumerate(dictionaries):
+                root.list_getitem_manager(place, "", None, plain).add_dict_version_guard(dictionary, *rest)
+            return partial(root.check, dictionaries)
+    return None
 
 
 def unchanged_tensors(tensors: Sequence[Tensor]) -> Callable[[], bool] | None:
@@ -324,11 +325,9 @@ def unchanged_tensors(tensors: Sequence[Tensor]) -> Callable[[], bool] | None:
 
     These are class, dtype, device, sizes, strides and ``requires_grad``.
     """
-    strided = [each if each.layout is torch.strided else None for each in tensors]
-    sizes = [list(each.shape) for each in tensors]
-    strides = [
-        [None] * len(size) if each is None else list(each.stride()) for each, size in zip(strided, sizes, strict=True)
-    ]
+    if any(each.layout is not torch.strided or each.is_nested for each in tensors):
+        return None
+    sizes, strides = [list(each.shape) for each in tensors], [list(each.stride()) for each in tensors]
     try:
         guards: Any = importlib.import_module("torch._C._dynamo.guards")
         found = guards.TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)

@@ -180,6 +180,16 @@ def test_hooks_that_are_there_are_watched() -> None:
     assert watch.changed() is not None
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_is_watched_beside_others() -> None:
+    net: Any = Net()
+    net.ragged = torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])
+    watch = Watch({"model": net})
+    quietly(watch.changed, 2 * QUIET)
+    net.conv.weight.requires_grad_(False)
+    assert watch.changed() is not None
+
+
 # An optimizer ---------------------------------------------------------------------------------------------------------
 
 OPTIONS: dict[str, Callable[[Any], object]] = {

@@ -37,7 +37,7 @@ class TensorWatch:
         return self._count_hooks() != self._hooks
 
     def _read_properties(self) -> list[Any]:
-        return [(each.requires_grad, each.dtype, each.device, each.shape, _strides(each)) for each in self._tensors]
+        return [(each.requires_grad, each.dtype, each.device, *_layout(each)) for each in self._tensors]
 
     def _count_hooks(self) -> list[int]:
         return list(map(len, tensor_hooks(self._tensors).values()))
@@ -49,5 +49,6 @@ def tensor_hooks(tensors: Iterable[Tensor]) -> dict[Any, Any]:
     return {(key, place): hooks for key, place, hooks in found if hooks}
 
 
-def _strides(tensor: Tensor) -> tuple[int, ...]:
-    return tensor.stride() if tensor.layout is torch.strided else ()
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    plain = tensor.layout is torch.strided and not tensor.is_nested
+    return (tensor.shape, tensor.stride()) if plain else (tensor.layout,)
