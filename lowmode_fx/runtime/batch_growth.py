@@ -47,6 +47,8 @@ class BatchGrowth:
     def rate_factor(self, mode: Mode | None) -> float:
         """What the learning rate of a step in ``mode`` is multiplied by."""
         multiplier = self.multiplier(mode)
+        if multiplier == 1:
+            return 1.0
         return {"linear": multiplier, "sqrt": math.sqrt(multiplier), "none": 1.0}[self.lr_rule]
 
 

@@ -19,6 +19,7 @@ class ShapeGuard:
 
     def __init__(self, ladder: Ladder) -> None:
         self._ladder = ladder
+        self._least = {rung.mode: rung.report.least_batch for rung in ladder.rungs}
         self._warned: set[str] = set()
         self._mismatches: Counter[Mode] = Counter()
 
@@ -54,8 +55,7 @@ class ShapeGuard:
 
     def fits_batch(self, mode: Mode, images: Tensor) -> bool:
         """Whether a mode can normalise this many images ``(N, C, *S)``; warns if it can't."""
-        least = 1 if mode is Mode.FULL else self._ladder.rung(mode).report.least_batch
-        if len(images) >= least:
+        if images.shape[0] >= self._least.get(mode, 1):
             return True
         self._warn_once(
             "batch",

@@ -27,12 +27,11 @@ def wrong_type(name: str, value: Any, give: str) -> OptionTypeError:
 
 def as_count(name: str, value: SupportsIndex, minimum: int = 0, most: int | None = None) -> int:
     """An int of at least ``minimum``, at most ``most``. Raises ``TypeError`` or ``ValueError`` otherwise."""
-    give = f"an int of at least {minimum}"
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise wrong_type(name, value, give)
+        raise wrong_type(name, value, f"an int of at least {minimum}")
     count = operator.index(value)
     if count < minimum:
-        raise OptionError(name, count, "is too small", f"give {give}")
+        raise OptionError(name, count, "is too small", f"give an int of at least {minimum}")
     if most is not None and count > most:
         raise OptionError(name, count, "is too large", f"give an int from {minimum} to {most}")
     return count

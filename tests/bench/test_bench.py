@@ -13,7 +13,7 @@ import timm
 import torch
 from bench_rows import ratio
 
-from bench import networks, scaling, scaling_ddp, scaling_report, smoke
+from bench import captured_overhead, networks, scaling, scaling_ddp, scaling_report, smoke
 from lowmode_fx import build_pair
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,6 +46,18 @@ def test_the_scripts_are_found() -> None:
 def test_every_other_network_is_one_of_timms() -> None:
     assert set(networks.TIMM) <= set(networks.CASES)
     assert all(timm.is_model(name) for name in networks.TIMM)
+
+
+# Captured steps.
+
+
+def test_the_python_around_a_replay_is_measured_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(networks.CASES, "tiny", networks.TINY["tiny"])
+    monkeypatch.setattr(captured_overhead, "BLOCK", 5)
+    rows = captured_overhead.measure(["tiny"], blocks=2)
+    found = {part: values["q1"] for part, values in rows["tiny"].items()}
+    assert 0 < min(found.values()) < max(found.values()) == found[captured_overhead.WHOLE] < 10_000
+    assert all(f"| {part} |" in captured_overhead.table(rows) for part in found)
 
 
 # Scaling.

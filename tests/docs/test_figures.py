@@ -13,6 +13,7 @@ from pages import PAGES, ROOT, WORDS
 
 from bench import (
     ablation_report,
+    captured_overhead,
     front_ends,
     gpu_report,
     kernel_scores,
@@ -212,6 +213,17 @@ def test_what_the_switch_costs_is_what_was_measured() -> None:
     assert f"{row['python / low step']:.2%} of a low step".replace("%", " %") in said
     told = f"{whole['median']:.2f} times (quartiles {whole['q1']:.2f} to {whole['q3']:.2f}, n = {whole['n']})"
     assert f"whole low steps of a net take {told}" in said
+
+
+def test_the_python_around_a_captured_step_is_what_was_measured() -> None:
+    found = json.loads((ROOT / "bench/results/captured_overhead_cpu.json").read_text())
+    rows, settings = found["rows"], found["header"]["settings"]
+    assert captured_overhead.table(rows) in TIME
+    row, said = rows["resnet18-cifar"], " ".join(TIME.split())
+    assert f"lower quartiles of {settings['blocks'] * settings['block']:,} calls" in said
+    assert row["is the model unchanged"]["q1"] < 30
+    assert f"a whole step takes {row['a step']['q1']:.0f} µs of Python" in said
+    assert f"about {round(row['a step']['q1'], -1):.0f} µs of a CPU" in PAGES["docs/train/train-step.md"]
 
 
 def test_the_papers_table_is_what_was_measured() -> None:

@@ -344,6 +344,14 @@ def tensor_hook(run: Run) -> None:
     run.net.body.weight.register_hook(lambda gradient: gradient * 0.5)
 
 
+def accumulation_hook(run: Run) -> None:
+    def halve(weight: Tensor) -> None:
+        assert weight.grad is not None
+        weight.grad.mul_(0.5)
+
+    run.net.body.weight.register_post_accumulate_grad_hook(halve)
+
+
 def heat(run: Run) -> None:
     run.net.temperature = 2.0
 
@@ -359,6 +367,11 @@ def replace(run: Run) -> None:
 
 def move_memory(run: Run) -> None:
     run.net.body.weight.data = run.net.body.weight.data.clone() * 0.5
+
+
+def turn(run: Run) -> None:
+    """The same memory, read in another order."""
+    run.net.body.weight.data = run.net.body.weight.data.transpose(0, 1)
 
 
 def momentum(run: Run) -> None:
@@ -382,8 +395,8 @@ def fixed_statistics(run: Run) -> None:
 
 
 CHANGES = [
-    freeze, hook, tensor_hook, heat, drop, replace, move_memory, momentum, decay, forget_momentum, lighter,
-    fixed_statistics,
+    freeze, hook, tensor_hook, accumulation_hook, heat, drop, replace, move_memory, turn, momentum, decay,
+    forget_momentum, lighter, fixed_statistics,
 ]  # fmt: skip
 
 
@@ -400,6 +413,19 @@ def test_what_changes_between_steps_counts_from_the_next(change: Callable[[Run],
     assert ours.recorder.captures == 4
     assert ours.step.captures == 2
     assert ours.step.uncaptured is None
+
+
+def test_a_scheduler_may_be_made_between_steps() -> None:
+    def between(run: Run, place: int) -> None:
+        if place == STEPS:
+            run.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(run.optimizer, STEPS)  # type: ignore[attr-defined]
+        elif place > STEPS:
+            run.scheduler.step()  # type: ignore[attr-defined]
+
+    ours, loop = recorded().train(batches(2 * STEPS), between), Run().train(batches(2 * STEPS), between)
+    assert same(ours, loop)
+    assert ours.step.optimizer_outside is None
+    assert ours.step.captures == 2
 
 
 def test_a_loss_is_watched_as_the_model_is() -> None:

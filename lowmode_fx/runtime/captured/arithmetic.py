@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,10 @@ from lowmode_fx.utils.losses import as_loss
 from passes.torch_internals import found_infinite
 
 Criterion = Callable[[Any, Any], Tensor]
+_PARAMETERS = itemgetter("params")
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """One call of the model, and the targets for the criterion."""
 
     args: tuple[Any, ...]
@@ -117,4 +118,4 @@ class StepArithmetic:
 
     def trained(self) -> list[Tensor]:
         """The parameters that the optimizer steps on."""
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return list(chain.from_iterable(map(_PARAMETERS, self.optimizer.param_groups)))

@@ -18,7 +18,7 @@ from lowmode_fx.runtime.captured.nets import SteppedNet
 from lowmode_fx.runtime.captured.optimizer_watch import OptimizerWatch
 from lowmode_fx.runtime.captured.parts import RecordedParts, capture_parts, run_in_parts
 from lowmode_fx.runtime.captured.rates import DeviceRates, why_not_captured
-from lowmode_fx.runtime.captured.recorded import Place, Recorded, same_tensors
+from lowmode_fx.runtime.captured.recorded import Place, Recorded, gradients_of, same_tensors
 from lowmode_fx.runtime.captured.signature import Signature, StaticBatch, flatten, move
 from lowmode_fx.runtime.captured.watch import Watch, host_draws
 
@@ -81,11 +81,14 @@ class CapturedSteps:
             return self._rehearse_in_parts(watch, mode, batch, place)
         if progress.runs == 2:
             return self._rehearse(watch, mode, batch, place)
-        gradients = [parameter.grad for parameter in self._arithmetic.trained()]
-        if not progress.fits(gradients) and progress.runs > 2 and self._begins_recorded(progress.kind, gradients):
+        trained = self._arithmetic.trained()
+        gradients = gradients_of(trained)
+        fits = progress.fits(gradients)
+        if not fits and progress.runs > 2 and self._begins_recorded(progress.kind, gradients):
             self._capture(progress, leaves, watch.generators)
-        if progress.recorded is not None and progress.fits(gradients):
-            return self._replay(progress.recorded, leaves, place)
+            fits = progress.fits(gradients)
+        if fits and progress.recorded is not None:
+            return self._replay(progress.recorded, leaves, trained, place)
         return self._run_eagerly(mode, batch, place)
 
     def _begins_recorded(self, kind: Kind, gradients: Sequence[Tensor | None]) -> bool:
@@ -175,7 +178,7 @@ class CapturedSteps:
             static = self._static[signature] = StaticBatch(leaves, signature, self._device)
         static.fill(leaves)
         trained = self._arithmetic.trained()
-        before = [parameter.grad for parameter in trained]
+        before = gradients_of(trained)
 
         def step() -> tuple[Tensor, Tensor | None, Tensor | None]:
             loss = self._gradients(mode, static.batch(), place)
@@ -193,7 +196,7 @@ class CapturedSteps:
                     progress.recorded = capture_parts(self._arithmetic, static, self._graphs, generators)
             else:
                 (loss, norm, skipped), replay = self._graphs.capture(step, generators)
-                after = [parameter.grad for parameter in trained]
+                after = gradients_of(trained)
                 progress.recorded = Recorded(static, replay, loss, norm, skipped, before, after)
         except Exception as error:  # a device, a compiler or user code may raise anything while it is recorded
             self._arithmetic.forget_half_step()
@@ -209,8 +212,10 @@ class CapturedSteps:
             for parameter, gradient in zip(trained, before, strict=True):
                 parameter.grad = gradient
 
-    def _replay(self, recorded: Recorded | RecordedParts, leaves: list[Any], place: Place) -> Tensor:
-        loss = recorded.replay(leaves, self._arithmetic.trained())
+    def _replay(
+        self, recorded: Recorded | RecordedParts, leaves: list[Any], trained: list[Tensor], place: Place
+    ) -> Tensor:
+        loss = recorded.replay(leaves, trained)
         if place.last and self.outside is None and isinstance(recorded, Recorded):
             self.norm = None if recorded.norm is None else recorded.norm.clone()
             self._arithmetic.skipped = recorded.skipped

@@ -55,7 +55,9 @@ class Kinds:
     def find(self, kind: Kind) -> Progress | None:
         """The progress of this kind; ``None`` for a batch of another shape than usual, such as a ragged last one."""
         where = kind.mode, kind.place
-        progress = self.met.setdefault(where, Progress(kind))
+        progress = self.met.get(where)
+        if progress is None:
+            progress = self.met[where] = Progress(kind)
         if progress.kind.signature == kind.signature:
             self._other.pop(where, None)
             return progress

@@ -8,6 +8,8 @@ from typing import Any
 from lowmode_fx.runtime.captured.watch import is_same
 from lowmode_fx.runtime.captured.writes import Writes
 
+_MISSING = object()
+
 
 class OptimizerWatch:
     """The options of an optimizer's groups, their parameters, and the tensors of its state."""
@@ -15,7 +17,7 @@ class OptimizerWatch:
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
         self._state = self._read_state()
-        self._options = self._read_options()
+        self._options = [{**group} for group in optimizer.param_groups]
         self._writes = self._watch_writes()
 
     def loaded(self) -> bool:
@@ -29,10 +31,13 @@ class OptimizerWatch:
         return len(state) != len(self._state) or not all(map(operator.is_, state, self._state))
 
     def changed_option(self) -> str | None:
-        """The name of an option that has changed, if any."""
-        for (name, now), (_, before) in zip(self._read_options(), self._options, strict=True):
-            if not is_same(now, before):
-                return name
+        """The name of an option that has changed, been added or removed, if any."""
+        for group, before in zip(self._optimizer.param_groups, self._options, strict=True):
+            if len(group) == len(before) and all(map(operator.is_, map(group.get, before), before.values())):
+                continue
+            for name in {**before, **group}:
+                if name != "lr" and not is_same(group.get(name, _MISSING), before.get(name, _MISSING)):
+                    return str(name)
         return None
 
     def _watch_writes(self) -> Writes:
@@ -47,7 +52,3 @@ class OptimizerWatch:
         for state in optimizer.state.values():
             found += state.values()
         return found
-
-    def _read_options(self) -> list[tuple[str, Any]]:
-        groups = self._optimizer.param_groups
-        return [(name, value) for group in groups for name, value in group.items() if name not in ("lr", "params")]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,7 @@ from passes.trees import Structure, tree_flatten, tree_map, tree_unflatten
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
-@dataclass(frozen=True)
-class Signature:
+class Signature(NamedTuple):
     """Two batches of one signature differ only in the values of their tensors."""
 
     structure: Structure
@@ -25,7 +24,12 @@ class Signature:
 
 def flatten(batch: Batch) -> tuple[list[Any], Signature]:
     """A batch's leaves and signature. Raises ``TypeError`` for a leaf that is neither a tensor nor a plain value."""
-    leaves, structure = tree_flatten([batch.args, dict(batch.kwargs), batch.targets])
+    args, kwargs, targets = batch
+    leaves = [*args, targets]
+    if not kwargs and type(args) is tuple and all(isinstance(leaf, Tensor) for leaf in leaves):  # as nearly always
+        structure = _of_tensors(len(args))
+    else:
+        leaves, structure = tree_flatten([args, dict(kwargs), targets])
     return leaves, Signature(structure, tuple(map(_describe, leaves)))
 
 
@@ -44,26 +48,32 @@ class StaticBatch:
     """Static tensors, into which batches of one signature are copied."""
 
     def __init__(self, leaves: list[Any], signature: Signature, device: torch.device) -> None:
-        self._tensors = [torch.empty_like(leaf, device=device) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        self._leaves = [torch.empty_like(leaf, device=device) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        self._tensors = [(place, leaf) for place, leaf in enumerate(self._leaves) if isinstance(leaf, Tensor)]
         self._structure = signature.structure
 
     def fill(self, leaves: list[Any]) -> None:
         """Copy a batch's tensors from any device, without waiting for it."""
-        for static, leaf in zip(self._tensors, leaves, strict=True):
-            if isinstance(static, Tensor):
-                static.copy_(leaf, non_blocking=True)
+        for place, static in self._tensors:
+            static.copy_(leaves[place], non_blocking=True)
 
     def batch(self) -> Batch:
         """The batch that consists of these tensors."""
-        args, kwargs, targets = tree_unflatten(self._tensors, self._structure)
+        args, kwargs, targets = tree_unflatten(self._leaves, self._structure)
         return Batch(tuple(args), kwargs, targets)
+
+
+@functools.cache
+def _of_tensors(args: int) -> Structure:
+    """The structure of a batch with this number of arguments, all of which, and the targets, are tensors."""
+    return tree_flatten([(None,) * args, {}, None])[1]
 
 
 def _describe(leaf: Any) -> Hashable:
     if isinstance(leaf, Tensor):
         if leaf.requires_grad:
             raise TypeError("an input that requires a gradient")
-        return (tuple(leaf.shape), leaf.stride(), leaf.dtype)
+        return leaf.shape, leaf.stride(), leaf.dtype
     if isinstance(leaf, _CONSTANTS):
         return (type(leaf), leaf)
     raise TypeError(f"an input of type {type(leaf).__name__}")

@@ -5,21 +5,44 @@ from __future__ import annotations
 import operator
 import random
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import chain
 from types import CellType, FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.backends import cudnn
+from torch.utils.hooks import RemovableHandle
 
+from lowmode_fx.runtime.captured.tensor_watch import TensorWatch, tensor_hooks
 from lowmode_fx.runtime.captured.writes import Writes
 from passes.preserve.containers import cell_contents
 from passes.preserve.holdings import find_held
 
 _PLAIN = (bool, int, float, complex, str, bytes, tuple, torch.dtype, torch.device, torch.Size)
 _MISSING = object()
-_TRAINS, _HOOKS = operator.attrgetter("requires_grad"), operator.attrgetter("_backward_hooks")
+#: Global settings of torch.
+_SETTINGS: tuple[Callable[[], Any], ...] = (
+    torch.are_deterministic_algorithms_enabled,
+    torch.get_default_dtype,
+    torch.is_grad_enabled,
+    *(
+        partial(read, kind)
+        for kind in ("cuda", "cpu")
+        for read in (torch.is_autocast_enabled, torch.get_autocast_dtype)
+    ),
+    lambda: cudnn.enabled,
+    lambda: cudnn.benchmark,
+    lambda: cudnn.deterministic,
+)
+#: Registries of modules that are filled by registering a hook only. Calls of modules read the first three for hooks in
+#: other registries, and the rest are for state dicts.
+_REGISTERED = (
+    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
+    "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
 
 
 class Watch:
@@ -31,12 +54,15 @@ class Watch:
     def __init__(self, roots: Mapping[str, Any]) -> None:
         """``roots``: modules and functions, by their names in messages."""
         held = find_held({**roots, "hooks on all modules": _global_hooks()})
-        hooks = {id(each): each._backward_hooks for each in held.tensors if each._backward_hooks}
+        hooks = tensor_hooks(held.tensors)
         if hooks:
             held = find_held({**roots, "hooks on all modules": _global_hooks(), "hooks on tensors": hooks})
         self._names = {id(vars(module)): name for root in roots.values() for name, module in _named_modules(root)}
         containers = [each for each in held.containers if not isinstance(each, CellType | bytearray)]
-        self._empty = [*(each for each in containers if not each), *held.empty]
+        registered = {id(vars(module).get(name)) for module in held.modules for name in _REGISTERED}
+        empty = [*(each for each in containers if not each), *held.empty]
+        self._empty = [each for each in empty if id(each) not in registered]
+        self._registries = [each for each in empty if id(each) in registered]
         self._containers = [each for each in containers if each]
         self._sources = [each.values() if isinstance(each, dict) else each for each in self._containers]
         self._seen = list(chain.from_iterable(self._sources))
@@ -45,8 +71,8 @@ class Watch:
         functions = _functions(roots, held.modules)
         self._globals = [found for function in functions for found in _globals(function)]
         self._loose = self._read_loose()
-        self._tensors = held.tensors
-        self._memory = self._read_memory()
+        self._handles = RemovableHandle.next_id
+        self._tensors = TensorWatch(held.tensors)
         own = [each for each in held.generators if isinstance(each, torch.Generator)]
         #: Generators of the device that the code draws from, besides the default one.
         self.generators = [each for each in own if each.device.type != "cpu"]
@@ -55,6 +81,10 @@ class Watch:
         """The name of something that has changed, if anything has."""
         if any(self._empty):
             return "a container that was empty (of hooks, for example)"
+        if self._handles != RemovableHandle.next_id:  # hooks were registered since, here or elsewhere
+            if any(self._registries) or self._tensors.hooks_changed():
+                return "the hooks on a module or tensor"
+            self._handles = RemovableHandle.next_id
         if self._writes.any():
             if not self._is_seen():
                 changed = self._find()
@@ -63,10 +93,11 @@ class Watch:
                 self._seen = list(chain.from_iterable(self._sources))
             self._writes.forget()
         loose = self._read_loose()
-        for (name, now), (_, before) in zip(loose, self._loose, strict=True):
-            if not is_same(now, before):
-                return name
-        return None if self._read_memory() == self._memory else "the memory of a tensor"
+        if not all(map(operator.is_, loose, self._loose)):
+            for place, (now, before) in enumerate(zip(loose, self._loose, strict=True)):
+                if not is_same(now, before):
+                    return self._name_loose(place)
+        return self._tensors.changed()
 
     def _is_seen(self) -> bool:
         """Whether containers hold the same objects as before: an equal container is another one to watch."""
@@ -90,19 +121,18 @@ class Watch:
             return f"{self._names[id(container)]}.{key}".lstrip(".")
         return repr(key) if isinstance(key, str) else f"an entry of a {type(container).__name__}"
 
-    def _read_loose(self) -> list[tuple[str, Any]]:
-        """What is in no container: closures, globals, global settings of torch."""
-        found: list[tuple[str, Any]] = []
-        for cell in self._cells:
-            found += [("a variable of a closure", each) for each in cell_contents(cell) or [_MISSING]]
-        found += [(name, names.get(name, _MISSING)) for names, name in self._globals]
-        found.append(("a global setting of torch", _switches()))
+    def _read_loose(self) -> list[Any]:
+        """What is in no container: global settings of torch, closures, globals."""
+        found = [read() for read in _SETTINGS]
+        if self._cells:
+            found += [(cell_contents(each) or [_MISSING])[0] for each in self._cells]
+        if self._globals:
+            found += [names.get(name, _MISSING) for names, name in self._globals]
         return found
 
-    def _read_memory(self) -> list[Any]:
-        tensors = self._tensors
-        hooks = map(len, filter(None, map(_HOOKS, tensors)))
-        return [*map(Tensor.data_ptr, tensors), *map(_TRAINS, tensors), *hooks]
+    def _name_loose(self, place: int) -> str:
+        names = ["a global setting of torch"] * len(_SETTINGS) + ["a variable of a closure"] * len(self._cells)
+        return [*names, *(name for _, name in self._globals)][place]
 
 
 def host_draws(device: torch.device) -> tuple[Any, ...]:
@@ -112,17 +142,6 @@ def host_draws(device: torch.device) -> tuple[Any, ...]:
     drawn = None if state is None else (state["state"]["key"].tobytes(), state["state"]["pos"], state["has_gauss"])
     on_cpu = torch.get_rng_state().numpy().tobytes() if device.type != "cpu" else None
     return random.getstate(), drawn, on_cpu
-
-
-def _switches() -> tuple[Any, ...]:
-    cudnn = torch.backends.cudnn
-    return (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.get_default_dtype(),
-        torch.is_grad_enabled(),
-        *((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in ("cuda", "cpu")),
-        (cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
-    )
 
 
 def is_same(now: Any, before: Any) -> bool:

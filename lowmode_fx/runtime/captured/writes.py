@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
-from passes.torch_internals import dict_version
+from passes.torch_internals import dict_version, unwritten
+
+#: Questions in a row without a write, after which the quickest answer, which takes time to prepare, is prepared.
+QUIET = 100
 
 _version = dict_version()
 
@@ -20,21 +24,25 @@ class Writes:
 
     def __init__(self, containers: Iterable[Any]) -> None:
         given = list(containers)
-        counted = [each for each in given if type(each) is dict and _version is not None]
-        known = set(map(id, counted))
-        self._dicts = counted
         # The order of an ``OrderedDict`` counts too.
+        counted = [
+            _version is not None and isinstance(each, dict) and not isinstance(each, OrderedDict) for each in given
+        ]
+        self._dicts = [each for each, is_counted in zip(given, counted, strict=True) if is_counted]
         self._others = [
             part
-            for each in given
-            if id(each) not in known
+            for each, is_counted in zip(given, counted, strict=True)
+            if not is_counted
             for part in ((each.keys(), each.values()) if isinstance(each, dict) else (each,))
         ]
         self.forget()
 
     def any(self) -> bool:
         """Whether there were any; also where a dictionary got the value that it had."""
-        if self._read_versions() != self._versions:
+        if self._unwritten is not None:
+            if not self._unwritten():
+                return True
+        elif self._was_written():
             return True
         now = self._read_others()
         return len(now) != len(self._entries) or not all(map(operator.is_, now, self._entries))
@@ -42,6 +50,16 @@ class Writes:
     def forget(self) -> None:
         """Count from here."""
         self._versions, self._entries = self._read_versions(), self._read_others()
+        self._unwritten: Callable[[], bool] | None = None
+        self._quiet = 0
+
+    def _was_written(self) -> bool:
+        self._quiet += 1
+        prepared = unwritten(self._dicts) if self._quiet == QUIET else None
+        if self._read_versions() != self._versions:
+            return True
+        self._unwritten = prepared
+        return False
 
     def _read_versions(self) -> list[int]:
         return [] if _version is None else list(map(_version, self._dicts))

@@ -126,7 +126,7 @@ class PlannedSchedule(abc.ABC):
 
     def is_held(self, epoch: int) -> bool:
         """Whether every step of ``epoch`` is full because the learning rate has just changed."""
-        return any(start <= epoch < start + self.hold_epochs for start in self.milestones)
+        return bool(self.milestones) and any(start <= epoch < start + self.hold_epochs for start in self.milestones)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schedule as JSON's types, for ``schedule_from_dict``."""
