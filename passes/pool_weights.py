@@ -13,7 +13,7 @@ from passes.checks import pooled_geometry
 from passes.match import ConvSite, conv_sites, deformable_convs, first_on_paths, match_conv, opaque_convs, trained
 from passes.patterns import select_names
 from passes.pooled_calls import pooled_conv
-from passes.pooling_rule import DEFORMABLE, NOT_TRACED, PoolingRule
+from passes.pooling_rule import CUSTOM_FUNCTION, DEFORMABLE, NOT_TRACED, PoolingRule
 from passes.rewire import insert_after
 from passes.shapes import Shape, record_shape
 from passes.wording import sides
@@ -60,7 +60,9 @@ def reasons_to_keep(graph_module: fx.GraphModule, sites: Sequence[ConvSite], rul
     """For each convolution the reason why ``rule`` keeps its kernel; ``None`` if it is pooled."""
     stems = stem_nodes(graph_module, sites)
     return [
-        rule.reason_to_keep(site, site.name, stem=site.node in stems, trained=trained(graph_module, site.weight))
+        CUSTOM_FUNCTION
+        if CUSTOM_FUNCTION in site.node.meta
+        else rule.reason_to_keep(site, site.name, stem=site.node in stems, trained=trained(graph_module, site.weight))
         for site in sites
     ]
 

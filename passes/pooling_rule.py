@@ -31,6 +31,8 @@ LARGE = 5
 RESAMPLING = ("linear", "pi_resize")
 NOT_TRACED = "inside a module that is not traced"
 DEFORMABLE = "deformable: each of its taps has its own offset"
+#: Also the key in the meta data of a node that stands there.
+CUSTOM_FUNCTION = "inside a custom autograd.Function, whose backward is for the full kernel"
 UNTRAINED = "no trained parameter reaches it"
 
 

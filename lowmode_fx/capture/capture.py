@@ -51,30 +51,34 @@ class Captured:
     leaf_modules: tuple[type[nn.Module], ...] = ()
     live: bool = True
 
-    def graph_for(self, inputs: ModelInputs) -> fx.Graph:
+    def graph_for(self, inputs: ModelInputs) -> tuple[fx.Graph, Exception | None]:
         """Return a copy of the graph for images of another size, to be rewritten.
 
         Args:
             inputs: The call with images of that size.
 
+        Returns:
+            The graph and, if the model itself fails at that size, its error. The graph is then that of full-mode, whose
+            calls show where a head has to be resized; whether the low mode runs has to be tried.
+
         Raises:
             Exception: The front end's graphs hold for one size only, and it fails to trace the model on this one.
         """
         if self.front_end.any_size:
-            return copy.deepcopy(self.graph_module.graph)
+            return copy.deepcopy(self.graph_module.graph), None
         with train_mode(self.model):
             (trace, *_) = self.front_end.attempts(self.model, inputs, inputs.blank_for(self.model), self.leaf_modules)
             try:
                 graph = trace()
                 mark_images(graph, inputs.images)
-                return graph
-            except Exception:
+                return graph, None
+            except Exception as error:
                 if not self.live:
                     raise
-        # The model itself fails at this size: its full-mode calls show where, so that a head can be resized.
+                failed = error
         graph = copy.deepcopy(self.graph_module.graph)
         forget_results(graph)
-        return graph
+        return graph, failed
 
     def require_proof(self, graph_module: fx.GraphModule, inputs: ModelInputs, *, again: bool = False) -> None:
         """Prove that a graph that is to run steps trains as the model does.

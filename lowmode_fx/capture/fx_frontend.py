@@ -13,6 +13,7 @@ from timm.layers import get_notrace_functions, get_notrace_modules
 from timm.layers.padding import pad_same
 from torch import Tensor, fx, nn
 
+from lowmode_fx.capture.custom_functions import mark_if_custom
 from lowmode_fx.capture.hooks import forward_hooks_aside
 from lowmode_fx.capture.inputs import ModelInputs
 from passes.match import is_convolution, module_kernel
@@ -71,6 +72,11 @@ class ConvTracer(fx.Tracer):
         if isinstance(a, dict) and type(a) is not dict:  # fx would return a plain dictionary
             return self.create_proxy("call_function", *_rebuilding(a)).node
         return super().create_arg(a)
+
+    def create_node(self, kind: str, target: Any, *given: Any, **named: Any) -> fx.Node:
+        node = super().create_node(kind, target, *given, **named)
+        mark_if_custom(node)
+        return node
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, (*self._leaf_modules, torch.jit.ScriptModule)):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from lowmode_fx.capture.custom_functions import mark_if_custom
 from lowmode_fx.capture.fx_frontend import returning
 from lowmode_fx.capture.inputs import ModelInputs
 from passes.preserve import preserve_state
@@ -132,6 +133,7 @@ class _Recorder(TorchFunctionMode):
     def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
         node = self.graph.call_function(func, args, kwargs)
         self._place(node)
+        mark_if_custom(node)
         return node
 
     def _place(self, node: fx.Node) -> None:

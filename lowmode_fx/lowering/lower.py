@@ -12,11 +12,12 @@ from lowmode_fx.capture.capture import Captured
 from lowmode_fx.capture.inputs import ModelInputs
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.draft import Draft
-from lowmode_fx.lowering.ladder import ModePair, Rung
+from lowmode_fx.lowering.ladder import Ladder, ModePair, Rung
 from lowmode_fx.lowering.least_side import with_least_side
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.notes import no_effect, notes
 from lowmode_fx.lowering.report import NoEffectWarning, PairReport
+from lowmode_fx.lowering.trial_step import try_step
 from passes import (
     GraphPass,
     PassContext,
@@ -83,7 +84,8 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
     if config.pools_kernels:
         check_poolable(full, type(model).__name__, config.pool_convs, config.downsample_input)
     with train_mode(model):
-        low = bind_graph(model, _low_graph(captured, inputs), "Draft", draft=True)
+        graph, failed = _low_graph(captured, inputs)
+        low = bind_graph(model, graph, "Draft", draft=True)
         draft = None if captured.live else _proven_draft(captured, low.graph, inputs)
         record_full_shapes(low.graph, full.graph)
         context = PassContext(full, inputs.blank_for(model), captured.front_end.any_size)
@@ -104,7 +106,10 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
         no_effect=effect,
         least_batch=2 if lone else 1,
     )
-    return Rung(mode, model, low.graph, config, inputs, report, draft)
+    rung = Rung(mode, model, low.graph, config, inputs, report, draft)
+    if failed is not None:
+        try_step(Ladder(model, full, (rung,), captured.inputs, captured.live), rung)
+    return rung
 
 
 def pair_of(captured: Captured, config: LowModeConfig) -> ModePair:
@@ -129,7 +134,7 @@ def _proven_draft(captured: Captured, graph: fx.Graph, inputs: ModelInputs) -> D
     return draft.proven(again=captured.front_end.any_size)
 
 
-def _low_graph(captured: Captured, inputs: ModelInputs) -> fx.Graph:
+def _low_graph(captured: Captured, inputs: ModelInputs) -> tuple[fx.Graph, Exception | None]:
     try:
         return captured.graph_for(inputs)
     except Exception as error:

@@ -13,8 +13,9 @@ from live_checks import low_images, pair_of, step
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from lowmode_fx import ModePair
+from lowmode_fx import ModePair, build_pair, count_flops
 from lowmode_fx.lowering.live import LiveLowering, LiveLoweringWarning
+from passes.pooling_rule import CUSTOM_FUNCTION
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 IMAGES = (2, 3, 16, 16)
@@ -252,6 +253,16 @@ def test_a_convolution_inside_a_function_stays_whole_and_is_reported(function: A
         f"convolutions in the custom autograd.Function {function.__name__} keep their kernels: its "
         "backward is written for the full kernels"
     ]
+
+
+@pytest.mark.parametrize("front_end", ["auto", "live"])
+@pytest.mark.parametrize("function", [Binary, BinaryWithSetup])
+def test_the_report_and_the_counts_keep_a_convolution_inside_a_function(function: Any, front_end: Any) -> None:
+    pair = build_pair(Holding(function), torch.randn(*IMAGES), front_end=front_end)
+    assert [change.site for change in pair.report.pooled] == ["last"]
+    assert [skip.reason for skip in pair.report.of("pool_weights").skips][1] == CUSTOM_FUNCTION
+    taps = 3 * 4 * 9 + 4 * 4 * 9 + 4 * 4 * 1  # the stem, the function's, the last one pooled
+    assert count_flops(pair).macs["low"] == 8 * 8 * taps
 
 
 def test_a_frozen_part_under_no_grad_is_no_such_function() -> None:

@@ -429,3 +429,54 @@ def test_a_copy_reads_its_own_parameter_whatever_its_name(mode: str, copies: int
     assert not output.any()
     assert copied.model.code.grad is not None
     assert pair.model.code.grad is None
+
+
+class Checked(nn.Module):
+    """Checks the size of its images, or of a map, in Python."""
+
+    def __init__(self, check: str) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.check = check
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.check == "assert":
+            assert x.shape[-1] == 16, "expects 16 pixels"
+        if self.check == "raise" and x.shape[-1] != 16:
+            raise ValueError("expects 16 pixels")
+        maps = self.stem(x)
+        if self.check == "map" and maps.shape[-1] != 16:
+            raise RuntimeError("expects 16 pixels")
+        return self.conv(maps).mean((2, 3))
+
+
+@pytest.mark.parametrize("front_end", ["auto", "live"])
+@pytest.mark.parametrize("check", ["assert", "raise", "map"])
+def test_a_model_that_checks_its_images_in_python_is_refused_at_the_build(check: str, front_end: Any) -> None:
+    model, images = Checked(check), torch.randn(2, 3, 16, 16)
+    with pytest.raises(PassError) as error:
+        build_pair(model, images, LowModeConfig(kernel_ratio=1), front_end=front_end)
+    assert str(error.value) == (
+        "the model itself can't take 8×8 inputs: expects 16 pixels; make the model take images of other sizes, or set "
+        "downsample_input=False to pool kernels only"
+    )
+    pair = build_pair(model, images, LowModeConfig(downsample_input=False), front_end=front_end)
+    assert [change.site for change in pair.report.pooled] == ["conv"]
+
+
+def test_a_trial_of_a_low_step_leaves_no_trace() -> None:
+    class Counting(Checked):
+        def __init__(self) -> None:
+            super().__init__("raise")
+            self.norm, self.calls = nn.BatchNorm2d(3), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(self.norm(x) * torch.rand(1))
+
+    model = Counting()
+    before, drawn = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    with pytest.raises(PassError, match="expects 16 pixels"):
+        build_pair(model, torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    assert model.calls == 0 and torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

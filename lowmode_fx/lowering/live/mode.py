@@ -105,9 +105,9 @@ class LowMode(TorchFunctionMode):
     def _convolve(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         weight = args[1] if len(args) > 1 else kwargs["weight"]
         edit = self._edit_of(weight) if isinstance(weight, nn.Parameter) else None
-        if edit is not None and not edit.changes:
-            return func(*args, **kwargs)
         if not torch.is_grad_enabled() and self._lookup.find_function():
+            return func(*args, **kwargs)
+        if edit is not None and not edit.changes:
             return func(*args, **kwargs)
         if edit is None:
             edit = self._conv_at_place(func, args, kwargs)

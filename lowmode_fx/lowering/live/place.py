@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from lowmode_fx.capture.custom_functions import function_of
+
 _TRACER = "torch._dynamo.symbolic_convert"
 _RESUMED = "torch_dynamo_resume_in_"
 
@@ -107,20 +109,7 @@ def in_compiled_code(known: Container[int], plain: set[CodeType]) -> bool:
 
 def custom_function() -> type[torch.autograd.Function] | None:
     """The user's ``autograd.Function`` whose forward makes the call, if any."""
-    for each in running_code():
-        if each.code.co_name == "forward" and not isinstance(each.owner, nn.Module):
-            for kind in _functions(torch.autograd.Function):
-                if getattr(kind.forward, "__code__", None) is each.code:
-                    return kind
-    return None
-
-
-def _functions(base: type[torch.autograd.Function]) -> Iterator[type[torch.autograd.Function]]:
-    """Every user-defined function; torch's own ones (checkpointing, synchronised norms) can be lowered."""
-    for kind in base.__subclasses__():
-        if kind.__module__.partition(".")[0] != "torch":
-            yield kind
-        yield from _functions(kind)
+    return next(filter(None, (function_of(each.code) for each in running_code())), None)
 
 
 def _value(variable: Any) -> Any:
