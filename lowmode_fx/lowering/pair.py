@@ -101,6 +101,8 @@ def build_ladder(
         NoEffectWarning: In some mode no kernel is pooled and no max pool is dropped.
         UserWarning: A sequence of configurations is in another order than the ladder's, or has equal ones.
     """
+    if not isinstance(configs, Iterable):
+        raise wrong_type("configs", configs, "a list of LowModeConfig, such as [LowModeConfig(ratio=2)]")
     given = configs if isinstance(configs, Mapping) else [_check_config(config) for config in configs]
     named = rung_names(given)
     for line in about_order(given, named) if isinstance(given, list) else ():

@@ -13,7 +13,8 @@ TOLD_AFTER = 1000
 class EpochReminder:
     """Warns once where ``set_epoch`` is forgotten: the schedule would stay in its first epoch without a word.
 
-    It is forgotten once training goes on after an evaluation, or after ``TOLD_AFTER`` steps. A schedule that is the
+    It is forgotten once training goes on after an evaluation, or after the steps of an epoch, if they are known, or
+    ``TOLD_AFTER`` steps. A schedule that is the
     same in all epochs, or doesn't say by ``varies_by_epoch``, needs no ``set_epoch``.
     """
 
@@ -21,10 +22,15 @@ class EpochReminder:
         self._done = False
         self._evaluated = False
         self._first: int | None = None  # step of the first training forward
+        self._steps_of_epoch: int | None = None
 
     def epoch_is_set(self) -> None:
         """Someone says which epoch it is."""
         self._done = True
+
+    def epoch_has(self, steps: int) -> None:
+        """Someone says how many optimizer steps an epoch has."""
+        self._steps_of_epoch = steps
 
     def evaluation(self) -> None:
         """A forward in eval mode has begun. One before the first training forward is a check of the model alone."""
@@ -36,7 +42,7 @@ class EpochReminder:
             return
         if self._first is None:
             self._first = step
-        if not self._evaluated and step - self._first < TOLD_AFTER:
+        if not self._evaluated and step - self._first < (self._steps_of_epoch or TOLD_AFTER):
             return
         self._done = True
         if not getattr(schedule, "varies_by_epoch", False):

@@ -105,7 +105,8 @@ class LowModeModel(ModelView):
             self._rates = ScaledRates(ladder.model, self._due_rate_factor, self._steps.trains)
         self._sizes_asked = self._unsized_told = False
         self._epoch = 0
-        self._epoch_reminder = EpochReminder()
+        #: Tells where ``set_epoch`` is forgotten.
+        self.epoch_reminder = EpochReminder()
         self._forced: Mode | None = None
         self._recent = RecentModes()
         self._compile_options = {"dynamic": False, **(compile_options or {})} if compile else None
@@ -203,7 +204,7 @@ class LowModeModel(ModelView):
             epoch: The epoch, from 0.
         """
         self._epoch = epoch
-        self._epoch_reminder.epoch_is_set()
+        self.epoch_reminder.epoch_is_set()
 
     def attach(self, optimizer: Any) -> None:
         """Count optimizer steps, so that the mode changes once per optimizer step.
@@ -262,7 +263,7 @@ class LowModeModel(ModelView):
         if self._forced is not None:
             return self._run(self._forced, args, kwargs)
         if not self.training:
-            self._epoch_reminder.evaluation()
+            self.epoch_reminder.evaluation()
         kind = forward_kind() if self.training else ForwardKind.NO_STEP
         if kind is ForwardKind.NO_STEP:
             return self.ladder.model(*args, **kwargs)
@@ -295,7 +296,7 @@ class LowModeModel(ModelView):
             self._recent.clear()
         self._recent.note(mode, args, kwargs)
         if not self._steps.waits:
-            self._epoch_reminder.training(self.schedule, self.step, self._epoch)
+            self.epoch_reminder.training(self.schedule, self.step, self._epoch)
         self._steps.count_forward()
         return mode
 
@@ -348,7 +349,7 @@ class LowModeModel(ModelView):
         copied: LowModeModel = rebuild(copy.deepcopy(ladder, memo), *copy.deepcopy(arguments, memo))
         copied.last_mode = self.last_mode
         copied._steps.waits = True
-        copied._epoch_reminder = copy.copy(self._epoch_reminder)
+        copied.epoch_reminder = copy.copy(self.epoch_reminder)
         memo[id(self)] = copied
         self._copy_additions(copied, memo)
         return copied
@@ -391,14 +392,14 @@ class LowModeModel(ModelView):
         self._steps.go_on_from(step)
         self._epoch = epoch
         if epoch:
-            self._epoch_reminder.epoch_is_set()
+            self.epoch_reminder.epoch_is_set()
 
     def _go_on_from(self, state: Mapping[str, Any]) -> None:
         """Resume from an optimizer's state, which may be from a run with another schedule."""
         self._steps.go_on_from(int(state["step"]))
         self._epoch = int(state.get("epoch", 0))
         if self._epoch:
-            self._epoch_reminder.epoch_is_set()
+            self.epoch_reminder.epoch_is_set()
         if isinstance(self.schedule, StatefulSchedule) and "schedule" in state:
             self.schedule.load_state_dict(state["schedule"])
 

@@ -27,6 +27,7 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
         batches: Number of them that are used; about 100 are enough.
 
     Raises:
+        TypeError: Batches hold labels too.
         ValueError: fvcore is missing, a norm runs twice in a forward or keeps no statistics, or there are too few
             batches, or ``batches`` is below 1.
 
@@ -42,6 +43,10 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
     found = list(itertools.islice(images, batches))
     if len(found) < batches:
         raise ValueError(f"precise_bn asks for {batches} batches, and there are {len(found)}; give that many at most")
+    if any(_holds_labels(each) for each in found):
+        raise TypeError(
+            "images gives pairs of images and labels; give the images alone: (images for images, _ in loader)"
+        )
     old = [(norm.running_mean, norm.running_var) for norm in norms]
     ran: set[nn.Module] = set()
     # fvcore puts new tensors in the buffers' places, which compiled graphs would not see, and takes its hooks away only
@@ -62,6 +67,13 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
         for statistics, values in itertools.compress(zip(old, new, strict=True), moved):
             for statistic, value in zip(statistics, values, strict=True):
                 statistic.copy_(value)
+
+
+def _holds_labels(batch: Any) -> bool:
+    """Whether a batch is a pair of images and integer labels, as loaders give them."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+        return False
+    return not batch[1].is_floating_point()
 
 
 def require_fvcore() -> Any:

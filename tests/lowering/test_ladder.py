@@ -291,3 +291,11 @@ def test_images_are_downsampled_for_each_mode_as_its_pair_does_it() -> None:
     assert ladder.inputs_of(Mode.FULL, [images])[0] is images
     sizes = [tuple(ladder.inputs_of(mode, [images])[0].shape[2:]) for mode in ladder.modes]
     assert all(small <= large for small, large in itertools.pairwise(sizes))
+
+
+def test_one_configuration_is_no_list_of_them() -> None:
+    with pytest.raises(
+        TypeError,
+        match=r"^configs is of type LowModeConfig; give a list of LowModeConfig, such as \[LowModeConfig\(ratio=2\)\]",
+    ):
+        build_ladder(nn.Conv2d(3, 4, 3), torch.zeros(2, 3, 16, 16), LowModeConfig(2))

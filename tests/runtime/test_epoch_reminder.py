@@ -11,7 +11,15 @@ import pytest
 import torch
 from trainers import IMAGES, network
 
-from lowmode_fx import AgreementSchedule, BernoulliSchedule, LadderSchedule, LowModeModel, Mode, PeriodicSchedule
+from lowmode_fx import (
+    AgreementSchedule,
+    BernoulliSchedule,
+    CostCosineLR,
+    LadderSchedule,
+    LowModeModel,
+    Mode,
+    PeriodicSchedule,
+)
 from lowmode_fx.lowering.pair import build_pair
 from lowmode_fx.runtime import epoch_reminder
 from lowmode_fx.runtime.schedules import Schedule
@@ -66,6 +74,12 @@ def test_a_run_without_evaluation_is_told_after_a_thousand_steps(
     resumed = make()
     resumed.load_schedule_state({"step": 500, "epoch": 0})  # the steps of this process count
     assert said(resumed, "ttt") == [] and len(said(resumed, "t")) == 1
+
+
+def test_a_scheduler_that_knows_the_epochs_length_has_it_told_after_one(make: Callable[..., LowModeModel]) -> None:
+    net = make()
+    CostCosineLR(torch.optim.SGD(net.parameters(), lr=0.1), net, 2, 2, costs={"low": 0.5})
+    assert said(net, "tt") == [] and said(net, "tt") == [f"2 steps {TOLD} before each epoch"]
 
 
 def test_who_goes_on_from_a_state_or_a_copy_has_said_it_before(make: Callable[..., LowModeModel]) -> None:

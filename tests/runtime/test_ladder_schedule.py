@@ -267,3 +267,9 @@ def test_a_hold_without_milestones_warns_where_it_was_written() -> None:
 def test_wording_of_errors(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match="^" + re.escape(message)):
         LadderSchedule(**arguments)
+
+
+def test_shares_given_as_epochs_are_recognised() -> None:
+    told = r"^epochs=\(0.5, 0.3, 0.2\) are shares of the run; give shares=\(0.5, 0.3, 0.2\) and epochs, such as 30$"
+    with pytest.raises(TypeError, match=told):
+        LadderSchedule((0.5, 0.3, 0.2))

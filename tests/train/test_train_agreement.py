@@ -254,6 +254,14 @@ def test_norms_that_do_not_run_or_are_frozen_keep_their_statistics() -> None:
     assert not (model[4].running_var == 1).any()
 
 
+def test_statistics_are_asked_for_with_images_alone() -> None:
+    model, batches = nn.BatchNorm2d(3), [(torch.randn(2, 3, 4, 4), torch.tensor([0, 1]))]
+    with pytest.raises(TypeError, match=r"give the images alone: \(images for images, _ in loader\)$"):
+        recompute_statistics(model, batches, 1)
+    recompute_statistics(model, (images for images, _ in batches), 1)
+    torch.testing.assert_close(model.running_mean, batches[0][0].mean((0, 2, 3)))
+
+
 def test_a_mode_that_shares_its_norms_leaves_nothing_old() -> None:
     configs = [LowModeConfig(ratio=4, pool_convs="all"), LowModeConfig(pool_convs="all", batchnorm="share")]
     schedule = LadderSchedule((0, 1, 0))

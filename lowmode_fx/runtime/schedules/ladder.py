@@ -14,7 +14,7 @@ from lowmode_fx.runtime.schedules.base import PlannedSchedule
 from lowmode_fx.runtime.schedules.draws import uniform_draw
 from lowmode_fx.runtime.schedules.per_epoch import varies
 from lowmode_fx.utils.validation import as_count, as_probability, as_seed, as_sequence, as_share
-from passes.errors import OptionError
+from passes.errors import OptionError, OptionTypeError
 
 __all__ = ["LadderSchedule", "epochs_of_shares"]
 
@@ -181,6 +181,10 @@ def _plan(epochs: Any, shares: Any) -> tuple[int, ...]:
         raise ValueError(
             f"epochs={epochs!r} is one number; give one per mode, such as epochs=(10, 6, 3), or shares with it"
         )
+    floats = isinstance(epochs, tuple | list) and all(isinstance(each, float) for each in epochs)
+    if floats and abs(math.fsum(epochs) - 1) <= _ROUNDING:
+        told = tuple(epochs)
+        raise OptionTypeError("epochs", told, "are shares of the run", f"give shares={told} and epochs, such as 30")
     return _values("epochs", epochs, as_count)
 
 
