@@ -105,8 +105,7 @@ class LowModeModel(ModelView):
             self._rates = ScaledRates(ladder.model, self._due_rate_factor, self._steps.trains)
         self._sizes_asked = self._unsized_told = False
         self._epoch = 0
-        #: Tells where ``set_epoch`` is forgotten.
-        self.epoch_reminder = EpochReminder()
+        self._epoch_reminder = EpochReminder()
         self._forced: Mode | None = None
         self._recent = RecentModes()
         self._compile_options = {"dynamic": False, **(compile_options or {})} if compile else None
@@ -204,7 +203,11 @@ class LowModeModel(ModelView):
             epoch: The epoch, from 0.
         """
         self._epoch = epoch
-        self.epoch_reminder.epoch_is_set()
+        self._epoch_reminder.epoch_is_set()
+
+    def epoch_has(self, steps: int) -> None:
+        """Say how many optimizer steps an epoch has; a forgotten ``set_epoch`` is told after as many."""
+        self._epoch_reminder.epoch_has(steps)
 
     def attach(self, optimizer: Any) -> None:
         """Count optimizer steps, so that the mode changes once per optimizer step.
@@ -263,7 +266,7 @@ class LowModeModel(ModelView):
         if self._forced is not None:
             return self._run(self._forced, args, kwargs)
         if not self.training:
-            self.epoch_reminder.evaluation()
+            self._epoch_reminder.evaluation()
         kind = forward_kind() if self.training else ForwardKind.NO_STEP
         if kind is ForwardKind.NO_STEP:
             return self.ladder.model(*args, **kwargs)
@@ -296,7 +299,7 @@ class LowModeModel(ModelView):
             self._recent.clear()
         self._recent.note(mode, args, kwargs)
         if not self._steps.waits:
-            self.epoch_reminder.training(self.schedule, self.step, self._epoch)
+            self._epoch_reminder.training(self.schedule, self.step, self._epoch)
         self._steps.count_forward()
         return mode
 
@@ -349,7 +352,7 @@ class LowModeModel(ModelView):
         copied: LowModeModel = rebuild(copy.deepcopy(ladder, memo), *copy.deepcopy(arguments, memo))
         copied.last_mode = self.last_mode
         copied._steps.waits = True
-        copied.epoch_reminder = copy.copy(self.epoch_reminder)
+        copied._epoch_reminder = copy.copy(self._epoch_reminder)
         memo[id(self)] = copied
         self._copy_additions(copied, memo)
         return copied
@@ -392,14 +395,14 @@ class LowModeModel(ModelView):
         self._steps.go_on_from(step)
         self._epoch = epoch
         if epoch:
-            self.epoch_reminder.epoch_is_set()
+            self._epoch_reminder.epoch_is_set()
 
     def _go_on_from(self, state: Mapping[str, Any]) -> None:
         """Resume from an optimizer's state, which may be from a run with another schedule."""
         self._steps.go_on_from(int(state["step"]))
         self._epoch = int(state.get("epoch", 0))
         if self._epoch:
-            self.epoch_reminder.epoch_is_set()
+            self._epoch_reminder.epoch_is_set()
         if isinstance(self.schedule, StatefulSchedule) and "schedule" in state:
             self.schedule.load_state_dict(state["schedule"])
 

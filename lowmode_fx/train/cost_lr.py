@@ -58,7 +58,7 @@ class CostCosineLR(LambdaLR):
                 "that steps once an epoch"
             )
         progress = cost_progress(net, epochs, steps, costs)
-        net.epoch_reminder.epoch_has(steps)
+        net.epoch_has(steps)
         super().__init__(optimizer, partial(_factor, progress, steps, warm), last_epoch)
 
 

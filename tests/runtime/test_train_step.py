@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
 from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, TrainStep, build_pair
@@ -426,6 +427,80 @@ def test_a_scheduler_may_be_made_between_steps() -> None:
     assert same(ours, loop)
     assert ours.step.optimizer_outside is None
     assert ours.step.captures == 2
+
+
+@pytest.mark.parametrize("clearing", ["always", "never", "now and then"])
+def test_gradients_of_parameters_that_the_optimizer_leaves_alone(clearing: str) -> None:
+    def between(run: Run, place: int) -> None:
+        if clearing == "always" or (clearing == "now and then" and place % 3 == 0):
+            run.net.zero_grad()
+
+    def head(parameters: Any) -> torch.optim.Optimizer:
+        return SGD(list(parameters)[-2:])
+
+    runs = [make(head) for make in (recorded, Run)]
+    for run in runs:
+        run.train(batches(), between)
+    ours, loop = runs
+    assert same(ours, loop)
+    for mine, theirs in zip(ours.net.parameters(), loop.net.parameters(), strict=True):
+        assert (mine.grad is None) == (theirs.grad is None)
+        assert mine.grad is None or torch.equal(mine.grad, theirs.grad)
+    assert ours.recorder.replays > 0
+
+
+def test_gradients_that_always_differ_end_recording() -> None:
+    def between(run: Run, place: int) -> None:
+        for parameter in run.net.stem.parameters():
+            parameter.grad = torch.ones_like(parameter)
+
+    def head(parameters: Any) -> torch.optim.Optimizer:
+        return SGD(list(parameters)[-2:])
+
+    with pytest.warns(UserWarning, match="that the optimizer doesn't step on have other gradients in each step"):
+        ours = recorded(head).train(batches(), between)
+    assert same(ours, Run(head).train(batches(), between))
+
+
+def test_step_hooks_that_come_later_run_in_each_step() -> None:
+    def between(run: Run, place: int) -> None:
+        def halve(*_: Any) -> None:
+            run.net.fc.bias.grad.mul_(0.5)
+
+        if place == 8:
+            run.optimizer.register_step_pre_hook(halve)
+
+    with pytest.warns(UserWarning, match="step hooks on SGD run in Python"):
+        ours = recorded().train(batches(), between)
+    assert same(ours, Run().train(batches(), between))
+
+
+def test_options_of_the_scaler_that_change_count() -> None:
+    def between(run: Run, place: int) -> None:
+        if place == 8:
+            run.step.scaler.set_growth_interval(10)
+            run.step.scaler.set_growth_factor(4.0)
+
+    runs = [make(autocast=torch.float16, scaler=GradScaler("cpu", init_scale=2.0)) for make in (recorded, Run)]
+    for run in runs:
+        run.train(batches(), between)
+    assert runs[0].step.scaler.get_scale() == runs[1].step.scaler.get_scale() == 32.0
+    assert runs[0].losses == runs[1].losses
+
+
+def test_sparse_inputs_run_uncaptured() -> None:
+    model = nn.Linear(4, 3)
+    nets = [copy.deepcopy(model) for _ in range(2)]
+    steps = [
+        TrainStep(net, lambda out, target: F.mse_loss(out, target.to_dense()), SGD(net.parameters()), graphs=graphs)
+        for net, graphs in zip(nets, (Recorder(), None), strict=True)
+    ]
+    generator = torch.Generator().manual_seed(0)
+    with pytest.warns(UncapturedWarning, match="an input of layout torch.sparse_coo"):
+        for _ in range(8):
+            images, target = (torch.randn(5, size, generator=generator) for size in (4, 3))
+            mine, theirs = (step(images, target.relu().to_sparse()) for step in steps)
+            assert torch.equal(mine, theirs)
 
 
 def test_a_loss_is_watched_as_the_model_is() -> None:

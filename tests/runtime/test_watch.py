@@ -27,7 +27,8 @@ class Net(nn.Module):
         self.conv, self.norm = nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4)
         self.body = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.25), nn.Identity())
         self.register_buffer("mask", torch.ones(4, 4))
-        self.scale, self.steps, self.options, self.frozen = 1.0, [1, 2], {"a": 1}, set[str]()
+        self.scale, self.steps, self.options, self.frozen = 1.0, [1, 2], {"a": 1, "b": 1}, set[str]()
+        self.zero, self.later, self.pair = 0.0, [3, 4], (1.0, torch.ones(2, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(self.norm(self.conv(x)).mean((2, 3)) @ self.mask) * self.scale
@@ -76,6 +77,12 @@ CHANGES: dict[str, Callable[[Net], object]] = {
     "a new attribute": lambda net: setattr(net.body[2], "late", 1),
     "a list": lambda net: net.steps.append(3),
     "a dictionary": lambda net: net.options.update(a=2),
+    "an entry that moves on": lambda net: net.later.insert(0, net.steps.pop()),
+    "a renamed key": lambda net: net.options.update(c=net.options.pop("b")),
+    "keys in another order": lambda net: net.options.update(a=net.options.pop("a")),
+    "a tuple with a tensor": lambda net: setattr(net, "pair", (1.0, torch.ones(2, 2))),
+    "a tuple of another type": lambda net: setattr(net, "pair", (1, net.pair[1])),
+    "the sign of zero": lambda net: setattr(net, "zero", -0.0),
     "a set": lambda net: net.frozen.add("conv"),
     "a forward of its own": lambda net: setattr(net.conv, "forward", halve),
     "a forward hook": lambda net: net.conv.register_forward_hook(halve),
@@ -96,6 +103,7 @@ CHANGES: dict[str, Callable[[Net], object]] = {
 }
 NO_CHANGES: dict[str, Callable[[Net], object]] = {
     "an equal value": lambda net: setattr(net, "scale", float("1.0")),
+    "an equal tuple": lambda net: setattr(net, "pair", (float("1.0"), net.pair[1])),
     "train again": lambda net: net.train(),
     "eval and back": lambda net: (net.eval(), net.train()),
     "new values": lambda net: net.load_state_dict({name: value * 2 for name, value in net.state_dict().items()}),
@@ -206,6 +214,10 @@ LOADS: dict[str, Callable[[Any], object]] = {
     "another momentum": lambda optimizer: next(iter(optimizer.state.values())).update(momentum_buffer=torch.ones(1)),
     "a new group": lambda optimizer: optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]}),
     "a parameter less": lambda optimizer: optimizer.param_groups[0]["params"].pop(),
+    "a state's memory": lambda optimizer: setattr(
+        next(iter(optimizer.state.values()))["momentum_buffer"], "data", torch.ones(4, 4, 3, 3)
+    ),
+    "a step of its own": lambda optimizer: setattr(optimizer, "step", partial(optimizer.step)),
 }
 
 

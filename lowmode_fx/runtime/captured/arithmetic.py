@@ -55,6 +55,7 @@ class StepArithmetic:
         self._autocast = autocast
         self._clip_grad_norm = clip_grad_norm
         self._accumulate = accumulate
+        self._others: list[Tensor] = []
 
     def gradients(self, batch: Batch, last: bool = True) -> Tensor:
         """Add a batch's gradients to the parameters' ``.grad``. Returns its loss, a scalar without a graph.
@@ -109,12 +110,28 @@ class StepArithmetic:
         if self.scaler.is_enabled():
             self.scaler.update(self.scaler.get_scale())
 
+    def scaling(self) -> tuple[Any, ...]:
+        """The options of the gradient scaler, by which its scale grows and shrinks."""
+        scaler = self.scaler
+        if not scaler.is_enabled():
+            return ()
+        return scaler.get_growth_factor(), scaler.get_backoff_factor(), scaler.get_growth_interval()
+
     def _unsynchronized(self, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last or not isinstance(self.net, DistributedDataParallel) else self.net.no_sync()
 
     def parameters(self) -> list[Tensor]:
         """The net's parameters, and any others that the optimizer steps on, each once."""
         return list(dict.fromkeys([*self.net.parameters(), *self.trained()]))
+
+    def graded(self) -> list[Tensor]:
+        """The parameters that the optimizer steps on, then the net's others, as of ``find_others``."""
+        return self.trained() + self._others
+
+    def find_others(self) -> None:
+        """Look for parameters that get gradients though the optimizer doesn't step on them, as in a GAN."""
+        known = set(map(id, self.trained()))
+        self._others = [each for each in self.net.parameters() if each.requires_grad and id(each) not in known]
 
     def trained(self) -> list[Tensor]:
         """The parameters that the optimizer steps on."""

@@ -17,7 +17,7 @@ from lowmode_fx.runtime.captured.kinds import Kind, Kinds, Progress
 from lowmode_fx.runtime.captured.nets import SteppedNet
 from lowmode_fx.runtime.captured.optimizer_watch import OptimizerWatch
 from lowmode_fx.runtime.captured.parts import RecordedParts, capture_parts, run_in_parts
-from lowmode_fx.runtime.captured.rates import DeviceRates, why_not_captured
+from lowmode_fx.runtime.captured.rates import DeviceRates, why_hooked, why_not_captured
 from lowmode_fx.runtime.captured.recorded import Place, Recorded, gradients_of, same_tensors
 from lowmode_fx.runtime.captured.signature import Signature, StaticBatch, flatten, move
 from lowmode_fx.runtime.captured.watch import Watch, host_draws
@@ -26,6 +26,8 @@ from lowmode_fx.runtime.captured.watch import Watch, host_draws
 MOST_RESTARTS = 8
 #: Changes of an optimizer's options, other than learning rates, before its step is no longer captured.
 MOST_OPTIONS = 2
+#: Recordings of one kind of step that begin with different gradients.
+MOST_STARTS = 4
 
 
 class CapturedSteps:
@@ -51,6 +53,7 @@ class CapturedSteps:
         self._static: dict[Signature, StaticBatch] = {}
         self._watch: Watch | None = None
         self._optimizer_watch: OptimizerWatch | None = None
+        self._scaling: tuple[Any, ...] = ()
         self._restarts = 0
         self._other_options = 0
         self._leftovers_told = False
@@ -81,24 +84,33 @@ class CapturedSteps:
             return self._rehearse_in_parts(watch, mode, batch, place)
         if progress.runs == 2:
             return self._rehearse(watch, mode, batch, place)
-        trained = self._arithmetic.trained()
-        gradients = gradients_of(trained)
+        graded = self._arithmetic.graded()
+        gradients = gradients_of(graded)
         fits = progress.fits(gradients)
-        if not fits and progress.runs > 2 and self._begins_recorded(progress.kind, gradients):
+        if not fits and progress.runs > 2 and self._begins_recorded(progress, gradients):
             self._capture(progress, leaves, watch.generators)
             fits = progress.fits(gradients)
         if fits and progress.recorded is not None:
-            return self._replay(progress.recorded, leaves, trained, place)
+            return self._replay(progress.recorded, leaves, graded, place)
         return self._run_eagerly(mode, batch, place)
 
-    def _begins_recorded(self, kind: Kind, gradients: Sequence[Tensor | None]) -> bool:
-        """Whether the gradients are those with which a replay of this kind always begins.
+    def _begins_recorded(self, progress: Progress, gradients: Sequence[Tensor | None]) -> bool:
+        """Whether the gradients are those with which a replay of this kind begins, as far as can be told.
 
         There are none before the first batch of a step; before another batch they are what the first batch's replay has
-        left.
+        left. Parameters that the optimizer doesn't step on may have some, a bounded number of times.
         """
+        kind = progress.kind
+        if progress.captures >= MOST_STARTS:
+            if progress.captures == MOST_STARTS:
+                progress.captures += 1
+                warn(
+                    "parameters that the optimizer doesn't step on have other gradients in each step, so steps in "
+                    f"{kind.mode}-mode run uncaptured; freeze them, or clear them before each step"
+                )
+            return False
         if kind.place.first:
-            clean = all(gradient is None for gradient in gradients)
+            clean = all(gradient is None for gradient in gradients[: len(self._arithmetic.trained())])
             if not clean and not self._leftovers_told:
                 self._leftovers_told = True
                 warn(
@@ -177,8 +189,9 @@ class CapturedSteps:
         if static is None:
             static = self._static[signature] = StaticBatch(leaves, signature, self._device)
         static.fill(leaves)
-        trained = self._arithmetic.trained()
-        before = gradients_of(trained)
+        progress.captures += 1
+        graded = self._arithmetic.graded()
+        before = gradients_of(graded)
 
         def step() -> tuple[Tensor, Tensor | None, Tensor | None]:
             loss = self._gradients(mode, static.batch(), place)
@@ -196,7 +209,7 @@ class CapturedSteps:
                     progress.recorded = capture_parts(self._arithmetic, static, self._graphs, generators)
             else:
                 (loss, norm, skipped), replay = self._graphs.capture(step, generators)
-                after = gradients_of(trained)
+                after = gradients_of(graded)
                 progress.recorded = Recorded(static, replay, loss, norm, skipped, before, after)
         except Exception as error:  # a device, a compiler or user code may raise anything while it is recorded
             self._arithmetic.forget_half_step()
@@ -209,13 +222,13 @@ class CapturedSteps:
         finally:
             torch.clear_autocast_cache()
             self._net.settle()
-            for parameter, gradient in zip(trained, before, strict=True):
+            for parameter, gradient in zip(graded, before, strict=True):
                 parameter.grad = gradient
 
     def _replay(
-        self, recorded: Recorded | RecordedParts, leaves: list[Any], trained: list[Tensor], place: Place
+        self, recorded: Recorded | RecordedParts, leaves: list[Any], graded: list[Tensor], place: Place
     ) -> Tensor:
-        loss = recorded.replay(leaves, trained)
+        loss = recorded.replay(leaves, graded)
         if place.last and self.outside is None and isinstance(recorded, Recorded):
             self.norm = None if recorded.norm is None else recorded.norm.clone()
             self._arithmetic.skipped = recorded.skipped
@@ -263,8 +276,10 @@ class CapturedSteps:
         """Note what steps read in Python, after one has run and left nothing behind."""
         self._net.settle()
         criterion = {"criterion": self._arithmetic.criterion} if self._doubt is None else {}
+        self._arithmetic.find_others()
         self._watch = Watch({**self._net.roots(), **criterion})
         self._optimizer_watch = OptimizerWatch(self._arithmetic.optimizer) if self.outside is None else None
+        self._scaling = self._arithmetic.scaling()
 
     def _notice_changes(self) -> None:
         """Drop recordings if a step would compute something else now."""
@@ -273,7 +288,12 @@ class CapturedSteps:
             self._forget()
             self._restart(f"{changed} keeps changing between steps")
         elif self._optimizer_watch is not None:
-            if self._optimizer_watch.loaded():
+            hooked = why_hooked(self._arithmetic.optimizer)
+            if hooked is not None:
+                self._forget()
+                self._step_outside(hooked)
+                return
+            if self._optimizer_watch.loaded() or self._arithmetic.scaling() != self._scaling:
                 self._forget()
                 return
             option = self._optimizer_watch.changed_option()

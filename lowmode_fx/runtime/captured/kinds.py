@@ -24,10 +24,11 @@ class Kind(NamedTuple):
 
 @dataclass
 class Progress:
-    """How often steps of one kind have run, and their recording if there is one."""
+    """How often steps of one kind have run and been recorded, and their recording if there is one."""
 
     kind: Kind
     runs: int = 0
+    captures: int = 0
     recorded: Recorded | RecordedParts | None = None
 
     def fits(self, gradients: Sequence[Tensor | None]) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+from torch import Tensor
+
 from lowmode_fx.runtime.captured.watch import is_same
 from lowmode_fx.runtime.captured.writes import Writes
 
@@ -19,16 +21,22 @@ class OptimizerWatch:
         self._state = self._read_state()
         self._options = [{**group} for group in optimizer.param_groups]
         self._writes = self._watch_writes()
+        self._step = vars(optimizer).get("step")
+        self._tensors = [each for each in self._state if isinstance(each, Tensor)]
+        self._memory = list(map(Tensor.data_ptr, self._tensors))
 
     def loaded(self) -> bool:
-        """Whether the optimizer's parameters or state tensors were replaced."""
+        """Whether the optimizer's parameters, its state tensors or its ``step`` were replaced."""
         optimizer = self._optimizer
+        if vars(optimizer).get("step") is not self._step:
+            return True
         replaced = optimizer.state is not self._state[0] or optimizer.param_groups is not self._state[1]
         if not replaced and not self._writes.any():
-            return False
+            return self._moved()
         self._writes = self._watch_writes()
         state = self._read_state()
-        return len(state) != len(self._state) or not all(map(operator.is_, state, self._state))
+        same = len(state) == len(self._state) and all(map(operator.is_, state, self._state))
+        return not same or self._moved()
 
     def changed_option(self) -> str | None:
         """The name of an option that has changed, been added or removed, if any."""
@@ -43,6 +51,10 @@ class OptimizerWatch:
     def _watch_writes(self) -> Writes:
         state, groups = self._optimizer.state, self._optimizer.param_groups
         return Writes([state, *state.values(), groups, *(group["params"] for group in groups)])
+
+    def _moved(self) -> bool:
+        """Whether a tensor has other memory, as after ``.data =``."""
+        return list(map(Tensor.data_ptr, self._tensors)) != self._memory
 
     def _read_state(self) -> list[Any]:
         optimizer = self._optimizer

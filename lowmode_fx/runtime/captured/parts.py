@@ -127,7 +127,7 @@ def capture_parts(
     arithmetic: StepArithmetic, static: StaticBatch, graphs: Graphs, generators: list[torch.Generator]
 ) -> RecordedParts:
     """Record forward and backward. Raises what they raise. The parameters keep the gradients of the recording."""
-    before = [parameter.grad for parameter in arithmetic.trained()]
+    before = [parameter.grad for parameter in arithmetic.graded()]
     gradients: list[Tensor] = []
     reached: list[set[int]] = []
 
@@ -144,7 +144,7 @@ def capture_parts(
     outputs, play_forward, play_backward = graphs.capture_two(forward, between, backward, generators)
     # The recorded graph of autograd goes; the memory of what it returned stays.
     held = Outputs(tree_map(_alone, outputs.all()))
-    after = [parameter.grad for parameter in arithmetic.trained()]
+    after = [parameter.grad for parameter in arithmetic.graded()]
     return RecordedParts(static, play_forward, held, play_backward, gradients, before, after, arithmetic, reached)
 
 

@@ -24,8 +24,13 @@ def why_not_captured(optimizer: Any) -> str | None:
         if not any(group.get(option) for option in options):
             option = " or ".join(f"{each}=True" for each in options)
             return f"{kind.__name__} reads its learning rate in Python; make it with {option}"
+    return why_hooked(optimizer)
+
+
+def why_hooked(optimizer: Any) -> str | None:
+    """Why the step of an optimizer with hooks can't be captured; ``None`` if it has none."""
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-        return f"step hooks on {kind.__name__} run in Python"
+        return f"step hooks on {type(optimizer).__name__} run in Python"
     return None
 
 

@@ -73,6 +73,8 @@ def _describe(leaf: Any) -> Hashable:
     if isinstance(leaf, Tensor):
         if leaf.requires_grad:
             raise TypeError("an input that requires a gradient")
+        if leaf.layout is not torch.strided or leaf.is_nested:
+            raise TypeError(f"an input of layout {leaf.layout}")
         return leaf.shape, leaf.stride(), leaf.dtype
     if isinstance(leaf, _CONSTANTS):
         return (type(leaf), leaf)

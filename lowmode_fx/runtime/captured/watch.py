@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import random
 import sys
@@ -65,7 +66,7 @@ class Watch:
         self._registries = [each for each in empty if id(each) in registered]
         self._containers = [each for each in containers if each]
         self._sources = [each.values() if isinstance(each, dict) else each for each in self._containers]
-        self._seen = list(chain.from_iterable(self._sources))
+        self._seen, self._keys = self._read()
         self._writes = Writes(self._containers)
         self._cells = [each for each in held.containers if isinstance(each, CellType)]
         functions = _functions(roots, held.modules)
@@ -90,7 +91,7 @@ class Watch:
                 changed = self._find()
                 if changed is not None:
                     return changed
-                self._seen = list(chain.from_iterable(self._sources))
+                self._seen, self._keys = self._read()
             self._writes.forget()
         loose = self._read_loose()
         if not all(map(operator.is_, loose, self._loose)):
@@ -102,19 +103,27 @@ class Watch:
     def _is_seen(self) -> bool:
         """Whether containers hold the same objects as before: an equal container is another one to watch."""
         try:
-            now = list(chain.from_iterable(self._sources))
+            now, keys = self._read()
         except RuntimeError:  # changed while it was read
             return False
-        return len(now) == len(self._seen) and all(map(operator.is_, now, self._seen))
+        return keys == self._keys and len(now) == len(self._seen) and all(map(operator.is_, now, self._seen))
+
+    def _read(self) -> tuple[list[Any], list[Any]]:
+        """The values of all containers, and the keys or the length of each."""
+        keys = [list(each) if isinstance(each, dict) else len(each) for each in self._containers]
+        return list(chain.from_iterable(self._sources)), keys
 
     def _find(self) -> str | None:
+        for container, before in zip(self._containers, self._keys, strict=True):
+            if (list(container) if isinstance(container, dict) else len(container)) != before:
+                return "the keys or the size of a container"
         seen = iter(self._seen)
         for container in self._containers:
             items = container.items() if isinstance(container, dict) else enumerate(container)
             for key, value in items:
                 if not is_same(value, next(seen, _MISSING)):
                     return self._name(container, key)
-        return None if next(seen, _MISSING) is _MISSING else "the size of a container"
+        return None
 
     def _name(self, container: Any, key: Any) -> str:
         if id(container) in self._names:
@@ -145,8 +154,16 @@ def host_draws(device: torch.device) -> tuple[Any, ...]:
 
 
 def is_same(now: Any, before: Any) -> bool:
-    """Whether a value is the same object, or an equal plain value."""
-    return now is before or (type(now) is type(before) and isinstance(now, _PLAIN) and now == before)
+    """Whether a value is the same object, or an equal plain value; a tuple's entries are compared one by one."""
+    if now is before:
+        return True
+    if type(now) is not type(before) or not isinstance(now, _PLAIN):
+        return False
+    if isinstance(now, tuple) and not isinstance(now, torch.Size):
+        return len(now) == len(before) and all(map(is_same, now, before))
+    if isinstance(now, float) and now == 0 == before:
+        return math.copysign(1, now) == math.copysign(1, before)
+    return bool(now == before)
 
 
 def _global_hooks() -> list[Any]:

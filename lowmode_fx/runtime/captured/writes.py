@@ -44,12 +44,15 @@ class Writes:
                 return True
         elif self._was_written():
             return True
+        if self._read_lengths() != self._lengths:
+            return True
         now = self._read_others()
         return len(now) != len(self._entries) or not all(map(operator.is_, now, self._entries))
 
     def forget(self) -> None:
         """Count from here."""
         self._versions, self._entries = self._read_versions(), self._read_others()
+        self._lengths = self._read_lengths()
         self._unwritten: Callable[[], bool] | None = None
         self._quiet = 0
 
@@ -66,3 +69,7 @@ class Writes:
 
     def _read_others(self) -> list[Any]:
         return list(chain.from_iterable(self._others))
+
+    def _read_lengths(self) -> list[int]:
+        """An entry may move from the end of one list to the start of the next."""
+        return list(map(len, self._others))
