@@ -26,7 +26,7 @@ from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps
 from bench.large_kernels_arms import BUDGETS, MODES, Arm, arms
 from bench.large_kernels_report import report
 from bench.large_networks import SMALL
-from lowmode_fx import LadderSchedule, LowModeModel, build_ladder
+from lowmode_fx import LadderSchedule, LowModeConfig, LowModeModel, build_ladder
 from lowmode_fx.train import DataSplits, load_data
 from lowmode_fx.train.batches import train_batches, val_batches
 from lowmode_fx.train.images import MemoryImages
@@ -104,13 +104,15 @@ def step(
     optimizer.zero_grad()
 
 
-def measure_costs(study: Study, data: str, rounds: int) -> dict[str, dict[str, float]]:
+def measure_costs(
+    study: Study, data: str, rounds: int, configs: Mapping[str, LowModeConfig] | None = None
+) -> dict[str, dict[str, float]]:
     """The time of a step of each low mode divided by a full step's, paired and interleaved."""
     splits, model = load(study, data), network(study, 0)
     images, labels = next(train_batches(splits, batch_size=study.batch, seed=0, epoch=0, device=device()))
     batch = images.contiguous(memory_format=torch.channels_last), labels
     gpu = batch[0].is_cuda
-    ladder = build_ladder(model, batch[0][:2], MODES)
+    ladder = build_ladder(model, batch[0][:2], MODES if configs is None else configs)
     net = LowModeModel(ladder, LadderSchedule((1,) * len(ladder.modes)), compile=gpu).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     steps = {str(mode): partial(step, partial(net.run, mode), *batch, model, optimizer) for mode in net.modes}
@@ -209,7 +211,10 @@ def main() -> None:
         if key not in rows:
             found = measure_costs(study, options.data, options.rounds)
             rows[key] = {"study": asdict(study), "prices": found}
-            save(path, head, rows)
+        untimed = {mode: config for mode, config in MODES.items() if mode not in rows[key]["prices"]}
+        if untimed:  # they came later
+            rows[key]["prices"] = {**measure_costs(study, options.data, options.rounds, untimed), **rows[key]["prices"]}
+        save(path, head, rows)
         costs = {mode: found["median"] for mode, found in rows[key]["prices"].items()}
         print(study.key, {mode: round(cost, 3) for mode, cost in costs.items()}, flush=True)
         # Every arm's first seed before any second one: a run that is cut short compares all arms.

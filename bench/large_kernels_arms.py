@@ -25,6 +25,7 @@ MODES: dict[str, LowModeConfig] = {
     "resized": RESIZED,
     "resized, cover": RESIZED_COVER,
     "resized, shared norms": RESIZED_SHARED,
+    "bicubic 8/3": LowModeConfig(ratio="8/3", pool_convs="large", kernel_transform="bicubic"),
     "resized 4/3": LowModeConfig(ratio="4/3", pool_convs="large", kernel_transform="pi_resize"),
 }
 
@@ -87,6 +88,12 @@ def arms(costs: Mapping[str, float]) -> list[Arm]:
             Arm("bicubic", {"bicubic": 1 - tail, **two}, budget),
             Arm("averaged, rate over time", {"averaged": 1 - tail, **two}, budget, over_time=True),
             Arm("bicubic, rate over time", {"bicubic": 1 - tail, **two}, budget, over_time=True),
+            Arm(
+                "bicubic from r = 8/3, rate over time",
+                {"bicubic 8/3": 0.3 * (1 - tail), "bicubic": 0.7 * (1 - tail), **two},
+                budget,
+                over_time=True,
+            ),
             Arm("Composer's ramp, rate over time", ramp, budget, over_time=True),
             Arm("resized, ladder", {"resized": 0.4, "resized 4/3": 0.2, **two}, budget),
             Arm("resized, drawn", {"resized": 0.4, "resized 4/3": 0.2, **two}, budget, mixed=True),

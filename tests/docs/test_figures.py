@@ -92,24 +92,26 @@ def test_the_case_is_what_was_measured() -> None:
     rows = json.loads((ROOT / "bench/results/ablation_cpu.json").read_text())["rows"]
     assert ablation_report.case(rows) in PAGES["README.md"]
     ends = []
-    for network, epochs, low in (("resnet8", 16, 14), ("resnet8-5x5", 12, 12)):
+    for network, epochs, low, steep in (("resnet8", 16, 14, 17), ("resnet8-5x5", 12, 12, 13)):
         found = {line.arm: line for line in ablation_report.lines(rows, f"{network}, rate 0.4")}
         full, ladder = found[f"full-mode, {epochs} epochs"], found[f"default ladder, {low} epochs, rate over macs"]
         fine, documented = (found[f"Composer's ramp, {low} epochs{told}"] for told in (", rate over macs", ""))
-        assert max(fine.time, ladder.time) < 0.52 * full.time and min(full.seeds, ladder.seeds, fine.seeds) >= 4
+        small = next(line for arm, line in found.items() if arm.startswith(f"ladder from r = 8/3, {steep} epochs"))
+        assert small.time < 0.505 * full.time and max(fine.time, ladder.time) < 0.545 * full.time
+        assert min(full.seeds, ladder.seeds, fine.seeds, small.seeds) >= 5
         (slower,) = ablation_report.lines(rows, f"{network}, rate 0.2")
         assert slower.accuracy < full.accuracy and slower.arm == full.arm
-        ends.append((full, ladder, fine, documented, found))
-    (full, ladder, fine, documented, three), (other, other_ladder, other_fine, _, five) = ends
-    # In words: with 3×3 kernels half of the time gives full-mode's accuracy, with 5×5 it takes more.
-    assert full.accuracy - fine.accuracy < math.hypot(full.error, fine.error) and fine.time < 0.5 * full.time
+        ends.append((full, ladder, fine, small, documented, found))
+    (full, ladder, fine, small, documented, three), (other, _, _, other_small, _, five) = ends
+    # In words: with 3×3 kernels half of the time gives full-mode's accuracy, with 5×5 nearly.
+    for line in (fine, small):
+        assert full.accuracy - line.accuracy < math.hypot(full.error, line.error) and line.time < 0.505 * full.time
     longer = five["default ladder, 14 epochs, rate over macs"]
-    assert longer.time < 0.605 * other.time and f"and 0.6 of it {_points(longer, other)} points above" in WORDS
+    assert longer.time < 0.635 * other.time and f"and 0.63 of it {_points(longer, other)} points above" in WORDS
     assert f"The default ladder of three modes ends {_points(full, ladder)} points below full-mode" in WORDS
-    said = (
-        f"half of the time ends {_points(other, other_fine)} to {_points(other, other_ladder)} points below full-mode"
-    )
-    assert said in WORDS
+    away = (other.accuracy - other_small.accuracy) / math.hypot(other.error, other_small.error)
+    told = f"half of the time ends {_points(other, other_small)} points below full-mode ({away:.1f} standard errors)"
+    assert told in WORDS
     steps = three["default ladder, 14 epochs"]
     assert f"then ends {_points(ladder, steps)} points lower" in WORDS
     assert f"Composer's resizing ends {_points(full, documented)} points below full-mode" in WORDS
@@ -129,7 +131,7 @@ def test_at_a_lower_rate_a_ladder_saves_less() -> None:
         found = {line.arm: line for line in ablation_report.lines(rows, network)}
         ladder, plain = found[f"default ladder, {arm}, rate over macs"], found[f"default ladder, {arm}"]
         peer = found[f"Composer's ramp, {arm}"]
-        assert ladder.accuracy > found[full].accuracy and ladder.time < 0.605 * found[full].time
+        assert ladder.accuracy > found[full].accuracy and ladder.time < 0.635 * found[full].time
         assert ladder.accuracy - 2 * math.hypot(ladder.error, peer.error) > peer.accuracy
         short.append(_points(found[full], found[f"default ladder, {half}, rate over macs"]))
         if network == "resnet8":
