@@ -139,6 +139,12 @@ def fake_of(mode: Any, device: torch.device, make: Callable[[], Tensor]) -> Tens
     return FakeTensor(mode, meta, device)
 
 
+def as_parameter(fake: Tensor, requires_grad: bool) -> Tensor:
+    """The fake tensor itself as a parameter. ``nn.Parameter`` would make a view of it first."""
+    fake._is_param = True  # what isinstance(_, nn.Parameter) asks for
+    return fake.requires_grad_(requires_grad)
+
+
 def without_modes() -> Any:
     """A context in which tensors are real again, inside a fake mode and modes above it."""
     from torch.utils._python_dispatch import _disable_current_modes
@@ -191,6 +197,24 @@ def failed_guard() -> str:
     metrics: list[Any] = getattr(sys.modules.get("torch._dynamo.utils"), "get_compilation_metrics", list)()
     reasons = (getattr(each, "recompile_reason", None) for each in reversed(metrics))
     return str(next(filter(None, reasons), "")).partition("#")[0]
+
+
+@contextlib.contextmanager
+def graphs_alone() -> Iterator[None]:
+    """Inside, tracing makes graphs without what is not needed to read them, as far as this version of torch can.
+
+    That is the code of each graph module, until it runs, and the place in the source of each node.
+    """
+    settings: Any = getattr(torch.fx, "config", None)
+    traced = getattr(settings, "do_not_emit_stack_traces", None)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, AttributeError):
+            lazily = importlib.import_module("torch.fx._lazy_graph_module")._use_lazy_graph_module
+            stack.enter_context(lazily(True))
+        if traced is not None:
+            settings.do_not_emit_stack_traces = True
+            stack.callback(setattr, settings, "do_not_emit_stack_traces", traced)
+        yield
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from lowmode_fx.capture.hooks import forward_hooks_aside
 from lowmode_fx.capture.inputs import ModelInputs
 from passes.preserve import preserve_state
 from passes.shapes import quiet_misfits
+from passes.torch_internals import graphs_alone
 from passes.trees import Structure, tree_flatten, tree_unflatten
 
 
@@ -38,7 +39,7 @@ def trace_by_export(model: nn.Module, inputs: ModelInputs, example: Sequence[Ten
     """
     structures: list[Structure] = []
     aside = forward_hooks_aside(model)
-    with warnings.catch_warnings(), quiet_misfits(), preserve_state(model, buffers=False), aside:
+    with warnings.catch_warnings(), quiet_misfits(), preserve_state(model, buffers=False), aside, graphs_alone():
         warnings.simplefilter("ignore")
         args, kwargs = inputs.call(example)
         model.__dict__["forward"] = _flat(model.forward, structures)

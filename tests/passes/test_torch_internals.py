@@ -7,13 +7,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
 from passes import bind_graph, propagate_shapes
-from passes.torch_internals import compiler_errors, in_backward_pass, written_tensors
+from passes.torch_internals import (
+    as_parameter,
+    compiler_errors,
+    fake_tensor_mode,
+    graphs_alone,
+    in_backward_pass,
+    written_tensors,
+)
 
 ROOT = Path(__file__).parents[2]
 PRIVATE = (
@@ -109,3 +117,50 @@ def test_a_backward_pass_is_reported() -> None:
 
     Asking.apply(torch.ones(1, requires_grad=True)).backward()
     assert told == [False, True] and not in_backward_pass()
+
+
+def test_a_fake_becomes_a_parameter_itself() -> None:
+    with fake_tensor_mode():
+        fake = torch.zeros(2, 3)
+    assert as_parameter(fake, True) is fake
+    assert isinstance(fake, nn.Parameter) and fake.requires_grad and fake.is_leaf
+    module = nn.Module()
+    module.weight = fake
+    assert dict(module.named_parameters())["weight"] is fake
+
+
+def stack_traces() -> Any:
+    return getattr(getattr(torch.fx, "config", None), "do_not_emit_stack_traces", None)
+
+
+STACK_TRACES = stack_traces()
+
+
+class Doubling(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
+
+
+def exported() -> torch.export.ExportedProgram:
+    return torch.export.export(Doubling(), (torch.ones(2),), strict=False)
+
+
+@pytest.mark.skipif(STACK_TRACES is None, reason="this torch always records places in the source")
+def test_graphs_alone_have_no_places_and_run_all_the_same() -> None:
+    assert any(node.stack_trace for node in exported().graph.nodes)
+    with graphs_alone():
+        program = exported()
+    assert stack_traces() is STACK_TRACES
+    assert not any(node.stack_trace for node in program.graph.nodes)
+    assert torch.equal(program.module()(torch.ones(2)), torch.full((2,), 2.0))
+    with pytest.raises(KeyError), graphs_alone():
+        raise KeyError
+    assert stack_traces() is STACK_TRACES
+
+
+def test_graphs_alone_without_these_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("torch.fx.config.do_not_emit_stack_traces", raising=False)
+    monkeypatch.setitem(sys.modules, "torch.fx._lazy_graph_module", None)
+    with graphs_alone():
+        pass
+    assert stack_traces() is None
