@@ -16,7 +16,7 @@ from lowmode_fx.capture.hooks import forward_hooks_aside
 from lowmode_fx.capture.inputs import ModelInputs
 from passes.preserve import preserve_state
 from passes.shapes import quiet_misfits
-from passes.torch_internals import graphs_alone
+from passes.torch_internals import fake_norms_by_layout, graphs_alone
 from passes.trees import Structure, tree_flatten, tree_unflatten
 
 
@@ -40,11 +40,12 @@ def trace_by_export(model: nn.Module, inputs: ModelInputs, example: Sequence[Ten
     """
     structures: list[Structure] = []
     aside = forward_hooks_aside(model)
-    with warnings.catch_warnings(), quiet_misfits(), preserve_state(model, buffers=False), aside, graphs_alone():
+    with warnings.catch_warnings(), quiet_misfits(), preserve_state(model, buffers=False), aside:
         warnings.simplefilter("ignore")
         args, kwargs = inputs.call(example)
         model.__dict__["forward"] = _flat(model.forward, structures)
-        program = torch.export.export(model, args, kwargs, strict=False)
+        with graphs_alone(), fake_norms_by_layout():
+            program = torch.export.export(model, args, kwargs, strict=False)
         graph = _without_lifted_inputs(program)
     theirs = {**program.constants, **program.state_dict}
     names = {id(value): name for name, value in (*model.named_buffers(), *model.named_parameters())}
