@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind, OutputKind
 
 from lowmode_fx.capture.fx_frontend import replace_by_constant
 from lowmode_fx.capture.hooks import forward_hooks_aside
 from lowmode_fx.capture.inputs import ModelInputs
 from passes.preserve import preserve_state
 from passes.shapes import quiet_misfits
+from passes.torch_internals import fake_norms_by_layout, graphs_alone
 from passes.trees import Structure, tree_flatten, tree_unflatten
 
 
@@ -42,34 +44,47 @@ def trace_by_export(model: nn.Module, inputs: ModelInputs, example: Sequence[Ten
         warnings.simplefilter("ignore")
         args, kwargs = inputs.call(example)
         model.__dict__["forward"] = _flat(model.forward, structures)
-        program = torch.export.export(model, args, kwargs, strict=False)
-        exported: Any = program.module(check_guards=False)
-    graph: fx.Graph = exported.graph
+        with graphs_alone(), fake_norms_by_layout():
+            program = torch.export.export(model, args, kwargs, strict=False)
+        graph = _without_lifted_inputs(program)
+    theirs = {**program.constants, **program.state_dict}
     names = {id(value): name for name, value in (*model.named_buffers(), *model.named_parameters())}
-    for node in list(graph.nodes):
-        if node.op == "call_module" and node.target == "_guards_fn":
-            graph.erase_node(node)
-        elif node.op == "get_attr":
-            _bind_attribute(graph, node, exported, model, names)
+    for node in graph.find_nodes(op="get_attr"):
+        _bind_attribute(graph, node, theirs.get(str(node.target)), model, names)
     _plain_interface(graph, structures[-1])
     _tensors_only(graph, inputs)
     return graph
 
 
-def _bind_attribute(
-    graph: fx.Graph, node: fx.Node, exported: nn.Module, model: nn.Module, names: Mapping[int, str]
-) -> None:
+def _without_lifted_inputs(program: torch.export.ExportedProgram) -> fx.Graph:
+    """The program's graph, in which parameters, buffers and constants are attributes instead of inputs.
+
+    ``program.module()`` does the same for a copy of the graph, and generates its code twice.
+    """
+    graph: fx.Graph = program.graph
+    signature = program.graph_signature
+    for output in signature.output_specs:
+        if output.kind is not OutputKind.USER_OUTPUT:
+            raise ValueError(f"torch.export returns what the model writes to {output.target}")
+    for node, lifted in zip(graph.find_nodes(op="placeholder"), signature.input_specs, strict=True):
+        if lifted.kind is not InputKind.USER_INPUT:
+            with graph.inserting_after(node):
+                attribute = graph.get_attr(str(lifted.target))
+            node.replace_all_uses_with(attribute)
+            graph.erase_node(node)
+    return graph
+
+
+def _bind_attribute(graph: fx.Graph, node: fx.Node, theirs: Any, model: nn.Module, names: Mapping[int, str]) -> None:
     """Let the node read the model's own tensor, by the first of its names: torch.export may take another."""
-    theirs = _fetch(exported, str(node.target))
-    ours = _fetch(model, str(node.target))
-    if ours is theirs:
-        node.target = names.get(id(ours), node.target)
+    if not isinstance(theirs, Tensor):
+        raise ValueError(f"torch.export made {node.target}, which the model does not hold")
+    if _fetch(model, str(node.target)) is theirs and (id(theirs) in names or not theirs.requires_grad):
+        node.target = names.get(id(theirs), node.target)
         return
     if isinstance(theirs, nn.Parameter):
         raise ValueError(f"torch.export made a parameter that the model does not hold: {node.target}")
-    if not isinstance(theirs, Tensor):
-        raise ValueError(f"torch.export made {node.target}, a {type(theirs).__name__} that the model does not hold")
-    replace_by_constant(graph, node, theirs)
+    replace_by_constant(graph, node, theirs.detach() if theirs.requires_grad else theirs)
 
 
 def _flat(forward: Callable[..., Any], structures: list[Structure]) -> Callable[..., list[Any]]:

@@ -17,6 +17,7 @@ from lowmode_fx.lowering.ladder import Ladder, ModePair
 from lowmode_fx.lowering.lower import lower_quietly, pair_of, warn_of
 from lowmode_fx.lowering.rung_names import about_order, rung_names
 from lowmode_fx.lowering.sharded import is_sharded, over, unsharded_twin
+from lowmode_fx.utils.collector import no_collections
 from lowmode_fx.utils.validation import wrong_type
 from passes.wording import near_matches_hint
 
@@ -59,8 +60,9 @@ def build_pair(
     """
     config = _check_config(config)
     part = _part(model, submodule)
-    captured = capture(_traced(part), example_input, front_end, images=images, leaf_modules=leaf_modules)
-    pair: ModePair = _of(part, pair_of(captured, config))
+    with no_collections():
+        captured = capture(_traced(part), example_input, front_end, images=images, leaf_modules=leaf_modules)
+        pair: ModePair = _of(part, pair_of(captured, config))
     warn_of(pair.report)
     return pair
 
@@ -108,8 +110,9 @@ def build_ladder(
     for line in about_order(given, named) if isinstance(given, list) else ():
         warnings.warn(line, stacklevel=2)
     part = _part(model, submodule)
-    captured = capture(_traced(part), example_input, front_end, images=images, leaf_modules=leaf_modules)
-    rungs = tuple(lower_quietly(captured, _check_config(config), mode) for mode, config in named)
+    with no_collections():
+        captured = capture(_traced(part), example_input, front_end, images=images, leaf_modules=leaf_modules)
+        rungs = tuple(lower_quietly(captured, _check_config(config), mode) for mode, config in named)
     for rung in rungs:
         warn_of(rung.report)
     ladder: Ladder = _of(part, Ladder(captured.model, captured.graph_module, rungs, captured.inputs, captured.live))

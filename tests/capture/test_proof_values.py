@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from layouts import empty, layout
 from spec_modules import build_cnn, draw_images
 from specs import CNNSpec
 from strategies import cnn_specs
@@ -67,16 +67,6 @@ def _turn_sign(graph: fx.Graph, node: fx.Node) -> None:
 # -- results ---------------------------------------------------------------------------------------------------------
 
 
-def layout(result: Any) -> Any:
-    if isinstance(result, Tensor):
-        return result.shape, result.stride(), result.storage_offset(), result.dtype, result.device
-    return [layout(each) for each in result] if isinstance(result, list | tuple) else result
-
-
-def empty(*shape: int, dtype: torch.dtype = torch.float32, memory_format: Any = torch.contiguous_format) -> Tensor:
-    return torch.empty(shape, dtype=dtype).contiguous(memory_format=memory_format)
-
-
 OPERATORS: dict[str, tuple[Any, Callable[[], tuple[Any, ...]]]] = {
     "a view": (aten.slice.Tensor, lambda: (empty(2, 3, 4, 5), 1, 0, 2)),
     "a view of another dtype": (aten.view.dtype, lambda: (empty(2, 4), torch.int32)),
@@ -112,40 +102,6 @@ def test_results_are_those_of_torch(name: str) -> None:
                 assert (result is args[0]) == ("in place" in name)
                 views = "view" in name or "in place" in name
                 assert (result.untyped_storage() is args[0].untyped_storage()) == views
-
-
-BATCH_NORMS = list(
-    itertools.product(
-        [(2, 3, 4, 5), (2, 3), (2, 3, 7)],
-        [torch.float32, torch.bfloat16],
-        [torch.contiguous_format, torch.channels_last],
-        [True, False],
-    )
-)
-
-
-@pytest.mark.parametrize(("shape", "dtype", "memory_format", "training"), BATCH_NORMS)
-def test_batch_norms_by_rule_are_those_of_torch(
-    shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format, training: bool
-) -> None:
-    if memory_format is torch.channels_last and len(shape) != 4:
-        memory_format = torch.contiguous_format
-    mode = fake_tensor_mode_without_kernels()
-    results = Results(mode)
-    with mode:
-        images, of_channels = empty(*shape, dtype=dtype, memory_format=memory_format), empty(3)
-        for weight in (of_channels, None, of_channels.to(dtype)):
-            args = (images, weight, weight, of_channels, of_channels, training, 0.1, 1e-5)
-            expected = aten.native_batch_norm.default(*args)
-            found = results.of(aten.native_batch_norm.default, args, {}, ("forward", str(weight)))
-            assert layout(found) == layout(expected)
-            saved = expected[1:]
-            for mask in ([True, True, True], [True, False, False]):
-                mask = [mask[0], *(each and weight is not None for each in mask[1:])]
-                back = (images, images, weight, of_channels, of_channels, *saved, training, 1e-5, mask)
-                expected_back = aten.native_batch_norm_backward.default(*back)
-                found = results.of(aten.native_batch_norm_backward.default, back, {}, ("back", str(weight), str(mask)))
-                assert layout(found) == layout(expected_back)
 
 
 # -- values ----------------------------------------------------------------------------------------------------------

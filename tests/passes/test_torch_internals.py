@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import itertools
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from passes import bind_graph, propagate_shapes
-from passes.torch_internals import compiler_errors, in_backward_pass, written_tensors
+from passes.torch_internals import (
+    as_parameter,
+    compiler_errors,
+    fake_norms_by_layout,
+    fake_tensor_mode,
+    graphs_alone,
+    in_backward_pass,
+    written_tensors,
+)
 
 ROOT = Path(__file__).parents[2]
 PRIVATE = (
@@ -109,3 +122,110 @@ def test_a_backward_pass_is_reported() -> None:
 
     Asking.apply(torch.ones(1, requires_grad=True)).backward()
     assert told == [False, True] and not in_backward_pass()
+
+
+def test_a_fake_becomes_a_parameter_itself() -> None:
+    with fake_tensor_mode():
+        fake = torch.zeros(2, 3)
+    assert as_parameter(fake, True) is fake
+    assert isinstance(fake, nn.Parameter) and fake.requires_grad and fake.is_leaf
+    module = nn.Module()
+    module.weight = fake
+    assert dict(module.named_parameters())["weight"] is fake
+
+
+def stack_traces() -> Any:
+    return getattr(getattr(torch.fx, "config", None), "do_not_emit_stack_traces", None)
+
+
+STACK_TRACES = stack_traces()
+
+
+class Doubling(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
+
+
+def exported() -> torch.export.ExportedProgram:
+    return torch.export.export(Doubling(), (torch.ones(2),), strict=False)
+
+
+@pytest.mark.skipif(STACK_TRACES is None, reason="this torch always records places in the source")
+def test_graphs_alone_have_no_places_and_run_all_the_same() -> None:
+    assert any(node.stack_trace for node in exported().graph.nodes)
+    with graphs_alone():
+        program = exported()
+    assert stack_traces() is STACK_TRACES
+    assert not any(node.stack_trace for node in program.graph.nodes)
+    assert torch.equal(program.module()(torch.ones(2)), torch.full((2,), 2.0))
+    with pytest.raises(KeyError), graphs_alone():
+        raise KeyError
+    assert stack_traces() is STACK_TRACES
+
+
+def test_graphs_alone_without_these_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("torch.fx.config.do_not_emit_stack_traces", raising=False)
+    monkeypatch.setitem(sys.modules, "torch.fx._lazy_graph_module", None)
+    with graphs_alone():
+        pass
+    assert stack_traces() is None
+
+
+FORMATS = (torch.contiguous_format, torch.channels_last)
+SHAPES = ((2, 3, 4, 5), (2, 3, 7), (2, 3, 1, 1))
+NORMS = [
+    *(
+        (*each, True)
+        for each in itertools.product(SHAPES, (torch.float32, torch.bfloat16), FORMATS, (torch.float32, None))
+    ),
+    ((2, 3, 4, 5), torch.float32, torch.contiguous_format, torch.float32, False),
+]
+
+
+@pytest.fixture
+def decomposed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The shapes of images whose norms torch decomposes."""
+    module = importlib.import_module("torch._decomp.decompositions")
+    helper, found = module.native_batch_norm_helper, []
+
+    def noted(images: Tensor, *args: Any) -> Any:
+        found.append(images.shape)
+        return helper(images, *args)
+
+    monkeypatch.setattr(module, "native_batch_norm_helper", noted)
+    return found
+
+
+def norm(shape: tuple[int, ...], dtype: torch.dtype, memory_format: Any, weights: Any, training: bool) -> list[Any]:
+    images = torch.zeros(shape, dtype=dtype)
+    images = images.contiguous(memory_format=memory_format) if len(shape) == 4 else images.transpose(0, -1)
+    channels = images.shape[1]
+    weight = None if weights is None else torch.zeros(channels, dtype=weights)
+    mean, var = torch.zeros(channels), torch.zeros(channels)
+    FakeTensorMode.cache_clear()
+    found = torch.ops.aten._native_batch_norm_legit.default(images, weight, weight, mean, var, training, 0.1, 1e-5)
+    return [(each.shape, each.stride(), each.dtype, each.device) for each in found]
+
+
+def test_fake_norms_by_layout_are_those_of_torch(decomposed: list[Any]) -> None:
+    with fake_tensor_mode():
+        expected = [norm(*each) for each in NORMS]
+        assert len(decomposed) == len(NORMS)
+        with fake_norms_by_layout():
+            assert [norm(*each) for each in NORMS] == expected
+            assert 0 < len(decomposed) - len(NORMS) < len(NORMS)
+
+
+def test_fake_norms_of_others_are_torch_s_own(decomposed: list[Any]) -> None:
+    def in_another_thread() -> None:
+        with fake_tensor_mode():
+            norm(*NORMS[0])
+
+    with fake_norms_by_layout():
+        thread = threading.Thread(target=in_another_thread)
+        thread.start()
+        thread.join()
+        assert len(decomposed) == 1
+    with fake_tensor_mode():
+        norm(*NORMS[0])
+    assert len(decomposed) == 2

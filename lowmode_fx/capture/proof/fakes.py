@@ -12,7 +12,7 @@ from lowmode_fx.capture.proof.complaints import NotProvable
 from lowmode_fx.capture.proof.recorder import Recorder
 from lowmode_fx.capture.proof.results import Results
 from lowmode_fx.capture.proof.values import Key, Values
-from passes.torch_internals import is_fake
+from passes.torch_internals import as_parameter, is_fake
 from passes.trees import tree_leaves
 
 
@@ -89,7 +89,7 @@ class Fakes:
             kind = type(tensor).__name__ if tensor.layout is torch.strided else str(tensor.layout)
             raise NotProvable(f"the model holds a {kind}, which can't be faked")
         fake, trainable = self._in_storage(tensor), tensor.requires_grad and tensor.is_leaf
-        return nn.Parameter(fake, trainable) if isinstance(tensor, nn.Parameter) else fake.requires_grad_(trainable)
+        return as_parameter(fake, trainable) if isinstance(tensor, nn.Parameter) else fake.requires_grad_(trainable)
 
     def _in_storage(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

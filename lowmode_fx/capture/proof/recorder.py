@@ -22,6 +22,7 @@ from passes.trees import tree_leaves
 #: Norms that update running statistics, at these places, although their signatures do not show it.
 _SILENT_WRITERS = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
 _STATISTICS, _TRAINING = (3, 4), 5
+_DEVICE_OF = torch.ops.prim.device.default
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.prim.device.default:  # autograd calls it all the time
+        if func is _DEVICE_OF:  # autograd calls it all the time
             return args[0].device
         operator = _operator(func)
         try:
