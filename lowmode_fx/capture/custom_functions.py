@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import CodeType, FrameType
+from typing import Any
 
 import torch
 from torch import fx
+from torch.overrides import TorchFunctionMode
 
 from passes.calls import CONVS
 from passes.pooling_rule import CUSTOM_FUNCTION
@@ -17,6 +19,29 @@ def mark_if_custom(node: fx.Node) -> None:
     """Mark the node of a convolution that is being traced in a custom function: passes keep its kernel."""
     if node.target in CONVS and _tracing_function() is not None:
         node.meta[CUSTOM_FUNCTION] = True
+
+
+class CustomCalls(TorchFunctionMode):
+    """Notes which convolutions that are called inside stand in a custom function, for a tracer of another kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found: list[bool] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in CONVS:
+            self._found.append(_tracing_function() is not None)
+        return func(*args, **(kwargs or {}))
+
+    def mark(self, graph: fx.Graph) -> None:
+        """Mark the nodes of these calls, if the graph has as many in the same order."""
+        nodes = [node for node in graph.nodes if node.target in CONVS]
+        if len(nodes) == len(self._found):
+            for node, custom in zip(nodes, self._found, strict=True):
+                if custom:
+                    node.meta[CUSTOM_FUNCTION] = True
 
 
 def function_of(code: CodeType) -> type[torch.autograd.Function] | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
+from lowmode_fx.capture.custom_functions import CustomCalls
 from lowmode_fx.capture.fx_frontend import replace_by_constant
 from lowmode_fx.capture.hooks import forward_hooks_aside
 from lowmode_fx.capture.inputs import ModelInputs
@@ -39,14 +40,16 @@ def trace_by_export(model: nn.Module, inputs: ModelInputs, example: Sequence[Ten
     Raises whatever ``torch.export`` raises, and ``ValueError`` if it gave the model tensors that aren't its own.
     """
     structures: list[Structure] = []
+    calls = CustomCalls()
     aside = forward_hooks_aside(model)
     with warnings.catch_warnings(), quiet_misfits(), preserve_state(model, buffers=False), aside:
         warnings.simplefilter("ignore")
         args, kwargs = inputs.call(example)
-        model.__dict__["forward"] = _flat(model.forward, structures)
+        model.__dict__["forward"] = _flat(model.forward, structures, calls)
         with graphs_alone(), fake_norms_by_layout():
             program = torch.export.export(model, args, kwargs, strict=False)
         graph = _without_lifted_inputs(program)
+    calls.mark(graph)
     theirs = {**program.constants, **program.state_dict}
     names = {id(value): name for name, value in (*model.named_buffers(), *model.named_parameters())}
     for node in graph.find_nodes(op="get_attr"):
@@ -87,12 +90,14 @@ def _bind_attribute(graph: fx.Graph, node: fx.Node, theirs: Any, model: nn.Modul
     replace_by_constant(graph, node, theirs.detach() if theirs.requires_grad else theirs)
 
 
-def _flat(forward: Callable[..., Any], structures: list[Structure]) -> Callable[..., list[Any]]:
+def _flat(forward: Callable[..., Any], structures: list[Structure], calls: CustomCalls) -> Callable[..., list[Any]]:
     """``forward`` with its leaves as result: torch.export refuses containers that are not registered with pytree."""
 
     @wraps(forward)
     def flat(*args: Any, **kwargs: Any) -> list[Any]:
-        leaves, structure = tree_flatten(forward(*args, **kwargs))
+        with calls:
+            result = forward(*args, **kwargs)
+        leaves, structure = tree_flatten(result)
         structures.append(structure)
         return leaves
 

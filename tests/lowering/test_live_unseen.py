@@ -255,10 +255,22 @@ def test_a_convolution_inside_a_function_stays_whole_and_is_reported(function: A
     ]
 
 
-@pytest.mark.parametrize("front_end", ["auto", "live"])
+class Branching(Holding):
+    """A branch on a size, which torch.fx can't trace."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.shape[-1] > 4 else x.flip(-1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "front_end", "by"), [(Holding, "auto", "fx"), (Branching, "auto", "export"), (Holding, "live", "live")]
+)
 @pytest.mark.parametrize("function", [Binary, BinaryWithSetup])
-def test_the_report_and_the_counts_keep_a_convolution_inside_a_function(function: Any, front_end: Any) -> None:
-    pair = build_pair(Holding(function), torch.randn(*IMAGES), front_end=front_end)
+def test_the_report_and_the_counts_keep_a_convolution_inside_a_function(
+    function: Any, kind: Any, front_end: Any, by: str
+) -> None:
+    pair = build_pair(kind(function), torch.randn(*IMAGES), front_end=front_end)
+    assert pair.report.front_end == by
     assert [change.site for change in pair.report.pooled] == ["last"]
     assert [skip.reason for skip in pair.report.of("pool_weights").skips][1] == CUSTOM_FUNCTION
     taps = 3 * 4 * 9 + 4 * 4 * 9 + 4 * 4 * 1  # the stem, the function's, the last one pooled
