@@ -24,6 +24,7 @@ from bench import (
     table1_report,
 )
 from bench.ablation_lines import Line
+from bench.large_kernels_report import Line as LargeLine
 from bench.zoo.record import read_records
 from bench.zoo.summary import summarize, zoo_lines
 from lowmode_fx import LowModeConfig, build_pair, count_flops
@@ -117,7 +118,7 @@ def test_the_case_is_what_was_measured() -> None:
     assert f"Composer's resizing ends {_points(full, documented)} points below full-mode" in WORDS
 
 
-def _points(better: Line, worse: Line) -> str:
+def _points(better: Line | LargeLine, worse: Line | LargeLine) -> str:
     return f"{100 * (better.accuracy - worse.accuracy):.1f}"
 
 
@@ -165,9 +166,14 @@ def test_what_large_kernels_gain_is_what_was_measured() -> None:
     assert all(line.accuracy - 2 * math.hypot(line.error, ramp.error) > ramp.accuracy for line in half)
     quarter = max(found[f"{arm}, rate over time", 0.25].accuracy for arm in ("averaged", "bicubic"))
     assert found["full-mode, cut", 0.5].accuracy < quarter < full.accuracy - 2 * full.error
+    assert f"In a quarter they end {100 * (full.accuracy - quarter):.1f} points below at r = 2 alone" in WORDS
+    smaller = found["bicubic from r = 8/3, rate over time", 0.25]
+    away = (full.accuracy - smaller.accuracy) / math.hypot(full.error, smaller.error)
+    told = f"{100 * smaller.accuracy:.2f} ± {100 * smaller.error:.2f} %, {away:.1f} standard errors"
+    assert told in WORDS and smaller.seeds >= 5 and smaller.time < 2.55
     third = found["bicubic, rate over time", 0.3]
     assert full.accuracy - third.accuracy < math.hypot(full.error, third.error) and f"{third.time / 10:.2f}" == "0.31"
-    assert f"in a quarter {100 * (full.accuracy - quarter):.1f} points below" in WORDS
+    assert f"in a quarter {_points(full, smaller)} points below" in WORDS
 
 
 def test_what_pooling_gains_a_rep_lk_net_is_what_was_measured() -> None:
