@@ -130,6 +130,7 @@ def test_table1_from_images_to_figures(images: Path, tmp_path: Path, monkeypatch
     table1.main(table1_arguments(images, tmp_path, "--resume"))
 
 
+@pytest.mark.slow
 def test_a_run_that_a_signal_ended_goes_on_to_the_same_end(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

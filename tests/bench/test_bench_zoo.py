@@ -187,6 +187,7 @@ def test_peak_memory_counts_what_is_given_back_too() -> None:
     assert peak.megabytes < 8
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     out = tmp_path / "sweep.jsonl"
     out.write_text(RIGHT.to_line() + "\n" + REFUSED.to_line()[:20])  # cut off in the middle of a line

@@ -410,7 +410,7 @@ def test_its_arguments_travel(method: str, ratio: Any) -> None:
     [
         (4 / 3, "gaussian", 1, False),
         (Fraction(13, 11), "gaussian", 1, False),
-        ((1, 2), "gaussian", 7, True),
+        pytest.param((1, 2), "gaussian", 7, True, marks=pytest.mark.slow),
         ((1, "5/2"), "bilinear", 1, True),
         ("4/3", "area", 1, True),
     ],

@@ -66,12 +66,14 @@ def assert_low_steps_are_generated(model: nn.Module, config: LowModeConfig, layo
     assert all("@triton.jit" in source and "cpp_fused" not in source for source in gpu.sources)
 
 
+@pytest.mark.slow
 def test_low_steps_of_a_resnet() -> None:
     assert_low_steps_are_generated(
         small_resnet(width=8), LowModeConfig(ratio="4/3", kernel_ratio=2), torch.channels_last
     )
 
 
+@pytest.mark.slow
 def test_merged_kernels_are_generated_and_fewer() -> None:
     """Casts of weights and counters of norms are small kernels of their own, unless inductor merges them."""
     launches = []

@@ -102,6 +102,7 @@ def test_blocks_with_other_plans_share_nothing() -> None:
     assert_as_uncompiled(Net(), 3 + 2, LowModeConfig(keep_convs=("blocks.1",)))
 
 
+@pytest.mark.slow
 def test_more_kinds_than_torch_compiles_of_one_function() -> None:
     assert_as_uncompiled(Net(tuple(range(1, 10))), 2 * 9)
 

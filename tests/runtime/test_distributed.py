@@ -34,6 +34,7 @@ def succeed(ranks: int, checks: str, folder: Path) -> None:
         assert f"{name}: ok on {ranks} ranks" in run.stdout
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one_process_does(tmp_path: Path) -> None:
     succeed(2, "ddp,gradients,fsdp,layers,compiled_layers,norms,agreement", tmp_path)
 
@@ -46,6 +47,7 @@ def test_four_ranks_go_on_where_two_stopped(tmp_path: Path) -> None:
     assert modes == [SCHEDULE.mode(step, 0).value for step in range(STEPS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2])
 def test_a_rank_that_dies_ends_the_job_and_says_why(ranks: int, tmp_path: Path) -> None:
     run = launch(ranks, "death", tmp_path)

@@ -291,6 +291,7 @@ def test_channels_last_stays_and_changes_nothing(mode: Mode) -> None:
 # A machine without a compiler ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_a_compiler_a_warning_and_eager() -> None:
     code = textwrap.dedent(
         """

@@ -33,7 +33,7 @@ def wait_for(condition: Any, process: Any) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_kills_leave_the_weights_of_a_run_that_was_never_killed(kills: int, tmp_path: Path) -> None:
     """Each life makes at least one checkpoint; every third ends while the next one is being written."""
     epochs = EPOCHS_A_KILL * kills

@@ -49,7 +49,7 @@ def assert_bits(ours: Path, theirs: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [(), ("fsdp",), *(pytest.param(each, marks=pytest.mark.slow) for each in [("clip=0.1",), ("fsdp", "clip=0.1")])],
+    [(), *(pytest.param(each, marks=pytest.mark.slow) for each in [("fsdp",), ("clip=0.1",), ("fsdp", "clip=0.1")])],
     ids=["DDP", "FSDP2", "clipped DDP", "clipped FSDP2"],
 )
 def test_two_ranks_train_as_one_process_does(words: tuple[str, ...], tmp_path: Path) -> None:
