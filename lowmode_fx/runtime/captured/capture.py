@@ -278,7 +278,8 @@ class CapturedSteps:
         criterion = {"criterion": self._arithmetic.criterion} if self._doubt is None else {}
         self._arithmetic.find_others()
         self._watch = Watch({**self._net.roots(), **criterion})
-        self._optimizer_watch = OptimizerWatch(self._arithmetic.optimizer) if self.outside is None else None
+        if self.outside is None:
+            self._optimizer_watch = OptimizerWatch(self._arithmetic.optimizer, self._arithmetic.net.parameters())
         self._scaling = self._arithmetic.scaling()
 
     def _notice_changes(self) -> None:

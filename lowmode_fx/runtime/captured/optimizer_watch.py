@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -16,13 +17,15 @@ _MISSING = object()
 class OptimizerWatch:
     """The options of an optimizer's groups, their parameters, and the tensors of its state."""
 
-    def __init__(self, optimizer: Any) -> None:
+    def __init__(self, optimizer: Any, watched: Iterable[Tensor] = ()) -> None:
+        """``watched``: tensors whose memory is watched elsewhere."""
         self._optimizer = optimizer
         self._state = self._read_state()
         self._options = [{**group} for group in optimizer.param_groups]
         self._writes = self._watch_writes()
         self._step = vars(optimizer).get("step")
-        self._tensors = [each for each in self._state if isinstance(each, Tensor)]
+        known = set(map(id, watched))
+        self._tensors = [each for each in self._state if isinstance(each, Tensor) and id(each) not in known]
         self._memory = list(map(Tensor.data_ptr, self._tensors))
 
     def loaded(self) -> bool:
