@@ -110,12 +110,11 @@ class Watch:
 
     def _read(self) -> tuple[list[Any], list[Any]]:
         """The values of all containers, and the keys or the length of each."""
-        keys = [list(each) if isinstance(each, dict) else len(each) for each in self._containers]
-        return list(chain.from_iterable(self._sources)), keys
+        return list(chain.from_iterable(self._sources)), list(map(_keys, self._containers))
 
     def _find(self) -> str | None:
         for container, before in zip(self._containers, self._keys, strict=True):
-            if (list(container) if isinstance(container, dict) else len(container)) != before:
+            if _keys(container) != before:
                 return "the keys or the size of a container"
         seen = iter(self._seen)
         for container in self._containers:
@@ -142,6 +141,11 @@ class Watch:
     def _name_loose(self, place: int) -> str:
         names = ["a global setting of torch"] * len(_SETTINGS) + ["a variable of a closure"] * len(self._cells)
         return [*names, *(name for _, name in self._globals)][place]
+
+
+def _keys(container: Any) -> Any:
+    """The keys of a dictionary in their order, or the length of another container."""
+    return list(container) if isinstance(container, dict) else len(container)
 
 
 def host_draws(device: torch.device) -> tuple[Any, ...]:
