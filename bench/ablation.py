@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from bench.ablation_arms import RUNG
 from bench.ablation_compared import Compared
 from bench.ablation_measure import measure_costs, prepare
 from bench.ablation_report import report
@@ -104,14 +105,17 @@ def main() -> None:
         splits = load(study, options.data)[0]
         rows.setdefault(key, {"study": asdict(study), "costs": {}})
         row = rows[key]
-        if study.tuner and "tuning" not in row:
-            row |= prepare(study, splits, options.tune_seconds, 2)
-        if study.tuner and "ladder" not in row:
-            row["ladder"] = prepare(study, splits, options.tune_seconds, 3)
-        save(path, head, rows)
-        configs = Compared.of(study, row).configs
         # One network's costs are those of one run, whatever the rate of a study; a mode that came later is added.
         row["costs"] = row["costs"] or rows.get(f"{replace(study, lr=LR).key} / study", row)["costs"]
+        for modes in study.tuner:
+            if modes == 2 and "tuning" not in row:
+                row |= prepare(study, splits, options.tune_seconds, modes)
+            if modes > 2 and "ladder" not in row:
+                row["ladder"] = prepare(study, splits, options.tune_seconds, modes)
+                # Those of another plan's modes have the same names.
+                row["costs"] = {mode: each for mode, each in row["costs"].items() if not mode.startswith(RUNG)}
+        save(path, head, rows)
+        configs = Compared.of(study, row).configs
         untimed = {mode: each for mode, each in configs.items() if options.time_again or mode not in row["costs"]}
         if untimed:
             row["costs"] = {**row["costs"], **measure_costs(study, splits, untimed, options.rounds)}

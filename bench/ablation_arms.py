@@ -26,6 +26,8 @@ from bench.plans import (
 from lowmode_fx import BernoulliSchedule, LadderSchedule, LowModeConfig, Tuning
 
 POOLED, RESAMPLED, TUNED = "all averaged", "all resampled", "tuned"
+#: What the names of the modes of a tuner's ladder begin with.
+RUNG = f"{TUNED}, rung"
 #: Shares of full-mode's time in which ladders are compared with other packages' schedules.
 BUDGETS = (0.6, 0.5)
 
@@ -48,7 +50,7 @@ def low_modes(last_stage: str, tuning: Tuning | None, ladder_tuning: Tuning | No
         "the paper's": paper,
         "the paper's, isolated norms": replace(paper, batchnorm="isolate"),
         **chosen,
-        **{f"{TUNED}, rung {place}": config for place, config in enumerate(laddered)},
+        **{f"{RUNG} {place}": config for place, config in enumerate(laddered)},
     }
 
 
@@ -128,6 +130,6 @@ def ladders(network: str, epochs: int, per_epoch: int, costs: Costs, tuning: Tun
 def tuned_ladder(tuning: Tuning) -> Arm:
     """The plan of ``tune`` for several low modes."""
     assert isinstance(tuning.schedule, LadderSchedule)
-    names = [*(f"{TUNED}, rung {place}" for place in range(len(tuning.configs))), FULL]
+    names = [*(f"{RUNG} {place}" for place in range(len(tuning.configs))), FULL]
     plan = list(zip(names, tuning.schedule.epochs or (), strict=True))
     return planned("tuner's ladder", plan)

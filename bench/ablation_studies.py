@@ -32,7 +32,8 @@ class Study:
     """One network on one part of a data set.
 
     ``epochs``: length of the full-mode run that arms are compared with. ``variations``: whether to add arms that vary
-    the norms and the weights of low steps. ``tuner``: whether the tuner plans arms of its own.
+    the norms and the weights of low steps. ``tuner``: of how many modes, full-mode included, the tuner plans arms of
+    its own.
     """
 
     network: str
@@ -43,7 +44,7 @@ class Study:
     last_stage: str
     variations: bool = True
     data_set: str = CIFAR
-    tuner: bool = True
+    tuner: tuple[int, ...] = (2, 3)
     autocast: Autocast = "bf16"
 
     @property
@@ -57,14 +58,14 @@ class Study:
 SMALL = (
     Study("resnet8", 16, 12_000, 2_000, LR, "5"),
     Study("resnet8-5x5", 12, 8_000, 2_000, LR, "5", variations=False),
-    Study("resnet8", 12, 12_000, 2_000, LR, "5", variations=False, data_set="Fashion-MNIST", tuner=False),
+    Study("resnet8", 12, 12_000, 2_000, LR, "5", variations=False, data_set="Fashion-MNIST", tuner=()),
     # Depthwise convolutions take twice as long in bf16 on a CPU.
-    Study("efficientnet", 12, 8_000, 2_000, LR, "blocks.6", variations=False, tuner=False, autocast="none"),
+    Study("efficientnet", 12, 8_000, 2_000, LR, "blocks.6", variations=False, tuner=(), autocast="none"),
     # The best rates of full-mode, and of ladders.
-    Study("resnet8", 16, 12_000, 2_000, 0.2, "5", variations=False, tuner=False),
-    Study("resnet8", 16, 12_000, 2_000, 0.4, "5", variations=False, tuner=False),
-    Study("resnet8-5x5", 12, 8_000, 2_000, 0.2, "5", variations=False, tuner=False),
-    Study("resnet8-5x5", 12, 8_000, 2_000, 0.4, "5", variations=False, tuner=False),
+    Study("resnet8", 16, 12_000, 2_000, 0.2, "5", variations=False, tuner=()),
+    Study("resnet8", 16, 12_000, 2_000, 0.4, "5", variations=False, tuner=(4,)),
+    Study("resnet8-5x5", 12, 8_000, 2_000, 0.2, "5", variations=False, tuner=()),
+    Study("resnet8-5x5", 12, 8_000, 2_000, 0.4, "5", variations=False, tuner=(4,)),
 )
 LARGE = (Study("resnet18", 30, 50_000, 10_000, LR, "layer4"),)
 

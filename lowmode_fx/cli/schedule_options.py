@@ -110,6 +110,8 @@ def _ladder(
         if shares is not None:
             raise ValueError(f"--shares {shares} and the epochs of --ladder {plan.text} exclude each other")
         return schedule(plan.epochs)
+    if shares is None and plan is not None and len(modes) in LadderSchedule.SHARES:
+        return schedule(epochs, shares=LadderSchedule.SHARES[len(modes)])
     if shares is None:
         given = "--schedule ladder" if plan is None else f"--ladder {plan.text}"
         raise ValueError(f"{given} doesn't say for how long; give epochs, as in --ladder {EXAMPLE}, or --shares")

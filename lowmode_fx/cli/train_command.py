@@ -90,7 +90,13 @@ def train(
     ladder: Annotated[
         str | None, Low(help="Several low modes by ratio, each with its epochs, full-mode (1) last: 2x10,4/3x6,1x3.")
     ] = None,
-    shares: Annotated[str | None, Low(help="Shares of the epochs, for a --ladder without epochs: 0.5,0.3,0.2.")] = None,
+    shares: Annotated[
+        str | None,
+        Low(
+            help="Shares of the epochs, for a --ladder without epochs. (default of three modes 0.5,0.3,0.2; of four "
+            "0.3,0.4,0.1,0.2)"
+        ),
+    ] = None,
     schedule: Annotated[
         ScheduleKind | None, Low(help="Schedule of low steps. (default bernoulli, or --ladder's)")
     ] = None,

@@ -33,7 +33,7 @@ from lowmode_fx.cli.outputs import check_output
 from lowmode_fx.cli.streams import results_alone
 from lowmode_fx.train.data_spec import read_spec
 from lowmode_fx.train.settings import CRITERIA, MOST_EPOCHS, TrainSettings
-from lowmode_fx.tuning.tried_ratios import LARGEST_RATIO
+from lowmode_fx.tuning.tried_ratios import LARGEST_RATIO, default_ratios
 from lowmode_fx.utils.atomic import write_text
 from lowmode_fx.utils.validation import as_number, as_share
 from passes.errors import OptionError
@@ -110,8 +110,12 @@ def tune(
     image_size: ImageSize = None,
     in_chans: ImageChannels = 3,
     ratios: Annotated[
-        str, Low(help="Downsampling ratios to try, from 1 to 4; 1 pools kernels on whole images.")
-    ] = "2,4/3,1",
+        str | None,
+        Low(
+            help="Downsampling ratios to try, from 1 to 4; 1 pools kernels on whole images. (default 2,1,4/3, and 8/3 "
+            "for plans of four modes)"
+        ),
+    ] = None,
     modes: Annotated[
         int, typer.Option(min=2, max=100, help="Largest number of modes in the plan, full-mode included.")
     ] = 3,
@@ -142,7 +146,8 @@ def tune(
     read_spec(data)
     check_output(out)
     config = low_mode_config(None, **low)
-    given_ratios = [_ratio(part) for part in comma_list(ratios, "ratios")]
+    listed = None if ratios is None else comma_list(ratios, "ratios")
+    tried = default_ratios(max(modes, 3)) if listed is None else [_ratio(part) for part in listed]
     as_number("time_budget", time_budget, above=0, most=1)
     as_share("tail", tail)
     as_number("seconds", seconds, above=0)
@@ -157,7 +162,7 @@ def tune(
             autocast,
             epochs=epochs,
             config=config,
-            ratios=given_ratios,
+            ratios=tried,
             modes=modes,
             time_budget=time_budget,
             measure=measure,

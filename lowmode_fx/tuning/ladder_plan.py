@@ -7,12 +7,12 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.runtime.schedules import LadderSchedule
 from lowmode_fx.tuning.plan import Plan, make_plan, ramp_plan
 from lowmode_fx.tuning.search import Candidate
+from lowmode_fx.tuning.tried_ratios import RAMP_RATIOS
 
 #: Maximum low epochs over the full run's epochs: for several modes, the later of which gain nearly as much as
 #: full-mode does, and for a single one.
@@ -21,9 +21,7 @@ MOST_LOW, MOST_LOW_ALONE = 1.5, 1.0
 LEAST_GAIN = 0.01
 #: Share of full-mode's last epoch that may be missing.
 ROUNDED_OFF = 0.1
-#: The ratios of the plain ramp, and the shares of its epochs.
-RAMP_RATIOS, RAMP_SHARES = (2, Fraction(4, 3)), LadderSchedule.DEFAULT_SHARES
-#: Share of the progress that the plain ramp leaves to larger images than r = 2, at least.
+#: Largest ``tail`` with which the plain ramps are candidates: a longer one asks for more than they leave.
 RAMP_TAIL = 0.5
 _WHOLE_TIME: Callable[[Chosen], float] = operator.attrgetter("whole_time")
 _TIME: Callable[[Chosen], float] = operator.attrgetter("time")
@@ -91,13 +89,17 @@ def choose(tried: Sequence[Candidate], epochs: int, tail: float, modes: int, tim
     return _cheapest(tried, reached, tail, modes)
 
 
-def ramp(tried: Sequence[Candidate], epochs: float, tail: float) -> Chosen | None:
-    """The plain ramp that is equivalent to ``epochs`` full epochs; ``None`` if its modes were not tried."""
+def ramp(tried: Sequence[Candidate], epochs: float, tail: float, modes: int = 3) -> Chosen | None:
+    """``LadderSchedule.default`` of 3 or 4 modes, as long as ``epochs`` full epochs' progress takes.
+
+    ``None`` if its modes were not tried, or make no progress.
+    """
     kept = {each.config.ratio: each for each in tried if not each.config.pools_kernels}
-    if not all(ratio in kept for ratio in RAMP_RATIOS):
+    ratios = RAMP_RATIOS[modes]
+    if not all(ratio in kept for ratio in ratios):
         return None
-    chosen = tuple(kept[ratio] for ratio in RAMP_RATIOS)
-    plan = ramp_plan([each.mode_gain(tail) for each in chosen], RAMP_SHARES, epochs)
+    chosen = tuple(kept[ratio] for ratio in ratios)
+    plan = ramp_plan([each.mode_gain(tail) for each in chosen], LadderSchedule.SHARES[modes], epochs)
     return None if plan is None else Chosen(chosen, plan, epochs)
 
 
@@ -119,8 +121,7 @@ def _cheapest(tried: Sequence[Candidate], epochs: float, tail: float, modes: int
             used = [bool(share) for share in plan.epochs[:-1]]
             if all(used) or count == 1:
                 found.append(Chosen(ordered, plan, epochs))
-    plain = ramp(tried, epochs, tail) if modes > 2 and tail <= RAMP_TAIL else None
-    if plain is not None and plain.plan.low_epochs <= MOST_LOW * epochs:
-        found.append(plain)
+    ramps = (ramp(tried, epochs, tail, count) for count in RAMP_RATIOS if count <= modes and tail <= RAMP_TAIL)
+    found += [plain for plain in ramps if plain is not None and plain.plan.low_epochs <= MOST_LOW * epochs]
     # One more mode has to save time in whole epochs, and more than noise.
     return min(found, key=lambda each: each.whole_time + LEAST_GAIN * epochs * len(each.candidates))

@@ -6,7 +6,14 @@ from fractions import Fraction
 
 from passes.ratios import RatioLike
 
-#: The default ratios, and those that are added for a ladder.
+#: The default ratios.
 RATIOS: tuple[RatioLike, ...] = (2, 1)
-LADDER_RATIOS: tuple[RatioLike, ...] = (Fraction(4, 3),)
+#: Those of the plain ramps, by their number of modes with full-mode: a plan of that many modes tries them too.
+RAMP_RATIOS: dict[int, tuple[RatioLike, ...]] = {3: (2, Fraction(4, 3)), 4: (Fraction(8, 3), 2, Fraction(4, 3))}
 LARGEST_RATIO = 4
+
+
+def default_ratios(modes: int) -> tuple[RatioLike, ...]:
+    """The ratios to try for a plan of up to ``modes`` modes, full-mode included, in this order."""
+    of_ramps = (ratio for count, ratios in RAMP_RATIOS.items() if count <= modes for ratio in ratios)
+    return tuple(dict.fromkeys((*RATIOS, *of_ramps)))

@@ -21,7 +21,7 @@ from lowmode_fx.tuning.decide import Wanted, decide, no_progress
 from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Candidate, Search
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe
-from lowmode_fx.tuning.tried_ratios import LADDER_RATIOS, LARGEST_RATIO, RATIOS
+from lowmode_fx.tuning.tried_ratios import LARGEST_RATIO, default_ratios
 from lowmode_fx.utils.validation import as_choice, as_count, as_number, as_share
 from passes.errors import OptionError
 from passes.ratios import RatioLike, largest_ratio, plain_ratio
@@ -78,11 +78,12 @@ def tune(
         config: Options for norms, heads and outputs, and ``keep_convs``, of all candidates. Give
             ``restore_output=True`` for dense prediction, whose targets have full size.
         ratios: Ratios of the images to try, in this order, from 1 to 4; 1 pools kernels on full-size images. By default
-            2 and 1, and 4/3 for a ladder: short trial runs overestimate 3 and 4 (docs/benchmarks/accuracy.md).
+            2 and 1, with three modes 4/3 too, with four 8/3: short trial runs overestimate 3 and 4
+            (docs/benchmarks/accuracy.md).
         modes: Maximum number of modes of the plan, full-mode included. With 2, the low mode comes first. With more, the
-            tried configurations follow each other by the cost of their progress (``tuning.plan``), and the plain ramp
-            (r = 2, 4/3, full size; shares 0.5, 0.3, 0.2) is a candidate if its modes were tried: by these measurements
-            the plan never takes longer.
+            tried configurations follow each other by the cost of their progress (``tuning.plan``), and the plain ramps
+            (``LadderSchedule.default``: r = 2, 4/3, full size, with four modes also from r = 8/3) are candidates if
+            their modes were tried: by these measurements the plan never takes longer.
         time_budget: Maximum share of the full run's time, in (0, 1]. If the cheapest plan takes longer, the one with
             the most progress within the budget is used.
         measure: Measure the cost of a step by ``"time"`` (forward and backward, uncompiled) or by ``"macs"``, which
@@ -103,10 +104,9 @@ def tune(
         ValueError: An argument is out of range, a batch is invalid, or no candidate gives a pair.
     """
     steps_per_epoch = _length(loader) if steps_per_epoch is None else steps_per_epoch
-    tried = RATIOS if ratios is None else tuple(ratios)
-    tried = (*tried, *LADDER_RATIOS) if ratios is None and modes > 2 else tried
-    _check(epochs, tail, seconds, tried, measure, steps_per_epoch, autocast)
     as_count("modes", modes, 2)
+    tried = default_ratios(modes) if ratios is None else tuple(ratios)
+    _check(epochs, tail, seconds, tried, measure, steps_per_epoch, autocast)
     as_number("time_budget", time_budget, above=0, most=1)
     base = LowModeConfig() if config is None else config
     start = time.monotonic()

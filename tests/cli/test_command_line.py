@@ -294,9 +294,10 @@ def test_ctrl_c_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch, command: 
     def interrupted(*given: object, **named: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lowmode_fx.train.data.load_data", interrupted)
     for place in ("lowmode_fx.cli.models", "lowmode_fx.cli.tuning_run", "lowmode_fx.cli.train_run"):
         monkeypatch.setattr(f"{place}.create_model", interrupted)
+    # Last: a module that is imported first under this would keep it.
+    monkeypatch.setattr("lowmode_fx.train.data.load_data", interrupted)
     outcome = run(command, MODEL, *(() if command == "report" else QUICK[:4]))
     assert outcome.status == 130 and outcome.error.splitlines()[-1] == "interrupted"
 

@@ -121,7 +121,8 @@ QUIET: dict[str, Any] = {"p": None, "tail": None, "period": 2, "hold_epochs": No
 
 
 def schedule(ladder: str | None, epochs: int = 19, **options: Any) -> LadderSchedule:
-    modes = ("low", "full") if ladder is None else ("r2", "r4/3", "full")
+    ratios = () if ladder is None else plan(ladder).ratios
+    modes = (*(f"r{ratio}" for ratio in ratios), "full") if ratios else ("low", "full")
     arguments = {**QUIET, "plan": ladder and plan(ladder), "modes": modes, **options}
     made = make_schedule("ladder", TrainSettings(epochs=epochs, milestones=(8,)), None, **arguments)
     assert isinstance(made, LadderSchedule)
@@ -167,6 +168,11 @@ def test_the_epochs_of_a_ladder_are_the_runs() -> None:
     assert ladder_epochs(plan("2,1"), 5) == ladder_epochs(None, 5) == 5 and ladder_epochs(None, None) is None
 
 
+@pytest.mark.parametrize(("ratios", "modes"), [("2,4/3,1", 3), ("8/3,2,4/3,1", 4)])
+def test_a_ladder_without_epochs_has_the_default_shares(ratios: str, modes: int) -> None:
+    assert schedule(ratios, epochs=30).epochs == LadderSchedule.default(30, modes=modes).epochs
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -195,8 +201,8 @@ def test_the_epochs_of_a_ladder_are_the_runs() -> None:
             "--shares 0.5,0.3,0.2 and the epochs of --ladder 2x10,4/3x6,1x3 exclude each other",
         ),
         (
-            lambda: schedule("2,4/3,1"),
-            "--ladder 2,4/3,1 doesn't say for how long; give epochs, as in --ladder 2x10,4/3x6,1x3, or --shares",
+            lambda: schedule("2,1"),
+            "--ladder 2,1 doesn't say for how long; give epochs, as in --ladder 2x10,4/3x6,1x3, or --shares",
         ),
         (
             lambda: schedule(None),

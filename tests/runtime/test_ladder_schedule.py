@@ -92,6 +92,12 @@ def test_the_default_of_three_modes() -> None:
     assert LadderSchedule.default(20) == LadderSchedule(epochs=(10, 6, 4))
 
 
+def test_the_default_of_four_modes_and_of_no_other_number() -> None:
+    assert LadderSchedule.default(20, modes=4) == LadderSchedule(epochs=(6, 8, 2, 4))
+    with pytest.raises(ValueError, match="modes=2 has no default, only 3 and 4; give LadderSchedule"):
+        LadderSchedule.default(20, modes=2)
+
+
 # By probabilities ----------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -27,6 +28,7 @@ from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Candidate, Search
 from lowmode_fx.tuning.sensitivity import ModelProbe, SiteProbe, probe_sites
 from lowmode_fx.tuning.trials import Probe, momentum_of, progress_now
+from lowmode_fx.tuning.tried_ratios import default_ratios
 from lowmode_fx.tuning.tune import _trial_runs, tune
 from passes.ratios import largest_ratio
 
@@ -361,6 +363,25 @@ def test_the_plain_ramp_is_never_faster() -> None:
         tried = [measured("halved", 2, 0.25, gains[0]), measured("nearly", "4/3", 0.6, gains[1])]
         plain, chosen = ramp(tried, 20, 0.5), choose(tried, 20, 0.5, 3)
         assert plain is not None and chosen.whole_time <= plain.whole_time + 0.01 * 20, gains
+
+
+def test_of_four_modes_the_ramp_from_the_smallest_images_is_tried_too() -> None:
+    smallest = measured("smallest", "8/3", 0.15, 0.75)
+    tried = [smallest, measured("halved", 2, 0.25, 0.8), measured("nearly", "4/3", 0.6, 0.95)]
+    plain, chosen = ramp(tried, 20, 0.5, 4), choose(tried, 20, 0.5, 4)
+    assert plain is not None and [each.name for each in plain.candidates] == ["smallest", "halved", "nearly"]
+    low, whole = plain.plan.epochs, sum(plain.plan.epochs)
+    assert [each / whole for each in low] == pytest.approx([0.3, 0.4, 0.1, 0.2])
+    assert pytest.approx(20 / whole, rel=1e-3) == 0.3 * 0.75 + 0.4 * 0.8 + 0.1 * 0.95 + 0.2
+    assert chosen.whole_time <= plain.whole_time + 0.01 * 20
+    assert ramp(tried[1:], 20, 0.5, 4) is None
+    assert len(choose(tried, 20, 0.5, 3).candidates) <= 2
+
+
+def test_the_ratios_of_the_ramps_are_tried_where_a_plan_may_have_as_many_modes() -> None:
+    assert default_ratios(2) == (2, 1)
+    assert default_ratios(3) == (2, 1, Fraction(4, 3))
+    assert default_ratios(4) == default_ratios(9) == (2, 1, Fraction(4, 3), Fraction(8, 3))
 
 
 # Its parts -----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -55,6 +55,8 @@ class LadderSchedule(PlannedSchedule):
     kind: ClassVar[str] = "ladder"
     #: Shares of ``default``, for r = 2, r = 4/3 and full-mode.
     DEFAULT_SHARES: ClassVar[tuple[float, ...]] = (0.5, 0.3, 0.2)
+    #: The same by the number of modes; of four the first is at r = 8/3.
+    SHARES: ClassVar[Mapping[int, tuple[float, ...]]] = {3: DEFAULT_SHARES, 4: (0.3, 0.4, 0.1, 0.2)}
     epochs: tuple[int, ...] | None
     probabilities: tuple[tuple[float, ...], ...] | None
     seed: int
@@ -96,13 +98,22 @@ class LadderSchedule(PlannedSchedule):
         self._check_hold(stacklevel=3)
 
     @classmethod
-    def default(cls, epochs: int) -> LadderSchedule:
-        """Return the default for three modes: shares of 0.5, 0.3 and 0.2, cheapest first.
+    def default(cls, epochs: int, modes: int = 3) -> LadderSchedule:
+        """Return the default: shares of 0.5, 0.3 and 0.2, cheapest first; for four modes 0.3, 0.4, 0.1 and 0.2.
+
+        They were measured with r = 2, 4/3 and 1, and with r = 8/3, 2, 4/3 and 1
+        (``bench/results/ablation_cpu.md``).
 
         Args:
             epochs: Number of epochs of the run.
+            modes: Number of modes, full-mode included: 3 or 4.
+
+        Raises:
+            ValueError: There is no default for that many modes.
         """
-        return cls(epochs, shares=cls.DEFAULT_SHARES)
+        if modes not in cls.SHARES:
+            raise ValueError(f"modes={modes} has no default, only 3 and 4; give LadderSchedule(epochs, shares=…)")
+        return cls(epochs, shares=cls.SHARES[modes])
 
     @property
     def count(self) -> int:
