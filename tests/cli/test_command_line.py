@@ -294,9 +294,9 @@ def test_ctrl_c_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch, command: 
     def interrupted(*given: object, **named: object) -> None:
         raise KeyboardInterrupt
 
-    for place in ("lowmode_fx.cli.models", "lowmode_fx.cli.tuning_run", "lowmode_fx.cli.train_run"):
-        monkeypatch.setattr(f"{place}.create_model", interrupted)
-    # Last: a module that is imported first under this would keep it.
+    # Where the names are from last: a module that is first imported under a patch would keep it.
+    for place in ("cli.tuning_run", "cli.train_run", "cli.models"):
+        monkeypatch.setattr(f"lowmode_fx.{place}.create_model", interrupted)
     monkeypatch.setattr("lowmode_fx.train.data.load_data", interrupted)
     outcome = run(command, MODEL, *(() if command == "report" else QUICK[:4]))
     assert outcome.status == 130 and outcome.error.splitlines()[-1] == "interrupted"
