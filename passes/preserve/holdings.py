@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import enum
 import functools
 import itertools
 import random
@@ -10,7 +12,7 @@ import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from types import CellType, FunctionType, MethodType, SimpleNamespace
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -29,6 +31,11 @@ _ITERATORS = frozenset(
 )
 #: Instances of these classes are not opened: threads, loggers and optimizers change independently.
 _CLOSED = sys.stdlib_module_names | {"torch", "numpy"}
+_NAMESPACES = frozenset({SimpleNamespace, argparse.Namespace})
+#: Values that an object of options may hold.
+_OPTIONS: Any = (*_ATOMS, enum.Enum, type, FunctionType, BuiltinFunctionType)
+#: How deep objects of options may be nested, and the number of values in one.
+_MOST_DEEP, _MOST_OPTIONS = 6, 1000
 
 
 @dataclass
@@ -54,7 +61,8 @@ def find_holdings(*modules: nn.Module) -> Holdings:
     """What ``modules`` and everything they reach hold: in registries, attributes, containers, hooks and closures.
 
     Other objects are opened one level deep, unless torch or the standard library defines them: a meter's counts are
-    found, and what a trainer's callbacks hold is not.
+    found, and what a trainer's callbacks hold is not. Objects that hold nothing but options (values, and more such
+    objects, as a configuration does) are opened all the way down.
     """
     walk = _Walk()
     for module in modules:
@@ -141,8 +149,7 @@ class _Walk:
         ):
             if issubclass(kind, handled):
                 return handler
-        closed = issubclass(kind, type) or kind.__module__.partition(".")[0] in _CLOSED
-        return self._leave if closed and kind is not SimpleNamespace else self._on_object
+        return self._leave if _is_closed(kind) else self._on_object
 
     def _leave(self, value: Any, opens: bool) -> None:
         pass
@@ -171,7 +178,7 @@ class _Walk:
     def _on_object(self, value: Any, opens: bool) -> None:
         attributes = getattr(value, "__dict__", None)
         if opens and isinstance(attributes, dict):
-            self.pending.append((attributes, False))
+            self.pending.append((attributes, _holds_options(attributes, _MOST_DEEP)))
 
     def _add_items(self, holder: Any, items: Iterable[tuple[Any, Any]], opens: bool) -> None:
         empty, pending = self.found.empty, self.pending
@@ -185,6 +192,24 @@ class _Walk:
                 self.found.iterators.append((holder, key, value))
             else:
                 pending.append((value, opens))
+
+
+def _is_closed(kind: type) -> bool:
+    """Whether instances of a class are not opened."""
+    return issubclass(kind, type) or (kind.__module__.partition(".")[0] in _CLOSED and kind not in _NAMESPACES)
+
+
+def _holds_options(value: Any, deep: int) -> bool:
+    """Whether a value is plain, or holds nothing but plain values, within ``deep`` objects and containers."""
+    if isinstance(value, _OPTIONS):
+        return True
+    if isinstance(value, dict | list | tuple | set | frozenset | deque):
+        values = value.values() if isinstance(value, dict) else value
+        return deep > 0 and len(values) <= _MOST_OPTIONS and all(_holds_options(each, deep - 1) for each in values)
+    attributes = getattr(value, "__dict__", None)
+    if not isinstance(attributes, dict):
+        return not isinstance(value, Tensor)
+    return not isinstance(value, nn.Module) and not _is_closed(type(value)) and _holds_options(attributes, deep)
 
 
 def _arrays(name: str) -> tuple[type, ...]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import random
 import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.hooks import RemovableHandle
 
 from lowmode_fx import BernoulliSchedule, LowModeModel, Mode, TrainStep, build_pair
 from lowmode_fx.runtime.captured.complaints import UncapturedWarning
@@ -475,6 +480,26 @@ def test_step_hooks_that_come_later_run_in_each_step() -> None:
     assert same(ours, Run().train(batches(), between))
 
 
+def test_step_hooks_on_all_optimizers_run_in_each_step() -> None:
+    def train(make: Callable[[], Run]) -> Run:
+        def between(run: Run, place: int) -> None:
+            def halve(*_: Any) -> None:
+                run.net.fc.bias.grad.mul_(0.5)
+
+            if place == 8:
+                handles.append(register_optimizer_step_pre_hook(halve))
+
+        handles: list[RemovableHandle] = []
+        try:
+            return make().train(batches(), between)
+        finally:
+            handles[0].remove()
+
+    with pytest.warns(UserWarning, match="step hooks on all optimizers run in Python"):
+        ours = train(recorded)
+    assert same(ours, train(Run))
+
+
 def test_options_of_the_scaler_that_change_count() -> None:
     def between(run: Run, place: int) -> None:
         if place == 8:
@@ -612,9 +637,44 @@ class Remembering(Net):
 
 class Drawing(Net):
     def forward(self, x: Tensor) -> Tensor:
-        import random
-
         return super().forward(x) * random.random()
+
+
+class DrawingItsOwn(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = random.Random(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.generator.random()
+
+
+class DrawingNumpys(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = numpy.random.default_rng(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.generator.random()
+
+
+class Alternating(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = itertools.cycle([1.0, 0.5])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * next(self.scales)
+
+
+class Noting(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = numpy.ones(2000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.scale[1] *= 0.875
+        return super().forward(x) * float(self.scale[1])
 
 
 @pytest.mark.parametrize(
@@ -624,13 +684,15 @@ class Drawing(Net):
         (Counting, "changes model.temperature|changes temperature"),
         (Remembering, "changes"),
         (Drawing, "draws random numbers on the host"),
+        (DrawingItsOwn, "draws from a generator of its own"),
+        (DrawingNumpys, "draws from a generator of its own"),
+        (Alternating, "moves an iterator"),
+        (Noting, "writes to an array"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_forward_that_python_takes_part_in_runs_uncaptured(kind: type[Net], cause: str) -> None:
     def train(graphs: Recorder | None) -> Run:
-        import random
-
         torch.manual_seed(0)
         random.seed(4)
         return Run(net=build(kind()), graphs=graphs).train(batches())

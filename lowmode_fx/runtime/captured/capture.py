@@ -13,6 +13,7 @@ from lowmode_fx.runtime.captured.accumulators import renew_accumulators
 from lowmode_fx.runtime.captured.arithmetic import Batch, StepArithmetic
 from lowmode_fx.runtime.captured.complaints import cause_of, warn
 from lowmode_fx.runtime.captured.graphs import Graphs
+from lowmode_fx.runtime.captured.host_state import host_draws, moved_what
 from lowmode_fx.runtime.captured.kinds import Kind, Kinds, Progress
 from lowmode_fx.runtime.captured.nets import SteppedNet
 from lowmode_fx.runtime.captured.optimizer_watch import OptimizerWatch
@@ -20,7 +21,7 @@ from lowmode_fx.runtime.captured.parts import RecordedParts, capture_parts, run_
 from lowmode_fx.runtime.captured.rates import DeviceRates, why_hooked, why_not_captured
 from lowmode_fx.runtime.captured.recorded import Place, Recorded, gradients_of, same_tensors
 from lowmode_fx.runtime.captured.signature import Signature, StaticBatch, flatten, move
-from lowmode_fx.runtime.captured.watch import Watch, host_draws
+from lowmode_fx.runtime.captured.watch import Watch
 
 #: Changes of what a step has read in Python, before steps are no longer captured.
 MOST_RESTARTS = 8
@@ -138,11 +139,11 @@ class CapturedSteps:
 
     def _rehearse(self, watch: Watch, mode: Mode, batch: Batch, place: Place) -> Tensor:
         """A real step that also shows whether its kind can be recorded."""
-        moved, draws = move(batch, self._device), host_draws(self._device)
+        moved, state = move(batch, self._device), self._host_state(watch)
         renew_accumulators(self._arithmetic.parameters())
         loss, waits = self._graphs.rehearse(lambda: self._gradients(mode, moved, place))
         self._net.settle()
-        changed = watch.changed()
+        changed, moving = watch.changed(), moved_what(self._host_state(watch), state)
         if place.last and self.outside is None:
             _, late = self._graphs.rehearse(self._update)
             self._count(self._arithmetic.skipped)
@@ -154,9 +155,13 @@ class CapturedSteps:
             self._try_in_parts(f"a step in {mode}-mode waits for the device ({waits[0]})")
         elif changed is not None:
             self._try_in_parts(f"a step in {mode}-mode changes {changed}")
-        elif host_draws(self._device) != draws:
-            self._try_in_parts(f"a step in {mode}-mode draws random numbers on the host")
+        elif moving is not None:
+            self._try_in_parts(f"a step in {mode}-mode {moving}")
         return loss
+
+    def _host_state(self, watch: Watch) -> tuple[Any, Any]:
+        """What a step may move on the host, unlike a replay."""
+        return host_draws(self._device), watch.host.read()
 
     def _try_in_parts(self, cause: str) -> None:
         """The step can't be recorded as a whole: the next ones show whether forward and backward can."""
@@ -171,7 +176,7 @@ class CapturedSteps:
         moved = move(batch, self._device)
         renew_accumulators(self._arithmetic.parameters())
         with self._net.in_mode(mode):
-            loss, apart = run_in_parts(self._arithmetic, moved, self._graphs, lambda: host_draws(self._device))
+            loss, apart = run_in_parts(self._arithmetic, moved, self._graphs, lambda: self._host_state(watch))
         self._net.settle()
         apart = apart and watch.changed() is None
         if place.last:

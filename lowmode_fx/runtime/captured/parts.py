@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lowmode_fx.runtime.captured.arithmetic import Batch, StepArithmetic
 from lowmode_fx.runtime.captured.graphs import Graphs
+from lowmode_fx.runtime.captured.host_state import moved_what
 from lowmode_fx.runtime.captured.recorded import same_tensors
 from lowmode_fx.runtime.captured.signature import StaticBatch
 from passes.preserve.holdings import find_held
@@ -49,18 +50,18 @@ class Outputs:
 
 
 def run_in_parts(
-    arithmetic: StepArithmetic, batch: Batch, graphs: Graphs, draws: Callable[[], Any]
+    arithmetic: StepArithmetic, batch: Batch, graphs: Graphs, state: Callable[[], tuple[Any, Any]]
 ) -> tuple[Tensor, bool]:
     """A real step in parts, each under the conditions of a recording. Returns its loss.
 
-    ``draws``: the state of generators on the host. Returns too whether forward and backward can be recorded, with a
+    ``state``: of generators and the like on the host. Returns too whether forward and backward can be recorded, with a
     loss between them that depends on nothing but the outputs.
     """
     held = find_held({"criterion": arithmetic.criterion})
     apart = not set(map(id, held.modules)) & set(map(id, arithmetic.net.modules()))
-    drawn = draws()
+    before_forward = state()
     outputs, waits = graphs.rehearse(lambda: Outputs(arithmetic.outputs(batch)))
-    apart &= not waits and draws() == drawn
+    apart &= not waits and moved_what(state(), before_forward) is None
     before = [parameter.grad for parameter in arithmetic.parameters()]
     # The loss may have found its own way to the forward, by what that has left on the model.
     loss, _ = graphs.rehearse(
@@ -69,11 +70,11 @@ def run_in_parts(
     apart &= same_tensors([parameter.grad for parameter in arithmetic.parameters()], before)
     used = [pair for pair in zip(outputs.roots, outputs.gradients(), strict=True) if pair[1] is not None]
     apart &= len(used) == len(outputs.roots) > 0
-    drawn = draws()
+    before_backward = state()
     if used:
         roots, gradients = map(list, zip(*used, strict=True))
         _, waits = graphs.rehearse(lambda: torch.autograd.backward(roots, gradients))
-    return loss, bool(apart and not waits and draws() == drawn)
+    return loss, bool(apart and not waits and moved_what(state(), before_backward) is None)
 
 
 @dataclass

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW
+from torch.optim import optimizer as all_optimizers
+
+from lowmode_fx.runtime import optimizer_hooks
 
 #: Optimizers that keep all state on the device, by the option for it.
 _OPTIONS: dict[type, tuple[str, ...]] = {SGD: ("fused",), Adam: ("fused", "capturable"), AdamW: ("fused", "capturable")}
@@ -31,6 +34,9 @@ def why_hooked(optimizer: Any) -> str | None:
     """Why the step of an optimizer with hooks can't be captured; ``None`` if it has none."""
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return f"step hooks on {type(optimizer).__name__} run in Python"
+    for hooks in (all_optimizers._global_optimizer_pre_hooks, all_optimizers._global_optimizer_post_hooks):
+        if any(getattr(hook, "__module__", "") != optimizer_hooks.__name__ for hook in hooks.values()):
+            return "step hooks on all optimizers run in Python"
     return None
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import random
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
@@ -17,12 +15,13 @@ from torch import nn
 from torch.backends import cudnn
 from torch.utils.hooks import RemovableHandle
 
+from lowmode_fx.runtime.captured.host_state import HostState
+from lowmode_fx.runtime.captured.named_reads import PLAIN, NamedReads
 from lowmode_fx.runtime.captured.tensor_watch import TensorWatch, tensor_hooks
 from lowmode_fx.runtime.captured.writes import Writes
 from passes.preserve.containers import cell_contents
 from passes.preserve.holdings import find_held
 
-_PLAIN = (bool, int, float, complex, str, bytes, tuple, torch.dtype, torch.device, torch.Size)
 _MISSING = object()
 #: Global settings of torch.
 _SETTINGS: tuple[Callable[[], Any], ...] = (
@@ -47,17 +46,21 @@ _REGISTERED = (
 
 
 class Watch:
-    """The attributes, containers, closures and globals that some code reads, and the tensors in them.
+    """The attributes, containers, closures and globals that some code reads, and the tensors and arrays in them.
 
     Objects are compared by identity, plain values by value. State elsewhere (in a file, behind a call) is not seen.
     """
 
     def __init__(self, roots: Mapping[str, Any]) -> None:
         """``roots``: modules and functions, by their names in messages."""
-        held = find_held({**roots, "hooks on all modules": _global_hooks()})
+        holder = {**roots, "hooks on all modules": _global_hooks()}
+        held = find_held(holder)
+        functions = [each for each in roots.values() if isinstance(each, FunctionType)]
+        named = NamedReads(functions, held.modules)
+        self._named = named.places
         hooks = tensor_hooks(held.tensors)
-        if hooks:
-            held = find_held({**roots, "hooks on all modules": _global_hooks(), "hooks on tensors": hooks})
+        if hooks or named.objects:
+            held = find_held({**holder, "read by name": named.objects, "hooks on tensors": hooks})
         self._names = {id(vars(module)): name for root in roots.values() for name, module in _named_modules(root)}
         containers = [each for each in held.containers if not isinstance(each, CellType | bytearray)]
         registered = {id(vars(module).get(name)) for module in held.modules for name in _REGISTERED}
@@ -69,11 +72,10 @@ class Watch:
         self._seen, self._keys = self._read()
         self._writes = Writes(self._containers)
         self._cells = [each for each in held.containers if isinstance(each, CellType)]
-        functions = _functions(roots, held.modules)
-        self._globals = [found for function in functions for found in _globals(function)]
         self._loose = self._read_loose()
         self._handles = RemovableHandle.next_id
         self._tensors = TensorWatch(held.tensors)
+        self.host = HostState(held)
         own = [each for each in held.generators if isinstance(each, torch.Generator)]
         #: Generators of the device that the code draws from, besides the default one.
         self.generators = [each for each in own if each.device.type != "cpu"]
@@ -98,7 +100,7 @@ class Watch:
             for place, (now, before) in enumerate(zip(loose, self._loose, strict=True)):
                 if not is_same(now, before):
                     return self._name_loose(place)
-        return self._tensors.changed()
+        return "the values of an array" if self.host.array_changed() else self._tensors.changed()
 
     def _is_seen(self) -> bool:
         """Whether containers hold the same objects as before: an equal container is another one to watch."""
@@ -134,13 +136,13 @@ class Watch:
         found = [read() for read in _SETTINGS]
         if self._cells:
             found += [(cell_contents(each) or [_MISSING])[0] for each in self._cells]
-        if self._globals:
-            found += [names.get(name, _MISSING) for names, name in self._globals]
+        if self._named:
+            found += [names.get(name, _MISSING) for names, name in self._named]
         return found
 
     def _name_loose(self, place: int) -> str:
         names = ["a global setting of torch"] * len(_SETTINGS) + ["a variable of a closure"] * len(self._cells)
-        return [*names, *(name for _, name in self._globals)][place]
+        return [*names, *(name for _, name in self._named)][place]
 
 
 def _keys(container: Any) -> Any:
@@ -148,20 +150,11 @@ def _keys(container: Any) -> Any:
     return list(container) if isinstance(container, dict) else len(container)
 
 
-def host_draws(device: torch.device) -> tuple[Any, ...]:
-    """The states of generators that draw on the host: Python's, numpy's, and torch's for a CPU besides ``device``."""
-    numpy = sys.modules.get("numpy.random")
-    state = None if numpy is None else numpy.get_state(legacy=False)
-    drawn = None if state is None else (state["state"]["key"].tobytes(), state["state"]["pos"], state["has_gauss"])
-    on_cpu = torch.get_rng_state().numpy().tobytes() if device.type != "cpu" else None
-    return random.getstate(), drawn, on_cpu
-
-
 def is_same(now: Any, before: Any) -> bool:
     """Whether a value is the same object, or an equal plain value; a tuple's entries are compared one by one."""
     if now is before:
         return True
-    if type(now) is not type(before) or not isinstance(now, _PLAIN):
+    if type(now) is not type(before) or not isinstance(now, PLAIN):
         return False
     if isinstance(now, tuple) and not isinstance(now, torch.Size):
         return len(now) == len(before) and all(map(is_same, now, before))
@@ -176,18 +169,3 @@ def _global_hooks() -> list[Any]:
 
 def _named_modules(root: Any) -> Iterable[tuple[str, nn.Module]]:
     return root.named_modules() if isinstance(root, nn.Module) else ()
-
-
-def _functions(roots: Mapping[str, Any], modules: Iterable[nn.Module]) -> Iterable[FunctionType]:
-    """The given functions, and the forwards of modules that torch does not define."""
-    kinds = dict.fromkeys(type(module) for module in modules)
-    found = [kind.forward for kind in kinds if not kind.__module__.startswith("torch.")]
-    return [each for each in (*roots.values(), *found) if isinstance(each, FunctionType)]
-
-
-def _globals(function: FunctionType) -> Iterable[tuple[dict[str, Any], str]]:
-    """The plain globals that a function's code uses."""
-    names = function.__globals__
-    for name in function.__code__.co_names:
-        if isinstance(names.get(name), _PLAIN):
-            yield names, name

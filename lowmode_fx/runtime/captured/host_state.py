@@ -1,0 +1,95 @@
+"""State of the host that a replay does not move: generators of random numbers, iterators, arrays."""
+
+from __future__ import annotations
+
+import random
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from passes.preserve.holdings import Holdings
+
+#: Size in bytes of the largest array whose values are compared before every step, and while steps are rehearsed.
+SMALL_ARRAY, LARGEST_ARRAY = 4096, 2**24
+
+
+class HostState:
+    """The generators, iterators and arrays of numpy that some code holds."""
+
+    def __init__(self, held: Holdings) -> None:
+        self._generators = [each for each in held.generators if not _on_device(each)]
+        self._iterators = [iterator for _, _, iterator in held.iterators]
+        self._arrays = [each for each in held.arrays if each.nbytes <= LARGEST_ARRAY]
+        self._small = [each for each in self._arrays if each.nbytes <= SMALL_ARRAY]
+        self._values = self._read_small()
+
+    def read(self) -> list[Any]:
+        """Everything, to compare it before and after a step."""
+        found = [*map(_state, self._generators), *(each.tobytes() for each in self._arrays)]
+        if self._iterators:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # copies of itertools end with Python 3.14
+                found += map(_position, self._iterators)
+        return found
+
+    def array_changed(self) -> bool:
+        """Whether a small array has other values, or another type or shape, than at first."""
+        return bool(self._small) and self._read_small() != self._values
+
+    def _read_small(self) -> list[Any]:
+        return [(each.tobytes(), each.dtype, each.shape) for each in self._small]
+
+
+def moved_what(now: tuple[Any, Any], before: tuple[Any, Any]) -> str | None:
+    """What a step has moved, if anything: from the states of global generators and of what its code holds."""
+    if now[0] != before[0]:
+        return "draws random numbers on the host"
+    try:
+        same = bool(now[1] == before[1])
+    except (RuntimeError, ValueError):  # tensors that an iterator holds can't be compared
+        same = False
+    return None if same else "draws from a generator of its own, moves an iterator or writes to an array on the host"
+
+
+def host_draws(device: torch.device) -> tuple[Any, ...]:
+    """The states of global generators on the host: Python's, numpy's, and torch's for a CPU besides ``device``."""
+    numpy = sys.modules.get("numpy.random")
+    state = None if numpy is None else numpy.get_state(legacy=False)
+    drawn = None if state is None else (state["state"]["key"].tobytes(), state["state"]["pos"], state["has_gauss"])
+    on_cpu = torch.get_rng_state().numpy().tobytes() if device.type != "cpu" else None
+    return random.getstate(), drawn, on_cpu
+
+
+def _on_device(generator: Any) -> bool:
+    return isinstance(generator, torch.Generator) and generator.device.type != "cpu"
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().numpy().tobytes()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    bits = getattr(generator, "bit_generator", None)  # numpy's
+    return repr(generator.get_state(legacy=False) if bits is None else bits.state)
+
+
+def _position(part: Any) -> Any:
+    """Where an iterator, or a part of one, stands: what it would be copied from."""
+    if isinstance(part, Iterator):
+        try:
+            return [_position(each) for each in part.__reduce__()]
+        except TypeError:  # a generator function's position is unknown
+            return None
+    return [_position(each) for each in part] if type(part) in (list, tuple) and _has_iterator(part) else _kept(part)
+
+
+def _has_iterator(parts: Iterable[Any]) -> bool:
+    return any(isinstance(each, Iterator | tuple) for each in parts)
+
+
+def _kept(part: Any) -> Any:
+    # A cycle adds to a list what it has seen.
+    return len(part) if type(part) is list else part
