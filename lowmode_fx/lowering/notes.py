@@ -10,6 +10,7 @@ from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.downsampling import downsampled_sides
 from passes import PassContext
 from passes.checks import output_node
+from passes.match import conv_sites
 from passes.ratios import divides, ratio_text
 from passes.shapes import Shape, node_shape
 from passes.spelling import setting
@@ -37,7 +38,7 @@ def notes(
     effect: str,
     lone: Sequence[str],
 ) -> tuple[str, ...]:
-    """Notes on sides that the ratio does not divide, options without effect, and outputs smaller than full-mode's.
+    """Notes on sides that the ratio does not divide, options without effect, and outputs or maps that are too small.
 
     ``effect``: the result of ``no_effect``. ``lone``: norms whose map has one pixel per image.
     """
@@ -54,11 +55,26 @@ def notes(
             f"low-mode returns maps of {small} where full-mode returns {full}; "
             f"set {setting('restore_output', True)} to resize them"
         )
+    found.append(_single_pixels(context.full, low))
     if lone:
         found.append(
             f"{lone[0]} has a 1×1 map in low-mode: a batch of one image has no statistics and runs in full-mode"
         )
     return tuple(filter(None, found))
+
+
+def _single_pixels(full: fx.GraphModule, low: fx.GraphModule) -> str:
+    """A note on the first convolution whose map shrinks to a single pixel, which no ladder has gained from yet."""
+    ours, theirs = ({site.node.name: site for site in conv_sites(each)} for each in (full, low))
+    for name, site in ours.items():
+        before, after = node_shape(site.node), node_shape(theirs[name].node) if name in theirs else None
+        if isinstance(before, Shape) and isinstance(after, Shape) and max(after[2:]) == 1 < min(before[2:]):
+            limit = f", or {setting('min_side', 2)}" if min(before[2:]) > 2 else ""
+            return (
+                f"the {sides(before[2:])} map at {site.name} becomes {sides(after[2:])}: small networks that trained "
+                f"so ended below a shorter run in full-mode; give larger images{limit}"
+            )
+    return ""
 
 
 def _rounding(full_sides: Sequence[int], low_sides: Sequence[int], config: LowModeConfig) -> str:
