@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save
-from bench.large_kernels_arms import BUDGETS, MODES, Arm, arms
+from bench.large_kernels_arms import BUDGETS, LONGER, MODES, Arm, arms
 from bench.large_kernels_report import report
 from bench.large_networks import SMALL
 from lowmode_fx import LadderSchedule, LowModeConfig, LowModeModel, build_ladder
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="training images, and at most test images, instead of the study's")
     parser.add_argument("--epochs", type=int, help="epochs of full-mode, instead of the study's")
     parser.add_argument("--arms", nargs="*", help="run only arms of these names")
-    parser.add_argument("--budgets", nargs="*", type=float, default=[1.0, *BUDGETS])
+    parser.add_argument("--budgets", nargs="*", type=float, default=[1.0, LONGER, *BUDGETS])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=7, help="of timing a step")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after this many")

@@ -29,8 +29,9 @@ MODES: dict[str, LowModeConfig] = {
     "resized 4/3": LowModeConfig(ratio="4/3", pool_convs="large", kernel_transform="pi_resize"),
 }
 
-#: Shares of full-mode's time that other arms have.
+#: Shares of full-mode's time that other arms have, and one for smaller images alone: how long do these need?
 BUDGETS = (0.5, 0.3, 0.25)
+LONGER = 0.75
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,13 @@ def composers_ramp(costs: Mapping[str, float]) -> dict[str, float]:
 
 def arms(costs: Mapping[str, float]) -> list[Arm]:
     """The arms: full-mode, of full length and cut short, and the others in shares of its time."""
-    found = [Arm("full-mode")]
     ramp = composers_ramp(costs)
     ramp = {mode: share / sum(ramp.values()) for mode, share in ramp.items()}
+    found = [
+        Arm("full-mode"),
+        Arm("Composer's ramp", ramp, LONGER),
+        Arm("Composer's ramp, rate over time", ramp, LONGER, over_time=True),
+    ]
     for budget in BUDGETS:
         tail = 0.4
         two = {"full": tail}
