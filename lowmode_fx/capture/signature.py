@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from inspect import BoundArguments, Parameter, Signature
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 #: Signature of compiled code, whose parameters are unknown.
@@ -28,10 +28,18 @@ def bind_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) 
         except TypeError:
             kind = type(model).__name__
             raise ValueError(
-                f"{kind}.forward({_parameters(signature)}) does not take these arguments: {error}"
+                f"{kind}.forward({_parameters(signature)}) does not take these arguments: {error}{_labelled(args)}"
             ) from None
     bound.apply_defaults()
     return bound
+
+
+def _labelled(args: Sequence[Any]) -> str:
+    """What to do if the arguments seem to be a loader's batch, images and labels."""
+    labels = args[1] if len(args) == 2 else None
+    if not isinstance(labels, Tensor) or labels.ndim > 1 or labels.is_floating_point():
+        return ""
+    return " (of a batch of images and labels, give the images alone)"
 
 
 def respell(bound: BoundArguments, positional: int, keywords: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from lowmode_fx.capture.signature import bind_call
 from lowmode_fx.runtime.captured.arithmetic import Batch, Criterion, StepArithmetic
 from lowmode_fx.runtime.captured.capture import CapturedSteps
 from lowmode_fx.runtime.captured.graphs import Graphs, graphs_for
@@ -103,6 +104,7 @@ class TrainStep:
                 self._captured.refuse(refusal)
         self._after_step = after_step
         self._batches = 0
+        self._seen_untargeted = False
         self._norm: Tensor | None = None
 
     @property
@@ -148,12 +150,28 @@ class TrainStep:
             The loss, a scalar on the net's device without a graph.
         """
         batch = _batch(inputs, targets)
+        if targets is None and not self._seen_untargeted:
+            self._check_untargeted(batch)
         place = Place(self._batches == 0, self._is_last())
         self._batches = 0 if place.last else self._batches + 1
         loss = self._run(batch, place) if self._captured is None else self._captured.run(batch, place)
         if place.last:
             self._has_stepped()
         return loss
+
+    def _check_untargeted(self, batch: Batch) -> None:
+        """Raise ``TypeError`` if the targets seem to be among the net's arguments."""
+        self._seen_untargeted = True
+        model = self.net.ladder.model if isinstance(self.net, LowModeModel) else self.net
+        if self._arithmetic.criterion is None or len(batch.args) != 2:
+            return
+        try:
+            bind_call(model, batch.args, {})
+        except ValueError:
+            raise TypeError(
+                f"step((inputs, targets)): {type(model).__name__} doesn't take two arguments; give step(inputs, "
+                "targets), since a tuple holds the net's arguments"
+            ) from None
 
     def _is_last(self) -> bool:
         """Whether the optimizer steps after the batch that is due."""

@@ -330,6 +330,10 @@ def refusal(model: nn.Module, example: Any, said: Any = None) -> str:
          "Takes.forward(x, y, *, scale=1.0) does not take these arguments: missing a required argument: 'y'; "
          "give all arguments, as a tuple or as a mapping of keywords, or give the part that takes only images as "
          "submodule="),
+        (lambda x: x, (IMAGES, LABELS), None,
+         "Takes.forward(x) does not take these arguments: too many positional arguments (of a batch of images and "
+         "labels, give the images alone); give all arguments, as a tuple or as a mapping of keywords, or give the part "
+         "that takes only images as submodule="),
         (lambda batch: batch, {"image": IMAGES, "label": LABELS}, None,
          "Takes.forward(batch) does not take these arguments: missing a required argument: 'batch'; give all "
          "arguments, as a tuple or as a mapping of keywords, in a tuple of one if forward takes the mapping itself, or "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import random
 import warnings
 from collections.abc import Callable
@@ -807,3 +808,11 @@ def test_capture_can_be_left_alone() -> None:
         run = Run(partial(torch.optim.SGD, lr=0.1), capture=False, graphs=Recorder()).train(batches(6))
     assert run.step.uncaptured is not None
     assert run.step.captures == 0
+
+
+def test_a_batch_of_inputs_and_targets_in_one_tuple_is_told() -> None:
+    run = Run()
+    images, labels = batches(1)[0]
+    with pytest.raises(TypeError, match=r"Net doesn't take two arguments; give step\(inputs, targets\)"):
+        run.step((images, labels))
+    assert math.isfinite(run.step((images,), labels).item())

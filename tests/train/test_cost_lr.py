@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -149,3 +150,35 @@ def test_what_is_not_known_ahead_is_refused() -> None:
         ValueError, match="low steps have larger batches, so epochs differ in their steps; follow cost_progress"
     ):
         CostCosineLR(optimizer_of(larger), larger, EPOCHS, STEPS)
+
+
+# Its pace ------------------------------------------------------------------------------------------------------------
+
+
+def stepped(net: LowModeModel, per_call: int, calls: int, resumed: int = 0) -> list[str]:
+    """The warnings of a run whose scheduler steps after every ``per_call`` optimizer steps."""
+    optimizer = optimizer_of(net)
+    scheduler = CostCosineLR(optimizer, net, EPOCHS, 10)
+    net.attach(optimizer)
+    net.load_schedule_state({"step": resumed, "epoch": 0})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(calls):
+            for _ in range(per_call):
+                net(torch.zeros(2, 3, 16, 16)).sum().backward()
+                optimizer.step()
+            scheduler.step()
+    return [str(each.message) for each in caught if "CostCosineLR" in str(each.message)]
+
+
+def test_one_that_steps_once_an_epoch_is_told_once() -> None:
+    (told,) = stepped(net_of(LadderSchedule((2, 1, 1))), per_call=10, calls=4)
+    assert told == (
+        "CostCosineLR.step() comes after 10 optimizer steps, so its rates lag behind the run; call it after each "
+        "optimizer step, not once an epoch"
+    )
+
+
+@pytest.mark.parametrize("resumed", [0, 1000])
+def test_one_that_steps_with_the_optimizer_is_not(resumed: int) -> None:
+    assert stepped(net_of(LadderSchedule((2, 1, 1))), per_call=1, calls=25, resumed=resumed) == []
