@@ -68,11 +68,10 @@ def _single_pixels(full: fx.GraphModule, low: fx.GraphModule) -> str:
     ours, theirs = ({site.node.name: site for site in conv_sites(each)} for each in (full, low))
     for name, site in ours.items():
         before, after = node_shape(site.node), node_shape(theirs[name].node) if name in theirs else None
-        if isinstance(before, Shape) and isinstance(after, Shape) and max(after[2:]) == 1 < min(before[2:]):
-            limit = f", or {setting('min_side', 2)}" if min(before[2:]) > 2 else ""
+        if isinstance(before, Shape) and isinstance(after, Shape) and max(after[2:]) == 1 < max(before[2:]):
             return (
                 f"the {sides(before[2:])} map at {site.name} becomes {sides(after[2:])}: small networks that trained "
-                f"so ended below a shorter run in full-mode; give larger images{limit}"
+                "so ended below a shorter run in full-mode; give larger images or a smaller ratio"
             )
     return ""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import enum
 import functools
 import itertools
 import random
@@ -12,7 +11,7 @@ import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from types import BuiltinFunctionType, CellType, FunctionType, MethodType, SimpleNamespace
+from types import CellType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,18 +23,14 @@ _ATOMS = frozenset({bool, int, float, complex, str, bytes, type, type(None), tor
 _PLAIN_CONTAINERS = frozenset({dict, list, set, deque, OrderedDict})
 #: Iterators whose position is known, so that they can be copied.
 _RUN_OVER: tuple[Any, ...] = ([], (), set(), range(0), range(2**70), "", "é", b"", {}, {}.values(), {}.items())
-_ITERATORS = frozenset(
+ITERATORS = frozenset(
     {each for each in vars(itertools).values() if isinstance(each, type)}
     | {enumerate, filter, map, reversed, zip, type(reversed([]))}
     | {type(iter(each)) for each in _RUN_OVER}
 )
 #: Instances of these classes are not opened: threads, loggers and optimizers change independently.
 _CLOSED = sys.stdlib_module_names | {"torch", "numpy"}
-_NAMESPACES = frozenset({SimpleNamespace, argparse.Namespace})
-#: Values that an object of options may hold.
-_OPTIONS: Any = (*_ATOMS, enum.Enum, type, FunctionType, BuiltinFunctionType)
-#: How deep objects of options may be nested, and the number of values in one.
-_MOST_DEEP, _MOST_OPTIONS = 6, 1000
+_OPENED = frozenset({SimpleNamespace, argparse.Namespace})
 
 
 @dataclass
@@ -45,7 +40,7 @@ class Holdings:
     ``containers``: dictionaries (``__dict__`` and registries of modules among them), lists, deques, sets, bytearrays
     and closure cells. ``empty``: empty ones, as most of a module's are; here one may appear twice. ``generators``: of
     random numbers, torch's, Python's and numpy's. ``iterators``: each with the container that holds it, and its key
-    there.
+    there. ``objects``: others that were opened. ``functions``: those of Python, and bound methods.
     """
 
     modules: list[nn.Module] = field(default_factory=list)
@@ -55,14 +50,15 @@ class Holdings:
     containers: list[Any] = field(default_factory=list)
     empty: list[Any] = field(default_factory=list)
     iterators: list[tuple[Any, Any, Iterator[Any]]] = field(default_factory=list)
+    objects: list[Any] = field(default_factory=list)
+    functions: list[Any] = field(default_factory=list)
 
 
 def find_holdings(*modules: nn.Module) -> Holdings:
     """What ``modules`` and everything they reach hold: in registries, attributes, containers, hooks and closures.
 
     Other objects are opened one level deep, unless torch or the standard library defines them: a meter's counts are
-    found, and what a trainer's callbacks hold is not. Objects that hold nothing but options (values, and more such
-    objects, as a configuration does) are opened all the way down.
+    found, and what a trainer's callbacks hold is not.
     """
     walk = _Walk()
     for module in modules:
@@ -84,7 +80,7 @@ def copy_iterator(iterator: Iterator[Any]) -> Iterator[Any]:
 
     Raises ``TypeError`` if its position is unknown, as for a generator function.
     """
-    if type(iterator) not in _ITERATORS:
+    if type(iterator) not in ITERATORS:
         raise TypeError(f"{type(iterator).__name__} can't be copied")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # copies of itertools end with Python 3.14
@@ -143,13 +139,14 @@ class _Walk:
             (random.SystemRandom, lambda value, _: None),  # it has no state
             (_generators(), lambda value, _: self.found.generators.append(value)),
             (CellType, self._on_cell),
-            (FunctionType, lambda value, opens: self._on_parts(value.__closure__ or (), opens)),
-            (MethodType, lambda value, opens: self._on_parts((value.__self__,), opens)),
+            (FunctionType, lambda value, opens: self._on_function(value, value.__closure__ or (), opens)),
+            (MethodType, lambda value, opens: self._on_function(value, (value.__self__,), opens)),
             (functools.partial, lambda value, opens: self._on_parts((value.func, value.args, value.keywords), opens)),
         ):
             if issubclass(kind, handled):
                 return handler
-        return self._leave if _is_closed(kind) else self._on_object
+        closed = issubclass(kind, type) or kind.__module__.partition(".")[0] in _CLOSED
+        return self._leave if closed and kind not in _OPENED else self._on_object
 
     def _leave(self, value: Any, opens: bool) -> None:
         pass
@@ -175,10 +172,15 @@ class _Walk:
     def _on_parts(self, parts: tuple[Any, ...], opens: bool) -> None:
         self.pending += [(part, opens) for part in parts]
 
+    def _on_function(self, value: Any, parts: tuple[Any, ...], opens: bool) -> None:
+        self.found.functions.append(value)
+        self._on_parts(parts, opens)
+
     def _on_object(self, value: Any, opens: bool) -> None:
         attributes = getattr(value, "__dict__", None)
         if opens and isinstance(attributes, dict):
-            self.pending.append((attributes, _holds_options(attributes, _MOST_DEEP)))
+            self.found.objects.append(value)
+            self.pending.append((attributes, False))
 
     def _add_items(self, holder: Any, items: Iterable[tuple[Any, Any]], opens: bool) -> None:
         empty, pending = self.found.empty, self.pending
@@ -188,28 +190,10 @@ class _Walk:
                 continue
             if kind in _PLAIN_CONTAINERS and not value:
                 empty.append(value)
-            elif kind in _ITERATORS:
+            elif kind in ITERATORS:
                 self.found.iterators.append((holder, key, value))
             else:
                 pending.append((value, opens))
-
-
-def _is_closed(kind: type) -> bool:
-    """Whether instances of a class are not opened."""
-    return issubclass(kind, type) or (kind.__module__.partition(".")[0] in _CLOSED and kind not in _NAMESPACES)
-
-
-def _holds_options(value: Any, deep: int) -> bool:
-    """Whether a value is plain, or holds nothing but plain values, within ``deep`` objects and containers."""
-    if isinstance(value, _OPTIONS):
-        return True
-    if isinstance(value, dict | list | tuple | set | frozenset | deque):
-        values = value.values() if isinstance(value, dict) else value
-        return deep > 0 and len(values) <= _MOST_OPTIONS and all(_holds_options(each, deep - 1) for each in values)
-    attributes = getattr(value, "__dict__", None)
-    if not isinstance(attributes, dict):
-        return not isinstance(value, Tensor)
-    return not isinstance(value, nn.Module) and not _is_closed(type(value)) and _holds_options(attributes, deep)
 
 
 def _arrays(name: str) -> tuple[type, ...]:

@@ -22,20 +22,20 @@ def network(strides: int) -> nn.Module:
             8,
             2,
             "the 2×2 map at 1 becomes 1×1: small networks that trained so ended below a shorter run in full-mode; "
-            "give larger images",
+            "give larger images or a smaller ratio",
         ),
         (
             16,
             4,
             "the 4×4 map at 1 becomes 1×1: small networks that trained so ended below a shorter run in full-mode; "
-            "give larger images, or min_side=2",
+            "give larger images or a smaller ratio",
         ),
         (16, 2, ""),
         (
             4,
             2,
             "the 2×2 map at 0 becomes 1×1: small networks that trained so ended below a shorter run in full-mode; "
-            "give larger images",
+            "give larger images or a smaller ratio",
         ),
         (4, 1.5, ""),  # what has one pixel in full-mode has one in any
     ],

@@ -96,6 +96,8 @@ def test_the_default_of_four_modes_and_of_no_other_number() -> None:
     assert LadderSchedule.default(20, modes=4) == LadderSchedule(epochs=(6, 8, 2, 4))
     with pytest.raises(ValueError, match="modes=2 has no default, only 3 and 4; give LadderSchedule"):
         LadderSchedule.default(20, modes=2)
+    with pytest.raises(TypeError, match="modes"):
+        LadderSchedule.default(20, modes=[3])  # type: ignore[arg-type]
 
 
 # By probabilities ----------------------------------------------------------------------------------------------------

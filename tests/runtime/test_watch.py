@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ class Net(nn.Module):
         self.body = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.25), nn.Identity())
         self.register_buffer("mask", torch.ones(4, 4))
         self.scale, self.steps, self.options, self.frozen = 1.0, [1, 2], {"a": 1, "b": 1}, set[str]()
+        self.share = np.float32(0.5)
         self.zero, self.later, self.pair = 0.0, [3, 4], (1.0, torch.ones(2, 2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,6 +84,7 @@ CHANGES: dict[str, Callable[[Net], object]] = {
     "keys in another order": lambda net: net.options.update(a=net.options.pop("a")),
     "a tuple with a tensor": lambda net: setattr(net, "pair", (1.0, torch.ones(2, 2))),
     "a tuple of another type": lambda net: setattr(net, "pair", (1, net.pair[1])),
+    "a number of numpy": lambda net: setattr(net, "share", np.float32(0.25)),
     "the sign of zero": lambda net: setattr(net, "zero", -0.0),
     "a set": lambda net: net.frozen.add("conv"),
     "a forward of its own": lambda net: setattr(net.conv, "forward", halve),
@@ -103,6 +106,7 @@ CHANGES: dict[str, Callable[[Net], object]] = {
 }
 NO_CHANGES: dict[str, Callable[[Net], object]] = {
     "an equal value": lambda net: setattr(net, "scale", float("1.0")),
+    "an equal number of numpy": lambda net: setattr(net, "share", np.float32(0.5)),
     "an equal tuple": lambda net: setattr(net, "pair", (float("1.0"), net.pair[1])),
     "train again": lambda net: net.train(),
     "eval and back": lambda net: (net.eval(), net.train()),

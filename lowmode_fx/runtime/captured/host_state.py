@@ -6,14 +6,17 @@ import random
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import Any
 
 import torch
 
-from passes.preserve.holdings import Holdings
+from passes.preserve.holdings import ITERATORS, Holdings
 
-#: Size in bytes of the largest array whose values are compared before every step, and while steps are rehearsed.
-SMALL_ARRAY, LARGEST_ARRAY = 4096, 2**24
+#: Size in bytes of the largest array whose values are compared before every step, and while steps are rehearsed, and of
+#: all of them together.
+SMALL_ARRAY, LARGEST_ARRAY = 2**12, 2**16
+_ALL_SMALL, _ALL = 2**15, 2**22
 
 
 class HostState:
@@ -22,8 +25,8 @@ class HostState:
     def __init__(self, held: Holdings) -> None:
         self._generators = [each for each in held.generators if not _on_device(each)]
         self._iterators = [iterator for _, _, iterator in held.iterators]
-        self._arrays = [each for each in held.arrays if each.nbytes <= LARGEST_ARRAY]
-        self._small = [each for each in self._arrays if each.nbytes <= SMALL_ARRAY]
+        self._arrays = _up_to(held.arrays, LARGEST_ARRAY, _ALL)
+        self._small = _up_to(self._arrays, SMALL_ARRAY, _ALL_SMALL)
         self._values = self._read_small()
 
     def read(self) -> list[Any]:
@@ -32,7 +35,7 @@ class HostState:
         if self._iterators:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # copies of itertools end with Python 3.14
-                found += map(_position, self._iterators)
+                found += map(_known_position, self._iterators)
         return found
 
     def array_changed(self) -> bool:
@@ -63,6 +66,13 @@ def host_draws(device: torch.device) -> tuple[Any, ...]:
     return random.getstate(), drawn, on_cpu
 
 
+def _up_to(arrays: Iterable[Any], largest: int, most: int) -> list[Any]:
+    """The arrays of at most ``largest`` bytes, until they have ``most`` in all, counting 64 more for each."""
+    found = [each for each in arrays if each.nbytes <= largest]
+    sizes = accumulate(each.nbytes + 64 for each in found)
+    return [each for each, size in zip(found, sizes, strict=True) if size <= most]
+
+
 def _on_device(generator: Any) -> bool:
     return isinstance(generator, torch.Generator) and generator.device.type != "cpu"
 
@@ -76,13 +86,18 @@ def _state(generator: Any) -> Any:
     return repr(generator.get_state(legacy=False) if bits is None else bits.state)
 
 
+def _known_position(iterator: Iterator[Any]) -> Any:
+    """The position of an iterator; ``None`` if it is unknown, as that of one over a dictionary that has grown."""
+    try:
+        return _position(iterator)
+    except Exception:
+        return None
+
+
 def _position(part: Any) -> Any:
     """Where an iterator, or a part of one, stands: what it would be copied from."""
     if isinstance(part, Iterator):
-        try:
-            return [_position(each) for each in part.__reduce__()]
-        except TypeError:  # a generator function's position is unknown
-            return None
+        return [_position(each) for each in part.__reduce__()] if type(part) in ITERATORS else id(part)
     return [_position(each) for each in part] if type(part) in (list, tuple) and _has_iterator(part) else _kept(part)
 
 

@@ -1,84 +1,183 @@
-"""What code reads by name, besides its arguments: globals, and attributes of classes and of modules of Python."""
+"""What code reads by name: globals, attributes of classes and of modules of Python, options in nested objects."""
 
 from __future__ import annotations
 
+import enum
+import functools
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from types import CodeType, FunctionType, ModuleType
+from argparse import Namespace
+from collections import deque
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from lowmode_fx.runtime.captured.code_names import global_names, other_names
+from passes.preserve.containers import cell_contents
+from passes.preserve.holdings import Holdings
 
 #: Compared by value, unlike other objects.
 PLAIN = (bool, int, float, complex, str, bytes, tuple, torch.dtype, torch.device, torch.Size)
-#: Packages whose constants nobody sets during a training.
+#: Packages whose code reads nothing that a training changes.
 _LEFT = sys.stdlib_module_names | {"torch", "torchvision", "numpy", "lowmode_fx", "passes"}
+_NAMESPACES = (Namespace, SimpleNamespace)
+#: Held as a whole.
+_HELD = (Tensor, nn.Module, dict, list, set, deque, torch.Generator)
+#: Methods that are called without their name.
+_UNNAMED = frozenset({"__init__", "__call__", "__getattr__", "forward", "backward", "setup_context"})
 #: A namespace and a name in it.
 NamedPlace = tuple[Mapping[str, Any], str]
 
 
 class NamedReads:
-    """The places that functions and the forwards of modules read, and the functions that these call by name.
+    """The places that functions, and the methods that they may call, read by name.
 
-    ``places``: of plain values and of ``objects``, whose contents count too. Functions of torch and of the standard
-    library are left out, and so is what is found by ``getattr`` or in a slot.
+    ``places``: of values that are watched one by one. ``objects``: containers and the like among them, whose contents
+    count too. Names are followed wherever they may lead: an attribute that some of the code reads is watched in all
+    objects within reach. Functions of torch and of the standard library are left out, and so are globals and class
+    attributes of installed packages.
     """
 
-    def __init__(self, functions: Iterable[FunctionType], modules: Iterable[nn.Module]) -> None:
+    def __init__(self, held: Holdings) -> None:
+        """``held``: what the code's modules and functions hold, which is watched already."""
         self.places: list[NamedPlace] = []
         self.objects: list[Any] = []
+        self._known = set(map(id, held.containers))
+        self._placed: set[tuple[int, str]] = set()
         self._seen: set[Any] = set()
-        self._pending: list[tuple[FunctionType, type | None]] = [(each, None) for each in functions]
-        kinds: Iterable[type[nn.Module]] = dict.fromkeys(map(type, modules))
-        for kind in kinds:
-            if _is_read(kind):
-                self._pending.append((kind.forward, kind))  # type: ignore[arg-type]
-        while self._pending:
-            self._visit(*self._pending.pop())
+        self._names: set[str] = set(_UNNAMED)
+        #: Classes, and whether the code may make instances of them.
+        self._kinds: dict[type, bool] = {}
+        self._kinds.update((kind, False) for kind in map(type, (*held.modules, *held.objects)) if _is_read(kind))
+        self._namespaces: dict[int, Mapping[str, Any]] = {id(vars(each)): vars(each) for each in held.objects}
+        self._functions: list[FunctionType] = []
+        for function in held.functions:
+            self._follow(function)
+        size = None
+        while size != (size := self._size()):
+            while self._functions:
+                self._read(self._functions.pop())
+            for kind in list(self._kinds):
+                self._read_class(kind)
+            for namespace in list(self._namespaces.values()):
+                for name in self._names.intersection(namespace):
+                    self._look(namespace, name)
 
-    def _visit(self, function: FunctionType, owner: type | None) -> None:
-        if not isinstance(function, FunctionType) or (function.__code__, owner) in self._seen:
-            return
-        self._seen.add((function.__code__, owner))
-        names = list(_names(function.__code__))
-        for name in names:
-            self._look(function.__globals__, name, names, None)
-            for kind in () if owner is None else owner.__mro__:
-                if _is_read(kind):
-                    self._look(vars(kind), name, names, owner)
+    def _size(self) -> tuple[int, ...]:
+        """It grows with what there is to look for, and where."""
+        return (len(self._seen), len(self._names), sum(self._kinds.values()), len(self._kinds), len(self._namespaces))
 
-    def _look(self, namespace: Mapping[str, Any], name: str, names: list[str], owner: type | None) -> None:
-        if name not in namespace:
+    def _follow(self, value: Any) -> None:
+        """Read the code of a function, and of those that it wraps."""
+        while True:
+            if isinstance(value, property | functools.cached_property):
+                value = value.fget if isinstance(value, property) else value.func
+            elif isinstance(value, staticmethod | classmethod | MethodType):
+                value = value.__func__
+            elif isinstance(value, functools.partial):
+                value = value.func
+            else:
+                break
+        if isinstance(value, FunctionType) and ("code", id(value)) not in self._seen:
+            self._seen.add(("code", id(value)))
+            self._functions.append(value)
+
+    def _read(self, function: FunctionType) -> None:
+        self._follow(getattr(function, "__wrapped__", None))
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            # ``super()`` needs the class, and makes no instance of it.
+            for value in cell_contents(cell) if name != "__class__" else ():
+                self._take(value)
+        home = function.__globals__.get("__name__")
+        if _is_left(home):
             return
-        value = namespace[name]
-        if isinstance(value, property | staticmethod | classmethod):
-            value = value.fget if isinstance(value, property) else value.__func__
-        if isinstance(value, FunctionType):
-            if _is_read(value):
-                self._pending.append((value, owner))
-        elif isinstance(value, type | ModuleType):
-            inner = vars(value)
-            if _is_read(value) and (id(value), name) not in self._seen:
-                self._seen.add((id(value), name))
-                for each in names:
-                    self._look(inner, each, names, value if isinstance(value, type) else None)
-        elif (owner or id(namespace), name) not in self._seen:
-            self._seen.add((owner or id(namespace), name))
+        self._names |= other_names(function.__code__)
+        if _is_installed(home):
+            return
+        for name in global_names(function.__code__) & function.__globals__.keys():
+            self._look(function.__globals__, name)
+
+    def _read_class(self, kind: type) -> None:
+        """A place may be hidden by a class further down, now or later."""
+        lower: list[type] = []
+        for base in filter(_is_read, kind.__mro__):
+            lower.append(base)
+            for name in self._names.intersection(vars(base)).difference(() if self._kinds[kind] else ("__init__",)):
+                if _is_installed(base.__module__):
+                    self._follow(vars(base)[name])
+                elif self._look(vars(base), name, id(base)):
+                    for each in lower[:-1]:
+                        self._add_place(vars(each), name, id(each))
+
+    def _look(self, namespace: Mapping[str, Any], name: str, key: int | None = None) -> bool:
+        """Take what a name means in a namespace; whether it is a place to watch."""
+        value = namespace.get(name)
+        if self._take(value):
+            return False
+        return id(namespace) not in self._known and self._add_place(namespace, name, key or id(namespace))
+
+    def _add_place(self, namespace: Mapping[str, Any], name: str, key: int) -> bool:
+        if (key, name) not in self._placed:
+            self._placed.add((key, name))
             self.places.append((namespace, name))
-            if not isinstance(value, PLAIN):
-                self.objects.append(value)
+        return True
+
+    def _take(self, value: Any) -> bool:
+        """Follow a value; whether it is code, which is read instead of being watched."""
+        kind = type(value)
+        if issubclass(kind, FunctionType | MethodType | property | staticmethod | classmethod | functools.partial):
+            self._follow(value)
+            if issubclass(kind, MethodType):
+                self._take(value.__self__)
+            return True
+        if issubclass(kind, ModuleType):
+            if not (_is_left(value.__name__) or _is_installed(value.__name__)):
+                self._namespaces[id(vars(value))] = vars(value)
+            return True
+        if issubclass(kind, type):
+            if _is_read(value) and not _is_installed(value.__module__):
+                self._kinds[value] = True
+            return True
+        if ("value", id(value)) in self._seen or issubclass(kind, (*PLAIN, enum.Enum, type(None))):
+            return False
+        self._seen.add(("value", id(value)))
+        if issubclass(kind, _HELD) or kind.__module__ == "numpy":
+            self.objects.append(value)
+        elif _is_read(kind) or kind in _NAMESPACES:
+            self._take_object(value)
+        return False
+
+    def _take_object(self, value: Any) -> None:
+        kind = type(value)
+        attributes = getattr(value, "__dict__", None)
+        if _is_read(kind):
+            self._kinds.setdefault(kind, False)
+        if isinstance(attributes, dict):
+            self._namespaces[id(attributes)] = attributes
+            if any("__getattr__" in vars(base) for base in kind.__mro__):  # its attributes are elsewhere
+                self._take_all(attributes)
+
+    def _take_all(self, values: Any) -> None:
+        for each in list(values.values() if isinstance(values, dict) else values):
+            if not self._take(each) and isinstance(each, dict | list):
+                self._take_all(each)
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    """The names of globals and attributes in some code, and in that of functions inside it."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
+def _is_left(name: Any) -> bool:
+    return not isinstance(name, str) or name.partition(".")[0] in _LEFT
 
 
-def _is_read(value: Any) -> bool:
-    """Whether a function, class or module of Python may hold what a training changes."""
-    home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-    return isinstance(home, str) and home.partition(".")[0] not in _LEFT
+@lru_cache(maxsize=4096)
+def _is_installed(name: str) -> bool:
+    """Whether a module of Python is one of an installed package, and not of the user's own code."""
+    parts = Path(getattr(sys.modules.get(name), "__file__", None) or "").parts
+    return bool({"site-packages", "dist-packages"}.intersection(parts))
+
+
+def _is_read(kind: Any) -> bool:
+    """Whether a class may hold what a training changes."""
+    return not _is_left(getattr(kind, "__module__", None))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
-from types import CellType, FunctionType
+from types import CellType
 from typing import Any
 
 import torch
@@ -16,13 +17,15 @@ from torch.backends import cudnn
 from torch.utils.hooks import RemovableHandle
 
 from lowmode_fx.runtime.captured.host_state import HostState
-from lowmode_fx.runtime.captured.named_reads import PLAIN, NamedReads
+from lowmode_fx.runtime.captured.named_reads import PLAIN, NamedPlace, NamedReads
 from lowmode_fx.runtime.captured.tensor_watch import TensorWatch, tensor_hooks
 from lowmode_fx.runtime.captured.writes import Writes
 from passes.preserve.containers import cell_contents
-from passes.preserve.holdings import find_held
+from passes.preserve.holdings import Holdings, find_held
 
 _MISSING = object()
+#: Times that what code reads by name is looked into for more code.
+_MOST_ROUNDS = 5
 #: Global settings of torch.
 _SETTINGS: tuple[Callable[[], Any], ...] = (
     torch.are_deterministic_algorithms_enabled,
@@ -53,14 +56,7 @@ class Watch:
 
     def __init__(self, roots: Mapping[str, Any]) -> None:
         """``roots``: modules and functions, by their names in messages."""
-        holder = {**roots, "hooks on all modules": _global_hooks()}
-        held = find_held(holder)
-        functions = [each for each in roots.values() if isinstance(each, FunctionType)]
-        named = NamedReads(functions, held.modules)
-        self._named = named.places
-        hooks = tensor_hooks(held.tensors)
-        if hooks or named.objects:
-            held = find_held({**holder, "read by name": named.objects, "hooks on tensors": hooks})
+        held, self._named = _find_read({**roots, "hooks on all modules": _global_hooks()})
         self._names = {id(vars(module)): name for root in roots.values() for name, module in _named_modules(root)}
         containers = [each for each in held.containers if not isinstance(each, CellType | bytearray)]
         registered = {id(vars(module).get(name)) for module in held.modules for name in _REGISTERED}
@@ -145,6 +141,19 @@ class Watch:
         return [*names, *(name for _, name in self._named)][place]
 
 
+def _find_read(holder: dict[str, Any]) -> tuple[Holdings, list[NamedPlace]]:
+    """What the values of a dictionary hold and their code reads by name, with hooks on the tensors among it."""
+    for _ in range(_MOST_ROUNDS):
+        held = find_held(holder)
+        named = NamedReads(held)
+        found = {"read by name": named.objects, "hooks on tensors": tensor_hooks(held.tensors)}
+        # What was found may hold more code, and this may read more.
+        if all(len(each) == len(holder.get(name, ())) for name, each in found.items()):
+            break
+        holder = {**holder, **found}
+    return held, named.places
+
+
 def _keys(container: Any) -> Any:
     """The keys of a dictionary in their order, or the length of another container."""
     return list(container) if isinstance(container, dict) else len(container)
@@ -154,7 +163,7 @@ def is_same(now: Any, before: Any) -> bool:
     """Whether a value is the same object, or an equal plain value; a tuple's entries are compared one by one."""
     if now is before:
         return True
-    if type(now) is not type(before) or not isinstance(now, PLAIN):
+    if type(now) is not type(before) or not isinstance(now, (*PLAIN, numbers.Number)):
         return False
     if isinstance(now, tuple) and not isinstance(now, torch.Size):
         return len(now) == len(before) and all(map(is_same, now, before))

@@ -102,7 +102,7 @@ class LadderSchedule(PlannedSchedule):
         """Return the default: shares of 0.5, 0.3 and 0.2, cheapest first; for four modes 0.3, 0.4, 0.1 and 0.2.
 
         They were measured with r = 2, 4/3 and 1, and with r = 8/3, 2, 4/3 and 1
-        (``bench/results/ablation_cpu.md``).
+        (``bench/results/ablation_cpu.md``). In a run of a few epochs a mode with a small share may have none.
 
         Args:
             epochs: Number of epochs of the run.
@@ -111,7 +111,7 @@ class LadderSchedule(PlannedSchedule):
         Raises:
             ValueError: There is no default for that many modes.
         """
-        if modes not in cls.SHARES:
+        if as_count("modes", modes, 2) not in cls.SHARES:
             raise ValueError(f"modes={modes} has no default, only 3 and 4; give LadderSchedule(epochs, shares=…)")
         return cls(epochs, shares=cls.SHARES[modes])
 
