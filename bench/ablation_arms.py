@@ -17,6 +17,7 @@ from bench.plans import (
     four_modes,
     full,
     ladder,
+    longer_four_modes,
     mixed,
     neighbours,
     over_macs,
@@ -115,7 +116,7 @@ def ladders(network: str, epochs: int, per_epoch: int, costs: Costs, tuning: Tun
     for budget in (share * epochs for share in BUDGETS):
         fit = partial(fitted, budget=budget, per_epoch=per_epoch, costs=costs)
         found += [fit(default_ladder), fit(four_modes), fit(ramp), fit(neighbours), ladder(budget)]
-        found += [over_macs(fit(make)) for make in (default_ladder, four_modes, ramp)]
+        found += [over_macs(fit(make)) for make in (default_ladder, four_modes, longer_four_modes, ramp)]
         if network.endswith("5x5"):
             low = f"{RESAMPLED}, cover"
             name = "default ladder, 5×5 → 3×3 at r = 2"

@@ -85,6 +85,14 @@ def four_modes(epochs: int) -> Arm:
     )
 
 
+def longer_four_modes(epochs: int) -> Arm:
+    """The same with more small images, for 0.4, 0.33, 0.135 and 0.135 of the epochs: in equal time more epochs."""
+    counts = LadderSchedule(epochs, shares=(0.4, 0.33, 0.135, 0.135)).epochs or ()
+    return planned(
+        f"ladder from r = 8/3, longer, {epochs} epochs", list(zip((SMALLEST, "s16", "s24", FULL), counts, strict=True))
+    )
+
+
 def mixed(name: str, mode: str, p: Sequence[float], weight: float = 1.0) -> Arm:
     """``BernoulliSchedule``: each step of an epoch is in ``mode`` with the epoch's probability."""
 
