@@ -111,7 +111,8 @@ def test_ladders_and_peers_cost_the_same() -> None:
     found = ladders("resnet8-5x5", 16, 96, COSTS, several)
     assert [arm.name for arm in found[-2:]] == ["tuner's ladder", "tuner's ladder, rate over macs"]
     times = {arm.name: cost(arm.modes(96, COSTS, 0), COSTS, 96) for arm in found[:-2] if not arm.over_macs}
-    assert {arm.name.removesuffix(", rate over macs") for arm in found[:-2]} == set(times)
+    over_steps = {name for name in times if "longer" not in name}
+    assert {arm.name.removesuffix(", rate over macs") for arm in found[:-2] if "longer" not in arm.name} == over_steps
     assert all(min(abs(time - 9.6), abs(time - 8)) < 0.6 for time in times.values()), times
     assert sum("timm's mix" in name for name in times) == sum("Composer's ramp, " in name for name in times) - 2 == 2
     # Every mode has a configuration.
