@@ -114,7 +114,10 @@ def _ladder(
         return schedule(epochs, shares=LadderSchedule.SHARES[len(modes)])
     if shares is None:
         given = "--schedule ladder" if plan is None else f"--ladder {plan.text}"
-        raise ValueError(f"{given} doesn't say for how long; give epochs, as in --ladder {EXAMPLE}, or --shares")
+        raise ValueError(
+            f"{given} doesn't say for how long, and only ladders of three or four modes have default shares; give "
+            f"epochs, as in --ladder {EXAMPLE}, or --shares"
+        )
     try:
         values = tuple(float(part) for part in shares.split(","))
     except ValueError:

@@ -169,6 +169,8 @@ def about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings,
     shares = {ladder.resolve(mode): share for mode, share in (fractions or {}).items()}
     for rung in ladder.rungs:
         about = f"about {shares.get(rung.mode, 0):.0%} of {epochs * steps} steps"
+        if isinstance(schedule, LadderSchedule) and schedule.epochs is not None and not schedule.hold_epochs:
+            about = f"{round(shares.get(rung.mode, 0) * epochs)} of {epochs} epochs"
         how_many = "as many steps as measuring says" if fractions is None else about
         count = len(rung.report.pooled)
         yield f"{rung.mode}-mode: {count} convolution{'s' * (count != 1)} with pooled kernels; {how_many}"

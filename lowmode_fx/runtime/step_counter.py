@@ -17,6 +17,8 @@ from lowmode_fx.runtime.taken_steps import TakenSteps
 
 #: More training forwards than this without a step of an attached optimizer are not gradient accumulation.
 MOST_FORWARDS = 20
+#: More steps than this without a training forward are not those of several optimizers.
+MOST_STEPS = 20
 
 
 class StepCounter:
@@ -38,6 +40,7 @@ class StepCounter:
         self._forwards = 0
         self._paused = False
         self._warned = False
+        self._steps_alone = 0
         call_after_steps(self)
 
     @property
@@ -68,6 +71,7 @@ class StepCounter:
     def count_forward(self) -> None:
         """A forward that a step may follow has begun."""
         self._forwards += 1
+        self._steps_alone = 0
         if self.waits:
             return
         if self._saved is not None and self._saved.is_lost:
@@ -90,7 +94,7 @@ class StepCounter:
 
     def after_step(self, optimizer: Optimizer, taken: TakenSteps) -> None:
         """``optimizer`` has stepped."""
-        if self._forwards and not self._paused and self.trains(optimizer) and taken.has_taken(optimizer):
+        if not self._paused and self.trains(optimizer) and taken.has_taken(optimizer):
             self.count_own_step(optimizer)
 
     @contextlib.contextmanager
@@ -105,6 +109,7 @@ class StepCounter:
     def count_own_step(self, optimizer: Optimizer) -> None:
         """``optimizer``, which steps on the weights, has taken a step."""
         if not self._forwards:
+            self._count_alone()
             return
         if self.waits or not self.attached:
             self._notice()
@@ -116,6 +121,17 @@ class StepCounter:
             )
         self._forwards = 0
         self.step += 1
+
+    def _count_alone(self) -> None:
+        """A step without a training forward before it, as of the second of two optimizers."""
+        self._steps_alone += 1
+        if self._steps_alone > MOST_STEPS and self.attached and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self._steps_alone} optimizer steps without a training forward of the net, so no step is "
+                "low: the net is in eval mode, or the model is called itself; call net.train(), and net(images)",
+                stacklevel=6,
+            )
 
     def _notice(self) -> None:
         """The first step of an optimizer that was not attached."""

@@ -191,6 +191,10 @@ class TrainStep:
 
 
 def _batch(inputs: Any, targets: Any) -> Batch:
+    if isinstance(inputs, list):
+        raise TypeError(
+            f"inputs are a list of {len(inputs)}, as a loader's batch is; give step(*batch), or step(inputs, targets)"
+        )
     if isinstance(inputs, Mapping):
         return Batch((), inputs, targets)
     return Batch(inputs if isinstance(inputs, tuple) else (inputs,), {}, targets)

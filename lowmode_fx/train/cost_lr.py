@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,10 +22,10 @@ from lowmode_fx.utils.validation import as_count
 class _Pace:
     """How often a scheduler steps: the net, its step at the last call, and whether that came late."""
 
-    #: Optimizer steps between two calls that nobody intends.
-    LARGE: ClassVar[int] = 10
     net: Callable[[], LowModeModel | None]
     step: int
+    #: Optimizer steps between two calls that nobody intends.
+    large: int
     late: bool = False
 
     def passed(self) -> int:
@@ -37,7 +37,7 @@ class _Pace:
         if net is None:
             return 0
         passed, self.step, was_late = net.step - self.step, net.step, self.late
-        self.late = passed >= self.LARGE
+        self.late = passed >= self.large
         return passed if self.late and was_late else 0
 
 
@@ -91,8 +91,8 @@ class CostCosineLR(LambdaLR):
         progress = cost_progress(net, epochs, steps, costs)
         net.epoch_has(steps)
         super().__init__(optimizer, partial(_factor, progress, steps, warm), last_epoch)
-        if steps >= _Pace.LARGE:
-            _PACES[self] = _Pace(weakref.ref(net), net.step)
+        if steps > 1:
+            _PACES[self] = _Pace(weakref.ref(net), net.step, min(steps, 10))
 
     def step(self, epoch: int | None = None) -> None:
         """Set the rates for the next optimizer step."""

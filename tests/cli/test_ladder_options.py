@@ -202,11 +202,13 @@ def test_a_ladder_without_epochs_has_the_default_shares(ratios: str, modes: int)
         ),
         (
             lambda: schedule("2,1"),
-            "--ladder 2,1 doesn't say for how long; give epochs, as in --ladder 2x10,4/3x6,1x3, or --shares",
+            "--ladder 2,1 doesn't say for how long, and only ladders of three or four modes have default "
+            "shares; give epochs, as in --ladder 2x10,4/3x6,1x3, or --shares",
         ),
         (
             lambda: schedule(None),
-            "--schedule ladder doesn't say for how long; give epochs, as in --ladder 2x10,4/3x6,1x3, or --shares",
+            "--schedule ladder doesn't say for how long, and only ladders of three or four modes have default "
+            "shares; give epochs, as in --ladder 2x10,4/3x6,1x3, or --shares",
         ),
         (
             lambda: schedule("2,4/3,1", shares="half"),

@@ -148,7 +148,10 @@ def test_at_a_lower_rate_a_ladder_saves_less() -> None:
         short.append(_points(found[full], found[f"default ladder, {half}, rate over macs"]))
         if network == "resnet8":
             assert f"the same ladder ends {_points(ladder, plain)} points lower" in WORDS
-    told = f"half of the time it ends {short[0]} points below full-mode with 3×3 kernels, and {short[1]} points below with 5×5"
+    first, second = short
+    told = (
+        f"half of the time it ends {first} points below full-mode with 3×3 kernels, and {second} points below with 5×5"
+    )
     assert told in WORDS
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from trainers import IMAGES, LABELS, SCHEDULE, assert_same, make, sgd
 
-from lowmode_fx import LowModeModel
+from lowmode_fx import BernoulliSchedule, LowModeConfig, LowModeModel, TrainStep, build_pair
 from lowmode_fx.runtime.taken_steps import MOST_SKIPPED
 from tests.runtime.test_train_step import Run, batches, recorded, same
 
@@ -195,3 +196,54 @@ def test_a_state_dict_of_steps_that_were_skipped_has_those_that_were_taken() -> 
             place.zero_grad()
     assert net.step == other.step == 2
     assert_same(dict(net.named_parameters()), dict(other.named_parameters()))
+
+
+# Steps without a training forward ------------------------------------------------------------------------------------
+
+
+def trained(call: Callable[[LowModeModel, nn.Module], Any], optimizers: int = 1, steps: int = 30) -> list[str]:
+    """The warnings of a training whose loss is ``call(net, model)``, after a first ordinary step."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = LowModeModel(
+        build_pair(model, torch.zeros(2, 3, 8, 8), LowModeConfig(kernel_ratio=1)), BernoulliSchedule(1.0), compile=False
+    )
+    stepping = [torch.optim.SGD(net.parameters(), lr=0.01) for _ in range(optimizers)]
+    net.attach(stepping[0])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(steps):
+            (net(torch.ones(2, 3, 8, 8)) if step == 0 else call(net, model)).sum().backward()
+            for optimizer in stepping:
+                optimizer.step()
+    return [str(each.message) for each in caught]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda net, model: net.eval()(torch.ones(2, 3, 8, 8)), lambda net, model: model(torch.ones(2, 3, 8, 8))],
+    ids=["in eval mode", "the model itself"],
+)
+def test_steps_without_the_nets_training_forward_are_told(call: Any) -> None:
+    (told,) = trained(call)
+    assert told == (
+        "21 optimizer steps without a training forward of the net, so no step is low: the net is in eval mode, or the "
+        "model is called itself; call net.train(), and net(images)"
+    )
+
+
+def test_optimizers_that_step_together_are_not_told() -> None:
+    assert trained(lambda net, model: net(torch.ones(2, 3, 8, 8)), optimizers=15) == []
+
+
+def test_captured_steps_in_eval_mode_are_told() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = LowModeModel(
+        build_pair(model, torch.zeros(2, 3, 8, 8), LowModeConfig(kernel_ratio=1)), BernoulliSchedule(1.0), compile=False
+    )
+    step = TrainStep(net, F.cross_entropy, torch.optim.SGD(net.parameters(), lr=0.01))
+    step(torch.ones(2, 3, 8, 8), torch.tensor([0, 1]))
+    net.eval()
+    with pytest.warns(UserWarning, match="21 optimizer steps without a training forward of the net"):
+        for _ in range(30):
+            step(torch.ones(2, 3, 8, 8), torch.tensor([0, 1]))
+    assert net.step == 1

@@ -815,4 +815,6 @@ def test_a_batch_of_inputs_and_targets_in_one_tuple_is_told() -> None:
     images, labels = batches(1)[0]
     with pytest.raises(TypeError, match=r"Net doesn't take two arguments; give step\(inputs, targets\)"):
         run.step((images, labels))
+    with pytest.raises(TypeError, match=r"a list of 2, as a loader's batch is; give step\(\*batch\)"):
+        run.step([images, labels])
     assert math.isfinite(run.step((images,), labels).item())

@@ -155,10 +155,10 @@ def test_what_is_not_known_ahead_is_refused() -> None:
 # Its pace ------------------------------------------------------------------------------------------------------------
 
 
-def stepped(net: LowModeModel, per_call: int, calls: int, resumed: int = 0) -> list[str]:
+def stepped(net: LowModeModel, per_call: int, calls: int, resumed: int = 0, of: int = 10) -> list[str]:
     """The warnings of a run whose scheduler steps after every ``per_call`` optimizer steps."""
     optimizer = optimizer_of(net)
-    scheduler = CostCosineLR(optimizer, net, EPOCHS, 10)
+    scheduler = CostCosineLR(optimizer, net, EPOCHS, of)
     net.attach(optimizer)
     net.load_schedule_state({"step": resumed, "epoch": 0})
     with warnings.catch_warnings(record=True) as caught:
@@ -182,3 +182,8 @@ def test_one_that_steps_once_an_epoch_is_told_once() -> None:
 @pytest.mark.parametrize("resumed", [0, 1000])
 def test_one_that_steps_with_the_optimizer_is_not(resumed: int) -> None:
     assert stepped(net_of(LadderSchedule((2, 1, 1))), per_call=1, calls=25, resumed=resumed) == []
+
+
+def test_short_epochs_are_told_too() -> None:
+    (told,) = stepped(net_of(LadderSchedule((2, 1, 1))), per_call=3, calls=4, of=3)
+    assert "comes after 3 optimizer steps" in told
