@@ -63,7 +63,7 @@ CASE = {
     ("full-mode", 1.0): "full-mode",
     ("averaged, rate over time", 0.5): 'r = 2, kernels 13×13 → 7×7 (`"avg"`, the default), rate over time',
     ("bicubic, rate over time", 0.5): 'r = 2, kernels 13×13 → 7×7 (`"bicubic"`), rate over time',
-    ("averaged", 0.5): 'r = 2, kernels 13×13 → 7×7 (`"avg"`), rate over steps',
+    ("Composer's ramp", 0.75): "Composer's progressive resizing, kernels kept",
     ("Composer's ramp", 0.5): "Composer's progressive resizing, kernels kept",
     ("full-mode, cut", 0.5): "full-mode, cut",
     ("bicubic, rate over time", 0.3): 'r = 2, kernels 13×13 → 7×7 (`"bicubic"`), rate over time',
