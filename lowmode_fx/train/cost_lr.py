@@ -4,45 +4,20 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.train.cost_progress import cost_progress, passed_share
+from lowmode_fx.train.pace import Pace
 from lowmode_fx.train.rates import cosine, warmed_up
 from lowmode_fx.utils.validation import as_count
 
-
-@dataclass
-class _Pace:
-    """How often a scheduler steps: the net, its step at the last call, and whether that came late."""
-
-    net: Callable[[], LowModeModel | None]
-    step: int
-    #: Optimizer steps between two calls that nobody intends.
-    large: int
-    late: bool = False
-
-    def passed(self) -> int:
-        """Optimizer steps since the last call if it came late for the second time in a row, else 0.
-
-        Once, the net may have loaded its step.
-        """
-        net = self.net()
-        if net is None:
-            return 0
-        passed, self.step, was_late = net.step - self.step, net.step, self.late
-        self.late = passed >= self.large
-        return passed if self.late and was_late else 0
-
-
-#: Not a part of a scheduler's state.
-_PACES: weakref.WeakKeyDictionary[Any, _Pace] = weakref.WeakKeyDictionary()
+#: How often schedulers step: not a part of their state.
+_PACES: weakref.WeakKeyDictionary[CostCosineLR, Pace] = weakref.WeakKeyDictionary()
 
 
 class CostCosineLR(LambdaLR):
@@ -91,20 +66,15 @@ class CostCosineLR(LambdaLR):
         progress = cost_progress(net, epochs, steps, costs)
         net.epoch_has(steps)
         super().__init__(optimizer, partial(_factor, progress, steps, warm), last_epoch)
-        if steps > 1:
-            _PACES[self] = _Pace(weakref.ref(net), net.step, min(steps, 10))
+        _PACES[self] = Pace.of(net, steps)
 
     def step(self, epoch: int | None = None) -> None:
         """Set the rates for the next optimizer step."""
         super().step(epoch)
-        passed = _PACES[self].passed() if self in _PACES else 0
-        if passed:
+        complaint = _PACES[self].complaint(self.last_epoch) if self in _PACES else ""
+        if complaint:
             del _PACES[self]
-            warnings.warn(
-                f"CostCosineLR.step() comes after {passed} optimizer steps, so its rates lag behind the run; call it "
-                "after each optimizer step, not once an epoch",
-                stacklevel=2,
-            )
+            warnings.warn(complaint, stacklevel=2)
 
 
 def _factor(progress: Sequence[float], steps: int, warmup_epochs: int, step: int) -> float:

@@ -187,3 +187,28 @@ def test_one_that_steps_with_the_optimizer_is_not(resumed: int) -> None:
 def test_short_epochs_are_told_too() -> None:
     (told,) = stepped(net_of(LadderSchedule((2, 1, 1))), per_call=3, calls=4, of=3)
     assert "comes after 3 optimizer steps" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "told_at"),
+    [
+        (5, None),
+        (10, "in epoch 1 after 16 steps, 10 an epoch, but the net is in epoch 3"),  # as from micro-batches
+        (2, "in epoch 3 after 6 steps, 2 an epoch, but the net is in epoch 1"),
+    ],
+)
+def test_a_wrong_number_of_steps_is_told(given: int, told_at: str | None) -> None:
+    net = net_of(LadderSchedule((2, 1, 1)))
+    optimizer = optimizer_of(net)
+    scheduler = CostCosineLR(optimizer, net, EPOCHS, given)
+    net.attach(optimizer)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(20):
+            net.set_epoch(step // 5)
+            net(torch.zeros(2, 3, 16, 16)).sum().backward()
+            optimizer.step()
+            scheduler.step()
+    told = [str(each.message) for each in caught if "CostCosineLR" in str(each.message)]
+    assert len(told) == (told_at is not None)
+    assert told_at is None or told_at in told[0]
