@@ -77,20 +77,17 @@ def default_ladder(epochs: int, low: str = "s16", name: str = "default ladder") 
     return planned(f"{name}, {epochs} epochs", plan)
 
 
-def four_modes(epochs: int) -> Arm:
-    """``SMALLEST`` (r = 8/3), r = 2, r = 4/3 and full-mode for 0.3, 0.4, 0.1 and 0.2 of the epochs."""
-    counts = LadderSchedule(epochs, shares=(0.3, 0.4, 0.1, 0.2)).epochs or ()
-    return planned(
-        f"ladder from r = 8/3, {epochs} epochs", list(zip((SMALLEST, "s16", "s24", FULL), counts, strict=True))
-    )
+def four_modes(
+    epochs: int, shares: Sequence[float] = LadderSchedule.SHARES[4], name: str = "ladder from r = 8/3"
+) -> Arm:
+    """``SMALLEST`` (r = 8/3), r = 2, r = 4/3 and full-mode for these shares of the epochs, by default the product's."""
+    counts = LadderSchedule(epochs, shares=shares).epochs or ()
+    return planned(f"{name}, {epochs} epochs", list(zip((SMALLEST, "s16", "s24", FULL), counts, strict=True)))
 
 
 def longer_four_modes(epochs: int) -> Arm:
     """The same with more small images, for 0.4, 0.33, 0.135 and 0.135 of the epochs: in equal time more epochs."""
-    counts = LadderSchedule(epochs, shares=(0.4, 0.33, 0.135, 0.135)).epochs or ()
-    return planned(
-        f"ladder from r = 8/3, longer, {epochs} epochs", list(zip((SMALLEST, "s16", "s24", FULL), counts, strict=True))
-    )
+    return four_modes(epochs, (0.4, 0.33, 0.135, 0.135), "ladder from r = 8/3, longer")
 
 
 def mixed(name: str, mode: str, p: Sequence[float], weight: float = 1.0) -> Arm:

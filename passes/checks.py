@@ -124,13 +124,18 @@ def outputs_alike(graph_module: fx.GraphModule, context: PassContext) -> None:
 
 def single_pixel_norms(full: fx.GraphModule, low: fx.GraphModule) -> list[str]:
     """Norms in train mode whose map is one pixel only in low-mode: a batch of one image has no statistics there."""
-    shapes = {node.name: node_shape(node) for node in low.graph.nodes}
+    names = single_pixels(full, low)
     return [
         site.name
         for site in norm_sites(full)
-        if _pixels(node_shape(site.node)) > 1 == _pixels(shapes.get(site.node.name))
-        and (site.module is None or full.get_submodule(site.module).training)
+        if site.node.name in names and (site.module is None or full.get_submodule(site.module).training)
     ]
+
+
+def single_pixels(full: fx.GraphModule, low: fx.GraphModule) -> set[str]:
+    """Names of the nodes whose map is one pixel only in low-mode."""
+    shapes = {node.name: node_shape(node) for node in low.graph.nodes}
+    return {node.name for node in full.graph.nodes if _pixels(node_shape(node)) > 1 == _pixels(shapes.get(node.name))}
 
 
 def _pixels(shape: Any) -> int:

@@ -9,7 +9,7 @@ from torch import fx
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.downsampling import downsampled_sides
 from passes import PassContext
-from passes.checks import output_node
+from passes.checks import output_node, single_pixels
 from passes.match import conv_sites
 from passes.ratios import divides, ratio_text
 from passes.shapes import Shape, node_shape
@@ -65,13 +65,14 @@ def notes(
 
 def _single_pixels(full: fx.GraphModule, low: fx.GraphModule) -> str:
     """A note on the first convolution whose map shrinks to a single pixel, which no ladder has gained from yet."""
-    ours, theirs = ({site.node.name: site for site in conv_sites(each)} for each in (full, low))
-    for name, site in ours.items():
-        before, after = node_shape(site.node), node_shape(theirs[name].node) if name in theirs else None
-        if isinstance(before, Shape) and isinstance(after, Shape) and max(after[2:]) == 1 < max(before[2:]):
+    names = single_pixels(full, low)
+    for site in conv_sites(full):
+        shape = node_shape(site.node)
+        if site.node.name in names and isinstance(shape, Shape):
+            before, after = sides(shape[2:]), sides([1] * len(shape[2:]))
             return (
-                f"the {sides(before[2:])} map at {site.name} becomes {sides(after[2:])}: small networks that trained "
-                "so ended below a shorter run in full-mode; give larger images or a smaller ratio"
+                f"the {before} map at {site.name} becomes {after}: small networks that trained so ended below a "
+                "shorter run in full-mode; give larger images or a smaller ratio"
             )
     return ""
 

@@ -94,7 +94,11 @@ class StepCounter:
 
     def after_step(self, optimizer: Optimizer, taken: TakenSteps) -> None:
         """``optimizer`` has stepped."""
-        if not self._paused and self.trains(optimizer) and taken.has_taken(optimizer):
+        if self._paused:
+            return
+        if not self._forwards:
+            self._count_alone(optimizer)
+        elif self.trains(optimizer) and taken.has_taken(optimizer):
             self.count_own_step(optimizer)
 
     @contextlib.contextmanager
@@ -109,7 +113,7 @@ class StepCounter:
     def count_own_step(self, optimizer: Optimizer) -> None:
         """``optimizer``, which steps on the weights, has taken a step."""
         if not self._forwards:
-            self._count_alone()
+            self._count_alone(optimizer)
             return
         if self.waits or not self.attached:
             self._notice()
@@ -122,10 +126,14 @@ class StepCounter:
         self._forwards = 0
         self.step += 1
 
-    def _count_alone(self) -> None:
-        """A step without a training forward before it, as of the second of two optimizers."""
+    def _count_alone(self, optimizer: Optimizer) -> None:
+        """A step without a training forward before it, as of the second of two optimizers, or of another model's."""
         self._steps_alone += 1
-        if self._steps_alone > MOST_STEPS and self.attached and not self._warned:
+        if self._steps_alone <= MOST_STEPS or self._warned or not self.attached:
+            return
+        if not self.trains(optimizer):
+            self._steps_alone = 0
+        else:
             self._warned = True
             warnings.warn(
                 f"{self._steps_alone} optimizer steps without a training forward of the net, so no step is "

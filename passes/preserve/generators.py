@@ -26,6 +26,20 @@ def generator_restorers(held: Iterable[Any] = ()) -> Iterator[Restorer]:
         yield _restorer(generator)
 
 
+def generator_state(value: Any) -> Any:
+    """The state of a random number generator of Python, numpy or torch; ``None`` for anything else."""
+    if isinstance(value, random.Random):
+        return value.getstate()
+    if isinstance(value, torch.Generator):
+        return value.get_state().numpy().tobytes()
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None and isinstance(value, numpy.Generator):
+        return value.bit_generator.state
+    if numpy is not None and isinstance(value, numpy.RandomState):
+        return value.get_state(legacy=False)
+    return None
+
+
 def gpus() -> list[int]:
     """Every GPU in use: ``torch.manual_seed`` reaches them all, whatever device a model is on."""
     return list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []

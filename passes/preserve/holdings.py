@@ -29,8 +29,9 @@ ITERATORS = frozenset(
     | {type(iter(each)) for each in _RUN_OVER}
 )
 #: Instances of these classes are not opened: threads, loggers and optimizers change independently.
-_CLOSED = sys.stdlib_module_names | {"torch", "numpy"}
-_OPENED = frozenset({SimpleNamespace, argparse.Namespace})
+CLOSED = sys.stdlib_module_names | {"torch", "numpy"}
+#: All the same, of these they are: they hold options.
+OPENED = frozenset({SimpleNamespace, argparse.Namespace})
 
 
 @dataclass
@@ -145,8 +146,8 @@ class _Walk:
         ):
             if issubclass(kind, handled):
                 return handler
-        closed = issubclass(kind, type) or kind.__module__.partition(".")[0] in _CLOSED
-        return self._leave if closed and kind not in _OPENED else self._on_object
+        closed = issubclass(kind, type) or kind.__module__.partition(".")[0] in CLOSED
+        return self._leave if closed and kind not in OPENED else self._on_object
 
     def _leave(self, value: Any, opens: bool) -> None:
         pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import random
 import types
 import warnings
 from collections import deque
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lowmode_fx.capture.proof.copies import NotedHook
+from passes.preserve.generators import generator_state
 
 _SINGLE = (type, types.ModuleType, types.BuiltinFunctionType, torch.dtype, torch.layout, torch.memory_format)
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.device)
@@ -98,19 +98,6 @@ def parts(value: Any) -> Parts:
     if isinstance(value, np.ndarray):
         return [("shape", value.shape), ("elements", value.tolist() if value.dtype == object else value.tobytes())]
     return _attributes(value) or _reduced(value)
-
-
-def generator_state(value: Any) -> Any:
-    """The state of a random number generator of Python, numpy or torch; ``None`` for anything else."""
-    if isinstance(value, random.Random):
-        return value.getstate()
-    if isinstance(value, torch.Generator):
-        return value.get_state().numpy().tobytes()
-    if isinstance(value, np.random.Generator):
-        return value.bit_generator.state
-    if isinstance(value, np.random.RandomState):
-        return value.get_state(legacy=False)
-    return None
 
 
 def _attributes(value: Any) -> Parts:

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowmode_fx.capture.proof.compare import generator_state
 from passes.preserve import own_classes
-from passes.preserve.generators import gpus
+from passes.preserve.generators import generator_state, gpus
 
 _VALUES = (int, float, complex, str, tuple, type(None))
 _CONTAINERS = (list, dict, OrderedDict, defaultdict, Counter, set, deque)

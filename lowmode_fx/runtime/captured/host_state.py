@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from passes.preserve.generators import generator_state
 from passes.preserve.holdings import ITERATORS, Holdings
 
 #: Size in bytes of the largest array whose values are compared before every step, and while steps are rehearsed, and of
@@ -31,7 +32,9 @@ class HostState:
 
     def read(self) -> list[Any]:
         """Everything, to compare it before and after a step."""
-        found = [*map(_state, self._generators), *(each.tobytes() for each in self._arrays)]
+        # In words: numpy's states hold arrays, which can't be compared at once.
+        found: list[Any] = [repr(generator_state(each)) for each in self._generators]
+        found += [each.tobytes() for each in self._arrays]
         if self._iterators:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # copies of itertools end with Python 3.14
@@ -75,15 +78,6 @@ def _up_to(arrays: Iterable[Any], largest: int, most: int) -> list[Any]:
 
 def _on_device(generator: Any) -> bool:
     return isinstance(generator, torch.Generator) and generator.device.type != "cpu"
-
-
-def _state(generator: Any) -> Any:
-    if isinstance(generator, torch.Generator):
-        return generator.get_state().numpy().tobytes()
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    bits = getattr(generator, "bit_generator", None)  # numpy's
-    return repr(generator.get_state(legacy=False) if bits is None else bits.state)
 
 
 def _known_position(iterator: Iterator[Any]) -> Any:

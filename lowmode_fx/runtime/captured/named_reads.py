@@ -5,12 +5,11 @@ from __future__ import annotations
 import enum
 import functools
 import sys
-from argparse import Namespace
 from collections import deque
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from types import FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -18,13 +17,12 @@ from torch import Tensor, nn
 
 from lowmode_fx.runtime.captured.code_names import global_names, other_names
 from passes.preserve.containers import cell_contents
-from passes.preserve.holdings import Holdings
+from passes.preserve.holdings import CLOSED, OPENED, Holdings
 
 #: Compared by value, unlike other objects.
 PLAIN = (bool, int, float, complex, str, bytes, tuple, torch.dtype, torch.device, torch.Size)
 #: Packages whose code reads nothing that a training changes.
-_LEFT = sys.stdlib_module_names | {"torch", "torchvision", "numpy", "lowmode_fx", "passes"}
-_NAMESPACES = (Namespace, SimpleNamespace)
+_LEFT = CLOSED | {"torchvision", "lowmode_fx", "passes"}
 #: Held as a whole.
 _HELD = (Tensor, nn.Module, dict, list, set, deque, torch.Generator)
 #: Methods that are called without their name.
@@ -147,7 +145,7 @@ class NamedReads:
         self._seen.add(("value", id(value)))
         if issubclass(kind, _HELD) or kind.__module__ == "numpy":
             self.objects.append(value)
-        elif _is_read(kind) or kind in _NAMESPACES:
+        elif _is_read(kind) or kind in OPENED:
             self._take_object(value)
         return False
 
