@@ -66,6 +66,7 @@ SMALL = (
     Study("resnet8", 16, 12_000, 2_000, 0.4, "5", variations=False, tuner=(4,)),
     Study("resnet8-5x5", 12, 8_000, 2_000, 0.2, "5", variations=False, tuner=()),
     Study("resnet8-5x5", 12, 8_000, 2_000, 0.4, "5", variations=False, tuner=(4,)),
+    Study("resnet8", 12, 12_000, 2_000, 0.4, "5", variations=False, data_set="Fashion-MNIST", tuner=()),
 )
 LARGE = (Study("resnet18", 30, 50_000, 10_000, LR, "layer4"),)
 
