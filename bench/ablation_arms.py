@@ -99,7 +99,7 @@ def one_low_mode(epochs: int) -> list[Arm]:
 
 def tuned(tuning: Tuning, epochs: int, variations: bool) -> list[Arm]:
     """The tuner's plan for one low mode and, with ``variations``, the same and the paper's with other options."""
-    assert isinstance(tuning.schedule, BernoulliSchedule)
+    assert isinstance(tuning.schedule, BernoulliSchedule) and isinstance(tuning.low_weight, float)
     chosen = [tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs)]
     found = [mixed("tuner's choice", TUNED, chosen, tuning.low_weight)]
     if variations:

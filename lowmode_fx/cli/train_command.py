@@ -256,8 +256,8 @@ def train(
         shares=shares,
         modes=[*names, str(Mode.FULL)],
     )
-    weight = low_weight if low_weight is not None else choice.low_weight if choice else 1.0
-    as_number("low_weight", weight, above=0)
+    planned_weight = choice.low_weight if choice is not None else 1.0
+    weight = planned_weight if low_weight is None else as_number("low_weight", low_weight, above=0)
     name = re.sub(r"[^\w.-]+", "-", f"{model}-{short_name(data)}{'-full' * full_only}")
     open_folder = partial(RunFolder.open, out or Path("runs") / name, resume=resume, overwrite=overwrite)
     # A single process checks the folder before torch is imported; of several, the first opens it.

@@ -51,7 +51,7 @@ class TrainRun:
     settings: TrainSettings
     configs: Sequence[LowModeConfig]
     schedule: Schedule
-    low_weight: float
+    low_weight: float | Mapping[str, float]
     batch_multiplier: float | Mapping[str, float] | Literal["pixels"]
     lr_rule: LrRule
     full_only: bool

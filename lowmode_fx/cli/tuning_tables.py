@@ -15,7 +15,7 @@ from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Candidate
 from lowmode_fx.tuning.sensitivity import ModelProbe
 from lowmode_fx.utils.plotting import BLUE, GREEN, INK, MUTED, VERMILLION, draw_picture
-from lowmode_fx.utils.tables import csv_table, rendered, text_table
+from lowmode_fx.utils.tables import csv_table, rendered, text_table, with_error
 from lowmode_fx.utils.validation import as_choice
 
 _BAR = 24  # characters of the longest bar of a table
@@ -35,13 +35,15 @@ def tuning_table(tuning: Tuning, most: int = 16) -> str:
 
 
 def _cells(candidate: Candidate) -> tuple[str, ...]:
-    gains = [f"{each.gain:.2f} ± {each.gain_error:.2f}" for each in candidate.progress]
+    gains = [with_error(each.gain, each.gain_error) for each in candidate.progress]
+    trials = [f"{gain:.2f}" for gain in candidate.trial_gains[:-1]]
+    trials += [with_error(gain, candidate.trial_error) for gain in candidate.trial_gains[-1:]]
     plan = candidate.plan
     return (
         candidate.name,
-        f"{candidate.cost:.2f}",
+        with_error(candidate.cost, candidate.cost_error),
         " → ".join(gains),
-        " → ".join(f"{gain:.2f}" for gain in candidate.trial_gains),
+        " → ".join(trials),
         f"{candidate.weight:.2f}",
         f"{plan.low_epochs:.1f} + {plan.full_epochs:.1f}",
         f"{plan.time:.0%}",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -27,6 +29,20 @@ CostMeasure = Literal["time", "macs"]
 _UNTIL_CAPTURED, _REPLAYS = 3, 10
 
 
+class MeasuredCost(NamedTuple):
+    """The cost of a low step in full steps; ``error``: its standard error, NaN if it is counted."""
+
+    cost: float
+    error: float = math.nan
+
+    @classmethod
+    def of(cls, ratios: Sequence[float]) -> MeasuredCost:
+        """The median of paired ratios, with the standard error of their mean, which is near the median's."""
+        return cls(
+            statistics.median(ratios), statistics.stdev(ratios) / math.sqrt(len(ratios)) if ratios[1:] else math.nan
+        )
+
+
 def step_cost(
     pair: ModePair,
     batch: Call,
@@ -35,8 +51,8 @@ def step_cost(
     rounds: int = 5,
     autocast: torch.dtype | None = None,
     graphs: Graphs | None = None,
-) -> float:
-    """The cost of a low step relative to a full one, forward and backward.
+) -> MeasuredCost:
+    """The cost of a low step relative to a full one, forward and backward, with its standard error.
 
     ``"time"``: the median over paired, interleaved rounds on the full-size ``batch``, uncompiled, under autocast to
     that dtype. On CUDA it is that of captured steps (``TrainStep``), since with gaps between kernels all modes take the
@@ -44,7 +60,7 @@ def step_cost(
     CUDA, nothing elsewhere.
     """
     if measure == "macs":
-        return mac_cost(pair)
+        return MeasuredCost(mac_cost(pair))
     graphs = graphs or graphs_for(batch.device)
     if graphs is not None:
         return _captured_cost(pair, batch, criterion, rounds, autocast, graphs)
@@ -55,12 +71,12 @@ def step_cost(
             seconds = [_seconds(each, batch, criterion, pair.model, autocast) for each in (full, low)]
             if round_number:  # the first is a warm-up
                 ratios.append(seconds[1] / seconds[0])
-    return statistics.median(ratios)
+    return MeasuredCost.of(ratios)
 
 
 def _captured_cost(
     pair: ModePair, batch: Call, criterion: Criterion, rounds: int, autocast: torch.dtype | None, graphs: Graphs
-) -> float:
+) -> MeasuredCost:
     """The cost of a low step, with the optimizer's, as replays; steps that can't be captured are timed as they run."""
     schedule = ChosenMode()
     args, kwargs = batch.inputs.call(batch.leaves)
@@ -80,7 +96,7 @@ def _captured_cost(
                 seconds.append(time.perf_counter() - start)
             if round_number >= 0:
                 ratios.append(seconds[1] / seconds[0])
-    return statistics.median(ratios)
+    return MeasuredCost.of(ratios)
 
 
 def mac_cost(pair: ModePair) -> float:

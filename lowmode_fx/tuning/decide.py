@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule
 from lowmode_fx.tuning.ladder_plan import Chosen, choose, ramp
 from lowmode_fx.tuning.result import Tuning
-from lowmode_fx.tuning.search import Search
+from lowmode_fx.tuning.search import Candidate, Search
+from lowmode_fx.utils.tables import with_error
 from passes.spelling import setting
 
 #: A smaller saving of time than this is noise: low steps are not used.
@@ -27,19 +29,26 @@ class Wanted:
     seed: int
 
 
+def planned(search: Search, wanted: Wanted) -> Chosen:
+    """The plan from the candidates that have had trial runs."""
+    return choose(_tried(search), wanted.epochs, wanted.tail, wanted.modes, wanted.time_budget)
+
+
 def decide(search: Search, wanted: Wanted, reasons: list[str], seen: float) -> Tuning:
     """The plan from the candidates with trial runs. ``reasons``: so far; ``seen``: the longer trial run's share."""
-    tried = [each for each in search.candidates if each.trial_gains]
     epochs, seed = wanted.epochs, wanted.seed
-    chosen = choose(tried, epochs, wanted.tail, wanted.modes, wanted.time_budget)
-    order = sorted(search.candidates, key=lambda each: (not each.trial_gains, each.plan.time))
+    chosen = planned(search, wanted)
+    order = sorted(search.candidates, key=lambda each: (not each.trials, each.plan.time))
     reasons += _cut_short(search)
     for each in chosen.candidates:
+        runs = len(each.trials)
         reasons.append(
-            f"{each.name}: a low step costs {each.cost:.2f} of a full one; in trial runs its gain was "
-            f"{each.trial_gains[0]:.2f} of one over {seen / 2:.0%} of the run and {each.trial_gains[-1]:.2f} over "
-            f"{seen:.0%}, its gradients multiplied by {each.weight:g}"
+            f"{each.name}: a low step costs {with_error(each.cost, each.cost_error)} of a full one; in "
+            f"{f'{runs} trial runs' if runs > 1 else 'a trial run'} its gain was {each.trial_gains[0]:.2f} of one over "
+            f"{seen / 2:.0%} of the run and {with_error(each.trial_gains[-1], each.trial_error)} over {seen:.0%}, its "
+            f"gradients multiplied by {each.weight:g}"
         )
+    reasons += dict.fromkeys(f"note: {note}" for each in chosen.candidates for note in each.notes)
     configs = tuple(each.config for each in chosen.candidates)
     whole = chosen.whole_epochs()
     predicted = chosen.whole_time / epochs
@@ -53,14 +62,23 @@ def decide(search: Search, wanted: Wanted, reasons: list[str], seen: float) -> T
         )
         never = BernoulliSchedule(0.0, seed)
         return measured(schedule=never, low_weight=1.0, epochs=epochs, time=1.0, more=(), reasons=tuple(reasons))
-    reasons += _plan_in_words(chosen, whole, predicted, wanted, ramp(tried, epochs, wanted.tail))
+    reasons += _plan_in_words(chosen, whole, predicted, wanted, ramp(_tried(search), epochs, wanted.tail))
     schedule: BernoulliSchedule | LadderSchedule
     if len(configs) == 1:
         schedule = BernoulliSchedule([1.0] * whole[0] + [0.0] * whole[1], seed)
     else:
         schedule = LadderSchedule(whole)
-    weight = chosen.candidates[0].weight if len(configs) == 1 else 1.0
+    weight: float | dict[str, float] = chosen.candidates[0].weight
+    if len(configs) > 1:
+        weights = {
+            str(mode): each.weight for (mode, _), each in zip(rung_names(configs), chosen.candidates, strict=True)
+        }
+        weight = weights if set(weights.values()) != {1.0} else 1.0
     return measured(schedule=schedule, low_weight=weight, epochs=sum(whole), time=predicted, reasons=tuple(reasons))
+
+
+def _tried(search: Search) -> list[Candidate]:
+    return [each for each in search.candidates if each.trials]
 
 
 def _cut_short(search: Search) -> list[str]:

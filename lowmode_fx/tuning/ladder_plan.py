@@ -21,6 +21,8 @@ MOST_LOW, MOST_LOW_ALONE = 1.5, 1.0
 LEAST_GAIN = 0.01
 #: Share of full-mode's last epoch that may be missing.
 ROUNDED_OFF = 0.1
+#: Steps by which the length of a run within a budget is found, to a thousandth of an epoch.
+_HALVINGS = 15
 #: Largest ``tail`` with which the plain ramps are candidates: a longer one asks for more than they leave.
 RAMP_TAIL = 0.5
 _WHOLE_TIME: Callable[[Chosen], float] = operator.attrgetter("whole_time")
@@ -80,7 +82,7 @@ def choose(tried: Sequence[Candidate], epochs: int, tail: float, modes: int, tim
     reached = 0.0
     for time in (_WHOLE_TIME, _TIME):
         reached, most = 0.0, float(epochs)
-        for _ in range(30):
+        for _ in range(_HALVINGS):
             middle = (reached + most) / 2
             fits = time(_cheapest(tried, middle, tail, modes)) <= limit
             reached, most = (middle, most) if fits else (reached, middle)

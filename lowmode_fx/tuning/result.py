@@ -24,7 +24,7 @@ class Tuning:
     Attributes:
         config: Configuration of the cheapest low mode.
         schedule: The schedule over ``epochs`` epochs.
-        low_weight: Factor of the gradients of low steps, for ``LowModeModel``.
+        low_weight: Factor of the gradients of low steps, for ``LowModeModel``; by mode if those of a ladder differ.
         epochs: Number of epochs of the run.
         time: Predicted time, as a share of the time of the full run that it is to match.
         reasons: Why this was chosen, one line each.
@@ -36,7 +36,7 @@ class Tuning:
 
     config: LowModeConfig
     schedule: BernoulliSchedule | LadderSchedule
-    low_weight: float
+    low_weight: float | Mapping[str, float]
     epochs: int
     time: float
     more: tuple[LowModeConfig, ...] = ()
@@ -69,7 +69,7 @@ class Tuning:
             "config": self.config.to_dict(),
             "more": [config.to_dict() for config in self.more],
             "schedule": self.schedule.to_dict(),
-            "low_weight": self.low_weight,
+            "low_weight": dict(self.low_weight) if isinstance(self.low_weight, Mapping) else self.low_weight,
             "epochs": self.epochs,
             "time": self.time,
             "reasons": list(self.reasons),

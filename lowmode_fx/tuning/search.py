@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +18,7 @@ from lowmode_fx.tuning.costs import CostMeasure, step_cost
 from lowmode_fx.tuning.gain import StepProgress
 from lowmode_fx.tuning.plan import ModeGain, Plan, gain_curve, make_plan, tail_at
 from lowmode_fx.tuning.trials import Probe
+from passes.ratios import largest_ratio
 from passes.wording import one_line
 
 #: A change of the set of sites that saves less than this share of the predicted time is noise.
@@ -28,9 +31,10 @@ LEAST_WEIGHT = 0.1
 class Candidate:
     """A measured configuration: its cost in full steps, its gain at each point, and the best plan with it.
 
-    ``weight``: of its gradients. ``trial_gains``: its gain by training, in a short and a longer run, if they were run;
-    the plan is then based on them. ``family``: the name of the family that it is a part of, its own for a whole family.
-    ``gain``: the gain that the plan uses, a function of the progress in (0, 1].
+    ``weight``: of its gradients. ``trials``: its gain by training, in a short and a longer run each, as often as they
+    were run; the plan is then based on their means. ``family``: the name of the family that it is a part of, its own
+    for a whole family. ``gain``: the gain that the plan uses, a function of the progress in (0, 1]. ``cost_error``: the
+    standard error of ``cost``, NaN if it was not timed. ``notes``: those of its pair's report.
     """
 
     name: str
@@ -39,14 +43,30 @@ class Candidate:
     progress: tuple[StepProgress, ...]
     plan: Plan
     weight: float
-    trial_gains: tuple[float, ...] = ()
+    trials: tuple[tuple[float, ...], ...] = ()
     family: str = ""
     gain: Callable[[float], float] = field(default=lambda x: 0.0, repr=False, compare=False)
+    cost_error: float = math.nan
+    notes: tuple[str, ...] = ()
+
+    @property
+    def trial_gains(self) -> tuple[float, ...]:
+        """The mean gain by training, in the short and in the longer runs; empty if there were none."""
+        return tuple(map(statistics.fmean, zip(*self.trials, strict=True)))
+
+    @property
+    def trial_error(self) -> float:
+        """The standard error of the gain in the longer runs; NaN for fewer than two."""
+        longer = [each[-1] for each in self.trials]
+        return statistics.stdev(longer) / math.sqrt(len(longer)) if len(longer) > 1 else math.nan
 
     def mode_gain(self, tail: float) -> ModeGain:
-        """The input of a plan over several modes; ``tail``: share that is left to larger images at r = 2."""
-        ratio = self.config.ratio if self.config.downsample_input else 2
-        return ModeGain(self.gain, self.cost, tail_at(ratio, tail))
+        """The input of a plan over several modes; ``tail``: share that is left to larger images at r = 2.
+
+        A mode that pools kernels leaves as much, at least: full-mode has to adapt to their whole size, too.
+        """
+        side = largest_ratio(self.config.ratio) if self.config.downsample_input else 1
+        return ModeGain(self.gain, self.cost, tail_at(max(side, 2) if self.config.pools_kernels else side, tail))
 
 
 @dataclass
@@ -96,7 +116,7 @@ class Search:
     def _measured(self, choice: Choice, pair: ModePair) -> Candidate:
         probe = self.probe
         try:
-            cost = step_cost(pair, probe.batches[0], probe.criterion, self.measure, autocast=probe.autocast)
+            cost, spread = step_cost(pair, probe.batches[0], probe.criterion, self.measure, autocast=probe.autocast)
             progress = probe.progress(pair)
         except torch.OutOfMemoryError:
             raise
@@ -109,26 +129,41 @@ class Search:
         plan = make_plan([ModeGain(curve, cost, self.tail)], self.epochs)
         # At the last point, from where the run continues; within limits, since gradients are few and noisy.
         weight = min(max(progress[-1].weight, LEAST_WEIGHT), 1.0)
-        family = choice.family or choice.name
-        return Candidate(choice.name, choice.config, cost, progress, plan, round(weight, 3), family=family, gain=curve)
+        return Candidate(
+            choice.name,
+            choice.config,
+            cost,
+            progress,
+            plan,
+            round(weight, 3),
+            family=choice.family or choice.name,
+            gain=curve,
+            cost_error=spread,
+            notes=pair.report.notes,
+        )
 
     def _points(self, progress: Sequence[StepProgress]) -> list[tuple[float, float]]:
         places = [min(1.0, point.step / self.total_steps) for point in self.probe.points]
         return [(x, each.gain) for x, each in zip(places, progress, strict=True)]
 
     def trial_run(self, candidate: Candidate, steps: int, weight: float) -> Candidate:
-        """The candidate with a plan based on training: runs of ``steps / 2`` and ``steps`` steps, mostly low."""
+        """The candidate with a plan based on training: runs of ``steps / 2`` and ``steps`` steps, mostly low.
+
+        Trial runs that it had with this weight are repeated on other batches, and the plan follows from all of them.
+        """
+        before = candidate.trials if weight == candidate.weight else ()
         pair = pair_of(self.probe.captured, candidate.config)
         lengths = (max(2, steps // 2), steps)
-        gains = tuple(self.probe.trial_run(pair, length, weight) for length in lengths)
+        trials = (*before, tuple(self.probe.trial_run(pair, length, weight, len(before)) for length in lengths))
+        tried = replace(candidate, trials=trials, weight=weight)
         # The gain falls later, below its mean over a trial run; the full tail compensates. What the longer
         # one adds to the shorter would be the local gain, but as a difference of two noisy means it misleads.
         places = (min(1.0, length / self.total_steps) for length in lengths)
-        curve = gain_curve(list(zip(places, gains, strict=True)))
+        curve = gain_curve(list(zip(places, tried.trial_gains, strict=True)))
         plan = make_plan([ModeGain(curve, candidate.cost, self.tail)], self.epochs)
-        tried = replace(candidate, plan=plan, trial_gains=gains, weight=weight, gain=curve)
+        tried = replace(tried, plan=plan, gain=curve)
         # Training is better evidence than gradients: it replaces them, but not a trial run with another weight.
-        if not candidate.trial_gains:
+        if before or not candidate.trials:
             self.candidates.remove(candidate)
         self.candidates.append(tried)
         return tried

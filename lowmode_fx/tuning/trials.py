@@ -93,7 +93,7 @@ class Probe:
         places = {round(last * (index + 1) / (8 * len(steps))) for index in range(8 * len(steps))}
         self.losses = {0: self.loss()}
         step = 0
-        for step in self._train(itertools.repeat(None, last)):
+        for step in self._train([None] * last):
             go_on = on_step(step)
             if step in steps or not go_on:
                 self._add_point(step)
@@ -113,20 +113,20 @@ class Probe:
                 f"give a smaller {setting('lr')}"
             )
 
-    def trial_run(self, pair: ModePair, steps: int, weight: float = 1.0) -> float:
+    def trial_run(self, pair: ModePair, steps: int, weight: float = 1.0, repeat: int = 0) -> float:
         """A low step's gain, in full steps, by training: low steps from the start, then a third of full ones.
 
         The final loss is looked up in the full run's curve, which needed a certain number of steps for it: the gain is
         about 1 if the loss is as low as that run's after ``steps`` steps; negative if low steps did harm. Losses are
         noisy from step to step, so the mean is taken over several of the last full steps. ``weight``: of the low
-        gradients.
+        gradients. ``repeat``: 0 trains on the full run's batches, others on later ones, with other random numbers.
         """
         self.model.load_state_dict(self._start)
         full_steps = max(1, round(steps * FULL_SHARE))
         low_steps = steps - full_steps
         places = {steps - round(full_steps * part / 8) for part in range(_LOOKS)}
         gains = []
-        for step in self._train([_low(pair)] * low_steps + [None] * full_steps, weight):
+        for step in self._train([_low(pair)] * low_steps + [None] * full_steps, weight, repeat):
             if step in places:
                 gains.append((self._steps_to(self.loss()) - (step - low_steps)) / low_steps)
         return min(1.0, statistics.fmean(gains))
@@ -147,12 +147,14 @@ class Probe:
                 float(batch_loss(self._full, batch, self.criterion, self.autocast)) for batch in self.batches
             )
 
-    def _train(self, low_steps: Iterable[networks.Network | None], weight: float = 1.0) -> Iterator[int]:
+    def _train(
+        self, low_steps: Sequence[networks.Network | None], weight: float = 1.0, repeat: int = 0
+    ) -> Iterator[int]:
         """One optimizer step per item, low if the item is a low network; yields the number of steps so far."""
         stepper = self.optimizer(self.model.parameters())
-        source = _endless(self._source, len(self.batches))
+        source = itertools.islice(_endless(self._source, len(self.batches)), repeat * len(low_steps), None)
         with preserve_generators(self.model), train_mode(self.model):
-            torch.manual_seed(0)
+            torch.manual_seed(repeat)
             for step, (low, batch) in enumerate(zip(low_steps, source, strict=False), start=1):
                 network = self._full if low is None else low
                 loss = batch_loss(network, self._read(batch), self.criterion, self.autocast)

@@ -19,7 +19,8 @@ from lowmode_fx.tuning.candidates import Choice, families, try_pair
 from lowmode_fx.tuning.costs import CostMeasure
 from lowmode_fx.tuning.decide import Wanted, decide, no_progress
 from lowmode_fx.tuning.result import Tuning
-from lowmode_fx.tuning.search import Candidate, Search
+from lowmode_fx.tuning.search import Search
+from lowmode_fx.tuning.trial_order import trial_runs
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe
 from lowmode_fx.tuning.tried_ratios import LARGEST_RATIO, default_ratios
 from lowmode_fx.utils.validation import as_choice, as_count, as_number, as_share
@@ -31,6 +32,8 @@ from passes.spelling import setting
 _RUN_SHARE, _SEARCH_SHARE = 0.35, 0.6
 #: Minimum of the short run: below it a trial run has hardly any low steps.
 _LEAST_STEPS = 8
+#: Share of ``seconds`` from which a line says that it took longer: a step ends before the time is looked at.
+_LATE = 1.1
 
 
 def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -90,7 +93,8 @@ def tune(
             predict compiled steps better where a GPU runs small maps that wait for launches.
         autocast: ``torch.bfloat16`` if the run will use autocast to it, which changes costs.
         tail: Share of the progress that stays in full-mode, in [0, 1].
-        seconds: Maximum time in seconds; ``reasons`` say what was not reached.
+        seconds: Time in seconds, in which a full run of eight steps and one trial run are the least; ``reasons`` say
+            what was not reached, and if the least took longer.
         run_steps: Steps of the short run; by default as many as the time allows.
         steps_per_epoch: Optimizer steps per epoch, for a loader without a length.
         images: The arguments that hold images, as in ``build_pair``.
@@ -121,13 +125,13 @@ def tune(
     choices = list(families(base, tried, has_maxpool))
     _check_candidates(probe, choices)
     total = epochs * steps_per_epoch
-    wanted = max(_LEAST_STEPS, run_steps or min(round(0.2 * total), 600))
+    run_length = max(_LEAST_STEPS, run_steps or min(round(0.2 * total), 600))
 
     def in_time(step: int) -> bool:
-        tell(f"short full run of {wanted} steps")
+        tell(f"short full run of {run_length} steps")
         return run_steps is not None or step < _LEAST_STEPS or time.monotonic() - start < _RUN_SHARE * seconds
 
-    last = probe.run((wanted // 4, wanted), in_time)
+    last = probe.run((run_length // 4, run_length), in_time)
     search = Search(
         probe=probe,
         measure=measure,
@@ -143,10 +147,19 @@ def tune(
     pooled = [each for each in search.candidates if each.config.pools_kernels]
     if pooled:
         search.refine(min(pooled, key=lambda each: each.plan.time))
-    reasons = _trial_runs(search, last, start + seconds, tell)
+    wanted = Wanted(epochs, tail, modes, time_budget, seed)
+    reasons = trial_runs(search, wanted, last, start + seconds, tell)
     if probe.losses[last] >= probe.losses[0]:
         reasons.insert(0, no_progress(probe.losses[0], probe.losses[last], last))
-    return decide(search, Wanted(epochs, tail, modes, time_budget, seed), reasons, last / total)
+    found = decide(search, wanted, reasons, last / total)
+    took = time.monotonic() - start
+    if took <= _LATE * seconds:
+        return found
+    late = (
+        f"tuning took {took:.0f} s instead of {setting('seconds', seconds)}: the least is a full run of {_LEAST_STEPS} "
+        "steps and one mode's trial run"
+    )
+    return replace(found, reasons=(*found.reasons, late))
 
 
 def _check_candidates(probe: Probe, choices: Sequence[Choice]) -> None:
@@ -158,37 +171,6 @@ def _check_candidates(probe: Probe, choices: Sequence[Choice]) -> None:
             return
     name, reason = next(iter(refused.items()))
     raise ValueError(f"no candidate gives a pair: {name}: {reason}")
-
-
-def _trial_runs(search: Search, steps: int, deadline: float, tell: Callable[[str], None]) -> list[str]:
-    """Trial runs of the smallest ratio with its kernels kept, the best of each other kind, then the winner weighted."""
-    order = sorted(search.candidates, key=lambda each: each.plan.time)
-    kinds: dict[tuple[object, ...], Candidate] = {}
-    for each in order:
-        kind = (each.config.ratio, each.config.downsample_input, each.config.pools_kernels)
-        kinds.setdefault(kind, each)
-    kept = [each for each in kinds.values() if not each.config.pools_kernels]
-    control = min(kept, key=lambda each: largest_ratio(each.config.ratio), default=None)
-    chosen = sorted(kinds.values(), key=lambda each: each is not control)
-    lasted = 0.0
-    done: list[Candidate] = []
-    for candidate in chosen:
-        began = time.monotonic()
-        if done and began + lasted > deadline:
-            return [
-                f"the advice rests on trial runs of {len(done)} of {len(chosen)} candidates: there was no time for the "
-                f"others; give more {setting('seconds')}"
-            ]
-        tell(f"trial run of {candidate.name}")
-        done.append(search.trial_run(candidate, steps, 1.0))
-        lasted = time.monotonic() - began
-    best = min(done, key=lambda each: each.plan.time)
-    if time.monotonic() + lasted > deadline:
-        return ["no time was left for a trial run of the best candidate with weighted low gradients"]
-    weight = next(each.weight for each in chosen if each.config == best.config)
-    if weight != 1:
-        search.trial_run(best, steps, weight)
-    return []
 
 
 def _length(loader: Iterable[Batch]) -> int:

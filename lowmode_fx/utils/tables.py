@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, RenderableType
@@ -44,6 +45,11 @@ def csv_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     writer.writerow(head)
     writer.writerows(rows)
     return stream.getvalue().rstrip("\n")
+
+
+def with_error(value: float, error: float, digits: int = 2) -> str:
+    """``0.35 ± 0.02``; the value alone if its standard error is NaN."""
+    return f"{value:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
 
 
 def _escaped(cell: str) -> str:

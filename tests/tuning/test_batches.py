@@ -212,8 +212,8 @@ def test_costs_of_captured_steps_leave_no_trace() -> None:
     probe = Probe(Plain(), [(X, Y)] * 3, F.cross_entropy, lambda weights: torch.optim.SGD(weights, lr=0.01), kept=2)
     pair = pair_of(probe.captured, LowModeConfig())
     before = {name: value.clone() for name, value in probe.model.state_dict().items()}
-    cost = step_cost(pair, probe.batches[0], F.cross_entropy, rounds=3, graphs=recorder)
-    assert 0 < cost < 2
+    cost, spread = step_cost(pair, probe.batches[0], F.cross_entropy, rounds=3, graphs=recorder)
+    assert 0 < cost < 2 and 0 <= spread < 2
     assert (recorder.captures, recorder.replays) == (2, 2 + 3 * 2 * 10)
     assert all(torch.equal(value, before[name]) for name, value in probe.model.state_dict().items())
     assert all(parameter.grad is None for parameter in probe.model.parameters())

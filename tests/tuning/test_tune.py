@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -27,9 +28,10 @@ from lowmode_fx.tuning.plan import Plan, make_plan
 from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Candidate, Search
 from lowmode_fx.tuning.sensitivity import ModelProbe, SiteProbe, probe_sites
+from lowmode_fx.tuning.trial_order import trial_runs
 from lowmode_fx.tuning.trials import Probe, momentum_of, progress_now
 from lowmode_fx.tuning.tried_ratios import default_ratios
-from lowmode_fx.tuning.tune import _trial_runs, tune
+from lowmode_fx.tuning.tune import tune
 from passes.ratios import largest_ratio
 
 
@@ -105,7 +107,9 @@ def test_an_image_of_one_colour_needs_no_resolution(tuning: Tuning) -> None:
     assert tried[0].config == tuning.config
     assert len({(each.name, each.weight) for each in tuning.candidates}) == len(tuning.candidates)
     assert all(candidate.trial_gains[-1] <= 1 for candidate in tried)
-    assert any("in trial runs its gain was" in reason for reason in tuning.reasons)
+    assert any("in 3 trial runs its gain was" in reason for reason in tuning.reasons)
+    # The last maps of 8×8 keep 4×4 at r = 2.
+    assert not any("note" in reason for reason in tuning.reasons)
 
 
 def test_low_steps_without_gain_are_not_chosen() -> None:
@@ -155,6 +159,15 @@ def test_the_cap_on_time_is_reported_and_the_control_has_a_trial_run_even_so() -
     assert [candidate.name for candidate in tuning.candidates if candidate.trial_gains] == ["r = 2, kernels kept"]
     told = "the advice rests on 1 of 6 candidates: the time was up before the others; give more seconds"
     assert told in tuning.reasons[:2]
+    late = r"tuning took \d+ s instead of seconds=0.001: the least is a full run of 8 steps and one mode's trial run"
+    assert any(re.fullmatch(late, reason) for reason in tuning.reasons)
+
+
+def test_maps_of_one_pixel_are_told() -> None:
+    """Pooled by a stride of 8, the last maps of 16×16 images are 2×2, and 1×1 in low-mode."""
+    model = nn.Sequential(block(3, 8, 3), block(8, 8, 3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    found = quick_tune(model, ratios=(2,))
+    assert any(reason.startswith("note: the 2×2 map at 1.0 becomes 1×1") for reason in found.reasons)
 
 
 def test_what_there_was_no_time_for_is_told(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +193,8 @@ def test_trial_runs_that_there_was_no_time_for_are_told(tuning: Tuning) -> None:
     search: Any = SimpleNamespace(candidates=list(each.values()), trial_run=lambda candidate, steps, weight: candidate)
     kinds = {(it.config.ratio, it.config.downsample_input, it.config.pools_kernels) for it in each.values()}
     told = f"the advice rests on trial runs of 1 of {len(kinds)} candidates: there was no time for the others"
-    assert len(kinds) > 1 and _trial_runs(search, 16, 0.0, lambda what: None) == [f"{told}; give more seconds"]
+    lines = trial_runs(search, Wanted(10, 0.5, 2, 1.0, 0), 16, 0.0, lambda what: None)
+    assert len(kinds) > 1 and lines == [f"{told}; give more seconds"]
 
 
 def test_progress_is_reported() -> None:
@@ -296,7 +310,7 @@ def test_a_tuned_ladder_survives_json(ladder_tuning: Tuning) -> None:
 def measured(name: str, ratio: Any, cost: float, gain: float) -> Candidate:
     config = LowModeConfig(ratio=ratio, kernel_ratio=1)
     plan = make_plan([], 10)
-    return Candidate(name, config, cost, (), plan, 1.0, (gain, gain), gain=lambda x: gain)
+    return Candidate(name, config, cost, (), plan, 1.0, ((gain, gain),), gain=lambda x: gain)
 
 
 def test_a_cheaper_mode_first_then_a_more_expensive_one() -> None:

@@ -1,0 +1,101 @@
+"""Trial runs: which candidates have them, how often, and what follows from several."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import replace
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lowmode_fx import LowModeConfig, LowModeModel
+from lowmode_fx.tuning.decide import Wanted, decide, planned
+from lowmode_fx.tuning.plan import ModeGain, make_plan
+from lowmode_fx.tuning.result import Tuning
+from lowmode_fx.tuning.search import Candidate
+from lowmode_fx.tuning.trial_order import REPEATS, trial_runs
+
+WANTED = Wanted(100, 0.5, 2, 1.0, 0)
+
+
+def measured(name: str, ratio: Any, cost: float, gain: float) -> Candidate:
+    config = LowModeConfig(ratio=ratio, kernel_ratio=1)
+    return Candidate(name, config, cost, (), make_plan([], 10), 1.0, ((gain, gain),), gain=lambda x: gain)
+
+
+class Lucky:
+    """A search whose trial runs give each candidate the gains of ``luck`` in turn, then the last of them."""
+
+    def __init__(self, luck: dict[str, tuple[float, ...]]) -> None:
+        self.luck = luck
+        self.candidates = [measured(name, Fraction(20 + place, 10), 0.3, 0.9) for place, name in enumerate(luck)]
+        self.candidates = [replace(each, trials=()) for each in self.candidates]
+        self.ran: list[str] = []
+
+    def trial_run(self, candidate: Candidate, steps: int, weight: float) -> Candidate:
+        gains = self.luck[candidate.name]
+        gain = gains[min(len(candidate.trials), len(gains) - 1)]
+        trials = (*candidate.trials, (gain, gain))
+        mean = sum(each[-1] for each in trials) / len(trials)
+        plan = make_plan([ModeGain(lambda x: mean, candidate.cost, 0.5)], 10)
+        tried = replace(candidate, trials=trials, plan=plan, gain=lambda x: mean)
+        self.candidates = [tried if each is candidate else each for each in self.candidates]
+        self.ran.append(candidate.name)
+        return tried
+
+
+def test_modes_of_the_plan_are_tried_again_until_luck_is_averaged_out() -> None:
+    search: Any = Lucky({"steady": (0.8,), "lucky": (1.0, 0.4, 0.4)})
+    assert trial_runs(search, WANTED, 16, math.inf, lambda what: None) == []
+    # "lucky" is planned until its mean is below the other's, which is then tried as often.
+    assert search.ran == ["steady", "lucky", "lucky", "steady", "steady"]
+    final = planned(search, WANTED).candidates
+    assert [each.name for each in final] == ["steady"] and len(final[0].trials) == REPEATS
+
+
+def test_gains_of_too_few_trial_runs_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    search: Any = Lucky({"steady": (0.8,)})
+    now = itertools.count()
+    monkeypatch.setattr("lowmode_fx.tuning.trial_order.time", SimpleNamespace(monotonic=lambda: next(now)))
+    lines = trial_runs(search, WANTED, 16, 6.0, lambda what: None)
+    assert lines == [
+        "the gain of steady rests on 2 of 3 trial runs, which differ by chance: there was no time for more; give more "
+        "seconds"
+    ]
+
+
+def test_gains_of_several_trial_runs_have_a_mean_and_an_error() -> None:
+    tried = replace(measured("r", 2, 0.3, 0.5), trials=((0.4, 0.6), (0.6, 0.8)))
+    assert tried.trial_gains == pytest.approx((0.5, 0.7)) and tried.trial_error == pytest.approx(0.1)
+    assert math.isnan(replace(tried, trials=((0.4, 0.6),)).trial_error)
+    assert replace(tried, trials=()).trial_gains == ()
+
+
+def test_weights_of_a_ladder_are_those_of_its_trial_runs() -> None:
+    """Modes that were tried with a smaller weight are planned by the gain that they have with it."""
+    candidates = [
+        replace(measured("small", 2, 0.25, 0.6), weight=0.5),
+        measured("medium", "4/3", 0.5, 0.95),
+    ]
+    search: Any = SimpleNamespace(candidates=candidates, refused={}, left_out=[], looked_at=2)
+    found = decide(search, Wanted(20, 0.5, 3, 1.0, 0), [], 0.2)
+    assert len(found.configs) == 2 and found.low_weight == {"r2": 0.5, "r4/3": 1.0}
+    again = Tuning.from_dict(json.loads(found.to_json()))
+    assert again.low_weight == found.low_weight
+    model = nn.Sequential(nn.Conv2d(3, 8, 5, padding=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    ladder = again.build(model, torch.zeros(2, 3, 16, 16))
+    net = LowModeModel(ladder, again.schedule, low_weight=again.low_weight, compile=False)
+    assert net.low_weight == found.low_weight
+
+
+@pytest.mark.parametrize(("ratio", "kernel_ratio", "left"), [("4/3", 1, 0.2), ("4/3", 2, 0.5), (2, 1, 0.5)])
+def test_pooled_kernels_leave_more_to_full_mode(ratio: str, kernel_ratio: int, left: float) -> None:
+    config = LowModeConfig(ratio=ratio, kernel_ratio=kernel_ratio)
+    candidate = replace(measured("any", 2, 0.3, 0.9), config=config)
+    assert candidate.mode_gain(0.5).tail == pytest.approx(left)
