@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import multiprocessing as mp
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -27,19 +27,10 @@ from bench.ablation_measure import measure_costs, prepare
 from bench.ablation_report import report
 from bench.ablation_studies import BATCH, CIFAR, LARGE, LR, SMALL, Study, chosen, load, network, settings
 from bench.harness import RESULTS, header, load_rows, save
-from lowmode_fx import LowModeModel, Mode, build_ladder
+from bench.planned_modes import PlannedModes
+from lowmode_fx import LowModeModel, build_ladder
 from lowmode_fx.train import train
 from lowmode_fx.train.evaluate import evaluate
-
-
-@dataclass(frozen=True)
-class Listed:
-    """The schedule of a list of modes, one a step."""
-
-    modes: Sequence[str]
-
-    def mode(self, step: int, epoch: int) -> Mode:
-        return Mode(self.modes[min(step, len(self.modes) - 1)])
 
 
 def run_one(task: tuple[Study, str, Mapping[str, Any], int, str, int]) -> tuple[str, dict[str, Any]]:
@@ -57,7 +48,7 @@ def run_one(task: tuple[Study, str, Mapping[str, Any], int, str, int]) -> tuple[
     if low:
         example = torch.zeros(2, *curves.image_shape, device=next(model.parameters()).device)
         ladder = build_ladder(model, example, low)
-        model = LowModeModel(ladder, Listed(modes), low_weight=arm.weight, compile=recipe.compile)
+        model = LowModeModel(ladder, PlannedModes(modes), low_weight=arm.weight, compile=recipe.compile)
     result = train(model, curves, recipe, label=arm.name, quiet=True)
     if result.interrupted:  # an interrupted run is not recorded
         raise RuntimeError(f"signal {result.interrupted} ended {arm.name}; --resume continues")

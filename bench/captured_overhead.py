@@ -85,14 +85,14 @@ def parts(step: TrainStep, images: Tensor, targets: Tensor) -> dict[str, Callabl
     def mode_and_count() -> None:
         net.begin_step(batch.args, batch.kwargs)
         net.settle()
-        captured._count(None)
+        captured._updates.count(None)
 
     progress, leaves = captured._progress(step.net.mode, batch, place)
     return {
         "is the model unchanged": watch.changed,
         "is the optimizer unchanged": lambda: (optimizer.loaded(), optimizer.changed_option()),
         "mode, count of steps": mode_and_count,
-        "learning rates": lambda: captured._rates.write(net.rate_factor()),
+        "learning rates": captured._updates.write_rates,
         "kind of the batch": lambda: captured._progress(progress.kind.mode, batch, place),
         "are there gradients": lambda: progress.fits(gradients_of(captured._arithmetic.trained())),
         "copies of the batch": lambda: progress.recorded.static.fill(leaves),

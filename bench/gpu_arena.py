@@ -16,12 +16,12 @@ from torch import Tensor
 from bench.cifar_archives import SIDE, Split
 from bench.gpu_studies import Study
 from bench.harness import paired_steps
+from bench.planned_modes import PlannedModes
 from bench.step_functions import capture_all, captured, uncompiled
 from bench.timed_graphs import TimedGraphs
 from bench.training_step import training_step
 from lowmode_fx import Augmentation, DeviceLoader, LowModeModel, Mode, TrainStep, build_ladder
 from lowmode_fx.counting.step import count_forward_macs
-from lowmode_fx.runtime.schedules.chosen import ChosenMode
 from lowmode_fx.utils.devices import synchronize
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
@@ -102,7 +102,7 @@ class Arena:
         ``over_macs``: the learning rate follows multiply-adds instead of images.
         """
         self._reset(seed)
-        self.schedule.plan = [Mode(mode) for mode in modes]
+        self.schedule.follow(modes)
         sizes = [self.size(mode) for mode in modes]
         work = [size * (self.macs[mode] if over_macs else 1.0) for size, mode in zip(sizes, modes, strict=True)]
         done, every = 0.0, math.fsum(work)
@@ -123,7 +123,7 @@ class Arena:
             epoch += 1
         synchronize(self.device)
         seconds = time.perf_counter() - began
-        self.schedule.plan = ()
+        self.schedule.follow(())
         replays = getattr(self.graphs, "launches", 0) - launched
         found = {"seconds": seconds, "steps": place, "images": sum(sizes), "last loss": float(loss)}
         return found | {"replays": replays}
@@ -171,16 +171,6 @@ class Arena:
                     value.zero_()
         self.net.load_schedule_state({"step": 0, "epoch": 0})
         torch.manual_seed(seed)
-
-
-class PlannedModes(ChosenMode):
-    """``plan``: the mode of each step of a run; without one every step has the mode that was chosen last."""
-
-    plan: Sequence[Mode] = ()
-
-    def mode(self, step: int, epoch: int) -> Mode:
-        """The mode of a step, the last one of those after the plan's end."""
-        return self.plan[min(step, len(self.plan) - 1)] if self.plan else self.chosen
 
 
 def rate(progress: float, peak: float) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,7 +12,6 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules import Schedule, StatefulSchedule
 from lowmode_fx.utils.validation import as_choice, as_multiplier
 from passes.errors import OptionError
-from passes.spelling import setting
 
 __all__ = ["BatchGrowth", "BatchMultiplier", "LrRule", "read_batch_growth"]
 
@@ -75,16 +73,6 @@ def read_batch_growth(
             "batch_multiplier", batch_multiplier, f"needs modes before {kind} decides them", "give another schedule"
         )
     return growth
-
-
-def warn_unsized(batch_multiplier: BatchMultiplier) -> None:
-    """Say that batches have one size in all modes, as nothing has asked the net for others."""
-    warnings.warn(
-        f"{setting('batch_multiplier', batch_multiplier)} has no effect: no loader has asked the net for the sizes "
-        "of its batches; use host_loader, ModeBatchSampler.for_net(net) or DeviceLoader(net=net), or give low steps "
-        "net.batch_size_in(mode, batch_size) images",
-        stacklevel=3,
-    )
 
 
 def _multiplier(value: float) -> float:

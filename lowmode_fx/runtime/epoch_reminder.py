@@ -51,5 +51,5 @@ class EpochReminder:
         warnings.warn(
             f"{since} without net.set_epoch, so {type(schedule).__name__}, which goes by epochs, stays in epoch "
             f"{epoch}; call net.set_epoch(epoch) before each epoch",
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch.utils.data import BatchSampler, Sampler
 
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.batch_consumers import Consumers
 from lowmode_fx.runtime.epoch_batches import epoch_batches
+from lowmode_fx.runtime.look_ahead import LookAhead
+from lowmode_fx.runtime.mode_list import ModeList
 
 if TYPE_CHECKING:
     from lowmode_fx.runtime.model import LowModeModel
 
 __all__ = ["ModeBatchSampler", "ModeList"]
-
-
-class ModeList(list[Any]):
-    """Indices or samples of one batch, with the mode of its step, which survives pickling and slicing."""
-
-    mode: Mode
-
-    @classmethod
-    def of(cls, values: Iterable[Any], mode: Mode) -> ModeList:
-        """``values`` of a batch in ``mode``."""
-        made = cls(values)
-        made.mode = mode
-        return made
-
-    def __getitem__(self, place: SupportsIndex | slice) -> Any:
-        found = super().__getitem__(place)
-        return ModeList.of(found, self.mode) if isinstance(place, slice) else found
-
-    def __add__(self, others: Any) -> Any:
-        return ModeList.of(super().__add__(others), self.mode)
 
 
 class ModeBatchSampler(BatchSampler):
@@ -132,16 +113,16 @@ class _ModeBatches(Iterator[list[int]]):
     def __init__(self, sampler: ModeBatchSampler) -> None:
         self._sampler = sampler
         self._first, self._epoch = sampler.net.step, sampler.net.epoch
-        self._indices = _Ahead(iter(sampler.sampler if sampler.grows else sampler.indices()))
+        self._indices = LookAhead(iter(sampler.sampler if sampler.grows else sampler.indices()))
         self._number = self._skipped = self._taken = 0
-        self._consumers: _Consumers | None = None
+        self._consumers: Consumers | None = None
         self._padding: list[int] = []
         self._joined = 0  # images of the batches that are joined with the next one
         self._ended = False
 
     def __next__(self) -> list[int]:
         if self._consumers is None:
-            self._consumers = _Consumers(self._sampler)
+            self._consumers = Consumers(self._sampler)
         turn = self._number // self._consumers.shards - self._consumers.skipped - self._skipped
         mode = self._sampler.net.mode_at(self._first + max(turn, 0) // self._sampler.accumulation, self._epoch)
         indices = self._next_of(mode) if self._sampler.grows else self._next_indices()
@@ -221,79 +202,3 @@ class _ModeBatches(Iterator[list[int]]):
         self._padding, self._joined = list(state.get("padding", ())), state.get("joined", 0)
         self._number = self._skipped = state["batches"]
         self._first, self._epoch = self._sampler.net.step, self._sampler.net.epoch
-
-
-class _Ahead(Iterator[Any]):
-    """An iterator whose next items can be looked at; its state is that before the next one."""
-
-    def __init__(self, items: Iterator[Any]) -> None:
-        self._items = items
-        self._seen: deque[tuple[Any, Any]] = deque()
-
-    def look(self, count: int) -> list[Any]:
-        """The next items, at most ``count``; they are not taken."""
-        while len(self._seen) < count:
-            state = self._state()
-            try:
-                self._seen.append((state, next(self._items)))
-            except StopIteration:
-                break
-        return [item for _, item in self._seen]
-
-    def __next__(self) -> Any:
-        return self._seen.popleft()[1] if self._seen else next(self._items)
-
-    def state_dict(self) -> Any:
-        """The state of the items below, if they have one."""
-        return self._seen[0][0] if self._seen else self._state()
-
-    def load_state_dict(self, state: Any) -> None:
-        self._items.load_state_dict(state)  # type: ignore[attr-defined]
-
-    def _state(self) -> Any:
-        return self._items.state_dict() if hasattr(self._items, "state_dict") else None
-
-
-class _Consumers:
-    """What the samplers and loaders around a sampler do with its batches.
-
-    ``shards``: each rank takes one of this many consecutive batches. ``evens``: whether each must get a full one.
-    ``joins``: whether one rank joins them to split the images. ``skipped``: how many of a rank's own are dropped first.
-    """
-
-    def __init__(self, sampler: Any) -> None:
-        self.shards, self.skipped = 1, 0
-        self.evens = self.joins = False
-        frame = sys._getframe(2)
-        inner = sampler
-        while frame is not None:
-            consumer = frame.f_locals.get("self")
-            if consumer is not None and _consumes(consumer, inner):
-                processes = _processes(consumer)
-                if sampler.grows and (processes or getattr(consumer, "skip_batches", 0)):
-                    raise ValueError(
-                        f"batch_multiplier={sampler.net.batch_multiplier!r} does not work in a "
-                        f"{type(consumer).__name__}, which shards or skips batches of one size; use "
-                        "DeviceLoader(net=net, rank=, world_size=) or a DistributedSampler without it"
-                    )
-                splits, dispatches = getattr(consumer, "split_batches", False), hasattr(consumer, "base_dataloader")
-                if processes and not splits:
-                    self.shards *= processes
-                    self.joins = self.joins or (dispatches and processes > 1)
-                if processes > 1 and (dispatches or not splits):
-                    self.evens = getattr(consumer, "even_batches", True)
-                self.skipped += getattr(consumer, "skip_batches", 0)
-                inner = consumer
-            frame = frame.f_back  # type: ignore[assignment]
-
-
-def _consumes(consumer: Any, inner: Any) -> bool:
-    return any(getattr(consumer, name, None) is inner for name in ("batch_sampler", "base_dataloader"))
-
-
-def _processes(consumer: Any) -> int:
-    """How many ranks share what ``consumer`` gets: 0 unless it shards batches, or one rank dispatches them to all."""
-    if hasattr(consumer, "base_dataloader"):  # Accelerate's loaders, of which one dispatches
-        dispatches = hasattr(consumer, "_fetch_batches") and not getattr(consumer, "submesh_tp", None)
-        return int(consumer.state.num_processes) if dispatches else 0
-    return int(getattr(consumer, "num_processes", 0))

@@ -8,28 +8,25 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lowmode_fx.lowering import pickling as pickling  # registers how ladders are pickled
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime import safe_globals as safe_globals  # registers the classes that checkpoints may hold
 from lowmode_fx.runtime.arguments import Compile, blocks_to_compile, check_arguments, read_low_weights
-from lowmode_fx.runtime.batch_growth import BatchMultiplier, LrRule, read_batch_growth, warn_unsized
-from lowmode_fx.runtime.epoch_reminder import EpochReminder
+from lowmode_fx.runtime.batch_growth import BatchMultiplier, LrRule, read_batch_growth
 from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind
 from lowmode_fx.runtime.gradient_scale import scale_gradient
 from lowmode_fx.runtime.mode_runner import ModeRunner, Place
 from lowmode_fx.runtime.model_view import ModelView
-from lowmode_fx.runtime.recent_modes import RecentModes
-from lowmode_fx.runtime.saved_schedule import SavedSchedule
+from lowmode_fx.runtime.run_position import RunPosition
 from lowmode_fx.runtime.scaled_rates import ScaledRates
-from lowmode_fx.runtime.schedules import Schedule, StatefulSchedule
+from lowmode_fx.runtime.schedules import Schedule
 from lowmode_fx.runtime.shape_guard import ShapeGuard
-from lowmode_fx.runtime.step_counter import StepCounter
+from lowmode_fx.runtime.sized_batches import SizedBatches
+from lowmode_fx.runtime.step_modes import StepModes
 from passes.preserve import computed_copies
 from passes.torch_internals import compiler_around, is_symbolic_tracing
-from passes.wording import sides
 
 
 class LowModeModel(ModelView):
@@ -62,7 +59,6 @@ class LowModeModel(ModelView):
         compile_options: More keywords for ``torch.compile``.
 
     Attributes:
-        schedule: The schedule.
         last_mode: The mode of the last training forward.
 
     Raises:
@@ -74,7 +70,6 @@ class LowModeModel(ModelView):
 
     OWN = frozenset({"ladder", "schedule", "low_weight", "batch_multiplier", "lr_rule", "downsample_on", "last_mode"})
     ladder: Ladder
-    schedule: Schedule
 
     def __init__(
         self,
@@ -91,33 +86,38 @@ class LowModeModel(ModelView):
         check_arguments(ladder, schedule, downsample_on)
         super().__init__(ladder.model)
         self._low_weights = read_low_weights(ladder, low_weight)
-        self._growth = read_batch_growth(ladder, schedule, batch_multiplier, lr_rule)
+        self._batches = SizedBatches(read_batch_growth(ladder, schedule, batch_multiplier, lr_rule), batch_multiplier)
+        self._position = RunPosition(ladder, schedule)
         self.ladder = ladder
-        self.schedule = schedule
         self.low_weight = low_weight
         self.batch_multiplier = batch_multiplier
         self.lr_rule = lr_rule
         self.downsample_on = downsample_on
         self.last_mode: Mode | None = None
-        self._steps = StepCounter(ladder.model.parameters, SavedSchedule(self.schedule_state, self._go_on_from))
         self._rates: ScaledRates | None = None
-        if self._growth.grows:
-            self._rates = ScaledRates(ladder.model, self._due_rate_factor, self._steps.trains)
-        self._sizes_asked = self._unsized_told = False
-        self._epoch = 0
-        self._epoch_reminder = EpochReminder()
-        self._forced: Mode | None = None
-        self._recent = RecentModes()
+        if self.batches_grow:
+            self._rates = ScaledRates(ladder.model, self._due_rate_factor, self._position.counter.trains)
         self._compile_options = {"dynamic": False, **(compile_options or {})} if compile else None
         self._compile = compile
-        self._guard = ShapeGuard(ladder)
+        guard = ShapeGuard(ladder)
+        self._step_modes = StepModes(ladder, self._position, guard, downsample_on)
+        self._forced: Mode | None = None
         blocks = blocks_to_compile(ladder.model, compile)
-        self._runner = ModeRunner(ladder, downsample_on, self._compile_options, self._guard, blocks)
+        self._runner = ModeRunner(ladder, downsample_on, self._compile_options, guard, blocks)
 
     @property
     def pair(self) -> Any:
         """The ladder; of a net with two modes, the pair."""
         return self.ladder
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule, which may be replaced."""
+        return self._position.schedule
+
+    @schedule.setter
+    def schedule(self, schedule: Schedule) -> None:
+        self._position.schedule = schedule
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -127,22 +127,22 @@ class LowModeModel(ModelView):
     @property
     def step(self) -> int:
         """Number of optimizer steps so far; of training forwards as long as no optimizer is attached."""
-        return self._steps.step
+        return self._position.step
 
     @property
     def is_copy(self) -> bool:
         """Whether this is a deep copy that no optimizer has trained yet; it runs in full-mode and counts no steps."""
-        return self._steps.waits
+        return self._position.counter.waits
 
     @property
     def epoch(self) -> int:
         """The epoch from the last ``set_epoch``, from 0."""
-        return self._epoch
+        return self._position.epoch
 
     @property
     def mode(self) -> Mode:
         """The mode of the next training forward."""
-        return self.mode_at(self.step, self._epoch)
+        return self.mode_at(self.step, self.epoch)
 
     def mode_at(self, step: int, epoch: int) -> Mode:
         """Return the mode of an optimizer step, as the ladder names it.
@@ -154,12 +154,12 @@ class LowModeModel(ModelView):
         Raises:
             ValueError: The schedule returns a mode that the ladder does not have.
         """
-        return self.ladder.resolve(self.schedule.mode(step, epoch))
+        return self._position.mode_at(step, epoch)
 
     @property
     def batches_grow(self) -> bool:
         """Whether batches of some mode have more images than full-mode's."""
-        return self._growth.grows
+        return self._batches.growth.grows
 
     def batch_size_in(self, mode: Mode, batch_size: int) -> int:
         """Return the images of a batch in ``mode``, where one in full-mode has ``batch_size``.
@@ -170,21 +170,14 @@ class LowModeModel(ModelView):
             mode: A mode of the ladder.
             batch_size: Images of a batch in full-mode.
         """
-        self._sizes_asked = True
-        return self.planned_batch_size(mode, batch_size)
+        return self._batches.size_for_loader(self.ladder.resolve(mode), batch_size)
 
     def planned_batch_size(self, mode: Mode, batch_size: int) -> int:
         """As ``batch_size_in``, for plans and reports: asking changes nothing."""
-        return self._growth.size(self.ladder.resolve(mode), batch_size)
+        return self._batches.growth.size(self.ladder.resolve(mode), batch_size)
 
     def _due_rate_factor(self) -> float:
-        """Of the optimizer step that is due: 1, with a warning, while no loader has asked for the sizes of batches."""
-        if self._growth.multiplier(self.last_mode) != 1 and not self._sizes_asked:
-            if not self._unsized_told:
-                self._unsized_told = True
-                warn_unsized(self.batch_multiplier)
-            return 1.0
-        return self._growth.rate_factor(self.last_mode)
+        return self._batches.due_rate_factor(self.last_mode)
 
     def rate_factor(self, mode: Mode) -> float:
         """Return what ``lr_rule`` multiplies the learning rate of a step in ``mode`` by.
@@ -192,7 +185,7 @@ class LowModeModel(ModelView):
         Args:
             mode: A mode of the ladder.
         """
-        return self._growth.rate_factor(self.ladder.resolve(mode))
+        return self._batches.growth.rate_factor(self.ladder.resolve(mode))
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch before it begins, as for torch's ``DistributedSampler``.
@@ -202,12 +195,11 @@ class LowModeModel(ModelView):
         Args:
             epoch: The epoch, from 0.
         """
-        self._epoch = epoch
-        self._epoch_reminder.epoch_is_set()
+        self._position.set_epoch(epoch)
 
     def epoch_has(self, steps: int) -> None:
         """Say how many optimizer steps an epoch has; a forgotten ``set_epoch`` is told after as many."""
-        self._epoch_reminder.epoch_has(steps)
+        self._position.reminder.epoch_has(steps)
 
     def attach(self, optimizer: Any) -> None:
         """Count optimizer steps, so that the mode changes once per optimizer step.
@@ -222,7 +214,7 @@ class LowModeModel(ModelView):
         Raises:
             TypeError: ``optimizer`` is not an optimizer.
         """
-        self._steps.attach(optimizer)
+        self._position.counter.attach(optimizer)
 
     def full_mode(self) -> contextlib.AbstractContextManager[None]:
         """A context in which forwards run in full-mode and count no steps, for running statistics or comparisons."""
@@ -266,11 +258,11 @@ class LowModeModel(ModelView):
         if self._forced is not None:
             return self._run(self._forced, args, kwargs)
         if not self.training:
-            self._epoch_reminder.evaluation()
+            self._position.reminder.evaluation()
         kind = forward_kind() if self.training else ForwardKind.NO_STEP
         if kind is ForwardKind.NO_STEP:
             return self.ladder.model(*args, **kwargs)
-        if kind is ForwardKind.RECOMPUTED and (first := self._recent.mode_of(args, kwargs)) is not None:
+        if kind is ForwardKind.RECOMPUTED and (first := self._step_modes.recomputed(args, kwargs)) is not None:
             return self._run(first, args, kwargs)
         return self._run(self.begin_step(args, kwargs), args, kwargs)
 
@@ -286,21 +278,10 @@ class LowModeModel(ModelView):
         Raises:
             ValueError: The images of a loader have a size that no mode takes.
         """
-        mode = due = Mode.FULL if self._steps.waits else self.mode
-        if self.downsample_on == "host":
-            mode = self._mode_of(self.ladder.inputs.first_image(args, kwargs), due)
-            self._guard.note_mode(mode, due, self.step)
-        elif mode is not Mode.FULL:
-            mode = mode if self._guard.fits_batch(mode, self.ladder.inputs.first_image(args, kwargs)) else Mode.FULL
-        self.last_mode = mode
+        mode = self.last_mode = self._step_modes.choose(args, kwargs)
         if self._rates is not None:
             self._rates.forward_began()
-        if self._steps.has_stepped:
-            self._recent.clear()
-        self._recent.note(mode, args, kwargs)
-        if not self._steps.waits:
-            self._epoch_reminder.training(self.schedule, self.step, self._epoch)
-        self._steps.count_forward()
+        self._step_modes.begin(mode, args, kwargs)
         return mode
 
     @contextlib.contextmanager
@@ -330,29 +311,13 @@ class LowModeModel(ModelView):
         """
         return self._runner.run(self.ladder.resolve(mode), args, kwargs)
 
-    def _mode_of(self, images: Tensor, due: Mode) -> Mode:
-        """The mode of a batch that a loader may have downsampled; if several modes have its size, the one due."""
-        sizes = {mode: self.ladder.mode_inputs(mode).image.shape[2:] for mode in (due, Mode.FULL, *self.modes[:-1])}
-        for mode, size in sizes.items():
-            if tuple(images.shape[2:]) == size:
-                return mode
-        del sizes[Mode.FULL]
-        low = " or ".join(dict.fromkeys(sides(size) for size in sizes.values()))
-        full = sides(self.ladder.inputs.image.shape[2:])
-        found = sides(images.shape[2:])
-        raise ValueError(
-            f"images are {found}; downsample_on='host' needs {full} for a full step or {low} for a low one, as "
-            "the modes were built for: build them with an example of your size"
-        )
-
     def __deepcopy__(self, memo: dict[int, Any]) -> LowModeModel:
         # Compiled functions hold the weights that they were compiled with, so a copy compiles its own.
         memo.update(computed_copies(self.ladder.model))
         rebuild, (ladder, *arguments) = self.__reduce__()
         copied: LowModeModel = rebuild(copy.deepcopy(ladder, memo), *copy.deepcopy(arguments, memo))
         copied.last_mode = self.last_mode
-        copied._steps.waits = True
-        copied._epoch_reminder = copy.copy(self._epoch_reminder)
+        copied._position.become_copy_of(self._position)
         memo[id(self)] = copied
         self._copy_additions(copied, memo)
         return copied
@@ -375,10 +340,7 @@ class LowModeModel(ModelView):
         Returns:
             ``{"step": …, "epoch": …}``, and under ``"schedule"`` the decisions of a schedule that has state.
         """
-        state: dict[str, Any] = {"step": self.step, "epoch": self._epoch}
-        if isinstance(self.schedule, StatefulSchedule):
-            state["schedule"] = self.schedule.state_dict()
-        return state
+        return self._position.state()
 
     def load_schedule_state(self, state: Mapping[str, Any]) -> None:
         """Resume from a state of ``schedule_state()``.
@@ -389,22 +351,7 @@ class LowModeModel(ModelView):
         Raises:
             KeyError: An entry is missing.
         """
-        step, epoch = int(state["step"]), int(state["epoch"])
-        if isinstance(self.schedule, StatefulSchedule):
-            self.schedule.load_state_dict(state["schedule"])
-        self._steps.go_on_from(step)
-        self._epoch = epoch
-        if epoch:
-            self._epoch_reminder.epoch_is_set()
-
-    def _go_on_from(self, state: Mapping[str, Any]) -> None:
-        """Resume from an optimizer's state, which may be from a run with another schedule."""
-        self._steps.go_on_from(int(state["step"]))
-        self._epoch = int(state.get("epoch", 0))
-        if self._epoch:
-            self._epoch_reminder.epoch_is_set()
-        if isinstance(self.schedule, StatefulSchedule) and "schedule" in state:
-            self.schedule.load_state_dict(state["schedule"])
+        self._position.load_state(state)
 
 
 def _rebuild(

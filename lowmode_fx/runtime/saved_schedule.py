@@ -18,7 +18,7 @@ _PREFIX = "lowmode_"
 class SavedSchedule:
     """Writes the schedule's state into optimizers' state dicts, and reads it from those that they load.
 
-    ``state`` and ``load``: ``LowModeModel.schedule_state`` and ``load_schedule_state``, held weakly. ``is_lost``: an
+    ``state`` and ``load``: the run's state, and what resumes from it: methods, held weakly. ``is_lost``: an
     optimizer has loaded a state dict, or has state, without the schedule's.
     """
 

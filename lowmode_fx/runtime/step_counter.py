@@ -80,7 +80,7 @@ class StepCounter:
                 warnings.warn(
                     "the optimizer resumes but the schedule starts at step 0: no loaded state dict has the schedule's "
                     "state; call net.load_schedule_state({'step': ..., 'epoch': ...}) to set it",
-                    stacklevel=4,
+                    stacklevel=5,
                 )
         if not self.attached:
             self.step += 1
@@ -89,7 +89,7 @@ class StepCounter:
             warnings.warn(
                 f"{self._forwards} training forwards without a step on the model's weights, so the mode "
                 "never changes; attach the optimizer that trains the model (net.attach)",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def after_step(self, optimizer: Optimizer, taken: TakenSteps) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from compiler_backends import RecordingBackend
 from torch.optim.swa_utils import AveragedModel, update_bn
 from trainers import (
     DATA,
@@ -237,20 +238,13 @@ def test_averages_gather_statistics_in_full_mode() -> None:
     assert averaged.module.step == 0 and net.step == STEPS
 
 
-def test_each_mode_is_compiled_once() -> None:
-    graphs: list[Any] = []
-
-    def backend(graph_module: torch.fx.GraphModule, example: Any) -> Any:
-        graphs.append(graph_module)
-        return graph_module.forward
-
-    torch._dynamo.reset()
+def test_each_mode_is_compiled_once(nothing_compiled_yet: None) -> None:
+    backend = RecordingBackend()
     accelerator, net = Accelerator(cpu=True), make()
     compiled, optimizer, batches = accelerator.prepare(torch.compile(net, backend=backend), sgd(net), loader())
     net.attach(optimizer)
     train(accelerator, compiled, optimizer, batches, 3)
-    assert len(graphs) == 2 and net.step == 3 * STEPS
-    torch._dynamo.reset()
+    assert len(backend.graphs) == 2 and net.step == 3 * STEPS
 
 
 def test_what_is_missing_is_reported() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from compiler_backends import RecordingBackend
 from trainers import (
     DATA,
     LOW_FIRST,
@@ -246,22 +247,15 @@ def test_it_logs_each_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_each_mode_is_compiled_once(tmp_path: Path, own: bool) -> None:
-    graphs: list[Any] = []
-
-    def backend(graph_module: torch.fx.GraphModule, example: Any) -> Any:
-        graphs.append(graph_module)
-        return graph_module.forward
-
-    torch._dynamo.reset()
+def test_each_mode_is_compiled_once(tmp_path: Path, own: bool, nothing_compiled_yet: None) -> None:
+    backend = RecordingBackend()
     options = {"compile": True, "compile_options": {"backend": backend}} if own else {}
     module = Module(make(**options))
     net = module.net
     if not own:
         module.net = torch.compile(net, backend=backend)  # type: ignore[assignment]
     trainer(tmp_path, 3).fit(module, loader())
-    assert len(graphs) == 2 and net.step == 3 * STEPS
-    torch._dynamo.reset()
+    assert len(backend.graphs) == 2 and net.step == 3 * STEPS
 
 
 def test_a_checkpoint_with_schedules_among_hyper_parameters_loads(tmp_path: Path) -> None:

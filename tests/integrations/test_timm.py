@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from compiler_backends import RecordingBackend
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.task import ClassificationTask, MultiLabelClassificationTask, load_task_ema_checkpoint, resume_task_checkpoint
@@ -161,19 +162,12 @@ def test_full_mode_trains_as_the_plain_task_does() -> None:
     assert_same(ours.net.state_dict(), plain.state_dict())
 
 
-def test_its_compile_compiles_each_mode_once() -> None:
-    graphs: list[Any] = []
-
-    def backend(graph_module: torch.fx.GraphModule, example: Any) -> Any:
-        graphs.append(graph_module)
-        return graph_module.forward
-
-    torch._dynamo.reset()
+def test_its_compile_compiles_each_mode_once(nothing_compiled_yet: None) -> None:
+    backend = RecordingBackend()
     ours = Script(make())
     ours.task.compile(backend=backend)
-    assert ours.epochs(3).modes == due(3 * STEPS) and len(graphs) == 2
+    assert ours.epochs(3).modes == due(3 * STEPS) and len(backend.graphs) == 2
     assert list(ours.task.get_checkpoint_state()["state_dict"]) == list(network().state_dict())
-    torch._dynamo.reset()
 
 
 def test_any_task_keeps_the_schedule() -> None:

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from compiler_backends import RecordingBackend
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -47,23 +48,14 @@ class Net(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-class Counter:
-    """A backend that counts its graphs and runs them as they are."""
-
-    def __init__(self) -> None:
-        self.graphs = 0
-
-    def __call__(self, graph_module: Any, example_inputs: Any) -> Any:
-        self.graphs += 1
-        return graph_module.forward
-
-
-def make(model: nn.Module, compile: Any, *configs: LowModeConfig, p: float = 0.5) -> tuple[LowModeModel, Counter]:
-    counter = Counter()
+def make(
+    model: nn.Module, compile: Any, *configs: LowModeConfig, p: float = 0.5
+) -> tuple[LowModeModel, RecordingBackend]:
+    backend = RecordingBackend()
     modes = build_ladder(model, torch.zeros(IMAGES), configs or (LowModeConfig(),))
     schedule: Any = PeriodicSchedule(2) if p == 0.5 else BernoulliSchedule(p=p)
-    options = {"backend": counter} if compile else None
-    return LowModeModel(modes, schedule, compile=compile, compile_options=options).train(), counter
+    options = {"backend": backend} if compile else None
+    return LowModeModel(modes, schedule, compile=compile, compile_options=options).train(), backend
 
 
 def steps(net: LowModeModel, count: int = 4) -> tuple[list[str], dict[str, Tensor]]:
@@ -84,13 +76,13 @@ def assert_as_uncompiled(
     model: nn.Module, graphs: int | None, *configs: LowModeConfig, compile: Any = "blocks"
 ) -> None:
     plain, _ = make(copy.deepcopy(model), False, *configs)
-    net, counter = make(model, compile, *configs)
+    net, backend = make(model, compile, *configs)
     expected_modes, expected = steps(plain)
     modes, found = steps(net)
     assert modes == expected_modes and len(set(modes)) == 2
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     if graphs is not None:
-        assert counter.graphs == graphs
+        assert len(backend.graphs) == graphs
     assert not any("forward" in vars(module) for module in model.modules())
 
 
@@ -129,13 +121,13 @@ def test_checkpointed_blocks(reentrant: bool, graphs: int) -> None:
 def test_hooks_run_in_both_modes_whenever_they_are_added() -> None:
     model = Net()
     plain, _ = make(copy.deepcopy(model), False)
-    net, counter = make(model, "blocks")
+    net, backend = make(model, "blocks")
     for each in (plain, net):
         steps(each, 2)
         each.blocks[1].register_forward_hook(lambda module, args, output: 2 * output)
     expected, found = (steps(each)[1] for each in (plain, net))
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    assert counter.graphs == 2 * 2
+    assert len(backend.graphs) == 2 * 2
 
 
 def test_a_replaced_block_is_compiled_and_planned_anew() -> None:
@@ -206,9 +198,9 @@ def test_a_scripted_block_runs_as_it_is(compile: Any) -> None:
         torch.manual_seed(0)
         model = Net()  # twice, for torch copies no TorchScript that trains
         model.blocks[1] = torch.jit.script(model.blocks[1])
-        net, counter = make(model, how)
+        net, backend = make(model, how)
         finals.append(steps(net))
-    assert find_blocks(model) == ("blocks.0", "blocks.2", "blocks.3") and counter.graphs == 2 * 2
+    assert find_blocks(model) == ("blocks.0", "blocks.2", "blocks.3") and len(backend.graphs) == 2 * 2
     assert finals[0][0] == finals[1][0]
     assert all(torch.equal(finals[0][1][name], value) for name, value in finals[1][1].items())
     with pytest.raises(PassError, match=r"compile: 'blocks.1' matches no module that holds others"):
@@ -217,25 +209,25 @@ def test_a_scripted_block_runs_as_it_is(compile: Any) -> None:
 
 @pytest.mark.parametrize("when", ["before the build", "after it"])
 def test_blocks_that_the_user_compiles_run_so_in_both_modes(when: str) -> None:
-    model, counter = Net((4, 4, 8)), Counter()
+    model, backend = Net((4, 4, 8)), RecordingBackend()
     plain, _ = make(copy.deepcopy(model), False)
     if when == "after it":
         net, _ = make(model, False)
     for block in model.blocks:
-        block.compile(backend=counter)
+        block.compile(backend=backend)
     if when == "before the build":
         net, _ = make(model, False)
     (expected_modes, expected), (modes, found) = steps(plain), steps(net)
     assert modes == expected_modes and all(torch.equal(found[name], value) for name, value in expected.items())
-    assert counter.graphs == 2 + 3  # of low steps each block has its own
+    assert len(backend.graphs) == 2 + 3  # of low steps each block has its own
 
 
 def test_a_model_without_blocks_is_compiled_as_a_whole() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     with pytest.warns(UserWarning, match="compile='blocks': Sequential has no module"):
-        net, counter = make(model, "blocks")
+        net, backend = make(model, "blocks")
     steps(net)
-    assert counter.graphs == 2
+    assert len(backend.graphs) == 2
 
 
 def test_blocks_of_which_no_two_are_equal_are_told() -> None:

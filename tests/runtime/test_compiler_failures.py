@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from compiler_backends import RecordingBackend
 from functorch.compile import make_boxed_func
 from torch import fx, nn
 from torch._dynamo.backends.common import aot_autograd
@@ -20,19 +21,19 @@ CONFIGS = {"low": LowModeConfig(kernel_ratio=1), "larger": LowModeConfig(ratio="
 SIDES = {"low": 6, "larger": 9}
 
 
-class Backend:
-    """Fails for graphs in which something has images' shape in a mode of ``failing``, or for each. tried: so often."""
+class Backend(RecordingBackend):
+    """Fails for graphs in which something has images' shape in a mode of ``failing``, or for each."""
 
     def __init__(self, failing: tuple[str, ...] = (), always: bool = False) -> None:
-        self.shapes = [(2, 3, SIDES[mode], SIDES[mode]) for mode in failing]
-        self.always, self.tried = always, 0
+        super().__init__()
+        self.shapes, self.always = [(2, 3, SIDES[mode], SIDES[mode]) for mode in failing], always
 
-    def __call__(self, graph_module: fx.GraphModule, inputs: Any) -> Callable[..., Any]:
-        self.tried += 1
+    def __call__(self, graph_module: fx.GraphModule, example_inputs: Any) -> Callable[..., Any]:
+        run = super().__call__(graph_module, example_inputs)
         values = [node.meta.get("example_value") for node in graph_module.graph.nodes]
         if self.always or any(tuple(getattr(value, "shape", ())) in self.shapes for value in values):
             raise ValueError("the argument '-2 + ((0))' is not comparable")
-        return graph_module.forward
+        return run
 
 
 def make(backend: Any, **options: Any) -> LowModeModel:
@@ -64,7 +65,7 @@ def test_one_mode_runs_uncompiled_and_the_others_do_not() -> None:
         "the argument '-2 + ((0))' is not comparable; compile=False runs all modes so, without a warning"
     ]
     assert net._runner.uncompiled == (Mode("larger"),)
-    assert backend.tried == 3 + 1  # each mode once, and a trivial function
+    assert len(backend.graphs) == 3 + 1  # each mode once, and a trivial function
     for mode in net.modes:
         assert torch.equal(net.run(mode, IMAGES), plain.run(mode, IMAGES))
 
@@ -84,7 +85,7 @@ def test_a_compiler_that_never_works_is_reported_once() -> None:
         "torch.compile does not work here, so all modes run uncompiled, slower, with the same results"
     )
     assert "ValueError: the argument '-2 + ((0))' is not comparable" in message
-    assert backend.tried == 2 and net._runner.uncompiled == net.modes
+    assert len(backend.graphs) == 2 and net._runner.uncompiled == net.modes
 
 
 def test_a_users_own_compile_is_not_tried_again() -> None:
@@ -97,7 +98,7 @@ def test_a_users_own_compile_is_not_tried_again() -> None:
             compiled(IMAGES)
 
     (message,) = told(steps)
-    assert "does not work here" in message and backend.tried == 2
+    assert "does not work here" in message and len(backend.graphs) == 2
 
 
 def test_a_backward_pass_that_fails_is_reported_by_the_forward() -> None:
@@ -146,16 +147,15 @@ def test_a_forward_that_has_run_in_part_is_not_run_twice() -> None:
         torch.manual_seed(1)
         return net.run(Mode.FULL, IMAGES), dict(model.named_buffers())
 
-    graphs: list[fx.GraphModule] = []
-
-    def second_fails(graph_module: fx.GraphModule, inputs: Any) -> Callable[..., Any]:
-        graphs.append(graph_module)
-        if len(graphs) == 2:
-            raise ValueError("boom")
-        return graph_module.forward
+    class SecondFails(RecordingBackend):
+        def __call__(self, graph_module: fx.GraphModule, example_inputs: Any) -> Callable[..., Any]:
+            run = super().__call__(graph_module, example_inputs)
+            if len(self.graphs) == 2:
+                raise ValueError("boom")
+            return run
 
     with pytest.warns(UserWarning, match="torch.compile failed in full-mode"):
-        outputs, buffers = run(compile_options={"backend": second_fails})
+        outputs, buffers = run(compile_options={"backend": SecondFails()})
     plain, expected = run(compile=False)
     assert torch.equal(outputs, plain)
     assert all(torch.equal(buffers[name], value) for name, value in expected.items())

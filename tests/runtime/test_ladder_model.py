@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from compiler_backends import RecordingBackend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import Tiny
@@ -252,22 +253,10 @@ def test_a_weight_of_a_mode_that_is_none_of_the_low_ones() -> None:
 # Compilation ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 @pytest.mark.parametrize("front_end", ["auto", "fx"])
-def test_a_run_compiles_each_mode_once(front_end: Any, fresh_compiler: None) -> None:
+def test_a_run_compiles_each_mode_once(front_end: Any, nothing_compiled_yet: None) -> None:
     """N low modes and the full one: N + 1 compilations over mixed steps, ragged batches and evaluations."""
-    compiled: list[Any] = []
-
-    def backend(graph_module: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
-        compiled.append(graph_module)
-        return graph_module.forward
-
+    backend = RecordingBackend()
     options = {"backend": backend, "fullgraph": True}
     ladder = make_ladder(dropout=0.5, front_end=front_end)
     net = LowModeModel(ladder, MIXED, compile_options=options).train()
@@ -282,10 +271,10 @@ def test_a_run_compiles_each_mode_once(front_end: Any, fresh_compiler: None) -> 
             net(IMAGES)
             net(IMAGES[:7])
     assert len(modes) == 20 and min(Counter(modes).values()) >= 3 and set(modes) == set(NAMES)
-    assert len(compiled) == 3
+    assert len(backend.graphs) == 3
 
 
-def test_a_compiled_run_is_the_uncompiled_one(fresh_compiler: None) -> None:
+def test_a_compiled_run_is_the_uncompiled_one(nothing_compiled_yet: None) -> None:
     plain, compiled = make(), make(compile=True, compile_options={"backend": "eager"})
     assert train(plain, batches()) == train(compiled, batches())
     assert_same(compiled.state_dict(), plain.state_dict())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from compiler_backends import RecordingBackend
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
@@ -320,20 +320,8 @@ def test_both_modes_train_the_same_parameters(pair: ModePair, images: Tensor) ->
 # Compilation ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-def test_a_run_compiles_each_graph_once(pair: ModePair, fresh_compiler: None) -> None:
-    compiled: list[Any] = []
-
-    def backend(graph_module: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
-        compiled.append(graph_module)
-        return graph_module.forward
-
+def test_a_run_compiles_each_graph_once(pair: ModePair, nothing_compiled_yet: None) -> None:
+    backend = RecordingBackend()
     net = LowModeModel(pair, PeriodicSchedule(2), compile_options={"backend": backend, "fullgraph": True})
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     net.attach(optimizer)
@@ -351,10 +339,10 @@ def test_a_run_compiles_each_graph_once(pair: ModePair, fresh_compiler: None) ->
             net(torch.randn(4, 3, 16, 16))
             net(torch.randn(7, 3, 16, 16))
     assert {(FULL, 4), (FULL, 3), (LOW, 4), (LOW, 3)} == set(modes)
-    assert len(compiled) == 2
+    assert len(backend.graphs) == 2
 
 
-def test_a_compiled_step_is_the_eager_step(pair: ModePair, images: Tensor, fresh_compiler: None) -> None:
+def test_a_compiled_step_is_the_eager_step(pair: ModePair, images: Tensor, nothing_compiled_yet: None) -> None:
     pair.model.drop.p = 0.0
     net = LowModeModel(pair, PeriodicSchedule(2), compile_options={"backend": "eager"})
     before = copy.deepcopy(pair.model.state_dict())
@@ -370,7 +358,7 @@ def test_a_compiled_step_is_the_eager_step(pair: ModePair, images: Tensor, fresh
 
 
 def test_a_compiled_low_step_leaves_running_statistics_alone(
-    pair: ModePair, images: Tensor, fresh_compiler: None
+    pair: ModePair, images: Tensor, nothing_compiled_yet: None
 ) -> None:
     net = LowModeModel(pair, PeriodicSchedule(1), compile_options={"backend": "eager"})
     before = {name: buffer.clone() for name, buffer in net.named_buffers()}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from compiler_backends import RecordingBackend
 from timm.optim import Lookahead
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -304,34 +305,21 @@ def test_a_checkpointed_net_is_computed_again_in_its_own_mode(reentrant: bool) -
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_a_users_compile_compiles_each_mode_once() -> None:
-    graphs: list[Any] = []
-
-    def backend(graph_module: torch.fx.GraphModule, example: Any) -> Any:
-        graphs.append(graph_module)
-        return graph_module.forward
-
-    torch._dynamo.reset()
+def test_a_users_compile_compiles_each_mode_once(nothing_compiled_yet: None) -> None:
+    backend = RecordingBackend()
     net = make()
     compiled, optimizer = torch.compile(net, backend=backend), sgd(net)
     net.attach(optimizer)
     ours = [mode for _ in range(10) for mode in step(compiled, optimizer)]
-    assert ours == due(*range(10)) and len(graphs) == 2
+    assert ours == due(*range(10)) and len(backend.graphs) == 2
     plain = network()
     plain.load_state_dict(net.state_dict())
     with torch.no_grad():
         assert torch.equal(compiled.eval()(BATCH), plain.eval()(BATCH))
-    torch._dynamo.reset()
 
 
-def test_of_a_ladder_too() -> None:
-    graphs: list[Any] = []
-
-    def backend(graph_module: torch.fx.GraphModule, example: Any) -> Any:
-        graphs.append(graph_module)
-        return graph_module.forward
-
-    torch._dynamo.reset()
+def test_of_a_ladder_too(nothing_compiled_yet: None) -> None:
+    backend = RecordingBackend()
     configs = [LowModeConfig(ratio=2), LowModeConfig(ratio=4 / 3, kernel_ratio=1)]
     ladder = build_ladder(network(), torch.zeros(2, 3, 16, 16), configs)
     net = LowModeModel(ladder, LadderSchedule(epochs=(1, 1, 1)), compile=False).train()
@@ -340,8 +328,7 @@ def test_of_a_ladder_too() -> None:
     for number in range(9):
         net.set_epoch(number % 3)
         step(compiled, optimizer)
-    assert len(graphs) == 3 and net.step == 9
-    torch._dynamo.reset()
+    assert len(backend.graphs) == 3 and net.step == 9
 
 
 class Own(nn.Module):

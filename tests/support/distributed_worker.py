@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from compiler_backends import RecordingBackend
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -156,19 +157,14 @@ def check_compiled_layers(folder: Path) -> None:
     """FSDP2 layer by layer with ``compile="blocks"``: one process's weights, and two equal layers compiled once."""
     expected = make(blocks().double())
     train(expected, expected, shared=False)
-    graphs: list[Any] = []
-
-    def backend(graph_module: Any, example_inputs: Any) -> Any:
-        graphs.append(graph_module)
-        return graph_module.forward
-
+    backend = RecordingBackend()
     model = blocks().double()
     shard(model)
     fully_shard(model)
     runner = make(model, "blocks", backend)
     train(runner, runner)
     state = get_model_state_dict(runner, options=StateDictOptions(full_state_dict=True))
-    assert len(graphs) == 2 * 2, len(graphs)
+    assert len(backend.graphs) == 2 * 2, len(backend.graphs)
     if dist.get_rank() == 0:
         for name, value in expected.state_dict().items():
             torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-9, msg=name)

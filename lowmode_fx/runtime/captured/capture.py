@@ -9,18 +9,17 @@ import torch
 from torch import Tensor
 
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.runtime.captured.accumulators import renew_accumulators
 from lowmode_fx.runtime.captured.arithmetic import Batch, StepArithmetic
 from lowmode_fx.runtime.captured.complaints import cause_of, warn
 from lowmode_fx.runtime.captured.graphs import Graphs
-from lowmode_fx.runtime.captured.host_state import host_draws, moved_what
 from lowmode_fx.runtime.captured.kinds import Kind, Kinds, Progress
 from lowmode_fx.runtime.captured.nets import SteppedNet
 from lowmode_fx.runtime.captured.optimizer_watch import OptimizerWatch
-from lowmode_fx.runtime.captured.parts import RecordedParts, capture_parts, run_in_parts
-from lowmode_fx.runtime.captured.rates import DeviceRates, why_hooked, why_not_captured
-from lowmode_fx.runtime.captured.recorded import Place, Recorded, gradients_of, same_tensors
-from lowmode_fx.runtime.captured.signature import Signature, StaticBatch, flatten, move
+from lowmode_fx.runtime.captured.rates import why_hooked
+from lowmode_fx.runtime.captured.recorded import Place, gradients_of, same_tensors
+from lowmode_fx.runtime.captured.runs import StepRuns
+from lowmode_fx.runtime.captured.signature import Signature, StaticBatch, flatten
+from lowmode_fx.runtime.captured.updates import Updates
 from lowmode_fx.runtime.captured.watch import Watch
 
 #: Changes of what a step has read in Python, before steps are no longer captured.
@@ -35,21 +34,19 @@ class CapturedSteps:
     """Runs the batches of a training.
 
     ``refusal``: why nothing is captured, if so. ``between``: why the loss is not captured, if so: forward and backward
-    are, and the optimizer step is not. ``outside``: why the optimizer step is not captured, if so. ``norm``: norm of
-    the last step's gradients, if they are clipped.
+    are, and the optimizer step is not.
     """
 
     def __init__(self, net: SteppedNet, arithmetic: StepArithmetic, graphs: Graphs, device: torch.device) -> None:
         self.refusal: str | None = None
         self.between: str | None = None
         self._doubt: str | None = None
-        self.outside = why_not_captured(arithmetic.optimizer)
-        self.norm: Tensor | None = None
         self._net = net
         self._arithmetic = arithmetic
         self._graphs = graphs
         self._device = device
-        self._rates = DeviceRates(arithmetic.optimizer, device)
+        self._updates = Updates(net, arithmetic, device)
+        self._runs = StepRuns(net, arithmetic, self._updates, graphs, device)
         self._kinds = Kinds()
         self._static: dict[Signature, StaticBatch] = {}
         self._watch: Watch | None = None
@@ -62,6 +59,16 @@ class CapturedSteps:
             self._step_outside(self.outside)
 
     @property
+    def outside(self) -> str | None:
+        """Why the optimizer step is not captured, if so."""
+        return self._updates.outside
+
+    @property
+    def norm(self) -> Tensor | None:
+        """Norm of the last step's gradients, if they are clipped."""
+        return self._updates.norm
+
+    @property
     def captures(self) -> int:
         """Number of kinds of steps that are recorded now."""
         return sum(progress.recorded is not None for progress in self._kinds.met.values())
@@ -71,8 +78,7 @@ class CapturedSteps:
         mode = self._net.begin_step(batch.args, batch.kwargs)
         self._net.settle()
         self._notice_changes()
-        if self.outside is None:
-            self._rates.write(self._net.rate_factor())
+        self._updates.write_rates()
         progress, leaves = self._progress(mode, batch, place)
         if progress is None:
             return self._run_eagerly(mode, batch, place)
@@ -92,7 +98,7 @@ class CapturedSteps:
             self._capture(progress, leaves, watch.generators)
             fits = progress.fits(gradients)
         if fits and progress.recorded is not None:
-            return self._replay(progress.recorded, leaves, graded, place)
+            return self._runs.replay(progress.recorded, leaves, graded, place)
         return self._run_eagerly(mode, batch, place)
 
     def _begins_recorded(self, progress: Progress, gradients: Sequence[Tensor | None]) -> bool:
@@ -130,38 +136,18 @@ class CapturedSteps:
         )
 
     def _run_eagerly(self, mode: Mode, batch: Batch, place: Place) -> Tensor:
-        loss = self._gradients(mode, move(batch, self._device), place)
-        if place.last:
-            self._update_and_count()
+        loss = self._runs.eagerly(mode, batch, place)
         if self._watch is None and self.refusal is None and place.last:
             self._look()
         return loss
 
     def _rehearse(self, watch: Watch, mode: Mode, batch: Batch, place: Place) -> Tensor:
-        """A real step that also shows whether its kind can be recorded."""
-        moved, state = move(batch, self._device), self._host_state(watch)
-        renew_accumulators(self._arithmetic.parameters())
-        loss, waits = self._graphs.rehearse(lambda: self._gradients(mode, moved, place))
-        self._net.settle()
-        changed, moving = watch.changed(), moved_what(self._host_state(watch), state)
-        if place.last and self.outside is None:
-            _, late = self._graphs.rehearse(self._update)
-            self._count(self._arithmetic.skipped)
-            if late:
-                self._step_outside(f"the optimizer waits for the device ({late[0]})")
-        elif place.last:
-            self._update()
-        if waits:
-            self._try_in_parts(f"a step in {mode}-mode waits for the device ({waits[0]})")
-        elif changed is not None:
-            self._try_in_parts(f"a step in {mode}-mode changes {changed}")
-        elif moving is not None:
-            self._try_in_parts(f"a step in {mode}-mode {moving}")
+        loss, obstacle, late = self._runs.rehearse(watch, mode, batch, place)
+        if late is not None:
+            self._step_outside(f"the optimizer waits for the device ({late})")
+        if obstacle is not None:
+            self._try_in_parts(obstacle)
         return loss
-
-    def _host_state(self, watch: Watch) -> tuple[Any, Any]:
-        """What a step may move on the host, unlike a replay."""
-        return host_draws(self._device), watch.host.read()
 
     def _try_in_parts(self, cause: str) -> None:
         """The step can't be recorded as a whole: the next ones show whether forward and backward can."""
@@ -172,15 +158,7 @@ class CapturedSteps:
         self._forget()
 
     def _rehearse_in_parts(self, watch: Watch, mode: Mode, batch: Batch, place: Place) -> Tensor:
-        """As ``_rehearse``, with the loss computed in Python between forward and backward."""
-        moved = move(batch, self._device)
-        renew_accumulators(self._arithmetic.parameters())
-        with self._net.in_mode(mode):
-            loss, apart = run_in_parts(self._arithmetic, moved, self._graphs, lambda: self._host_state(watch))
-        self._net.settle()
-        apart = apart and watch.changed() is None
-        if place.last:
-            self._update_and_count()
+        loss, apart = self._runs.rehearse_in_parts(watch, mode, batch, place)
         if not apart:
             self.refuse(self._doubt or self.between or "")
         elif self.between is None:
@@ -189,79 +167,22 @@ class CapturedSteps:
         return loss
 
     def _capture(self, progress: Progress, leaves: list[Any], generators: list[torch.Generator]) -> None:
-        mode, place, signature = progress.kind
-        static = self._static.get(signature)
+        kind, in_parts = progress.kind, self._doubt is not None
+        static = self._static.get(kind.signature)
         if static is None:
-            static = self._static[signature] = StaticBatch(leaves, signature, self._device)
+            static = self._static[kind.signature] = StaticBatch(leaves, kind.signature, self._device)
         static.fill(leaves)
         progress.captures += 1
-        graded = self._arithmetic.graded()
-        before = gradients_of(graded)
-
-        def step() -> tuple[Tensor, Tensor | None, Tensor | None]:
-            loss = self._gradients(mode, static.batch(), place)
-            if not place.last or self.outside is not None:
-                return loss, None, None
-            with self._rates.in_place(capturable=True), self._net.rates_written(), self._net.uncounted():
-                norm = self._arithmetic.update()
-            return loss, norm, self._arithmetic.skipped
-
-        torch.clear_autocast_cache()
-        renew_accumulators(self._arithmetic.parameters())
         try:
-            if self._doubt is not None:
-                with self._net.in_mode(mode):
-                    progress.recorded = capture_parts(self._arithmetic, static, self._graphs, generators)
-            else:
-                (loss, norm, skipped), replay = self._graphs.capture(step, generators)
-                after = gradients_of(graded)
-                progress.recorded = Recorded(static, replay, loss, norm, skipped, before, after)
+            progress.recorded = self._runs.record(kind, static, generators, in_parts)
         except Exception as error:  # a device, a compiler or user code may raise anything while it is recorded
             self._arithmetic.forget_half_step()
-            cause = f"a step in {mode}-mode can't be recorded: {cause_of(error)}"
+            cause = f"a step in {kind.mode}-mode can't be recorded: {cause_of(error)}"
             if self._arithmetic.in_criterion:
                 self._arithmetic.in_criterion = False
                 self._try_in_parts(cause)
             else:
                 self.refuse(cause)
-        finally:
-            torch.clear_autocast_cache()
-            self._net.settle()
-            for parameter, gradient in zip(graded, before, strict=True):
-                parameter.grad = gradient
-
-    def _replay(
-        self, recorded: Recorded | RecordedParts, leaves: list[Any], graded: list[Tensor], place: Place
-    ) -> Tensor:
-        loss = recorded.replay(leaves, graded)
-        if place.last and self.outside is None and isinstance(recorded, Recorded):
-            self.norm = None if recorded.norm is None else recorded.norm.clone()
-            self._arithmetic.skipped = recorded.skipped
-            self._count(recorded.skipped)
-        elif place.last:
-            self._update_and_count()
-        return loss
-
-    def _gradients(self, mode: Mode, batch: Batch, place: Place) -> Tensor:
-        with self._net.in_mode(mode):
-            return self._arithmetic.gradients(batch, place.last)
-
-    def _update(self) -> None:
-        if self.outside is None:
-            with self._rates.in_place(), self._net.rates_written(), self._net.uncounted():
-                self.norm = self._arithmetic.update()
-        else:
-            self.norm = self._arithmetic.update()
-
-    def _update_and_count(self) -> None:
-        self._update()
-        if self.outside is None:
-            self._count(self._arithmetic.skipped)
-
-    def _count(self, skipped: Tensor | None) -> None:
-        """Count a step of the optimizer, unless its gradient scaler had it skipped; waits for the device if asked."""
-        if skipped is None or not bool(skipped):
-            self._net.count_step(self._arithmetic.optimizer)
 
     def _progress(self, mode: Mode, batch: Batch, place: Place) -> tuple[Progress | None, list[Any]]:
         if self.refusal is not None:
@@ -310,7 +231,7 @@ class CapturedSteps:
                     self._step_outside(f"its {option} keeps changing between steps")
 
     def _step_outside(self, cause: str) -> None:
-        self.outside = cause
+        self._updates.outside = cause
         self._optimizer_watch = None
         warn(f"the optimizer step runs in Python after each replay: {cause}")
 

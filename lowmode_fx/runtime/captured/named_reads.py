@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import enum
 import functools
-import sys
 from collections import deque
 from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -16,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from lowmode_fx.runtime.captured.code_names import global_names, other_names
+from lowmode_fx.runtime.captured.own_code import is_installed, is_left, is_read, unwrapped
 from passes.preserve.containers import cell_contents
-from passes.preserve.holdings import CLOSED, OPENED, Holdings
+from passes.preserve.holdings import OPENED, Holdings
 
 #: Compared by value, unlike other objects.
 PLAIN = (bool, int, float, complex, str, bytes, tuple, torch.dtype, torch.device, torch.Size)
-#: Packages whose code reads nothing that a training changes.
-_LEFT = CLOSED | {"torchvision", "lowmode_fx", "passes"}
 #: Held as a whole.
 _HELD = (Tensor, nn.Module, dict, list, set, deque, torch.Generator)
 #: Methods that are called without their name.
@@ -50,7 +46,7 @@ class NamedReads:
         self._names: set[str] = set(_UNNAMED)
         #: Classes, and whether the code may make instances of them.
         self._kinds: dict[type, bool] = {}
-        self._kinds.update((kind, False) for kind in map(type, (*held.modules, *held.objects)) if _is_read(kind))
+        self._kinds.update((kind, False) for kind in map(type, (*held.modules, *held.objects)) if is_read(kind))
         self._namespaces: dict[int, Mapping[str, Any]] = {id(vars(each)): vars(each) for each in held.objects}
         self._functions: list[FunctionType] = []
         for function in held.functions:
@@ -71,15 +67,7 @@ class NamedReads:
 
     def _follow(self, value: Any) -> None:
         """Read the code of a function, and of those that it wraps."""
-        while True:
-            if isinstance(value, property | functools.cached_property):
-                value = value.fget if isinstance(value, property) else value.func
-            elif isinstance(value, staticmethod | classmethod | MethodType):
-                value = value.__func__
-            elif isinstance(value, functools.partial):
-                value = value.func
-            else:
-                break
+        value = unwrapped(value)
         if isinstance(value, FunctionType) and ("code", id(value)) not in self._seen:
             self._seen.add(("code", id(value)))
             self._functions.append(value)
@@ -91,10 +79,10 @@ class NamedReads:
             for value in cell_contents(cell) if name != "__class__" else ():
                 self._take(value)
         home = function.__globals__.get("__name__")
-        if _is_left(home):
+        if is_left(home):
             return
         self._names |= other_names(function.__code__)
-        if _is_installed(home):
+        if is_installed(home):
             return
         for name in global_names(function.__code__) & function.__globals__.keys():
             self._look(function.__globals__, name)
@@ -102,10 +90,10 @@ class NamedReads:
     def _read_class(self, kind: type) -> None:
         """A place may be hidden by a class further down, now or later."""
         lower: list[type] = []
-        for base in filter(_is_read, kind.__mro__):
+        for base in filter(is_read, kind.__mro__):
             lower.append(base)
             for name in self._names.intersection(vars(base)).difference(() if self._kinds[kind] else ("__init__",)):
-                if _is_installed(base.__module__):
+                if is_installed(base.__module__):
                     self._follow(vars(base)[name])
                 elif self._look(vars(base), name, id(base)):
                     for each in lower[:-1]:
@@ -133,11 +121,11 @@ class NamedReads:
                 self._take(value.__self__)
             return True
         if issubclass(kind, ModuleType):
-            if not (_is_left(value.__name__) or _is_installed(value.__name__)):
+            if not (is_left(value.__name__) or is_installed(value.__name__)):
                 self._namespaces[id(vars(value))] = vars(value)
             return True
         if issubclass(kind, type):
-            if _is_read(value) and not _is_installed(value.__module__):
+            if is_read(value) and not is_installed(value.__module__):
                 self._kinds[value] = True
             return True
         if ("value", id(value)) in self._seen or issubclass(kind, (*PLAIN, enum.Enum, type(None))):
@@ -145,14 +133,14 @@ class NamedReads:
         self._seen.add(("value", id(value)))
         if issubclass(kind, _HELD) or kind.__module__ == "numpy":
             self.objects.append(value)
-        elif _is_read(kind) or kind in OPENED:
+        elif is_read(kind) or kind in OPENED:
             self._take_object(value)
         return False
 
     def _take_object(self, value: Any) -> None:
         kind = type(value)
         attributes = getattr(value, "__dict__", None)
-        if _is_read(kind):
+        if is_read(kind):
             self._kinds.setdefault(kind, False)
         if isinstance(attributes, dict):
             self._namespaces[id(attributes)] = attributes
@@ -163,19 +151,3 @@ class NamedReads:
         for each in list(values.values() if isinstance(values, dict) else values):
             if not self._take(each) and isinstance(each, dict | list):
                 self._take_all(each)
-
-
-def _is_left(name: Any) -> bool:
-    return not isinstance(name, str) or name.partition(".")[0] in _LEFT
-
-
-@lru_cache(maxsize=4096)
-def _is_installed(name: str) -> bool:
-    """Whether a module of Python is one of an installed package, and not of the user's own code."""
-    parts = Path(getattr(sys.modules.get(name), "__file__", None) or "").parts
-    return bool({"site-packages", "dist-packages"}.intersection(parts))
-
-
-def _is_read(kind: Any) -> bool:
-    """Whether a class may hold what a training changes."""
-    return not _is_left(getattr(kind, "__module__", None))

@@ -67,7 +67,7 @@ class LadderNet:
         self.attach = net.attach
 
     def count_step(self, optimizer: Any) -> None:
-        self._net._steps.count_own_step(optimizer)
+        self._net._position.counter.count_own_step(optimizer)
 
     def rate_factor(self) -> float:
         return self._net._due_rate_factor()
@@ -77,7 +77,7 @@ class LadderNet:
         return nullcontext() if rates is None else rates.suspended()
 
     def uncounted(self) -> AbstractContextManager[None]:
-        return self._net._steps.paused()
+        return self._net._position.counter.paused()
 
     def settle(self) -> None:
         self._net._runner.settle()

@@ -1,0 +1,74 @@
+"""Where a run is, by step and epoch, and the mode that its schedule gives there: saved and resumed with a run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.epoch_reminder import EpochReminder
+from lowmode_fx.runtime.saved_schedule import SavedSchedule
+from lowmode_fx.runtime.schedules import Schedule, StatefulSchedule
+from lowmode_fx.runtime.step_counter import StepCounter
+
+
+class RunPosition:
+    """The schedule of a net, and how far a run has come in it.
+
+    ``counter``: counts the steps, and saves this with the optimizers that take them. ``reminder``: warns where nobody
+    sets the epoch.
+    """
+
+    def __init__(self, ladder: Ladder, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.epoch = 0
+        self.counter = StepCounter(ladder.model.parameters, SavedSchedule(self.state, self._go_on_from))
+        self.reminder = EpochReminder()
+        self._ladder = ladder
+
+    @property
+    def step(self) -> int:
+        """Number of optimizer steps so far."""
+        return self.counter.step
+
+    def mode_at(self, step: int, epoch: int) -> Mode:
+        """The mode of a step, as the ladder names it. Raises ``ValueError`` if the ladder does not have it."""
+        return self._ladder.resolve(self.schedule.mode(step, epoch))
+
+    def set_epoch(self, epoch: int) -> None:
+        """``epoch`` begins."""
+        self.epoch = epoch
+        self.reminder.epoch_is_set()
+
+    def state(self) -> dict[str, Any]:
+        """The step, the epoch and, of a schedule that has state, its decisions."""
+        state: dict[str, Any] = {"step": self.step, "epoch": self.epoch}
+        if isinstance(self.schedule, StatefulSchedule):
+            state["schedule"] = self.schedule.state_dict()
+        return state
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Resume from ``state()``. Raises ``KeyError`` if an entry is missing."""
+        step, epoch = int(state["step"]), int(state["epoch"])
+        if isinstance(self.schedule, StatefulSchedule):
+            self.schedule.load_state_dict(state["schedule"])
+        self._go_on(step, epoch)
+
+    def become_copy_of(self, other: RunPosition) -> None:
+        """Count no steps until an optimizer trains the copy, and warn where ``other`` would."""
+        self.counter.waits = True
+        self.reminder = copy.copy(other.reminder)
+
+    def _go_on_from(self, state: Mapping[str, Any]) -> None:
+        """Resume from an optimizer's state, which may be from a run with another schedule."""
+        self._go_on(int(state["step"]), int(state.get("epoch", 0)))
+        if isinstance(self.schedule, StatefulSchedule) and "schedule" in state:
+            self.schedule.load_state_dict(state["schedule"])
+
+    def _go_on(self, step: int, epoch: int) -> None:
+        self.counter.go_on_from(step)
+        self.epoch = epoch
+        if epoch:
+            self.reminder.epoch_is_set()

@@ -1,0 +1,80 @@
+"""Private names of torch that this project needs, each imported where it is used.
+
+If torch moves a name, only the feature that needs it fails, not the import of this project.
+"""
+
+from passes.torch_internals.compiled_frames import (
+    compiled_graphs,
+    compiler_around,
+    failed_guard,
+    frames_are_compiled,
+    leave_frames_of,
+)
+from passes.torch_internals.compiler_failures import (
+    can_compile,
+    compiler_complaint,
+    compiler_errors,
+    is_uncaptured_operator,
+)
+from passes.torch_internals.compiler_settings import (
+    at_least_recompilations,
+    backward_compiled_at_once,
+    hooks_guarded,
+    isolated,
+    training_graphs_through,
+)
+from passes.torch_internals.dynamo_guards import dict_version, unchanged_tensors, unwritten
+from passes.torch_internals.fake_tensors import (
+    FAKE_TENSOR_LOGGER,
+    as_parameter,
+    errors_of_unknown_values,
+    fake_of,
+    fake_tensor_mode,
+    fake_tensor_mode_without_kernels,
+    is_fake,
+    without_modes,
+)
+from passes.torch_internals.tensors import REGISTRIES, device_constructors, sum_of_versions, version_of, written_tensors
+from passes.torch_internals.tracing import fake_norms_by_layout, graphs_alone, is_jit_tracing, is_symbolic_tracing
+from passes.torch_internals.training_steps import autocast_depth, end_allocation_to, found_infinite, in_backward_pass
+
+__all__ = [
+    "FAKE_TENSOR_LOGGER",
+    "REGISTRIES",
+    "as_parameter",
+    "at_least_recompilations",
+    "autocast_depth",
+    "backward_compiled_at_once",
+    "can_compile",
+    "compiled_graphs",
+    "compiler_around",
+    "compiler_complaint",
+    "compiler_errors",
+    "device_constructors",
+    "dict_version",
+    "end_allocation_to",
+    "errors_of_unknown_values",
+    "failed_guard",
+    "fake_norms_by_layout",
+    "fake_of",
+    "fake_tensor_mode",
+    "fake_tensor_mode_without_kernels",
+    "found_infinite",
+    "frames_are_compiled",
+    "graphs_alone",
+    "hooks_guarded",
+    "in_backward_pass",
+    "is_fake",
+    "is_jit_tracing",
+    "is_symbolic_tracing",
+    "is_uncaptured_operator",
+    "isolated",
+    "leave_frames_of",
+    "sum_of_versions",
+    "training_graphs_through",
+    "unchanged_tensors",
+    "unwritten",
+    "version_of",
+    "without_modes",
+    "written_tensors",
+]
