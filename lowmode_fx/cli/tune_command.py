@@ -113,7 +113,7 @@ def tune(
         str | None,
         Low(
             help="Downsampling ratios to try, from 1 to 4; 1 pools kernels on whole images. (default 2,1,4/3, and 8/3 "
-            "for plans of four modes)"
+            "with kernels kept for plans of four modes)"
         ),
     ] = None,
     modes: Annotated[
@@ -147,7 +147,8 @@ def tune(
     check_output(out)
     config = low_mode_config(None, **low)
     listed = None if ratios is None else comma_list(ratios, "ratios")
-    tried = default_ratios(max(modes, 3)) if listed is None else [_ratio(part) for part in listed]
+    by_default = default_ratios(3) if modes == 2 else None  # one low mode may be of r = 4/3
+    tried = by_default if listed is None else [_ratio(part) for part in listed]
     as_number("time_budget", time_budget, above=0, most=1)
     as_share("tail", tail)
     as_number("seconds", seconds, above=0)

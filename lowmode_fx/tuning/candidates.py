@@ -9,6 +9,7 @@ from lowmode_fx.capture.capture import Captured
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.lower import pair_of
+from lowmode_fx.tuning.tried_ratios import LARGEST_RATIO
 from passes import PassError
 from passes.match import conv_sites
 from passes.ratios import RatioLike, largest_ratio, ratio_text, read_ratio
@@ -25,11 +26,14 @@ class Choice:
     family: str = ""
 
 
-def families(base: LowModeConfig, ratios: Sequence[RatioLike], stem_maxpool: bool) -> Iterator[Choice]:
+def families(
+    base: LowModeConfig, ratios: Sequence[RatioLike], stem_maxpool: bool, most_pooled: float = LARGEST_RATIO
+) -> Iterator[Choice]:
     """Every ratio with kernels kept, resampled, averaged, and the large ones resized; with and without a stem max pool.
 
     ``base``: its options for norms, heads and outputs apply to all. Ratio 1 pools kernels on full-size images, where
     they are averaged, since resampling does nothing. Without large kernels, resizing them is the same as keeping all.
+    Above ``most_pooled`` all kernels are kept.
     """
     drops = ("none", "stem") if stem_maxpool else ("none",)
     for ratio in map(read_ratio, ratios):
@@ -44,6 +48,8 @@ def families(base: LowModeConfig, ratios: Sequence[RatioLike], stem_maxpool: boo
                 continue
             at, r = replace(common, ratio=ratio), f"r = {ratio_text(ratio)}"
             yield Choice(f"{r}, kernels kept{note}", replace(at, kernel_ratio=1))
+            if largest_ratio(ratio) > most_pooled:
+                continue
             resampled = replace(at, kernel_transform="linear")
             yield Choice(f"{r}, kernels resampled (cover){note}", replace(resampled, rounding="cover"))
             yield Choice(f"{r}, kernels resampled{note}", replace(resampled, rounding="ceil"))

@@ -11,6 +11,9 @@ RATIOS: tuple[RatioLike, ...] = (2, 1)
 #: Those of the plain ramps, by their number of modes with full-mode: a plan of that many modes tries them too.
 RAMP_RATIOS: dict[int, tuple[RatioLike, ...]] = {3: (2, Fraction(4, 3)), 4: (Fraction(8, 3), 2, Fraction(4, 3))}
 LARGEST_RATIO = 4
+#: Above this ratio, kernels are pooled on request only: trial runs rate pooled kernels of r = 8/3 like kept ones, but
+#: a whole run that began with them ended 2 to 6 points lower (docs/benchmarks/accuracy.md).
+MOST_POOLED = 2
 
 
 def default_ratios(modes: int) -> tuple[RatioLike, ...]:

@@ -22,7 +22,7 @@ from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Search
 from lowmode_fx.tuning.trial_order import trial_runs
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe
-from lowmode_fx.tuning.tried_ratios import LARGEST_RATIO, default_ratios
+from lowmode_fx.tuning.tried_ratios import LARGEST_RATIO, MOST_POOLED, default_ratios
 from lowmode_fx.utils.validation import as_choice, as_count, as_number, as_share
 from passes.errors import OptionError
 from passes.ratios import RatioLike, largest_ratio, plain_ratio
@@ -81,8 +81,8 @@ def tune(
         config: Options for norms, heads and outputs, and ``keep_convs``, of all candidates. Give
             ``restore_output=True`` for dense prediction, whose targets have full size.
         ratios: Ratios of the images to try, in this order, from 1 to 4; 1 pools kernels on full-size images. By default
-            2 and 1, with three modes 4/3 too, with four 8/3: short trial runs overestimate 3 and 4
-            (docs/benchmarks/accuracy.md).
+            2 and 1, with three modes 4/3 too, with four 8/3 with kernels kept: short trial runs overestimate 3 and 4,
+            and pooled kernels at 8/3 (docs/benchmarks/accuracy.md).
         modes: Maximum number of modes of the plan, full-mode included. With 2, the low mode comes first. With more, the
             tried configurations follow each other by the cost of their progress (``tuning.plan``), and the plain ramps
             (``LadderSchedule.default``: r = 2, 4/3, full size, with four modes also from r = 8/3) are candidates if
@@ -122,7 +122,7 @@ def tune(
     probe = Probe(model, loader, criterion, optimizer, autocast=autocast, images=images)
     plain, _ = try_pair(probe.captured, replace(base, kernel_ratio=1))
     has_maxpool = plain is not None and bool(plain.report.of("drop_maxpools").skips)
-    choices = list(families(base, tried, has_maxpool))
+    choices = list(families(base, tried, has_maxpool, MOST_POOLED if ratios is None else LARGEST_RATIO))
     _check_candidates(probe, choices)
     total = epochs * steps_per_epoch
     run_length = max(_LEAST_STEPS, run_steps or min(round(0.2 * total), 600))

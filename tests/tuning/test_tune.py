@@ -30,7 +30,7 @@ from lowmode_fx.tuning.search import Candidate, Search
 from lowmode_fx.tuning.sensitivity import ModelProbe, SiteProbe, probe_sites
 from lowmode_fx.tuning.trial_order import trial_runs
 from lowmode_fx.tuning.trials import Probe, momentum_of, progress_now
-from lowmode_fx.tuning.tried_ratios import default_ratios
+from lowmode_fx.tuning.tried_ratios import MOST_POOLED, default_ratios
 from lowmode_fx.tuning.tune import tune
 from passes.ratios import largest_ratio
 
@@ -161,6 +161,19 @@ def test_the_cap_on_time_is_reported_and_the_control_has_a_trial_run_even_so() -
     assert told in tuning.reasons[:2]
     late = r"tuning took \d+ s instead of seconds=0.001: the least is a full run of 8 steps and one mode's trial run"
     assert any(re.fullmatch(late, reason) for reason in tuning.reasons)
+
+
+def test_small_images_keep_their_kernels_unless_they_are_asked_for() -> None:
+    """Whole runs that began with pooled kernels at r = 8/3 ended lower than their trial runs promised."""
+    of_default, asked = (
+        {each.name for each in families(LowModeConfig(), ("8/3", 2), False, most)} for most in (MOST_POOLED, 4)
+    )
+    assert {name for name in of_default if "8/3" in name} == {"r = 8/3, kernels kept"}
+    assert len([name for name in asked if "8/3" in name]) > 4
+    assert {name for name in of_default if "8/3" not in name} == {name for name in asked if "8/3" not in name}
+    four = quick_tune(small_model(), ratios=None, modes=4)
+    assert "r = 8/3, kernels kept" in {each.name for each in four.candidates}
+    assert not any("8/3" in each.name and each.config.pools_kernels for each in four.candidates)
 
 
 def test_maps_of_one_pixel_are_told() -> None:
