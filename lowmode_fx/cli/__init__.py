@@ -11,6 +11,7 @@ import typer
 
 from lowmode_fx.cli.command import CommandError, CommandInterrupted, as_command
 from lowmode_fx.cli.draw_command import draw
+from lowmode_fx.cli.evaluate_command import evaluate
 from lowmode_fx.cli.report_command import report
 from lowmode_fx.cli.streams import print_in_any_encoding
 from lowmode_fx.cli.train_command import train
@@ -42,7 +43,7 @@ def _options(
     pass
 
 
-for command in (report, probe, tune, train, draw):
+for command in (report, probe, tune, train, evaluate, draw):
     app.command()(as_command(command))
 
 

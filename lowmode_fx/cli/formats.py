@@ -6,3 +6,4 @@ from typing import Literal
 
 ReportFormat = Literal["table", "markdown", "json", "csv", "html"]
 ProbeFormat = Literal["table", "json", "csv"]
+EvaluationFormat = Literal["table", "json"]

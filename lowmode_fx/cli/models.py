@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lowmode_fx.cli.model_names import unknown_model
 from lowmode_fx.utils.imports import import_named
 from lowmode_fx.utils.user_code import user_code
+from passes.errors import OptionError
 from passes.wording import first_line
 
 if TYPE_CHECKING:
@@ -18,12 +19,17 @@ DEFAULT_IMAGE_SIZE = 224
 
 
 def create_model(
-    name: str, *, num_classes: int | None = None, in_chans: int = 3, image_size: int | None = None
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    image_size: int | None = None,
+    pretrained: bool = False,
 ) -> nn.Module:
     """An untrained model: a timm name, ``torchvision:NAME``, or ``package.module:callable`` (called without weights).
 
     num_classes, in_chans: classes of the head, channels of the images; a callable gets those that its signature takes.
-    image_size: given to timm models that need it.
+    image_size: given to timm models that need it. pretrained: passed on to timm and to a callable, which must take it.
 
     Raises ``ValueError`` for a name that is not found (with near matches) or a model that can't be built so.
     """
@@ -32,11 +38,13 @@ def create_model(
     if kind == "torchvision" and rest:
         return _torchvision_model(rest, wanted, in_chans)
     if rest:
-        return _imported_model(kind, rest, {**wanted, "in_chans": in_chans})
+        return _imported_model(kind, rest, {**wanted, "in_chans": in_chans}, pretrained)
     import timm
 
     if not timm.is_model(name):
         raise ValueError(unknown_model(name, timm.list_models(), "timm"))
+    if pretrained:
+        wanted["pretrained"] = True
     return _timm_model(name, {**wanted, "in_chans": in_chans}, image_size)
 
 
@@ -79,17 +87,22 @@ def _torchvision_model(name: str, arguments: dict[str, Any], in_chans: int) -> n
     return model
 
 
-def _imported_model(module_name: str, attribute: str, offered: dict[str, Any]) -> nn.Module:
+def _imported_model(module_name: str, attribute: str, offered: dict[str, Any], pretrained: bool) -> nn.Module:
     place = f"model {module_name}:{attribute}"
     build = import_named(f"{module_name}:{attribute}", "model")
     from torch import nn
 
+    if pretrained and (isinstance(build, nn.Module) or not callable(build) or "pretrained" not in _parameters(build)):
+        problem = f"finds no argument pretrained of {module_name}:{attribute}"
+        raise OptionError("pretrained", True, problem, "give it one, or give --weights FILE")
     if isinstance(build, nn.Module):
         return build
     if not callable(build):
         raise ValueError(f"{place} is of type {type(build).__name__}; give a callable or a module")
     with user_code(f"{place} can't be built"):
         accepted = _parameters(build)
+        if pretrained:
+            offered = {**offered, "pretrained": True}
         model = build(**{name: value for name, value in offered.items() if name in accepted})
     if not isinstance(model, nn.Module):
         raise ValueError(f"{place} returned a {type(model).__name__}; give one that returns an nn.Module")

@@ -40,6 +40,7 @@ from lowmode_fx.cli.schedule_options import (
     read_tuning,
     schedule_kind,
 )
+from lowmode_fx.cli.starting_weights import StartingWeights
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.train.data_spec import read_spec, short_name
@@ -51,6 +52,7 @@ from passes.errors import OptionError
 
 # One panel of --help each.
 Rate = partial(typer.Option, rich_help_panel="Optimisation")
+Start = partial(typer.Option, rich_help_panel="Weights to start from")
 Run = partial(typer.Option, rich_help_panel="Run")
 
 
@@ -115,6 +117,17 @@ def train(
         int | None, Low(help="Full epochs after each fall of the learning rate. (default epochs/50)")
     ] = None,
     full_only: Annotated[bool, Low("--full-only", help="Train in full-mode only, as the baseline.")] = False,
+    pretrained: Annotated[
+        bool, Start("--pretrained", help="Start from the weights that timm or torchvision publish; they are loaded.")
+    ] = False,
+    weights: Annotated[
+        Path | None,
+        Start(
+            parser=as_path,
+            metavar="PATH",
+            help="Start from a state_dict's file or a run folder; a head of other classes is left out.",
+        ),
+    ] = None,
     epochs: Annotated[int | None, Rate(help="Number of epochs. (default 30)")] = None,
     optimizer: Annotated[
         str | None, Rate(help="Optimizer: sgd, or any of timm's: adamw, lamb, … (default sgd)")
@@ -190,6 +203,8 @@ def train(
     given = dict(locals())
     check_model_name(model)
     read_spec(data)
+    start_from = StartingWeights(pretrained, weights)
+    start_from.check(resume)
     plan = None if ladder is None else read_ladder(ladder)
     kind = schedule_kind(schedule, plan, shares)
     if plan is not None and tuned is not None:
@@ -256,8 +271,8 @@ def train(
         shares=shares,
         modes=[*names, str(Mode.FULL)],
     )
-    planned_weight = choice.low_weight if choice is not None else 1.0
-    weight = planned_weight if low_weight is None else as_number("low_weight", low_weight, above=0)
+    planned = choice.low_weight if choice is not None else 1.0
+    factor = planned if low_weight is None else as_number("low_weight", low_weight, above=0)
     name = re.sub(r"[^\w.-]+", "-", f"{model}-{short_name(data)}{'-full' * full_only}")
     open_folder = partial(RunFolder.open, out or Path("runs") / name, resume=resume, overwrite=overwrite)
     # A single process checks the folder before torch is imported; of several, the first opens it.
@@ -277,10 +292,11 @@ def train(
         settings,
         configs,
         chosen,
-        low_weight=weight,
+        low_weight=factor,
         batch_multiplier=growth,
         lr_rule=batch_options.lr_rule(lr_rule, settings.optimizer),
         full_only=full_only,
+        start_from=start_from,
         workers_given=workers is not None,
         resume=resume,
         overwrite=overwrite,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from lowmode_fx.cli.ladder_options import build_modes
 from lowmode_fx.cli.measured_on import check_measured_on, measured_on
-from lowmode_fx.cli.models import create_model
+from lowmode_fx.cli.starting_weights import StartingWeights
 from lowmode_fx.lowering.blocks import find_blocks
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder
@@ -41,7 +42,8 @@ from lowmode_fx.utils.allocator import keep_freed_memory
 class TrainRun:
     """A run as the command line describes it. low_mode: its configs, none for a run in full-mode alone.
 
-    workers_given: whether a number of loaders was asked for. measured_on: what the tuning in ``tuned`` holds for.
+    start_from: the weights of its first step. workers_given: whether a number of loaders was asked for. measured_on:
+    what the tuning in ``tuned`` holds for.
     """
 
     model: str
@@ -55,6 +57,7 @@ class TrainRun:
     batch_multiplier: float | Mapping[str, float] | Literal["pixels"]
     lr_rule: LrRule
     full_only: bool
+    start_from: StartingWeights
     workers_given: bool
     resume: bool
     overwrite: bool
@@ -101,7 +104,14 @@ class TrainRun:
             say(console, f"note: {note}")
         torch.manual_seed(settings.seed)
         side = height if height == width else None
-        built = create_model(self.model, num_classes=splits.num_classes, in_chans=self.in_chans, image_size=side)
+        resumes = self.resume and Ranks.now().from_first(partial(has_checkpoint, folder.path))
+        if self.start_from.pretrained and not resumes:
+            say(console, "loading pretrained weights …")
+        built, splits, lines = self.start_from.build(
+            self.model, splits, in_chans=self.in_chans, image_size=side, resumes=resumes
+        )
+        for line in lines:
+            say(console, line)
         net: torch.nn.Module = built.to(device)
         if not self.full_only:
             modes = build_modes(net, torch.randn(2, channels, height, width, device=device), self.configs)
@@ -120,7 +130,7 @@ class TrainRun:
             for line in about_batches(net, settings.batch_size):
                 say(console, line)
         label = "full-mode" if self.full_only else "low-mode" if len(self.configs) == 1 else "ladder"
-        identity = {"model": self.model}
+        identity = {"model": self.model, **self.start_from.identity()}
         try:
             result = train(
                 net, splits, settings, folder, label=label, resume=self.resume, identity=identity, console=console

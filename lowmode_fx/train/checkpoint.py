@@ -13,7 +13,7 @@ import random
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,19 +108,20 @@ def load_checkpoint(run_folder: Path, check: Callable[[Mapping[str, Any]], None]
         if not folder.is_dir():
             continue
         try:
-            weights, state = _read(folder)
-            _check(state, folder, check)
+            checkpoint = read_checkpoint(folder)
+            _check(checkpoint.state, folder, check)
         except CheckpointError as error:
             if name != PARTIAL:
                 damage.append(str(error))
             continue
-        return Checkpoint(weights, state, folder, tuple(damage))
+        return replace(checkpoint, damage=tuple(damage))
     if damage:
         raise CheckpointError(f"{'; '.join(damage)}; no whole checkpoint is left, start again with --overwrite")
     raise CheckpointError(f"no checkpoint in {str(run_folder)!r}; leave out --resume to start from the beginning")
 
 
-def _read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder such as ``checkpoint.previous``. Raises ``CheckpointError`` unless it is whole."""
     model_file, state_file = folder / MODEL_FILE, folder / STATE_FILE
     for path in (model_file, state_file):
         if not path.is_file():
@@ -142,7 +143,7 @@ def _read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     payload = model_file.read_bytes()
     if hashlib.sha256(payload).hexdigest() != state.get("model_sha256"):
         raise CheckpointError(f"checkpoint file {str(model_file)!r} is truncated, damaged or from another checkpoint")
-    return safetensors.torch.load(payload), state
+    return Checkpoint(safetensors.torch.load(payload), state, folder)
 
 
 def _check(state: Mapping[str, Any], folder: Path, check: Callable[[Mapping[str, Any]], None]) -> None:
@@ -154,16 +155,20 @@ def _check(state: Mapping[str, Any], folder: Path, check: Callable[[Mapping[str,
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Load strictly. Raises ``CheckpointError`` that names a key or shape that doesn't fit."""
+    load_strictly(model, checkpoint.weights, f"checkpoint {str(checkpoint.folder / MODEL_FILE)!r}")
+
+
+def load_strictly(model: nn.Module, weights: Mapping[str, torch.Tensor], place: str) -> None:
+    """Load a whole state dict. place: where it is from, for the ``CheckpointError`` if it doesn't fit."""
     wanted = model.state_dict()
-    path = str(checkpoint.folder / MODEL_FILE)
-    if differing := sorted(set(wanted) ^ set(checkpoint.weights)):
+    if differing := sorted(set(wanted) ^ set(weights)):
         side = "lacks" if differing[0] in wanted else "has an unknown"
-        raise CheckpointError(f"checkpoint {path!r} is of another model: it {side} {differing[0]!r}")
+        raise CheckpointError(f"{place} is of another model: it {side} {differing[0]!r}")
     for name, tensor in wanted.items():
-        if tensor.shape != checkpoint.weights[name].shape:
-            shapes = f"{tuple(checkpoint.weights[name].shape)}, the model's is {tuple(tensor.shape)}"
-            raise CheckpointError(f"checkpoint {path!r} is of another model: shape of {name!r} is {shapes}")
-    model.load_state_dict(checkpoint.weights, strict=True)
+        if tensor.shape != weights[name].shape:
+            shapes = f"{tuple(weights[name].shape)}, the model's is {tuple(tensor.shape)}"
+            raise CheckpointError(f"{place} is of another model: shape of {name!r} is {shapes}")
+    model.load_state_dict(weights, strict=True)
 
 
 def rng_state() -> dict[str, Any]:

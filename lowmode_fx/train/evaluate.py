@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
 from lowmode_fx.train.batches import val_batches
+from lowmode_fx.train.loss import Criterion
 from lowmode_fx.train.outputs import logits_of
 from lowmode_fx.train.ranks import Ranks
 from lowmode_fx.train.settings import TrainSettings
@@ -46,16 +50,53 @@ def check_outputs(model: nn.Module, splits: DataSplits, settings: TrainSettings,
         raise OptionError("class_weights", weights, f"is not one weight for {outputs}", hint)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """How many of a set's ``images`` a model got ``right``. ``loss``: its mean over them, where one was asked for."""
+
+    images: int
+    right: int
+    loss: float | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """In [0, 1]."""
+        return self.right / self.images
+
+    @property
+    def standard_error(self) -> float:
+        """Of the accuracy, were the images drawn anew: √(p(1 - p)/n)."""
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.images)
+
+
 def evaluate(model: nn.Module, splits: DataSplits, settings: TrainSettings, device: torch.device) -> float:
     """The accuracy in [0, 1] on the validation set, in full-mode; of all ranks. Leaves the model in eval mode."""
+    return measured(model, splits, settings, device).accuracy
+
+
+def measured(
+    model: nn.Module,
+    splits: DataSplits,
+    settings: TrainSettings,
+    device: torch.device,
+    criterion: Criterion | None = None,
+) -> Evaluation:
+    """As ``evaluate``, with the number of images. criterion: a loss of outputs and labels, of one process alone."""
     model.eval()
     right = torch.zeros((), dtype=torch.int64, device=device)
     dtype = settings.autocast_dtype()
     size, workers, ranks = settings.eval_batch_size, settings.workers, Ranks.now()
+    assert criterion is None or ranks.size == 1  # images that come again would count in the loss
     left = len(range(ranks.rank, len(splits.val), ranks.size))  # this rank's, without those that come again
+    losses: list[float] = []
     with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         for images, labels in val_batches(splits, batch_size=size, device=device, workers=workers, ranks=ranks):
-            found = (logits_of(model(images)).argmax(1) == labels)[:left]
+            outputs = model(images)
+            found = (logits_of(outputs).argmax(1) == labels)[:left]
             right += found.sum()
             left -= len(found)
-    return int(ranks.sum(right).item()) / len(splits.val)
+            if criterion is not None:
+                losses.append(criterion(outputs, labels).item() * len(labels))
+    count = len(splits.val)
+    loss = math.fsum(losses) / count if criterion is not None else None
+    return Evaluation(count, int(ranks.sum(right).item()), loss)

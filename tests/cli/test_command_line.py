@@ -86,6 +86,8 @@ def test_help_typos_and_refusals_need_no_torch() -> None:
         ["train", "resnet18", "--data", "digits", "--ladder", "2x1,3x1"],
         ["draw", "resnet18", "--out", "pair.gif"],
         ["tune", "resnet18", "--data", "digits", "--ratios", "9"],
+        ["evaluate", "nowhere"],
+        ["train", "resnet18", "--data", "digits", "--weights", "nowhere.pt"],
     ]
     code = f"""
 import sys
@@ -103,7 +105,7 @@ print("heavy", sorted({{"torch", "numpy", "timm", "torchvision", "matplotlib"}} 
     assert [line for line in done.stderr.splitlines() if line.startswith("status")] == [
         "status 0",
         "status 0",
-        *["status 2"] * 9,
+        *["status 2"] * 11,
     ]
 
 
