@@ -195,8 +195,25 @@ def about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings,
     if last != {Mode.FULL} and isolated and settings.precise_bn == 0:
         tail = "full epochs at the end" if isinstance(schedule, LadderSchedule) else "--tail 0.2"
         yield f"note: running statistics lag behind the last epoch's low steps; give {tail}, or leave out --precise-bn"
+    full_from = _full_from(schedule, epochs, steps)
+    if 0 < full_from < epochs and any(rung.report.of("isolate_batchnorm").changes for rung in ladder.rungs):
+        yield (
+            f"note: validation runs in full-mode, whose norms only full steps adapt: its accuracy says little before "
+            f"epoch {full_from + 1}"
+        )
     if set(fractions) == {Mode.FULL}:
         yield "warning: no step is in low-mode; give a larger --p, fewer --hold-epochs or more --epochs"
+
+
+def _full_from(schedule: Schedule, epochs: int, steps: int) -> int:
+    """The first epoch with a full step; ``epochs`` if there is none."""
+    each = (
+        epoch
+        for epoch in range(epochs)
+        for step in range(steps)
+        if schedule.mode(epoch * steps + step, epoch) is Mode.FULL
+    )
+    return next(each, epochs)
 
 
 def about_batches(net: LowModeModel, batch_size: int) -> Iterator[str]:
