@@ -232,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no measurement after this many")
     parser.add_argument("--no-profile", action="store_true", help="do not profile where the time goes")
-    parser.add_argument("--resume", action="store_true", help="keep the rows in the result file")
+    parser.add_argument("--resume", action="store_true", help="keep the rows of the result file; failed ones come last")
     parser.add_argument("--skip-failed", action="store_true", help="with --resume: skip cases that failed before")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
@@ -252,7 +252,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"{path} was measured with other batches, {others}; give another --out")
     failed = False
     every = SMALL if options.small else GPU_CASES if options.gpu_cases else CASES
-    for name in options.cases or every:
+    # What has failed before may fail again, and end the process: nothing waits behind it.
+    for name in sorted(options.cases or every, key=lambda name: bool(rows.get(name, {}).get("failures"))):
         case = cases[name]
         batch = options.batch or case.batch
         for kinds in KINDS[options.compile_mode]:

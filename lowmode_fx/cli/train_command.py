@@ -183,6 +183,10 @@ def train(
     compile: Annotated[
         bool | None, Run("--compile/--no-compile", help="Compile each mode with torch.compile. (default --compile)")
     ] = None,
+    cudnn_benchmark: Annotated[
+        bool | None,
+        Run("--cudnn-benchmark", help="Let cuDNN try its algorithms and keep the fastest. (default off)"),
+    ] = None,
     fsdp: Annotated[
         bool | None, Run("--fsdp", help="Shard the weights over the processes of torchrun, block by block (FSDP2).")
     ] = None,
@@ -241,6 +245,7 @@ def train(
         seed=seed,
         device=device,
         compile=compile,
+        cudnn_benchmark=cudnn_benchmark,
         fsdp=fsdp,
         workers=workers,
         data_on=data_on,

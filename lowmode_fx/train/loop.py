@@ -16,6 +16,7 @@ from torch import nn
 
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.train.checkpoint import has_checkpoint
+from lowmode_fx.train.cudnn import benchmarking
 from lowmode_fx.train.evaluate import check_outputs, evaluate
 from lowmode_fx.train.events import Events
 from lowmode_fx.train.interrupts import Interrupts
@@ -87,7 +88,8 @@ class _Loop(Run):
         if self.settings.precise_bn:
             require_fvcore()
         folder = self.folder
-        with nullcontext() if folder is None or not self.writes else folder.held():
+        held = nullcontext() if folder is None or not self.writes else folder.held()
+        with benchmarking(self.settings.cudnn_benchmark, self.device, self.reporter.say), held:
             # What the model draws (dropout) doesn't depend on how it was built; each rank draws its own.
             torch.manual_seed(self.settings.seed + self.ranks.rank)
             if resume and folder is not None:

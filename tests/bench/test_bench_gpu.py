@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,15 @@ def test_a_process_that_dies_or_loses_the_device_is_followed_by_another_once(tmp
         assert [line.endswith("--skip-failed") for line in commands(run)[2:]] == [False, True, False]
     run = run_script(tmp_path / "ends", "out", fails="*step_time*--gpu-cases*) exit 1 ;;")
     assert modules(run) == ["smoke", "pytest", "step_time", "step_time"], "a failure alone is no reason"
+
+
+def test_every_file_with_tests_that_want_a_gpu_is_run(tmp_path: Path) -> None:
+    (command,) = [line for line in commands(run_script(tmp_path, "out")) if line.startswith("-m pytest")]
+    tests = BENCH.parent / "tests"
+    wanting = re.compile(r"skipif\(not torch\.cuda\.is_available|\bgraphs: GraphKind")
+    files = {path.relative_to(tests.parent) for path in tests.rglob("test_*.py") if wanting.search(path.read_text())}
+    assert len(files) > 5
+    assert {Path(word) for word in command.split() if word.endswith(".py")} == files
 
 
 def test_a_second_call_leaves_out_tests_that_passed(tmp_path: Path) -> None:

@@ -200,6 +200,25 @@ def test_a_case_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.Mo
     assert "resnet18-cifar        eager       FAILED: RuntimeError: out of memory" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("tiny_cases")
+def test_what_has_failed_comes_last_when_a_measurement_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what has never begun comes first, though it stands behind."""
+    tried: list[int] = []
+
+    def measure(case: Case, *_: Any) -> dict[str, Any]:
+        tried.append(case.side)
+        if case.side == 32:
+            raise RuntimeError("out of memory")
+        return {"eager": step_row()["eager"], "mac_ratio": 0.1}
+
+    monkeypatch.setattr(step_time, "measure", measure)
+    out = ["--out", str(tmp_path / "step.json")]
+    for more in (["--cases", "resnet18-cifar"], ["--cases", "resnet18-cifar", "tiny", "--resume"]):
+        with pytest.raises(SystemExit):
+            step_time.main([*more, *out])
+    assert tried == [32, 16, 32]
+
+
 def step_row() -> dict[str, Any]:
     profile = {"busy seconds": 1.0, "shares": {**dict.fromkeys(GROUPS, 0.0), "norm": 0.75, "other": 0.25}, "gaps": 0.5}
     kind = {

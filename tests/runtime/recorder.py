@@ -1,14 +1,18 @@
-"""What plays the part of CUDA graphs on a CPU: it records operators, and replays them over the same tensors."""
+"""What plays the part of CUDA graphs on a CPU: it records operators, and replays them over the same tensors.
+
+And CUDA graphs that count as it does, so that a test runs with either.
+"""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves, tree_map
 
 from passes.preserve import preserve_generators, undo_writes
@@ -63,17 +67,53 @@ class Recorder:
         self.forgotten += 1
 
 
+class Counted:
+    """CUDA graphs that count as the recorder does."""
+
+    def __init__(self, graphs: Any) -> None:
+        self.replays = self.captures = self.forgotten = 0
+        self._graphs = graphs
+
+    def rehearse(self, run: Callable[[], Any]) -> tuple[Any, list[str]]:
+        return self._graphs.rehearse(run)  # type: ignore[no-any-return]
+
+    def capture(self, run: Callable[[], Any], generators: Iterable[torch.Generator]) -> tuple[Any, Callable[[], None]]:
+        self.captures += 1
+        result, replay = self._graphs.capture(run, generators)
+        return result, partial(self._replay, replay)
+
+    def capture_two(self, first: Any, between: Any, second: Any, generators: Any) -> tuple[Any, Any, Any]:
+        self.captures += 1
+        result, forward, backward = self._graphs.capture_two(first, between, second, generators)
+        return result, partial(self._replay, forward), backward
+
+    def forget(self) -> None:
+        self.forgotten += 1
+        self._graphs.forget()
+
+    def _replay(self, replay: Callable[[], None]) -> None:
+        self.replays += 1
+        replay()
+
+
+def recording() -> bool:
+    """Whether what runs now is recorded, and not only rehearsed."""
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        return True
+    return any(isinstance(each, _Recording) and each.refuse for each in _get_current_dispatch_mode_stack())
+
+
 class _Recording(TorchDispatchMode):
     def __init__(self, refuse: bool) -> None:
         super().__init__()
-        self._refuse = refuse
+        self.refuse = refuse
         self.syncs: list[str] = []
         self._calls: list[tuple[Any, Any, Any, Any]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func._schema.name in SYNCS:
-            if self._refuse:
+            if self.refuse:
                 raise SyncError(f"{func._schema.name} asks for a value")
             frame = next(
                 each

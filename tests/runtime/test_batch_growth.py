@@ -32,7 +32,7 @@ from lowmode_fx import (
 )
 from lowmode_fx.runtime.mode_batches import ModeBatchSampler
 from tests.runtime.recorder import Recorder
-from tests.runtime.test_train_step import IMAGES, SGD, Net, batches
+from tests.runtime.runs import IMAGES, SGD, Net, batches
 
 STEPS = 12
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from lowmode_fx import BernoulliSchedule, LowModeModel, TrainStep, build_pair
 from lowmode_fx.runtime.captured.complaints import UncapturedWarning
-from tests.runtime.recorder import Recorder
-from tests.runtime.test_train_step import IMAGES, OPTIONS, SGD, STEPS, Net, Run, batches, build, heat, same
+from tests.runtime.recorder import Recorder, recording
+from tests.runtime.runs import IMAGES, OPTIONS, SGD, STEPS, GraphKind, Net, Run, batches, build, heat, same
 
 
 class Waiting:
@@ -55,36 +56,36 @@ CAUSES = {
     [(Waiting, each) for each in ("plain", "clipped", "three batches a step, clipped", "bf16", "fp16")]
     + [(Counting, "plain"), (Drawing, "plain")],
 )
-def test_forward_and_backward_stay_captured(kind: type[Waiting], options: str) -> None:
-    def train(graphs: Recorder | None) -> Run:
+def test_forward_and_backward_stay_captured(graphs: GraphKind, kind: type[Waiting], options: str) -> None:
+    def train(make: Callable[..., Run]) -> Run:
         random.seed(4)
         net = build(low_weight=0.5)
-        return Run(net=net, criterion=kind(), graphs=graphs, **OPTIONS[options]).train(batches(3 * STEPS))
+        return make(net=net, criterion=kind(), **OPTIONS[options]).train(graphs.batches(3 * STEPS))
 
     with pytest.warns(
         UncapturedWarning, match=f"the loss and the optimizer step run in Python.*{CAUSES[kind]}"
     ) as told:
-        ours = train(Recorder())
-    assert len(told) == 1
-    assert same(ours, train(None))
+        ours = train(graphs.captured)
+    assert graphs.told(told) == 1
+    assert same(ours, train(graphs.loop))
     accumulate = OPTIONS[options].get("accumulate", 1)
     assert (ours.step.uncaptured, ours.step.captures) == (None, 2 * accumulate)
     assert ours.step.loss_outside == ours.step.optimizer_outside != None  # noqa: E711
     assert ours.recorder.replays > STEPS
 
 
-def test_what_changes_counts_from_the_next_step_here_too() -> None:
+def test_what_changes_counts_from_the_next_step_here_too(graphs: GraphKind) -> None:
     def between(run: Run, place: int) -> None:
         if place == STEPS:
             heat(run)
 
     with pytest.warns(UncapturedWarning):
-        ours = Run(criterion=Waiting(), graphs=Recorder()).train(batches(2 * STEPS), between)
-    assert same(ours, Run(criterion=Waiting()).train(batches(2 * STEPS), between))
+        ours = graphs.captured(criterion=Waiting()).train(graphs.batches(2 * STEPS), between)
+    assert same(ours, graphs.loop(criterion=Waiting()).train(graphs.batches(2 * STEPS), between))
     assert ours.recorder.captures == 4
 
 
-def test_a_loss_keeps_what_it_is_given() -> None:
+def test_a_loss_keeps_what_it_is_given(graphs: GraphKind) -> None:
     kept: list[tuple[Tensor, Tensor]] = []
 
     def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -92,9 +93,9 @@ def test_a_loss_keeps_what_it_is_given() -> None:
         loss = F.cross_entropy(outputs, labels)
         return loss * (1.0 if loss.item() > 1.5 else 0.5)
 
-    data = batches()
+    data = graphs.batches()
     with pytest.warns(UncapturedWarning):
-        run = Run(criterion=criterion, graphs=Recorder()).train(data)
+        run = graphs.captured(criterion=criterion).train(data)
     assert run.recorder.replays
     assert all(torch.equal(labels, given) for (_, labels), (_, given) in zip(kept, data, strict=True))
     assert len({float(outputs.sum()) for outputs, _ in kept}) == STEPS
@@ -114,19 +115,21 @@ def pair_net() -> LowModeModel:
 
 
 @pytest.mark.parametrize("used", [1, 2])
-def test_outputs_that_get_no_gradient_leave_the_step_uncaptured(used: int) -> None:
+def test_outputs_that_get_no_gradient_leave_the_step_uncaptured(graphs: GraphKind, used: int) -> None:
     def criterion(outputs: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
-        loss = sum((F.cross_entropy(each, labels) for each in outputs[:used]), torch.zeros(()))
+        loss = F.cross_entropy(outputs[0], labels)
+        if used == 2:
+            loss = loss + F.cross_entropy(outputs[1], labels)
         return loss * (1.0 if loss.item() > 1.5 else 0.5)
 
     with pytest.warns(UncapturedWarning) as told:
-        ours = Run(net=pair_net(), criterion=criterion, graphs=Recorder()).train(batches())
-    assert len(told) == 1
-    assert same(ours, Run(net=pair_net(), criterion=criterion).train(batches()))
+        ours = graphs.captured(net=pair_net(), criterion=criterion).train(graphs.batches())
+    assert graphs.told(told) == 1
+    assert same(ours, graphs.loop(net=pair_net(), criterion=criterion).train(graphs.batches()))
     assert (ours.step.uncaptured is None) == (used == 2) == (ours.recorder.replays > 0)
 
 
-def test_a_loss_that_uses_the_network_leaves_the_step_uncaptured() -> None:
+def test_a_loss_that_uses_the_network_leaves_the_step_uncaptured(graphs: GraphKind) -> None:
     class Penalty(nn.Module):
         def __init__(self, model: nn.Module) -> None:
             super().__init__()
@@ -136,37 +139,36 @@ def test_a_loss_that_uses_the_network_leaves_the_step_uncaptured() -> None:
             loss = F.cross_entropy(outputs, labels) + 0.01 * self.model.get_parameter("fc.weight").square().sum()
             return loss * (1.0 if loss.item() > 1.5 else 0.5)
 
-    def train(graphs: Recorder | None) -> Run:
+    def train(make: Callable[..., Run]) -> Run:
         net = build()
-        return Run(net=net, criterion=Penalty(net.ladder.model), graphs=graphs).train(batches())
+        return make(net=net, criterion=Penalty(net.ladder.model)).train(graphs.batches())
 
     with pytest.warns(UncapturedWarning, match="training steps run uncaptured.*waits for the device"):
-        ours = train(Recorder())
-    assert same(ours, train(None))
+        ours = train(graphs.captured)
+    assert same(ours, train(graphs.loop))
     assert ours.recorder.replays == 0
 
 
-class Refusing(Recorder):
-    """Can't record a loss, which the rehearsal didn't show."""
-
-    def capture(self, run: Any, generators: Any) -> Any:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(F, "cross_entropy", self._fail)
-            return super().capture(run, generators)
-
-    def _fail(self, *_: Any, **__: Any) -> None:
-        raise RuntimeError("operation not permitted when stream is capturing")
+def refusing(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Can't be recorded, which the rehearsal doesn't show."""
+    loss = F.cross_entropy(outputs, labels)
+    if recording():
+        loss.item()
+    return loss
 
 
-def test_a_loss_that_only_the_recording_refuses() -> None:
-    def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, labels)
-
-    with pytest.warns(UncapturedWarning, match="loss and the optimizer .* can't be recorded: operation not") as told:
-        ours = Run(criterion=criterion, graphs=Refusing()).train(batches(2 * STEPS))
-    assert len(told) == 1
-    assert same(ours, Run(criterion=criterion).train(batches(2 * STEPS)))
-    assert ours.step.captures == 2
+def test_a_loss_that_only_the_recording_refuses(graphs: GraphKind) -> None:
+    """Draws, memory and streams are as if it had never been tried, and another step is captured after it."""
+    with pytest.warns(UncapturedWarning, match="the loss and the optimizer step .* can't be recorded: ") as told:
+        ours = graphs.captured(criterion=refusing).train(graphs.batches(2 * STEPS))
+    assert graphs.told(told) == 1
+    assert same(ours, graphs.loop(criterion=refusing).train(graphs.batches(2 * STEPS)))
+    assert (ours.step.uncaptured, ours.step.captures) == (None, 2)
+    assert ours.recorder.replays > STEPS
+    another = graphs.captured().train(graphs.batches())
+    assert another.step.optimizer_outside is None
+    assert (another.step.captures, another.recorder.replays) == (2, STEPS - 4)
+    assert same(another, graphs.loop().train(graphs.batches()))
 
 
 def test_a_module_of_ones_own_is_captured_in_parts() -> None:
@@ -226,18 +228,18 @@ class Until:
 
 
 @pytest.mark.parametrize("what", ["the output ends", "a weight later", "writes", "what forward left"])
-def test_a_loss_that_uses_now_more_and_now_less(what: str) -> None:
+def test_a_loss_that_uses_now_more_and_now_less(graphs: GraphKind, what: str) -> None:
     """Momentum and weight decay move a parameter whose gradient is 0, and leave one that has none."""
 
-    def train(graphs: Recorder | None) -> Run:
-        make = partial(torch.optim.SGD, lr=0.125, momentum=0.5, weight_decay=2**-6)
+    def train(make: Callable[..., Run]) -> Run:
+        sgd = partial(torch.optim.SGD, lr=0.125, momentum=0.5, weight_decay=2**-6)
         net = aux_net()
         net.ladder.model.leaves = what == "what forward left"
-        return Run(make, net=net, criterion=Until(net, what), graphs=graphs).train(batches(3 * STEPS))
+        return make(sgd, net=net, criterion=Until(net, what)).train(graphs.batches(3 * STEPS))
 
     with pytest.warns(UncapturedWarning):
-        ours = train(Recorder())
-    theirs = train(None)
+        ours = train(graphs.captured)
+    theirs = train(graphs.loop)
     assert ours.losses == pytest.approx(theirs.losses, rel=1e-5)
     state = theirs.net.state_dict()
     for name, value in ours.net.state_dict().items():

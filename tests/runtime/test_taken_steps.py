@@ -15,7 +15,7 @@ from trainers import IMAGES, LABELS, SCHEDULE, assert_same, make, sgd
 
 from lowmode_fx import BernoulliSchedule, LowModeConfig, LowModeModel, TrainStep, build_pair
 from lowmode_fx.runtime.taken_steps import MOST_SKIPPED
-from tests.runtime.test_train_step import Run, batches, recorded, same
+from tests.runtime.runs import GraphKind, same
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BATCH, TARGETS = IMAGES[:4], LABELS[:4]
@@ -50,11 +50,18 @@ def infinite_below_zero(outputs: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(outputs, labels.abs()) / (labels >= 0).all()
 
 
-def test_captured_steps_skip_as_the_loop_does() -> None:
+def test_captured_steps_skip_as_the_loop_does(graphs: GraphKind) -> None:
     data = [(images, -labels - (labels == 0).long() if place in (6, 7, 11) else labels)
-            for place, (images, labels) in enumerate(batches())]  # fmt: skip
+            for place, (images, labels) in enumerate(graphs.batches())]  # fmt: skip
     options: dict[str, Any] = {"autocast": torch.float16, "criterion": infinite_below_zero}
-    ours, loop = (run(**options).train(data) for run in (recorded, Run))
+    scalers = [torch.amp.GradScaler(graphs.device.type, init_scale=2.0**8) for _ in range(2)]
+    skipped: list[list[bool]] = [[], []]
+    ours, loop = (
+        run(scaler=scaler, **options).train(data, lambda run, place, told=told: told.append(run.step.step_was_skipped))
+        for run, scaler, told in zip((graphs.captured, graphs.loop), scalers, skipped, strict=True)
+    )
+    assert skipped[0] == skipped[1] and [place for place, told in enumerate(skipped[0]) if told] == [7, 8, 12]
+    assert scalers[0].get_scale() == scalers[1].get_scale() == 2.0**5
     assert ours.recorder.replays == len(data) - 4 and ours.step.optimizer_outside is None
     assert ours.net.step == len(data) - 3 and same(ours, loop)
 
