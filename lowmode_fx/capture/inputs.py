@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_flatten_with_path, tree_leaves, tree_unflatten
 
+from lowmode_fx.capture.call_hints import images_hint
 from lowmode_fx.capture.images import Argument, GivenTensor, choose_images
 from lowmode_fx.capture.paths import EACH, argument_at
 from lowmode_fx.capture.signature import bind_call, is_same, place_of, positional_names, respell
@@ -157,7 +158,8 @@ class ModelInputs:
             if isinstance(found, Tensor):
                 return found
         names = ", ".join(dict.fromkeys(path.name for path in self.image_paths))
-        raise ValueError(f"the call {_shown(args, kwargs)} has no images at {names}; give them as in the example")
+        hint = images_hint(((path.name, path.within) for path in self.image_paths), args, kwargs)
+        raise ValueError(f"the call {_shown(args, kwargs)} has no images at {names}; {hint}")
 
     def map_images(self, leaves: Sequence[Tensor], function: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """The leaves, with ``function`` applied to the images."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from typing import Annotated
 
@@ -16,6 +17,9 @@ from lowmode_fx.cli.report_command import report
 from lowmode_fx.cli.streams import print_in_any_encoding
 from lowmode_fx.cli.train_command import train
 from lowmode_fx.cli.tune_command import probe, tune
+
+#: Seconds that another rank of torchrun waits for the first to say what is wrong, and be ended with it.
+FIRST_RANK_SPEAKS = 15.0
 
 app = typer.Typer(
     name="lowmode-fx",
@@ -81,5 +85,15 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _fail(message: str) -> None:
+    _leave_it_to_the_first_rank()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def _leave_it_to_the_first_rank() -> None:
+    """What is wrong with the options is so on every rank: the first says it, and torchrun then ends the others.
+
+    Where only this rank fails, it speaks after a while.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0":
+        time.sleep(FIRST_RANK_SPEAKS)

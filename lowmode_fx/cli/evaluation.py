@@ -17,7 +17,10 @@ from lowmode_fx.cli.models import create_model
 from lowmode_fx.train.batches import val_batches
 from lowmode_fx.train.checkpoint import Checkpoint, load_checkpoint, load_strictly, read_checkpoint
 from lowmode_fx.train.data import load_data
+from lowmode_fx.train.data_spec import read_spec
 from lowmode_fx.train.evaluate import Evaluation, check_outputs, measured
+from lowmode_fx.train.folder import FolderImages
+from lowmode_fx.train.layout import scan_classes
 from lowmode_fx.train.loss import make_criterion
 from lowmode_fx.train.names import PREVIOUS
 from lowmode_fx.train.outputs import logits_of
@@ -94,8 +97,7 @@ def _place(checkpoint: Checkpoint) -> str:
 
 def _splits(past: PastRun, data: str | None, part: Part) -> DataSplits:
     """The set, normalised as the run's images were; what is evaluated stands as ``val``."""
-    channels = past.image_shape[0]
-    splits = load_data(data or past.data, past.image_size, channels)
+    splits = _classes_alone(past, data, part) or load_data(data or past.data, past.image_size, past.image_shape[0])
     for note in splits.notes if data is not None else ():
         _note(note)
     if splits.classes != past.classes:
@@ -109,6 +111,19 @@ def _splits(past: PastRun, data: str | None, part: Part) -> DataSplits:
         there = " or ".join(name for name, each in parts.items() if each is not None)
         raise OptionError("on", part, f"finds no such part in {splits.name}", f"give {there}")
     return replace(splits, val=chosen, mean=past.mean, std=past.std)
+
+
+def _classes_alone(past: PastRun, data: str | None, part: Part) -> DataSplits | None:
+    """A folder that holds class folders and no splits: all of its images, as its ``val``."""
+    read = None if data is None or part != "val" else read_spec(data)
+    if read is None or read.root is None or read.kind != "folder":
+        return None
+    found = scan_classes(read.root, past.classes)
+    if found is None:
+        return None
+    channels, *sides = past.image_shape
+    images = FolderImages.of(found, (sides[0], sides[1]), channels)
+    return DataSplits(str(data), images, images, past.classes, past.mean, past.std)
 
 
 def _other(found: Sequence[str], wanted: Sequence[str]) -> str:

@@ -123,9 +123,9 @@ def _ladder(
     except ValueError:
         raise ValueError(f"--shares {shares!r} is no list of numbers; give one for each mode: 0.5,0.3,0.2") from None
     if len(values) != len(modes):
-        raise ValueError(
-            f"--shares {shares} gives {len(values)} for {len(modes)} modes, {', '.join(modes)}; give one for each"
-        )
+        alone = plan is None and len(modes) == 2
+        hint = "name the modes by --ladder, as 2,4/3,1, or give two" if alone else "give one for each"
+        raise ValueError(f"--shares {shares} gives {len(values)} for {len(modes)} modes, {', '.join(modes)}; {hint}")
     return schedule(epochs, shares=values)
 
 

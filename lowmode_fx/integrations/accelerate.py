@@ -34,7 +34,7 @@ def prepare(accelerator: Any, *objects: Any) -> Any:
         What ``accelerator.prepare`` returns, one object for one, otherwise a tuple.
 
     Raises:
-        ValueError: There is no net or no optimizer among the objects.
+        ValueError: There is no net or no optimizer among the objects, or no optimizer has parameters of a net.
     """
     nets = [net for each in objects if isinstance(each, nn.Module) for net in nets_in(each)]
     optimizers = [each for each in objects if isinstance(each, Optimizer)]
@@ -42,6 +42,10 @@ def prepare(accelerator: Any, *objects: Any) -> Any:
         if not found:
             given = ", ".join(type(each).__name__ for each in objects) or "nothing"
             raise ValueError(f"prepare got no {kind}: {given}; give net and optimizer in one call")
+    own = {id(parameter) for net in nets for parameter in net.parameters()}
+    groups = (group for each in optimizers for group in each.param_groups)
+    if not any(id(parameter) in own for group in groups for parameter in group["params"]):
+        raise ValueError("no optimizer has the net's parameters; make it with net.parameters(), then prepare both")
     prepared = accelerator.prepare(*objects)
     together = (prepared,) if len(objects) == 1 else prepared
     for before, after in zip(objects, together, strict=True):

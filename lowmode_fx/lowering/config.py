@@ -59,9 +59,9 @@ class LowModeConfig:
             See ``downsample``.
         size_multiple: The sides of low-mode's images are rounded to the nearest multiple of this, for models that halve
             their maps often.
-        min_side: Smallest side, in pixels, that a convolution's output map may have in low-mode. Images shrink by the
-            largest ratio, up to ``ratio``, that keeps every map at this size; maps that are smaller in full-mode are
-            ignored.
+        min_side: Smallest side, in pixels, that a convolution's output map may have in low-mode. Images shrink by
+            ``ratio`` if every map keeps this size, and else by the largest ratio that divides no map below it; maps
+            that are smaller in full-mode are ignored.
         downsample_input: ``False`` keeps images at full size and pools kernels only, for models with a fixed input
             size.
         restore_output: Interpolate the maps that low-mode returns to their full-mode size, for dense prediction.

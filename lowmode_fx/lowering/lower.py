@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from functools import partial
@@ -13,7 +14,7 @@ from lowmode_fx.capture.inputs import ModelInputs
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.draft import Draft
 from lowmode_fx.lowering.ladder import Ladder, ModePair, Rung
-from lowmode_fx.lowering.least_side import with_least_side
+from lowmode_fx.lowering.least_side import ShortMap, short_maps, smaller_ratios
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.notes import no_effect, notes
 from lowmode_fx.lowering.report import NoEffectWarning, PairReport
@@ -78,8 +79,26 @@ def lower(captured: Captured, config: LowModeConfig | None = None, mode: Mode = 
 
 def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung:
     """``lower`` without its warning."""
+    if config.min_side == 1 or not config.downsample_input:
+        return _lower(captured, config, mode)[0]
+    image = captured.inputs.image.shape[2:]
+    short: list[ShortMap] = []
+    with contextlib.suppress(ValueError):  # smaller images may be none, or none that the model takes
+        rung, low = _lower(captured, config, mode)
+        short += short_maps(low, config.min_side, len(image))
+        if not short:
+            return rung
+    for smaller, note in smaller_ratios(config, captured.graph_module, image, short):
+        rung, low = _lower(captured, smaller, mode, note)
+        short[:] = short_maps(low, config.min_side, len(image))
+        if not short:
+            return rung
+    raise AssertionError("smaller ratios come to an end by an error")
+
+
+def _lower(captured: Captured, config: LowModeConfig, mode: Mode, fitted: str = "") -> tuple[Rung, fx.GraphModule]:
+    """One low mode, and its graph with its shapes. fitted: a note on how the configuration was changed."""
     model, full = captured.model, captured.graph_module
-    config, fitted = with_least_side(config, full)
     inputs = low_inputs(captured.inputs, config)
     if config.pools_kernels:
         check_poolable(full, type(model).__name__, config.pool_convs, config.downsample_input)
@@ -109,7 +128,7 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
     rung = Rung(mode, model, low.graph, config, inputs, report, draft)
     if failed is not None:
         try_step(Ladder(model, full, (rung,), captured.inputs, captured.live), rung)
-    return rung
+    return rung, low
 
 
 def pair_of(captured: Captured, config: LowModeConfig) -> ModePair:

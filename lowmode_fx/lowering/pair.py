@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lowmode_fx.capture.capture import capture
 from lowmode_fx.capture.frontends import FrontEndName
@@ -124,6 +125,12 @@ def _part(model: Any, submodule: str | None) -> nn.Module:
         raise TypeError("model is already a LowModeModel; give net.pair.model")
     if not isinstance(model, nn.Module):
         raise wrong_type("model", model, "an nn.Module, such as timm.create_model returns")
+    if isinstance(model, DistributedDataParallel):
+        warnings.warn(
+            "model is in DistributedDataParallel already, so the keys of its state dict begin with 'module.'; build of "
+            "the model itself, then wrap or prepare the LowModeModel",
+            stacklevel=3,
+        )
     return model if submodule is None else _find_submodule(model, submodule)
 
 

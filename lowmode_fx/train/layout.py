@@ -86,6 +86,18 @@ def scan_folder(root: Path) -> FolderLayout:
     return FolderLayout(_number(train, classes), _number(val, classes), test, classes, tuple(notes))
 
 
+def scan_classes(root: Path, classes: Sequence[str]) -> FolderPart | None:
+    """The images of a folder without splits, whose folders are all named after some of ``classes``; else ``None``.
+
+    Raises ``ValueError`` for a class folder without images.
+    """
+    names = {child.name for child in folders_in(root)}
+    if not names or not names <= set(classes):
+        return None
+    files = _scan_classes(root, Counter())
+    return _number({name: files.get(name, []) for name in classes}, tuple(classes))
+
+
 def _named(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
     found = {folder.name.lower(): folder for folder in folders}
     return next((found[name] for name in names if name in found), None)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from commands import Outcome, Run
 
+from lowmode_fx import cli
 from lowmode_fx.cli.idle_options import idle_options
 from lowmode_fx.cli.streams import print_in_any_encoding
 from lowmode_fx.train.data_spec import short_name
@@ -107,6 +108,35 @@ print("heavy", sorted({{"torch", "numpy", "timm", "torchvision", "matplotlib"}} 
         "status 0",
         *["status 2"] * 11,
     ]
+
+
+def test_of_several_ranks_the_first_says_what_is_wrong() -> None:
+    """As torchrun starts them, and ends the others with the first that fails."""
+    command = [sys.executable, "-m", "lowmode_fx", "train", "resnet18", "--data", "digits", "--fsdp", "--ema", "0.9"]
+    ranks = []
+    for rank in "10":
+        environment = {**os.environ, "RANK": rank, "WORLD_SIZE": "2"}
+        ranks.append(
+            subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parents[2])
+        )
+    other, first = ranks
+    told = first.communicate()[1]
+    assert (
+        first.returncode == 2 and told.count("\n") == 1 and told.startswith("error: --ema 0.9 needs whole weights on ")
+    )
+    assert other.poll() is None
+    other.terminate()
+    assert other.communicate()[1] == ""
+
+
+def test_a_rank_that_fails_alone_speaks_after_a_while(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("lowmode_fx.cli.time.sleep", waited.append)
+    for rank, seconds in (("0", []), ("1", [cli.FIRST_RANK_SPEAKS])):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        waited.clear()
+        assert "is unknown" in run("train", MODEL, "--data", "mnist").error and waited == seconds
 
 
 def test_without_a_command_it_prints_its_help(run: Run) -> None:

@@ -87,6 +87,24 @@ def test_loss_and_error_by_hand(run: Run, root: Path, part: str, set_: str) -> N
     assert result["standard_error"] == pytest.approx(math.sqrt(right / 27 * (1 - right / 27) / 27))
 
 
+def test_a_folder_of_classes_alone(run: Run, root: Path, tmp_path: Path) -> None:
+    """All of its images, some of the classes too, by the run's numbers of them."""
+    run_folder, other = str(root / "pets"), root / "other/val"
+    split = found(run, run_folder, "--data", f"folder:{root / 'other'}")
+    alone = found(run, run_folder, "--data", f"folder:{other}")
+    assert alone == {**split, "data": f"folder:{other}", "loss": pytest.approx(split["loss"])}
+    rights = []
+    for name in CLASSES:
+        (tmp_path / name / name).mkdir(parents=True)
+        shutil.copytree(other / name, tmp_path / name / name, dirs_exist_ok=True)
+        one = found(run, run_folder, "--data", f"folder:{tmp_path / name}")
+        rights.append(one["right"])
+        assert one["images"] == 9
+    assert sum(rights) == split["right"] and len(set(rights)) > 1
+    refused = run("evaluate", run_folder, "--data", f"folder:{other}", "--on", "test")
+    assert refused.status == 2 and "no class folders in" in refused.error
+
+
 def test_averaged_weights_or_the_last_ones(run: Run, root: Path) -> None:
     averaged, last = (found(run, str(root / "digits"), flag) for flag in ("--ema", "--no-ema"))
     assert averaged == found(run, str(root / "digits"))

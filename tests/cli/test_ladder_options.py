@@ -197,6 +197,10 @@ def test_a_ladder_without_epochs_has_the_default_shares(ratios: str, modes: int)
             "--ladder 2x10,4/3x6 has no full-mode; in train it ends with 1, as in 2x10,4/3x6,1x3",
         ),
         (
+            lambda: schedule(None, epochs=10, shares="0.5,0.3,0.2"),
+            "--shares 0.5,0.3,0.2 gives 3 for 2 modes, low, full; name the modes by --ladder, as 2,4/3,1, or give two",
+        ),
+        (
             lambda: schedule(THREE, shares="0.5,0.3,0.2"),
             "--shares 0.5,0.3,0.2 and the epochs of --ladder 2x10,4/3x6,1x3 exclude each other",
         ),

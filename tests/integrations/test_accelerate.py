@@ -253,3 +253,12 @@ def test_what_is_missing_is_reported() -> None:
         prepare(accelerator, make())
     with pytest.raises(ValueError, match="Sequential holds no LowModeModel"):
         prepare(accelerator, network(), sgd(network()))
+
+
+def test_an_optimizer_of_other_weights_is_refused() -> None:
+    """Made of a copy, or before the net: its steps would never count, nor train the net."""
+    net = make()
+    with pytest.raises(
+        ValueError, match=r"^no optimizer has the net's parameters; make it with net\.parameters\(\), th"
+    ):
+        prepare(Accelerator(cpu=True), net, sgd(make()))

@@ -57,6 +57,47 @@ def test_every_map_keeps_it(times: int, min_side: int, ratio: int, side: int) ->
     assert least(build(halving(times), (side, side), ratio=ratio, min_side=min_side, kernel_ratio=1)) >= min_side
 
 
+@pytest.mark.parametrize(
+    ("ratio", "min_side", "fitted"), [("4/3", 6, "4/3"), ("4/3", 7, None), (2, 4, 2), (2, 5, Fraction(7, 5))]
+)
+def test_maps_are_as_large_as_they_are_in_low_mode(ratio: Any, min_side: int, fitted: Any) -> None:
+    """28 → 14 → 7 in full-mode: at r = 4/3, 21 → 11 → 6, where 7 / (4/3) is 5.25; at r = 2, 14 → 7 → 4."""
+    if fitted is None:
+        with pytest.raises(ValueError, match=r"^min_side=7 leaves images as they are: the map at 2 has 7 pixels"):
+            build(halving(2), (28, 28), ratio=ratio, min_side=min_side)
+        return
+    pair = build(halving(2), (28, 28), ratio=ratio, min_side=min_side)
+    assert pair.config.ratio == LowModeConfig(ratio=fitted).ratio and least(pair) >= min_side
+
+
+def test_borders_that_convolutions_cut_off_count() -> None:
+    """32 → 30 → 28 → 26 in full-mode, and 20 → 18 → 16 → 14; at 13/7, which divides 26 to 14, 18 → 16 → 14 → 12."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1))
+    pair = build(model, (32, 32), min_side=14, kernel_ratio=1)
+    assert (pair.config.ratio, least(pair)) == (Fraction(8, 5), 14)
+    assert pair.report.notes[0] == (
+        "min_side=14 limits the ratio to 8/5 instead of 2: the map at 2 has 26 pixels a side in full-mode"
+    )
+
+
+def test_sides_are_rounded_first() -> None:
+    """40 pixels at r = 2 are 20, rounded to 24 by multiples of 8: 24 → 12 → 6."""
+    assert build(halving(2), (40, 40), min_side=6, size_multiple=8).config.ratio == 2
+    assert build(halving(2), (40, 40), min_side=6).config.ratio == Fraction(5, 3)
+
+
+def test_a_pool_that_is_dropped_leaves_its_maps_as_they_are() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, padding=1))
+    assert build(model, (32, 32), min_side=16, drop_maxpools="all").config.ratio == 2
+    assert build(model, (32, 32), min_side=12).config.ratio == Fraction(4, 3)
+
+
+def test_strides_of_low_mode_that_no_image_makes_up_for() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1))
+    with pytest.raises(ValueError, match=r"^min_side=20 leaves images as they are: the map at [01] has 32 pixels"):
+        build(model, (32, 32), ratio=(2, 1), min_side=20, strides={"1": (1, 2)}, kernel_ratio=1)
+
+
 def test_each_side_has_its_own() -> None:
     pair = build(halving(2), (64, 32), ratio=4, min_side=6)
     assert pair.config.ratio == (Fraction(8, 3), Fraction(4, 3))

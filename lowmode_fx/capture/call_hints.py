@@ -1,0 +1,33 @@
+"""What to do about a call whose images aren't where the example had them: often a loader's batch that is a dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+def images_hint(names: Iterable[tuple[str, Sequence[Any]]], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """A hint to paste. names: arguments that hold the images, each with the path within it."""
+    wanted = dict(names)
+    if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):
+        batch = args[0]
+        if wanted.keys() <= batch.keys():
+            return "a dict is one argument; give its items as keywords, net(**batch)"
+        key = _image_key(batch)
+        return "give them as in the example" if key is None else f"give the images alone, net(batch[{key!r}])"
+    if not args and kwargs:
+        if any(within and within[0] in kwargs for within in wanted.values()):
+            return "forward takes the dict itself; give it as one argument, net(batch), or step((batch,), targets)"
+        key = _image_key(kwargs)
+        if key is not None:
+            alone = f"give the images alone, net(batch[{key!r}]), or step(images, targets)"
+            return f"a dict holds keywords of forward; {alone}"
+    return "give them as in the example"
+
+
+def _image_key(batch: Mapping[str, Any]) -> str | None:
+    """The entry that looks like a batch of images: a floating tensor of three dimensions or more."""
+    found = (key for key, value in batch.items() if isinstance(value, Tensor))
+    return next((key for key in found if batch[key].is_floating_point() and batch[key].ndim >= 3), None)
