@@ -13,6 +13,7 @@ from lowmode_fx.runtime.schedules import LadderSchedule
 from lowmode_fx.tuning.plan import Plan, make_plan, ramp_plan
 from lowmode_fx.tuning.search import Candidate
 from lowmode_fx.tuning.tried_ratios import RAMP_RATIOS
+from lowmode_fx.tuning.worth_pooling import worth_pooling
 
 #: Maximum low epochs over the full run's epochs: for several modes, the later of which gain nearly as much as
 #: full-mode does, and for a single one.
@@ -113,8 +114,9 @@ def in_order(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
 
 def _cheapest(tried: Sequence[Candidate], epochs: float, tail: float, modes: int) -> Chosen:
     found = []
+    candidates = tried if modes == 2 else worth_pooling(tried)
     for count in range(1, modes):
-        for some in itertools.combinations(tried, count):
+        for some in itertools.combinations(candidates, count):
             if len({id(each.config) for each in some}) < count:
                 continue  # the same mode twice, with different gradient weights
             ordered = in_order(some)

@@ -20,6 +20,7 @@ from lowmode_fx.tuning.plan import ModeGain, make_plan
 from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Candidate
 from lowmode_fx.tuning.trial_order import REPEATS, trial_runs
+from lowmode_fx.tuning.worth_pooling import worth_pooling
 
 WANTED = Wanted(100, 0.5, 2, 1.0, 0)
 
@@ -99,3 +100,24 @@ def test_pooled_kernels_leave_more_to_full_mode(ratio: str, kernel_ratio: int, l
     config = LowModeConfig(ratio=ratio, kernel_ratio=kernel_ratio)
     candidate = replace(measured("any", 2, 0.3, 0.9), config=config)
     assert candidate.mode_gain(0.5).tail == pytest.approx(left)
+
+
+@pytest.mark.parametrize(("cost", "kept"), [(0.25, True), (0.21, True), (0.19, False), (0.05, False)])
+def test_ladders_pool_kernels_where_that_saves_a_third(cost: float, kept: bool) -> None:
+    """Pooled kernels with the same gain: less than a third saved is less than a short full tail mends."""
+    plain = [measured("plain", 2, 0.3, 0.9), measured("larger", "4/3", 0.6, 0.99)]
+    pooled = replace(measured("pooled", 2, cost, 0.9), config=LowModeConfig(ratio=2))
+    search: Any = SimpleNamespace(candidates=[*plain, pooled])
+    ladder = [each.name for each in planned(search, replace(WANTED, modes=3)).candidates]
+    assert ladder == (["plain", "larger"] if kept else ["pooled", "larger"])
+    alone = [each.name for each in planned(search, WANTED).candidates]
+    assert alone == ["pooled"]
+
+
+def test_pooled_kernels_on_whole_images_are_compared_with_full_mode() -> None:
+    config = LowModeConfig(ratio=2, downsample_input=False)
+    dear, cheap = (replace(measured(f"{cost}", 2, cost, 1.0), config=config) for cost in (0.7, 0.6))
+    assert worth_pooling([dear, cheap]) == [cheap]
+    assert worth_pooling([replace(cheap, trials=((0.0, 0.0),))]) == []
+    lone = replace(measured("lone", 2, 0.9, 0.9), config=LowModeConfig(ratio=2))
+    assert worth_pooling([lone]) == [lone]  # nothing to compare it with

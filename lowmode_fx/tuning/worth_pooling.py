@@ -1,0 +1,43 @@
+"""Whether pooled kernels save enough for a ladder, whose full tail is short."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lowmode_fx.tuning.search import Candidate
+
+#: Share of the cost of progress that pooled kernels have to save beside kept ones. Where they saved less (5×5 kernels,
+#: a quarter), ladders with them ended below those that keep kernels, though trial runs promised more: what kernels
+#: don't learn while they are pooled shows at the end. With 13×13 kernels they save more than half, and keep their
+#: promise (docs/benchmarks/accuracy.md, docs/benchmarks/kernels.md). After a long full tail they pay from less on, so a
+#: plan of one low mode isn't concerned.
+LEAST_SAVED = 1 / 3
+
+
+def worth_pooling(tried: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates with kernels kept, and those with pooled ones that save enough on the same images.
+
+    ``tried``: candidates with trial runs. Those without a counterpart with kernels kept are left in.
+    """
+    kept: dict[object, float] = {None: 1.0}  # whole images with kernels kept are full-mode
+    for each in tried:
+        if not each.config.pools_kernels:
+            kept[_images(each)] = min(_cost_of_progress(each), kept.get(_images(each), math.inf))
+    return [
+        each
+        for each in tried
+        if not each.config.pools_kernels
+        or _cost_of_progress(each) <= (1 - LEAST_SAVED) * kept.get(_images(each), math.inf)
+    ]
+
+
+def _images(candidate: Candidate) -> object:
+    """What the mode's images are: their ratio, or ``None`` if they are whole."""
+    return candidate.config.ratio if candidate.config.downsample_input else None
+
+
+def _cost_of_progress(candidate: Candidate) -> float:
+    """Time that a full step's progress takes in this mode, in full steps."""
+    gain = candidate.trial_gains[-1]
+    return candidate.cost / gain if gain > 0 else math.inf
