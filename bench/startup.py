@@ -24,7 +24,7 @@ TRAIN = ("train", "resnet18", "--data", "digits")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "no command": (),
     "help": ("--help",),
-    **{f"help of {name}": (name, "--help") for name in ("report", "probe", "tune", "train", "draw")},
+    **{f"help of {name}": (name, "--help") for name in ("report", "probe", "tune", "train", "evaluate", "draw")},
     "unknown command": ("trian",),
     "mistyped option": (*TRAIN, "--epoch", "3"),
     "missing option": ("train", "resnet18"),
