@@ -28,7 +28,7 @@ class TrainStep:
     On a CPU it runs the lines of an ordinary training loop, with bit-identical results. On a CUDA device each kind of
     step (its mode and the shapes of its batch) runs twice like that as a warm-up, and from then on as one replay of a
     CUDA graph: downsampling, forward, loss, backward, clipping and, if its state is on the device, the optimizer step.
-    Learning rates are read at each replay. A layer that is frozen, a hook that is added, an attribute that is set or a
+    Up to 32 kinds are kept. Learning rates are read at each replay. A layer that is frozen, a hook that is added, an attribute that is set or a
     checkpoint that is loaded is detected, and the step is captured again. A criterion that can't be captured
     runs in Python between two replays, of forward and of backward; a step that can't be captured either way runs
     uncaptured. One ``UncapturedWarning`` names the cause and the line.
