@@ -80,7 +80,7 @@ def parts(step: TrainStep, images: Tensor, targets: Tensor) -> dict[str, Callabl
     """What a step does besides its replay, each part alone."""
     captured: Any = step._captured
     batch, place = Batch((images,), {}, targets), Place(True, True)
-    net, watch, optimizer = captured._net, captured._watch, captured._optimizer_watch
+    net, watch, optimizer = captured._net, captured._changes.watch, captured._changes.optimizer_watch
 
     def mode_and_count() -> None:
         net.begin_step(batch.args, batch.kwargs)

@@ -13,7 +13,7 @@ from lowmode_fx.capture.signature import bind_call
 from lowmode_fx.runtime.captured.arithmetic import Batch, Criterion, StepArithmetic
 from lowmode_fx.runtime.captured.capture import CapturedSteps
 from lowmode_fx.runtime.captured.graphs import Graphs, graphs_for
-from lowmode_fx.runtime.captured.nets import find_net
+from lowmode_fx.runtime.captured.nets import OWN_GRAPHS, find_net, has_own_graphs
 from lowmode_fx.runtime.captured.recorded import Place
 from lowmode_fx.runtime.captured.signature import move
 from lowmode_fx.runtime.model import LowModeModel
@@ -28,10 +28,10 @@ class TrainStep:
     On a CPU it runs the lines of an ordinary training loop, with bit-identical results. On a CUDA device each kind of
     step (its mode and the shapes of its batch) runs twice like that as a warm-up, and from then on as one replay of a
     CUDA graph: downsampling, forward, loss, backward, clipping and, if its state is on the device, the optimizer step.
-    Learning rates are read at each replay. A layer that is frozen, a hook that is added, an attribute that is set or a
-    checkpoint that is loaded is detected, and the step is captured again. A criterion that can't be captured
-    runs in Python between two replays, of forward and of backward; a step that can't be captured either way runs
-    uncaptured. One ``UncapturedWarning`` names the cause and the line.
+    Up to 32 kinds are kept. Learning rates are read at each replay. A layer that is frozen, a hook that is added, an
+    attribute that is set or a checkpoint that is loaded is detected, and the step is captured again. A criterion that
+    can't be captured runs in Python between two replays, of forward and of backward; a step that can't be captured
+    either way runs uncaptured. One ``UncapturedWarning`` names the cause and the line.
 
     No parameter has a ``.grad`` after a step, unless batches are accumulated.
 
@@ -100,6 +100,8 @@ class TrainStep:
         self._captured: CapturedSteps | None = None
         if graphs is not None:
             self._captured = CapturedSteps(self._known, self._arithmetic, graphs, device)
+            if refusal is None and has_own_graphs(criterion):
+                refusal = f"torch.compile makes CUDA graphs of the criterion itself; {OWN_GRAPHS}"
             if refusal is not None:
                 self._captured.refuse(refusal)
         self._after_step = after_step

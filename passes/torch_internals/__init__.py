@@ -9,6 +9,7 @@ from passes.torch_internals.compiled_frames import (
     failed_guard,
     frames_are_compiled,
     leave_frames_of,
+    makes_cuda_graphs,
 )
 from passes.torch_internals.compiler_failures import (
     can_compile,
@@ -70,6 +71,7 @@ __all__ = [
     "is_uncaptured_operator",
     "isolated",
     "leave_frames_of",
+    "makes_cuda_graphs",
     "sum_of_versions",
     "training_graphs_through",
     "unchanged_tensors",

@@ -44,3 +44,24 @@ def failed_guard() -> str:
     metrics: list[Any] = getattr(sys.modules.get("torch._dynamo.utils"), "get_compilation_metrics", list)()
     reasons = (getattr(each, "recompile_reason", None) for each in reversed(metrics))
     return str(next(filter(None, reasons), "")).partition("#")[0]
+
+
+def makes_cuda_graphs(compiled: Any) -> bool:
+    """Whether what ``torch.compile`` returned, or a module that ``compile()`` was called on, makes CUDA graphs.
+
+    What a module holds is not looked at; anything else makes none.
+    """
+    config: Any = None
+    callback: Any = None
+    context = vars(compiled).get("dynamo_ctx") if type(compiled).__name__ == "OptimizedModule" else None
+    if context is not None:
+        config, callback = getattr(context, "compiler_config", None), getattr(context, "callback", None)
+    else:
+        function = getattr(compiled, "_compiled_call_impl", None) or compiled
+        read = getattr(function, "get_compiler_config", None) if getattr(function, "_is_torch_compile", False) else None
+        config = None if read is None else read()
+    if config is not None:
+        return bool(config.get("triton.cudagraphs"))
+    while hasattr(callback, "_torchdynamo_orig_backend"):
+        callback = callback._torchdynamo_orig_backend
+    return getattr(callback, "compiler_name", None) == "cudagraphs"

@@ -545,11 +545,11 @@ def test_a_ragged_batch_runs_uncaptured_and_right(graphs: GraphKind) -> None:
     assert (ours.recorder.captures, ours.recorder.replays) == (2, 20 - 4)
 
 
-def test_batches_of_another_size_that_keep_coming_are_captured_anew(graphs: GraphKind) -> None:
+def test_batches_of_another_size_that_keep_coming_are_captured_too(graphs: GraphKind) -> None:
     data = graphs.batches() + graphs.batches(size=3)
     ours = graphs.captured().train(data)
     assert same(ours, graphs.loop().train(data))
-    assert (ours.recorder.captures, ours.step.captures) == (4, 2)
+    assert ours.recorder.captures == ours.step.captures == 4
 
 
 def test_what_keeps_changing_is_no_longer_captured() -> None:
@@ -682,10 +682,10 @@ def test_options_that_keep_changing_put_the_optimizer_outside(graphs: GraphKind)
         run.optimizer.param_groups[0]["momentum"] = 1 - 2.0 ** -(1 + place // 4)
 
     with pytest.warns(UncapturedWarning, match="its momentum keeps changing between steps") as caught:
-        ours = graphs.captured().train(graphs.batches(2 * STEPS), between)
+        ours = graphs.captured().train(graphs.batches(4 * STEPS), between)
     assert graphs.told(caught) == 1
-    assert same(ours, graphs.loop().train(graphs.batches(2 * STEPS), between))
-    assert ours.recorder.replays > STEPS // 2
+    assert same(ours, graphs.loop().train(graphs.batches(4 * STEPS), between))
+    assert ours.recorder.replays > STEPS
 
 
 class Breaking(Recorder):

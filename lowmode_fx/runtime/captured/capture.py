@@ -10,22 +10,19 @@ from torch import Tensor
 
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.captured.arithmetic import Batch, StepArithmetic
+from lowmode_fx.runtime.captured.budget import Budget
+from lowmode_fx.runtime.captured.changes import Changes
 from lowmode_fx.runtime.captured.complaints import cause_of, warn
 from lowmode_fx.runtime.captured.graphs import Graphs
 from lowmode_fx.runtime.captured.kinds import Kind, Kinds, Progress
 from lowmode_fx.runtime.captured.nets import SteppedNet
-from lowmode_fx.runtime.captured.optimizer_watch import OptimizerWatch
-from lowmode_fx.runtime.captured.rates import why_hooked
-from lowmode_fx.runtime.captured.recorded import Place, gradients_of, same_tensors
+from lowmode_fx.runtime.captured.recorded import Place, gradients_of
+from lowmode_fx.runtime.captured.room import Room
 from lowmode_fx.runtime.captured.runs import StepRuns
 from lowmode_fx.runtime.captured.signature import Signature, StaticBatch, flatten
 from lowmode_fx.runtime.captured.updates import Updates
 from lowmode_fx.runtime.captured.watch import Watch
 
-#: Changes of what a step has read in Python, before steps are no longer captured.
-MOST_RESTARTS = 8
-#: Changes of an optimizer's options, other than learning rates, before its step is no longer captured.
-MOST_OPTIONS = 2
 #: Recordings of one kind of step that begin with different gradients.
 MOST_STARTS = 4
 
@@ -43,17 +40,14 @@ class CapturedSteps:
         self._doubt: str | None = None
         self._net = net
         self._arithmetic = arithmetic
-        self._graphs = graphs
         self._device = device
         self._updates = Updates(net, arithmetic, device)
         self._runs = StepRuns(net, arithmetic, self._updates, graphs, device)
+        self._changes = Changes(net, arithmetic)
+        self._budget = Budget()
         self._kinds = Kinds()
+        self._room = Room(self._kinds)
         self._static: dict[Signature, StaticBatch] = {}
-        self._watch: Watch | None = None
-        self._optimizer_watch: OptimizerWatch | None = None
-        self._scaling: tuple[Any, ...] = ()
-        self._restarts = 0
-        self._other_options = 0
         self._leftovers_told = False
         if self.outside is not None:
             self._step_outside(self.outside)
@@ -71,7 +65,7 @@ class CapturedSteps:
     @property
     def captures(self) -> int:
         """Number of kinds of steps that are recorded now."""
-        return sum(progress.recorded is not None for progress in self._kinds.met.values())
+        return len(self._kinds.recorded())
 
     def run(self, batch: Batch, place: Place) -> Tensor:
         """The loss of one batch, whose gradients are accumulated or, at the last place, applied."""
@@ -82,7 +76,7 @@ class CapturedSteps:
         progress, leaves = self._progress(mode, batch, place)
         if progress is None:
             return self._run_eagerly(mode, batch, place)
-        watch = self._watch
+        watch = self._changes.watch
         if watch is None:  # until the first optimizer step
             progress.runs = 1
             return self._run_eagerly(mode, batch, place)
@@ -94,11 +88,14 @@ class CapturedSteps:
         graded = self._arithmetic.graded()
         gradients = gradients_of(graded)
         fits = progress.fits(gradients)
-        if not fits and progress.runs > 2 and self._begins_recorded(progress, gradients):
+        if not fits and progress.runs > 2 and self._begins_recorded(progress, gradients) and self._has_room(progress):
             self._capture(progress, leaves, watch.generators)
             fits = progress.fits(gradients)
         if fits and progress.recorded is not None:
+            self._budget.replays += 1
             return self._runs.replay(progress.recorded, leaves, graded, place)
+        if progress.runs == 1:
+            self._room.note_new(progress)
         return self._run_eagerly(mode, batch, place)
 
     def _begins_recorded(self, progress: Progress, gradients: Sequence[Tensor | None]) -> bool:
@@ -111,10 +108,7 @@ class CapturedSteps:
         if progress.captures >= MOST_STARTS:
             if progress.captures == MOST_STARTS:
                 progress.captures += 1
-                warn(
-                    "parameters that the optimizer doesn't step on have other gradients in each step, so steps in "
-                    f"{kind.mode}-mode run uncaptured; freeze them, or clear them before each step"
-                )
+                warn(_of_other_starts(kind))
             return False
         if kind.place.first:
             clean = all(gradient is None for gradient in gradients[: len(self._arithmetic.trained())])
@@ -124,8 +118,16 @@ class CapturedSteps:
                     "parameters have gradients before a step, so it runs uncaptured and adds to them; clear them first"
                 )
             return clean
-        first = self._kinds.recorded_first(kind.mode)
-        return first is not None and same_tensors(gradients, first.after)
+        return self._kinds.begins(kind.mode, gradients)
+
+    def _has_room(self, progress: Progress) -> bool:
+        """Whether this kind may be recorded; another one is given up for it if need be."""
+        given_up = self._room.make(progress, self._budget)
+        if given_up is None:
+            return False
+        for signature in given_up:
+            self._static.pop(signature, None)
+        return True
 
     def refuse(self, cause: str) -> None:
         """Stop capturing, and warn why."""
@@ -137,8 +139,8 @@ class CapturedSteps:
 
     def _run_eagerly(self, mode: Mode, batch: Batch, place: Place) -> Tensor:
         loss = self._runs.eagerly(mode, batch, place)
-        if self._watch is None and self.refusal is None and place.last:
-            self._look()
+        if self._changes.watch is None and self.refusal is None and place.last:
+            self._changes.look(with_criterion=self._doubt is None, with_optimizer=self.outside is None)
         return loss
 
     def _rehearse(self, watch: Watch, mode: Mode, batch: Batch, place: Place) -> Tensor:
@@ -175,6 +177,7 @@ class CapturedSteps:
         progress.captures += 1
         try:
             progress.recorded = self._runs.record(kind, static, generators, in_parts)
+            self._budget.note_recording(self.captures)
         except Exception as error:  # a device, a compiler or user code may raise anything while it is recorded
             self._arithmetic.forget_half_step()
             cause = f"a step in {kind.mode}-mode can't be recorded: {cause_of(error)}"
@@ -192,57 +195,40 @@ class CapturedSteps:
         except TypeError as error:
             self.refuse(f"the batch holds {error}")
             return None, []
-        kind = Kind(mode, place, signature)
-        progress = self._kinds.find(kind)
-        if progress is None and self._kinds.replaces(kind):
-            self._restart("the shapes of batches keep changing")
-        return progress, leaves
-
-    def _look(self) -> None:
-        """Note what steps read in Python, after one has run and left nothing behind."""
-        self._net.settle()
-        criterion = {"criterion": self._arithmetic.criterion} if self._doubt is None else {}
-        self._arithmetic.find_others()
-        self._watch = Watch({**self._net.roots(), **criterion})
-        if self.outside is None:
-            self._optimizer_watch = OptimizerWatch(self._arithmetic.optimizer, self._arithmetic.net.parameters())
-        self._scaling = self._arithmetic.scaling()
+        return self._kinds.find(mode, place, signature), leaves
 
     def _notice_changes(self) -> None:
         """Drop recordings if a step would compute something else now."""
-        changed = self._watch.changed() if self._watch is not None else None
-        if changed is not None:
-            self._forget()
-            self._restart(f"{changed} keeps changing between steps")
-        elif self._optimizer_watch is not None:
-            hooked = why_hooked(self._arithmetic.optimizer)
-            if hooked is not None:
-                self._forget()
-                self._step_outside(hooked)
-                return
-            if self._optimizer_watch.loaded() or self._arithmetic.scaling() != self._scaling:
-                self._forget()
-                return
-            option = self._optimizer_watch.changed_option()
-            if option is not None:
-                self._forget()
-                self._other_options += 1
-                if self._other_options > MOST_OPTIONS:
-                    self._step_outside(f"its {option} keeps changing between steps")
+        change = self._changes.found()
+        if change is None:
+            return
+        self._forget()
+        self._budget.note_change()
+        if change.for_good:
+            self._step_outside(change.what)
+        elif not self._budget.allows() and change.of_optimizer:
+            self._budget = Budget()
+            self._step_outside(change.what)
+        elif not self._budget.allows():
+            self.refuse(change.what)
 
     def _step_outside(self, cause: str) -> None:
         self._updates.outside = cause
-        self._optimizer_watch = None
+        self._changes.optimizer_watch = None
         warn(f"the optimizer step runs in Python after each replay: {cause}")
-
-    def _restart(self, cause: str) -> None:
-        self._restarts += 1
-        if self._restarts > MOST_RESTARTS:
-            self.refuse(cause)
 
     def _forget(self) -> None:
         self._kinds.clear()
         self._static.clear()
-        self._graphs.forget()
-        self._watch = None
-        self._optimizer_watch = None
+        self._runs.forget()
+        self._changes.forget()
+
+
+def _of_other_starts(kind: Kind) -> str:
+    if not kind.place.first:
+        told = "batches of one step give gradients to other parameters each time, so later ones"
+        return f"{told} in {kind.mode}-mode run uncaptured; let all batches use the same layers"
+    return (
+        "parameters that the optimizer doesn't step on have other gradients in each step, so steps in "
+        f"{kind.mode}-mode run uncaptured; freeze them, or clear them before each step"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 
@@ -10,8 +11,11 @@ class UncapturedWarning(UserWarning):
 
 
 def warn(message: str) -> None:
-    """Warn the caller of the step."""
-    warnings.warn(message, UncapturedWarning, stacklevel=5)
+    """Warn whoever called the step, or made it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("lowmode_fx.runtime."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UncapturedWarning, stacklevel=level)
 
 
 def cause_of(error: BaseException) -> str:

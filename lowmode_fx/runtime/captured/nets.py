@@ -12,9 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
+from passes.torch_internals import makes_cuda_graphs
 
 #: Modes of ``torch.compile`` that make CUDA graphs themselves.
 _CAPTURING_MODES = ("reduce-overhead", "max-autotune")
+#: What to do about them.
+OWN_GRAPHS = "compile without mode='reduce-overhead' or 'max-autotune', and without options={'triton.cudagraphs': True}"
 
 
 class SteppedNet(Protocol):
@@ -134,7 +137,7 @@ def find_net(module: nn.Module) -> tuple[SteppedNet, str | None]:
         if within is None:
             break
         inner = within
-    cause = None
+    cause = "torch.compile makes CUDA graphs of the model itself; " + OWN_GRAPHS if has_own_graphs(module) else None
     if isinstance(module, DistributedDataParallel | FSDPModule):
         cause = f"{type(module).__name__} exchanges gradients between processes"
     if isinstance(inner, LowModeModel):
@@ -142,6 +145,11 @@ def find_net(module: nn.Module) -> tuple[SteppedNet, str | None]:
     if any(isinstance(each, LowModeModel) for each in module.modules()):
         cause = "a LowModeModel inside another module chooses its own modes"
     return PlainNet(inner), cause
+
+
+def has_own_graphs(part: Any) -> bool:
+    """Whether compiled code in a module, or a compiled function, makes CUDA graphs, which another can't hold."""
+    return any(map(makes_cuda_graphs, part.modules() if isinstance(part, nn.Module) else (part,)))
 
 
 def _own_graphs(net: LowModeModel) -> str | None:

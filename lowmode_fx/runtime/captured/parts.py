@@ -125,9 +125,16 @@ class RecordedParts:
 
 
 def capture_parts(
-    arithmetic: StepArithmetic, static: StaticBatch, graphs: Graphs, generators: list[torch.Generator]
+    arithmetic: StepArithmetic,
+    static: StaticBatch,
+    graphs: Graphs,
+    generators: list[torch.Generator],
+    leave: Callable[[], None],
 ) -> RecordedParts:
-    """Record forward and backward. Raises what they raise. The parameters keep the gradients of the recording."""
+    """Record forward and backward. Raises what they raise. The parameters keep the gradients of the recording.
+
+    ``leave``: recorded too, after backward.
+    """
     before = [parameter.grad for parameter in arithmetic.graded()]
     gradients: list[Tensor] = []
     reached: list[set[int]] = []
@@ -137,6 +144,7 @@ def capture_parts(
 
     def backward(outputs: Outputs) -> None:
         torch.autograd.backward(outputs.roots, gradients)
+        leave()
 
     def between(outputs: Outputs) -> None:
         gradients.extend(torch.zeros_like(root) for root in outputs.roots)

@@ -16,6 +16,7 @@ from lowmode_fx.runtime.captured.kinds import Kind
 from lowmode_fx.runtime.captured.nets import SteppedNet
 from lowmode_fx.runtime.captured.parts import RecordedParts, capture_parts, run_in_parts
 from lowmode_fx.runtime.captured.recorded import Place, Recorded, gradients_of
+from lowmode_fx.runtime.captured.shared_gradients import SharedGradients
 from lowmode_fx.runtime.captured.signature import StaticBatch, move
 from lowmode_fx.runtime.captured.updates import Updates
 from lowmode_fx.runtime.captured.watch import Watch
@@ -40,6 +41,12 @@ class StepRuns:
         self._updates = updates
         self._graphs = graphs
         self._device = device
+        self._shared = SharedGradients()
+
+    def forget(self) -> None:
+        """None of the recordings will be replayed again."""
+        self._shared.clear()
+        self._graphs.forget()
 
     def eagerly(self, mode: Mode, batch: Batch, place: Place) -> Tensor:
         """The step as it is. Returns its loss."""
@@ -97,8 +104,13 @@ class StepRuns:
         graded = self._arithmetic.graded()
         before = gradients_of(graded)
 
+        def leave() -> None:
+            if place.first and not place.last:
+                self._shared.move(mode, graded, before)
+
         def step() -> tuple[Tensor, Tensor | None, Tensor | None]:
             loss = self._gradients(mode, static.batch(), place)
+            leave()
             if not place.last or self._updates.outside is not None:
                 return loss, None, None
             return loss, *self._updates.record()
@@ -108,7 +120,7 @@ class StepRuns:
         try:
             if in_parts:
                 with self._net.in_mode(mode):
-                    return capture_parts(self._arithmetic, static, self._graphs, generators)
+                    return capture_parts(self._arithmetic, static, self._graphs, generators, leave)
             (loss, norm, skipped), replay = self._graphs.capture(step, generators)
             return Recorded(static, replay, loss, norm, skipped, before, gradients_of(graded))
         finally:

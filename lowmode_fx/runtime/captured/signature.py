@@ -77,5 +77,6 @@ def _describe(leaf: Any) -> Hashable:
             raise TypeError(f"an input of layout {leaf.layout}")
         return leaf.shape, leaf.stride(), leaf.dtype
     if isinstance(leaf, _CONSTANTS):
-        return (type(leaf), leaf)
+        # In words: 0.0 equals -0.0.
+        return (type(leaf), repr(leaf) if isinstance(leaf, float | complex) else leaf)
     raise TypeError(f"an input of type {type(leaf).__name__}")
