@@ -128,7 +128,10 @@ def tune(
     autocast: Annotated[
         Literal["none", "bf16"], typer.Option(help="Autocast type, as in train; costs depend on it.")
     ] = "none",
-    tail: Annotated[float, typer.Option(help="Smallest share of the progress that is made in full-mode.")] = 0.5,
+    tail: Annotated[
+        float | None,
+        typer.Option(help="Share of the progress that is left when r = 2 ends. (default 0.5, of four modes 0.35)"),
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Stop measuring after this many seconds.")] = 600.0,
     batch_size: BatchSize = 125,
     lr: LearningRate = 0.05,
@@ -150,7 +153,8 @@ def tune(
     by_default = default_ratios(3) if modes == 2 else None  # one low mode may be of r = 4/3
     tried = by_default if listed is None else [_ratio(part) for part in listed]
     as_number("time_budget", time_budget, above=0, most=1)
-    as_share("tail", tail)
+    if tail is not None:
+        as_share("tail", tail)
     as_number("seconds", seconds, above=0)
     settings = _settings(device, batch_size, lr, momentum, seed, criterion)
     from lowmode_fx.cli.tuning_run import make_setting, run_tuning

@@ -10,6 +10,7 @@ full-mode. And low epochs are at most ``most_low`` times the full run's: the gai
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,11 @@ from passes.ratios import RatioLike, largest_ratio
 
 #: Steps of the integral over x.
 _GRID = 400
-#: Of the missing side in ``tail_at``: 0.5 at half the side and 0.2 at three quarters are 0.5 ** 1.32 apart.
-_TAIL_POWER: float = math.log2(0.5 / 0.2)
+#: The share of the progress that is left when r = 2 ends, by default, and with four modes: as in the ladders that did
+#: best (``bench/results/ablation_cpu.md``).
+TAIL, TAIL_OF_FOUR = 0.5, 0.35
+#: What is left at r = 4/3 and at r = 8/3.
+_TAIL_AFTER, _TAIL_BEFORE = 0.2, 2 / 3
 #: Steps of a ramp's sum over the epochs of one mode.
 _RAMP_STEPS = 50
 
@@ -107,11 +111,15 @@ def ramp_plan(modes: Sequence[ModeGain], shares: Sequence[float], epochs: float)
 def tail_at(ratio: RatioLike, tail: float) -> float:
     """The share of the progress that is left to larger images than a mode's, by its ratio; ``tail`` at r = 2.
 
-    It is a power of the missing part of the side: with a half at 2, a fifth at 4/3, as in the plain ramp. With an
-    eighth at 4/3 runs ended a point lower (``bench/results/ablation_cpu.md``).
+    In between, a line over the missing part of the side: a fifth is left at 4/3, as in the plain ramps, two thirds at
+    8/3. With an eighth at 4/3 runs ended a point lower (``bench/results/ablation_cpu.md``).
     """
-    missing = float(2 * (1 - 1 / largest_ratio(ratio)))
-    return min(1.0, tail * math.pow(missing, _TAIL_POWER))
+    missing = float(2 * (1 - 1 / largest_ratio(ratio)))  # 0.5 at 4/3, 1 at 2, 1.25 at 8/3
+    points = ((0.0, 0.0), (0.5, min(_TAIL_AFTER, tail)), (1.0, tail), (1.25, max(_TAIL_BEFORE, tail)))
+    for (x, y), (next_x, next_y) in itertools.pairwise(points):
+        if missing <= next_x or next_x == points[-1][0]:
+            return min(1.0, y + (next_y - y) * (missing - x) / (next_x - x))
+    raise AssertionError("points are never empty")
 
 
 def gain_curve(points: Sequence[tuple[float, float]]) -> Callable[[float], float]:

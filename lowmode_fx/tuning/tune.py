@@ -18,6 +18,7 @@ from lowmode_fx.tuning.batches import Batch
 from lowmode_fx.tuning.candidates import Choice, families, try_pair
 from lowmode_fx.tuning.costs import CostMeasure
 from lowmode_fx.tuning.decide import Wanted, decide, no_progress
+from lowmode_fx.tuning.plan import TAIL, TAIL_OF_FOUR
 from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Search
 from lowmode_fx.tuning.trial_order import trial_runs
@@ -54,7 +55,7 @@ def tune(
     time_budget: float = 1.0,
     measure: CostMeasure = "time",
     autocast: torch.dtype | None = None,
-    tail: float = 0.5,
+    tail: float | None = None,
     seconds: float = 600.0,
     run_steps: int | None = None,
     steps_per_epoch: int | None = None,
@@ -92,7 +93,8 @@ def tune(
         measure: Measure the cost of a step by ``"time"`` (forward and backward, uncompiled) or by ``"macs"``, which
             predict compiled steps better where a GPU runs small maps that wait for launches.
         autocast: ``torch.bfloat16`` if the run will use autocast to it, which changes costs.
-        tail: Share of the progress that stays in full-mode, in [0, 1].
+        tail: Share of the progress, in [0, 1], that is left when images of half the side end: to full-mode with two
+            modes, to larger images with more. By default 0.5, and 0.35 for a plan of four modes or more.
         seconds: Time in seconds, in which a full run of eight steps and one trial run are the least; ``reasons`` say
             what was not reached, and if the least took longer.
         run_steps: Steps of the short run; by default as many as the time allows.
@@ -110,6 +112,7 @@ def tune(
     steps_per_epoch = _length(loader) if steps_per_epoch is None else steps_per_epoch
     as_count("modes", modes, 2)
     tried = default_ratios(modes) if ratios is None else tuple(ratios)
+    tail = (TAIL if modes < 4 else TAIL_OF_FOUR) if tail is None else tail
     _check(epochs, tail, seconds, tried, measure, steps_per_epoch, autocast)
     as_number("time_budget", time_budget, above=0, most=1)
     base = LowModeConfig() if config is None else config

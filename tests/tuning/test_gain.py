@@ -204,5 +204,11 @@ def test_a_ramp_takes_what_its_shares_say() -> None:
 
 def test_smaller_images_leave_more_of_the_progress_to_larger_ones() -> None:
     assert [tail_at(ratio, 0.5) for ratio in (1, Fraction(4, 3), 2, 3)] == pytest.approx(
-        [0, 0.2, 0.5, 0.7314], abs=1e-4
+        [0, 0.2, 0.5, 0.7222], abs=1e-4
     )
+    # With four modes, as the ladder from r = 8/3 did best: less is left at r = 2, the same before and after it.
+    assert [tail_at(ratio, 0.35) for ratio in (Fraction(4, 3), 2, Fraction(8, 3), 4)] == pytest.approx(
+        [0.2, 0.35, 2 / 3, 0.9833], abs=1e-4
+    )
+    assert [tail_at(ratio, 0.1) for ratio in (Fraction(4, 3), 2)] == [0.1, 0.1]
+    assert tail_at(4, 1.0) == 1
