@@ -710,7 +710,8 @@ def test_a_forward_that_python_takes_part_in_runs_uncaptured(kind: type[Net], ca
     [
         (partial(torch.optim.SGD, lr=0.1), "SGD reads its learning rate in Python; make it with fused=True"),
         (partial(torch.optim.AdamW, lr=0.01), "AdamW reads .*; make it with fused=True or capturable=True"),
-        (partial(torch.optim.RMSprop, lr=0.01), "RMSprop may count steps in Python"),
+        (partial(torch.optim.RMSprop, lr=0.01), "RMSprop reads .*; make it with capturable=True"),
+        (partial(torch.optim.Adafactor, lr=0.01), "Adafactor may count steps in Python"),
     ],
 )
 def test_an_optimizer_with_a_state_in_python_steps_after_each_replay(make: Make, cause: str) -> None:
