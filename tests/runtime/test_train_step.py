@@ -605,7 +605,7 @@ def test_what_keeps_changing_is_no_longer_captured() -> None:
         run.net.temperature = 1.0 + 2.0**-10 * place
 
     with pytest.warns(
-        UncapturedWarning, match=r"temperature keeps changing between steps; give capture=False"
+        UncapturedWarning, match=r"temperature keeps changing between steps: 1\.\d+, 1\.\d+; give capture=False"
     ) as caught:
         ours = recorded().train(batches(2 * STEPS), between)
     assert len(caught) == 1

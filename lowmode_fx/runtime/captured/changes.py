@@ -10,6 +10,9 @@ from lowmode_fx.runtime.captured.optimizer_watch import OptimizerWatch
 from lowmode_fx.runtime.captured.rates import why_hooked, why_not_captured
 from lowmode_fx.runtime.captured.watch import Watch
 
+#: What to do about options that schedulers change in each step.
+_CYCLED = dict.fromkeys(("momentum", "betas"), "give cycle_momentum=False to OneCycleLR and CyclicLR")
+
 
 class Change(NamedTuple):
     """``what``: in words. ``of_optimizer``: only its step is concerned; ``for_good``: which can't be captured now."""
@@ -48,7 +51,8 @@ class Changes:
         """What has changed since the look, if anything has."""
         changed = self.watch.changed() if self.watch is not None else None
         if changed is not None:
-            return Change(f"{changed} keeps changing between steps")
+            values = self.watch.values if self.watch is not None else ""
+            return Change(f"{changed} keeps changing between steps" + (values and f": {values}"))
         return None if self.optimizer_watch is None else self._of_optimizer(self.optimizer_watch)
 
     def _of_optimizer(self, watch: OptimizerWatch) -> Change | None:
@@ -65,4 +69,7 @@ class Changes:
             return Change(told, of_optimizer=True)
         if self._arithmetic.scaling() != self._scaling:
             return Change("options of the gradient scaler keep changing between steps", of_optimizer=True)
-        return None if option is None else Change(f"its {option} keeps changing between steps", of_optimizer=True)
+        if option is None:
+            return None
+        hint = _CYCLED.get(option, "let it change less often")
+        return Change(f"its {option} keeps changing between steps; {hint}", of_optimizer=True)
