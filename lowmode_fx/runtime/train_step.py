@@ -39,8 +39,8 @@ class TrainStep:
         net: A ``LowModeModel``, also inside ``DistributedDataParallel``, or any module, whose steps are then all full
             steps. The optimizer is attached to it.
         criterion: ``criterion(outputs, targets)`` returns the loss, a scalar; ``None`` if the net returns the loss.
-        optimizer: Any optimizer. On CUDA, ``fused=True`` (SGD, Adam, AdamW) or ``capturable=True`` (Adam, AdamW) makes
-            its step a part of the replay; another one steps in Python after it.
+        optimizer: Any optimizer. On CUDA, ``fused=True`` (SGD, Adam, AdamW, Adagrad) or ``capturable=True`` (torch's
+            others that have it) makes its step a part of the replay; another one steps in Python after it.
         autocast: Dtype of ``torch.autocast`` around forward and loss, such as ``torch.bfloat16``. With
             ``torch.float16`` the loss is scaled (see ``scaler``). ``None`` leaves a ``torch.autocast`` around the call
             as it is.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from lowmode_fx.runtime.captured.rates import option_for_capture
 from lowmode_fx.train.optimizer_names import OTHER_LOOPS, unknown_optimizer
 from lowmode_fx.train.settings import TrainSettings
 from passes.errors import OptionError
@@ -13,6 +16,8 @@ from passes.wording import first_line
 
 def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.Optimizer:
     """SGD over all parameters alike; or timm's ``create_optimizer_v2``, which leaves norms and biases undecayed.
+
+    On CUDA one of torch's own is made with the option by which a captured step can hold its step too.
 
     Raises ``OptionError`` for a name that timm does not know, and for one whose package is missing.
     """
@@ -24,13 +29,19 @@ def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.devi
             momentum=momentum,
             weight_decay=decay,
             nesterov=settings.nesterov,
-            fused=device.type == "cuda" or None,  # so that a captured step holds the optimizer's too
+            fused=device.type == "cuda" or None,
         )
     check_optimizer(settings.optimizer)
     from timm.optim import create_optimizer_v2
 
     try:
-        return create_optimizer_v2(model, settings.optimizer, settings.lr, decay, momentum)
+        made = create_optimizer_v2(model, settings.optimizer, settings.lr, decay, momentum)
+        # Steps on shards aren't captured, and not all of these options know shards.
+        option = option_for_capture(type(made)) if device.type == "cuda" and not settings.fsdp else None
+        options: dict[str, Any] = {} if option is None else {option: True}
+        return (
+            create_optimizer_v2(model, settings.optimizer, settings.lr, decay, momentum, **options) if options else made
+        )
     except (ImportError, AssertionError, RuntimeError, ValueError, TypeError) as error:
         raise OptionError(
             "optimizer", settings.optimizer, f"can't be made ({first_line(error)})", "give another"

@@ -12,7 +12,7 @@ from torch import nn
 from lowmode_fx import TrainStep
 from lowmode_fx.runtime.captured.complaints import UncapturedWarning
 from tests.runtime.recorder import Recorder
-from tests.runtime.test_train_step import SGD, Net
+from tests.runtime.runs import SGD, Net
 
 GRAPHS: list[dict[str, Any]] = [
     {"mode": "reduce-overhead"},

@@ -19,7 +19,7 @@ from lowmode_fx.runtime.captured.complaints import UncapturedWarning
 from lowmode_fx.runtime.captured.differences import difference
 from lowmode_fx.runtime.captured.signature import flatten
 from tests.runtime.recorder import Recorder
-from tests.runtime.test_train_step import SGD, STEPS, Net, Run, batches, build, same
+from tests.runtime.runs import SGD, STEPS, Net, Run, batches, build, same
 
 Data = list[tuple[Tensor, Tensor]]
 

@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 from lowmode_fx.runtime.captured.arithmetic import StepArithmetic
 from lowmode_fx.runtime.captured.nets import SteppedNet
 from lowmode_fx.runtime.captured.optimizer_watch import OptimizerWatch
-from lowmode_fx.runtime.captured.rates import why_hooked
+from lowmode_fx.runtime.captured.rates import why_hooked, why_not_captured
 from lowmode_fx.runtime.captured.watch import Watch
+
+#: What to do about options that schedulers change in each step.
+_CYCLED = dict.fromkeys(("momentum", "betas"), "give cycle_momentum=False to OneCycleLR and CyclicLR")
 
 
 class Change(NamedTuple):
@@ -48,17 +51,25 @@ class Changes:
         """What has changed since the look, if anything has."""
         changed = self.watch.changed() if self.watch is not None else None
         if changed is not None:
-            return Change(f"{changed} keeps changing between steps")
+            values = self.watch.values if self.watch is not None else ""
+            return Change(f"{changed} keeps changing between steps" + (values and f": {values}"))
         return None if self.optimizer_watch is None else self._of_optimizer(self.optimizer_watch)
 
     def _of_optimizer(self, watch: OptimizerWatch) -> Change | None:
         hooked = why_hooked(self._arithmetic.optimizer)
         if hooked is not None:
             return Change(hooked, of_optimizer=True, for_good=True)
-        if watch.loaded():
+        loaded, option = watch.loaded(), watch.changed_option()
+        if loaded or option is not None:
+            refused = why_not_captured(self._arithmetic.optimizer)  # options may have come with the state
+            if refused is not None:
+                return Change(refused, of_optimizer=True, for_good=True)
+        if loaded:
             told = "its state or its parameters are replaced again and again, as by load_state_dict; load them once"
             return Change(told, of_optimizer=True)
         if self._arithmetic.scaling() != self._scaling:
             return Change("options of the gradient scaler keep changing between steps", of_optimizer=True)
-        option = watch.changed_option()
-        return None if option is None else Change(f"its {option} keeps changing between steps", of_optimizer=True)
+        if option is None:
+            return None
+        hint = _CYCLED.get(option, "let it change less often")
+        return Change(f"its {option} keeps changing between steps; {hint}", of_optimizer=True)

@@ -26,6 +26,7 @@ class HostState:
     def __init__(self, held: Holdings) -> None:
         self._generators = [each for each in held.generators if not _on_device(each)]
         self._iterators = [iterator for _, _, iterator in held.iterators]
+        self._containers = [(container, key) for container, key, _ in held.iterators]
         self._arrays = _up_to(held.arrays, LARGEST_ARRAY, _ALL)
         self._small = _up_to(self._arrays, SMALL_ARRAY, _ALL_SMALL)
         self._values = self._read_small()
@@ -41,23 +42,40 @@ class HostState:
                 found += map(_known_position, self._iterators)
         return found
 
-    def array_changed(self) -> bool:
-        """Whether a small array has other values, or another type or shape, than at first."""
-        return bool(self._small) and self._read_small() != self._values
+    def moved(self, now: list[Any], before: list[Any]) -> tuple[str, Any, Any]:
+        """The first thing that a step has moved, in words; the object or its container, and its key there, if any."""
+        kinds = [("draws from a generator of its own", each, None) for each in self._generators]
+        kinds += [("writes to an array on the host", each, None) for each in self._arrays]
+        kinds += [("moves an iterator", container, key) for container, key in self._containers]
+        return next(kind for kind, new, old in zip(kinds, now, before, strict=True) if not _is_equal(new, old))
+
+    def changed_array(self) -> Any | None:
+        """A small array that has other values, or another type or shape, than at first, if there is one."""
+        if not self._small or self._read_small() == self._values:
+            return None
+        pairs = zip(self._small, self._read_small(), self._values, strict=True)
+        return next(each for each, now, before in pairs if now != before)
 
     def _read_small(self) -> list[Any]:
         return [(each.tobytes(), each.dtype, each.shape) for each in self._small]
+
+
+def _is_equal(now: Any, before: Any) -> bool:
+    try:
+        return bool(now == before)
+    except (RuntimeError, ValueError):  # tensors that an iterator holds can't be compared
+        return False
 
 
 def moved_what(now: tuple[Any, Any], before: tuple[Any, Any]) -> str | None:
     """What a step has moved, if anything: from the states of global generators and of what its code holds."""
     if now[0] != before[0]:
         return "draws random numbers on the host"
-    try:
-        same = bool(now[1] == before[1])
-    except (RuntimeError, ValueError):  # tensors that an iterator holds can't be compared
-        same = False
-    return None if same else "draws from a generator of its own, moves an iterator or writes to an array on the host"
+    return (
+        None
+        if _is_equal(now[1], before[1])
+        else "draws from a generator of its own, moves an iterator or writes to an array on the host"
+    )
 
 
 def host_draws(device: torch.device) -> tuple[Any, ...]:

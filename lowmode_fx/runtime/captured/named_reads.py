@@ -40,6 +40,8 @@ class NamedReads:
         """``held``: what the code's modules and functions hold, which is watched already."""
         self.places: list[NamedPlace] = []
         self.objects: list[Any] = []
+        #: Functions whose code was read.
+        self.functions: list[FunctionType] = []
         self._known = set(map(id, held.containers))
         self._placed: set[tuple[int, str]] = set()
         self._seen: set[Any] = set()
@@ -81,6 +83,7 @@ class NamedReads:
         home = function.__globals__.get("__name__")
         if is_left(home):
             return
+        self.functions.append(function)
         self._names |= other_names(function.__code__)
         if is_installed(home):
             return

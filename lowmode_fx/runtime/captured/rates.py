@@ -8,26 +8,44 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW
+from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 from torch.optim import optimizer as all_optimizers
 
 from lowmode_fx.runtime import optimizer_hooks
 
-#: Optimizers that keep all state on the device, by the option for it.
-_OPTIONS: dict[type, tuple[str, ...]] = {SGD: ("fused",), Adam: ("fused", "capturable"), AdamW: ("fused", "capturable")}
+#: Optimizers that keep all state on the device, by the options for it. Others may keep some in Python, such as the
+#: count of steps of timm's LAMB, which a recording would repeat.
+_OPTIONS: dict[type, tuple[str, ...]] = {
+    SGD: ("fused",),
+    Adam: ("fused", "capturable"),
+    AdamW: ("fused", "capturable"),
+    Adagrad: ("fused",) if hasattr(torch.ops.aten._fused_adagrad_, "tensor_lr") else (),
+    **dict.fromkeys((NAdam, RAdam, Adamax, ASGD, Adadelta, Rprop, RMSprop), ("capturable",)),
+}
+
+
+def option_for_capture(kind: type) -> str | None:
+    """The option with which an optimizer of this class is made so that its step can be captured, if there is one."""
+    return next(iter(_OPTIONS.get(kind, ())), None)
 
 
 def why_not_captured(optimizer: Any) -> str | None:
     """Why an optimizer's step can't be captured, and what to do about it; ``None`` if it can."""
     kind = type(optimizer)
-    if kind not in _OPTIONS:
+    options = _OPTIONS.get(kind, ())
+    if not options:
         return f"{kind.__name__} may count steps in Python"
-    options = _OPTIONS[kind]
     for group in optimizer.param_groups:
         if not any(group.get(option) for option in options):
             option = " or ".join(f"{each}=True" for each in options)
             return f"{kind.__name__} reads its learning rate in Python; make it with {option}"
+    if any(_is_on_host(state.get("step"), parameter) for parameter, state in optimizer.state.items()):
+        return f"{kind.__name__} has its counts of steps on the host; make it after moving the model to the device"
     return why_hooked(optimizer)
+
+
+def _is_on_host(step: Any, parameter: Tensor) -> bool:
+    return isinstance(step, Tensor) and step.device != parameter.device
 
 
 def why_hooked(optimizer: Any) -> str | None:

@@ -11,7 +11,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.captured.accumulators import renew_accumulators
 from lowmode_fx.runtime.captured.arithmetic import Batch, StepArithmetic
 from lowmode_fx.runtime.captured.graphs import Graphs
-from lowmode_fx.runtime.captured.host_state import host_draws, moved_what
+from lowmode_fx.runtime.captured.host_state import host_draws
 from lowmode_fx.runtime.captured.kinds import Kind
 from lowmode_fx.runtime.captured.nets import SteppedNet
 from lowmode_fx.runtime.captured.parts import RecordedParts, capture_parts, run_in_parts
@@ -61,7 +61,7 @@ class StepRuns:
         renew_accumulators(self._arithmetic.parameters())
         loss, waits = self._graphs.rehearse(lambda: self._gradients(mode, moved, place))
         self._net.settle()
-        changed, moving = watch.changed(), moved_what(self._host_state(watch), state)
+        changed, moving = watch.changed(), watch.moved(self._host_state(watch), state)
         late: str | None = None
         if place.last and self._updates.outside is None:
             _, places = self._graphs.rehearse(self._updates.take)

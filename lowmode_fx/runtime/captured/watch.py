@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
 from types import CellType
@@ -16,8 +16,9 @@ from torch import nn
 from torch.backends import cudnn
 from torch.utils.hooks import RemovableHandle
 
-from lowmode_fx.runtime.captured.host_state import HostState
-from lowmode_fx.runtime.captured.named_reads import PLAIN, NamedPlace, NamedReads
+from lowmode_fx.runtime.captured.host_state import HostState, moved_what
+from lowmode_fx.runtime.captured.named_reads import PLAIN, NamedReads
+from lowmode_fx.runtime.captured.names import Names
 from lowmode_fx.runtime.captured.tensor_watch import TensorWatch, tensor_hooks
 from lowmode_fx.runtime.captured.writes import Writes
 from passes.preserve.containers import cell_contents
@@ -56,8 +57,11 @@ class Watch:
 
     def __init__(self, roots: Mapping[str, Any]) -> None:
         """``roots``: modules and functions, by their names in messages."""
-        held, self._named = _find_read({**roots, "hooks on all modules": _global_hooks()})
-        self._names = {id(vars(module)): name for root in roots.values() for name, module in _named_modules(root)}
+        held, named = _find_read({**roots, "hooks on all modules": _global_hooks()})
+        self._named = named.places
+        #: The values, in words, of what ``changed`` has told last: before, and now.
+        self.values = ""
+        self._names = Names(roots, named.functions)
         containers = [each for each in held.containers if not isinstance(each, CellType | bytearray)]
         registered = {id(vars(module).get(name)) for module in held.modules for name in _REGISTERED}
         empty = [*(each for each in containers if not each), *held.empty]
@@ -78,6 +82,7 @@ class Watch:
 
     def changed(self) -> str | None:
         """The name of something that has changed, if anything has."""
+        self.values = ""
         if any(self._empty):
             return "a container that was empty (of hooks, for example)"
         if self._handles != RemovableHandle.next_id:  # hooks were registered since, here or elsewhere
@@ -95,8 +100,15 @@ class Watch:
         if not all(map(operator.is_, loose, self._loose)):
             for place, (now, before) in enumerate(zip(loose, self._loose, strict=True)):
                 if not is_same(now, before):
+                    self.values = _told(before, now)
                     return self._name_loose(place)
-        return "the values of an array" if self.host.array_changed() else self._tensors.changed()
+        array = self.host.changed_array()
+        return self._tensors.changed() if array is None else f"the values of an array{self._names.after(array)}"
+
+    def moved(self, now: tuple[Any, Any], before: tuple[Any, Any]) -> str | None:
+        """What a step has moved on the host, and where, if anything: from ``host_draws`` and ``host.read()``."""
+        told = moved_what(now, before)
+        return None if told is None else self._names.moved(told, self.host, now, before)
 
     def _is_seen(self) -> bool:
         """Whether containers hold the same objects as before: an equal container is another one to watch."""
@@ -118,14 +130,11 @@ class Watch:
         for container in self._containers:
             items = container.items() if isinstance(container, dict) else enumerate(container)
             for key, value in items:
-                if not is_same(value, next(seen, _MISSING)):
-                    return self._name(container, key)
+                before = next(seen, _MISSING)
+                if not is_same(value, before):
+                    self.values = _told(before, value)
+                    return self._names.entry(container, key)
         return None
-
-    def _name(self, container: Any, key: Any) -> str:
-        if id(container) in self._names:
-            return f"{self._names[id(container)]}.{key}".lstrip(".")
-        return repr(key) if isinstance(key, str) else f"an entry of a {type(container).__name__}"
 
     def _read_loose(self) -> list[Any]:
         """What is in no container: global settings of torch, closures, globals."""
@@ -141,7 +150,7 @@ class Watch:
         return [*names, *(name for _, name in self._named)][place]
 
 
-def _find_read(holder: dict[str, Any]) -> tuple[Holdings, list[NamedPlace]]:
+def _find_read(holder: dict[str, Any]) -> tuple[Holdings, NamedReads]:
     """What the values of a dictionary hold and their code reads by name, with hooks on the tensors among it."""
     for _ in range(_MOST_ROUNDS):
         held = find_held(holder)
@@ -151,7 +160,12 @@ def _find_read(holder: dict[str, Any]) -> tuple[Holdings, list[NamedPlace]]:
         if all(len(each) == len(holder.get(name, ())) for name, each in found.items()):
             break
         holder = {**holder, **found}
-    return held, named.places
+    return held, named
+
+
+def _told(before: Any, now: Any) -> str:
+    """Two plain values."""
+    return f"{before!r}, {now!r}"[:80] if isinstance(before, PLAIN) and isinstance(now, PLAIN) else ""
 
 
 def _keys(container: Any) -> Any:
@@ -174,7 +188,3 @@ def is_same(now: Any, before: Any) -> bool:
 
 def _global_hooks() -> list[Any]:
     return [value for name, value in vars(nn.modules.module).items() if name.startswith("_global_") and "hook" in name]
-
-
-def _named_modules(root: Any) -> Iterable[tuple[str, nn.Module]]:
-    return root.named_modules() if isinstance(root, nn.Module) else ()
