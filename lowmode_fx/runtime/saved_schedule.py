@@ -63,7 +63,7 @@ class SavedSchedule:
             self.is_lost = False
             load(found)
             return True
-        if loaded or any(getattr(optimizer, "state", {}).values()):
+        if loaded or any(map(_has_stepped, getattr(optimizer, "state", {}).values())):
             self.is_lost = True
         return False
 
@@ -76,3 +76,8 @@ class SavedSchedule:
 
 def _hooks(optimizer: Any, kind: str) -> list[Any]:
     return list(getattr(optimizer, f"_optimizer_{kind}_hooks", {}).values())
+
+
+def _has_stepped(state: Any) -> bool:
+    """Whether a parameter's state comes from steps. Some optimizers, as Adagrad, have one from the start, at step 0."""
+    return bool(state) and not ("step" in state and float(state["step"]) == 0)

@@ -51,6 +51,9 @@ def decide(search: Search, wanted: Wanted, reasons: list[str], seen: float) -> T
     reasons += dict.fromkeys(f"note: {note}" for each in chosen.candidates for note in each.notes)
     configs = tuple(each.config for each in chosen.candidates)
     whole = chosen.whole_epochs()
+    if not sum(whole):
+        given = setting("time_budget", wanted.time_budget)
+        raise ValueError(f"{given} leaves no whole epoch of {epochs}; give a larger share, or more {setting('epochs')}")
     predicted = chosen.whole_time / epochs
     measured = partial(
         Tuning, candidates=tuple(order), refused=tuple(search.refused.items()), config=configs[0], more=configs[1:]

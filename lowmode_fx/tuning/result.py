@@ -93,6 +93,9 @@ class Tuning:
             kind = "a ladder's" if more else "Bernoulli's"
             raise ValueError(f"not a result of `lowmode-fx tune`: its schedule is not {kind}")
         reasons, source = tuple(values.get("reasons", ())), values.get("measured_on", {})
+        weights = weight.values() if isinstance(weight, Mapping) else [weight]
+        if not weights or any(isinstance(each, bool) or not isinstance(each, int | float) for each in weights):
+            raise ValueError(f"not a result of `lowmode-fx tune`: its low_weight is {weight!r}; give a number")
         if not isinstance(source, Mapping):
             raise ValueError("not a result of `lowmode-fx tune`: its measured_on is not a mapping")
         return cls(config, schedule, weight, epochs, predicted, more, reasons=reasons, measured_on=source)

@@ -44,9 +44,9 @@ def trial_runs(search: Search, wanted: Wanted, steps: int, deadline: float, tell
         done.append(run(candidate, 1.0))
     best = min(done, key=lambda each: each.plan.time)
     weight = next(each.weight for each in chosen if each.config == best.config)
-    if not in_time():
-        return ["no time was left for a trial run of the best candidate with weighted low gradients"]
     if weight != 1:
+        if not in_time():
+            return ["no time was left for a trial run of the best candidate with weighted low gradients"]
         run(best, weight)
     while again := _tried_least(planned(search, wanted).candidates):
         if not in_time():

@@ -7,7 +7,7 @@ import copy
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 
 import torch
@@ -152,7 +152,8 @@ class Probe:
     ) -> Iterator[int]:
         """One optimizer step per item, low if the item is a low network; yields the number of steps so far."""
         stepper = self.optimizer(self.model.parameters())
-        source = itertools.islice(_endless(self._source, len(self.batches)), repeat * len(low_steps), None)
+        later = _later(self._source, len(self.batches), len(low_steps), repeat)
+        source = itertools.islice(_endless(self._source, len(self.batches)), later, None)
         with preserve_generators(self.model), train_mode(self.model):
             torch.manual_seed(repeat)
             for step, (low, batch) in enumerate(zip(low_steps, source, strict=False), start=1):
@@ -241,6 +242,17 @@ def _first(batches: Iterable[Batch], count: int) -> list[Batch]:
     if len(first) < 2:
         raise ValueError(f"loader has {len(first)} batches; give at least two, of your training batch size")
     return first
+
+
+def _later(batches: Iterable[Batch], kept: int, steps: int, repeat: int) -> int:
+    """Batches to skip, so that the first repeats of ``steps`` steps begin with different ones.
+
+    They follow each other; if a loader has too few for that, each begins a third of its batches later.
+    """
+    if isinstance(batches, Sized):
+        trained_on = len(batches) - kept if len(batches) > kept else len(batches)
+        return min(repeat * steps, repeat * trained_on // 3)
+    return repeat * steps
 
 
 def _endless(batches: Iterable[Batch], skipped: int) -> Iterator[Batch]:

@@ -18,18 +18,20 @@ LEAST_SAVED = 1 / 3
 def worth_pooling(tried: Sequence[Candidate]) -> list[Candidate]:
     """The candidates with kernels kept, and those with pooled ones that save enough on the same images.
 
-    ``tried``: candidates with trial runs. Those without a counterpart with kernels kept are left in.
+    ``tried``: candidates with trial runs. Those without a counterpart with kernels kept are left in, and all of them if
+    none would be.
     """
     kept: dict[object, float] = {None: 1.0}  # whole images with kernels kept are full-mode
     for each in tried:
         if not each.config.pools_kernels:
             kept[_images(each)] = min(_cost_of_progress(each), kept.get(_images(each), math.inf))
-    return [
+    found = [
         each
         for each in tried
         if not each.config.pools_kernels
         or _cost_of_progress(each) <= (1 - LEAST_SAVED) * kept.get(_images(each), math.inf)
     ]
+    return found or list(tried)
 
 
 def _images(candidate: Candidate) -> object:

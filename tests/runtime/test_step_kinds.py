@@ -176,8 +176,8 @@ def mixed_loss(outputs: Tensor, targets: Any) -> Tensor:
 
 
 def test_a_number_in_the_targets_that_always_differs_is_told() -> None:
-    shares = [0.37, 0.91, *torch.rand(98, generator=torch.Generator().manual_seed(2)).tolist()]
-    pairs = zip(batches(60), shares, strict=False)
+    shares = [0.37, 0.91, *torch.rand(118, generator=torch.Generator().manual_seed(2)).tolist()]
+    pairs = zip(batches(120), shares, strict=False)
     data: Any = [(images, (labels, labels.flip(0), share)) for (images, labels), share in pairs]
     cause = r"run uncaptured: targets\[2\] is a Python number that changes: 0\.\d+, 0\.\d+; give it as a tensor"
     with pytest.warns(UncapturedWarning, match=cause) as caught:
@@ -186,7 +186,7 @@ def test_a_number_in_the_targets_that_always_differs_is_told() -> None:
     assert same(ours, Run(criterion=mixed_loss).train(data))
     as_tensors: Any = [(images, (*labels, torch.tensor(share))) for images, (*labels, share) in data]
     told = recorded(criterion=mixed_loss).train(as_tensors)
-    assert told.recorder.replays == 60 - 4
+    assert told.recorder.replays == 120 - 4
 
 
 def in_formats(images: Tensor, place: int) -> Tensor:
@@ -206,7 +206,7 @@ def resized(images: Tensor, place: int) -> Tensor:
     ],
 )
 def test_images_that_always_differ_are_told(change: Callable[[Tensor, int], Tensor], cause: str) -> None:
-    data = [(change(images, place), labels) for place, (images, labels) in enumerate(batches(60))]
+    data = [(change(images, place), labels) for place, (images, labels) in enumerate(batches(120))]
     with pytest.warns(UncapturedWarning, match=cause) as caught:
         ours = recorded().train(data)
     assert len(caught) == 1

@@ -19,7 +19,7 @@ from lowmode_fx.runtime.captured.nets import SteppedNet
 from lowmode_fx.runtime.captured.recorded import Place, gradients_of
 from lowmode_fx.runtime.captured.room import Room
 from lowmode_fx.runtime.captured.runs import StepRuns
-from lowmode_fx.runtime.captured.signature import Signature, StaticBatch, flatten
+from lowmode_fx.runtime.captured.signature import Signature, StaticBatch, flatten, versions
 from lowmode_fx.runtime.captured.updates import Updates
 from lowmode_fx.runtime.captured.watch import Watch
 
@@ -81,10 +81,13 @@ class CapturedSteps:
             progress.runs = 1
             return self._run_eagerly(mode, batch, place)
         progress.runs += 1
-        if progress.runs == 2 and self._doubt is not None:
-            return self._rehearse_in_parts(watch, mode, batch, place)
         if progress.runs == 2:
-            return self._rehearse(watch, mode, batch, place)
+            before = versions(leaves, self._device)
+            rehearse = self._rehearse if self._doubt is None else self._rehearse_in_parts
+            loss = rehearse(watch, mode, batch, place)
+            if versions(leaves, self._device) != before:  # a replay would write to its own copy
+                self.refuse(f"a step in {mode}-mode writes to the batch that it is given, in place; give it a copy")
+            return loss
         graded = self._arithmetic.graded()
         gradients = gradients_of(graded)
         fits = progress.fits(gradients)

@@ -18,7 +18,7 @@ MOST_RECORDED = 32
 #: Kinds that are remembered, with those that have not been recorded.
 MOST_MET = 512
 #: Batches of a mode and a place whose signatures have come once each, until that is told.
-MOST_SINGLE = 24
+MOST_SINGLE = 40
 
 
 class Kind(NamedTuple):
@@ -111,7 +111,7 @@ class Kinds:
         """Forget half of the kinds that are not recorded, those that came least recently."""
         unrecorded = sorted((each for each in self._all() if each.recorded is None), key=lambda each: each.used)
         for each in unrecorded[: len(unrecorded) // 2]:
-            del self.met[each.kind.mode, each.kind.place][each.kind.signature]
+            self.give_up(each)
 
     def _all(self) -> list[Progress]:
         return [each for group in self.met.values() for each in group.values()]

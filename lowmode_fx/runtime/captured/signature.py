@@ -44,6 +44,12 @@ def move(batch: Batch, device: torch.device) -> Batch:
     return Batch(tuple(moved[0]), moved[1], moved[2])
 
 
+def versions(leaves: list[Any], device: torch.device) -> list[int]:
+    """How often each tensor that a step takes as it is, without a copy to ``device``, has been written to."""
+    taken = (leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.device == device)
+    return [leaf._version for leaf in taken if not leaf.is_inference()]
+
+
 class StaticBatch:
     """Static tensors, into which batches of one signature are copied."""
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from itertools import chain
 from types import CellType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.backends import cudnn
 from torch.utils.hooks import RemovableHandle
 
 from lowmode_fx.runtime.captured.host_state import HostState, moved_what
 from lowmode_fx.runtime.captured.named_reads import PLAIN, NamedReads
 from lowmode_fx.runtime.captured.names import Names
 from lowmode_fx.runtime.captured.tensor_watch import TensorWatch, tensor_hooks
+from lowmode_fx.runtime.captured.torch_settings import SETTINGS
 from lowmode_fx.runtime.captured.writes import Writes
 from passes.preserve.containers import cell_contents
 from passes.preserve.holdings import Holdings, find_held
@@ -27,20 +26,6 @@ from passes.preserve.holdings import Holdings, find_held
 _MISSING = object()
 #: Times that what code reads by name is looked into for more code.
 _MOST_ROUNDS = 5
-#: Global settings of torch.
-_SETTINGS: tuple[Callable[[], Any], ...] = (
-    torch.are_deterministic_algorithms_enabled,
-    torch.get_default_dtype,
-    torch.is_grad_enabled,
-    *(
-        partial(read, kind)
-        for kind in ("cuda", "cpu")
-        for read in (torch.is_autocast_enabled, torch.get_autocast_dtype)
-    ),
-    lambda: cudnn.enabled,
-    lambda: cudnn.benchmark,
-    lambda: cudnn.deterministic,
-)
 #: Registries of modules that are filled by registering a hook only. Calls of modules read the first three for hooks in
 #: other registries, and the rest are for state dicts.
 _REGISTERED = (
@@ -138,7 +123,7 @@ class Watch:
 
     def _read_loose(self) -> list[Any]:
         """What is in no container: global settings of torch, closures, globals."""
-        found = [read() for read in _SETTINGS]
+        found = [read() for read in SETTINGS]
         if self._cells:
             found += [(cell_contents(each) or [_MISSING])[0] for each in self._cells]
         if self._named:
@@ -146,7 +131,7 @@ class Watch:
         return found
 
     def _name_loose(self, place: int) -> str:
-        names = ["a global setting of torch"] * len(_SETTINGS) + ["a variable of a closure"] * len(self._cells)
+        names = ["a global setting of torch"] * len(SETTINGS) + ["a variable of a closure"] * len(self._cells)
         return [*names, *(name for _, name in self._named)][place]
 
 
