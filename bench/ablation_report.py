@@ -55,7 +55,7 @@ CASE = {
         "ladder from r = 8/3, longer, 15 epochs, rate over macs": "the same with more small epochs",
         "tuner's ladder, rate over macs": "the tuner's plan of four modes, rate over macs",
         "Composer's ramp, 12 epochs, rate over macs": "Composer's progressive resizing, rate over macs",
-        "Composer's ramp, 12 epochs": "Composer's progressive resizing",
+        "Composer's ramp, 11 epochs": "Composer's progressive resizing",
         "timm's mix of sizes, 9 epochs": "timm's scheduled sizes",
     },
 }

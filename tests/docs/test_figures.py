@@ -78,6 +78,7 @@ ABLATIONS = [
     "resnet8-5x5, rate 0.4",
     "resnet8",
     "resnet8-5x5",
+    "resnet8 on Fashion-MNIST, rate 0.4",
     "resnet8 on Fashion-MNIST",
     "efficientnet",
 ]
