@@ -306,6 +306,7 @@ def train(
         resume=resume,
         overwrite=overwrite,
         tuned=tuned,
+        papers=preset == "paper" or tuned is not None,
         measured_on=choice.measured_on if choice is not None else {},
     )
     if status := start_together(run, folder, open_folder, idle):

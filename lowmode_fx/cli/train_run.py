@@ -43,7 +43,8 @@ class TrainRun:
     """A run as the command line describes it. low_mode: its configs, none for a run in full-mode alone.
 
     start_from: the weights of its first step. workers_given: whether a number of loaders was asked for. measured_on:
-    what the tuning in ``tuned`` holds for.
+    what the tuning in ``tuned`` holds for. papers: the low mode is the paper's or a
+    tuning's, as asked for by name.
     """
 
     model: str
@@ -62,6 +63,7 @@ class TrainRun:
     resume: bool
     overwrite: bool
     tuned: Path | None
+    papers: bool
     measured_on: Mapping[str, Any]
 
     def start(self, folder: RunFolder, console: Console) -> int:
@@ -127,6 +129,8 @@ class TrainRun:
             )
             for line in about_low_modes(modes, self.schedule, settings, steps):
                 say(console, line)
+            if not self.papers and (pooled := about_points(modes)):
+                say(console, pooled)
             for line in about_batches(net, settings.batch_size):
                 say(console, line)
         label = "full-mode" if self.full_only else "low-mode" if len(self.configs) == 1 else "ladder"
@@ -203,6 +207,23 @@ def about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings,
         )
     if set(fractions) == {Mode.FULL}:
         yield "warning: no step is in low-mode; give a larger --p, fewer --hold-epochs or more --epochs"
+
+
+def about_points(ladder: Ladder) -> str:
+    """A note on kernels of 3×3 that have a single tap in low-mode; empty if there are none."""
+    sites = {
+        change.site
+        for rung in ladder.rungs
+        for change in rung.report.pooled
+        if (change.before, change.after) == ("3×3", "1×1")
+    }
+    if not sites:
+        return ""
+    kernels = f"{len(sites)} kernels of 3×3 are" if len(sites) > 1 else "1 kernel of 3×3 is"
+    return (
+        f"note: {kernels} pooled to 1×1, as in the paper, whose setting ended below full-mode cut to the same time in "
+        "the runs measured here; give --kernel-ratio 1 to keep kernels, and --ladder 2,4/3,1 for a schedule that gains"
+    )
 
 
 def _full_from(schedule: Schedule, epochs: int, steps: int) -> int:

@@ -9,9 +9,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lowmode_fx.integrations.extras import need
-from lowmode_fx.integrations.nets import nets_in
+from lowmode_fx.integrations.nets import attach_to, nets_in
 from lowmode_fx.runtime.captured.arithmetic import Criterion
 from lowmode_fx.runtime.captured.graphs import Graphs
+from lowmode_fx.runtime.optimizers import has_any_of
 from lowmode_fx.runtime.train_step import TrainStep
 
 wrappers: Any = need("accelerate.optimizer", "accelerate")
@@ -42,16 +43,13 @@ def prepare(accelerator: Any, *objects: Any) -> Any:
         if not found:
             given = ", ".join(type(each).__name__ for each in objects) or "nothing"
             raise ValueError(f"prepare got no {kind}: {given}; give net and optimizer in one call")
-    own = {id(parameter) for net in nets for parameter in net.parameters()}
-    groups = (group for each in optimizers for group in each.param_groups)
-    if not any(id(parameter) in own for group in groups for parameter in group["params"]):
+    if not any(has_any_of(each, net.parameters()) for each in optimizers for net in nets):
         raise ValueError("no optimizer has the net's parameters; make it with net.parameters(), then prepare both")
     prepared = accelerator.prepare(*objects)
     together = (prepared,) if len(objects) == 1 else prepared
     for before, after in zip(objects, together, strict=True):
         if isinstance(before, Optimizer):
-            for net in nets:
-                net.attach(after)
+            attach_to(nets, after)
     return prepared
 
 

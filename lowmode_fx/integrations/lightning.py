@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowmode_fx.integrations.extras import need
-from lowmode_fx.integrations.nets import nets_in
+from lowmode_fx.integrations.nets import attach_to, nets_in
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.train_step import TrainStep
@@ -52,9 +52,8 @@ class LowModeCallback(pytorch.Callback):
         """Attach the optimizers, before their state dicts, and so the schedule's state, are restored."""
         self._put_back()
         self._found = []
-        for net in self._nets:
-            for optimizer in trainer.optimizers:
-                net.attach(optimizer)
+        for optimizer in trainer.optimizers:
+            attach_to(self._nets, optimizer)
 
     def _put_back(self) -> None:
         for net, state in zip(self._nets, self._found, strict=True):

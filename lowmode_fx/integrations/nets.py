@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
 
 from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.optimizers import has_any_of, unwrapped
 
 
 def nets_in(module: nn.Module) -> list[LowModeModel]:
@@ -22,6 +23,14 @@ def nets_in(module: nn.Module) -> list[LowModeModel]:
             "LowModeModel(build_pair(network, images), schedule)"
         )
     return found
+
+
+def attach_to(nets: Iterable[LowModeModel], optimizer: Any) -> None:
+    """Attach ``optimizer`` to those of the nets whose parameters it, or one that it wraps, has: others are its own."""
+    inner = unwrapped(optimizer)
+    for net in nets:
+        if any(has_any_of(each, net.parameters()) for each in inner):
+            net.attach(optimizer)
 
 
 def _walk(module: Any, seen: set[int]) -> Iterator[LowModeModel]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from lowmode_fx.integrations.extras import need
-from lowmode_fx.integrations.nets import nets_in
+from lowmode_fx.integrations.nets import attach_to, nets_in
 from lowmode_fx.runtime.model import LowModeModel
 
 task: Any = need("timm.task", "timm")
@@ -38,8 +38,7 @@ class _KeepsSchedule:
         Args:
             optimizer: The optimizer that trains the task.
         """
-        for net in _nets(self):
-            net.attach(optimizer)
+        attach_to(_nets(self), optimizer)
 
     def set_epoch(self: Any, epoch: int) -> None:
         """Set the epoch before it begins.

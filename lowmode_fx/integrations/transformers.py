@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lowmode_fx.integrations.extras import need
-from lowmode_fx.integrations.nets import nets_in
+from lowmode_fx.integrations.nets import attach_to, nets_in
 from lowmode_fx.lowering.mode import Mode
 
 transformers: Any = need("transformers", "transformers")
@@ -26,8 +26,7 @@ class LowModeCallback(transformers.TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         """Attach the optimizer, which has loaded its state dict if a run is resumed."""
         self._nets = nets_in(objects["model"])
-        for net in self._nets:
-            net.attach(objects["optimizer"])
+        attach_to(self._nets, objects["optimizer"])
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         """Set the epoch of the net."""

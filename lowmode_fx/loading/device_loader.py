@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -151,6 +152,8 @@ class DeviceLoader:
         taken = first * self.order.batch_size if taken is None else taken
         began, net_epoch = (self.net.step, self.net.epoch) if self.net is not None else (0, 0)
         coming = self._sizes(net_epoch, taken, began)
+        if self.net is not None and coming:
+            self.net.epoch_has(math.ceil(len(coming) / self.accumulation))
         plan = plan_epoch(
             *(self.order, epoch, self.labels, shape, self.augmentation, self.normalise, self.device, self.mixing),
             sizes=[size for _, size in coming],

@@ -94,6 +94,10 @@ class Ladder:
     inputs: ModelInputs
     live: bool = True
 
+    def __str__(self) -> str:
+        """What each low mode changes and leaves alone, with its notes."""
+        return "\n".join(f"{rung.mode}: {rung.report}" for rung in self.rungs)
+
     @property
     def modes(self) -> tuple[Mode, ...]:
         """All modes, cheapest first, full-mode last."""

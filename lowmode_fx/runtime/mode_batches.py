@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -123,9 +124,15 @@ class _ModeBatches(Iterator[list[int]]):
     def __next__(self) -> list[int]:
         if self._consumers is None:
             self._consumers = Consumers(self._sampler)
-        turn = self._number // self._consumers.shards - self._consumers.skipped - self._skipped
-        mode = self._sampler.net.mode_at(self._first + max(turn, 0) // self._sampler.accumulation, self._epoch)
-        indices = self._next_of(mode) if self._sampler.grows else self._next_indices()
+        net, accumulation = self._sampler.net, self._sampler.accumulation
+        turn = max(self._number // self._consumers.shards - self._consumers.skipped - self._skipped, 0)
+        mode = net.mode_at(self._first + turn // accumulation, self._epoch)
+        try:
+            indices = self._next_of(mode) if self._sampler.grows else self._next_indices()
+        except StopIteration:
+            if turn:
+                net.epoch_has(math.ceil(turn / accumulation))
+            raise
         self._number += 1
         return ModeList.of(indices, mode)
 

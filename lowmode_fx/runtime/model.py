@@ -25,6 +25,7 @@ from lowmode_fx.runtime.schedules import Schedule
 from lowmode_fx.runtime.shape_guard import ShapeGuard
 from lowmode_fx.runtime.sized_batches import SizedBatches
 from lowmode_fx.runtime.step_modes import StepModes
+from lowmode_fx.utils.validation import as_count
 from passes.preserve import computed_copies
 from passes.torch_internals import compiler_around, is_symbolic_tracing
 
@@ -194,8 +195,12 @@ class LowModeModel(ModelView):
 
         Args:
             epoch: The epoch, from 0.
+
+        Raises:
+            TypeError: ``epoch`` is no int.
+            ValueError: ``epoch`` is negative.
         """
-        self._position.set_epoch(epoch)
+        self._position.set_epoch(as_count("epoch", epoch))
 
     def epoch_has(self, steps: int) -> None:
         """Say how many optimizer steps an epoch has; a forgotten ``set_epoch`` is told after as many."""
@@ -213,6 +218,7 @@ class LowModeModel(ModelView):
 
         Raises:
             TypeError: ``optimizer`` is not an optimizer.
+            ValueError: ``optimizer`` has none of the model's parameters.
         """
         self._position.counter.attach(optimizer)
 

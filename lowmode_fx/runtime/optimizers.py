@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 
 def unwrapped(optimizer: Any) -> list[Any]:
@@ -15,10 +17,23 @@ def unwrapped(optimizer: Any) -> list[Any]:
     attribute. Raises ``TypeError`` if none of them is an optimizer.
     """
     found = [each for each in _walk(optimizer, set()) if hasattr(each, "param_groups")]
-    if not found:
+    if not found or isinstance(optimizer, LRScheduler):
         kind = type(optimizer).__name__
         raise TypeError(f"optimizer is of type {kind}; give a torch.optim.Optimizer, or a wrapper of one")
     return found
+
+
+def check_trains(optimizer: Any, parameters: Iterable[nn.Parameter]) -> None:
+    """Raise ``ValueError`` if ``optimizer``, with what it wraps, has none of the net's ``parameters``."""
+    known = list(parameters)
+    if not any(has_any_of(each, known) for each in unwrapped(optimizer)):
+        raise ValueError("optimizer has none of the net's parameters; make it with net.parameters()")
+
+
+def has_any_of(optimizer: Any, parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether one of ``optimizer``'s groups has one of the ``parameters``."""
+    theirs = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return any(id(parameter) in theirs for parameter in parameters)
 
 
 def _walk(optimizer: Any, seen: set[int]) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lowmode_fx.runtime.optimizer_hooks import call_after_steps
-from lowmode_fx.runtime.optimizers import unwrapped
+from lowmode_fx.runtime.optimizers import check_trains, has_any_of, unwrapped
 from lowmode_fx.runtime.saved_schedule import SavedSchedule
 from lowmode_fx.runtime.taken_steps import TakenSteps
 
@@ -51,9 +51,11 @@ class StepCounter:
     def attach(self, optimizer: Any) -> None:
         """Count the steps of ``optimizer``, and of any other that steps on the weights.
 
-        Raises ``TypeError`` if it is neither an optimizer nor a wrapper of one.
+        Raises ``TypeError`` if it is neither an optimizer nor a wrapper of one, ``ValueError`` if it has no weights of
+        the model.
         """
         found = unwrapped(optimizer)
+        check_trains(optimizer, self._parameters())
         self.attached = True
         self.waits = False
         self._forwards = 0
@@ -157,9 +159,7 @@ class StepCounter:
 
     def trains(self, optimizer: Optimizer) -> bool:
         """Whether ``optimizer`` steps on the weights; on those of a copy, which it may only hold, with gradients."""
-        theirs = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        weights = (each for each in self._parameters() if each.grad is not None or not self.waits)
-        return any(id(parameter) in theirs for parameter in weights)
+        return has_any_of(optimizer, (each for each in self._parameters() if each.grad is not None or not self.waits))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StepCounter:
         raise TypeError("a step counter can't be copied: it belongs to one model; make another one")

@@ -17,6 +17,7 @@ from lowmode_fx.runtime.captured.nets import OWN_GRAPHS, find_net, has_own_graph
 from lowmode_fx.runtime.captured.recorded import Place
 from lowmode_fx.runtime.captured.signature import move
 from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.optimizers import check_trains
 from lowmode_fx.utils.losses import as_criterion
 from lowmode_fx.utils.validation import as_count, as_number, wrong_type
 from passes.errors import OptionError
@@ -90,9 +91,7 @@ class TrainStep:
             problem = "needs each batch to be a step, and a gradient scaler skips some"
             raise OptionError("batch_multiplier", grown.batch_multiplier, problem, "use bfloat16 instead of float16")
         self._known.attach(optimizer)
-        own = set(map(id, net.parameters()))
-        if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
-            raise ValueError("optimizer has none of the net's parameters; make it with net.parameters()")
+        check_trains(optimizer, net.parameters())
         self._arithmetic = StepArithmetic(
             net, criterion, optimizer, device, autocast, self.scaler, clip, self.accumulate
         )

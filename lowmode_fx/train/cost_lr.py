@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.optimizers import check_trains
+from lowmode_fx.runtime.schedules import LadderSchedule, Schedule
 from lowmode_fx.train.cost_progress import cost_progress, passed_share
 from lowmode_fx.train.pace import Pace
 from lowmode_fx.train.rates import cosine, warmed_up
@@ -31,7 +33,7 @@ class CostCosineLR(LambdaLR):
         optimizer: The optimizer, whose groups have their initial rates.
         net: The net; its schedule is known ahead.
         epochs: Number of epochs of the run.
-        steps_per_epoch: Optimizer steps of an epoch.
+        steps_per_epoch: Optimizer steps of an epoch; where batches accumulate, the batches over how many make a step.
         warmup_epochs: Number of epochs in which the rate also rises from 0 along a line, over their steps.
         costs: Cost of an image in each low mode divided by one in full-mode, by the names of the modes; by default the
             ratio of their macs.
@@ -39,7 +41,8 @@ class CostCosineLR(LambdaLR):
 
     Raises:
         ValueError: A count is too small, a cost is missing or not positive, the schedule decides during training, low
-            steps have larger batches, or the model's macs can't be counted.
+            steps have larger batches, the model's macs can't be counted, or the optimizer has none of the net's
+            parameters.
         TypeError: An argument has the wrong type.
 
     Source: the cosine is that of Loshchilov and Hutter (2017, https://arxiv.org/abs/1608.03983), without restarts.
@@ -64,9 +67,17 @@ class CostCosineLR(LambdaLR):
                 "that steps once an epoch"
             )
         progress = cost_progress(net, epochs, steps, costs)
+        check_trains(optimizer, net.parameters())
+        planned = _planned_epochs(net.schedule)
+        if planned not in (None, epochs):
+            warnings.warn(
+                f"epochs={epochs}, but the net's LadderSchedule has {planned}, so the rate doesn't end with the "
+                "ladder; give both the epochs of the run",
+                stacklevel=2,
+            )
         net.epoch_has(steps)
         super().__init__(optimizer, partial(_factor, progress, steps, warm), last_epoch)
-        _PACES[self] = Pace.of(net, steps)
+        _PACES[self] = Pace.of(net, steps, epochs if planned in (None, epochs) else None)
 
     def step(self, epoch: int | None = None) -> None:
         """Set the rates for the next optimizer step."""
@@ -75,6 +86,13 @@ class CostCosineLR(LambdaLR):
         if complaint:
             del _PACES[self]
             warnings.warn(complaint, stacklevel=2)
+
+
+def _planned_epochs(schedule: Schedule) -> int | None:
+    """The length of a run that a ladder's schedule was made for; ``None`` if it doesn't say."""
+    if not isinstance(schedule, LadderSchedule) or schedule.epochs is None:
+        return None
+    return sum(schedule.epochs)
 
 
 def _factor(progress: Sequence[float], steps: int, warmup_epochs: int, step: int) -> float:

@@ -174,6 +174,14 @@ def test_a_schedule_without_low_steps_is_a_warning(run: Run) -> None:
     assert outcome.status == 0 and "warning: no step is in low-mode; give a larger --p" in outcome.out
 
 
+def test_three_by_three_kernels_of_one_tap_are_noted_unless_the_paper_is_asked_for(run: Run) -> None:
+    told = "note: 2 kernels of 3×3 are pooled to 1×1, as in the paper, whose setting ended below full-mode cut"
+    for options, noted in ((("--pool-convs", "all"), True), (("--kernel-ratio", "1"), False)):
+        assert (told in run("train", MODEL, *QUICK, *options, "--overwrite").out) == noted
+    paper = run("train", MODEL, *QUICK, "--preset", "paper", "--pool-convs", "all", "--overwrite")
+    assert paper.status == 0 and "with pooled kernels" in paper.out and "note: 2 kernels" not in paper.out
+
+
 LADDER = (
     "train",
     MODEL,

@@ -18,6 +18,7 @@ from lowmode_fx import (
     LadderSchedule,
     LowModeModel,
     Mode,
+    ModeBatchSampler,
     PeriodicSchedule,
 )
 from lowmode_fx.lowering.pair import build_pair
@@ -80,6 +81,16 @@ def test_a_scheduler_that_knows_the_epochs_length_has_it_told_after_one(make: Ca
     net = make()
     CostCosineLR(torch.optim.SGD(net.parameters(), lr=0.1), net, 2, 2, costs={"low": 0.5})
     assert said(net, "tt") == [] and said(net, "tt") == [f"2 steps {TOLD} before each epoch"]
+
+
+@pytest.mark.parametrize(("accumulation", "steps"), [(1, 3), (2, 2)])
+def test_a_sampler_of_the_net_knows_the_epochs_length_once_it_is_through(
+    make: Callable[..., LowModeModel], accumulation: int, steps: int
+) -> None:
+    net = make()
+    sampler = ModeBatchSampler.for_net(net, accumulation)(range(6), 2)
+    assert len(list(sampler)) == 3
+    assert said(net, "t" * steps) == [] and said(net, "t") == [f"{steps} steps {TOLD} before each epoch"]
 
 
 def test_who_goes_on_from_a_state_or_a_copy_has_said_it_before(make: Callable[..., LowModeModel]) -> None:

@@ -395,3 +395,23 @@ def test_a_net_has_the_signature_of_its_model() -> None:
     net = make(model=Own())
     assert list(inspect.signature(net.forward).parameters) == ["images"]
     assert type(net).__name__ == "LowModeModel" and isinstance(net, LowModeModel)
+
+
+# What can't be attached ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_optimizer_or_trains_other_weights_is_refused() -> None:
+    net = make()
+    other = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="optimizer has none of the net's parameters; make it with"):
+        net.attach(other)
+    own = torch.optim.SGD(net.parameters(), lr=0.1)
+    for wrong in (net, torch.optim.lr_scheduler.StepLR(own, 1)):
+        with pytest.raises(TypeError, match=f"optimizer is of type {type(wrong).__name__}; give a torch.optim"):
+            net.attach(wrong)
+
+
+@pytest.mark.parametrize(("epoch", "error"), [(-1, ValueError), ("1", TypeError), (1.5, TypeError)])
+def test_an_epoch_that_is_none_is_refused_where_it_is_set(epoch: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"epoch={epoch!r} is .*; give an int of at least 0"):
+        make().set_epoch(epoch)

@@ -101,6 +101,7 @@ def test_copies_have_the_same_rates_to_come(copied: Callable[[Any], Any]) -> Non
     assert rates(theirs, theirs.optimizer, 13) == rates(scheduler, optimizer, 13)
 
 
+@pytest.mark.filterwarnings("ignore:epochs=8, but")
 def test_a_loaded_state_leaves_the_plan_of_the_new_run() -> None:
     net = net_of(LadderSchedule((2, 1, 1)))
     optimizer = optimizer_of(net)
@@ -138,6 +139,12 @@ def test_wrong_arguments(changed: dict[str, Any], error: type[Exception], told: 
     given = {"net": net, "epochs": EPOCHS, "steps_per_epoch": STEPS} | changed
     with pytest.raises(error, match=told):
         CostCosineLR(optimizer_of(net), **given)
+
+
+def test_an_optimizer_of_other_weights_is_refused() -> None:
+    other = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="optimizer has none of the net's parameters; make it with"):
+        CostCosineLR(other, net_of(LadderSchedule((2, 1, 1))), EPOCHS, STEPS)
 
 
 def test_what_is_not_known_ahead_is_refused() -> None:
@@ -212,3 +219,57 @@ def test_a_wrong_number_of_steps_is_told(given: int, told_at: str | None) -> Non
     told = [str(each.message) for each in caught if "CostCosineLR" in str(each.message)]
     assert len(told) == (told_at is not None)
     assert told_at is None or told_at in told[0]
+
+
+# Its end -------------------------------------------------------------------------------------------------------------
+
+
+def told_in(epochs: int, given: int, of: int, says_epoch: bool = True) -> list[str]:
+    """The warnings of a run of ``epochs`` epochs of ``of`` steps up a ladder of 4; the scheduler has 4 of ``given``."""
+    net = net_of(LadderSchedule((2, 1, 1)))
+    optimizer = optimizer_of(net)
+    net.attach(optimizer)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scheduler = CostCosineLR(optimizer, net, EPOCHS, given)
+        for epoch in range(epochs):
+            if says_epoch:
+                net.set_epoch(epoch)
+            for _ in range(of):
+                net(torch.zeros(2, 3, 16, 16)).sum().backward()
+                optimizer.step()
+                scheduler.step()
+    return [str(each.message) for each in caught if "CostCosineLR" in str(each.message)]
+
+
+def test_steps_after_its_end_are_told_once() -> None:
+    assert told_in(EPOCHS, given=3, of=3) == []
+    assert told_in(EPOCHS + 1, given=3, of=3) == [
+        "CostCosineLR ended after 12 steps (epochs=4, steps_per_epoch=3), but the net goes on, at a rate of 0; give "
+        "the epochs of the run and the optimizer steps of one"
+    ]
+    assert "ended after 4 steps" in told_in(EPOCHS, given=1, of=3, says_epoch=False)[0]
+
+
+def test_one_step_an_epoch_is_compared_with_the_nets_epochs_too() -> None:
+    assert told_in(EPOCHS, given=1, of=1) == []
+    (told,) = told_in(EPOCHS, given=1, of=4)
+    assert "in epoch 5 after 5 steps, 1 an epoch, but the net is in epoch 1" in told
+    assert told.endswith("(in a resumed run, load the scheduler's state too)")
+
+
+@pytest.mark.parametrize("epochs", [EPOCHS - 1, 5 * EPOCHS])
+def test_epochs_that_differ_from_the_ladders_are_told(epochs: int) -> None:
+    net = net_of(LadderSchedule((2, 1, 1)))
+    with pytest.warns(UserWarning, match=f"epochs={epochs}, but the net's LadderSchedule has 4"):
+        CostCosineLR(optimizer_of(net), net, epochs, STEPS)
+
+
+@pytest.mark.parametrize(
+    "schedule", [LadderSchedule((2, 1, 1)), LadderSchedule(probabilities=[(0.5, 0.3, 0.2)]), BernoulliSchedule([1, 0])]
+)
+def test_epochs_that_fit_or_are_not_known_are_not(schedule: Any) -> None:
+    net = net_of(schedule)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CostCosineLR(optimizer_of(net), net, EPOCHS, STEPS)
