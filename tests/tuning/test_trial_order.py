@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from lowmode_fx.tuning.plan import ModeGain, make_plan
 from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Candidate
 from lowmode_fx.tuning.trial_order import REPEATS, trial_runs
+from lowmode_fx.tuning.trials import _endless, _later
 from lowmode_fx.tuning.worth_pooling import worth_pooling
 
 WANTED = Wanted(100, 0.5, 2, 1.0, 0)
@@ -124,3 +126,26 @@ def test_pooled_kernels_on_whole_images_are_compared_with_full_mode() -> None:
     ]  # something to plan with
     lone = replace(measured("lone", 2, 0.9, 0.9), config=LowModeConfig(ratio=2))
     assert worth_pooling([lone]) == [lone]  # nothing to compare it with
+
+
+def test_a_budget_without_a_whole_epoch_is_refused() -> None:
+    search: Any = SimpleNamespace(candidates=[measured("plain", 2, 0.3, 0.9)], refused={}, left_out=[], looked_at=1)
+    told = "time_budget=1e-06 leaves no whole epoch of 10; give a larger share, or more epochs"
+    with pytest.raises(ValueError, match=told):
+        decide(search, Wanted(10, 0.5, 2, 1e-6, 0), [], 0.2)
+
+
+@pytest.mark.parametrize("weight", ["1", None, [1], {}, {"r2": "1"}, True])
+def test_weights_that_are_no_numbers_are_refused(weight: Any) -> None:
+    search: Any = SimpleNamespace(candidates=[measured("plain", 2, 0.3, 0.9)], refused={}, left_out=[], looked_at=1)
+    values = decide(search, Wanted(10, 0.5, 2, 1.0, 0), [], 0.2).to_dict() | {"low_weight": weight}
+    with pytest.raises(ValueError, match="not a result of `lowmode-fx tune`: its low_weight is"):
+        Tuning.from_dict(values)
+
+
+@pytest.mark.parametrize(("count", "steps"), [(14, 8), (22, 16), (30, 12), (100, 8), (6, 4)])
+def test_repeats_of_trial_runs_begin_with_other_batches(count: int, steps: int) -> None:
+    source: list[Any] = list(range(count))
+    begins = [next(islice(_endless(source, 6), _later(source, 6, steps, repeat), None)) for repeat in range(REPEATS)]
+    assert len(set(begins)) == REPEATS
+    assert _later(iter(source), 6, steps, 2) == 2 * steps  # of unknown length
