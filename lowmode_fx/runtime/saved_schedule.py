@@ -7,9 +7,10 @@ the latter, which holds learning rates too, gets a few more entries for the sche
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 _PREFIX = "lowmode_"
@@ -80,4 +81,7 @@ def _hooks(optimizer: Any, kind: str) -> list[Any]:
 
 def _has_stepped(state: Any) -> bool:
     """Whether a parameter's state comes from steps. Some optimizers, as Adagrad, have one from the start, at step 0."""
-    return bool(state) and not ("step" in state and float(state["step"]) == 0)
+    step = state.get("step") if isinstance(state, Mapping) else None
+    if isinstance(step, Tensor):
+        return not step.is_meta and bool((step != 0).any())
+    return bool(state) and step != 0

@@ -327,7 +327,7 @@ def test_ctrl_c_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch, command: 
         raise KeyboardInterrupt
 
     # Where the names are from last: a module that is first imported under a patch would keep it.
-    for place in ("cli.tuning_run", "cli.train_run", "cli.models"):
+    for place in ("cli.tuning_run", "cli.models"):
         monkeypatch.setattr(f"lowmode_fx.{place}.create_model", interrupted)
     monkeypatch.setattr("lowmode_fx.train.data.load_data", interrupted)
     outcome = run(command, MODEL, *(() if command == "report" else QUICK[:4]))

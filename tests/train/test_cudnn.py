@@ -26,6 +26,7 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 @pytest.fixture(autouse=True)
 def flags_come_back() -> Iterator[None]:
     before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, False  # whatever a test before has left
     yield
     cudnn.benchmark, cudnn.deterministic = before
     torch.use_deterministic_algorithms(False)
