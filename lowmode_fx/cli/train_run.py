@@ -43,8 +43,7 @@ class TrainRun:
     """A run as the command line describes it. low_mode: its configs, none for a run in full-mode alone.
 
     start_from: the weights of its first step. workers_given: whether a number of loaders was asked for. measured_on:
-    what the tuning in ``tuned`` holds for. papers: the low mode is the paper's or a
-    tuning's, as asked for by name.
+    what the tuning in ``tuned`` holds for. papers: the low mode is the paper's or a tuning's, as asked for by name.
     """
 
     model: str
@@ -199,12 +198,14 @@ def about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings,
     if last != {Mode.FULL} and isolated and settings.precise_bn == 0:
         tail = "full epochs at the end" if isinstance(schedule, LadderSchedule) else "--tail 0.2"
         yield f"note: running statistics lag behind the last epoch's low steps; give {tail}, or leave out --precise-bn"
-    full_from = _full_from(schedule, epochs, steps)
-    if 0 < full_from < epochs and any(rung.report.of("isolate_batchnorm").changes for rung in ladder.rungs):
-        yield (
-            f"note: validation runs in full-mode, whose norms only full steps adapt: its accuracy says little before "
-            f"epoch {full_from + 1}"
-        )
+    isolating = (rung for rung in ladder.rungs if rung.config.batchnorm == "isolate")  # others have no such pass
+    if any(rung.report.of("isolate_batchnorm").changes for rung in isolating):
+        full_from = _full_from(schedule, epochs, steps)
+        if 0 < full_from < epochs:
+            yield (
+                "note: validation runs in full-mode, whose norms only full steps adapt: its accuracy says little "
+                f"before epoch {full_from + 1}"
+            )
     if set(fractions) == {Mode.FULL}:
         yield "warning: no step is in low-mode; give a larger --p, fewer --hold-epochs or more --epochs"
 

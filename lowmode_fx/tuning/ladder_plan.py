@@ -74,6 +74,7 @@ def choose(tried: Sequence[Candidate], epochs: int, tail: float, modes: int, tim
     ``modes``: maximum number, full-mode included. ``time_budget``: share of the time of ``epochs`` full epochs, above
     0.
     """
+    tried = tried if modes == 2 else worth_pooling(tried)
     best = _cheapest(tried, epochs, tail, modes)
     limit = time_budget * epochs
     if time_budget == 1 or best.whole_time <= limit:
@@ -114,9 +115,8 @@ def in_order(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
 
 def _cheapest(tried: Sequence[Candidate], epochs: float, tail: float, modes: int) -> Chosen:
     found = []
-    candidates = tried if modes == 2 else worth_pooling(tried)
     for count in range(1, modes):
-        for some in itertools.combinations(candidates, count):
+        for some in itertools.combinations(tried, count):
             if len({id(each.config) for each in some}) < count:
                 continue  # the same mode twice, with different gradient weights
             ordered = in_order(some)

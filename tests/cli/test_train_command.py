@@ -458,6 +458,8 @@ def test_what_a_run_can_not_do_well_is_reported(run: Run) -> None:
     until = "whose norms only full steps adapt: its accuracy says little before epoch 2"
     assert until not in said and until not in quiet  # low steps alone; some steps of each kind from the start
     assert until in run("train", MODEL, *QUICK, "--p", "1", "--tail", "0.5", "--out", "tail").out
+    shared = run("train", MODEL, *QUICK, "--p", "1", "--tail", "0.5", "--batchnorm", "share", "--out", "shared")
+    assert shared.status == 0 and until not in shared.out
 
 
 def test_a_missing_option_is_one_line_with_the_way_out(run: Run) -> None:
