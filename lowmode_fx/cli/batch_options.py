@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
 from lowmode_fx.cli.options import comma_list
@@ -11,9 +11,10 @@ from passes.errors import OptionError
 
 #: Of ``runtime/batch_growth.py``, which is known only once torch is.
 LrRule = Literal["linear", "sqrt", "none"]
+BatchMultiplier = float | Mapping[str, float] | Literal["pixels"]
 
 
-def read_batch_multiplier(text: str | None, modes: Sequence[str]) -> float | dict[str, float] | Literal["pixels"]:
+def read_batch_multiplier(text: str | None, modes: Sequence[str]) -> BatchMultiplier:
     """The multiplier that ``--batch-multiplier`` describes; ``modes``: names of the low modes, cheapest first.
 
     Raises ``ValueError`` for text that is neither ``pixels`` nor one number, or one for each low mode.
@@ -22,17 +23,32 @@ def read_batch_multiplier(text: str | None, modes: Sequence[str]) -> float | dic
         return 1.0
     if text == "pixels":
         return "pixels"
-    try:
-        values = [float(part) for part in comma_list(text, "batch_multiplier")]
-    except ValueError:
-        raise OptionError("batch_multiplier", text, "is no number", "give pixels, 4, or such as 4,1.75") from None
-    values = [as_multiplier(value) for value in values]
+    values = _numbers(text, "give pixels, 4, or such as 4,1.75")
     if len(values) == 1:
         return values[0]
     if len(values) != len(modes):
         problem = f"gives {len(values)} for {len(modes)} low modes, {', '.join(modes)}"
         raise OptionError("batch_multiplier", text, problem, "give one for each")
     return dict(zip(modes, values, strict=True))
+
+
+def read_one_multiplier(text: str) -> float | Literal["pixels"]:
+    """The multiplier of all low modes. Raises ``ValueError`` for text that is neither ``pixels`` nor one number."""
+    if text == "pixels":
+        return "pixels"
+    hint = "give pixels, or one number, as 4"
+    values = _numbers(text, hint)
+    if len(values) > 1:
+        raise OptionError("batch_multiplier", text, "is a list", hint)
+    return values[0]
+
+
+def _numbers(text: str, hint: str) -> list[float]:
+    try:
+        values = [float(part) for part in comma_list(text, "batch_multiplier")]
+    except ValueError:
+        raise OptionError("batch_multiplier", text, "is no number", hint) from None
+    return [as_multiplier(value) for value in values]
 
 
 def lr_rule(given: str | None, optimizer: str) -> LrRule:

@@ -38,7 +38,7 @@ def idle_options(
         for name, kind in (("period", "periodic"), ("measure_every", "agreement")):
             if given.get(name) is not None and schedule != kind:
                 yield _line(name, given[name], f"it belongs to --schedule {kind}")
-        if given.get("lr_rule") is not None and given.get("batch_multiplier") is None:
+        if given.get("lr_rule") is not None and given.get("batch_multiplier") is None and not given.get("tuned"):
             yield _line("lr_rule", given["lr_rule"], "it belongs to --batch-multiplier")
         if given.get("hold_epochs") is not None and schedule == "agreement":
             yield _line("hold_epochs", given["hold_epochs"], "--schedule agreement holds no epochs")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from lowmode_fx.cli import batch_options
-from lowmode_fx.cli.batch_options import LrRule, read_batch_multiplier
+from lowmode_fx.cli.batch_options import BatchMultiplier, LrRule, read_batch_multiplier
 from lowmode_fx.cli.idle_options import idle_options
 from lowmode_fx.cli.ladder_options import low_mode_configs, read_ladder
 from lowmode_fx.cli.measured_on import check_measured_on
@@ -255,7 +255,9 @@ def train(
     bases = (preset,) if choice is None else choice.configs
     configs = [config for base in bases for config in low_mode_configs(base, plan, low)]
     names = [str(mode) for mode, _ in rung_names(configs)]
-    growth = read_batch_multiplier(batch_multiplier, names)
+    growth: BatchMultiplier = read_batch_multiplier(batch_multiplier, names)
+    if choice is not None and choice.batch_multiplier != 1 and batch_multiplier is None and kind != "agreement":
+        growth, lr_rule = choice.batch_multiplier, lr_rule or choice.lr_rule
     if kind == "agreement":
         problem = "needs modes before --schedule agreement decides them"
         if growth != 1:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from lowmode_fx.cli.batch_options import LrRule, read_one_multiplier
 from lowmode_fx.cli.formats import ProbeFormat
 from lowmode_fx.cli.handle_options import HandleOption, read_handles
 from lowmode_fx.cli.measured_on import measured_on
@@ -122,6 +123,14 @@ def tune(
     time_budget: Annotated[
         float, typer.Option(help="Largest share of the full-mode run's time that the plan may take.")
     ] = 1.0,
+    batch_multiplier: Annotated[
+        str,
+        typer.Option(
+            help="Larger batches of low steps to try where as many images then cost a tenth less: pixels, or a number. "
+            "1: none"
+        ),
+    ] = "pixels",
+    lr_rule: Annotated[LrRule, typer.Option(help="Factor on a larger batch's learning rate.")] = "linear",
     measure: Annotated[
         Literal["time", "macs"], typer.Option(help="Cost of a step: measured time, or counted macs.")
     ] = "time",
@@ -156,6 +165,7 @@ def tune(
     if tail is not None:
         as_share("tail", tail)
     as_number("seconds", seconds, above=0)
+    growth = read_one_multiplier(batch_multiplier)
     settings = _settings(device, batch_size, lr, momentum, seed, criterion)
     from lowmode_fx.cli.tuning_run import make_setting, run_tuning
     from lowmode_fx.cli.tuning_tables import tuning_table
@@ -170,6 +180,8 @@ def tune(
             ratios=tried,
             modes=modes,
             time_budget=time_budget,
+            batch_multiplier=growth,
+            lr_rule=lr_rule,
             measure=measure,
             tail=tail,
             seconds=seconds,

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from lowmode_fx.cli.formats import ProbeFormat
+from lowmode_fx.tuning.candidate import Candidate
 from lowmode_fx.tuning.result import Tuning
-from lowmode_fx.tuning.search import Candidate
 from lowmode_fx.tuning.sensitivity import ModelProbe
 from lowmode_fx.utils.plotting import BLUE, GREEN, INK, MUTED, VERMILLION, draw_picture
 from lowmode_fx.utils.tables import csv_table, rendered, text_table, with_error

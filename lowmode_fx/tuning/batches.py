@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowmode_fx.capture.inputs import ModelInputs, as_call
-from passes.trees import tree_leaves, tree_map
+from passes.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 #: One full-size batch: ``(inputs, targets)``, where ``inputs`` is what the model is called with, as the example that
 #: its modes were built for (images ``(N, C, *S)``, a tuple of arguments, a mapping of keywords); or, where the loss is
@@ -36,25 +36,59 @@ class Call:
         args, kwargs = self.inputs.call(self.leaves)
         return forward(*args, **kwargs)
 
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.leaves[self.inputs.images[0]])
+
+    @property
+    def can_be_divided(self) -> bool:
+        """Whether all targets are tensors with an item an image."""
+        targets = [] if self.targets is None else tree_leaves(self.targets)
+        return all(map(self._is_divided, targets))
+
+    def part(self, start: int, end: int) -> Call:
+        """The images from ``start`` to ``end``, with what else has an item an image."""
+
+        def cut(value: Any) -> Any:
+            return value[start:end] if self._is_divided(value) else value
+
+        return Call(self.inputs, tree_map(cut, self.leaves), tree_map(cut, self.targets))
+
     def halves(self) -> list[Call]:
         """The batch's first and second half; empty if a half has fewer than two images, or targets can't be split.
 
         A tensor is split if its length is the number of images.
         """
-        images = len(self.leaves[self.inputs.images[0]])
+        half = self.images // 2
+        return [self.part(0, half), self.part(half, 2 * half)] if half > 1 and self.can_be_divided else []
 
-        def is_divided(value: Any) -> bool:
-            return isinstance(value, Tensor) and value.ndim > 0 and len(value) == images
+    def _is_divided(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and value.ndim > 0 and len(value) == self.images
 
-        def part(start: int, end: int) -> Call:
-            def cut(value: Any) -> Any:
-                return value[start:end] if is_divided(value) else value
 
-            return Call(self.inputs, tree_map(cut, self.leaves), tree_map(cut, self.targets))
+def joined(calls: Sequence[Call], images: int) -> Call | None:
+    """One batch of the first ``images`` of several of one kind, or of all that there are.
 
-        targets = [] if self.targets is None else tree_leaves(self.targets)
-        half = images // 2
-        return [part(0, half), part(half, 2 * half)] if half > 1 and all(map(is_divided, targets)) else []
+    ``None`` if they can't be joined: targets have no item an image, or tensors differ in more than their length.
+    """
+    first = calls[0]
+    if not all(each.can_be_divided for each in calls):
+        return None
+
+    def join(trees: Sequence[Any]) -> Any:
+        flat = [tree_flatten(tree) for tree in trees]
+        values = [
+            torch.cat(same) if all(map(Call._is_divided, calls, same)) else same[0]
+            for same in zip(*(leaves for leaves, _ in flat), strict=True)
+        ]
+        return tree_unflatten(values, flat[0][1])
+
+    try:
+        leaves, targets = join([each.leaves for each in calls]), join([each.targets for each in calls])
+    except (RuntimeError, ValueError):
+        return None
+    return Call(first.inputs, leaves, targets).part(0, images)
 
 
 def read_batches(batch: Batch | Iterable[Batch], inputs: ModelInputs, model: nn.Module) -> list[Call]:

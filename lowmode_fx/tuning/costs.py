@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -51,35 +51,42 @@ def step_cost(
     rounds: int = 5,
     autocast: torch.dtype | None = None,
     graphs: Graphs | None = None,
+    low_batch: Call | None = None,
 ) -> MeasuredCost:
     """The cost of a low step relative to a full one, forward and backward, with its standard error.
 
     ``"time"``: the median over paired, interleaved rounds on the full-size ``batch``, uncompiled, under autocast to
     that dtype. On CUDA it is that of captured steps (``TrainStep``), since with gaps between kernels all modes take the
-    same time. ``"macs"``: the ratio of multiply-adds, forward and backward. ``graphs``: what captures; CUDA graphs on
-    CUDA, nothing elsewhere.
+    same time. ``"macs"``: the ratio of multiply-adds, forward and backward, of equal batches. ``graphs``: what
+    captures; CUDA graphs on CUDA, nothing elsewhere. ``low_batch``: a low step's full-size batch, if it is another.
     """
     if measure == "macs":
         return MeasuredCost(mac_cost(pair))
     graphs = graphs or graphs_for(batch.device)
+    batches = {Mode.FULL: batch, Mode.LOW: batch if low_batch is None else low_batch}
     if graphs is not None:
-        return _captured_cost(pair, batch, criterion, rounds, autocast, graphs)
+        return _captured_cost(pair, batches, criterion, rounds, autocast, graphs)
     ratios = []
-    full, low = (networks.network(pair, mode, downsample=True) for mode in (Mode.FULL, Mode.LOW))
+    steps = [(networks.network(pair, mode, downsample=True), each) for mode, each in batches.items()]
     with preserve_state(pair.model, parameters=True), train_mode(pair.model):
         for round_number in range(rounds + 1):
-            seconds = [_seconds(each, batch, criterion, pair.model, autocast) for each in (full, low)]
+            seconds = [_seconds(network, each, criterion, pair.model, autocast) for network, each in steps]
             if round_number:  # the first is a warm-up
                 ratios.append(seconds[1] / seconds[0])
     return MeasuredCost.of(ratios)
 
 
 def _captured_cost(
-    pair: ModePair, batch: Call, criterion: Criterion, rounds: int, autocast: torch.dtype | None, graphs: Graphs
+    pair: ModePair,
+    batches: Mapping[Mode, Call],
+    criterion: Criterion,
+    rounds: int,
+    autocast: torch.dtype | None,
+    graphs: Graphs,
 ) -> MeasuredCost:
     """The cost of a low step, with the optimizer's, as replays; steps that can't be captured are timed as they run."""
     schedule = ChosenMode()
-    args, kwargs = batch.inputs.call(batch.leaves)
+    device = batches[Mode.FULL].device
     ratios = []
     with preserve_state(pair.model, parameters=True, gradients=True), train_mode(pair.model):
         net = LowModeModel(pair, schedule, compile=False)
@@ -87,12 +94,14 @@ def _captured_cost(
         step = TrainStep(net, criterion, optimizer, autocast=autocast, graphs=graphs)
         for round_number in range(-_UNTIL_CAPTURED, rounds):
             seconds = []
-            for schedule.chosen in (Mode.FULL, Mode.LOW):
-                synchronize(batch.device)
+            for mode, batch in batches.items():
+                schedule.chosen = mode
+                args, kwargs = batch.inputs.call(batch.leaves)
+                synchronize(device)
                 start = time.perf_counter()
                 for _ in range(_REPLAYS if round_number >= 0 else 1):
                     step(kwargs or tuple(args), batch.targets)
-                synchronize(batch.device)
+                synchronize(device)
                 seconds.append(time.perf_counter() - start)
             if round_number >= 0:
                 ratios.append(seconds[1] / seconds[0])

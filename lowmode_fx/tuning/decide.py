@@ -8,9 +8,11 @@ from functools import partial
 
 from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule
+from lowmode_fx.tuning.candidate import Candidate
+from lowmode_fx.tuning.growth import times
 from lowmode_fx.tuning.ladder_plan import Chosen, choose, ramp
 from lowmode_fx.tuning.result import Tuning
-from lowmode_fx.tuning.search import Candidate, Search
+from lowmode_fx.tuning.search import Search
 from lowmode_fx.utils.tables import with_error
 from passes.spelling import setting
 
@@ -42,12 +44,14 @@ def decide(search: Search, wanted: Wanted, reasons: list[str], seen: float) -> T
     reasons += _cut_short(search)
     for each in chosen.candidates:
         runs = len(each.trials)
+        what = "a low step costs" if times(each.growth) == 1 else "on as many images, low steps cost"
         reasons.append(
-            f"{each.name}: a low step costs {with_error(each.cost, each.cost_error)} of a full one; in "
+            f"{each.name}: {what} {with_error(each.cost, each.cost_error)} of a full one; in "
             f"{f'{runs} trial runs' if runs > 1 else 'a trial run'} its gain was {each.trial_gains[0]:.2f} of one over "
             f"{seen / 2:.0%} of the run and {with_error(each.trial_gains[-1], each.trial_error)} over {seen:.0%}, its "
             f"gradients multiplied by {each.weight:g}"
         )
+    reasons += search.growth_told
     reasons += dict.fromkeys(f"note: {note}" for each in chosen.candidates for note in each.notes)
     configs = tuple(each.config for each in chosen.candidates)
     whole = chosen.whole_epochs()
@@ -71,13 +75,21 @@ def decide(search: Search, wanted: Wanted, reasons: list[str], seen: float) -> T
         schedule = BernoulliSchedule([1.0] * whole[0] + [0.0] * whole[1], seed)
     else:
         schedule = LadderSchedule(whole)
-    weight: float | dict[str, float] = chosen.candidates[0].weight
-    if len(configs) > 1:
-        weights = {
-            str(mode): each.weight for (mode, _), each in zip(rung_names(configs), chosen.candidates, strict=True)
-        }
-        weight = weights if set(weights.values()) != {1.0} else 1.0
-    return measured(schedule=schedule, low_weight=weight, epochs=sum(whole), time=predicted, reasons=tuple(reasons))
+    names = [str(mode) for mode, _ in rung_names(configs)]
+    return measured(
+        schedule=schedule,
+        low_weight=_by_mode(names, [each.weight for each in chosen.candidates]),
+        batch_multiplier=_by_mode(names, [times(each.growth) for each in chosen.candidates]),
+        lr_rule=search.lr_rule,
+        epochs=sum(whole),
+        time=predicted,
+        reasons=tuple(reasons),
+    )
+
+
+def _by_mode(names: Sequence[str], values: Sequence[float]) -> float | dict[str, float]:
+    """One number for a single low mode, and for several if it is 1; else one for each."""
+    return values[0] if len(values) == 1 or set(values) == {1.0} else dict(zip(names, values, strict=True))
 
 
 def _tried(search: Search) -> list[Candidate]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.runtime.schedules import LadderSchedule
+from lowmode_fx.tuning.candidate import Candidate
+from lowmode_fx.tuning.growth import times
 from lowmode_fx.tuning.plan import Plan, make_plan, ramp_plan
-from lowmode_fx.tuning.search import Candidate
 from lowmode_fx.tuning.tried_ratios import RAMP_RATIOS
 from lowmode_fx.tuning.worth_pooling import worth_pooling
 
@@ -98,7 +99,8 @@ def ramp(tried: Sequence[Candidate], epochs: float, tail: float, modes: int = 3)
 
     ``None`` if its modes were not tried, or make no progress.
     """
-    kept = {each.config.ratio: each for each in tried if not each.config.pools_kernels}
+    plain = [each for each in tried if not each.config.pools_kernels and times(each.growth) == 1]
+    kept = {each.config.ratio: each for each in plain}
     ratios = RAMP_RATIOS[modes]
     if not all(ratio in kept for ratio in ratios):
         return None
@@ -118,7 +120,7 @@ def _cheapest(tried: Sequence[Candidate], epochs: float, tail: float, modes: int
     for count in range(1, modes):
         for some in itertools.combinations(tried, count):
             if len({id(each.config) for each in some}) < count:
-                continue  # the same mode twice, with different gradient weights
+                continue  # the same mode twice, with different gradient weights or batches
             ordered = in_order(some)
             gains = [each.mode_gain(tail) for each in ordered]
             plan = make_plan(gains, epochs, MOST_LOW if count > 1 else MOST_LOW_ALONE)

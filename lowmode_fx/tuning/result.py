@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
@@ -13,8 +13,9 @@ from lowmode_fx.capture.images import Argument
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.pair import build_ladder
+from lowmode_fx.runtime.batch_growth import LrRule
 from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, schedule_from_dict
-from lowmode_fx.tuning.search import Candidate
+from lowmode_fx.tuning.candidate import Candidate
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Tuning:
         candidates: All measured configurations, best first.
         refused: Configurations without a correct low mode, with the reasons.
         more: Configurations of the other low modes, in order of cost.
+        batch_multiplier: Images of a low step over those of a full one, for ``LowModeModel``; 1 unless ``tune`` was
+            asked to try larger batches. By mode if those of a ladder grow.
+        lr_rule: What a larger batch's learning rate follows, for ``LowModeModel``.
         measured_on: Plain values that describe the model and the data, if the caller of ``tune`` noted them.
     """
 
@@ -43,6 +47,8 @@ class Tuning:
     candidates: tuple[Candidate, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     reasons: tuple[str, ...] = ()
+    batch_multiplier: float | Mapping[str, float] = 1.0
+    lr_rule: LrRule = "linear"
     measured_on: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -69,7 +75,9 @@ class Tuning:
             "config": self.config.to_dict(),
             "more": [config.to_dict() for config in self.more],
             "schedule": self.schedule.to_dict(),
-            "low_weight": dict(self.low_weight) if isinstance(self.low_weight, Mapping) else self.low_weight,
+            "low_weight": _plain(self.low_weight),
+            "batch_multiplier": _plain(self.batch_multiplier),
+            "lr_rule": self.lr_rule,
             "epochs": self.epochs,
             "time": self.time,
             "reasons": list(self.reasons),
@@ -93,13 +101,33 @@ class Tuning:
             kind = "a ladder's" if more else "Bernoulli's"
             raise ValueError(f"not a result of `lowmode-fx tune`: its schedule is not {kind}")
         reasons, source = tuple(values.get("reasons", ())), values.get("measured_on", {})
-        weights = weight.values() if isinstance(weight, Mapping) else [weight]
-        if not weights or any(isinstance(each, bool) or not isinstance(each, int | float) for each in weights):
-            raise ValueError(f"not a result of `lowmode-fx tune`: its low_weight is {weight!r}; give a number")
+        multiplier = values.get("batch_multiplier", 1.0)
+        for name, value in {"low_weight": weight, "batch_multiplier": multiplier}.items():
+            numbers = value.values() if isinstance(value, Mapping) else [value]
+            if not numbers or any(isinstance(each, bool) or not isinstance(each, int | float) for each in numbers):
+                raise ValueError(f"not a result of `lowmode-fx tune`: its {name} is {value!r}; give a number")
+        rule = values.get("lr_rule", "linear")
+        if rule not in get_args(LrRule):
+            raise ValueError(f"not a result of `lowmode-fx tune`: its lr_rule is {rule!r}; give linear, sqrt or none")
         if not isinstance(source, Mapping):
             raise ValueError("not a result of `lowmode-fx tune`: its measured_on is not a mapping")
-        return cls(config, schedule, weight, epochs, predicted, more, reasons=reasons, measured_on=source)
+        return cls(
+            config,
+            schedule,
+            weight,
+            epochs,
+            predicted,
+            more,
+            reasons=reasons,
+            batch_multiplier=multiplier,
+            lr_rule=rule,
+            measured_on=source,
+        )
 
     def to_json(self) -> str:
         """Return ``to_dict()`` as JSON text."""
         return json.dumps(self.to_dict(), indent=2)
+
+
+def _plain(value: float | Mapping[str, float]) -> float | dict[str, float]:
+    return dict(value) if isinstance(value, Mapping) else value

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.lower import pair_of
+from lowmode_fx.runtime.batch_growth import LrRule
+from lowmode_fx.tuning.candidate import Candidate
 from lowmode_fx.tuning.candidates import Choice, graph_signature, stages, try_pair
 from lowmode_fx.tuning.costs import CostMeasure, step_cost
 from lowmode_fx.tuning.gain import StepProgress
-from lowmode_fx.tuning.plan import ModeGain, Plan, gain_curve, make_plan, tail_at
+from lowmode_fx.tuning.growth import LEAST_SAVED, TriedMultiplier, grown_batch, growth_of, times
+from lowmode_fx.tuning.plan import ModeGain, gain_curve, make_plan
 from lowmode_fx.tuning.trials import Probe
-from passes.ratios import largest_ratio
+from lowmode_fx.utils.tables import with_error
 from passes.wording import one_line
 
 #: A change of the set of sites that saves less than this share of the predicted time is noise.
@@ -27,54 +27,13 @@ LEAST_SAVING = 0.005
 LEAST_WEIGHT = 0.1
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A measured configuration: its cost in full steps, its gain at each point, and the best plan with it.
-
-    ``weight``: of its gradients. ``trials``: its gain by training, in a short and a longer run each, as often as they
-    were run; the plan is then based on their means. ``family``: the name of the family that it is a part of, its own
-    for a whole family. ``gain``: the gain that the plan uses, a function of the progress in (0, 1]. ``cost_error``: the
-    standard error of ``cost``, NaN if it was not timed. ``notes``: those of its pair's report.
-    """
-
-    name: str
-    config: LowModeConfig
-    cost: float
-    progress: tuple[StepProgress, ...]
-    plan: Plan
-    weight: float
-    trials: tuple[tuple[float, ...], ...] = ()
-    family: str = ""
-    gain: Callable[[float], float] = field(default=lambda x: 0.0, repr=False, compare=False)
-    cost_error: float = math.nan
-    notes: tuple[str, ...] = ()
-
-    @property
-    def trial_gains(self) -> tuple[float, ...]:
-        """The mean gain by training, in the short and in the longer runs; empty if there were none."""
-        return tuple(map(statistics.fmean, zip(*self.trials, strict=True)))
-
-    @property
-    def trial_error(self) -> float:
-        """The standard error of the gain in the longer runs; NaN for fewer than two."""
-        longer = [each[-1] for each in self.trials]
-        return statistics.stdev(longer) / math.sqrt(len(longer)) if len(longer) > 1 else math.nan
-
-    def mode_gain(self, tail: float) -> ModeGain:
-        """The input of a plan over several modes; ``tail``: share that is left to larger images at r = 2.
-
-        A mode that pools kernels leaves as much, at least: full-mode has to adapt to their whole size, too.
-        """
-        side = largest_ratio(self.config.ratio) if self.config.downsample_input else 1
-        return ModeGain(self.gain, self.cost, tail_at(max(side, 2) if self.config.pools_kernels else side, tail))
-
-
 @dataclass
 class Search:
     """What has been tried. ``refused`` holds the reasons of configurations without a correct low mode.
 
     ``looked_at``: the number of whole families that were measured, are equal to one that was, or were refused.
-    ``left_out``: what there was no time for.
+    ``left_out``: what there was no time for. ``batch_multiplier``, ``lr_rule``: the larger batches of low steps to try,
+    as in ``tune``. ``growth_told``: why some are not, a line each.
     """
 
     probe: Probe
@@ -88,6 +47,9 @@ class Search:
     refused: dict[str, str] = field(default_factory=dict)
     looked_at: int = 0
     left_out: list[Choice] = field(default_factory=list)
+    batch_multiplier: TriedMultiplier = 1.0
+    lr_rule: LrRule = "linear"
+    growth_told: list[str] = field(default_factory=list)
     _seen: set[tuple[object, ...]] = field(default_factory=set)
 
     def best(self) -> Candidate | None:
@@ -153,8 +115,8 @@ class Search:
         """
         before = candidate.trials if weight == candidate.weight else ()
         pair = pair_of(self.probe.captured, candidate.config)
-        lengths = (max(2, steps // 2), steps)
-        trials = (*before, tuple(self.probe.trial_run(pair, length, weight, len(before)) for length in lengths))
+        lengths, trial_run = (max(2, steps // 2), steps), self.probe.trial_run
+        trials = (*before, tuple(trial_run(pair, length, weight, len(before), candidate.growth) for length in lengths))
         tried = replace(candidate, trials=trials, weight=weight)
         # The gain falls later, below its mean over a trial run; the full tail compensates. What the longer
         # one adds to the shorter would be the local gain, but as a difference of two noisy means it misleads.
@@ -163,10 +125,39 @@ class Search:
         plan = make_plan([ModeGain(curve, candidate.cost, self.tail)], self.epochs)
         tried = replace(tried, plan=plan, gain=curve)
         # Training is better evidence than gradients: it replaces them, but not a trial run with another weight.
-        if before or not candidate.trials:
+        if (before or not candidate.trials) and candidate in self.candidates:
             self.candidates.remove(candidate)
         self.candidates.append(tried)
         return tried
+
+    def grown(self, candidate: Candidate) -> Candidate | None:
+        """The candidate with larger batches in low steps, not tried yet; ``None`` if they would save too little.
+
+        What as many images cost is timed first: where it falls by less than a tenth, fewer steps can't pay.
+        """
+        if self.measure == "macs" or times(candidate.growth) != 1 or self.batch_multiplier == 1:
+            return None
+        probe, pair = self.probe, pair_of(self.probe.captured, candidate.config)
+        growth = growth_of(pair, self.batch_multiplier, self.lr_rule)
+        batch = grown_batch(probe.batches, growth) if times(growth) > 1 else None
+        if batch is None:
+            return None
+        larger, now = f"batches of {times(growth):.3g} × the images", with_error(candidate.cost, candidate.cost_error)
+        first = probe.batches[0]
+        try:
+            found = step_cost(pair, first, probe.criterion, self.measure, autocast=probe.autocast, low_batch=batch)
+        except torch.OutOfMemoryError:
+            self.growth_told.append(f"{candidate.name}: {larger} don't fit in memory")
+            return None
+        cost, spread = (each * first.images / batch.images for each in found)
+        if cost > (1 - LEAST_SAVED) * candidate.cost:
+            self.growth_told.append(
+                f"{candidate.name}: {larger} were not tried, for as many images then cost {with_error(cost, spread)} "
+                f"of a full step, and {now} in batches of the same size"
+            )
+            return None
+        name = f"{candidate.name}, {times(growth):.3g} × the images a step"
+        return replace(candidate, name=name, cost=cost, cost_error=spread, growth=growth, trials=())
 
     def refine(self, family: Candidate) -> None:
         """Which stages of a pooled family to pool, then which sites, greedily by predicted time."""

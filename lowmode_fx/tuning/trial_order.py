@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from lowmode_fx.tuning.candidate import Candidate
 from lowmode_fx.tuning.decide import Wanted, planned
-from lowmode_fx.tuning.search import Candidate, Search
+from lowmode_fx.tuning.search import Search
 from passes.ratios import largest_ratio
 from passes.spelling import setting
 
@@ -17,8 +18,8 @@ REPEATS = 3
 def trial_runs(search: Search, wanted: Wanted, steps: int, deadline: float, tell: Callable[[str], None]) -> list[str]:
     """Trial runs of the smallest ratio with its kernels kept, the best of each other kind, then the winner weighted.
 
-    The modes of the plan that follows are then tried again, on other batches, until each mode of the best plan has had
-    three trial runs. Returns what there was no time for, a line each.
+    The modes of the plan that follows are tried in larger batches, where those save time, and the modes of the best
+    plan again, on other batches, until each has had three trial runs. Returns what there was no time for, a line each.
     """
     longest = 0.0
 
@@ -48,6 +49,13 @@ def trial_runs(search: Search, wanted: Wanted, steps: int, deadline: float, tell
         if not in_time():
             return ["no time was left for a trial run of the best candidate with weighted low gradients"]
         run(best, weight)
+    for candidate in planned(search, wanted).candidates:
+        grown = search.grown(candidate)
+        if grown is None:
+            continue
+        if not in_time():
+            return [f"no time was left for a trial run of {grown.name}; give more {setting('seconds')}"]
+        run(grown, grown.weight)
     while again := _tried_least(planned(search, wanted).candidates):
         if not in_time():
             return [

@@ -7,7 +7,7 @@ import copy
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,9 +18,12 @@ from lowmode_fx.capture.images import Argument
 from lowmode_fx.lowering import networks
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.runtime.batch_growth import BatchGrowth
 from lowmode_fx.tuning.agreement import Criterion, batch_loss, mode_gradient
-from lowmode_fx.tuning.batches import Batch, Call, read_batch, read_batches, split_batch
+from lowmode_fx.tuning.batches import Batch, Call, joined, read_batch, read_batches, split_batch
 from lowmode_fx.tuning.gain import StepProgress, gradient_products, step_progress
+from lowmode_fx.tuning.growth import SAME, scaled_rate, times
+from lowmode_fx.tuning.trial_batches import first_batches, run_batches
 from lowmode_fx.utils.losses import as_criterion
 from passes.preserve import preserve_generators, preserve_state, train_mode
 from passes.spelling import setting
@@ -74,7 +77,7 @@ class Probe:
         self.criterion, self.optimizer, self.autocast = as_criterion(criterion), optimizer, autocast
         self.model = copy.deepcopy(model)
         self._full, self._source = networks.FullNetwork(self.model), batches
-        first = _first(batches, kept)
+        first = first_batches(batches, kept)
         self.captured = capture(self.model, split_batch(first[0])[0], images=images)
         self.batches = [self._read(batch) for batch in first]
         self.momentum = momentum_of(optimizer(self.model.parameters()))
@@ -113,22 +116,27 @@ class Probe:
                 f"give a smaller {setting('lr')}"
             )
 
-    def trial_run(self, pair: ModePair, steps: int, weight: float = 1.0, repeat: int = 0) -> float:
+    def trial_run(
+        self, pair: ModePair, steps: int, weight: float = 1.0, repeat: int = 0, growth: BatchGrowth = SAME
+    ) -> float:
         """A low step's gain, in full steps, by training: low steps from the start, then a third of full ones.
 
         The final loss is looked up in the full run's curve, which needed a certain number of steps for it: the gain is
         about 1 if the loss is as low as that run's after ``steps`` steps; negative if low steps did harm. Losses are
         noisy from step to step, so the mean is taken over several of the last full steps. ``weight``: of the low
         gradients. ``repeat``: 0 trains on the full run's batches, others on later ones, with other random numbers.
+        ``growth``: images of a low step over those of a full one; the run then sees as many images in fewer low steps,
+        and the gain is that of as many images as a full step has.
         """
         self.model.load_state_dict(self._start)
         full_steps = max(1, round(steps * FULL_SHARE))
-        low_steps = steps - full_steps
-        places = {steps - round(full_steps * part / 8) for part in range(_LOOKS)}
+        low_steps = max(1, round((steps - full_steps) / times(growth)))
+        unit = low_steps * times(growth)  # images of the low steps, in those of full ones
+        places = {low_steps + full_steps - round(full_steps * part / 8) for part in range(_LOOKS)}
         gains = []
-        for step in self._train([_low(pair)] * low_steps + [None] * full_steps, weight, repeat):
+        for step in self._train([_low(pair)] * low_steps + [None] * full_steps, weight, repeat, growth):
             if step in places:
-                gains.append((self._steps_to(self.loss()) - (step - low_steps)) / low_steps)
+                gains.append((self._steps_to(self.loss()) - (step - low_steps)) / unit)
         return min(1.0, statistics.fmean(gains))
 
     def progress(self, pair: ModePair) -> tuple[StepProgress, ...]:
@@ -148,22 +156,37 @@ class Probe:
             )
 
     def _train(
-        self, low_steps: Sequence[networks.Network | None], weight: float = 1.0, repeat: int = 0
+        self,
+        low_steps: Sequence[networks.Network | None],
+        weight: float = 1.0,
+        repeat: int = 0,
+        growth: BatchGrowth = SAME,
     ) -> Iterator[int]:
         """One optimizer step per item, low if the item is a low network; yields the number of steps so far."""
         stepper = self.optimizer(self.model.parameters())
-        later = _later(self._source, len(self.batches), len(low_steps), repeat)
-        source = itertools.islice(_endless(self._source, len(self.batches)), later, None)
+        taken = sum(math.ceil(growth.multiplier(Mode.FULL if low is None else Mode.LOW)) for low in low_steps)
+        source = run_batches(self._source, len(self.batches), taken, repeat)
         with preserve_generators(self.model), train_mode(self.model):
             torch.manual_seed(repeat)
-            for step, (low, batch) in enumerate(zip(low_steps, source, strict=False), start=1):
-                network = self._full if low is None else low
-                loss = batch_loss(network, self._read(batch), self.criterion, self.autocast)
+            for step, low in enumerate(low_steps, start=1):
+                network, mode = (self._full, Mode.FULL) if low is None else (low, Mode.LOW)
+                loss = batch_loss(network, self._next(source, growth, mode), self.criterion, self.autocast)
                 (loss if low is None else weight * loss).backward()
-                stepper.step()
+                with scaled_rate(stepper, growth.rate_factor(mode)):
+                    stepper.step()
                 stepper.zero_grad()
                 network.settle()
                 yield step
+
+    def _next(self, source: Iterator[Batch], growth: BatchGrowth, mode: Mode) -> Call:
+        first = self._read(next(source))
+        more = math.ceil(growth.multiplier(mode)) - 1
+        if not more:
+            return first
+        whole = joined([first, *map(self._read, itertools.islice(source, more))], growth.size(mode, first.images))
+        if whole is None:
+            raise ValueError("batches can't be joined; give targets with an item an image, or batch_multiplier=1")
+        return whole
 
     def _steps_to(self, loss: float) -> float:
         """The number of full steps to this loss, by interpolation of the falling envelope of the full run's losses."""
@@ -233,30 +256,3 @@ def momentum_of(optimizer: torch.optim.Optimizer) -> float:
     """β of the optimizer's average of gradients; 0 if it has none."""
     group = optimizer.param_groups[0]
     return float(group.get("momentum", group.get("betas", (0.0,))[0]))
-
-
-def _first(batches: Iterable[Batch], count: int) -> list[Batch]:
-    if iter(batches) is batches:
-        raise ValueError("batches is an iterator, which can be used only once; give a list or a DataLoader")
-    first = list(itertools.islice(batches, count))
-    if len(first) < 2:
-        raise ValueError(f"loader has {len(first)} batches; give at least two, of your training batch size")
-    return first
-
-
-def _later(batches: Iterable[Batch], kept: int, steps: int, repeat: int) -> int:
-    """Batches to skip, so that the first repeats of ``steps`` steps begin with different ones.
-
-    They follow each other; if a loader has too few for that, each begins a third of its batches later.
-    """
-    if isinstance(batches, Sized):
-        trained_on = len(batches) - kept if len(batches) > kept else len(batches)
-        return min(repeat * steps, repeat * trained_on // 3)
-    return repeat * steps
-
-
-def _endless(batches: Iterable[Batch], skipped: int) -> Iterator[Batch]:
-    """Pass after pass, each without its first ``skipped`` batches, unless there are no others."""
-    count = sum(1 for _ in itertools.islice(batches, skipped + 1))
-    while True:
-        yield from itertools.islice(batches, skipped if count > skipped else 0, None)

@@ -13,18 +13,20 @@ from torch import nn
 
 from lowmode_fx.capture.images import Argument
 from lowmode_fx.lowering.config import LowModeConfig
+from lowmode_fx.runtime.batch_growth import LrRule
 from lowmode_fx.tuning.agreement import Criterion
 from lowmode_fx.tuning.batches import Batch
 from lowmode_fx.tuning.candidates import Choice, families, try_pair
 from lowmode_fx.tuning.costs import CostMeasure
 from lowmode_fx.tuning.decide import Wanted, decide, no_progress
+from lowmode_fx.tuning.growth import TriedMultiplier
 from lowmode_fx.tuning.plan import TAIL, TAIL_OF_FOUR
 from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Search
 from lowmode_fx.tuning.trial_order import trial_runs
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe
 from lowmode_fx.tuning.tried_ratios import LARGEST_RATIO, MOST_POOLED, default_ratios
-from lowmode_fx.utils.validation import as_choice, as_count, as_number, as_share
+from lowmode_fx.utils.validation import as_choice, as_count, as_multiplier, as_number, as_share
 from passes.errors import OptionError
 from passes.ratios import RatioLike, largest_ratio, plain_ratio
 from passes.spelling import setting
@@ -53,6 +55,8 @@ def tune(
     ratios: Sequence[RatioLike] | None = None,
     modes: int = 2,
     time_budget: float = 1.0,
+    batch_multiplier: TriedMultiplier = 1.0,
+    lr_rule: LrRule = "linear",
     measure: CostMeasure = "time",
     autocast: torch.dtype | None = None,
     tail: float | None = None,
@@ -90,6 +94,11 @@ def tune(
             their modes were tried: by these measurements the plan never takes longer.
         time_budget: Maximum share of the full run's time, in (0, 1]. If the cheapest plan takes longer, the one with
             the most progress within the budget is used.
+        batch_multiplier: Larger batches of low steps to try besides equal ones, as in ``LowModeModel``: ``"pixels"``,
+            or a number above 1. For each mode of the plan as many images are timed first; where they cost at least a
+            tenth less, as on a GPU that small images leave partly idle, the larger batch has trial runs. A run of such
+            a plan needs ``batch_multiplier=tuning.batch_multiplier`` and a loader that knows the net.
+        lr_rule: What a larger batch's learning rate is multiplied by, as in ``LowModeModel``.
         measure: Measure the cost of a step by ``"time"`` (forward and backward, uncompiled) or by ``"macs"``, which
             predict compiled steps better where a GPU runs small maps that wait for launches.
         autocast: ``torch.bfloat16`` if the run will use autocast to it, which changes costs.
@@ -115,6 +124,9 @@ def tune(
     tail = (TAIL if modes < 4 else TAIL_OF_FOUR) if tail is None else tail
     _check(epochs, tail, seconds, tried, measure, steps_per_epoch, autocast)
     as_number("time_budget", time_budget, above=0, most=1)
+    if batch_multiplier != "pixels":
+        batch_multiplier = as_multiplier(batch_multiplier)
+    as_choice("lr_rule", lr_rule, get_args(LrRule))
     base = LowModeConfig() if config is None else config
     start = time.monotonic()
 
@@ -142,6 +154,8 @@ def tune(
         epochs=epochs,
         tail=tail,
         deadline=start + (_RUN_SHARE + _SEARCH_SHARE) / 2 * seconds,
+        batch_multiplier=batch_multiplier,
+        lr_rule=lr_rule,
         on_choice=lambda choice: tell(f"measuring {choice.name}"),
     )
     for choice in choices:

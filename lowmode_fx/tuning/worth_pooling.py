@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lowmode_fx.tuning.search import Candidate
+from lowmode_fx.tuning.candidate import Candidate
 
 #: Share of the cost of progress that pooled kernels have to save beside kept ones. Where they saved less (5×5 kernels,
 #: a quarter), ladders with them ended below those that keep kernels, though trial runs promised more: what kernels

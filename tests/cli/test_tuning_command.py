@@ -55,6 +55,58 @@ def test_a_ladder_that_tune_wrote_trains(run: Run, tmp_path: Path) -> None:
     assert ran == [["steps_r2"], ["steps_r2"], ["steps_r4/3"], ["steps_full"]]
 
 
+@pytest.mark.parametrize(
+    ("options", "multiplier", "rule"),
+    [
+        ((), {"r2": 4.0, "r4/3": 1.5}, "sqrt"),
+        (("--batch-multiplier", "2"), 2, "linear"),
+        (("--lr-rule", "none"), {"r2": 4.0, "r4/3": 1.5}, "none"),
+    ],
+)
+def test_batches_that_tune_planned_grow_in_the_run(
+    run: Run, tmp_path: Path, options: tuple[str, ...], multiplier: object, rule: str
+) -> None:
+    tuning = Tuning(
+        LowModeConfig(kernel_ratio=1),
+        LadderSchedule((1, 1, 1)),
+        1.0,
+        3,
+        0.5,
+        more=(LowModeConfig(ratio="4/3", kernel_ratio=1),),
+        batch_multiplier={"r2": 4.0, "r4/3": 1.5},
+        lr_rule="sqrt",
+    )
+    (tmp_path / "tuned.json").write_text(tuning.to_json())
+    status, _, told = run(
+        "train", MODEL, *DATA, "--tuned", "tuned.json", "--device", "cpu", "--no-compile", "--out", "run", *options
+    )
+    assert status == 0 and "does nothing here" not in told
+    low_mode = json.loads((tmp_path / "run" / "summary.json").read_text())["low_mode"]
+    assert (low_mode["batch_multiplier"], low_mode["lr_rule"]) == (multiplier, rule)
+
+
+def test_larger_batches_are_priced_unless_they_are_not_wanted(run: Run, tmp_path: Path) -> None:
+    arguments = ("tune", MODEL, *DATA, "--epochs", "10", "--ratios", "2", "--modes", "2", "--seconds", "60")
+    status, out, _ = run(*arguments)
+    tried = [line for line in out.splitlines() if " × the images " in line]
+    assert status == 0 and tried  # either that they were not tried, or how they did
+    status, out, _ = run(*arguments, "--batch-multiplier", "1")
+    assert status == 0 and " × the images " not in out
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("4,2", "--batch-multiplier 4,2 is a list; give pixels, or one number, as 4"),
+        ("many", "--batch-multiplier 'many' is no number; give pixels, or one number, as 4"),
+        ("0.5", "--batch-multiplier 0.5 is out of range"),
+    ],
+)
+def test_multipliers_that_tune_refuses(run: Run, given: str, told: str) -> None:
+    status, _, error = run("tune", MODEL, *DATA, "--batch-multiplier", given)
+    assert status != 0 and told in error
+
+
 def test_tune_says_where_low_mode_does_not_pay(run: Run, tmp_path: Path) -> None:
     status, out, told = run("tune", MODEL, *DATA, "--epochs", "1", "--ratios", "2", "--measure", "macs")
     assert told.splitlines()[:3] == [

@@ -16,15 +16,17 @@ import torch
 from torch import nn
 
 from lowmode_fx import LowModeConfig, LowModeModel
+from lowmode_fx.tuning.candidate import Candidate
 from lowmode_fx.tuning.decide import Wanted, decide, planned
 from lowmode_fx.tuning.plan import ModeGain, make_plan
 from lowmode_fx.tuning.result import Tuning
-from lowmode_fx.tuning.search import Candidate
+from lowmode_fx.tuning.trial_batches import endless, later
 from lowmode_fx.tuning.trial_order import REPEATS, trial_runs
-from lowmode_fx.tuning.trials import _endless, _later
 from lowmode_fx.tuning.worth_pooling import worth_pooling
 
 WANTED = Wanted(100, 0.5, 2, 1.0, 0)
+#: Of a search that tried all it was asked to.
+NOTHING_ELSE: dict[str, Any] = {"refused": {}, "left_out": [], "looked_at": 1, "growth_told": [], "lr_rule": "linear"}
 
 
 def measured(name: str, ratio: Any, cost: float, gain: float) -> Candidate:
@@ -51,6 +53,9 @@ class Lucky:
         self.candidates = [tried if each is candidate else each for each in self.candidates]
         self.ran.append(candidate.name)
         return tried
+
+    def grown(self, candidate: Candidate) -> None:
+        return None
 
 
 def test_modes_of_the_plan_are_tried_again_until_luck_is_averaged_out() -> None:
@@ -86,7 +91,7 @@ def test_weights_of_a_ladder_are_those_of_its_trial_runs() -> None:
         replace(measured("small", 2, 0.25, 0.6), weight=0.5),
         measured("medium", "4/3", 0.5, 0.95),
     ]
-    search: Any = SimpleNamespace(candidates=candidates, refused={}, left_out=[], looked_at=2)
+    search: Any = SimpleNamespace(candidates=candidates, **NOTHING_ELSE)
     found = decide(search, Wanted(20, 0.5, 3, 1.0, 0), [], 0.2)
     assert len(found.configs) == 2 and found.low_weight == {"r2": 0.5, "r4/3": 1.0}
     again = Tuning.from_dict(json.loads(found.to_json()))
@@ -129,7 +134,7 @@ def test_pooled_kernels_on_whole_images_are_compared_with_full_mode() -> None:
 
 
 def test_a_budget_without_a_whole_epoch_is_refused() -> None:
-    search: Any = SimpleNamespace(candidates=[measured("plain", 2, 0.3, 0.9)], refused={}, left_out=[], looked_at=1)
+    search: Any = SimpleNamespace(candidates=[measured("plain", 2, 0.3, 0.9)], **NOTHING_ELSE)
     told = "time_budget=1e-06 leaves no whole epoch of 10; give a larger share, or more epochs"
     with pytest.raises(ValueError, match=told):
         decide(search, Wanted(10, 0.5, 2, 1e-6, 0), [], 0.2)
@@ -137,7 +142,7 @@ def test_a_budget_without_a_whole_epoch_is_refused() -> None:
 
 @pytest.mark.parametrize("weight", ["1", None, [1], {}, {"r2": "1"}, True])
 def test_weights_that_are_no_numbers_are_refused(weight: Any) -> None:
-    search: Any = SimpleNamespace(candidates=[measured("plain", 2, 0.3, 0.9)], refused={}, left_out=[], looked_at=1)
+    search: Any = SimpleNamespace(candidates=[measured("plain", 2, 0.3, 0.9)], **NOTHING_ELSE)
     values = decide(search, Wanted(10, 0.5, 2, 1.0, 0), [], 0.2).to_dict() | {"low_weight": weight}
     with pytest.raises(ValueError, match="not a result of `lowmode-fx tune`: its low_weight is"):
         Tuning.from_dict(values)
@@ -146,6 +151,6 @@ def test_weights_that_are_no_numbers_are_refused(weight: Any) -> None:
 @pytest.mark.parametrize(("count", "steps"), [(14, 8), (22, 16), (30, 12), (100, 8), (6, 4)])
 def test_repeats_of_trial_runs_begin_with_other_batches(count: int, steps: int) -> None:
     source: list[Any] = list(range(count))
-    begins = [next(islice(_endless(source, 6), _later(source, 6, steps, repeat), None)) for repeat in range(REPEATS)]
+    begins = [next(islice(endless(source, 6), later(source, 6, steps, repeat), None)) for repeat in range(REPEATS)]
     assert len(set(begins)) == REPEATS
-    assert _later(iter(source), 6, steps, 2) == 2 * steps  # of unknown length
+    assert later(iter(source), 6, steps, 2) == 2 * steps  # of unknown length

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from lowmode_fx import LowModeConfig, LowModeModel, Mode, build_pair, capture
 from lowmode_fx.cli.tuning_tables import plot_probe, probe_text, tuning_table
 from lowmode_fx.lowering.lower import pair_of
+from lowmode_fx.tuning.candidate import Candidate
 from lowmode_fx.tuning.candidates import Choice, families, graph_signature, stages, try_pair
 from lowmode_fx.tuning.decide import Wanted, decide
 from lowmode_fx.tuning.ladder_plan import Chosen, choose, ramp
 from lowmode_fx.tuning.plan import Plan, make_plan
 from lowmode_fx.tuning.result import Tuning
-from lowmode_fx.tuning.search import Candidate, Search
+from lowmode_fx.tuning.search import Search
 from lowmode_fx.tuning.sensitivity import ModelProbe, SiteProbe, probe_sites
 from lowmode_fx.tuning.trial_order import trial_runs
 from lowmode_fx.tuning.trials import Probe, momentum_of, progress_now
@@ -368,7 +369,9 @@ def test_a_budget_below_one_epoch_is_that_of_part_of_one() -> None:
 
 @pytest.mark.parametrize(("budget", "exceeded"), [(0.1, True), (0.63, False), (0.7, False)])
 def test_a_budget_that_whole_epochs_exceed_is_told(budget: float, exceeded: bool) -> None:
-    search: Any = SimpleNamespace(candidates=[measured("halved", 2, 0.25, 0.7)], left_out=[], refused={})
+    search: Any = SimpleNamespace(
+        candidates=[measured("halved", 2, 0.25, 0.7)], left_out=[], refused={}, growth_told=[], lr_rule="linear"
+    )
     result = decide(search, Wanted(2, 0.5, 2, budget, seed=0), [], seen=0.5)
     told = [each for each in result.reasons if "for it has whole epochs" in each]
     assert (result.time > budget) == exceeded == bool(told)
