@@ -130,11 +130,7 @@ class Arena:
 
     def loader(self, train: Split, seed: int) -> DeviceLoader:
         """Random crops and flips of images that lie on the device."""
-        changes = Augmentation(shift=4, flip=True)
-        return DeviceLoader(
-            *train, self.batch, shuffle=True, drop_last=True, mean=MEAN, std=STD, augmentation=changes, seed=seed,
-            net=self.net if self.net.batches_grow else None,
-        )  # fmt: skip
+        return augmented(train, self.batch, seed, self.net if self.net.batches_grow else None)
 
     def loading_seconds(self, train: Split) -> float:
         """Seconds of loading one epoch's batches, without training."""
@@ -171,6 +167,14 @@ class Arena:
                     value.zero_()
         self.net.load_schedule_state({"step": 0, "epoch": 0})
         torch.manual_seed(seed)
+
+
+def augmented(train: Split, batch: int, seed: int, net: LowModeModel | None = None) -> DeviceLoader:
+    """Random crops and flips of images that lie on the device; ``net``: whose batches grow."""
+    changes = Augmentation(shift=4, flip=True)
+    return DeviceLoader(
+        *train, batch, shuffle=True, drop_last=True, mean=MEAN, std=STD, augmentation=changes, seed=seed, net=net
+    )
 
 
 def rate(progress: float, peak: float) -> float:

@@ -11,8 +11,8 @@
 # 1. Tests that want CUDA (100 s), while everything is compiled in parallel processes (110 s).
 # 2. Times of steps and memory: compiled and whole steps, beside peers (150 s); in a second call,
 #    where that time goes (60 s) and steps of merged kernels (60 s); inductor's CUDA graphs (40 s).
-# 3. Training, seed after seed, in the time that is left: full-mode, ladders, batches that grow as images shrink, the ways
-#    of others (three fifths of it), and large kernels.
+# 3. In a second call the tuner's plan for this device (170 s). Training, seed after seed, in the time that is left:
+#    full-mode, ladders, batches that grow as images shrink, the ways of others (three fifths of it), and large kernels.
 set -u
 
 usage() {
@@ -110,7 +110,7 @@ wait "$compiler"
 note compile $? "$SECONDS"
 tail -n 3 "$out/logs/compile.log"
 
-if [ -n "$small" ]; then cases="--cases tiny --rounds 2" graphs=; else cases="--gpu-cases --rounds 11" graphs=1; fi
+if [ -n "$small" ]; then cases="--cases tiny --rounds 2" graphs= tuning=5; else cases="--gpu-cases --rounds 11" graphs=1 tuning=60; fi
 second=
 grep -qs '"part": "training"' "$out/parts.jsonl" && second=1
 steps=$out/step_time.json
@@ -130,6 +130,10 @@ persistent step_time 150 "$python" -m bench.step_time $cases --compile-mode whol
 # shellcheck disable=SC2086
 [ -z "$graphs" ] || persistent step_time_graphs 40 "$python" -m bench.step_time --cases resnet18-cifar resnet18-cifar-b512 \
     --rounds 11 --compile-mode cuda-graphs --no-profile --resume --seconds 25 --out "$steps"
+# The tuner's plan for this device, in a second call.
+# shellcheck disable=SC2086
+[ -z "$data" ] || [ -z "$second$small" ] || persistent tuned 170 "$python" -m bench.gpu_training --data "$data" \
+    --out "$out/training.jsonl" --tune "$tuning" --seeds 2 --seconds $((160 * patience)) $small
 if [ -n "$data" ]; then
     half=$(($(left) * 3 / 5))
     # shellcheck disable=SC2086

@@ -6,7 +6,8 @@ python -m bench.gpu_training --data PATH --small           # a small network, 40
 
 ``PATH`` holds ``cifar10_a.zip``, with or without ``cifar10_b.zip`` (20,000 or 50,000 images). Rows go to a file of JSON
 lines as they come: seconds, accuracy, steps, images seen, cost in full epochs, and whether steps were captured.
-``--plan NAME FILE`` adds an arm: a JSON list of [mode, epochs], such as a tuner's.
+``--plan NAME FILE`` adds an arm: a JSON list of [mode, epochs]. ``--tune SECONDS`` trains the tuner's plan instead,
+which is made on this device in so many seconds, once for a file.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import torch
 from bench.cifar_archives import Split, find_archives, load_archives
 from bench.gpu_arena import Arena
 from bench.gpu_studies import SMALL, STUDIES
+from bench.gpu_tuned import tuned, tuned_study
 from bench.harness import header, standard_error
 from bench.plans import FULL, Arm, cost, planned
+from lowmode_fx import Tuning
 from lowmode_fx.utils.tables import markdown_table
 
 SMALL_IMAGES = 400
@@ -120,6 +123,14 @@ def run_arm(arena: Arena, arm: Arm, seed: int, splits: dict[str, Split], costs: 
     }
 
 
+def _tuned_before(rows: Rows, study: str, epochs: int) -> Tuning | None:
+    """The plan of an earlier call with the same file."""
+    found = [
+        row for row in rows.rows if row["what"] == "tuning" and (row["study"], row["of epochs"]) == (study, epochs)
+    ]
+    return Tuning.from_dict(found[-1]["tuning"]) if found else None
+
+
 def relative_costs(costs: dict[str, Any]) -> dict[str, float]:
     """The time of a captured step of each mode, divided by a full step's."""
     whole = costs["whole step"]
@@ -154,6 +165,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--seeds", type=int, help="9, with --small 1")
     parser.add_argument("--plan", nargs=2, action="append", default=[], metavar=("NAME", "FILE"), help="one more arm")
+    parser.add_argument(
+        "--tune", type=float, metavar="SECONDS", help="train the plan that the tuner makes in so many seconds, alone"
+    )
     parser.add_argument("--skip-failed", action="store_true", help="skip runs that failed before")
     parser.add_argument("--small", action="store_true", help="a small network and few images")
     options = parser.parse_args(argv)
@@ -177,6 +191,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     splits = load(options.data, device, options.small, options.images)
     said(f"{len(splits['train'].labels)} + {len(splits['test'].labels)} images")
+    if options.tune is not None:
+        plan = _tuned_before(rows, study.name, epochs)
+        if plan is None:
+            plan = tuned(study, splits["train"], epochs, options.tune, device)
+            rows.add({"what": "tuning", "study": study.name, "of epochs": epochs, "tuning": plan.to_dict()})
+        print(*plan.reasons, sep="\n", flush=True)
+        study = tuned_study(study, plan)
     arena = Arena(study, device)
     costs = arena.costs()
     loading = arena.loading_seconds(splits["train"])

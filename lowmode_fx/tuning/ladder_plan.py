@@ -15,12 +15,18 @@ from lowmode_fx.tuning.growth import times
 from lowmode_fx.tuning.plan import Plan, make_plan, ramp_plan
 from lowmode_fx.tuning.tried_ratios import RAMP_RATIOS
 from lowmode_fx.tuning.worth_pooling import worth_pooling
+from passes.ratios import largest_ratio
 
 #: Maximum low epochs over the full run's epochs: for several modes, the later of which gain nearly as much as
 #: full-mode does, and for a single one.
 MOST_LOW, MOST_LOW_ALONE = 1.5, 1.0
 #: Share of the full run's time that one more mode has to save.
 LEAST_GAIN = 0.01
+#: The share of the full run's time that a jump to larger images has to save, and what a jump is: sides that grow by
+#: more than a half at once. Trial runs end soon after it, and rate it like smaller steps; whole ladders that went from
+#: r = 2 to full size ended a point lower than those with 4/3 in between, in as much time
+#: (docs/benchmarks/accuracy.md).
+JUMP, LARGEST_STEP = 0.1, 1.5
 #: Share of full-mode's last epoch that may be missing.
 ROUNDED_OFF = 0.1
 #: Steps by which the length of a run within a budget is found, to a thousandth of an epoch.
@@ -55,6 +61,13 @@ class Chosen:
         )
         settled = math.ceil(full - gained - ROUNDED_OFF)
         return [*whole, max(settled, 1) if full > 0 else 0]
+
+    @property
+    def jumps(self) -> int:
+        """How often the images' sides grow by more than a half, from a mode that pays to the next."""
+        paying = [each for each in self.candidates if each.cost < each.trial_gains[-1]]
+        sides = [largest_ratio(each.config.ratio) if each.config.downsample_input else 1 for each in paying]
+        return sum(small / large > LARGEST_STEP + 1e-9 for small, large in itertools.pairwise([*sides, 1]))
 
     @property
     def whole_time(self) -> float:
@@ -129,5 +142,8 @@ def _cheapest(tried: Sequence[Candidate], epochs: float, tail: float, modes: int
                 found.append(Chosen(ordered, plan, epochs))
     ramps = (ramp(tried, epochs, tail, count) for count in RAMP_RATIOS if count <= modes and tail <= RAMP_TAIL)
     found += [plain for plain in ramps if plain is not None and plain.plan.low_epochs <= MOST_LOW * epochs]
-    # One more mode has to save time in whole epochs, and more than noise.
-    return min(found, key=lambda each: each.whole_time + LEAST_GAIN * epochs * len(each.candidates))
+    # One more mode has to save time in whole epochs, and more than noise; where there may be several, a jump too.
+    jump = JUMP if modes > 2 else 0.0
+    return min(
+        found, key=lambda each: each.whole_time + epochs * (LEAST_GAIN * len(each.candidates) + jump * each.jumps)
+    )

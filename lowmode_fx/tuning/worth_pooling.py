@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lowmode_fx.tuning.candidate import Candidate
 
@@ -21,17 +21,29 @@ def worth_pooling(tried: Sequence[Candidate]) -> list[Candidate]:
     ``tried``: candidates with trial runs. Those without a counterpart with kernels kept are left in, and all of them if
     none would be.
     """
+    kept = _kept(tried)
+    found = [
+        each for each in tried if not each.config.pools_kernels or _saves_enough(each, _cost_of_progress(each), kept)
+    ]
+    return found or list(tried)
+
+
+def may_be_worth(candidate: Candidate, tried: Sequence[Candidate]) -> bool:
+    """Whether a candidate without trial runs can save enough: it would if it gained as much as full-mode."""
+    return not candidate.config.pools_kernels or _saves_enough(candidate, candidate.cost, _kept(tried))
+
+
+def _saves_enough(candidate: Candidate, cost: float, kept: Mapping[object, float]) -> bool:
+    return cost <= (1 - LEAST_SAVED) * kept.get(_images(candidate), math.inf)
+
+
+def _kept(tried: Sequence[Candidate]) -> dict[object, float]:
+    """The cost of progress with kernels kept, by the images of the mode."""
     kept: dict[object, float] = {None: 1.0}  # whole images with kernels kept are full-mode
     for each in tried:
         if not each.config.pools_kernels:
             kept[_images(each)] = min(_cost_of_progress(each), kept.get(_images(each), math.inf))
-    found = [
-        each
-        for each in tried
-        if not each.config.pools_kernels
-        or _cost_of_progress(each) <= (1 - LEAST_SAVED) * kept.get(_images(each), math.inf)
-    ]
-    return found or list(tried)
+    return kept
 
 
 def _images(candidate: Candidate) -> object:

@@ -16,7 +16,9 @@ from bench.cifar_archives import find_archives, load_archives
 from bench.gpu_arena import Arena, rate
 from bench.gpu_arms import POOLED, SHARED, arms, grown_ladder, paper
 from bench.gpu_studies import RESNET18, SMALL, STUDIES
+from bench.gpu_tuned import tuned_study
 from bench.plans import FULL, cost, full, ladder, neighbours, planned, ramp
+from lowmode_fx import BernoulliSchedule, LadderSchedule, LowModeConfig, Tuning
 from tests.runtime.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -217,3 +219,43 @@ def test_an_optimizer_that_counts_begins_anew_too(data: Path) -> None:
         arena.train(["kept 4", FULL], train, 0)
         found.append(torch.cat([each.flatten() for each in arena.model.state_dict().values()]))
     assert torch.equal(*found)
+
+
+# The tuner's plan.
+
+
+def made(multiplier: float | dict[str, float], *ratios: str) -> Tuning:
+    configs = [LowModeConfig(ratio=ratio, kernel_ratio=1) for ratio in ratios]
+    several = len(ratios) > 1
+    schedule = LadderSchedule((3, 2, 1)) if several else BernoulliSchedule([1.0, 1.0, 0.0], 0)
+    epochs = 6 if several else 3
+    return Tuning(configs[0], schedule, 1.0, epochs, 0.5, more=tuple(configs[1:]), batch_multiplier=multiplier)
+
+
+def test_a_plan_of_the_tuner_is_run_with_its_modes_and_batches() -> None:
+    study = tuned_study(RESNET18, made({"r2": 4.0, "r4/3": 1.0}, "2", "4/3"))
+    assert study.modes == (FULL, "r2", "r4/3") and study.multipliers == {"r2": 4.0, "r4/3": 1.0}
+    (arm,) = study.arms(24, {})
+    # A quarter of an epoch's eight steps at r = 2.
+    assert arm.modes(8, {}, 0) == ["r2"] * 3 * 2 + ["r4/3"] * 2 * 8 + [FULL] * 8
+    assert arm.over_macs and arm.name == "tuner's plan, 0.5 of the time"
+
+
+def test_a_plan_of_one_low_mode_is_run_too() -> None:
+    study = tuned_study(RESNET18, made(2.0, "2"))
+    (arm,) = study.arms(24, {})
+    assert arm.modes(4, {}, 0) == ["low"] * 2 * 2 + [FULL] * 4 and study.multipliers == {"low": 2.0}
+
+
+def test_the_tuners_plan_is_made_once_and_trained(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "training.jsonl"
+    arguments = ["--data", str(data), "--small", "--seeds", "1", "--out", str(out), "--tune", "3", "--epochs", "4"]
+    gpu_training.main(arguments)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["what"] for row in rows] == ["tuning", "prices", "arm"]
+    plan = Tuning.from_dict(rows[0]["tuning"])
+    assert rows[2]["arm"].startswith("tuner's plan") and rows[2]["images"] <= 400 * plan.epochs
+    assert plan.time <= 0.5 and rows[2]["steps"] <= 10 * plan.epochs
+    gpu_training.main(arguments)  # of the same plan, whose seed is known
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["what"] for row in rows][3:] == ["prices"]

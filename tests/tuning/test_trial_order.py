@@ -18,6 +18,7 @@ from torch import nn
 from lowmode_fx import LowModeConfig, LowModeModel
 from lowmode_fx.tuning.candidate import Candidate
 from lowmode_fx.tuning.decide import Wanted, decide, planned
+from lowmode_fx.tuning.ladder_plan import Chosen
 from lowmode_fx.tuning.plan import ModeGain, make_plan
 from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.trial_batches import endless, later
@@ -46,10 +47,11 @@ class Lucky:
     def trial_run(self, candidate: Candidate, steps: int, weight: float) -> Candidate:
         gains = self.luck[candidate.name]
         gain = gains[min(len(candidate.trials), len(gains) - 1)]
-        trials = (*candidate.trials, (gain, gain))
+        before = candidate.trials if weight == candidate.weight else ()
+        trials = (*before, (gain, gain))
         mean = sum(each[-1] for each in trials) / len(trials)
         plan = make_plan([ModeGain(lambda x: mean, candidate.cost, 0.5)], 10)
-        tried = replace(candidate, trials=trials, plan=plan, gain=lambda x: mean)
+        tried = replace(candidate, trials=trials, plan=plan, gain=lambda x: mean, weight=weight)
         self.candidates = [tried if each is candidate else each for each in self.candidates]
         self.ran.append(candidate.name)
         return tried
@@ -154,3 +156,47 @@ def test_repeats_of_trial_runs_begin_with_other_batches(count: int, steps: int) 
     begins = [next(islice(endless(source, 6), later(source, 6, steps, repeat), None)) for repeat in range(REPEATS)]
     assert len(set(begins)) == REPEATS
     assert later(iter(source), 6, steps, 2) == 2 * steps  # of unknown length
+
+
+def test_a_jump_to_larger_images_has_to_save_a_tenth() -> None:
+    """A mode between r = 2 and full-mode is planned though it saves less than noise, unless it costs too much."""
+    halved, between = measured("halved", 2, 0.3, 0.9), measured("between", "4/3", 0.97, 0.98)
+    wanted = replace(WANTED, modes=3)
+    plan = planned(SimpleNamespace(candidates=[halved, between]), wanted)  # type: ignore[arg-type]
+    assert [each.name for each in plan.candidates] == ["halved", "between"] and plan.jumps == 0
+    dear = replace(between, cost=0.99)  # beside a gain of 0.98: it costs more than full-mode
+    alone = planned(SimpleNamespace(candidates=[halved, dear]), wanted)  # type: ignore[arg-type]
+    assert [each.name for each in alone.candidates] == ["halved"] and alone.jumps == 1
+
+
+@pytest.mark.parametrize(
+    ("ratios", "jumps"), [((2,), 1), ((2, "4/3"), 0), (("8/3", 2, "4/3"), 0), (("8/3", "4/3"), 1), ((4, 2), 2)]
+)
+def test_a_jump_is_more_than_half_a_side(ratios: tuple[Any, ...], jumps: int) -> None:
+    modes = tuple(measured(str(ratio), ratio, 0.3, 0.9) for ratio in ratios)
+    assert Chosen(modes, make_plan([], 10), 10).jumps == jumps
+
+
+def test_pooled_kernels_that_can_not_be_worth_it_are_not_tried_for_a_ladder() -> None:
+    """Beside r = 2 with kernels kept, whose progress costs 0.3 / 0.9, pooled ones cost at least their steps' 0.25."""
+    search: Any = Lucky({"kept": (0.9,), "pooled": (0.9,)})
+    kept, pooled = search.candidates
+    search.candidates = [kept, replace(pooled, config=LowModeConfig(ratio=2), cost=0.25)]
+    lines = trial_runs(search, replace(WANTED, modes=3), 16, math.inf, lambda what: None)
+    assert set(search.ran) == {"kept"}
+    assert lines == [
+        "pooled: not tried, for at a cost of 0.25 it can't save a third of the cost of progress with kernels kept, as "
+        "pooled kernels of a ladder have to"
+    ]
+    search.candidates = [kept, replace(pooled, config=LowModeConfig(ratio=2), cost=0.2)]
+    assert trial_runs(search, replace(WANTED, modes=3), 16, math.inf, lambda what: None) == []
+    assert "pooled" in search.ran  # it might
+
+
+def test_weighted_gradients_are_tried_after_the_plan_is_sure() -> None:
+    search: Any = Lucky({"only": (0.8,)})
+    search.candidates = [replace(search.candidates[0], weight=0.5)]
+    told: list[str] = []
+    assert trial_runs(search, WANTED, 16, math.inf, told.append) == []
+    first, *repeats = ["trial run of only" + number for number in ("", ", number 2", ", number 3")]
+    assert told[:3] == [first, *repeats] and told[3] == "trial run of only, its gradients × 0.5"
