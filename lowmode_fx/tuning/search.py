@@ -23,6 +23,8 @@ from passes.wording import one_line
 
 #: A change of the set of sites that saves less than this share of the predicted time is noise.
 LEAST_SAVING = 0.005
+#: The standard error of a cost, as a share of it, above which it is timed again for so many rounds.
+SURE, MOST_ROUNDS = 0.03, 25
 #: Range of the weight of low gradients.
 LEAST_WEIGHT = 0.1
 
@@ -129,6 +131,18 @@ class Search:
             self.candidates.remove(candidate)
         self.candidates.append(tried)
         return tried
+
+    def surely_priced(self, candidate: Candidate) -> Candidate:
+        """The candidate with a cost that was timed for longer, if it isn't sure: a plan rests on what is tried."""
+        if not candidate.cost_error > SURE * candidate.cost:
+            return candidate
+        probe, pair = self.probe, pair_of(self.probe.captured, candidate.config)
+        cost, spread = step_cost(
+            pair, probe.batches[0], probe.criterion, self.measure, rounds=MOST_ROUNDS, autocast=probe.autocast
+        )
+        sure = replace(candidate, cost=cost, cost_error=spread)
+        self.candidates = [sure if each is candidate else each for each in self.candidates]
+        return sure
 
     def grown(self, candidate: Candidate) -> Candidate | None:
         """The candidate with larger batches in low steps, not tried yet; ``None`` if they would save too little.

@@ -27,7 +27,7 @@ def trial_runs(search: Search, wanted: Wanted, steps: int, deadline: float, tell
     chosen = _one_of_each_kind(search.candidates)
     done: list[Candidate] = []
     told: list[str] = []
-    for candidate in chosen:
+    for candidate in map(search.surely_priced, chosen):
         if wanted.modes > 2 and not may_be_worth(candidate, done):
             told.append(
                 f"{candidate.name}: not tried, for at a cost of {candidate.cost:.2f} it can't save a third of the cost "

@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from lowmode_fx import LowModeConfig, LowModeModel, Mode, build_pair, capture
 from lowmode_fx.cli.tuning_tables import plot_probe, probe_text, tuning_table
 from lowmode_fx.lowering.lower import pair_of
+from lowmode_fx.tuning import search as search_module
 from lowmode_fx.tuning.candidate import Candidate
 from lowmode_fx.tuning.candidates import Choice, families, graph_signature, stages, try_pair
+from lowmode_fx.tuning.costs import MeasuredCost
 from lowmode_fx.tuning.decide import Wanted, decide
 from lowmode_fx.tuning.ladder_plan import Chosen, choose, ramp
 from lowmode_fx.tuning.plan import Plan, make_plan
@@ -204,7 +206,11 @@ def test_what_there_was_no_time_for_is_told(tuning: Tuning, monkeypatch: pytest.
 
 def test_trial_runs_that_there_was_no_time_for_are_told(tuning: Tuning) -> None:
     each = {each.config.kernel_transform + str(each.config.kernel_ratio): each for each in tuning.candidates}
-    search: Any = SimpleNamespace(candidates=list(each.values()), trial_run=lambda candidate, steps, weight: candidate)
+    search: Any = SimpleNamespace(
+        candidates=list(each.values()),
+        surely_priced=lambda candidate: candidate,
+        trial_run=lambda candidate, steps, weight: candidate,
+    )
     kinds = {(it.config.ratio, it.config.downsample_input, it.config.pools_kernels) for it in each.values()}
     told = f"the advice rests on trial runs of 1 of {len(kinds)} candidates: there was no time for the others"
     lines = trial_runs(search, Wanted(10, 0.5, 2, 1.0, 0), 16, 0.0, lambda what: None)
@@ -621,3 +627,22 @@ def test_measured_batches_are_not_trained_on() -> None:
         pass
     handle.remove()
     assert seen == [4, 5, 6, 7, 8, 9] * 2 + [4, 5]
+
+
+def test_costs_that_are_not_sure_are_timed_for_longer_before_trial_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a plan rests on is timed in 25 rounds where five differ by more than 3 % of it; the others are left."""
+    rounds: list[int] = []
+
+    def noisy(*args: Any, rounds_taken: list[int] = rounds, **options: Any) -> MeasuredCost:
+        rounds_taken.append(options.get("rounds", 5))
+        return MeasuredCost(0.3, 0.02) if rounds_taken[-1] == 5 else MeasuredCost(0.4, 0.001)
+
+    monkeypatch.setattr(search_module, "step_cost", noisy)
+    found = quick_tune(small_model(), ratios=(2,), measure="time")
+    tried = [each for each in found.candidates if each.trials]
+    assert tried and all((each.cost, each.cost_error) == (0.4, 0.001) for each in tried)
+    left = [each for each in found.candidates if not each.trials]
+    assert left and all(each.cost == 0.3 for each in left) and rounds.count(25) == 2  # kept, and the best pooled
+    rounds.clear()
+    monkeypatch.setattr(search_module, "step_cost", lambda *args, **options: MeasuredCost(0.3, 0.001))
+    assert all(each.cost == 0.3 for each in quick_tune(small_model(), ratios=(2,), measure="time").candidates)
