@@ -403,7 +403,9 @@ def test_a_foreign_state_is_named(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
     save(tmp_path, 1)
     checkpoint = load_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match=r"is of another model: it lacks '0\.weight'"):
+    with pytest.raises(
+        CheckpointError, match=r"is of another model: it lacks '0\.weight'; give the model that wrote it, or "
+    ):
         load_weights(tiny_model(), checkpoint)
     with pytest.raises(
         CheckpointError, match=r"of another model: shape of 'weight' is \(50, 50\), the model's is \(2, 3\)"
