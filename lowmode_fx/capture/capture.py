@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from lowmode_fx.capture.batch_hints import check_batched, failure_hint
 from lowmode_fx.capture.frontends import FrontEnd, FrontEndName, front_ends
 from lowmode_fx.capture.images import Argument
 from lowmode_fx.capture.inputs import ModelInputs, doubled, model_inputs
@@ -196,12 +197,15 @@ def trace_call(
                 except Exception as error:
                     failures.append(f"{each.name}: {_where(error)}")
                     continue
+                check_batched(graph_module, inputs)
                 told, live = tuple(dict.fromkeys(failures)), front_end in ("auto", "live")
                 return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live)
     shapes = ", ".join(f"{leaf.shape} of {leaf.dtype}" for leaf in inputs.leaves)
     if tried[-1].name == "live":  # it runs the model itself, so its error is the model's own
         cause = failures[-1].partition(": ")[2]
-        raise TraceError(f"{type(model).__name__} fails on {shapes}: {channels_hint(model, cause) or cause}")
+        hint = failure_hint(model, inputs)
+        problem = channels_hint(model, cause) or f"{cause}{f'; {hint}' if hint else ''}"
+        raise TraceError(f"{type(model).__name__} fails on {shapes}: {problem}")
     raise TraceError(
         f"{type(model).__name__} can't be traced on {shapes}: {'; '.join(dict.fromkeys(failures))}; check that the "
         "model takes this input, give the module that fails as leaf_modules=, or give submodule="

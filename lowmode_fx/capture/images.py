@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lowmode_fx.capture.example_hints import give_images
+
 #: One argument of ``forward``: its name, its position, or a path into it (``"batch.image"``).
 Argument = str | int
 
@@ -82,11 +84,7 @@ def _infer(tensors: Sequence[GivenTensor], within: str) -> list[GivenTensor]:
             f"images.float() / 255{others}"
         )
     if not known:
-        shown = describe(each.value for each in tensors) or "no tensor"
-        raise TypeError(
-            f"example_input is {shown}; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or "
-            "a tuple or mapping of forward's arguments that holds one"
-        )
+        raise TypeError(f"example_input is {describe(each.value for each in tensors)}; {give_images()}")
     found = [each for each in known if each.value.ndim == most]
     if len({_list_of(each, within) for each in found}) > 1:
         labels = [repr(each.label) for each in found]

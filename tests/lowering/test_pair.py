@@ -237,8 +237,8 @@ def test_the_graphs_take_any_batch(batch: int) -> None:
     ("example", "found"),
     [
         (torch.zeros(3, 16), "(3, 16) of torch.float32"),
-        ([1.0], "no tensor"),
-        (None, "no tensor"),
+        ([1.0], "of type list, without a tensor"),
+        (None, "of type NoneType, without a tensor"),
         pytest.param(torch.zeros(0, 3, 16, 16), "(0, 3, 16, 16) of torch.float32"),
     ],
 )
@@ -249,6 +249,43 @@ def test_an_example_that_is_no_batch_of_images(example: Any, found: str) -> None
         f"example_input is {found}; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or "
         "a tuple or mapping of forward's arguments that holds one"
     )
+
+
+@pytest.mark.parametrize("image", [torch.zeros(3, 16, 16), torch.zeros(3, 16, 15)])
+def test_an_image_without_a_batch_is_refused(image: torch.Tensor) -> None:
+    """Also where the model would take it: its width alone would be downsampled."""
+    takes_it = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(0))
+    hint = "give images (N, C, *S), as image.unsqueeze(0)"
+    shape = tuple(image.shape)
+    with pytest.raises(ValueError) as error:
+        build_pair(takes_it, image)
+    assert str(error.value) == f"input is {shape}, an image without a batch; {hint}"
+    with pytest.raises(ValueError) as error:
+        build_pair(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), image)
+    assert str(error.value) == (
+        f"Sequential fails on {shape} of torch.float32: expected 4D input (got 3D input); if this is an image without "
+        f"a batch, {hint}"
+    )
+
+
+class Spectrograms(nn.Module):
+    """Takes (N, T, F): it makes the channel itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, sounds: torch.Tensor) -> torch.Tensor:
+        return self.conv(sounds[:, None]).mean((2, 3))
+
+
+def test_a_batch_of_three_dimensions_that_gets_its_channel_inside_is_no_image_without_a_batch() -> None:
+    assert build_pair(Spectrograms(), torch.zeros(2, 16, 16), LowModeConfig(pool_convs="all")).report.pooled
+
+
+def test_images_of_another_dtype_than_the_weights() -> None:
+    with pytest.raises(ValueError, match=r"; give images of the weights' dtype, as images\.to\(torch\.float32\)$"):
+        build_pair(Tiny(), torch.zeros(2, 3, 16, 16, dtype=torch.float64))
 
 
 def test_an_example_of_integers_is_reported_to_be_scaled() -> None:
