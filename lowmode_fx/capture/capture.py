@@ -19,6 +19,7 @@ from lowmode_fx.capture.images import Argument
 from lowmode_fx.capture.inputs import ModelInputs, doubled, model_inputs
 from lowmode_fx.capture.proof import Proof, prove
 from lowmode_fx.utils.channels import channels_hint
+from lowmode_fx.utils.validation import as_sequence, wrong_type
 from passes import bind_graph, propagate_shapes
 from passes.find_maps import mark_images
 from passes.preserve import train_mode
@@ -145,12 +146,20 @@ def capture(
         ValueError: The example does not fit ``forward``, or it is ambiguous which arguments are images.
     """
     _check_weights(model)
+    _check_classes(leaf_modules)
     inputs, example = model_inputs(model, example_input, images)
     batch_of_two = doubled(inputs, example)
     if batch_of_two is not None:
         with contextlib.suppress(TraceError):  # a tensor of length one may not belong to the batch
             return capture_call(model, *batch_of_two, front_end, leaf_modules)
     return capture_call(model, inputs, example, front_end, leaf_modules)
+
+
+def _check_classes(leaf_modules: Any) -> None:
+    give = "a list of module classes, as [torch.nn.ReLU]"
+    for each in as_sequence("leaf_modules", leaf_modules, give):
+        if not (isinstance(each, type) and issubclass(each, nn.Module)):
+            raise wrong_type("leaf_modules", each, give)
 
 
 def _check_weights(model: nn.Module) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from lowmode_fx.capture.call_hints import is_array
+
 
 def give_images() -> str:
     """What an example is."""
@@ -29,7 +31,7 @@ def check_kind(label: str, value: Any) -> None:
     if isinstance(value, DataLoader | Dataset):
         batch = "next(iter(loader))" if isinstance(value, DataLoader) else "next(iter(DataLoader(dataset)))"
         raise TypeError(f"{label} is of type {kind}; give the images of one batch, as of {batch}")
-    if hasattr(value, "__array__") and getattr(value, "ndim", 0) > 0:
+    if is_array(value):
         scaled = " / 255" if str(value.dtype) == "uint8" else ""
         raise TypeError(
             f"{label} is of type {kind}, {tuple(value.shape)} of {value.dtype}; give a tensor, as "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_flatten_with_path, tree_leaves, tree_unflatten
 
-from lowmode_fx.capture.call_hints import images_hint
+from lowmode_fx.capture.call_hints import images_hint, is_array
 from lowmode_fx.capture.example_hints import check_is_no_shape, check_kind, give_images
 from lowmode_fx.capture.images import Argument, GivenTensor, choose_images
 from lowmode_fx.capture.paths import EACH, argument_at
@@ -283,6 +283,8 @@ def _shown(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
 def _kind(value: Any) -> str:
     if isinstance(value, Tensor | _Tensor):
         return "tensor"
+    if is_array(value):
+        return f"{type(value).__name__} of shape {tuple(value.shape)}"
     leaves, spec = tree_flatten(value)
     words = [_Word("tensor" if isinstance(leaf, Tensor | _Tensor) else repr(leaf)) for leaf in leaves]
     return f"{tree_unflatten(words, spec)!r:.80}"

@@ -17,6 +17,7 @@ from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.draft import Draft
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.report import PairReport
+from lowmode_fx.utils.validation import wrong_type
 from passes import bind_graph
 
 
@@ -209,6 +210,15 @@ class ModePair(Ladder):
             Images ``(N, C, *⌈S/r⌉)``; the same images if ``downsample_input=False``.
         """
         return self.rungs[0].downsample(images)
+
+
+def as_ladder(value: Any, name: str = "ladder") -> Ladder:
+    """A ladder, as an argument. Raises ``TypeError`` for anything else, such as a net that holds one."""
+    if isinstance(value, Ladder):
+        return value
+    holds_one = isinstance(getattr(value, "ladder", None), Ladder)
+    give = "its ladder, net.ladder" if holds_one else "a ModePair or Ladder, as from build_pair(model, example_input)"
+    raise wrong_type(name, value, give)
 
 
 def graph_digest(ladder: Ladder) -> str:

@@ -257,7 +257,17 @@ def test_a_mapping_names_its_modes() -> None:
             ValueError,
             "configs names a low mode 'full', which is reserved for full-mode; give it another name",
         ),
-        ([2, 3], TypeError, "config=2 is of type int; give a LowModeConfig, such as LowModeConfig(ratio=2)"),
+        ([2, 3], TypeError, "configs[0]=2 is of type int; give a LowModeConfig, such as LowModeConfig(ratio=2)"),
+        (
+            {"half": 2},
+            TypeError,
+            "configs['half']=2 is of type int; give a LowModeConfig, such as LowModeConfig(ratio=2)",
+        ),
+        (
+            "2,4/3",
+            TypeError,
+            "configs='2,4/3' is of type str; give a list of LowModeConfig, such as [LowModeConfig(ratio=2)]",
+        ),
     ],
 )
 def test_what_makes_no_ladder(configs: Any, error: type[Exception], message: str) -> None:

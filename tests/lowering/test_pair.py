@@ -14,7 +14,7 @@ import torch
 from tiny import IMAGES, Tiny, assert_shared, named, tensors, tiny_pair
 from torch import Tensor, nn
 
-from lowmode_fx import LowModeConfig, NoEffectWarning, PassError, TraceError, build_pair
+from lowmode_fx import LowModeConfig, NoEffectWarning, PassError, TraceError, build_pair, capture, lower
 
 # The model is left as it was -----------------------------------------------------------------------------------------
 
@@ -281,6 +281,44 @@ class Spectrograms(nn.Module):
 
 def test_a_batch_of_three_dimensions_that_gets_its_channel_inside_is_no_image_without_a_batch() -> None:
     assert build_pair(Spectrograms(), torch.zeros(2, 16, 16), LowModeConfig(pool_convs="all")).report.pooled
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"submodule": 0}, "submodule=0 is of type int; give the path of a module, such as 'backbone'"),
+        ({"submodule": nn.ReLU()}, "submodule is of type ReLU; give the path of a module, such as 'backbone'"),
+        (
+            {"images": torch.zeros(2, 3, 16, 16)},
+            "images is of type Tensor; give the name or the position of an argument of forward, or several",
+        ),
+        (
+            {"leaf_modules": [nn.ReLU()]},
+            "leaf_modules is of type ReLU; give a list of module classes, as [torch.nn.ReLU]",
+        ),
+        (
+            {"leaf_modules": ["ReLU"]},
+            "leaf_modules='ReLU' is of type str; give a list of module classes, as [torch.nn.Re",
+        ),
+        (
+            {"leaf_modules": nn.ReLU},
+            "leaf_modules=<class 'torch.nn.modules.activation.ReLU'> is not a sequence; give a ",
+        ),
+    ],
+)
+def test_an_option_of_another_type_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError) as error:
+        build_pair(Tiny(), torch.zeros(2, 3, 16, 16), **options)
+    assert str(error.value).startswith(message)
+
+
+def test_lower_takes_a_capture_and_a_config() -> None:
+    with pytest.raises(
+        TypeError, match=r"^captured is of type Tiny; give what capture\(model, example_input\) returned$"
+    ):
+        lower(Tiny(), LowModeConfig())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^config=2 is of type int; give a LowModeConfig, such as LowModeConfig"):
+        lower(capture(Tiny(), torch.zeros(2, 3, 16, 16)), 2)  # type: ignore[arg-type]
 
 
 def test_images_of_another_dtype_than_the_weights() -> None:
