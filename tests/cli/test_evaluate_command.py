@@ -154,7 +154,9 @@ MISTAKES = {
     ("set",): "run folder 'set' holds no run: it has no summary.json; give a folder that lowmode-fx train wrote",
     ("empty",): "run folder 'empty' holds no checkpoint: its run ended before the first was written; give a folder "
     "that lowmode-fx train wrote",
-    ("foreign",): "'foreign/summary.json' doesn't describe a run of lowmode-fx train: it doesn't say 'data'",
+    ("foreign",): "'foreign/summary.json' doesn't describe a run of lowmode-fx train: it doesn't say 'data'; give a "
+    "folder that lowmode-fx train wrote",
+    ("pets/checkpoint",): "run folder 'pets/checkpoint' holds no run: it has no summary.json; give 'pets'",
     ("pets", "--ema"): "--ema finds no averaged weights: the run in pets kept none; leave it out",
     ("digits", "--no-ema", "--checkpoint", "pets"): "--no-ema has no meaning for --checkpoint 'pets'; leave it out",
     ("digits", "--checkpoint", "best"): "--checkpoint 'best' does not exist; give a state_dict by torch.save, "

@@ -281,6 +281,10 @@ def test_low_steps_to_the_end_of_a_ladder_are_reported(run: Run) -> None:
 MISTAKES = {
     "unknown model": (["train", "resnet999", *QUICK], "resnet999"),
     "unknown module": (["train", "no_such_module:net", *QUICK], "no_such_module"),
+    "data without a kind": (
+        ["train", MODEL, *QUICK, "--data", "."],
+        "--data '.' is a path without the kind of its data; give folder:. for images in class folders, or another of d",
+    ),
     "unknown data": (["train", MODEL, *QUICK, "--data", "mnist"], "--data 'mnist' is unknown; give digits, "),
     "no such path": (["train", MODEL, *QUICK, "--data", "folder:nowhere"], "data path 'nowhere' does not exist"),
     "no class folders": (

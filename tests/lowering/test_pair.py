@@ -408,7 +408,7 @@ def test_a_model_with_nothing_to_pool() -> None:
     with pytest.raises(PassError) as error:
         build_pair(model, torch.zeros(2, 3, 224, 224))
     assert str(error.value) == (
-        "VisionTransformer has nothing to pool: none of its 1 convolutions has a kernel larger than its stride; "
+        "VisionTransformer has nothing to pool: the kernel of its only convolution is not larger than its stride; "
         "use a convolutional network (kernel_ratio=1 shrinks only the images)"
     )
 
