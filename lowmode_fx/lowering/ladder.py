@@ -112,8 +112,11 @@ class Ladder:
 
         Raises:
             ValueError: The ladder does not have this mode.
+            TypeError: It is neither a mode nor a name.
         """
         modes = self.modes
+        if not isinstance(mode, Mode | str):
+            raise wrong_type("mode", mode, "the name of a mode, such as 'full'")
         mode = Mode(mode) if isinstance(mode, str) else mode
         if mode in modes:
             return mode

@@ -290,6 +290,8 @@ def test_a_mode_is_found_by_its_name_and_by_its_place() -> None:
         ValueError, match="mode 'full' is not a low mode: it runs the model as it is; give the name of a low mode"
     ):
         ladder.rung(Mode.FULL)
+    with pytest.raises(TypeError, match=r"^mode=0 is of type int; give the name of a mode, such as 'full'$"):
+        ladder.resolve(0)  # type: ignore[arg-type]
 
 
 def test_images_are_downsampled_for_each_mode_as_its_pair_does_it() -> None:
