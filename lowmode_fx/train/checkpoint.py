@@ -121,9 +121,8 @@ def load_checkpoint(
                 damage.append(str(error))
             continue
         return replace(checkpoint, damage=tuple(damage))
-    if damage:
-        raise CheckpointError(f"{'; '.join(damage)}; no whole checkpoint is left, {else_do}")
-    raise CheckpointError(f"no checkpoint in {str(run_folder)!r}; leave out --resume to start from the beginning")
+    told = "; ".join(damage) or f"run folder {str(run_folder)!r} has none"
+    raise CheckpointError(f"{told}; no whole checkpoint is left, {else_do}")
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

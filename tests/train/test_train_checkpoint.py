@@ -486,7 +486,7 @@ def test_resume_without_a_run_starts_one_and_says_so(tmp_path: Path, capsys: pyt
         assert capsys.readouterr().out.splitlines().count(said) == starts
     train(tiny_net(), digits(), quick_settings(epochs=1), RunFolder.open(tmp_path / "other"))
     assert "nothing to resume" not in capsys.readouterr().out
-    with pytest.raises(CheckpointError, match=r"no checkpoint in '.*'; leave out --resume"):
+    with pytest.raises(CheckpointError, match=r"^run folder '.*' has none; no whole checkpoint is left, start again"):
         load_checkpoint(tmp_path)
 
 
