@@ -18,9 +18,10 @@ def check_batched(graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
     Their channels would pass for a batch, and one side less would be downsampled. Raises ``ValueError``.
     """
     sites = conv_sites(graph_module)
-    unbatched = {len(site.kernel) + 1 for site in sites if _ndim(site.node) == len(site.kernel) + 1}
+    # With as many channels as the first side has, for a batch may also be convolved image by image.
+    unbatched = {(len(site.kernel) + 1, site.in_channels) for site in sites if _ndim(site.node) == len(site.kernel) + 1}
     for leaf in inputs.leaves:
-        if leaf.is_image and len(leaf.shape) in unbatched:
+        if leaf.is_image and (len(leaf.shape), leaf.shape[0]) in unbatched:
             raise ValueError(f"{leaf.name} is {leaf.shape}, an image without a batch; {_BATCH}")
 
 

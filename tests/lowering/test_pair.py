@@ -251,17 +251,18 @@ def test_an_example_that_is_no_batch_of_images(example: Any, found: str) -> None
     )
 
 
-@pytest.mark.parametrize("image", [torch.zeros(3, 16, 16), torch.zeros(3, 16, 15)])
+@pytest.mark.parametrize("image", [torch.zeros(3, 16, 16), torch.zeros(1, 16, 15)])
 def test_an_image_without_a_batch_is_refused(image: torch.Tensor) -> None:
     """Also where the model would take it: its width alone would be downsampled."""
-    takes_it = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(0))
+    channels = len(image)
+    takes_it = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(0))
     hint = "give images (N, C, *S), as image.unsqueeze(0)"
     shape = tuple(image.shape)
     with pytest.raises(ValueError) as error:
         build_pair(takes_it, image)
     assert str(error.value) == f"input is {shape}, an image without a batch; {hint}"
     with pytest.raises(ValueError) as error:
-        build_pair(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), image)
+        build_pair(nn.Sequential(nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4)), image)
     assert str(error.value) == (
         f"Sequential fails on {shape} of torch.float32: expected 4D input (got 3D input); if this is an image without "
         f"a batch, {hint}"
@@ -269,18 +270,26 @@ def test_an_image_without_a_batch_is_refused(image: torch.Tensor) -> None:
 
 
 class Spectrograms(nn.Module):
-    """Takes (N, T, F): it makes the channel itself."""
+    """Takes (N, T, F): it makes the channel itself, for all or one by one."""
+
+    one_by_one = False
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, 4, 3)
 
     def forward(self, sounds: torch.Tensor) -> torch.Tensor:
+        if self.one_by_one:
+            return torch.stack([self.conv(sound[None]).mean((1, 2)) for sound in sounds.unbind()])
         return self.conv(sounds[:, None]).mean((2, 3))
 
 
-def test_a_batch_of_three_dimensions_that_gets_its_channel_inside_is_no_image_without_a_batch() -> None:
-    assert build_pair(Spectrograms(), torch.zeros(2, 16, 16), LowModeConfig(pool_convs="all")).report.pooled
+@pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_batch_that_gets_its_channel_inside_is_no_image_without_a_batch(one_by_one: bool, count: int) -> None:
+    model = Spectrograms()
+    model.one_by_one = one_by_one
+    assert build_pair(model, torch.zeros(count, 16, 16), LowModeConfig(pool_convs="all")).report.pooled
 
 
 @pytest.mark.parametrize(
