@@ -192,6 +192,8 @@ def check_poolable(full: fx.GraphModule, model: str, pool_convs: str | Sequence[
     found = (
         f"none of its {len(sites)} convolutions has a kernel larger than {size}" if sites else "it has no convolution"
     )
+    if len(sites) == 1:
+        found = f"the kernel of its only convolution is not larger than {size}"
     instead = f"({setting('kernel_ratio', 1)} shrinks only the images)"
     if not shrinks:
         instead = f"or give {setting('kernel_ratio', 1)} instead of {setting('downsample_input', False)}"

@@ -13,11 +13,13 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from lowmode_fx.capture.batch_hints import check_batched, failure_hint
 from lowmode_fx.capture.frontends import FrontEnd, FrontEndName, front_ends
 from lowmode_fx.capture.images import Argument
 from lowmode_fx.capture.inputs import ModelInputs, doubled, model_inputs
 from lowmode_fx.capture.proof import Proof, prove
 from lowmode_fx.utils.channels import channels_hint
+from lowmode_fx.utils.validation import as_sequence, wrong_type
 from passes import bind_graph, propagate_shapes
 from passes.find_maps import mark_images
 from passes.preserve import train_mode
@@ -144,12 +146,20 @@ def capture(
         ValueError: The example does not fit ``forward``, or it is ambiguous which arguments are images.
     """
     _check_weights(model)
+    _check_classes(leaf_modules)
     inputs, example = model_inputs(model, example_input, images)
     batch_of_two = doubled(inputs, example)
     if batch_of_two is not None:
         with contextlib.suppress(TraceError):  # a tensor of length one may not belong to the batch
             return capture_call(model, *batch_of_two, front_end, leaf_modules)
     return capture_call(model, inputs, example, front_end, leaf_modules)
+
+
+def _check_classes(leaf_modules: Any) -> None:
+    give = "a list of module classes, as [torch.nn.ReLU]"
+    for each in as_sequence("leaf_modules", leaf_modules, give):
+        if not (isinstance(each, type) and issubclass(each, nn.Module)):
+            raise wrong_type("leaf_modules", each, give)
 
 
 def _check_weights(model: nn.Module) -> None:
@@ -196,12 +206,15 @@ def trace_call(
                 except Exception as error:
                     failures.append(f"{each.name}: {_where(error)}")
                     continue
+                check_batched(graph_module, inputs)
                 told, live = tuple(dict.fromkeys(failures)), front_end in ("auto", "live")
                 return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live)
     shapes = ", ".join(f"{leaf.shape} of {leaf.dtype}" for leaf in inputs.leaves)
     if tried[-1].name == "live":  # it runs the model itself, so its error is the model's own
         cause = failures[-1].partition(": ")[2]
-        raise TraceError(f"{type(model).__name__} fails on {shapes}: {channels_hint(model, cause) or cause}")
+        hint = failure_hint(model, inputs)
+        problem = channels_hint(model, cause) or f"{cause}{f'; {hint}' if hint else ''}"
+        raise TraceError(f"{type(model).__name__} fails on {shapes}: {problem}")
     raise TraceError(
         f"{type(model).__name__} can't be traced on {shapes}: {'; '.join(dict.fromkeys(failures))}; check that the "
         "model takes this input, give the module that fails as leaf_modules=, or give submodule="

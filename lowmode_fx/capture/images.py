@@ -8,6 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lowmode_fx.capture.example_hints import give_images
+from lowmode_fx.utils.validation import wrong_type
+
 #: One argument of ``forward``: its name, its position, or a path into it (``"batch.image"``).
 Argument = str | int
 
@@ -35,7 +38,7 @@ def choose_images(
     if images is None:
         chosen = _infer(tensors, "")
     else:
-        wanted = [images] if isinstance(images, str | int) else list(images)
+        wanted = [images] if isinstance(images, str | int) else _arguments(images)
         found = [each for argument in wanted for each in _named(argument, tensors)]
         chosen = [each for each in tensors if each in found]
         if not chosen:
@@ -43,6 +46,14 @@ def choose_images(
     for each in chosen:
         _check_layout(model, each)
     return chosen
+
+
+def _arguments(images: Any) -> list[Argument]:
+    wanted = list(images) if isinstance(images, Iterable) and not isinstance(images, Tensor) else [images]
+    wrong = next((each for each in wanted if not isinstance(each, str | int)), None)
+    if wrong is not None:
+        raise wrong_type("images", wrong, "the name or the position of an argument of forward, or several")
+    return wanted
 
 
 def describe(values: Iterable[Any]) -> str:
@@ -82,11 +93,7 @@ def _infer(tensors: Sequence[GivenTensor], within: str) -> list[GivenTensor]:
             f"images.float() / 255{others}"
         )
     if not known:
-        shown = describe(each.value for each in tensors) or "no tensor"
-        raise TypeError(
-            f"example_input is {shown}; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or "
-            "a tuple or mapping of forward's arguments that holds one"
-        )
+        raise TypeError(f"example_input is {describe(each.value for each in tensors)}; {give_images()}")
     found = [each for each in known if each.value.ndim == most]
     if len({_list_of(each, within) for each in found}) > 1:
         labels = [repr(each.label) for each in found]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_flatten_with_path, tree_leaves, tree_unflatten
 
-from lowmode_fx.capture.call_hints import images_hint
+from lowmode_fx.capture.call_hints import images_hint, is_array
+from lowmode_fx.capture.example_hints import check_is_no_shape, check_kind, give_images
 from lowmode_fx.capture.images import Argument, GivenTensor, choose_images
 from lowmode_fx.capture.paths import EACH, argument_at
 from lowmode_fx.capture.signature import bind_call, is_same, place_of, positional_names, respell
@@ -194,6 +195,7 @@ def model_inputs(
     example, or ``images`` is not in it.
     """
     args, kwargs = as_call(example)
+    check_is_no_shape(args, kwargs)
     try:
         bound = bind_call(model, args, kwargs)
     except ValueError as error:
@@ -212,6 +214,8 @@ def model_inputs(
             given.append(GivenTensor((name, *rest), place, value))
         else:
             _check_constant(".".join(map(str, (name, *rest))), value)
+    if not given:
+        raise TypeError(f"example_input is of type {type(example).__name__}, without a tensor; {give_images()}")
     chosen = choose_images(model, given, images)
     leaves: list[Leaf] = []
     for each in given:
@@ -258,8 +262,8 @@ def _identifier(label: str, taken: set[str]) -> str:
 def _check_constant(label: str, value: Any) -> None:
     """A value that is not a tensor is the same in each call: it must not hold what changes from batch to batch."""
     held = value if isinstance(value, Mapping) else vars(value) if hasattr(value, "__dict__") else {}
-    is_array = hasattr(value, "__array__") and getattr(value, "ndim", 0) > 0
-    if is_array or any(isinstance(leaf, Tensor) for leaf in tree_leaves(list(held.values()))):
+    check_kind(label, value)
+    if any(isinstance(leaf, Tensor) for leaf in tree_leaves(list(held.values()))):
         kind = type(value).__name__
         raise TypeError(
             f"{label} is of type {kind}, which may hide tensors; give a tensor, or a tuple, list or dictionary "
@@ -279,6 +283,8 @@ def _shown(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
 def _kind(value: Any) -> str:
     if isinstance(value, Tensor | _Tensor):
         return "tensor"
+    if is_array(value):
+        return f"{type(value).__name__} of shape {tuple(value.shape)}"
     leaves, spec = tree_flatten(value)
     words = [_Word("tensor" if isinstance(leaf, Tensor | _Tensor) else repr(leaf)) for leaf in leaves]
     return f"{tree_unflatten(words, spec)!r:.80}"

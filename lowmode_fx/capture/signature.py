@@ -28,14 +28,16 @@ def bind_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) 
         except TypeError:
             kind = type(model).__name__
             raise ValueError(
-                f"{kind}.forward({_parameters(signature)}) does not take these arguments: {error}{_labelled(args)}"
+                f"{kind}.forward({_parameters(signature)}) does not take these arguments: {error}{_batch_hint(args)}"
             ) from None
     bound.apply_defaults()
     return bound
 
 
-def _labelled(args: Sequence[Any]) -> str:
-    """What to do if the arguments seem to be a loader's batch, images and labels."""
+def _batch_hint(args: Sequence[Any]) -> str:
+    """What to do if the arguments seem to be a list of images, or a loader's batch, images and labels."""
+    if len(args) > 1 and all(isinstance(value, Tensor) and value.ndim == 3 for value in args):
+        return " (of a list of images, give torch.stack(images))"
     labels = args[1] if len(args) == 2 else None
     if not isinstance(labels, Tensor) or labels.ndim > 1 or labels.is_floating_point():
         return ""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lowmode_fx.cli.formats import EvaluationFormat
 from lowmode_fx.cli.models import create_model
 from lowmode_fx.train.batches import val_batches
-from lowmode_fx.train.checkpoint import Checkpoint, load_checkpoint, load_strictly, read_checkpoint
+from lowmode_fx.train.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_strictly, read_checkpoint
 from lowmode_fx.train.data import load_data
 from lowmode_fx.train.data_spec import read_spec
 from lowmode_fx.train.evaluate import Evaluation, check_outputs, measured
@@ -66,7 +66,8 @@ def run_evaluation(
     model = create_model(
         past.model, num_classes=len(past.classes), in_chans=past.image_shape[0], image_size=past.image_size
     )
-    load_strictly(model, weights, f"checkpoint {str(place)!r}")
+    wanted = f"give weights of {past.model} with {len(past.classes)} classes, as the run's"
+    load_strictly(model, weights, f"checkpoint {str(place)!r}", wanted)
     splits, _ = place_images(settings.data_on if settings.data_on == "host" else "auto", splits, device)
     model.to(device)
     check_outputs(model, splits, settings, device)
@@ -81,12 +82,23 @@ def _weights(past: PastRun, checkpoint: Path | bool, averaged: bool) -> tuple[di
     """A state dict, where it lies, and which it is."""
     if isinstance(checkpoint, Path):
         return read_weights("checkpoint", checkpoint), checkpoint, str(checkpoint)
-    found = read_checkpoint(past.path / PREVIOUS) if checkpoint else load_checkpoint(past.path)
+    found = _previous(past) if checkpoint else load_checkpoint(past.path, else_do="give another run")
     for damage in found.damage:
         _note(f"{damage}; taking {found.folder.name} instead")
     weights = dict(found.state["ema"]["weights"]) if averaged else found.weights
     kind = "averaged weights of " if averaged else ""
     return weights, found.folder, f"{kind}{found.folder}, {_place(found)}"
+
+
+def _previous(past: PastRun) -> Checkpoint:
+    folder, hint = past.path / PREVIOUS, "give last, or leave it out"
+    if not folder.is_dir():
+        problem = f"is not there: {past.path} holds one checkpoint, its last"
+        raise OptionError("checkpoint", "previous", problem, hint)
+    try:
+        return read_checkpoint(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {hint}") from error
 
 
 def _place(checkpoint: Checkpoint) -> str:

@@ -70,6 +70,8 @@ def make_schedule(
         option = f"--p {p}" if p is not None else f"--tail {tail:g}"
         instead = "--period" if kind == "periodic" else "--shares, or epochs in --ladder,"
         raise ValueError(f"{option} has no meaning for --schedule {kind}; give {instead} instead")
+    if kind == "ladder" and shares is None and tuning is not None and isinstance(tuning.schedule, LadderSchedule):
+        return _tuned(tuning, settings, hold_epochs, milestones, modes)
     if kind == "ladder":
         return _ladder(plan, shares, settings.epochs, modes, hold_epochs or 0, milestones if hold_epochs else ())
     # 4 of 200 epochs in the paper; in a run of ten, holding four after each change would leave none.

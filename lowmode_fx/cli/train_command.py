@@ -41,6 +41,7 @@ from lowmode_fx.cli.schedule_options import (
     schedule_kind,
 )
 from lowmode_fx.cli.starting_weights import StartingWeights
+from lowmode_fx.cli.tuned_options import check_over_plan
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.train.data_spec import read_spec, short_name
@@ -254,6 +255,8 @@ def train(
     check_optimizer_name(settings.optimizer)
     bases = (preset,) if choice is None else choice.configs
     configs = [config for base in bases for config in low_mode_configs(base, plan, low)]
+    if tuned is not None and choice is not None:
+        check_over_plan(tuned, choice.configs, configs, low, kind=kind, p=p, tail=tail)
     names = [str(mode) for mode, _ in rung_names(configs)]
     growth: BatchMultiplier = read_batch_multiplier(batch_multiplier, names)
     if choice is not None and choice.batch_multiplier != 1 and batch_multiplier is None and kind != "agreement":

@@ -21,7 +21,7 @@ from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.batch_growth import LrRule
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.schedules import LadderSchedule, Schedule, StatefulSchedule, mode_fractions
+from lowmode_fx.runtime.schedules import DrawnSchedule, LadderSchedule, Schedule, StatefulSchedule, mode_fractions
 from lowmode_fx.train.augmenting import augmented
 from lowmode_fx.train.batches import steps_per_epoch
 from lowmode_fx.train.checkpoint import has_checkpoint
@@ -229,13 +229,19 @@ def about_points(ladder: Ladder) -> str:
 
 def _full_from(schedule: Schedule, epochs: int, steps: int) -> int:
     """The first epoch with a full step; ``epochs`` if there is none."""
-    each = (
+    # Epochs that surely have none are skipped without a draw: they may be many, of many steps.
+    likely = (
         epoch
         for epoch in range(epochs)
-        for step in range(steps)
-        if schedule.mode(epoch * steps + step, epoch) is Mode.FULL
+        if not isinstance(schedule, DrawnSchedule) or schedule.mode_probabilities(epoch).get(Mode.FULL)
     )
-    return next(each, epochs)
+    full = (
+        epoch
+        for epoch in likely
+        for step in range(epoch * steps, (epoch + 1) * steps)
+        if schedule.mode(step, epoch) is Mode.FULL
+    )
+    return next(full, epochs)
 
 
 def about_batches(net: LowModeModel, batch_size: int) -> Iterator[str]:

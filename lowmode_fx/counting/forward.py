@@ -19,7 +19,7 @@ from lowmode_fx.counting.operators import COMPUTE_OPS, FREE_OPS
 from lowmode_fx.counting.per_image import repeated_per_image
 from lowmode_fx.counting.report import FlopReport, LayerFlops
 from lowmode_fx.counting.rows import Counts, rows
-from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.ladder import Ladder, as_ladder
 from lowmode_fx.lowering.mode import Mode
 from passes.preserve import copy_apart, copy_spread_out, preserve_attributes, train_mode
 from passes.trees import tree_leaves
@@ -67,8 +67,9 @@ def count_flops(ladder: Ladder, *, handles: Mapping[str, Handle | None] | None =
     Raises:
         UncountedError: A graph has an operator that is neither counted nor known to be free (a ``ValueError``).
         ValueError: The model holds TorchScript.
+        TypeError: ``ladder`` is none.
     """
-    scripted = scripted_part(ladder.model)
+    scripted = scripted_part(as_ladder(ladder).model)
     if scripted is not None:
         raise ValueError(
             f"count_flops: {scripted} is TorchScript, which hides its operators; count the modes of the "

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop
 from lowmode_fx.counting.forward import blank_inputs, full_first
 from lowmode_fx.counting.once_a_step import weights_graph
 from lowmode_fx.counting.per_image import repeated_per_image
-from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.ladder import Ladder, as_ladder
 from lowmode_fx.utils.validation import as_count
 from passes import propagate_shapes
 from passes.preserve import copy_apart, preserve_attributes, train_mode
@@ -37,9 +37,10 @@ def count_step_flops(ladder: Ladder, *, batch_size: int | None = None) -> tuple[
 
     Raises:
         ValueError: ``batch_size`` is not a positive integer.
+        TypeError: ``ladder`` is none.
     """
     size = None if batch_size is None else as_count("batch_size", batch_size, minimum=1)
-    meta, images = copy_apart(ladder, ladder.model, meta=True), ladder.inputs.image.shape[0]
+    meta, images = copy_apart(as_ladder(ladder), ladder.model, meta=True), ladder.inputs.image.shape[0]
     found, per_image = list[int](), repeated_per_image(ladder)
     with preserve_attributes(ladder.model), train_mode(meta.model):
         for mode in full_first(ladder):

@@ -17,7 +17,8 @@ from lowmode_fx.loading.normalise import Normalise
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.epoch_batches import check_batches, epoch_batches
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.utils.validation import as_count, wrong_type
+from lowmode_fx.runtime.nets import as_net
+from lowmode_fx.utils.validation import as_count, as_sequence, wrong_type
 
 __all__ = ["DeviceLoader"]
 
@@ -76,7 +77,7 @@ class DeviceLoader:
         classes: int | None = None,
     ) -> None:
         _check(images, labels, augmentation, mean, std)
-        if net is not None and net.downsample_on != "host" and not net.batches_grow:
+        if net is not None and as_net(net).downsample_on != "host" and not net.batches_grow:
             raise ValueError(
                 "net downsamples on the device too, so images would shrink twice; give downsample_on='host', or leave "
                 "out net"
@@ -174,6 +175,8 @@ def _check(
     for name, value in (("images", images), ("labels", labels)):
         if not isinstance(value, Tensor):
             raise wrong_type(name, value, "a tensor")
+    if not isinstance(augmentation, Augmentation):
+        raise wrong_type("augmentation", augmentation, "an Augmentation, such as Augmentation(flip=True)")
     if images.dtype != torch.uint8:
         raise TypeError(f"images have dtype {images.dtype}; give the decoded bytes, torch.uint8")
     if images.dim() != 4:
@@ -186,5 +189,6 @@ def _check(
             "out augmentation, and augment both in the training loop"
         )
     for name, values in (("mean", mean), ("std", std)):
+        as_sequence(name, values, "a tuple of one number, or of one per channel, as (0.5,)")
         if len(values) not in (1, images.shape[1]):
             raise ValueError(f"{name} has {len(values)} values for {images.shape[1]} channels; give one per channel")

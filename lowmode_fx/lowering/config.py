@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from lowmode_fx.utils.validation import as_choice, as_count, as_flag, check_names
+from lowmode_fx.utils.validation import as_choice, as_count, as_flag, check_names, wrong_type
 from passes.choices import Gain, NamedConvs, NamedMaxPools, NamedTransform, Rounding
 from passes.errors import OptionError, OptionTypeError
 from passes.ratios import Ratio, RatioLike, largest_ratio, plain_ratio, read_ratio
@@ -228,7 +228,10 @@ class LowModeConfig:
 
         Raises:
             ValueError: A key is not an option, or a value is invalid.
+            TypeError: ``values`` is not a mapping.
         """
+        if not isinstance(values, Mapping):
+            raise wrong_type("values", values, "a mapping, as to_dict() returns")
         check_names("LowModeConfig", values, [entry.name for entry in fields(cls)])
         return cls(**values)
 

@@ -17,6 +17,7 @@ from lowmode_fx.lowering.downsampling import downsample
 from lowmode_fx.lowering.draft import Draft
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.report import PairReport
+from lowmode_fx.utils.validation import wrong_type
 from passes import bind_graph
 
 
@@ -111,8 +112,11 @@ class Ladder:
 
         Raises:
             ValueError: The ladder does not have this mode.
+            TypeError: It is neither a mode nor a name.
         """
         modes = self.modes
+        if not isinstance(mode, Mode | str):
+            raise wrong_type("mode", mode, "the name of a mode, such as 'full'")
         mode = Mode(mode) if isinstance(mode, str) else mode
         if mode in modes:
             return mode
@@ -209,6 +213,15 @@ class ModePair(Ladder):
             Images ``(N, C, *⌈S/r⌉)``; the same images if ``downsample_input=False``.
         """
         return self.rungs[0].downsample(images)
+
+
+def as_ladder(value: Any, name: str = "ladder") -> Ladder:
+    """A ladder, as an argument. Raises ``TypeError`` for anything else, such as a net that holds one."""
+    if isinstance(value, Ladder):
+        return value
+    holds_one = isinstance(getattr(value, "ladder", None), Ladder)
+    give = "its ladder, net.ladder" if holds_one else "a ModePair or Ladder, as from build_pair(model, example_input)"
+    raise wrong_type(name, value, give)
 
 
 def graph_digest(ladder: Ladder) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import warnings
 from functools import partial
+from typing import Any
 
 from torch import fx
 
@@ -19,6 +20,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.notes import no_effect, notes
 from lowmode_fx.lowering.report import NoEffectWarning, PairReport
 from lowmode_fx.lowering.trial_step import try_step
+from lowmode_fx.utils.validation import wrong_type
 from passes import (
     GraphPass,
     PassContext,
@@ -68,13 +70,23 @@ def lower(captured: Captured, config: LowModeConfig | None = None, mode: Mode = 
 
     Raises:
         PassError: No correct low mode exists for this model and configuration (a ``ValueError``).
+        TypeError: An argument has the wrong type.
 
     Warns:
         NoEffectWarning: No kernel is pooled and no max pool is dropped.
     """
-    rung = lower_quietly(captured, LowModeConfig() if config is None else config, mode)
+    if not isinstance(captured, Captured):
+        raise wrong_type("captured", captured, "what capture(model, example_input) returned")
+    rung = lower_quietly(captured, check_config(config), mode)
     warn_of(rung.report)
     return rung
+
+
+def check_config(config: Any, name: str = "config") -> LowModeConfig:
+    """The configuration; for ``None`` that of the defaults. Raises ``TypeError`` for anything else."""
+    if config is not None and not isinstance(config, LowModeConfig):
+        raise wrong_type(name, config, "a LowModeConfig, such as LowModeConfig(ratio=2)")
+    return LowModeConfig() if config is None else config
 
 
 def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung:

@@ -15,7 +15,7 @@ from lowmode_fx.capture.images import Argument
 from lowmode_fx.lowering import pickling as pickling  # registers how ladders are pickled
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, ModePair
-from lowmode_fx.lowering.lower import lower_quietly, pair_of, warn_of
+from lowmode_fx.lowering.lower import check_config, lower_quietly, pair_of, warn_of
 from lowmode_fx.lowering.rung_names import about_order, rung_names
 from lowmode_fx.lowering.sharded import is_sharded, over, unsharded_twin
 from lowmode_fx.utils.collector import no_collections
@@ -59,7 +59,7 @@ def build_pair(
     Warns:
         NoEffectWarning: No kernel is pooled and no max pool is dropped.
     """
-    config = _check_config(config)
+    config = check_config(config)
     part = _part(model, submodule)
     with no_collections():
         captured = capture(_traced(part), example_input, front_end, images=images, leaf_modules=leaf_modules)
@@ -104,16 +104,16 @@ def build_ladder(
         NoEffectWarning: In some mode no kernel is pooled and no max pool is dropped.
         UserWarning: A sequence of configurations is in another order than the ladder's, or has equal ones.
     """
-    if not isinstance(configs, Iterable):
+    if not isinstance(configs, Iterable) or isinstance(configs, str):
         raise wrong_type("configs", configs, "a list of LowModeConfig, such as [LowModeConfig(ratio=2)]")
-    given = configs if isinstance(configs, Mapping) else [_check_config(config) for config in configs]
+    given = _check_configs(configs)
     named = rung_names(given)
     for line in about_order(given, named) if isinstance(given, list) else ():
         warnings.warn(line, stacklevel=2)
     part = _part(model, submodule)
     with no_collections():
         captured = capture(_traced(part), example_input, front_end, images=images, leaf_modules=leaf_modules)
-        rungs = tuple(lower_quietly(captured, _check_config(config), mode) for mode, config in named)
+        rungs = tuple(lower_quietly(captured, config, mode) for mode, config in named)
     for rung in rungs:
         warn_of(rung.report)
     ladder: Ladder = _of(part, Ladder(captured.model, captured.graph_module, rungs, captured.inputs, captured.live))
@@ -143,13 +143,18 @@ def _of(model: nn.Module, ladder: Ladder) -> Any:
     return ladder if ladder.model is model else over(ladder, model)
 
 
-def _check_config(config: Any) -> LowModeConfig:
-    if config is not None and not isinstance(config, LowModeConfig):
-        raise wrong_type("config", config, "a LowModeConfig, such as LowModeConfig(ratio=2)")
-    return LowModeConfig() if config is None else config
+def _check_configs(
+    configs: Mapping[str, LowModeConfig] | Iterable[LowModeConfig],
+) -> dict[str, LowModeConfig] | list[LowModeConfig]:
+    """The configurations, each of which is one. Raises ``TypeError`` that names the first that isn't."""
+    if isinstance(configs, Mapping):
+        return {name: check_config(config, f"configs[{name!r}]") for name, config in configs.items()}
+    return [check_config(config, f"configs[{place}]") for place, config in enumerate(configs)]
 
 
 def _find_submodule(model: nn.Module, path: str) -> nn.Module:
+    if not isinstance(path, str):
+        raise wrong_type("submodule", path, "the path of a module, such as 'backbone'")
     try:
         return model.get_submodule(path)
     except AttributeError:

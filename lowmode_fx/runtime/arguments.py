@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -10,10 +9,11 @@ from typing import Any, Literal
 from torch import nn
 
 from lowmode_fx.lowering.blocks import find_blocks, kind_of, named_blocks
-from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.ladder import Ladder, as_ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.sharded import is_sharded
-from lowmode_fx.runtime.schedules import StatefulSchedule
+from lowmode_fx.runtime.schedules import MeasuringSchedule, StatefulSchedule
+from lowmode_fx.utils.validation import as_number
 
 #: Whether to compile the modes, and what of the model: all, its blocks, or the modules that globs name.
 Compile = bool | Literal["blocks"] | Sequence[str]
@@ -52,10 +52,10 @@ def _all_differ(model: nn.Module, blocks: Sequence[str]) -> bool:
 
 def check_arguments(ladder: Any, schedule: Any, downsample_on: Any) -> None:
     """Raise ``TypeError`` or ``ValueError`` if the ladder, the schedule or ``downsample_on`` is invalid."""
-    if not isinstance(ladder, Ladder):
-        kind = type(ladder).__name__
+    as_ladder(ladder)
+    if isinstance(schedule, type):
         raise TypeError(
-            f"ladder is of type {kind}; give a ModePair or Ladder, as from build_pair(model, example_input)"
+            f"schedule is the class {schedule.__name__}; give an object of it, as BernoulliSchedule(0.5) is one"
         )
     if not callable(getattr(schedule, "mode", None)):
         kind = type(schedule).__name__
@@ -65,6 +65,11 @@ def check_arguments(ladder: Any, schedule: Any, downsample_on: Any) -> None:
         raise ValueError(
             f"schedule {type(schedule).__name__} is for {count} modes, but the ladder has {len(ladder.modes)}: "
             f"{', '.join(map(str, ladder.modes))}; give one share, number of epochs or probability per mode"
+        )
+    if isinstance(schedule, MeasuringSchedule) and len(ladder.rungs) > 1:
+        raise ValueError(
+            f"schedule {type(schedule).__name__} measures one low mode, but the ladder has {len(ladder.rungs)}: "
+            f"{', '.join(map(str, ladder.modes[:-1]))}; give a pair, or another schedule"
         )
     if downsample_on not in ("device", "host"):
         raise ValueError(f"downsample_on={downsample_on!r} is unknown; give 'device' or 'host'")
@@ -82,11 +87,17 @@ def check_arguments(ladder: Any, schedule: Any, downsample_on: Any) -> None:
 def read_low_weights(ladder: Ladder, low_weight: float | Mapping[str, float]) -> dict[Mode, float]:
     """Return the weight of each low mode's gradients.
 
-    Raises ``ValueError`` for a mode that the ladder does not have, and for a weight that is not a number above 0.
+    Raises ``ValueError`` for a mode that the ladder does not have, and for a weight that is not above 0; ``TypeError``
+    for one that is no number.
     """
-    given = low_weight if isinstance(low_weight, Mapping) else {str(mode): low_weight for mode in ladder.modes[:-1]}
-    weights = {ladder.rung(Mode(name)).mode: weight for name, weight in given.items()}
-    for weight in weights.values():
-        if not (math.isfinite(weight) and weight > 0):
-            raise ValueError(f"low_weight={weight!r} is out of range; give a number above 0")
+    if not isinstance(low_weight, Mapping):
+        weight = as_number("low_weight", low_weight, above=0)
+        return dict.fromkeys(ladder.modes[:-1], weight)
+    weights: dict[Mode, float] = {}
+    for name, given in low_weight.items():
+        try:
+            mode = ladder.rung(Mode(name)).mode
+        except ValueError as error:
+            raise ValueError(f"low_weight: {error}") from error
+        weights[mode] = as_number(f"low_weight[{str(name)!r}]", given, above=0)
     return weights

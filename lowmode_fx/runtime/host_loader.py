@@ -25,6 +25,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.image_places import BatchPlace, ImagePlaces
 from lowmode_fx.runtime.mode_batches import ModeBatchSampler, ModeList
 from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.nets import as_net
 
 __all__ = ["ModeBatchSampler", "host_loader"]
 
@@ -116,14 +117,14 @@ def host_loader(
     Raises:
         ValueError: The net downsamples on the device, or a batch sampler is given beside a sampler or for a net whose
             batches grow.
-        TypeError: The data set is iterable, so its batches have no numbers.
+        TypeError: ``net`` is none, or the data set is iterable, so its batches have no numbers.
     """
     if isinstance(dataset, IterableDataset):
         raise TypeError(
             f"dataset {type(dataset).__name__} is iterable, so workers can't know a batch's step; give "
             "one with __getitem__ and __len__, or let the net downsample (downsample_on='device')"
         )
-    if net.downsample_on != "host":
+    if as_net(net).downsample_on != "host":
         raise ValueError("net downsamples on the device too, so images would shrink twice; give downsample_on='host'")
     if batch_sampler is not None and (sampler is not None or shuffle or drop_last or batch_size != 1):
         raise ValueError("batch_sampler excludes other arguments; leave out batch_size, shuffle, sampler and drop_last")

@@ -356,6 +356,7 @@ class LowModeModel(ModelView):
 
         Raises:
             KeyError: An entry is missing.
+            TypeError: It is no such state.
         """
         self._position.load_state(state)
 

@@ -12,6 +12,7 @@ from lowmode_fx.runtime.epoch_reminder import EpochReminder
 from lowmode_fx.runtime.saved_schedule import SavedSchedule
 from lowmode_fx.runtime.schedules import Schedule, StatefulSchedule
 from lowmode_fx.runtime.step_counter import StepCounter
+from lowmode_fx.utils.validation import as_count, wrong_type
 
 
 class RunPosition:
@@ -35,7 +36,15 @@ class RunPosition:
 
     def mode_at(self, step: int, epoch: int) -> Mode:
         """The mode of a step, as the ladder names it. Raises ``ValueError`` if the ladder does not have it."""
-        return self._ladder.resolve(self.schedule.mode(step, epoch))
+        mode = self.schedule.mode(step, epoch)
+        try:
+            return self._ladder.resolve(mode)
+        except ValueError as error:
+            modes, kind = self._ladder.modes, type(self.schedule).__name__
+            raise ValueError(
+                f"{kind} chooses mode {str(mode)!r}, which is not one of this ladder's {len(modes)}: "
+                f"{', '.join(map(str, modes))}; give a schedule of these, such as LadderSchedule"
+            ) from error
 
     def set_epoch(self, epoch: int) -> None:
         """``epoch`` begins."""
@@ -50,8 +59,10 @@ class RunPosition:
         return state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Resume from ``state()``. Raises ``KeyError`` if an entry is missing."""
-        step, epoch = int(state["step"]), int(state["epoch"])
+        """Resume from ``state()``. Raises ``KeyError`` if an entry is missing, ``TypeError`` for another state."""
+        if not isinstance(state, Mapping):
+            raise wrong_type("state", state, "what net.schedule_state() returned")
+        step, epoch = as_count("state['step']", state["step"]), as_count("state['epoch']", state["epoch"])
         if isinstance(self.schedule, StatefulSchedule):
             self.schedule.load_state_dict(state["schedule"])
         self._go_on(step, epoch)

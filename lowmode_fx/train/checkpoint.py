@@ -94,10 +94,16 @@ def has_checkpoint(run_folder: Path) -> bool:
     return any((run_folder / name / STATE_FILE).exists() for name in (CURRENT, PREVIOUS))
 
 
-def load_checkpoint(run_folder: Path, check: Callable[[Mapping[str, Any]], None] = lambda state: None) -> Checkpoint:
+def load_checkpoint(
+    run_folder: Path,
+    check: Callable[[Mapping[str, Any]], None] = lambda state: None,
+    *,
+    else_do: str = "start again with --overwrite",
+) -> Checkpoint:
     """The newest whole checkpoint of a run folder.
 
     check: raises ``ValueError`` for a state that no run can be in; an older checkpoint then serves.
+    else_do: what to do where none is whole, for the message.
 
     Raises ``CheckpointError``, naming the file, if there is none.
     """
@@ -115,9 +121,8 @@ def load_checkpoint(run_folder: Path, check: Callable[[Mapping[str, Any]], None]
                 damage.append(str(error))
             continue
         return replace(checkpoint, damage=tuple(damage))
-    if damage:
-        raise CheckpointError(f"{'; '.join(damage)}; no whole checkpoint is left, start again with --overwrite")
-    raise CheckpointError(f"no checkpoint in {str(run_folder)!r}; leave out --resume to start from the beginning")
+    told = "; ".join(damage) or f"run folder {str(run_folder)!r} has none"
+    raise CheckpointError(f"{told}; no whole checkpoint is left, {else_do}")
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -155,19 +160,22 @@ def _check(state: Mapping[str, Any], folder: Path, check: Callable[[Mapping[str,
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Load strictly. Raises ``CheckpointError`` that names a key or shape that doesn't fit."""
-    load_strictly(model, checkpoint.weights, f"checkpoint {str(checkpoint.folder / MODEL_FILE)!r}")
+    place = f"checkpoint {str(checkpoint.folder / MODEL_FILE)!r}"
+    load_strictly(
+        model, checkpoint.weights, place, "give the model that wrote it, or --overwrite or --out another path"
+    )
 
 
-def load_strictly(model: nn.Module, weights: Mapping[str, torch.Tensor], place: str) -> None:
-    """Load a whole state dict. place: where it is from, for the ``CheckpointError`` if it doesn't fit."""
+def load_strictly(model: nn.Module, weights: Mapping[str, torch.Tensor], place: str, hint: str) -> None:
+    """Load a whole state dict. place: where it is from, hint: what to do, for the ``CheckpointError`` of another."""
     wanted = model.state_dict()
     if differing := sorted(set(wanted) ^ set(weights)):
         side = "lacks" if differing[0] in wanted else "has an unknown"
-        raise CheckpointError(f"{place} is of another model: it {side} {differing[0]!r}")
+        raise CheckpointError(f"{place} is of another model: it {side} {differing[0]!r}; {hint}")
     for name, tensor in wanted.items():
         if tensor.shape != weights[name].shape:
             shapes = f"{tuple(weights[name].shape)}, the model's is {tuple(tensor.shape)}"
-            raise CheckpointError(f"{place} is of another model: shape of {name!r} is {shapes}")
+            raise CheckpointError(f"{place} is of another model: shape of {name!r} is {shapes}; {hint}")
     model.load_state_dict(weights, strict=True)
 
 

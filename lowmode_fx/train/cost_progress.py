@@ -11,6 +11,7 @@ from lowmode_fx.counting.forward import scripted_part
 from lowmode_fx.counting.step import count_forward_macs
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.model import LowModeModel
+from lowmode_fx.runtime.nets import as_net
 from lowmode_fx.runtime.schedules import StatefulSchedule
 from lowmode_fx.runtime.schedules.base import DrawnSchedule
 from lowmode_fx.utils.validation import as_count, as_number, wrong_type
@@ -43,8 +44,7 @@ def cost_progress(
             model's macs can't be counted.
         TypeError: An argument has the wrong type.
     """
-    if not isinstance(net, LowModeModel):
-        raise wrong_type("net", net, "a LowModeModel")
+    as_net(net)
     epochs, steps = as_count("epochs", epochs, 1), as_count("steps_per_epoch", steps_per_epoch, 1)
     if isinstance(net.schedule, StatefulSchedule):
         raise ValueError(

@@ -56,7 +56,11 @@ def _parts(spec: str) -> DataSpec:
     kind, _, rest = spec.partition(":")
     form = FORMS.get(kind)
     if form is None or (form == kind and rest):
-        raise OptionError("data", spec, "is unknown", f"give {any_of(list(FORMS.values()))}")
+        forms = any_of(list(FORMS.values()))
+        if form is None and Path(spec).expanduser().exists():
+            hint = f"give folder:{spec} for images in class folders, or another of {forms}"
+            raise OptionError("data", spec, "is a path without the kind of its data", hint)
+        raise OptionError("data", spec, "is unknown", f"give {forms}")
     if form == kind:
         return DataSpec(kind, "", None)
     name, _, path = rest.partition("=") if kind == "torchvision" else ("", "", rest)

@@ -20,7 +20,7 @@ from lowmode_fx.train.cudnn import benchmarking
 from lowmode_fx.train.evaluate import check_outputs, evaluate
 from lowmode_fx.train.events import Events
 from lowmode_fx.train.interrupts import Interrupts
-from lowmode_fx.train.measuring import make_statistics_precise, measure_agreement
+from lowmode_fx.train.measuring import make_statistics_precise, measure_agreement, told_of_option
 from lowmode_fx.train.names import EMA
 from lowmode_fx.train.precise_bn import require_fvcore
 from lowmode_fx.train.ranks import Agreement
@@ -86,7 +86,8 @@ class _Loop(Run):
     def run(self, resume: bool) -> RunResult:
         check_outputs(self.net, self.splits, self.settings, self.device)
         if self.settings.precise_bn:
-            require_fvcore()
+            with told_of_option(self.settings.precise_bn):
+                require_fvcore()
         folder = self.folder
         held = nullcontext() if folder is None or not self.writes else folder.held()
         with benchmarking(self.settings.cudnn_benchmark, self.device, self.reporter.say), held:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from lowmode_fx.runtime.schedules import MeasuringSchedule
 from lowmode_fx.train.batches import train_batches
-from lowmode_fx.train.precise_bn import recompute_statistics
+from lowmode_fx.train.precise_bn import StatisticsError, recompute_statistics
 from lowmode_fx.train.run import Run
+from passes.errors import OptionError
 from passes.spelling import setting
 from passes.wording import one_line
 
@@ -41,19 +44,38 @@ def make_statistics_precise(run: Run) -> None:
     if settings.precise_bn == 0 or run.epoch != settings.epochs - 1:
         return
     if settings.precise_bn is not None:
-        _recompute(run, min(settings.precise_bn, run.steps))
+        with told_of_option(settings.precise_bn):
+            _recompute(run, min(settings.precise_bn, run.steps))
     elif left_old(run):
         count = min(AUTOMATIC_BATCHES, run.steps)
-        few = f"the last {last_full_steps(run)} full steps are too few to settle running statistics"
+        few = _too_few(last_full_steps(run) or 0)
         try:
             if run.sharded:
                 raise ValueError(f"{setting('fsdp', True)} shards the weights")
             _recompute(run, count)
         except Exception as error:  # nobody asked for it: whatever the model can't do here, the run ends as it would
-            told = one_line(error).removesuffix("; leave it at 0")
+            told = error.problem if isinstance(error, StatisticsError) else one_line(error)
             run.reporter.say(f"warning: {few}, and they can't be computed anew: {told}; give a longer full tail")
         else:
-            run.reporter.say(f"note: {few}, so they come from {count} batches ({setting('precise_bn', 0)} leaves them)")
+            batches = f"{count} batch{'es' * (count != 1)}"
+            run.reporter.say(f"note: {few}, so they come from {batches} ({setting('precise_bn', 0)} leaves them)")
+
+
+@contextmanager
+def told_of_option(batches: int) -> Iterator[None]:
+    """Inside, statistics that can't be computed anew are an ``OptionError`` of ``precise_bn``, which asked for it."""
+    try:
+        yield
+    except StatisticsError as error:
+        raise OptionError("precise_bn", batches, f"can't be had: {error.problem}", "give 0") from error
+
+
+def _too_few(steps: int) -> str:
+    """Why running statistics are old after so many full steps at the end, in words."""
+    if steps == 0:
+        return "low steps in the last epoch leave running statistics old"
+    last = "the last full step is" if steps == 1 else f"the last {steps} full steps are"
+    return f"{last} too few to settle running statistics"
 
 
 def left_old(run: Run) -> bool:

@@ -44,7 +44,9 @@ def read_past_run(path: Path) -> PastRun:
     if not path.is_dir():
         raise ValueError(f"{name} {'is a file' if path.exists() else 'does not exist'}; {_WAY_OUT}")
     if not (path / SUMMARY).is_file():
-        raise ValueError(f"{name} holds no run: it has no {SUMMARY}; {_WAY_OUT}")
+        above = path.resolve().parent
+        hint = f"give {str(path.parent)!r}" if (above / SUMMARY).is_file() else _WAY_OUT
+        raise ValueError(f"{name} holds no run: it has no {SUMMARY}; {hint}")
     if not any((path / each / STATE_FILE).is_file() for each in (CURRENT, PREVIOUS)):
         raise ValueError(f"{name} holds no checkpoint: its run ended before the first was written; {_WAY_OUT}")
     try:
@@ -52,7 +54,9 @@ def read_past_run(path: Path) -> PastRun:
         return _from_summary(path, summary)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         missing = f"it doesn't say {error}" if isinstance(error, KeyError) else first_line(error)
-        raise ValueError(f"{str(path / SUMMARY)!r} doesn't describe a run of lowmode-fx train: {missing}") from error
+        raise ValueError(
+            f"{str(path / SUMMARY)!r} doesn't describe a run of lowmode-fx train: {missing}; {_WAY_OUT}"
+        ) from error
 
 
 def _from_summary(path: Path, summary: Mapping[str, Any]) -> PastRun:

@@ -10,8 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.utils.validation import as_count
+from lowmode_fx.utils.validation import as_count, wrong_type
+from passes.errors import OptionError
 from passes.preserve import preserve_state, train_mode
+from passes.wording import one_line
+
+
+class StatisticsError(ValueError):
+    """Running statistics that can't be computed anew: the ``problem``, and what to do."""
+
+    def __init__(self, problem: str, hint: str) -> None:
+        super().__init__(f"{problem}; {hint}")
+        self.problem = problem
 
 
 def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: int) -> None:
@@ -27,7 +37,7 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
         batches: Number of them that are used; about 100 are enough.
 
     Raises:
-        TypeError: Batches hold labels too.
+        TypeError: ``images`` are no batches, or hold labels too.
         ValueError: fvcore is missing, a norm runs twice in a forward or keeps no statistics, or there are too few
             batches, or ``batches`` is below 1.
 
@@ -35,14 +45,18 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
     """
     if isinstance(model, LowModeModel):
         model = model.ladder.model
-    from_fvcore = require_fvcore()
     as_count("batches", batches, 1)
+    if not isinstance(model, nn.Module):
+        raise wrong_type("model", model, "the model, or the net that trains it")
+    if not isinstance(images, Iterable) or (isinstance(images, Tensor) and images.ndim < 5):
+        raise wrong_type("images", images, "batches of images (N, C, *S): (images for images, _ in loader)")
+    from_fvcore = require_fvcore()
     norms = [module for module in model.modules() if isinstance(module, from_fvcore.BN_MODULE_TYPES)]
     if any(norm.running_mean is None for norm in norms):
-        raise ValueError("precise_bn can't serve this model: a norm keeps no running statistics; leave it at 0")
+        raise StatisticsError("a norm keeps no running statistics", "leave the model as it is")
     found = list(itertools.islice(images, batches))
     if len(found) < batches:
-        raise ValueError(f"precise_bn asks for {batches} batches, and there are {len(found)}; give that many at most")
+        raise OptionError("batches", batches, f"is more than images gives, {len(found)}", "give fewer, or more images")
     if any(_holds_labels(each) for each in found):
         raise TypeError(
             "images gives pairs of images and labels; give the images alone: (images for images, _ in loader)"
@@ -56,7 +70,7 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
         try:
             from_fvcore.update_bn_stats(model, found, batches)
         except AssertionError as error:
-            raise ValueError(f"precise_bn can't serve this model: {error}; leave it at 0") from error
+            raise StatisticsError(one_line(error).rstrip("."), "leave the model as it is") from error
         finally:
             for hook in hooks:
                 hook.remove()
@@ -77,9 +91,9 @@ def _holds_labels(batch: Any) -> bool:
 
 
 def require_fvcore() -> Any:
-    """fvcore's module, for a run to know before it starts. Raises ``ValueError`` where it is missing."""
+    """fvcore's module, for a run to know before it starts. Raises ``StatisticsError`` where it is missing."""
     try:
         from fvcore.nn import precise_bn
     except ImportError as error:
-        raise ValueError("precise_bn needs fvcore: pip install fvcore, or leave precise_bn at 0") from error
+        raise StatisticsError("fvcore is missing, which computes running statistics", "pip install fvcore") from error
     return precise_bn

@@ -125,7 +125,8 @@ def joined() -> Iterator[None]:
     gpus = torch.cuda.device_count()
     if gpus:
         if local >= gpus:
-            raise ValueError(f"rank {local} of this machine has no GPU of its own, of {gpus}; --nproc-per-node={gpus}")
+            told = f"rank {local} of this machine has no GPU of its own: there {'are' if gpus > 1 else 'is'} {gpus}"
+            raise ValueError(f"{told}; give torchrun --nproc-per-node={gpus} at most")
         torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     try:

@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from lowmode_fx.train.checkpoint import FORMAT, CheckpointError, has_checkpoint, load_checkpoint
 from lowmode_fx.train.names import MODEL_FILE
+from lowmode_fx.train.weights_file import FORMS, load_file
 from passes.errors import OptionError
-from passes.wording import any_of, first_line
+from passes.wording import any_of
 
 #: What training scripts call a model's part of a checkpoint.
 _PARTS = ("state_dict", "model", "model_state_dict", "net")
-_FORMS = "a state_dict by torch.save, .safetensors, or a run folder"
 
 
 def read_weights(option: str, path: Path) -> dict[str, Tensor]:
@@ -30,17 +28,11 @@ def read_weights(option: str, path: Path) -> dict[str, Tensor]:
     """
     if path.is_dir():
         if not has_checkpoint(path):
-            raise OptionError(option, path, "is a folder without a checkpoint", f"give {_FORMS}")
-        return load_checkpoint(path).weights
+            raise OptionError(option, path, "is a folder without a checkpoint", f"give {FORMS}")
+        return load_checkpoint(path, else_do="give other weights").weights
     if not path.is_file():
-        raise OptionError(option, path, "does not exist", f"give {_FORMS}")
-    try:
-        if path.suffix == ".safetensors":
-            loaded: Any = safetensors.torch.load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling raises whatever it meets
-        raise OptionError(option, path, f"can't be read ({first_line(error)})", f"give {_FORMS}") from error
+        raise OptionError(option, path, "does not exist", f"give {FORMS}")
+    loaded = load_file(option, path)
     if isinstance(loaded, Mapping) and loaded.get("format") == FORMAT:
         raise OptionError(option, path, "is a run's state without its weights", f"give {MODEL_FILE} beside it")
     return _without_wrappers(_state_dict(option, path, loaded))
@@ -54,8 +46,9 @@ def _state_dict(option: str, path: Path, loaded: Any) -> Mapping[str, Tensor]:
     found = named or [part for part in parts.values() if _is_state_dict(part)]
     if len(found) == 1 or named:
         return dict(found[0])
-    problem = f"holds {len(found) or 'no'} state dicts, and none is named {any_of(_PARTS)}"
-    raise OptionError(option, path, problem, f"give {_FORMS}")
+    several = f"holds {len(found)} state dicts, and none is named {any_of(_PARTS)}"
+    problem = several if found else "holds no state dict"
+    raise OptionError(option, path, problem, f"give {FORMS}")
 
 
 def _is_state_dict(value: Any) -> bool:

@@ -113,11 +113,13 @@ def _cut_short(search: Search) -> list[str]:
 def _plan_in_words(
     chosen: Chosen, whole: Sequence[int], predicted: float, wanted: Wanted, plain: Chosen | None
 ) -> list[str]:
-    low = " and ".join(f"{n} {_epochs(n)} of {each.name}" for n, each in zip(whole, chosen.candidates, strict=False))
+    used = [(count, each) for count, each in zip(whole, chosen.candidates, strict=False) if count]
+    low = " and ".join(f"{count} {_epochs(count)} of {each.name}" for count, each in used)
     low = f"{whole[0]} low {_epochs(whole[0])}" if len(whole) == 2 else low
     tail = f"{whole[-1]} full {_epochs(whole[-1])}"
     words = [
-        f"{low} replace {chosen.reached * chosen.plan.share:.1f} full ones, {tail} at the end: "
+        f"{low} {'replaces' if sum(whole[:-1]) == 1 else 'replace'} "
+        f"{_of_full(chosen.reached * chosen.plan.share)}, {tail} at the end: "
         f"about {predicted:.0%} of the time of {wanted.epochs} full {_epochs(wanted.epochs)}"
     ]
     if predicted > wanted.time_budget + 1e-9:
@@ -127,7 +129,7 @@ def _plan_in_words(
         )
     elif chosen.reached < wanted.epochs:
         words.append(
-            f"in {wanted.time_budget:.0%} of the time a run makes the progress of {chosen.reached:.1f} of "
+            f"in {wanted.time_budget:.0%} of the time a run makes the progress of {_number(chosen.reached)} of "
             f"{wanted.epochs} full epochs"
         )
     elif wanted.modes > 2 and plain is not None:
@@ -142,6 +144,16 @@ def no_progress(first: float, loss: float, steps: int) -> str:
         f"warning: the short full run did not learn (loss {first:.3g}, after {steps} steps {loss:.3g}), so what "
         f"follows is noise; give another {setting('lr')}, or more {setting('epochs')}"
     )
+
+
+def _of_full(epochs: float) -> str:
+    """Full epochs that others replace: ``1.4 full ones``, ``0.03 of a full one``."""
+    return f"{_number(epochs)} {'full ones' if epochs >= 1 else 'of a full one'}"
+
+
+def _number(epochs: float) -> str:
+    """With a digit after the point, or as many as it takes not to be 0."""
+    return f"{epochs:.1f}" if epochs >= 1 else f"{epochs:.2g}"
 
 
 def _epochs(count: int) -> str:

@@ -19,4 +19,4 @@ def channels_hint(model: nn.Module, complaint: str) -> str:
         return ""
     given, taken = found[1], found[2]
     hint = f"build the model with {setting('in_chans', int(given))}"
-    return f"images have {given} channels, but the model takes {taken}; {hint}"
+    return f"images have {given} channel{'s' * (given != '1')}, but the model takes {taken}; {hint}"

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 from calls import Classifier, Network, images, labels
+from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lowmode_fx.capture.inputs import ModelInputs, model_inputs
 
@@ -321,8 +323,8 @@ def refusal(model: nn.Module, example: Any, said: Any = None) -> str:
          "example_input is (2, 3) of torch.float32; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, "
          "224), or a tuple or mapping of forward's arguments that holds one"),
         (lambda x: x, None, None,
-         "example_input is no tensor; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or "
-         "a tuple or mapping of forward's arguments that holds one"),
+         "example_input is of type NoneType, without a tensor; give a float tensor (N, C, *S), as torch.randn(2, 3, "
+         "224, 224), or a tuple or mapping of forward's arguments that holds one"),
         (lambda x: x, torch.ones(0, 3, 16, 16), None,
          "example_input is (0, 3, 16, 16) of torch.float32; give a float tensor (N, C, *S), as torch.randn(2, "
          "3, 224, 224), or a tuple or mapping of forward's arguments that holds one"),
@@ -342,8 +344,23 @@ def refusal(model: nn.Module, example: Any, said: Any = None) -> str:
          "targets is of type Targets, which may hide tensors; give a tensor, or a tuple, list or dictionary "
          "of tensors, or register the class: torch.export.register_dataclass(Targets)"),
         (lambda x, y: x, (IMAGES, {"y": np.ones(3)}), None,
-         "y.y is of type ndarray, which may hide tensors; give a tensor, or a tuple, list or dictionary of "
-         "tensors, or register the class: torch.export.register_dataclass(ndarray)"),
+         "y.y is of type ndarray, (3,) of float64; give a tensor, as torch.from_numpy(array).float()"),
+        (lambda x: x, np.ones((2, 3, 8, 8), np.uint8), None,
+         "x is of type ndarray, (2, 3, 8, 8) of uint8; give a tensor, as torch.from_numpy(array).float() / 255"),
+        (lambda x: x, (2, 3, 32, 32), None,
+         "example_input is (2, 3, 32, 32), a shape; give an example of it, as torch.randn(2, 3, 32, 32)"),
+        (lambda x: x, IMAGES.shape, None,
+         "example_input is (2, 3, 16, 16), a shape; give an example of it, as torch.randn(2, 3, 16, 16)"),
+        (lambda x: x, Image.new("L", (4, 4)), None,
+         "x is of type Image; give a batch of tensors, as torchvision.transforms.ToTensor()(image)[None]"),
+        (lambda x: x, TensorDataset(IMAGES), None,
+         "x is of type TensorDataset; give the images of one batch, as of next(iter(DataLoader(dataset)))"),
+        (lambda x: x, DataLoader(TensorDataset(IMAGES)), None,
+         "x is of type DataLoader; give the images of one batch, as of next(iter(loader))"),
+        (lambda x: x, [IMAGES[0], IMAGES[1]], None,
+         "Takes.forward(x) does not take these arguments: too many positional arguments (of a list of images, give "
+         "torch.stack(images)); give all arguments, as a tuple or as a mapping of keywords, or give the part that "
+         "takes only images as submodule="),
     ],
 )  # fmt: skip
 def test_refusals(forward: Callable[..., Any], example: Any, said: Any, message: str) -> None:

@@ -154,21 +154,38 @@ MISTAKES = {
     ("set",): "run folder 'set' holds no run: it has no summary.json; give a folder that lowmode-fx train wrote",
     ("empty",): "run folder 'empty' holds no checkpoint: its run ended before the first was written; give a folder "
     "that lowmode-fx train wrote",
-    ("foreign",): "'foreign/summary.json' doesn't describe a run of lowmode-fx train: it doesn't say 'data'",
+    ("foreign",): "'foreign/summary.json' doesn't describe a run of lowmode-fx train: it doesn't say 'data'; give a "
+    "folder that lowmode-fx train wrote",
+    ("pets/checkpoint",): "run folder 'pets/checkpoint' holds no run: it has no summary.json; give 'pets'",
     ("pets", "--ema"): "--ema finds no averaged weights: the run in pets kept none; leave it out",
     ("digits", "--no-ema", "--checkpoint", "pets"): "--no-ema has no meaning for --checkpoint 'pets'; leave it out",
     ("digits", "--checkpoint", "best"): "--checkpoint 'best' does not exist; give a state_dict by torch.save, "
     ".safetensors, or a run folder",
     ("digits", "--checkpoint", "set"): "--checkpoint 'set' is a folder without a checkpoint; give a state_dict by "
     "torch.save, .safetensors, or a run folder",
-    ("digits", "--checkpoint", "digits/summary.json"): "--checkpoint 'digits/summary.json' can't be read (",
+    (
+        "digits",
+        "--checkpoint",
+        "digits/summary.json",
+    ): "--checkpoint 'digits/summary.json' is text, no file of "
+    "weights; give a state_dict by torch.save, .safetensors, or a run folder",
     ("digits", "--checkpoint", "digits/checkpoint/state.pt"): "--checkpoint 'digits/checkpoint/state.pt' is a run's "
     "state without its weights; give model.safetensors beside it",
     (
         "digits",
         "--checkpoint",
         "pets",
-    ): "checkpoint 'pets' is of another model: shape of '9.weight' is (3, 16), the model's is (10, 16)",
+    ): "checkpoint 'pets' is of another model: shape of '9.weight' is (3, 16), the model's is (10, 16); give weights "
+    f"of {MODEL} with 10 classes, as the run's",
+    ("once", "--checkpoint", "previous"): "--checkpoint 'previous' is not there: once holds one checkpoint, its last; "
+    "give last, or leave it out",
+    ("torn", "--checkpoint", "previous"): "checkpoint file 'torn/checkpoint.previous/model.safetensors' is missing; "
+    "give last, or leave it out",
+    (
+        "lost",
+    ): "checkpoint file 'lost/checkpoint/model.safetensors' is missing; no whole checkpoint is left, give another run",
+    ("digits", "--checkpoint", "lost"): "checkpoint file 'lost/checkpoint/model.safetensors' is missing; no whole "
+    "checkpoint is left, give other weights",
     ("digits", "--on", "test"): "--on 'test' finds no such part in digits; give train or val",
     ("pets", "--data", "folder:two"): "--data 'folder:two' has 2 classes, and the run has 3; give a set of the same",
     ("pets", "--data", "folder:birds"): "--data 'folder:birds' has other classes: class 2 is 'emu', and 'owl' in the "
@@ -176,7 +193,7 @@ MISTAKES = {
     ("bands", "--data", "digits"): "--data 'digits' has no images of 4 channels, as the run's are; give folder:PATH of "
     "such images",
     ("grey",): "checkpoint 'grey/checkpoint' is of another model: shape of '0.weight' is (8, 3, 3, 3), the model's is "
-    "(8, 1, 3, 3)",
+    f"(8, 1, 3, 3); give weights of {MODEL} with 3 classes, as the run's",
     ("pets", "--device", "toaster"): "--device 'toaster' is not there; give auto, cpu or a GPU that torch sees",
 }
 
@@ -190,6 +207,11 @@ def test_a_mistake_is_one_line(run: Run, root: Path, tmp_path: Path, arguments: 
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         summary["data"]["image_shape"][0] = channels
         (tmp_path / name / "summary.json").write_text(json.dumps(summary))
+    for name in ("once", "torn", "lost"):
+        shutil.copytree(root / "pets", tmp_path / name)
+        shutil.rmtree(tmp_path / name / "checkpoint.previous")
+    (tmp_path / "torn/checkpoint.previous").mkdir()
+    (tmp_path / "lost/checkpoint/model.safetensors").unlink()
     (tmp_path / "empty").mkdir()
     shutil.copy(root / "pets/summary.json", tmp_path / "empty")
     shutil.copytree(root / "pets", tmp_path / "foreign")
@@ -199,7 +221,7 @@ def test_a_mistake_is_one_line(run: Run, root: Path, tmp_path: Path, arguments: 
     wanted = MISTAKES[arguments]
     *progress, said = outcome.error.splitlines()
     assert all(line.startswith("decoding ") for line in progress)
-    assert said.startswith(f"error: {wanted}") if wanted.endswith("read (") else said == f"error: {wanted}"
+    assert said == f"error: {wanted}"
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(run: Run, root: Path, tmp_path: Path) -> None:

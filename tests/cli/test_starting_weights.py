@@ -123,13 +123,17 @@ REFUSED = {
         ("--weights", "less.pt"),
         "--weights 'less.pt' is of another model: it lacks '3.weight'; give weights ",
     ),
-    "no weights": (
-        ("--weights", "none.pt"),
-        "--weights 'none.pt' holds no state dicts, and none is named state_dict, ",
-    ),
+    "no weights": (("--weights", "none.pt"), "--weights 'none.pt' holds no state dict; give a state_dict by torch."),
     "two of them": (("--weights", "two.pt"), "--weights 'two.pt' holds 2 state dicts, and none is named state_dict, "),
-    "no tensors": (("--weights", "text.pt"), "--weights 'text.pt' can't be read ("),
-    "code": (("--weights", "module.pt"), "--weights 'module.pt' can't be read (Weights only load failed"),
+    "no tensors": (
+        ("--weights", "text.pt"),
+        "--weights 'text.pt' is text, no file of weights; give a state_dict by torch.save, .safetensors, or a ",
+    ),
+    "code": (
+        ("--weights", "module.pt"),
+        "--weights 'module.pt' holds an object of Python (torch.nn.modules.container.Sequential), whose code is not "
+        "run; save weights alone: torch.save(model.state_dict(), path)\n",
+    ),
     "no argument": (("--pretrained",), "--pretrained finds no argument pretrained of training:tiny_model; give it "),
 }
 

@@ -61,7 +61,7 @@ def test_plain_lines_when_piped(run: Run, tmp_path: Path) -> None:
     assert lines[0] == f"digits: 1437 + 360 images of 3×8×8, 10 classes; {MODEL} and images on cpu"
     assert lines[1].startswith("low-mode: ") and lines[1].endswith("about 50% of 22 steps")
     assert [line[:20] for line in lines[-4:-1:2]] == ["low-mode: epoch 1/2 ", "low-mode: epoch 2/2 "]
-    assert lines[-3].startswith("low-mode: note: the last 0 full steps are too few to settle running statistics, so ")
+    assert lines[-3].startswith("low-mode: note: low steps in the last epoch leave running statistics old, so they ")
     assert lines[-1].startswith("validation accuracy ") and lines[-1].endswith("see runs/training-tiny_model-digits")
     assert re.search(r" after \d+\.\d s of training \(\d+\.\d% of it for images\); see ", lines[-1])
     assert "\x1b" not in outcome.out
@@ -273,7 +273,7 @@ def test_the_baseline_of_a_ladder_has_its_epochs(run: Run) -> None:
 
 def test_low_steps_to_the_end_of_a_ladder_are_reported(run: Run) -> None:
     said = run(*LADDER, "--ladder", "4x1,2x1,1x0", "--out", "run").out
-    assert "the last 0 full steps are too few to settle running statistics, so they come from 11 batches" in said
+    assert "low steps in the last epoch leave running statistics old, so they come from 11 batches" in said
     said = run(*LADDER, "--ladder", "4x1,2x1,1x0", "--precise-bn", "0", "--out", "old").out
     assert "give full epochs at the end, or leave out --precise-bn" in said
 
@@ -281,6 +281,10 @@ def test_low_steps_to_the_end_of_a_ladder_are_reported(run: Run) -> None:
 MISTAKES = {
     "unknown model": (["train", "resnet999", *QUICK], "resnet999"),
     "unknown module": (["train", "no_such_module:net", *QUICK], "no_such_module"),
+    "data without a kind": (
+        ["train", MODEL, *QUICK, "--data", "."],
+        "--data '.' is a path without the kind of its data; give folder:. for images in class folders, or another of d",
+    ),
     "unknown data": (["train", MODEL, *QUICK, "--data", "mnist"], "--data 'mnist' is unknown; give digits, "),
     "no such path": (["train", MODEL, *QUICK, "--data", "folder:nowhere"], "data path 'nowhere' does not exist"),
     "no class folders": (

@@ -17,9 +17,11 @@ from tiny import named
 from torch import Tensor, nn
 
 from lowmode_fx import (
+    BernoulliSchedule,
     FlopReport,
     LayerFlops,
     LowModeConfig,
+    LowModeModel,
     ModePair,
     build_ladder,
     build_pair,
@@ -297,6 +299,17 @@ def test_nothing_to_count_is_no_share() -> None:
 # Several modes -------------------------------------------------------------------------------------------------------
 
 CONFIGS = (LowModeConfig(ratio=4), LowModeConfig(ratio=2, kernel_ratio=1), LowModeConfig(ratio=2))
+
+
+@pytest.mark.parametrize("count", [count_flops, count_step_flops])
+def test_what_is_no_ladder_is_not_counted(count: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"^ladder is of type Sequential; give a ModePair or Ladder, as from build_pair\("
+    ):
+        count(small_cnn())
+    net = LowModeModel(build_pair(small_cnn(), torch.zeros(2, 3, 16, 16)), BernoulliSchedule(0.5), compile=False)
+    with pytest.raises(TypeError, match=r"^ladder is of type LowModeModel; give its ladder, net\.ladder$"):
+        count(net)
 
 
 def test_the_modes_of_a_ladder_by_hand() -> None:

@@ -304,6 +304,17 @@ def test_maps_as_labels_move_with_nothing() -> None:
             "labels have shape (24, 2), and are to be mixed; give one class per image",
         ),
         ({"shuffle": 1}, TypeError, "shuffle=1 is of type int; give True or False"),
+        (
+            {"mean": 0.5},
+            TypeError,
+            "mean=0.5 is not a sequence; give a tuple of one number, or of one per channel, as (0.5,)",
+        ),
+        (
+            {"augmentation": "flip"},
+            TypeError,
+            "augmentation='flip' is of type str; give an Augmentation, such as Augmentation(flip=True)",
+        ),
+        ({"net": net("device").pair}, TypeError, "net is of type ModePair; give a LowModeModel"),
         ({"net": net("device")}, ValueError, "net downsamples on the device too, so images would shrink twice; give"),
     ],
 )

@@ -256,6 +256,8 @@ def test_a_part_of_the_options_is_enough() -> None:
 def test_an_unknown_option() -> None:
     with pytest.raises(ValueError, match=r"^LowModeConfig has no 'ration'; near matches: ratio, "):
         LowModeConfig.from_dict({"ratio": 2, "ration": 3})
+    with pytest.raises(TypeError, match=r"^values=2 is of type int; give a mapping, as to_dict\(\) returns$"):
+        LowModeConfig.from_dict(2)  # type: ignore[arg-type]
 
 
 def test_from_dict_validates() -> None:

@@ -257,7 +257,17 @@ def test_a_mapping_names_its_modes() -> None:
             ValueError,
             "configs names a low mode 'full', which is reserved for full-mode; give it another name",
         ),
-        ([2, 3], TypeError, "config=2 is of type int; give a LowModeConfig, such as LowModeConfig(ratio=2)"),
+        ([2, 3], TypeError, "configs[0]=2 is of type int; give a LowModeConfig, such as LowModeConfig(ratio=2)"),
+        (
+            {"half": 2},
+            TypeError,
+            "configs['half']=2 is of type int; give a LowModeConfig, such as LowModeConfig(ratio=2)",
+        ),
+        (
+            "2,4/3",
+            TypeError,
+            "configs='2,4/3' is of type str; give a list of LowModeConfig, such as [LowModeConfig(ratio=2)]",
+        ),
     ],
 )
 def test_what_makes_no_ladder(configs: Any, error: type[Exception], message: str) -> None:
@@ -280,6 +290,8 @@ def test_a_mode_is_found_by_its_name_and_by_its_place() -> None:
         ValueError, match="mode 'full' is not a low mode: it runs the model as it is; give the name of a low mode"
     ):
         ladder.rung(Mode.FULL)
+    with pytest.raises(TypeError, match=r"^mode=0 is of type int; give the name of a mode, such as 'full'$"):
+        ladder.resolve(0)  # type: ignore[arg-type]
 
 
 def test_images_are_downsampled_for_each_mode_as_its_pair_does_it() -> None:

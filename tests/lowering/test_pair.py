@@ -14,7 +14,7 @@ import torch
 from tiny import IMAGES, Tiny, assert_shared, named, tensors, tiny_pair
 from torch import Tensor, nn
 
-from lowmode_fx import LowModeConfig, NoEffectWarning, PassError, TraceError, build_pair
+from lowmode_fx import LowModeConfig, NoEffectWarning, PassError, TraceError, build_pair, capture, lower
 
 # The model is left as it was -----------------------------------------------------------------------------------------
 
@@ -237,8 +237,8 @@ def test_the_graphs_take_any_batch(batch: int) -> None:
     ("example", "found"),
     [
         (torch.zeros(3, 16), "(3, 16) of torch.float32"),
-        ([1.0], "no tensor"),
-        (None, "no tensor"),
+        ([1.0], "of type list, without a tensor"),
+        (None, "of type NoneType, without a tensor"),
         pytest.param(torch.zeros(0, 3, 16, 16), "(0, 3, 16, 16) of torch.float32"),
     ],
 )
@@ -249,6 +249,90 @@ def test_an_example_that_is_no_batch_of_images(example: Any, found: str) -> None
         f"example_input is {found}; give a float tensor (N, C, *S), as torch.randn(2, 3, 224, 224), or "
         "a tuple or mapping of forward's arguments that holds one"
     )
+
+
+@pytest.mark.parametrize("image", [torch.zeros(3, 16, 16), torch.zeros(1, 16, 15)])
+def test_an_image_without_a_batch_is_refused(image: torch.Tensor) -> None:
+    """Also where the model would take it: its width alone would be downsampled."""
+    channels = len(image)
+    takes_it = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(0))
+    hint = "give images (N, C, *S), as image.unsqueeze(0)"
+    shape = tuple(image.shape)
+    with pytest.raises(ValueError) as error:
+        build_pair(takes_it, image)
+    assert str(error.value) == f"input is {shape}, an image without a batch; {hint}"
+    with pytest.raises(ValueError) as error:
+        build_pair(nn.Sequential(nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4)), image)
+    assert str(error.value) == (
+        f"Sequential fails on {shape} of torch.float32: expected 4D input (got 3D input); if this is an image without "
+        f"a batch, {hint}"
+    )
+
+
+class Spectrograms(nn.Module):
+    """Takes (N, T, F): it makes the channel itself, for all or one by one."""
+
+    one_by_one = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, sounds: torch.Tensor) -> torch.Tensor:
+        if self.one_by_one:
+            return torch.stack([self.conv(sound[None]).mean((1, 2)) for sound in sounds.unbind()])
+        return self.conv(sounds[:, None]).mean((2, 3))
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_batch_that_gets_its_channel_inside_is_no_image_without_a_batch(one_by_one: bool, count: int) -> None:
+    model = Spectrograms()
+    model.one_by_one = one_by_one
+    assert build_pair(model, torch.zeros(count, 16, 16), LowModeConfig(pool_convs="all")).report.pooled
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"submodule": 0}, "submodule=0 is of type int; give the path of a module, such as 'backbone'"),
+        ({"submodule": nn.ReLU()}, "submodule is of type ReLU; give the path of a module, such as 'backbone'"),
+        (
+            {"images": torch.zeros(2, 3, 16, 16)},
+            "images is of type Tensor; give the name or the position of an argument of forward, or several",
+        ),
+        (
+            {"leaf_modules": [nn.ReLU()]},
+            "leaf_modules is of type ReLU; give a list of module classes, as [torch.nn.ReLU]",
+        ),
+        (
+            {"leaf_modules": ["ReLU"]},
+            "leaf_modules='ReLU' is of type str; give a list of module classes, as [torch.nn.Re",
+        ),
+        (
+            {"leaf_modules": nn.ReLU},
+            "leaf_modules=<class 'torch.nn.modules.activation.ReLU'> is not a sequence; give a ",
+        ),
+    ],
+)
+def test_an_option_of_another_type_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError) as error:
+        build_pair(Tiny(), torch.zeros(2, 3, 16, 16), **options)
+    assert str(error.value).startswith(message)
+
+
+def test_lower_takes_a_capture_and_a_config() -> None:
+    with pytest.raises(
+        TypeError, match=r"^captured is of type Tiny; give what capture\(model, example_input\) returned$"
+    ):
+        lower(Tiny(), LowModeConfig())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^config=2 is of type int; give a LowModeConfig, such as LowModeConfig"):
+        lower(capture(Tiny(), torch.zeros(2, 3, 16, 16)), 2)  # type: ignore[arg-type]
+
+
+def test_images_of_another_dtype_than_the_weights() -> None:
+    with pytest.raises(ValueError, match=r"; give images of the weights' dtype, as images\.to\(torch\.float32\)$"):
+        build_pair(Tiny(), torch.zeros(2, 3, 16, 16, dtype=torch.float64))
 
 
 def test_an_example_of_integers_is_reported_to_be_scaled() -> None:
@@ -333,7 +417,7 @@ def test_a_model_with_nothing_to_pool() -> None:
     with pytest.raises(PassError) as error:
         build_pair(model, torch.zeros(2, 3, 224, 224))
     assert str(error.value) == (
-        "VisionTransformer has nothing to pool: none of its 1 convolutions has a kernel larger than its stride; "
+        "VisionTransformer has nothing to pool: the kernel of its only convolution is not larger than its stride; "
         "use a convolutional network (kernel_ratio=1 shrinks only the images)"
     )
 

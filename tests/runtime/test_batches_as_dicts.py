@@ -49,6 +49,10 @@ REFUSED: list[tuple[type[nn.Module], Callable[[LowModeModel, TrainStep], Any], s
     (OfImages, lambda net, step: step(BATCH), "at pixels; a dict holds keywords of forward; give the images alone, "
      "net(batch['image']), or step(images, targets)"),
     (OfImages, lambda net, step: net({"label": 3}), "at pixels; give them as in the example"),
+    (OfImages, lambda net, step: net(BATCH["image"].numpy()),
+     "the call (ndarray of shape (2, 3, 16, 16)) has no images at pixels; give tensors, as torch.from_numpy(array)"),
+    (OfImages, lambda net, step: net((BATCH["image"], BATCH["label"])), "at pixels; a batch of images and labels is "
+     "one argument; give the images alone, net(images), or step(images, labels)"),
     (OfKeywords, lambda net, step: net(BATCH), "at image; a dict is one argument; give its items as keywords, "
      "net(**batch)"),
     (OfDicts, lambda net, step: step(BATCH), "at batch; forward takes the dict itself; give it as one argument, "

@@ -269,6 +269,8 @@ def test_what_does_not_go_together_is_named() -> None:
     data = TensorDataset(IMAGES, LABELS)
     with pytest.raises(ValueError, match="images would shrink twice; give downsample_on='host'"):
         host_loader(data, make("device"))
+    with pytest.raises(TypeError, match=r"^net is of type TensorDataset; give a LowModeModel$"):
+        host_loader(make(), data)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch_sampler excludes other arguments"):
         host_loader(data, make(), 4, batch_sampler=[[0]])
     with pytest.raises(ValueError, match="accumulation=0 is too small"):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lowmode_fx import (
+    AgreementSchedule,
     BernoulliSchedule,
     Ladder,
     LadderSchedule,
@@ -157,8 +158,27 @@ def test_a_schedule_of_another_count_is_refused(schedule: Any, message: str) -> 
 def test_a_mode_that_the_ladder_has_not_is_named_with_those_that_it_has(schedule: Any) -> None:
     net = make(schedule)
     net.set_epoch(1)
-    with pytest.raises(ValueError, match=r"mode '(low|r3)' is not one of this ladder's 3: 'r4', 'r2', 'full'; use one"):
+    with pytest.raises(ValueError) as error:
         net(IMAGES[:4])
+    mode = "low" if isinstance(schedule, BernoulliSchedule) else "r3"
+    assert str(error.value) == (
+        f"{type(schedule).__name__} chooses mode {mode!r}, which is not one of this ladder's 3: r4, r2, full; give a "
+        "schedule of these, such as LadderSchedule"
+    )
+
+
+def test_a_schedule_that_measures_one_low_mode_is_refused_for_two() -> None:
+    with pytest.raises(ValueError) as error:
+        make(AgreementSchedule())
+    assert str(error.value) == (
+        "schedule AgreementSchedule measures one low mode, but the ladder has 2: r4, r2; give a pair, or another "
+        "schedule"
+    )
+
+
+def test_a_class_is_no_schedule() -> None:
+    with pytest.raises(TypeError, match=r"^schedule is the class LadderSchedule; give an object of it, as Bernoulli"):
+        make(LadderSchedule)
 
 
 # As pairs ------------------------------------------------------------------------------------------------------------
@@ -242,12 +262,14 @@ def test_each_low_mode_has_its_own_weight(weights: Any) -> None:
 
 
 def test_a_weight_of_a_mode_that_is_none_of_the_low_ones() -> None:
-    with pytest.raises(ValueError, match="mode 'r3' is not one of this ladder's 3: 'r4', 'r2', 'full'"):
+    with pytest.raises(ValueError, match=r"^low_weight: mode 'r3' is not one of this ladder's 3: 'r4', 'r2', 'full'"):
         make(low_weight={"r3": 0.5})
     with pytest.raises(ValueError, match="mode 'full' is not a low mode"):
         make(low_weight={"full": 0.5})
-    with pytest.raises(ValueError, match="low_weight=0 is out of range; give a number above 0"):
+    with pytest.raises(ValueError, match=r"^low_weight\['r2'\]=0 is out of range; give a number above 0"):
         make(low_weight={"r4": 1.0, "r2": 0})
+    with pytest.raises(TypeError, match=r"^low_weight='1' is of type str; give a number above 0"):
+        make(low_weight="1")
 
 
 # Compilation ---------------------------------------------------------------------------------------------------------

@@ -98,6 +98,10 @@ def test_a_rate_that_changes_all_the_time_is_refused() -> None:
         lr_milestones(lr_scheduler.CosineAnnealingLR(optimizer(), 200), 200)
     with pytest.raises(ValueError, match=r"^scheduler ReduceLROnPlateau follows the loss"):
         lr_milestones(lr_scheduler.ReduceLROnPlateau(optimizer()), 200)
+    with pytest.raises(
+        TypeError, match=r"^scheduler is of type SGD; give a learning-rate scheduler, torch's or timm's$"
+    ):
+        lr_milestones(optimizer(), 200)
 
 
 def test_a_schedule_holds_there() -> None:

@@ -123,6 +123,20 @@ def test_the_schedules_state_goes_round(pair: ModePair, images: Tensor) -> None:
         other.load_schedule_state({"step": 1})
 
 
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (None, "state=None is of type NoneType; give what net.schedule_state() returned"),
+        ({"step": "a", "epoch": 0}, "state['step']='a' is of type str; give an int of at least 0"),
+    ],
+)
+def test_what_is_no_state_of_a_schedule(pair: ModePair, state: Any, message: str) -> None:
+    net = eager(pair)
+    with pytest.raises(TypeError) as error:
+        net.load_schedule_state(state)
+    assert str(error.value) == message and net.step == 0
+
+
 # What runs -----------------------------------------------------------------------------------------------------------
 
 

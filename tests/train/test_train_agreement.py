@@ -31,6 +31,7 @@ from lowmode_fx.train.batches import train_batches
 from lowmode_fx.train.precise_bn import recompute_statistics
 from lowmode_fx.train.warmup import modes_to_come
 from lowmode_fx.tuning.result import Tuning
+from passes.errors import OptionError
 
 CPU = torch.device("cpu")
 
@@ -205,8 +206,28 @@ def test_a_norm_that_keeps_none_is_no_obstacle_unless_asked_for(capsys: pytest.C
         LowModeModel(pair, BernoulliSchedule(1.0), compile=False), digits(), quick_settings(epochs=1, precise_bn=None)
     )
     said = " ".join(capsys.readouterr().out.split())
-    assert "warning: the last 0 full steps are too few to settle running statistics, and they can't be computed" in said
-    assert said.count("give a longer full tail") == 1
+    assert (
+        "warning: low steps in the last epoch leave running statistics old, and they can't be computed anew: a norm "
+        "keeps no running statistics; give a longer full tail"
+    ) in said
+    with pytest.raises(OptionError) as refused:
+        train(model, digits(), quick_settings(epochs=1, precise_bn=3))
+    assert str(refused.value) == "precise_bn=3 can't be had: a norm keeps no running statistics; give 0"
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "said"),
+    [
+        (1400, "the last full step is too few to settle running statistics, so they come from 1 batch ("),
+        (700, "the last 2 full steps are too few to settle running statistics, so they come from 2 batches ("),
+    ],
+)
+def test_full_steps_that_settle_nothing_are_counted_in_words(
+    batch_size: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = quick_settings(epochs=2, precise_bn=None, batch_size=batch_size)
+    train(tiny_net(BernoulliSchedule([1.0, 0.0])), digits(), settings)
+    assert f"note: {said}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_average_of_the_weights_follows_by_its_decay() -> None:
@@ -289,7 +310,7 @@ def test_the_statistics_of_a_net_are_its_models_in_full_mode() -> None:
 def test_a_norm_that_runs_twice_is_refused() -> None:
     norm = nn.BatchNorm2d(3)
     model = nn.Sequential(norm, norm)
-    with pytest.raises(ValueError, match=r"precise_bn can't serve this model: .*reused.*; leave it at 0"):
+    with pytest.raises(ValueError, match=r"^Some BN layers are reused\..*; leave the model as it is$"):
         recompute_statistics(model, [torch.randn(4, 3, 5, 5)], 1)
     # and is as it was
     assert norm.momentum == 0.1 and not norm._forward_pre_hooks
@@ -298,10 +319,14 @@ def test_a_norm_that_runs_twice_is_refused() -> None:
 
 
 def test_too_few_batches_and_norms_without_statistics() -> None:
-    with pytest.raises(ValueError, match="precise_bn asks for 3 batches, and there are 1"):
+    with pytest.raises(ValueError, match=r"^batches=3 is more than images gives, 1; give fewer, or more images$"):
         recompute_statistics(nn.BatchNorm2d(3), [torch.randn(4, 3, 5, 5)], 3)
-    with pytest.raises(ValueError, match="a norm keeps no running statistics; leave it at 0"):
+    with pytest.raises(ValueError, match=r"^a norm keeps no running statistics; leave the model as it is$"):
         recompute_statistics(nn.BatchNorm2d(3, track_running_stats=False), [torch.randn(4, 3, 5, 5)], 1)
+    with pytest.raises(TypeError, match=r"^images is of type Tensor; give batches of images \(N, C, \*S\): "):
+        recompute_statistics(nn.BatchNorm2d(3), torch.randn(4, 3, 5, 5), 1)
+    with pytest.raises(TypeError, match=r"^model is of type list; give the model, or the net that trains it$"):
+        recompute_statistics([torch.randn(4, 3, 5, 5)], nn.BatchNorm2d(3), 1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batches=0"):
         recompute_statistics(nn.BatchNorm2d(3), [], 0)
     left = iter(torch.randn(5, 4, 3, 5, 5))

@@ -7,6 +7,8 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from lowmode_fx.utils.validation import wrong_type
+
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
@@ -44,7 +46,9 @@ def lr_milestones(scheduler: LRScheduler | Any, epochs: int) -> tuple[int, ...]:
             f"scheduler {name} has taken {taken} steps, so its earlier changes are unknown; call lr_milestones "
             "before it loads a state dict"
         )
-    optimizer = scheduler.optimizer
+    optimizer = getattr(scheduler, "optimizer", None)
+    if optimizer is None:
+        raise wrong_type("scheduler", scheduler, "a learning-rate scheduler, torch's or timm's")
     shared = {id(parameter): parameter for group in optimizer.param_groups for parameter in group["params"]}
     ahead = copy.deepcopy(scheduler, {**shared, id(optimizer.state): {}})
     rates = [_rates(ahead)]
