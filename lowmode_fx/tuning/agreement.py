@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lowmode_fx.lowering import networks
-from lowmode_fx.lowering.ladder import Ladder
+from lowmode_fx.lowering.ladder import Ladder, as_ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.tuning.batches import Batch, Call, read_batches
 from lowmode_fx.utils.losses import as_criterion, as_loss
@@ -72,6 +72,7 @@ def gradient_agreement(
         TypeError: ``criterion`` is no function, or returns no tensor.
     """
     as_criterion(criterion)
+    as_ladder(ladder)
     batches = read_batches(batch, ladder.inputs, ladder.model)
     full, low = (networks.network(ladder, each, downsample=True) for each in (Mode.FULL, mode or ladder.modes[0]))
     names = [name for name, value in ladder.model.named_parameters() if value.requires_grad]

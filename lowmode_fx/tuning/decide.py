@@ -119,7 +119,7 @@ def _plan_in_words(
     tail = f"{whole[-1]} full {_epochs(whole[-1])}"
     words = [
         f"{low} {'replaces' if sum(whole[:-1]) == 1 else 'replace'} "
-        f"{_of_full(chosen.reached * chosen.plan.share)}, {tail} at the end: "
+        f"{_of_full(chosen.replaced)}, {tail} at the end: "
         f"about {predicted:.0%} of the time of {wanted.epochs} full {_epochs(wanted.epochs)}"
     ]
     if predicted > wanted.time_budget + 1e-9:

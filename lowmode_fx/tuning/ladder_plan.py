@@ -55,12 +55,19 @@ class Chosen:
         """
         *low, full = self.plan.epochs
         whole = [max(1, math.floor(number + 0.5)) if number > 1e-9 else 0 for number in low]
-        gained = math.fsum(
-            (rounded - number) * each.gain(max(self.plan.share, 1e-9))
-            for rounded, number, each in zip(whole, low, self.candidates, strict=True)
-        )
-        settled = math.ceil(full - gained - ROUNDED_OFF)
+        settled = math.ceil(full - self._gained(whole) - ROUNDED_OFF)
         return [*whole, max(settled, 1) if full > 0 else 0]
+
+    @property
+    def replaced(self) -> float:
+        """The full epochs that the low ones of ``whole_epochs`` are worth."""
+        return self.reached * self.plan.share + self._gained(self.whole_epochs()[:-1])
+
+    def _gained(self, whole: Sequence[int]) -> float:
+        """What rounding the plan's low epochs to these adds, in full epochs."""
+        gains = (each.gain(max(self.plan.share, 1e-9)) for each in self.candidates)
+        added = map(operator.sub, whole, self.plan.epochs)
+        return math.fsum(map(operator.mul, added, gains))
 
     @property
     def jumps(self) -> int:

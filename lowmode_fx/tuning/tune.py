@@ -26,7 +26,7 @@ from lowmode_fx.tuning.search import Search
 from lowmode_fx.tuning.trial_order import trial_runs
 from lowmode_fx.tuning.trials import OptimizerFactory, Probe
 from lowmode_fx.tuning.tried_ratios import LARGEST_RATIO, MOST_POOLED, default_ratios
-from lowmode_fx.utils.validation import as_choice, as_count, as_multiplier, as_number, as_share
+from lowmode_fx.utils.validation import as_choice, as_count, as_multiplier, as_number, as_share, wrong_type
 from passes.errors import OptionError
 from passes.ratios import RatioLike, largest_ratio, plain_ratio
 from passes.spelling import setting
@@ -120,6 +120,10 @@ def tune(
     """
     steps_per_epoch = _length(loader) if steps_per_epoch is None else steps_per_epoch
     as_count("modes", modes, 2)
+    if isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer):
+        raise wrong_type(
+            "optimizer", optimizer, "a function that makes one: lambda weights: torch.optim.SGD(weights, lr=0.05)"
+        )
     tried = default_ratios(modes) if ratios is None else tuple(ratios)
     tail = (TAIL if modes < 4 else TAIL_OF_FOUR) if tail is None else tail
     _check(epochs, tail, seconds, tried, measure, steps_per_epoch, autocast)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowmode_fx import LowModeConfig, ModePair, build_pair, gradient_agreement
+from lowmode_fx import BernoulliSchedule, LowModeConfig, LowModeModel, ModePair, build_pair, gradient_agreement
 
 
 def build(model: nn.Module, **options: object) -> ModePair:
@@ -137,3 +138,10 @@ def test_the_ceiling_is_the_cosine_of_the_halves_of_a_batch(model: nn.Module) ->
 def test_a_batch_too_small_to_halve_has_no_ceiling(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     found = gradient_agreement(build(model), (batch[0][:3], batch[1][:3]), F.cross_entropy)
     assert math.isnan(found.ceiling) and not math.isnan(found.cosine)
+
+
+def test_a_net_is_no_ladder(model: nn.Module) -> None:
+    net = LowModeModel(build(model.double()), BernoulliSchedule(0.5), compile=False)
+    batch: Any = (torch.zeros(2, 3, 16, 16).double(), torch.zeros(2).long())
+    with pytest.raises(TypeError, match=r"^ladder is of type LowModeModel; give its ladder, net\.ladder$"):
+        gradient_agreement(net, batch, F.cross_entropy)  # type: ignore[arg-type]

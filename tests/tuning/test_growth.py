@@ -237,10 +237,14 @@ def test_a_number_of_images_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) ->
     [
         ({"batch_multiplier": 0.5}, r"^batch_multiplier=0\.5 is out of range"),
         ({"lr_rule": "cubic"}, r"^lr_rule='cubic' is unknown"),
+        (
+            {"optimizer": torch.optim.SGD([torch.zeros(1)], lr=0.1)},
+            "^optimizer is of type SGD; give a function",
+        ),
     ],
 )
 def test_what_is_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         tune(small_model(), Coloured(), epochs=2, **options)
 
 

@@ -13,7 +13,7 @@ from lowmode_fx.tuning.plan import Plan
 
 
 def words(whole: list[int], reached: float, share: float, budget: float = 1.0) -> list[str]:
-    candidates: Any = [SimpleNamespace(name=name) for name in ("half", "nearly")[: len(whole) - 1]]
+    candidates: Any = [SimpleNamespace(name=name, gain=lambda x: 0.9) for name in ("half", "nearly")[: len(whole) - 1]]
     chosen = Chosen(candidates, Plan((1.0,) * len(whole), 0.5, share), reached)
     return _plan_in_words(chosen, whole, 0.5, Wanted(10, 0.5, 2, budget, 0), None)
 
@@ -36,3 +36,13 @@ def test_what_low_epochs_stand_for(whole: list[int], reached: float, share: floa
 def test_how_far_a_budget_reaches(reached: float, said: str) -> None:
     told = words([2, 1], reached, 0.5, budget=0.5)[1]
     assert told == f"in 50% of the time a run makes the progress of {said} of 10 full epochs"
+
+
+@pytest.mark.parametrize(
+    ("planned", "said"), [(1.9, "2 low epochs replace 1.8 full ones"), (2.4, "2 low epochs replace 1.8 full ones")]
+)
+def test_whole_epochs_replace_what_they_are_worth(planned: float, said: str) -> None:
+    """A plan of 1.9 or 2.4 low epochs with a gain of 0.9 each, in two whole ones."""
+    candidates: Any = [SimpleNamespace(name="half", gain=lambda x: 0.9)]
+    chosen = Chosen(candidates, Plan((planned, 2.0), 0.5, 0.9 * planned / 5), 5)
+    assert _plan_in_words(chosen, [2, 2], 0.5, Wanted(5, 0.5, 2, 1.0, 0), None)[0].startswith(said)
