@@ -19,19 +19,20 @@ from lowmode_fx.cli.ladder_options import low_mode_configs, read_ladder
 from lowmode_fx.cli.measured_on import check_measured_on
 from lowmode_fx.cli.model_names import check_model_name
 from lowmode_fx.cli.options import (
+    CHANNELS,
     LOW_MODE,
+    MODEL,
     CriterionName,
     Data,
     DataName,
-    ImageChannels,
     ImageSize,
     Low,
-    ModelName,
     Preset,
     comma_list,
     low_mode_options,
 )
 from lowmode_fx.cli.outputs import as_path
+from lowmode_fx.cli.run_options import resumes_by_folder, stored_options
 from lowmode_fx.cli.schedule_options import (
     ScheduleKind,
     ends_full,
@@ -56,15 +57,16 @@ Start = partial(typer.Option, rich_help_panel="Weights to start from")
 Run = partial(typer.Option, rich_help_panel="Run")
 
 
+@resumes_by_folder
 # A classifier returns no maps that could be restored.
 @low_mode_options(*(name for name in LOW_MODE if name != "restore_output"))
 def train(
-    model: ModelName,
+    model: Annotated[str, typer.Argument(help=f"{MODEL} With --resume also a run folder.")],
     data: DataName,
     low: Mapping[str, Any],
     preset: Preset = None,
     image_size: ImageSize = None,
-    in_chans: ImageChannels = 3,
+    in_chans: Annotated[int | None, Data(help=f"{CHANNELS} (default 3)")] = None,
     workers: Annotated[int | None, Data(min=0, max=256, help="Processes that decode images. (default 2)")] = None,
     data_on: Annotated[
         DataOn | None,
@@ -193,14 +195,16 @@ def train(
     out: Annotated[
         Path | None, Run(parser=as_path, metavar="PATH", help="Folder of the run. (default runs/MODEL-DATA)")
     ] = None,
-    resume: Annotated[bool, Run("--resume", help="Resume the run in its folder.")] = False,
+    resume: Annotated[
+        bool, Run("--resume", help="Resume the run in its folder; without --data, in the folder named for MODEL.")
+    ] = False,
     overwrite: Annotated[bool, Run("--overwrite", help="Replace the run in its folder.")] = False,
 ) -> None:
     """Train a model: some steps in low-mode, on smaller images with pooled kernels, the others in full-mode.
 
     Leaves metrics.csv, summary.json, curves.png and a checkpoint in the run folder. Interrupted (Ctrl-C, SIGTERM), it
-    saves a checkpoint; the same command with --resume goes on from there. Several processes share the batches:
-    torchrun --nproc-per-node=2 --no-python -- lowmode-fx train ...
+    saves a checkpoint; lowmode-fx train --resume RUN goes on from there, with the options it was started with.
+    Several processes share the batches: torchrun --nproc-per-node=2 --no-python -- lowmode-fx train ...
 
     Example: lowmode-fx train resnet18 --data folder:path/to/images --p 0.5 --tail 0.3
     """
@@ -279,7 +283,10 @@ def train(
     planned = choice.low_weight if choice is not None else 1.0
     factor = planned if low_weight is None else as_number("low_weight", low_weight, above=0)
     name = re.sub(r"[^\w.-]+", "-", f"{model}-{short_name(data)}{'-full' * full_only}")
-    open_folder = partial(RunFolder.open, out or Path("runs") / name, resume=resume, overwrite=overwrite)
+    options = stored_options({**given, **low, "low": None})
+    open_folder = partial(
+        RunFolder.open, out or Path("runs") / name, resume=resume, overwrite=overwrite, options=options
+    )
     # A single process checks the folder before torch is imported; of several, the first opens it.
     folder = open_folder() if "WORLD_SIZE" not in os.environ else None
     idle = [*idle_options(given, low, schedule=kind, lr_schedule=settings.lr_schedule, full_only=full_only)]
@@ -293,7 +300,7 @@ def train(
         model,
         data,
         image_size,
-        in_chans,
+        3 if in_chans is None else in_chans,
         settings,
         configs,
         chosen,
@@ -304,7 +311,6 @@ def train(
         start_from=start_from,
         workers_given=workers is not None,
         resume=resume,
-        overwrite=overwrite,
         tuned=tuned,
         papers=preset == "paper" or tuned is not None,
         measured_on=choice.measured_on if choice is not None else {},

@@ -111,7 +111,7 @@ def test_an_interrupted_run_says_how_to_go_on(run: Run, monkeypatch: pytest.Monk
         patch.setattr(Reporter, "step", lambda self, epoch, step: step == 4 and signal.raise_signal(signal.SIGTERM))
         outcome = run("train", MODEL, *QUICK, "--out", "run")
     assert outcome.status == 128 + signal.SIGTERM
-    assert outcome.out.splitlines()[-1].startswith("interrupted by SIGTERM; the same command with --resume")
+    assert outcome.out.splitlines()[-1] == "interrupted by SIGTERM; lowmode-fx train --resume run goes on"
     resumed = run("train", MODEL, *QUICK, "--out", "run", "--resume")
     assert resumed.status == 0 and "going on from epoch 1, step 5 (run/checkpoint)" in resumed.out
 
