@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +27,6 @@ from lowmode_fx.cli.options import (
     ImageSize,
     Low,
     Preset,
-    comma_list,
     low_mode_options,
 )
 from lowmode_fx.cli.outputs import as_path
@@ -41,13 +39,14 @@ from lowmode_fx.cli.schedule_options import (
     read_tuning,
     schedule_kind,
 )
+from lowmode_fx.cli.settings_options import read_class_weights, read_epochs, run_settings
 from lowmode_fx.cli.starting_weights import StartingWeights
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.train.data_spec import read_spec, short_name
 from lowmode_fx.train.optimizer_names import check_optimizer_name
 from lowmode_fx.train.run_folder import RunFolder
-from lowmode_fx.train.settings import Autocast, DataOn, LrOver, LrSchedule, TrainSettings
+from lowmode_fx.train.settings import Autocast, DataOn, LrOver, LrSchedule
 from lowmode_fx.utils.validation import as_number
 from passes.errors import OptionError
 
@@ -221,7 +220,7 @@ def train(
     if tuned is not None and choice is not None:
         check_measured_on(tuned, choice.measured_on, {"model": model})
     epochs = ladder_epochs(plan, epochs)
-    settings = _settings(
+    settings = run_settings(
         preset,
         late_full=hold_epochs is None and (choice is not None or ends_full(kind, p, tail)),
         planned=kind != "agreement",
@@ -230,7 +229,7 @@ def train(
         lr=lr,
         lr_schedule=lr_schedule,
         lr_over=lr_over,
-        milestones=None if milestones is None else _integers("milestones", milestones),
+        milestones=None if milestones is None else read_epochs("milestones", milestones),
         lr_gamma=lr_gamma,
         decay_epochs=decay_epochs,
         patience_epochs=patience_epochs,
@@ -241,7 +240,7 @@ def train(
         clip_grad_norm=clip_grad_norm,
         label_smoothing=label_smoothing,
         criterion=criterion,
-        class_weights=None if class_weights is None else _weights(class_weights),
+        class_weights=None if class_weights is None else read_class_weights(class_weights),
         precise_bn=precise_bn,
         optimizer=optimizer,
         ema=ema,
@@ -317,42 +316,3 @@ def train(
     )
     if status := start_together(run, folder, open_folder, idle):
         raise typer.Exit(status)
-
-
-def _settings(preset: str | None, late_full: bool, planned: bool = True, **given: Any) -> TrainSettings:
-    """The preset with the options given. Without either, the rate falls where the paper's does: at 40 and 60 %.
-
-    late_full: full steps come last, to which these falls would leave a hundredth of the rate: it is a cosine instead,
-    for the baseline too, and follows the macs of a schedule that is planned.
-    """
-    explicit = {name: value for name, value in given.items() if value is not None}
-    if preset == "paper":
-        return TrainSettings.paper(**explicit)
-    if late_full and "milestones" not in explicit:
-        explicit.setdefault("lr_schedule", "cosine")
-        if planned and explicit["lr_schedule"] in ("cosine", "onecycle"):
-            explicit.setdefault("lr_over", "macs")
-    settings = TrainSettings(**explicit)
-    if settings.lr_schedule != "milestones" or "milestones" in explicit:
-        return settings
-    falls = sorted({round(settings.epochs * share) for share in (0.4, 0.6)} - {0, settings.epochs})
-    return replace(settings, milestones=tuple(falls))
-
-
-def _weights(text: str) -> str | tuple[float, ...]:
-    if text == "balanced":
-        return text
-    parts = comma_list(text, "class_weights")
-    try:
-        return tuple(map(float, parts))
-    except ValueError:
-        problem, hint = "is no list of numbers", "give balanced, or such as 1,1,5"
-        raise OptionError("class_weights", text, problem, hint) from None
-
-
-def _integers(name: str, text: str) -> tuple[int, ...]:
-    parts = comma_list(text, name)
-    try:
-        return tuple(map(int, parts))
-    except ValueError:
-        raise OptionError(name, text, "is no list of epochs", "give integers such as 80,120") from None
