@@ -7,7 +7,6 @@ full-mode. A node that only low-mode has has no shape in full-mode.
 from __future__ import annotations
 
 import contextlib
-import logging
 import operator
 import traceback
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from passes.errors import PassError
 from passes.meta_tensors import MetaTensorMode
 from passes.preserve import preserve_attributes
 from passes.shape_rules import SHAPE_RULES
-from passes.torch_internals import FAKE_TENSOR_LOGGER, fake_tensor_mode
+from passes.torch_internals import fake_tensor_mode, quiet_misfits
 from passes.trees import tree_map
 from passes.wording import first_line
 
@@ -161,17 +160,6 @@ def _called_modules(graph_module: fx.GraphModule) -> list[nn.Module]:
     targets = {str(node.target) for node in graph_module.graph.nodes if node.op in ("call_module", "get_attr")}
     values = [operator.attrgetter(target)(graph_module) for target in targets]
     return [value for value in values if isinstance(value, nn.Module)]
-
-
-@contextlib.contextmanager
-def quiet_misfits() -> Iterator[None]:
-    """Inside, fake tensors do not log errors: a shape that does not fit is an ordinary result here."""
-    logger = logging.getLogger(FAKE_TENSOR_LOGGER)
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 class _MetaInterpreter(fx.Interpreter):

@@ -16,8 +16,7 @@ from lowmode_fx.capture.fx_frontend import replace_by_constant
 from lowmode_fx.capture.hooks import forward_hooks_aside
 from lowmode_fx.capture.inputs import ModelInputs
 from passes.preserve import preserve_state
-from passes.shapes import quiet_misfits
-from passes.torch_internals import fake_norms_by_layout, graphs_alone
+from passes.torch_internals import fake_norms_by_layout, graphs_alone, logs_wanted, quiet_misfits
 from passes.trees import Structure, tree_flatten, tree_unflatten
 
 
@@ -47,7 +46,10 @@ def trace_by_export(model: nn.Module, inputs: ModelInputs, example: Sequence[Ten
         args, kwargs = inputs.call(example)
         model.__dict__["forward"] = _flat(model.forward, structures, calls)
         with graphs_alone(), fake_norms_by_layout():
-            program = torch.export.export(model, args, kwargs, strict=False)
+            try:
+                program = torch.export.export(model, args, kwargs, strict=False)
+            except _ForwardError as failed:
+                raise failed.error from None
         graph = _without_lifted_inputs(program)
     calls.mark(graph)
     theirs = {**program.constants, **program.state_dict}
@@ -90,13 +92,29 @@ def _bind_attribute(graph: fx.Graph, node: fx.Node, theirs: Any, model: nn.Modul
     replace_by_constant(graph, node, theirs.detach() if theirs.requires_grad else theirs)
 
 
+class _ForwardError(Exception):
+    """Carries an error of ``forward`` past torch, which would print the graph so far for one that depends on values."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
 def _flat(forward: Callable[..., Any], structures: list[Structure], calls: CustomCalls) -> Callable[..., list[Any]]:
-    """``forward`` with its leaves as result: torch.export refuses containers that are not registered with pytree."""
+    """``forward`` with its leaves as result: torch.export refuses containers that are not registered with pytree.
+
+    Its errors leave as ``_ForwardError``, unless the user asks for all that torch has to say of them.
+    """
 
     @wraps(forward)
     def flat(*args: Any, **kwargs: Any) -> list[Any]:
-        with calls:
-            result = forward(*args, **kwargs)
+        try:
+            with calls:
+                result = forward(*args, **kwargs)
+        except Exception as error:
+            if logs_wanted():
+                raise
+            raise _ForwardError(error) from error
         leaves, structure = tree_flatten(result)
         structures.append(structure)
         return leaves

@@ -23,7 +23,8 @@ Data = partial(typer.Option, rich_help_panel="Data")
 #: Of an image's side: larger ones are slips of the keyboard, and would ask for all memory there is.
 MOST_PIXELS = 16384
 
-ModelName = Annotated[str, typer.Argument(help="Model: a timm name, torchvision:NAME or package.module:callable.")]
+MODEL = "Model: a timm name, torchvision:NAME or package.module:callable."
+ModelName = Annotated[str, typer.Argument(help=MODEL)]
 Preset = Annotated[Literal["paper"] | None, typer.Option(help="Setting of the paper's §4; other options override it.")]
 
 # Commands that look at a model.
@@ -42,7 +43,8 @@ DataName = Annotated[
     str, Data(help="Data: digits; cifar10:, folder:, parquet: or webdataset:PATH; torchvision:NAME=PATH.")
 ]
 ImageSize = Annotated[int | None, Data(min=1, max=MOST_PIXELS, help="Side of the images in pixels.")]
-ImageChannels = Annotated[int, Data(help="Image channels: 3 (RGB), 1 (grey) or, from a folder, 4 (bands as stored).")]
+CHANNELS = "Image channels: 3 (RGB), 1 (grey) or, from a folder, 4 (bands as stored)."
+ImageChannels = Annotated[int, Data(help=CHANNELS)]
 CriterionName = Annotated[
     str | None,
     typer.Option(

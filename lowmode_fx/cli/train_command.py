@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,19 +18,19 @@ from lowmode_fx.cli.ladder_options import low_mode_configs, read_ladder
 from lowmode_fx.cli.measured_on import check_measured_on
 from lowmode_fx.cli.model_names import check_model_name
 from lowmode_fx.cli.options import (
+    CHANNELS,
     LOW_MODE,
+    MODEL,
     CriterionName,
     Data,
     DataName,
-    ImageChannels,
     ImageSize,
     Low,
-    ModelName,
     Preset,
-    comma_list,
     low_mode_options,
 )
 from lowmode_fx.cli.outputs import as_path
+from lowmode_fx.cli.run_options import resumes_by_folder, stored_options
 from lowmode_fx.cli.schedule_options import (
     ScheduleKind,
     ends_full,
@@ -40,6 +39,7 @@ from lowmode_fx.cli.schedule_options import (
     read_tuning,
     schedule_kind,
 )
+from lowmode_fx.cli.settings_options import read_class_weights, read_epochs, run_settings
 from lowmode_fx.cli.starting_weights import StartingWeights
 from lowmode_fx.cli.tuned_options import check_over_plan
 from lowmode_fx.lowering.mode import Mode
@@ -47,7 +47,7 @@ from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.train.data_spec import read_spec, short_name
 from lowmode_fx.train.optimizer_names import check_optimizer_name
 from lowmode_fx.train.run_folder import RunFolder
-from lowmode_fx.train.settings import Autocast, DataOn, LrOver, LrSchedule, TrainSettings
+from lowmode_fx.train.settings import Autocast, DataOn, LrOver, LrSchedule
 from lowmode_fx.utils.validation import as_number
 from passes.errors import OptionError
 
@@ -57,15 +57,16 @@ Start = partial(typer.Option, rich_help_panel="Weights to start from")
 Run = partial(typer.Option, rich_help_panel="Run")
 
 
+@resumes_by_folder
 # A classifier returns no maps that could be restored.
 @low_mode_options(*(name for name in LOW_MODE if name != "restore_output"))
 def train(
-    model: ModelName,
+    model: Annotated[str, typer.Argument(help=f"{MODEL} With --resume also a run folder.")],
     data: DataName,
     low: Mapping[str, Any],
     preset: Preset = None,
     image_size: ImageSize = None,
-    in_chans: ImageChannels = 3,
+    in_chans: Annotated[int | None, Data(help=f"{CHANNELS} (default 3)")] = None,
     workers: Annotated[int | None, Data(min=0, max=256, help="Processes that decode images. (default 2)")] = None,
     data_on: Annotated[
         DataOn | None,
@@ -194,14 +195,16 @@ def train(
     out: Annotated[
         Path | None, Run(parser=as_path, metavar="PATH", help="Folder of the run. (default runs/MODEL-DATA)")
     ] = None,
-    resume: Annotated[bool, Run("--resume", help="Resume the run in its folder.")] = False,
+    resume: Annotated[
+        bool, Run("--resume", help="Resume the run in its folder; without --data, in the folder named for MODEL.")
+    ] = False,
     overwrite: Annotated[bool, Run("--overwrite", help="Replace the run in its folder.")] = False,
 ) -> None:
     """Train a model: some steps in low-mode, on smaller images with pooled kernels, the others in full-mode.
 
     Leaves metrics.csv, summary.json, curves.png and a checkpoint in the run folder. Interrupted (Ctrl-C, SIGTERM), it
-    saves a checkpoint; the same command with --resume goes on from there. Several processes share the batches:
-    torchrun --nproc-per-node=2 --no-python -- lowmode-fx train ...
+    saves a checkpoint; lowmode-fx train --resume RUN goes on from there, with the options it was started with.
+    Several processes share the batches: torchrun --nproc-per-node=2 --no-python -- lowmode-fx train ...
 
     Example: lowmode-fx train resnet18 --data folder:path/to/images --p 0.5 --tail 0.3
     """
@@ -218,7 +221,7 @@ def train(
     if tuned is not None and choice is not None:
         check_measured_on(tuned, choice.measured_on, {"model": model})
     epochs = ladder_epochs(plan, epochs)
-    settings = _settings(
+    settings = run_settings(
         preset,
         late_full=hold_epochs is None and (choice is not None or ends_full(kind, p, tail)),
         planned=kind != "agreement",
@@ -227,7 +230,7 @@ def train(
         lr=lr,
         lr_schedule=lr_schedule,
         lr_over=lr_over,
-        milestones=None if milestones is None else _integers("milestones", milestones),
+        milestones=None if milestones is None else read_epochs("milestones", milestones),
         lr_gamma=lr_gamma,
         decay_epochs=decay_epochs,
         patience_epochs=patience_epochs,
@@ -238,7 +241,7 @@ def train(
         clip_grad_norm=clip_grad_norm,
         label_smoothing=label_smoothing,
         criterion=criterion,
-        class_weights=None if class_weights is None else _weights(class_weights),
+        class_weights=None if class_weights is None else read_class_weights(class_weights),
         precise_bn=precise_bn,
         optimizer=optimizer,
         ema=ema,
@@ -284,7 +287,10 @@ def train(
     planned = choice.low_weight if choice is not None else 1.0
     factor = planned if low_weight is None else as_number("low_weight", low_weight, above=0)
     name = re.sub(r"[^\w.-]+", "-", f"{model}-{short_name(data)}{'-full' * full_only}")
-    open_folder = partial(RunFolder.open, out or Path("runs") / name, resume=resume, overwrite=overwrite)
+    options = stored_options({**given, **low, "low": None})
+    open_folder = partial(
+        RunFolder.open, out or Path("runs") / name, resume=resume, overwrite=overwrite, options=options
+    )
     # A single process checks the folder before torch is imported; of several, the first opens it.
     folder = open_folder() if "WORLD_SIZE" not in os.environ else None
     idle = [*idle_options(given, low, schedule=kind, lr_schedule=settings.lr_schedule, full_only=full_only)]
@@ -298,7 +304,7 @@ def train(
         model,
         data,
         image_size,
-        in_chans,
+        3 if in_chans is None else in_chans,
         settings,
         configs,
         chosen,
@@ -309,49 +315,9 @@ def train(
         start_from=start_from,
         workers_given=workers is not None,
         resume=resume,
-        overwrite=overwrite,
         tuned=tuned,
         papers=preset == "paper" or tuned is not None,
         measured_on=choice.measured_on if choice is not None else {},
     )
     if status := start_together(run, folder, open_folder, idle):
         raise typer.Exit(status)
-
-
-def _settings(preset: str | None, late_full: bool, planned: bool = True, **given: Any) -> TrainSettings:
-    """The preset with the options given. Without either, the rate falls where the paper's does: at 40 and 60 %.
-
-    late_full: full steps come last, to which these falls would leave a hundredth of the rate: it is a cosine instead,
-    for the baseline too, and follows the macs of a schedule that is planned.
-    """
-    explicit = {name: value for name, value in given.items() if value is not None}
-    if preset == "paper":
-        return TrainSettings.paper(**explicit)
-    if late_full and "milestones" not in explicit:
-        explicit.setdefault("lr_schedule", "cosine")
-        if planned and explicit["lr_schedule"] in ("cosine", "onecycle"):
-            explicit.setdefault("lr_over", "macs")
-    settings = TrainSettings(**explicit)
-    if settings.lr_schedule != "milestones" or "milestones" in explicit:
-        return settings
-    falls = sorted({round(settings.epochs * share) for share in (0.4, 0.6)} - {0, settings.epochs})
-    return replace(settings, milestones=tuple(falls))
-
-
-def _weights(text: str) -> str | tuple[float, ...]:
-    if text == "balanced":
-        return text
-    parts = comma_list(text, "class_weights")
-    try:
-        return tuple(map(float, parts))
-    except ValueError:
-        problem, hint = "is no list of numbers", "give balanced, or such as 1,1,5"
-        raise OptionError("class_weights", text, problem, hint) from None
-
-
-def _integers(name: str, text: str) -> tuple[int, ...]:
-    parts = comma_list(text, name)
-    try:
-        return tuple(map(int, parts))
-    except ValueError:
-        raise OptionError(name, text, "is no list of epochs", "give integers such as 80,120") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,6 @@ class TrainRun:
     start_from: StartingWeights
     workers_given: bool
     resume: bool
-    overwrite: bool
     tuned: Path | None
     papers: bool
     measured_on: Mapping[str, Any]
@@ -140,14 +140,11 @@ class TrainRun:
             )
         except Exception:
             if folder.failed and has_checkpoint(folder.path):
-                say(
-                    console, f"kept: the checkpoint of the last whole epoch, in {folder.path}; --resume goes on from it"
-                )
+                say(console, f"kept: the checkpoint of the last whole epoch; {_going_on(folder)} goes on from it")
             raise
         if result.interrupted:
             name = signal.Signals(result.interrupted).name
-            resume = f"the same command with --resume{' instead of --overwrite' * self.overwrite} goes on"
-            say(console, f"interrupted by {name}; {resume}; see {folder.path}")
+            say(console, f"interrupted by {name}; {_going_on(folder)} goes on")
             return 128 + result.interrupted
         accuracy = f"validation accuracy {result.final_accuracy:.2%} (best {result.best_accuracy:.2%})"
         if result.test_accuracy is not None:
@@ -250,6 +247,11 @@ def about_batches(net: LowModeModel, batch_size: int) -> Iterator[str]:
         factor = net.rate_factor(mode)
         size = net.planned_batch_size(mode, batch_size)
         yield f"{mode}-mode: batches of {size} images, at {factor:.3g} times the learning rate"
+
+
+def _going_on(folder: RunFolder) -> str:
+    """The command that resumes a run."""
+    return f"lowmode-fx train --resume {shlex.quote(str(folder.path))}"
 
 
 def say(console: Console, text: str) -> None:

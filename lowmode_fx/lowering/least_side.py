@@ -5,6 +5,7 @@ Maps are the outputs of convolutions; those that are smaller than that in full-m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -13,10 +14,11 @@ from typing import NamedTuple
 from torch import fx
 
 from lowmode_fx.lowering.config import LowModeConfig
+from passes.checks import unpooled_output_size
 from passes.errors import OptionError
-from passes.match import conv_sites
+from passes.match import ConvSite, conv_sites
 from passes.ratios import largest_ratio_within, ratio_terms, ratio_text, side_ratios
-from passes.shapes import Shape, full_shape, node_shape
+from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, node_shape
 from passes.spelling import setting
 
 
@@ -29,18 +31,36 @@ class ShortMap(NamedTuple):
     low: int
 
 
-def short_maps(low: fx.GraphModule, least: int, dims: int) -> list[ShortMap]:
+def short_maps(low: fx.GraphModule, least: int, dims: int, error: ShapeError | None = None) -> list[ShortMap]:
     """Maps of a low graph, with its shapes and full-mode's, that fall below ``least`` pixels a side.
 
-    dims: of the images; maps of others have sides of their own.
+    dims: of the images; maps of others have sides of their own. error: where the graph failed, whose maps up to there
+    count; a convolution that fails has as many pixels less than none as its kernel lacks.
     """
     found = []
     for site in conv_sites(low):
-        before, now = full_shape(site.node), node_shape(site.node)
+        before, now = full_shape(site.node), node_shape(site.node) if error is None else _shape_until(error, site)
         if isinstance(before, Shape) and isinstance(now, Shape) and len(before) == len(now) == dims + 2:
             sides = enumerate(zip(before[2:], now[2:], strict=True))
             found += [ShortMap(full, site.name, dim, side) for dim, (full, side) in sides if side < least <= full]
     return found
+
+
+def short_maps_until(error: ValueError, least: int, dims: int) -> list[ShortMap]:
+    """The ``short_maps`` of a low graph that could not be built, as far as it had shapes; empty if it had none."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ShapeError):
+        cause = cause.__cause__
+    low = None if cause is None else cause.node.graph.owning_module
+    return [] if low is None else short_maps(low, least, dims, cause)
+
+
+def _shape_until(error: ShapeError, site: ConvSite) -> ShapeTree:
+    if site.node is not error.node:
+        return error.shapes.get(site.node)
+    given = error.shapes.get(site.input)
+    dims = len(site.kernel)
+    return Shape((*given[:-dims], *unpooled_output_size(site, given[-dims:]))) if isinstance(given, Shape) else None
 
 
 def smaller_ratios(
@@ -48,8 +68,8 @@ def smaller_ratios(
 ) -> Iterator[tuple[LowModeConfig, str]]:
     """Configurations of smaller ratios, each with a note: to be tried one by one until no map is too short.
 
-    First the largest ratio that divides every map to ``min_side`` or more; then images as many pixels larger as
-    ``short`` lacks, which is brought up to date after each trial. It is empty where the ratio asked for gave no mode.
+    First the largest ratio that divides every map to ``min_side`` or more; then images as many pixels larger as the
+    maps in ``short`` need, which is brought up to date after each trial. It is empty where the ratio asked for failed.
 
     image: the sides of the images in full-mode. Raises ``ValueError`` if images would stay as they are.
     """
@@ -91,9 +111,15 @@ def _divided(
 
 
 def _enlarged(ratio: Fraction, dim: int, side: int, least: int, short: Sequence[ShortMap]) -> Fraction:
-    """A ratio of images that are larger along ``dim`` by what maps lack there, times their strides."""
-    lacking = [(least - each.low) * max(1, side // each.full) for each in short if each.dim == dim]
-    if not lacking:
-        return ratio
+    """A ratio of images that are larger along ``dim`` by what maps lack there, times the pixels of images per theirs.
+
+    Maps grow by whole pixels: where this leads to whole images, a pixel less of each map may do, and is tried first.
+    """
     now = -(-side * ratio.denominator // ratio.numerator)
-    return largest_ratio_within(Fraction(side, min(side, now + max(lacking))))
+    lacking = [(least - each.low, Fraction(side - now, each.full - each.low)) for each in short if each.dim == dim]
+    if not lacking or now == side:
+        return ratio
+    larger = now + max(math.ceil(pixels * stride) for pixels, stride in lacking)
+    if larger >= side:
+        larger = now + max(math.floor((pixels - 1) * stride) + 1 for pixels, stride in lacking)
+    return largest_ratio_within(Fraction(side, min(side, larger)))

@@ -15,7 +15,7 @@ from lowmode_fx.capture.inputs import ModelInputs
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.draft import Draft
 from lowmode_fx.lowering.ladder import Ladder, ModePair, Rung
-from lowmode_fx.lowering.least_side import ShortMap, short_maps, smaller_ratios
+from lowmode_fx.lowering.least_side import ShortMap, short_maps, short_maps_until, smaller_ratios
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.notes import no_effect, notes
 from lowmode_fx.lowering.report import NoEffectWarning, PairReport
@@ -95,15 +95,24 @@ def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung
         return _lower(captured, config, mode)[0]
     image = captured.inputs.image.shape[2:]
     short: list[ShortMap] = []
+
+    def tried(config: LowModeConfig, note: str = "") -> Rung | None:
+        """The rung if no map is too short. Raises ``ValueError`` where a model fails for another reason."""
+        try:
+            rung, low = _lower(captured, config, mode, note)
+        except ValueError as error:
+            short[:] = short_maps_until(error, config.min_side, len(image))
+            if not short:
+                raise
+            return None
+        short[:] = short_maps(low, config.min_side, len(image))
+        return None if short else rung
+
     with contextlib.suppress(ValueError):  # smaller images may be none, or none that the model takes
-        rung, low = _lower(captured, config, mode)
-        short += short_maps(low, config.min_side, len(image))
-        if not short:
+        if (rung := tried(config)) is not None:
             return rung
     for smaller, note in smaller_ratios(config, captured.graph_module, image, short):
-        rung, low = _lower(captured, smaller, mode, note)
-        short[:] = short_maps(low, config.min_side, len(image))
-        if not short:
+        if (rung := tried(smaller, note)) is not None:
             return rung
     raise AssertionError("smaller ratios come to an end by an error")
 

@@ -187,6 +187,7 @@ class Run:
                 **({} if reason is None else {"reason": reason}),
                 "label": self.label,
                 **self.identity,
+                **({} if self.folder.options is None else {"options": dict(self.folder.options)}),
                 "settings": self.settings.to_dict(),
                 "data": {"spec": self.splits.name, "on": self.data_on, **self.identity["data"]},
                 **environment(self.device),

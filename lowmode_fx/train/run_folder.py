@@ -24,17 +24,35 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 
 class RunFolder:
-    """The place where one run leaves its files; each file is written atomically."""
+    """The place where one run leaves its files; each file is written atomically.
 
-    def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    ``options``: those of the command line, by parameter, which the summary holds for a run that goes on; else ``None``.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = path
+        self.options = options
         self._resume, self._overwrite = resume, overwrite
         self._checked = False  # one that is made by hand is taken as it is
         #: Whether a run in it has failed: what it had kept by then is still there.
         self.failed = False
 
     @classmethod
-    def open(cls, path: Path | str, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> RunFolder:
         """A new folder, or an existing one with ``resume`` or ``overwrite``. Nothing is changed before ``prepare``.
 
         resume: of a folder that isn't there yet, starts a new run, so that a restarted job needs no other command.
@@ -51,7 +69,7 @@ class RunFolder:
         existing = next(place for place in (path, *path.absolute().parents) if place.exists())
         if not os.access(existing, os.W_OK | os.X_OK):
             raise ValueError(f"run folder {str(path)!r} can't be written in {str(existing)!r}; give --out another path")
-        folder = cls(path, resume=resume, overwrite=overwrite)
+        folder = cls(path, resume=resume, overwrite=overwrite, options=options)
         folder._checked = True
         folder._check_entries()
         if (path / LOCK).exists():  # a run that trains there is reported before any work

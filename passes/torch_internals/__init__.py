@@ -26,7 +26,6 @@ from passes.torch_internals.compiler_settings import (
 )
 from passes.torch_internals.dynamo_guards import dict_version, unchanged_tensors, unwritten
 from passes.torch_internals.fake_tensors import (
-    FAKE_TENSOR_LOGGER,
     as_parameter,
     errors_of_unknown_values,
     fake_of,
@@ -35,12 +34,12 @@ from passes.torch_internals.fake_tensors import (
     is_fake,
     without_modes,
 )
+from passes.torch_internals.logs import logs_wanted, quiet_misfits
 from passes.torch_internals.tensors import REGISTRIES, device_constructors, sum_of_versions, version_of, written_tensors
 from passes.torch_internals.tracing import fake_norms_by_layout, graphs_alone, is_jit_tracing, is_symbolic_tracing
 from passes.torch_internals.training_steps import autocast_depth, end_allocation_to, found_infinite, in_backward_pass
 
 __all__ = [
-    "FAKE_TENSOR_LOGGER",
     "REGISTRIES",
     "as_parameter",
     "at_least_recompilations",
@@ -71,7 +70,9 @@ __all__ = [
     "is_uncaptured_operator",
     "isolated",
     "leave_frames_of",
+    "logs_wanted",
     "makes_cuda_graphs",
+    "quiet_misfits",
     "sum_of_versions",
     "training_graphs_through",
     "unchanged_tensors",

@@ -10,9 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: The logger to which fake tensors write errors with tracebacks.
-FAKE_TENSOR_LOGGER = "torch._subclasses.fake_tensor"
-
 
 def fake_tensor_mode() -> Any:
     """A mode in which tensors have shapes and no values; real ones are allowed and stay as they are."""

@@ -89,6 +89,7 @@ def test_help_typos_and_refusals_need_no_torch() -> None:
         ["tune", "resnet18", "--data", "digits", "--ratios", "9"],
         ["evaluate", "nowhere"],
         ["train", "resnet18", "--data", "digits", "--weights", "nowhere.pt"],
+        ["train", "--resume", "nowhere"],
     ]
     code = f"""
 import sys
@@ -106,7 +107,7 @@ print("heavy", sorted({{"torch", "numpy", "timm", "torchvision", "matplotlib"}} 
     assert [line for line in done.stderr.splitlines() if line.startswith("status")] == [
         "status 0",
         "status 0",
-        *["status 2"] * 11,
+        *["status 2"] * 12,
     ]
 
 
@@ -370,7 +371,7 @@ def test_a_failure_says_what_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch, 
     outcome = run("train", MODEL, *QUICK, "--out", "run")
     assert refused(outcome) == "error: 'run/metrics.csv': no space left on device"
     assert outcome.out.splitlines()[-1] == (
-        "kept: the checkpoint of the last whole epoch, in run; --resume goes on from it"
+        "kept: the checkpoint of the last whole epoch; lowmode-fx train --resume run goes on from it"
     )
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["status"] == "failed" and "No space left on device" in summary["reason"]

@@ -22,7 +22,7 @@ from training import write_images
 
 from lowmode_fx import BernoulliSchedule, cli
 from lowmode_fx.cli.schedule_options import ends_full, low_shares, make_schedule
-from lowmode_fx.cli.train_command import _settings
+from lowmode_fx.cli.settings_options import run_settings
 from lowmode_fx.train import TrainSettings
 from lowmode_fx.train.progress import Reporter
 
@@ -111,7 +111,7 @@ def test_an_interrupted_run_says_how_to_go_on(run: Run, monkeypatch: pytest.Monk
         patch.setattr(Reporter, "step", lambda self, epoch, step: step == 4 and signal.raise_signal(signal.SIGTERM))
         outcome = run("train", MODEL, *QUICK, "--out", "run")
     assert outcome.status == 128 + signal.SIGTERM
-    assert outcome.out.splitlines()[-1].startswith("interrupted by SIGTERM; the same command with --resume")
+    assert outcome.out.splitlines()[-1] == "interrupted by SIGTERM; lowmode-fx train --resume run goes on"
     resumed = run("train", MODEL, *QUICK, "--out", "run", "--resume")
     assert resumed.status == 0 and "going on from epoch 1, step 5 (run/checkpoint)" in resumed.out
 
@@ -374,8 +374,8 @@ def test_an_existing_run_is_left_alone(run: Run, finished: Path) -> None:
 
 
 def test_options_win_over_the_preset() -> None:
-    assert _settings("paper", late_full=False) == TrainSettings.paper()
-    changed = _settings("paper", late_full=True, epochs=10, milestones=(5,), lr=None)
+    assert run_settings("paper", late_full=False) == TrainSettings.paper()
+    changed = run_settings("paper", late_full=True, epochs=10, milestones=(5,), lr=None)
     assert (changed.epochs, changed.milestones, changed.lr) == (10, (5,), 0.1)
     rest: dict[str, Any] = {"tail": None, "period": 2, "every": 500, "paper": True}
     schedule = make_schedule("bernoulli", TrainSettings.paper(), None, p=None, hold_epochs=None, **rest)
@@ -386,20 +386,20 @@ def test_options_win_over_the_preset() -> None:
 
 
 def test_without_a_preset_the_rate_falls_where_the_papers_does() -> None:
-    assert _settings("", late_full=False, epochs=200).milestones == (80, 120)
-    assert _settings("", late_full=False, epochs=1).milestones == ()
-    assert _settings("", late_full=False, epochs=10, lr_schedule="cosine").milestones == ()
+    assert run_settings("", late_full=False, epochs=200).milestones == (80, 120)
+    assert run_settings("", late_full=False, epochs=1).milestones == ()
+    assert run_settings("", late_full=False, epochs=10, lr_schedule="cosine").milestones == ()
 
 
 def test_full_epochs_at_the_end_have_a_rate_to_learn_with() -> None:
-    chosen = _settings("", late_full=True, epochs=200)
+    chosen = run_settings("", late_full=True, epochs=200)
     assert (chosen.lr_schedule, chosen.lr_over) == ("cosine", "macs")
-    assert _settings("", late_full=True, lr_schedule="onecycle").lr_over == "macs"
-    assert _settings("", late_full=True, lr_over="steps").lr_over == "steps"
+    assert run_settings("", late_full=True, lr_schedule="onecycle").lr_over == "macs"
+    assert run_settings("", late_full=True, lr_over="steps").lr_over == "steps"
     for late_full, planned, kind in ((False, True, "cosine"), (True, False, "cosine"), (True, True, "plateau")):
-        assert _settings("", late_full=late_full, planned=planned, lr_schedule=kind).lr_over == "steps"
-    assert _settings("", late_full=True, epochs=200, lr_schedule="milestones").milestones == (80, 120)
-    assert _settings("", late_full=True, epochs=200, milestones=(150,)).lr_schedule == "milestones"
+        assert run_settings("", late_full=late_full, planned=planned, lr_schedule=kind).lr_over == "steps"
+    assert run_settings("", late_full=True, epochs=200, lr_schedule="milestones").milestones == (80, 120)
+    assert run_settings("", late_full=True, epochs=200, milestones=(150,)).lr_schedule == "milestones"
 
 
 @pytest.mark.parametrize(

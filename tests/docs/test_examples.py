@@ -13,6 +13,7 @@ import typer
 from pages import PAGES, blocks, commands
 from torch.distributed.run import parse_args
 
+from lowmode_fx import Ladder
 from lowmode_fx.cli import app
 
 EXAMPLES = {page: blocks(text, "python") for page, text in PAGES.items() if blocks(text, "python")}
@@ -41,6 +42,11 @@ def test_the_python_examples_of_a_page_run_one_after_the_other(
             if error.name not in wanted and not set(re.findall(INTEGRATIONS, code)) & set(missing):
                 raise
             missing += [error.name] if error.name in wanted else []
+    ladders = [value for value in names.values() if isinstance(value, Ladder)]
+    told = [note for ladder in ladders for rung in ladder.rungs for note in rung.report.notes]
+    # A detector on images of its own size has a map of 2×2 among its extra ones.
+    lost = [note for note in told if "becomes 1×1" in note and " at extra." not in note]
+    assert lost == [], "the example's images are too small for its model"
     if missing:
         pytest.skip(f"not installed, and its example did not run: {', '.join(missing)}")
 

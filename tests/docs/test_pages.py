@@ -11,7 +11,7 @@ from pages import PAGES, ROOT, links
 
 import lowmode_fx
 import passes
-from docs.hooks.commands import commands as command_reference
+from docs.hooks.command_reference import PAGE, with_reference
 from docs.hooks.zoo import table as zoo_table
 from lowmode_fx import LowModeConfig, cli
 
@@ -47,12 +47,22 @@ def test_the_reference_names_every_public_name() -> None:
 
 
 def test_the_reference_of_the_commands_names_every_option() -> None:
-    reference = command_reference()
+    reference = PAGE.read_text()
     for name in ("report", "probe", "tune", "train", "draw"):
         assert f"## lowmode-fx {name}\n" in reference
     assert "| `--ladder` |" in reference and "| `--compile, --no-compile` |" in reference
     assert "| `--rounding` | `ceil`, `floor`, `cover` | " in reference and "| `--epochs` | `int` | " in reference
     assert cli.app.registered_commands and reference.count("| `MODEL` |") == 5
+
+
+def test_the_reference_of_the_commands_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a change of options: ``python -m docs.hooks.command_reference``. Whatever the terminal, it is the same."""
+    page = PAGE.read_text()
+    for columns, term in (("40", "dumb"), ("200", "xterm-256color")):
+        monkeypatch.setenv("COLUMNS", columns)
+        monkeypatch.setenv("TERM", term)
+        assert with_reference(page) == page
+    assert with_reference(page.replace("`--ladder`", "`--rungs`")) == page
 
 
 def test_the_zoos_table_has_every_model() -> None:

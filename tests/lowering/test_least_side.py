@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lowmode_fx import LowModeConfig, LowModeModel, ModePair, PeriodicSchedule, build_pair
+from lowmode_fx import LowModeConfig, LowModeModel, ModePair, NoEffectWarning, PeriodicSchedule, build_pair
 from passes.match import conv_sites
 from passes.shapes import node_shape
 
@@ -78,6 +79,64 @@ def test_borders_that_convolutions_cut_off_count() -> None:
     assert pair.report.notes[0] == (
         "min_side=14 limits the ratio to 8/5 instead of 2: the map at 2 has 26 pixels a side in full-mode"
     )
+
+
+def unpadded(count: int, kernel: int = 7) -> nn.Sequential:
+    """Convolutions that each cut ``kernel - 1`` pixels off."""
+    convs = [nn.Conv2d(3 if place == 0 else 4, 4, kernel) for place in range(count)]
+    return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("count", "min_side", "side"),
+    [
+        (3, 10, 28),  # 32 → 26 → 20 → 14 in full-mode; 28 → 22 → 16 → 10
+        (3, 13, 31),  # 31 → 25 → 19 → 13
+        (4, 6, 30),  # 32 → 26 → 20 → 14 → 8; 30 → 24 → 18 → 12 → 6; at 8/6, 24 pixels leave none
+        (4, 7, 31),
+        (4, 2, 26),  # 26 → 20 → 14 → 8 → 2; at r = 2, 16 pixels leave none
+    ],
+)
+@pytest.mark.parametrize("front_end", ["fx", "live"])
+def test_images_grow_by_what_unpadded_kernels_lack(count: int, min_side: int, side: int, front_end: Any) -> None:
+    config = LowModeConfig(min_side=min_side, kernel_ratio=1)
+    pair = build_pair(unpadded(count), torch.zeros(2, 3, 32, 32), config, front_end=front_end)
+    assert pair.report.low_input_shape == (2, 3, side, side) and least(pair) == min_side
+    with pytest.raises(ValueError, match=f"^min_side={38 - 6 * count - 6} leaves images as they are"):
+        build(unpadded(count), (32, 32), min_side=38 - 6 * count - 6)
+
+
+STRIDED = st.tuples(st.sampled_from([7, 5, 3]), st.sampled_from([1, 1, 1, 2, 3]), st.sampled_from([False, False, True]))
+
+
+@given(st.lists(STRIDED, min_size=2, max_size=4), st.integers(1, 4), st.sampled_from([32, 45, 64]))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_it_is_refused_where_no_smaller_image_keeps_it_alone(
+    convs: list[tuple[int, int, bool]], fewer: int, side: int
+) -> None:
+    """Held against the sides that the model itself gives on every smaller image."""
+
+    def maps(image: int) -> list[int]:
+        found = []
+        for kernel, stride, padded in convs:
+            image = (image + 2 * (kernel // 2 * padded) - kernel) // stride + 1 if image > 0 else 0
+            found.append(image)
+        return found
+
+    min_side = min(maps(side)) - fewer
+    if min_side < 2:
+        return
+    fitting = [smaller for smaller in range(-(-side // 2), side) if min(maps(smaller)) >= min_side]
+    layers = [nn.Conv2d(3, 3, kernel, stride, kernel // 2 * padded) for kernel, stride, padded in convs]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)
+        if not fitting:
+            with pytest.raises(ValueError, match=r"^min_side=\d+ leaves images as they are"):
+                build(model, (side, side), min_side=min_side, kernel_ratio=1)
+        else:
+            pair = build(model, (side, side), min_side=min_side, kernel_ratio=1)
+            assert pair.report.low_input_shape[-1] in fitting
 
 
 def test_sides_are_rounded_first() -> None:

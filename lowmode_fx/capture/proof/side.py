@@ -15,8 +15,7 @@ from lowmode_fx.capture.proof.compare import tensors_within
 from lowmode_fx.capture.proof.complaints import NotProvable, place_of
 from lowmode_fx.capture.proof.fakes import Fakes, fake_inputs
 from lowmode_fx.capture.proof.surroundings import Surroundings
-from passes.shapes import quiet_misfits
-from passes.torch_internals import errors_of_unknown_values
+from passes.torch_internals import errors_of_unknown_values, quiet_misfits
 from passes.trees import tree_leaves
 from passes.wording import first_line
 

@@ -1,0 +1,91 @@
+"""``train --resume RUN``: a run's summary holds the options that it was started with, and it goes on with them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Collection, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from lowmode_fx.cli.model_names import check_model_name
+from lowmode_fx.cli.options import Data
+from lowmode_fx.cli.outputs import as_path
+from lowmode_fx.train.names import SUMMARY
+from passes.errors import OptionError
+from passes.wording import first_line
+
+#: Options of a call, which say nothing of the run.
+_OF_A_CALL = ("out", "resume", "overwrite")
+_PATHS = ("tuned", "weights")
+
+
+def stored_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's summary holds of its options by parameter, in JSON's values: those given, and switches."""
+    kept = {name: value for name, value in options.items() if value is not None and name not in _OF_A_CALL}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
+
+
+def read_options(folder: Path, known: Collection[str]) -> dict[str, Any]:
+    """The options that ``stored_options`` left in a run folder; ``known``: those of the command.
+
+    Raises ``ValueError`` for a folder without a run, and for a run without options that this version knows.
+    """
+    name = f"run folder {str(folder)!r}"
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ValueError(f"{name} {what}; give the folder of a run, or a model and --data")
+    if not (folder / SUMMARY).is_file():
+        raise ValueError(f"{name} holds no run: it has no {SUMMARY}; give another, or a model and --data")
+    again = f"give them all again: lowmode-fx train MODEL --data DATA ... --resume --out {folder}"
+    try:
+        options = json.loads((folder / SUMMARY).read_text(encoding="utf-8")).get("options")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{str(folder / SUMMARY)!r} can't be read ({first_line(error)}); {again}") from error
+    if options is None:
+        raise ValueError(f"{name} doesn't hold the options of its run, which is of an older version; {again}")
+    plain = isinstance(options, dict) and all(isinstance(value, str | int | float) for value in options.values())
+    if not plain or not {"model", "data"} <= options.keys() <= set(known):
+        raise ValueError(f"{name} holds options of its run that this version doesn't know; {again}")
+    return {option: as_path(value) if option in _PATHS else value for option, value in options.items()}
+
+
+def resumes_by_folder(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorate ``train``: where ``model`` names a run to resume, options that aren't given are those of the run.
+
+    ``data`` may then be left out, too.
+    """
+    signature = inspect.signature(command)
+    parameters = dict(signature.parameters)
+    help = get_args(parameters["data"].annotation)[1].help
+    optional = Annotated[str | None, Data(help=f"{help} (required, but for --resume RUN)")]
+    parameters["data"] = parameters["data"].replace(default=None, annotation=optional)
+
+    @wraps(command)
+    def resuming(**options: Any) -> None:
+        given = {name: value for name, value in options.items() if value != parameters[name].default}
+        if given.get("resume") and _is_run(given["model"], given.get("data")):
+            folder = as_path(given.pop("model"))
+            if given.get("out", folder) != folder:
+                raise OptionError("out", given["out"], f"is not the run to resume, {str(folder)!r}", "leave it out")
+            given = {**read_options(folder, parameters), **given, "out": folder}
+        if "data" not in given:
+            raise ValueError("Missing option '--data'; see --help")
+        command(**given)
+
+    resuming.__signature__ = signature.replace(parameters=[*parameters.values()])  # type: ignore[attr-defined]
+    return resuming
+
+
+def _is_run(model: str, data: str | None) -> bool:
+    """Whether a run folder is meant: beside ``--data``, what is a model's name is a model."""
+    if data is None:
+        return True
+    if not (as_path(model) / SUMMARY).is_file():
+        return False
+    try:
+        check_model_name(model)
+    except ValueError:
+        return True
+    return False
