@@ -132,7 +132,12 @@ def _plan_in_words(
             f"in {wanted.time_budget:.0%} of the time a run makes the progress of {_number(chosen.reached)} of "
             f"{wanted.epochs} full epochs"
         )
-    elif wanted.modes > 2 and plain is not None:
+    if chosen.trusted:
+        words.append(
+            "this is a plain ramp: what another plan would save by these trial runs is less than a tenth of the run, "
+            "which whole runs have not borne out"
+        )
+    elif chosen.reached == wanted.epochs and wanted.modes > 2 and plain is not None:
         share = plain.whole_time / wanted.epochs
         words.append(f"the plain ramp, r = 2, 4/3 and 1 for a half, three tenths and a fifth, would take {share:.0%}")
     return words

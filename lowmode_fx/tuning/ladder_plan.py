@@ -11,22 +11,19 @@ from dataclasses import dataclass
 from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.runtime.schedules import LadderSchedule
 from lowmode_fx.tuning.candidate import Candidate
-from lowmode_fx.tuning.growth import times
 from lowmode_fx.tuning.plan import Plan, make_plan, ramp_plan
 from lowmode_fx.tuning.tried_ratios import RAMP_RATIOS
 from lowmode_fx.tuning.worth_pooling import worth_pooling
-from passes.ratios import largest_ratio
 
 #: Maximum low epochs over the full run's epochs: for several modes, the later of which gain nearly as much as
 #: full-mode does, and for a single one.
 MOST_LOW, MOST_LOW_ALONE = 1.5, 1.0
 #: Share of the full run's time that one more mode has to save.
 LEAST_GAIN = 0.01
-#: The share of the full run's time that a jump to larger images has to save, and what a jump is: sides that grow by
-#: more than a half at once. Trial runs end soon after it, and rate it like smaller steps; whole ladders that went from
-#: r = 2 to full size ended a point lower than those with 4/3 in between, in as much time
-#: (docs/benchmarks/accuracy.md).
-JUMP, LARGEST_STEP = 0.1, 1.5
+#: Share of the full run's time that a plan has to save beside the plain ramps, which whole runs have shown to work.
+#: Trial runs see the start of a run alone, and plans that they put a little below a ramp ended a point lower in as much
+#: time (docs/benchmarks/accuracy.md).
+DEPARTURE = 0.1
 #: Share of full-mode's last epoch that may be missing.
 ROUNDED_OFF = 0.1
 #: Steps by which the length of a run within a budget is found, to a thousandth of an epoch.
@@ -41,12 +38,14 @@ _TIME: Callable[[Chosen], float] = operator.attrgetter("time")
 class Chosen:
     """Low modes, cheapest first, with their plan.
 
-    ``reached``: the equivalent full epochs of the run; fewer than requested if the time is limited.
+    ``reached``: the equivalent full epochs of the run; fewer than requested if the time is limited. ``plain``: whether
+    it is one of the plain ramps.
     """
 
     candidates: tuple[Candidate, ...]
     plan: Plan
     reached: float
+    plain: bool = False
 
     def whole_epochs(self) -> list[int]:
         """Epochs of each low mode, the nearest number, and of full-mode, which makes up for what that changes.
@@ -70,11 +69,9 @@ class Chosen:
         return math.fsum(map(operator.mul, added, gains))
 
     @property
-    def jumps(self) -> int:
-        """How often the images' sides grow by more than a half, from a mode that pays to the next."""
-        paying = [each for each in self.candidates if each.cost < each.trial_gains[-1]]
-        sides = [largest_ratio(each.config.ratio) if each.config.downsample_input else 1 for each in paying]
-        return sum(small / large > LARGEST_STEP + 1e-9 for small, large in itertools.pairwise([*sides, 1]))
+    def trusted(self) -> bool:
+        """Whether it is a plain ramp each mode of which pays."""
+        return self.plain and all(_cost_of_progress(each) < 1 for each in self.candidates)
 
     @property
     def whole_time(self) -> float:
@@ -117,16 +114,19 @@ def choose(tried: Sequence[Candidate], epochs: int, tail: float, modes: int, tim
 def ramp(tried: Sequence[Candidate], epochs: float, tail: float, modes: int = 3) -> Chosen | None:
     """``LadderSchedule.default`` of 3 or 4 modes, as long as ``epochs`` full epochs' progress takes.
 
+    Of a mode that was tried in several ways (gradient weights, larger batches), the one whose progress costs least.
     ``None`` if its modes were not tried, or make no progress.
     """
-    plain = [each for each in tried if not each.config.pools_kernels and times(each.growth) == 1]
-    kept = {each.config.ratio: each for each in plain}
+    kept: dict[object, Candidate] = {}
+    for each in sorted(tried, key=_cost_of_progress):
+        if not each.config.pools_kernels:
+            kept.setdefault(each.config.ratio, each)
     ratios = RAMP_RATIOS[modes]
     if not all(ratio in kept for ratio in ratios):
         return None
     chosen = tuple(kept[ratio] for ratio in ratios)
     plan = ramp_plan([each.mode_gain(tail) for each in chosen], LadderSchedule.SHARES[modes], epochs)
-    return None if plan is None else Chosen(chosen, plan, epochs)
+    return None if plan is None else Chosen(chosen, plan, epochs, plain=True)
 
 
 def in_order(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
@@ -149,8 +149,15 @@ def _cheapest(tried: Sequence[Candidate], epochs: float, tail: float, modes: int
                 found.append(Chosen(ordered, plan, epochs))
     ramps = (ramp(tried, epochs, tail, count) for count in RAMP_RATIOS if count <= modes and tail <= RAMP_TAIL)
     found += [plain for plain in ramps if plain is not None and plain.plan.low_epochs <= MOST_LOW * epochs]
-    # One more mode has to save time in whole epochs, and more than noise; where there may be several, a jump too.
-    jump = JUMP if modes > 2 else 0.0
-    return min(
-        found, key=lambda each: each.whole_time + epochs * (LEAST_GAIN * len(each.candidates) + jump * each.jumps)
-    )
+    # One more mode has to save time in whole epochs, and more than noise.
+    departure = DEPARTURE if any(each.trusted for each in found) else 0.0
+
+    def key(each: Chosen) -> float:
+        return each.whole_time + epochs * (LEAST_GAIN * len(each.candidates) + (0.0 if each.trusted else departure))
+
+    return min(found, key=key)
+
+
+def _cost_of_progress(candidate: Candidate) -> float:
+    gain = candidate.trial_gains[-1]
+    return candidate.cost / gain if gain > 0 else math.inf

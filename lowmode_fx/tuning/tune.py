@@ -89,9 +89,9 @@ def tune(
             2 and 1, with three modes 4/3 too, with four 8/3 with kernels kept: short trial runs overestimate 3 and 4,
             and pooled kernels at 8/3 (docs/benchmarks/accuracy.md).
         modes: Maximum number of modes of the plan, full-mode included. With 2, the low mode comes first. With more, the
-            tried configurations follow each other by the cost of their progress (``tuning.plan``), and the plain ramps
-            (``LadderSchedule.default``: r = 2, 4/3, full size, with four modes also from r = 8/3) are candidates if
-            their modes were tried: by these measurements the plan never takes longer.
+            tried configurations follow each other by the cost of their progress (``tuning.plan``), if that saves a
+            tenth of the full run's time beside a plain ramp (``LadderSchedule.default``: r = 2, 4/3, full size, with
+            four modes also from r = 8/3); else the ramp is the plan, if its modes were tried and pay.
         time_budget: Maximum share of the full run's time, in (0, 1]. If the cheapest plan takes longer, the one with
             the most progress within the budget is used.
         batch_multiplier: Larger batches of low steps to try besides equal ones, as in ``LowModeModel``: ``"pixels"``,

@@ -262,7 +262,9 @@ def test_multipliers_of_a_ladder_are_by_mode() -> None:
     )
     found = decide(search, Wanted(20, 0.5, 3, 1.0, 0), [], 0.2)
     assert found.batch_multiplier == {"r2": 4.0, "r4/3": 1.0} and found.lr_rule == "sqrt"
-    assert ramp([*plain, grown], 20, 0.5).candidates == tuple(plain)  # type: ignore[union-attr]
+    assert ramp([grown, *plain], 20, 0.5).candidates == (grown, plain[1])  # type: ignore[union-attr]
+    dear = replace(grown, cost=0.45)
+    assert ramp([*plain, dear], 20, 0.5).candidates == tuple(plain)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
