@@ -29,7 +29,7 @@ class Classifier(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 
-data = TensorDataset(torch.randn(8, 3, 64, 64), torch.randint(0, 10, (8,)))
+data = TensorDataset(torch.randn(8, 3, 96, 96), torch.randint(0, 10, (8,)))
 quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", **quiet)
 trainer.fit(Classifier(), DataLoader(data, batch_size=4))  # ckpt_path= resumes with the same modes
@@ -41,7 +41,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 net = timm.create_model("resnet10t", num_classes=10)
 optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-data = TensorDataset(torch.randn(8, 3, 64, 64), torch.randint(0, 10, (8,)))
+data = TensorDataset(torch.randn(8, 3, 96, 96), torch.randint(0, 10, (8,)))
 accelerator = Accelerator(cpu=True)
 model, optimizer, loader = accelerator.prepare(net, optimizer, DataLoader(data, batch_size=4))
 for epoch in range(2):
