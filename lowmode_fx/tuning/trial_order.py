@@ -100,7 +100,7 @@ def _tried_least(candidates: Sequence[Candidate]) -> Candidate | None:
 def _one_of_each_kind(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidate with the shortest predicted time of each ratio, with kernels kept and pooled.
 
-    The control comes first, which is the smallest ratio with kernels kept, then others that keep kernels.
+    The control comes first, which is the smallest ratio with kernels kept, then the shortest time.
     """
     kinds: dict[tuple[object, ...], Candidate] = {}
     for each in sorted(candidates, key=lambda each: each.plan.time):
@@ -108,4 +108,4 @@ def _one_of_each_kind(candidates: Sequence[Candidate]) -> list[Candidate]:
         kinds.setdefault(kind, each)
     kept = [each for each in kinds.values() if not each.config.pools_kernels]
     control = min(kept, key=lambda each: largest_ratio(each.config.ratio), default=None)
-    return sorted(kinds.values(), key=lambda each: (each is not control, each.config.pools_kernels))
+    return sorted(kinds.values(), key=lambda each: each is not control)

@@ -207,3 +207,18 @@ def test_weighted_gradients_are_tried_after_the_plan_is_sure() -> None:
     assert trial_runs(search, WANTED, 16, math.inf, told.append) == []
     first, *repeats = ["trial run of only" + number for number in ("", ", number 2", ", number 3")]
     assert told[:3] == [first, *repeats] and told[3] == "trial run of only, its gradients × 0.5"
+
+
+def test_trial_runs_begin_with_the_control_and_the_best_whatever_its_kernels() -> None:
+    """Time may be up after two: with large kernels pooled ones are the best, and must not wait for all kept ones."""
+    search: Any = Lucky({"half": (0.9,), "large kernels": (0.9,), "control": (0.9,)})
+    half, large, control = search.candidates
+    plans = [make_plan([ModeGain(lambda x: 0.9, cost, 0.5)], 10) for cost in (0.3, 0.1, 0.6)]
+    large = replace(large, config=LowModeConfig(ratio=2), cost=0.1, plan=plans[1])
+    search.candidates = [
+        replace(half, plan=plans[0]),
+        large,
+        replace(control, config=LowModeConfig(ratio="4/3", kernel_ratio=1), plan=plans[2]),
+    ]
+    trial_runs(search, replace(WANTED, modes=3), 16, math.inf, lambda what: None)
+    assert search.ran[:3] == ["control", "large kernels", "half"]
