@@ -39,7 +39,13 @@ class Arena:
         example = torch.zeros(2, 3, SIDE, SIDE, device=device).to(memory_format=study.memory_format)
         self.schedule = PlannedModes()
         ladder = build_ladder(self.model, example, study.configs)
-        self.net = LowModeModel(ladder, self.schedule, batch_multiplier=study.multipliers, compile=study.compile)
+        self.net = LowModeModel(
+            ladder,
+            self.schedule,
+            low_weight=study.low_weight,
+            batch_multiplier=study.multipliers,
+            compile=study.compile,
+        )
         self.net.train()
         self.optimizer = study.optimizer(self.model.parameters())
         self.autocast = torch.bfloat16 if device.type == "cuda" else None

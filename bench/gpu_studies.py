@@ -27,6 +27,7 @@ class Study:
     ``compile``: whether modes are compiled. ``arms``: the arms, given full-mode's epochs and the modes' costs.
     ``clip``: the largest norm of gradients. ``memory_format``: the fastest one for full steps, of images and, on a GPU,
     of weights. ``multipliers``: images of a mode's batch over full-mode's, where they are more.
+    ``low_weight``: factor of low steps' gradients.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Study:
     rounds: int = 11
     compile: bool = True
     multipliers: Mapping[str, float] = field(default_factory=dict)
+    low_weight: float | Mapping[str, float] = 1.0
 
     @property
     def modes(self) -> tuple[str, ...]:

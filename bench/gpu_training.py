@@ -123,12 +123,10 @@ def run_arm(arena: Arena, arm: Arm, seed: int, splits: dict[str, Split], costs: 
     }
 
 
-def _tuned_before(rows: Rows, study: str, epochs: int) -> Tuning | None:
-    """The plan of an earlier call with the same file."""
-    found = [
-        row for row in rows.rows if row["what"] == "tuning" and (row["study"], row["of epochs"]) == (study, epochs)
-    ]
-    return Tuning.from_dict(found[-1]["tuning"]) if found else None
+def _tuned_before(rows: Rows, of: dict[str, Any]) -> Tuning | None:
+    """The plan of an earlier call with the same file, made for the same run: ``of``."""
+    plans = [row["tuning"] for row in rows.rows if row["what"] == "tuning" and row["of"] == of]
+    return Tuning.from_dict(plans[-1]) if plans else None
 
 
 def relative_costs(costs: dict[str, Any]) -> dict[str, float]:
@@ -192,10 +190,11 @@ def main(argv: list[str] | None = None) -> None:
     splits = load(options.data, device, options.small, options.images)
     said(f"{len(splits['train'].labels)} + {len(splits['test'].labels)} images")
     if options.tune is not None:
-        plan = _tuned_before(rows, study.name, epochs)
+        of = {"epochs": epochs, "images": len(splits["train"].labels), "batch": study.batch, "device": head["device"]}
+        plan = _tuned_before(rows, of)
         if plan is None:
             plan = tuned(study, splits["train"], epochs, options.tune, device)
-            rows.add({"what": "tuning", "study": study.name, "of epochs": epochs, "tuning": plan.to_dict()})
+            rows.add({"what": "tuning", "study": study.name, "of": of, "tuning": plan.to_dict()})
         print(*plan.reasons, sep="\n", flush=True)
         study = tuned_study(study, plan)
     arena = Arena(study, device)

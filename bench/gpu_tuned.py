@@ -16,6 +16,7 @@ from bench.gpu_studies import Study
 from bench.plans import FULL, Arm, Costs
 from lowmode_fx import LadderSchedule, Mode, Tuning, tune
 from lowmode_fx.lowering.rung_names import rung_names
+from lowmode_fx.tuning.trials import DivergedError
 
 #: Modes of the plan at most, full-mode included, and its share of the time of full-mode's run.
 MODES, BUDGET = 4, 0.5
@@ -27,19 +28,24 @@ def tuned(study: Study, train: Split, epochs: int, seconds: float, device: torch
         (images.contiguous(memory_format=study.memory_format), labels)
         for images, labels in augmented(train, study.batch, seed=1000)
     ]
-    return tune(
-        study.network(device),
-        batches,
-        epochs=epochs,
-        criterion=F.cross_entropy,
-        optimizer=_at_peak(study),
-        modes=MODES,
-        time_budget=BUDGET,
-        batch_multiplier="pixels",
-        autocast=torch.bfloat16 if device.type == "cuda" else None,
-        seconds=seconds,
-        on_progress=lambda what, share: print(f"  tuning, {share:.0%}: {what}", flush=True),
-    )
+    for rate in (study.peak_rate, study.peak_rate / 4, study.peak_rate / 16):
+        try:
+            return tune(
+                study.network(device),
+                batches,
+                epochs=epochs,
+                criterion=F.cross_entropy,
+                optimizer=_at_rate(study, rate),
+                modes=MODES,
+                time_budget=BUDGET,
+                batch_multiplier="pixels",
+                autocast=torch.bfloat16 if device.type == "cuda" else None,
+                seconds=seconds,
+                on_progress=lambda what, share: print(f"  tuning, {share:.0%}: {what}", flush=True),
+            )
+        except DivergedError as error:  # without the warm-up that a run has
+            print(f"  {error}", flush=True)
+    raise RuntimeError("the short runs of the tuner diverge at a sixteenth of the peak rate")
 
 
 def tuned_study(study: Study, tuning: Tuning) -> Study:
@@ -49,7 +55,8 @@ def tuned_study(study: Study, tuning: Tuning) -> Study:
     multipliers = dict(given) if not isinstance(given, float | int) else dict.fromkeys(names, float(given))
     arm = _arm(tuning, names, multipliers)
     configs = dict(zip(names, tuning.configs, strict=True))
-    return replace(study, configs=configs, multipliers=multipliers, arms=lambda epochs, costs: [arm])
+    weight = tuning.low_weight
+    return replace(study, configs=configs, multipliers=multipliers, low_weight=weight, arms=lambda epochs, costs: [arm])
 
 
 def _arm(tuning: Tuning, names: list[str], multipliers: dict[str, float]) -> Arm:
@@ -70,11 +77,11 @@ def _arm(tuning: Tuning, names: list[str], multipliers: dict[str, float]) -> Arm
     return Arm(f"tuner's plan, {BUDGET:g} of the time", modes, over_macs=True)
 
 
-def _at_peak(study: Study) -> Callable[[Iterable[Tensor]], Optimizer]:
+def _at_rate(study: Study, rate: float) -> Callable[[Iterable[Tensor]], Optimizer]:
     def optimizer(parameters: Iterable[Tensor]) -> Optimizer:
         made = study.optimizer(parameters)
         for group in made.param_groups:
-            group["lr"] = study.peak_rate
+            group["lr"] = rate
         return made
 
     return optimizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from pathlib import Path
@@ -19,16 +20,21 @@ from passes.wording import first_line
 #: Options of a call, which say nothing of the run.
 _OF_A_CALL = ("out", "resume", "overwrite")
 _PATHS = ("tuned", "weights")
+#: Beside the options, the folder that their paths are relative to.
+STARTED_IN = "started_in"
 
 
 def stored_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's summary holds of its options by parameter, in JSON's values: those given, and switches."""
     kept = {name: value for name, value in options.items() if value is not None and name not in _OF_A_CALL}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
+    return {**plain, STARTED_IN: str(Path.cwd())}
 
 
 def read_options(folder: Path, known: Collection[str]) -> dict[str, Any]:
     """The options that ``stored_options`` left in a run folder; ``known``: those of the command.
+
+    The process goes to the folder that the run was started in, to which its paths are relative.
 
     Raises ``ValueError`` for a folder without a run, and for a run without options that this version knows.
     """
@@ -45,9 +51,17 @@ def read_options(folder: Path, known: Collection[str]) -> dict[str, Any]:
         raise ValueError(f"{str(folder / SUMMARY)!r} can't be read ({first_line(error)}); {again}") from error
     if options is None:
         raise ValueError(f"{name} doesn't hold the options of its run, which is of an older version; {again}")
+    started_in = options.pop(STARTED_IN, None) if isinstance(options, dict) else None
     plain = isinstance(options, dict) and all(isinstance(value, str | int | float) for value in options.values())
     if not plain or not {"model", "data"} <= options.keys() <= set(known):
         raise ValueError(f"{name} holds options of its run that this version doesn't know; {again}")
+    if isinstance(started_in, str):
+        try:
+            os.chdir(started_in)
+        except OSError as error:
+            raise ValueError(
+                f"{name} was started in {started_in!r}, which is gone ({error.strerror}); {again}"
+            ) from error
     return {option: as_path(value) if option in _PATHS else value for option, value in options.items()}
 
 
@@ -66,10 +80,11 @@ def resumes_by_folder(command: Callable[..., None]) -> Callable[..., None]:
     def resuming(**options: Any) -> None:
         given = {name: value for name, value in options.items() if value != parameters[name].default}
         if given.get("resume") and _is_run(given["model"], given.get("data")):
-            folder = as_path(given.pop("model"))
+            folder, here = as_path(given.pop("model")), Path.cwd()
             if given.get("out", folder) != folder:
                 raise OptionError("out", given["out"], f"is not the run to resume, {str(folder)!r}", "leave it out")
-            given = {**read_options(folder, parameters), **given, "out": folder}
+            stored = read_options(folder, parameters)
+            given = {**stored, **given, "out": folder if Path.cwd() == here else here / folder}
         if "data" not in given:
             raise ValueError("Missing option '--data'; see --help")
         command(**given)

@@ -262,7 +262,8 @@ def train(
         check_over_plan(tuned, choice.configs, configs, low, kind=kind, p=p, tail=tail)
     names = [str(mode) for mode, _ in rung_names(configs)]
     growth: BatchMultiplier = read_batch_multiplier(batch_multiplier, names)
-    if choice is not None and choice.batch_multiplier != 1 and batch_multiplier is None and kind != "agreement":
+    planned_for = low.get("ratio") is None and kind != "agreement"  # of other images, another batch pays
+    if choice is not None and choice.batch_multiplier != 1 and batch_multiplier is None and planned_for:
         growth, lr_rule = choice.batch_multiplier, lr_rule or choice.lr_rule
     if kind == "agreement":
         problem = "needs modes before --schedule agreement decides them"

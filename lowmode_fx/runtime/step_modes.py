@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,9 @@ class StepModes:
         self._guard = guard
         self._on_host = downsample_on == "host"
         self._recent = RecentModes()
+        #: Step, epoch and mode of the last forward that began.
+        self._last: tuple[int, int, Mode] | None = None
+        self._warned = False
 
     def choose(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mode:
         """The mode of a forward with these arguments, which are a batch.
@@ -50,9 +54,23 @@ class StepModes:
         if position.counter.has_stepped:
             self._recent.clear()
         self._recent.note(mode, args, kwargs)
+        self._note_mixture(mode)
         if not position.counter.waits:
             position.reminder.training(position.schedule, position.step, position.epoch)
         position.counter.count_forward()
+
+    def _note_mixture(self, mode: Mode) -> None:
+        """Warn once if an epoch began between the batches of one optimizer step, and with it another mode."""
+        step, epoch = self._position.step, self._position.epoch
+        last, self._last = self._last, (step, epoch, mode)
+        if last is None or self._warned or last[0] != step or last[1] == epoch or last[2] is mode:
+            return
+        self._warned = True
+        warnings.warn(
+            f"batches of one optimizer step ran in {last[2]}-mode and in {mode}-mode: epoch {epoch} began between "
+            "them; end an epoch with an optimizer step, as with a multiple of the accumulated batches",
+            stacklevel=5,
+        )
 
     def recomputed(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mode | None:
         """The mode in which a forward that is recomputed ran first; ``None`` if there was none."""

@@ -31,7 +31,7 @@ def load_file(option: str, path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of formats, which the error tells
-            if path.suffix == ".safetensors":
+            if path.suffix.lower() == ".safetensors":
                 return safetensors.torch.load_file(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises whatever it meets
@@ -50,9 +50,9 @@ def _unreadable(path: Path, said: str) -> tuple[str, str]:
     is_safetensors = head[8:9] == b"{" and b"\0" in head[:8]
     if not head:
         return "is empty", give
-    if is_safetensors and path.suffix != ".safetensors":
+    if is_safetensors and path.suffix.lower() != ".safetensors":
         return "is in the format of safetensors, by another name", "let its name end in .safetensors"
-    if head.startswith((_ZIP, _OLD)) and path.suffix == ".safetensors":
+    if head.startswith((_ZIP, _OLD)) and path.suffix.lower() == ".safetensors":
         return "is of torch.save, by another name", "let its name end in .pt"
     found = _OBJECT.search(said)
     if found is not None and head.startswith((_ZIP, _OLD)):
@@ -71,6 +71,8 @@ def _of_archive(names: Sequence[str], said: str, give: str) -> tuple[str, str]:
         return "is a TorchScript archive", _SAVE
     if not any(name.endswith("/data.pkl") for name in names):
         return "is a zip archive without weights", give
+    if "Unsupported operand" in said:
+        return "is pickled in a protocol that is not read safely", f"{_SAVE}, with its default protocol"
     return f"can't be read ({said.rpartition('Unpickler error:')[2].strip().partition(chr(10))[0]})", give
 
 

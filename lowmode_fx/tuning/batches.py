@@ -78,10 +78,7 @@ def joined(calls: Sequence[Call], images: int) -> Call | None:
 
     def join(trees: Sequence[Any]) -> Any:
         flat = [tree_flatten(tree) for tree in trees]
-        values = [
-            torch.cat(same) if all(map(Call._is_divided, calls, same)) else same[0]
-            for same in zip(*(leaves for leaves, _ in flat), strict=True)
-        ]
+        values = [_joined_leaf(calls, same) for same in zip(*(leaves for leaves, _ in flat), strict=True)]
         return tree_unflatten(values, flat[0][1])
 
     try:
@@ -89,6 +86,20 @@ def joined(calls: Sequence[Call], images: int) -> Call | None:
     except (RuntimeError, ValueError):
         return None
     return Call(first.inputs, leaves, targets).part(0, images)
+
+
+def _joined_leaf(calls: Sequence[Call], same: Sequence[Any]) -> Any:
+    """Raises ``ValueError`` for values that have no item an image, and differ."""
+    if all(map(Call._is_divided, calls, same)):
+        return torch.cat(list(same))
+    first = same[0]
+    for other in same[1:]:
+        alike = (
+            torch.equal(first, other) if isinstance(first, Tensor) else type(first) is type(other) and first == other
+        )
+        if not alike:
+            raise ValueError("values without an item an image differ")
+    return first
 
 
 def read_batches(batch: Batch | Iterable[Batch], inputs: ModelInputs, model: nn.Module) -> list[Call]:

@@ -10,14 +10,14 @@ from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule
 from lowmode_fx.tuning.candidate import Candidate
 from lowmode_fx.tuning.growth import times
-from lowmode_fx.tuning.ladder_plan import Chosen, choose, ramp
+from lowmode_fx.tuning.ladder_plan import LEAST_SAVING, RAMP_TAIL, Chosen, choose, ramp
 from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Search
 from lowmode_fx.utils.tables import with_error
 from passes.spelling import setting
 
-#: A smaller saving of time than this is noise: low steps are not used.
-_LEAST_SAVING = 0.05
+#: A part of the run by which whole epochs may lengthen a plan without a word.
+_ROUNDING = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def decide(search: Search, wanted: Wanted, reasons: list[str], seen: float) -> T
     measured = partial(
         Tuning, candidates=tuple(order), refused=tuple(search.refused.items()), config=configs[0], more=configs[1:]
     )
-    if predicted > 1 - _LEAST_SAVING and wanted.time_budget == 1:
+    if predicted > 1 or (predicted > 1 - LEAST_SAVING and wanted.time_budget == 1):
         reasons.append(
             f"low steps would save {max(0.0, 1 - predicted):.0%} of the time in whole epochs, which is noise: train in "
             "full-mode (p = 0)"
@@ -132,12 +132,15 @@ def _plan_in_words(
             f"in {wanted.time_budget:.0%} of the time a run makes the progress of {_number(chosen.reached)} of "
             f"{wanted.epochs} full epochs"
         )
+    parts = chosen.time / wanted.epochs
+    if predicted > parts + _ROUNDING:
+        words.append(f"in parts of epochs it would take {parts:.0%}: more {setting('epochs')} come nearer to that")
     if chosen.trusted:
         words.append(
             "this is a plain ramp: what another plan would save by these trial runs is less than a tenth of the run, "
             "which whole runs have not borne out"
         )
-    elif chosen.reached == wanted.epochs and wanted.modes > 2 and plain is not None:
+    elif chosen.reached == wanted.epochs and wanted.modes > 2 and plain is not None and wanted.tail <= RAMP_TAIL:
         share = plain.whole_time / wanted.epochs
         words.append(f"the plain ramp, r = 2, 4/3 and 1 for a half, three tenths and a fifth, would take {share:.0%}")
     return words

@@ -22,6 +22,11 @@ SAME = BatchGrowth({})
 #: prices, and fewer steps teach less.
 LEAST_SAVED = 0.1
 
+
+class JoinError(ValueError):
+    """Batches of a loader that can't be joined."""
+
+
 TriedMultiplier = float | Literal["pixels"]
 
 

@@ -20,6 +20,8 @@ from lowmode_fx.tuning.worth_pooling import worth_pooling
 MOST_LOW, MOST_LOW_ALONE = 1.5, 1.0
 #: Share of the full run's time that one more mode has to save.
 LEAST_GAIN = 0.01
+#: A smaller saving of time than this share is noise: low steps are not used.
+LEAST_SAVING = 0.05
 #: Share of the full run's time that a plan has to save beside the plain ramps, which whole runs have shown to work.
 #: Trial runs see the start of a run alone, and plans that they put a little below a ramp ended a point lower in as much
 #: time (docs/benchmarks/accuracy.md).
@@ -150,10 +152,11 @@ def _cheapest(tried: Sequence[Candidate], epochs: float, tail: float, modes: int
     ramps = (ramp(tried, epochs, tail, count) for count in RAMP_RATIOS if count <= modes and tail <= RAMP_TAIL)
     found += [plain for plain in ramps if plain is not None and plain.plan.low_epochs <= MOST_LOW * epochs]
     # One more mode has to save time in whole epochs, and more than noise.
-    departure = DEPARTURE if any(each.trusted for each in found) else 0.0
+    trusted = [each for each in found if each.trusted and each.whole_time <= (1 - LEAST_SAVING) * epochs]
 
     def key(each: Chosen) -> float:
-        return each.whole_time + epochs * (LEAST_GAIN * len(each.candidates) + (0.0 if each.trusted else departure))
+        departs = bool(trusted) and each not in trusted
+        return each.whole_time + epochs * (LEAST_GAIN * len(each.candidates) + DEPARTURE * departs)
 
     return min(found, key=key)
 

@@ -15,7 +15,7 @@ from lowmode_fx.tuning.candidate import Candidate
 from lowmode_fx.tuning.candidates import Choice, graph_signature, stages, try_pair
 from lowmode_fx.tuning.costs import CostMeasure, step_cost
 from lowmode_fx.tuning.gain import StepProgress
-from lowmode_fx.tuning.growth import LEAST_SAVED, TriedMultiplier, grown_batch, growth_of, times
+from lowmode_fx.tuning.growth import LEAST_SAVED, JoinError, TriedMultiplier, grown_batch, growth_of, times
 from lowmode_fx.tuning.plan import ModeGain, gain_curve, make_plan
 from lowmode_fx.tuning.trials import Probe
 from lowmode_fx.utils.tables import with_error
@@ -149,29 +149,47 @@ class Search:
 
         What as many images cost is timed first: where it falls by less than a tenth, fewer steps can't pay.
         """
-        if self.measure == "macs" or times(candidate.growth) != 1 or self.batch_multiplier == 1:
+        if times(candidate.growth) != 1 or self.batch_multiplier == 1:
+            return None
+        if self.measure == "macs":
+            self._tell("larger batches were not tried, for only timed costs show what they save")
             return None
         probe, pair = self.probe, pair_of(self.probe.captured, candidate.config)
         growth = growth_of(pair, self.batch_multiplier, self.lr_rule)
-        batch = grown_batch(probe.batches, growth) if times(growth) > 1 else None
+        if times(growth) == 1:
+            return None  # images of full size
+        batch = grown_batch(probe.batches, growth)
         if batch is None:
+            self._tell("larger batches were not tried, for batches can't be joined: something has no item an image")
             return None
         larger, now = f"batches of {times(growth):.3g} × the images", with_error(candidate.cost, candidate.cost_error)
         first = probe.batches[0]
         try:
             found = step_cost(pair, first, probe.criterion, self.measure, autocast=probe.autocast, low_batch=batch)
         except torch.OutOfMemoryError:
-            self.growth_told.append(f"{candidate.name}: {larger} don't fit in memory")
+            self._tell(f"{candidate.name}: {larger} don't fit in memory")
             return None
         cost, spread = (each * first.images / batch.images for each in found)
         if cost > (1 - LEAST_SAVED) * candidate.cost:
-            self.growth_told.append(
+            self._tell(
                 f"{candidate.name}: {larger} were not tried, for as many images then cost {with_error(cost, spread)} "
                 f"of a full step, and {now} in batches of the same size"
             )
             return None
         name = f"{candidate.name}, {times(growth):.3g} × the images a step"
         return replace(candidate, name=name, cost=cost, cost_error=spread, growth=growth, trials=())
+
+    def grown_trial_run(self, grown: Candidate, steps: int) -> None:
+        """A first trial run in larger batches, which later batches of the loader may not allow."""
+        try:
+            self.trial_run(grown, steps, grown.weight)
+        except (JoinError, torch.OutOfMemoryError) as error:
+            what = "batches don't fit in memory" if isinstance(error, torch.OutOfMemoryError) else one_line(error)
+            self._tell(f"{grown.name}: the trial run ended early: {what}")
+
+    def _tell(self, line: str) -> None:
+        if line not in self.growth_told:
+            self.growth_told.append(line)
 
     def refine(self, family: Candidate) -> None:
         """Which stages of a pooled family to pool, then which sites, greedily by predicted time."""

@@ -35,7 +35,8 @@ def trial_runs(search: Search, wanted: Wanted, steps: int, deadline: float, tell
             )
         elif done and not runs.in_time():
             runs_of = f"trial runs of {len(done)} of {len(chosen) - len(told)} candidates"
-            return [f"the advice rests on {runs_of}: there was no time for the others; give more {setting('seconds')}"]
+            short = f"the advice rests on {runs_of}: there was no time for the others; give more {setting('seconds')}"
+            return [*told, short]
         else:
             done.append(runs.run(candidate, 1.0))
     for candidate in planned(search, wanted).candidates:
@@ -44,10 +45,10 @@ def trial_runs(search: Search, wanted: Wanted, steps: int, deadline: float, tell
             continue
         if not runs.in_time():
             return [*told, f"no time was left for a trial run of {grown.name}; give more {setting('seconds')}"]
-        runs.run(grown, grown.weight)
+        runs.run_grown(grown)
     if unsure := runs.repeat():
         return [*told, unsure]
-    best = min(done, key=lambda each: each.plan.time)
+    best = min((each for each in search.candidates if each.trials), key=lambda each: each.plan.time)
     weight = next(each.weight for each in chosen if each.config == best.config)
     if weight == 1:
         return told
@@ -78,6 +79,12 @@ class _Runs:
         tried = self._search.trial_run(candidate, self._steps, weight)
         self._longest = max(self._longest, time.monotonic() - began)
         return tried
+
+    def run_grown(self, grown: Candidate) -> None:
+        began = time.monotonic()
+        self._tell(f"trial run of {grown.name}")
+        self._search.grown_trial_run(grown, self._steps)
+        self._longest = max(self._longest, time.monotonic() - began)
 
     def repeat(self) -> str:
         """Try the modes of the plan until each has had enough trial runs; what there was no time for, or nothing."""

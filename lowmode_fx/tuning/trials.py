@@ -22,7 +22,7 @@ from lowmode_fx.runtime.batch_growth import BatchGrowth
 from lowmode_fx.tuning.agreement import Criterion, batch_loss, mode_gradient
 from lowmode_fx.tuning.batches import Batch, Call, joined, read_batch, read_batches, split_batch
 from lowmode_fx.tuning.gain import StepProgress, gradient_products, step_progress
-from lowmode_fx.tuning.growth import SAME, scaled_rate, times
+from lowmode_fx.tuning.growth import SAME, JoinError, scaled_rate, times
 from lowmode_fx.tuning.trial_batches import first_batches, run_batches
 from lowmode_fx.utils.losses import as_criterion
 from passes.preserve import preserve_generators, preserve_state, train_mode
@@ -185,7 +185,7 @@ class Probe:
             return first
         whole = joined([first, *map(self._read, itertools.islice(source, more))], growth.size(mode, first.images))
         if whole is None:
-            raise ValueError("batches can't be joined; give targets with an item an image, or batch_multiplier=1")
+            raise JoinError("batches can't be joined")
         return whole
 
     def _steps_to(self, loss: float) -> float:

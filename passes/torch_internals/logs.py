@@ -8,14 +8,18 @@ import os
 import threading
 from collections.abc import Iterator
 
+import torch
+
 #: Fake tensors log errors with tracebacks, symbolic shapes a warning where a value decides.
 _LOGGERS = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
 _changing = threading.Lock()
 
 
 def logs_wanted() -> bool:
-    """Whether the user asks for what torch logs, by ``TORCH_LOGS``."""
-    return bool(os.environ.get("TORCH_LOGS"))
+    """Whether the user asks for what torch logs, by ``TORCH_LOGS`` or ``torch._logging.set_logs``."""
+    state = getattr(getattr(torch._logging, "_internal", None), "log_state", None)
+    asked = getattr(state, "log_qname_to_level", None) or getattr(state, "artifact_names", None)
+    return bool(os.environ.get("TORCH_LOGS") or asked)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import torch
 from commands import Outcome, Run
 from safetensors.torch import load_file
 
+from lowmode_fx import BernoulliSchedule, LowModeConfig, Tuning
 from lowmode_fx.cli.run_options import read_options, stored_options
 from lowmode_fx.train.progress import Reporter
 
@@ -132,3 +133,29 @@ def test_no_run_is_one_line(run: Run) -> None:
     assert refused(run("train", "empty")) == "error: Missing option '--data'; see --help"
     told = refused(run("train", "--resume", "empty", "--out", "other"))
     assert told == "error: --out 'other' is not the run to resume, 'empty'; leave it out"
+
+
+def test_paths_of_the_options_are_those_of_the_folder_that_the_run_was_started_in(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning = Tuning(LowModeConfig(kernel_ratio=1), BernoulliSchedule([1.0, 0.0], 0), 1.0, 2, 0.5)
+    Path("plan.json").write_text(tuning.to_json())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reporter, "step", lambda self, epoch, step: step == 4 and signal.raise_signal(signal.SIGTERM))
+        options = ("--data", "digits", "--image-size", "8", "--tuned", "plan.json", "--no-compile", "--device", "cpu")
+        assert run("train", MODEL, *options, "--out", "cut").status == 128 + signal.SIGTERM
+    here = Path.cwd()
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    resumed = run("train", "--resume", "../cut")
+    assert resumed.status == 0, resumed.error
+    assert summary(str(here / "cut"))["status"] == "complete" and Path.cwd() == here
+    assert not (here / "elsewhere/cut").exists()
+
+
+def test_a_folder_that_is_gone_is_told(run: Run) -> None:
+    interrupted(run, "cut")
+    path = Path("cut/summary.json")
+    path.write_text(path.read_text().replace(str(Path.cwd()), "/nowhere/at/all"))
+    told = refused(run("train", "--resume", "cut"))
+    assert "was started in '/nowhere/at/all', which is gone (No such file or directory)" in told

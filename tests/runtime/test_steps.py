@@ -415,3 +415,33 @@ def test_what_is_no_optimizer_or_trains_other_weights_is_refused() -> None:
 def test_an_epoch_that_is_none_is_refused_where_it_is_set(epoch: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=f"epoch={epoch!r} is .*; give an int of at least 0"):
         make().set_epoch(epoch)
+
+
+def test_an_epoch_that_begins_within_an_optimizer_step_is_told_if_it_changes_the_mode() -> None:
+    net, optimizer = make_two(LadderSchedule((1, 1)))
+    net.set_epoch(0)
+    F.cross_entropy(net(BATCH), TARGETS).backward()
+    net.set_epoch(1)
+    told = "batches of one optimizer step ran in low-mode and in full-mode: epoch 1 began between them; end an epoch"
+    with pytest.warns(UserWarning, match=told):
+        assert step(net, optimizer) == ["full"]
+
+
+@pytest.mark.parametrize("epochs", [(2, 1), (1, 1)])
+def test_epochs_that_end_with_an_optimizer_step_or_keep_the_mode_are_not(epochs: tuple[int, int]) -> None:
+    net, optimizer = make_two(LadderSchedule(epochs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net.set_epoch(0)
+        step(net, optimizer, forwards=2)
+        if epochs == (2, 1):  # low-mode, too
+            F.cross_entropy(net(BATCH), TARGETS).backward()
+        net.set_epoch(1)
+        step(net, optimizer, forwards=2)
+
+
+def make_two(schedule: LadderSchedule) -> tuple[LowModeModel, torch.optim.Optimizer]:
+    net = make(schedule)
+    optimizer = sgd(net)
+    net.attach(optimizer)
+    return net, optimizer

@@ -70,6 +70,20 @@ def test_what_has_no_item_an_image_is_not_joined() -> None:
     assert joined([replace(each, targets=None) for each in (first, second)], 8) is not None
 
 
+def test_values_without_an_item_an_image_are_joined_where_they_are_alike() -> None:
+    """Boxes of all images in one tensor would stand for four times as many."""
+    first, second = calls(2)
+
+    def with_boxes(call: Call, boxes: Tensor) -> Call:
+        return replace(call, leaves=(*call.leaves, boxes))
+
+    boxes = torch.arange(9.0)
+    alike = joined([with_boxes(each, boxes) for each in (first, second)], 8)
+    assert alike is not None and torch.equal(alike.leaves[2], boxes)
+    assert joined([with_boxes(first, boxes), with_boxes(second, boxes + 1)], 8) is None
+    assert joined([with_boxes(first, boxes), with_boxes(second, boxes[:4])], 8) is None
+
+
 @pytest.mark.parametrize(("multiplier", "size"), [(4.0, 24), (16 / 9, 10), (1.0, 6)])
 def test_a_larger_batch_repeats_images_where_there_are_too_few(multiplier: float, size: int) -> None:
     parts = calls(2)
@@ -180,7 +194,7 @@ def tuned(monkeypatch: pytest.MonkeyPatch, prices: Any, **options: Any) -> Tunin
 
 def test_larger_batches_are_planned_where_small_images_leave_the_device_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     found = tuned(monkeypatch, launches)
-    grown = next(each for each in found.candidates if each.growth.grows)
+    grown = next(each for each in found.candidates if each.growth.grows and each.weight == 1)
     assert grown.name == "r = 2, kernels kept, 4 × the images a step"
     assert grown.cost == 0.125 and grown.cost_error == 0.0025
     assert len(grown.trials) == 3  # of the plan
@@ -219,13 +233,58 @@ def test_larger_batches_that_do_not_fit_are_told(monkeypatch: pytest.MonkeyPatch
     assert found.batch_multiplier == 1
 
 
-@pytest.mark.parametrize("options", [{"batch_multiplier": 1}, {"measure": "macs"}])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"batch_multiplier": 1}, None),
+        ({"measure": "macs"}, "larger batches were not tried, for only timed costs show what they save"),
+    ],
+)
 def test_larger_batches_are_tried_where_asked_for_and_timed(
-    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], told: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = tuned(monkeypatch, launches, **options)
     assert not any(each.growth.grows for each in found.candidates)
-    assert not any("the images" in reason for reason in found.reasons)
+    assert [reason for reason in found.reasons if "larger batches" in reason] == ([told] if told else [])
+
+
+class GrowingLater(Coloured):
+    """A loader whose later batches have larger images."""
+
+    def __init__(self) -> None:
+        super().__init__(26)
+        self.batches = [
+            (images if number < 12 + number % 2 else F.interpolate(images, size=20), labels)
+            for number, (images, labels) in enumerate(self.batches)
+        ]
+
+
+def test_a_trial_run_that_later_batches_do_not_allow_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "step_cost", launches)
+    options: dict[str, Any] = {"epochs": 10, "optimizer": sgd, "run_steps": 24, "ratios": (2,)}
+    found = tune(small_model(3), GrowingLater(), batch_multiplier="pixels", **options)
+    name = "r = 2, kernels kept, 4 × the images a step"
+    assert f"{name}: the trial run ended early: batches can't be joined" in found.reasons
+    assert found.batch_multiplier == 1
+
+
+def test_batches_that_can_not_be_joined_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "step_cost", launches)
+
+    class Scaled(Coloured):
+        def __iter__(self) -> Any:
+            return iter([(images, {"y": labels, "scale": 1.0}) for images, labels in self.batches])
+
+    options: dict[str, Any] = {"epochs": 10, "optimizer": sgd, "run_steps": 8, "ratios": (2,)}
+    found = tune(
+        small_model(3),
+        Scaled(),
+        criterion=lambda output, targets: F.cross_entropy(output, targets["y"]) * targets["scale"],
+        batch_multiplier="pixels",
+        **options,
+    )
+    told = "larger batches were not tried, for batches can't be joined: something has no item an image"
+    assert told in found.reasons
 
 
 def test_a_number_of_images_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,3 +222,27 @@ def test_trial_runs_begin_with_the_control_and_the_best_whatever_its_kernels() -
     ]
     trial_runs(search, replace(WANTED, modes=3), 16, math.inf, lambda what: None)
     assert search.ran[:3] == ["control", "large kernels", "half"]
+
+
+def test_a_ramp_that_saves_next_to_nothing_does_not_stand_in_the_way() -> None:
+    """It would be left for full-mode, though pooled kernels on whole images save a tenth."""
+    whole = replace(measured("whole", 2, 0.4, 0.7), config=LowModeConfig(ratio=2, downsample_input=False))
+    tried = [measured("halved", 2, 0.35, 0.4), measured("nearly", "4/3", 0.6, 0.65), whole]
+    search: Any = SimpleNamespace(candidates=tried, **NOTHING_ELSE)
+    three = decide(search, Wanted(30, 0.5, 3, 1.0, 0), [], 0.2)
+    two = decide(search, Wanted(30, 0.5, 2, 1.0, 0), [], 0.2)
+    assert three.time <= two.time < 0.9
+
+
+def test_a_plan_that_takes_longer_than_full_mode_is_full_mode() -> None:
+    """Of one epoch and half of its time, whole epochs leave a low one and a full one."""
+    search: Any = SimpleNamespace(candidates=[measured("half", 2, 0.25, 0.7)], **NOTHING_ELSE)
+    found = decide(search, Wanted(1, 0.5, 2, 0.5, 0), [], 0.2)
+    assert found.time == 1 and found.epochs == 1 and found.schedule.low_probability(0) == 0
+
+
+def test_what_whole_epochs_add_is_told() -> None:
+    search: Any = SimpleNamespace(candidates=[measured("half", 2, 0.25, 0.7)], **NOTHING_ELSE)
+    few, many = (decide(search, Wanted(epochs, 0.5, 2, 1.0, 0), [], 0.2).reasons for epochs in (3, 100))
+    assert any(reason.startswith("in parts of epochs it would take ") for reason in few)
+    assert not any("in parts of epochs" in reason for reason in many)
