@@ -40,8 +40,7 @@ def cost_line(rows: Mapping[str, Any], network: str) -> str:
 CASE = {
     "resnet8, rate 0.4": {
         "full-mode, 16 epochs": "full-mode",
-        "tuner's ladder, rate over macs": "the tuner's plan of four modes, rate over macs",
-        "ladder from r = 8/3, 17 epochs, rate over macs": "ladder from r = 8/3, rate over macs",
+        "ladder from r = 8/3, 17 epochs, rate over macs": "ladder from r = 8/3 (the tuner's plan), rate over macs",
         "default ladder, 14 epochs, rate over macs": "default ladder, rate over macs",
         "default ladder, 14 epochs": "default ladder, rate over steps",
         "Composer's ramp, 14 epochs, rate over macs": "Composer's progressive resizing, rate over macs",
@@ -51,9 +50,8 @@ CASE = {
     "resnet8-5x5, rate 0.4": {
         "full-mode, 12 epochs": "full-mode",
         "default ladder, 14 epochs, rate over macs": "default ladder, rate over macs",
-        "ladder from r = 8/3, 13 epochs, rate over macs": "ladder from r = 8/3, rate over macs",
+        "ladder from r = 8/3, 13 epochs, rate over macs": "ladder from r = 8/3 (the tuner's plan), rate over macs",
         "ladder from r = 8/3, longer, 15 epochs, rate over macs": "the same with more small epochs",
-        "tuner's ladder, rate over macs": "the tuner's plan of four modes, rate over macs",
         "Composer's ramp, 12 epochs, rate over macs": "Composer's progressive resizing, rate over macs",
         "Composer's ramp, 11 epochs": "Composer's progressive resizing",
         "timm's mix of sizes, 9 epochs": "timm's scheduled sizes",
