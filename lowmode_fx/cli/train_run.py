@@ -87,6 +87,9 @@ class TrainRun:
             if not self.measured_on:
                 say(console, f"note: {self.tuned} doesn't say what it was measured on: it is of an older version")
             check_measured_on(self.tuned, self.measured_on, measured_on(self.model, splits))
+            rate = self.measured_on.get("lr", self.settings.lr)
+            if rate != self.settings.lr:
+                say(console, f"note: {self.tuned} was measured at --lr {rate:g}, and this run has {self.settings.lr:g}")
         sharded = settings.fsdp and Ranks.now().size > 1
         if settings.fsdp and not sharded:
             say(console, "note: --fsdp does nothing here: this is one process; start several with torchrun")

@@ -187,7 +187,7 @@ def tune(
             seconds=seconds,
             seed=seed,
         )
-        tuning = replace(tuning, measured_on=measured_on(model, setting.splits))
+        tuning = replace(tuning, measured_on={**measured_on(model, setting.splits), "lr": lr})
     print(tuning_table(tuning))  # before it is written: a disk that is full takes the file alone
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, tuning.to_json() + "\n")

@@ -31,6 +31,9 @@ def test_tune_writes_what_train_takes(run: Run, tmp_path: Path) -> None:
     assert summary["low_mode"]["config"] == tuned["config"]
     assert summary["low_mode"]["schedule"]["p"] == tuned["schedule"]["p"]
     assert summary["low_mode"].get("low_weight", 1.0) == tuned["low_weight"]
+    assert "was measured at" not in out
+    status, out, _ = run(*arguments, "--lr", "0.1", "--device", "cpu", "--no-compile", "--out", "other")
+    assert status == 0 and "note: tuned.json was measured at --lr 0.05, and this run has 0.1" in out
 
 
 def test_a_ladder_that_tune_wrote_trains(run: Run, tmp_path: Path) -> None:

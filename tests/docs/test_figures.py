@@ -127,7 +127,9 @@ def test_the_case_is_what_was_measured() -> None:
         tuned = found["tuner's ladder, rate over macs"]
         assert (tuned.accuracy, tuned.error, tuned.seeds) == (line.accuracy, line.error, 5)
         assert tuned.time < 0.505 * reference.time
-    assert f"{_points(small, full)} points above full-mode with 3×3 kernels, and {_points(other, plain)} points" in WORDS
+    assert (
+        f"{_points(small, full)} points above full-mode with 3×3 kernels, and {_points(other, plain)} points" in WORDS
+    )
     steps = three["default ladder, 14 epochs"]
     assert f"then ends {_points(ladder, steps)} points lower" in WORDS
     assert f"Composer's resizing ends {_points(full, documented)} points below full-mode" in WORDS
