@@ -114,6 +114,13 @@ def test_a_second_call_leaves_out_tests_that_passed(tmp_path: Path) -> None:
     assert "training: no DATA" in third.stdout
 
 
+def test_the_tuners_plan_is_trained_in_a_second_call_with_data(tmp_path: Path) -> None:
+    run_script(tmp_path, "out", "data")
+    tuned = [command for command in commands(run_script(tmp_path, "out", "data")) if "--tune " in command]
+    assert len(tuned) == 1 and f"--data {tmp_path}/data" in tuned[0] and "--tune 60 --seeds 2" in tuned[0]
+    assert not any("--tune" in command for command in commands(run_script(tmp_path, "out")))
+
+
 def test_nothing_begins_when_time_is_up(tmp_path: Path) -> None:
     run = run_script(tmp_path, "out", "data", SECONDS_IN_ALL="7")
     assert run.returncode == 0
@@ -146,12 +153,12 @@ def test_all_of_it_runs_on_a_cpu(tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr
     statuses = {row["part"]: row["status"] for row in _lines(tmp_path / "out/parts.jsonl")}
-    parts = ("smoke", "tests", "compile", "step_time", "training", "large_kernels")
+    parts = ("smoke", "tests", "compile", "step_time", "tuned", "training", "large_kernels")
     assert statuses == dict.fromkeys(parts, 0), run.stdout[-3000:]
     row = json.loads((tmp_path / "out/step_time.json").read_text())["rows"]["tiny"]
     assert {COMPILED, WHOLE} < set(row) and row["failures"] == {}
-    for name in ("training", "large_kernels"):
-        assert {line["what"] for line in _lines(tmp_path / f"out/{name}.jsonl")} == {"prices", "arm"}
+    for name, more in (("training", {"tuning"}), ("large_kernels", set())):
+        assert {line["what"] for line in _lines(tmp_path / f"out/{name}.jsonl")} == {"prices", "arm"} | more
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
