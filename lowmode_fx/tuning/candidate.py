@@ -50,6 +50,12 @@ class Candidate:
         longer = [each[-1] for each in self.trials]
         return statistics.stdev(longer) / math.sqrt(len(longer)) if len(longer) > 1 else math.nan
 
+    @property
+    def cost_of_progress(self) -> float:
+        """Time that a full step's progress takes in this mode, in full steps, by its longer trial runs."""
+        gain = self.trial_gains[-1]
+        return self.cost / gain if gain > 0 else math.inf
+
     def mode_gain(self, tail: float) -> ModeGain:
         """The input of a plan over several modes; ``tail``: share that is left to larger images at r = 2.
 

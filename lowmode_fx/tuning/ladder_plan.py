@@ -73,7 +73,7 @@ class Chosen:
     @property
     def trusted(self) -> bool:
         """Whether it is a plain ramp each mode of which pays."""
-        return self.plain and all(_cost_of_progress(each) < 1 for each in self.candidates)
+        return self.plain and all(each.cost_of_progress < 1 for each in self.candidates)
 
     @property
     def whole_time(self) -> float:
@@ -120,7 +120,7 @@ def ramp(tried: Sequence[Candidate], epochs: float, tail: float, modes: int = 3)
     ``None`` if its modes were not tried, or make no progress.
     """
     kept: dict[object, Candidate] = {}
-    for each in sorted(tried, key=_cost_of_progress):
+    for each in sorted(tried, key=lambda each: each.cost_of_progress):
         if not each.config.pools_kernels:
             kept.setdefault(each.config.ratio, each)
     ratios = RAMP_RATIOS[modes]
@@ -159,8 +159,3 @@ def _cheapest(tried: Sequence[Candidate], epochs: float, tail: float, modes: int
         return each.whole_time + epochs * (LEAST_GAIN * len(each.candidates) + DEPARTURE * departs)
 
     return min(found, key=key)
-
-
-def _cost_of_progress(candidate: Candidate) -> float:
-    gain = candidate.trial_gains[-1]
-    return candidate.cost / gain if gain > 0 else math.inf

@@ -23,7 +23,7 @@ def worth_pooling(tried: Sequence[Candidate]) -> list[Candidate]:
     """
     kept = _kept(tried)
     found = [
-        each for each in tried if not each.config.pools_kernels or _saves_enough(each, _cost_of_progress(each), kept)
+        each for each in tried if not each.config.pools_kernels or _saves_enough(each, each.cost_of_progress, kept)
     ]
     return found or list(tried)
 
@@ -42,16 +42,10 @@ def _kept(tried: Sequence[Candidate]) -> dict[object, float]:
     kept: dict[object, float] = {None: 1.0}  # whole images with kernels kept are full-mode
     for each in tried:
         if not each.config.pools_kernels:
-            kept[_images(each)] = min(_cost_of_progress(each), kept.get(_images(each), math.inf))
+            kept[_images(each)] = min(each.cost_of_progress, kept.get(_images(each), math.inf))
     return kept
 
 
 def _images(candidate: Candidate) -> object:
     """What the mode's images are: their ratio, or ``None`` if they are whole."""
     return candidate.config.ratio if candidate.config.downsample_input else None
-
-
-def _cost_of_progress(candidate: Candidate) -> float:
-    """Time that a full step's progress takes in this mode, in full steps."""
-    gain = candidate.trial_gains[-1]
-    return candidate.cost / gain if gain > 0 else math.inf
