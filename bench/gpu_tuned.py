@@ -40,6 +40,7 @@ def tuned(study: Study, train: Split, epochs: int, seconds: float, device: torch
                 time_budget=BUDGET,
                 batch_multiplier="pixels",
                 autocast=torch.bfloat16 if device.type == "cuda" else None,
+                compile=study.compile,
                 seconds=seconds,
                 on_progress=lambda what, share: print(f"  tuning, {share:.0%}: {what}", flush=True),
             )

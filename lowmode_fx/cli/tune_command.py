@@ -137,6 +137,12 @@ def tune(
     autocast: Annotated[
         Literal["none", "bf16"], typer.Option(help="Autocast type, as in train; costs depend on it.")
     ] = "none",
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", help="Time the modes of the plan compiled, too. (default --compile on CUDA)"
+        ),
+    ] = None,
     tail: Annotated[
         float | None,
         typer.Option(help="Share of the progress that is left when r = 2 ends. (default 0.5, of four modes 0.35)"),
@@ -183,6 +189,7 @@ def tune(
             batch_multiplier=growth,
             lr_rule=lr_rule,
             measure=measure,
+            compile=compile,
             tail=tail,
             seconds=seconds,
             seed=seed,

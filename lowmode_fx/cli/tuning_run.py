@@ -20,9 +20,10 @@ from lowmode_fx.train.data import load_data
 from lowmode_fx.train.loss import Criterion, make_criterion
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.train.splits import DataSplits
+from lowmode_fx.tuning.costs import OptimizerFactory
 from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.sensitivity import ModelProbe, probe_sites
-from lowmode_fx.tuning.trials import OptimizerFactory, Probe
+from lowmode_fx.tuning.trials import Probe
 from lowmode_fx.tuning.tune import tune as tune_model
 from lowmode_fx.utils.allocator import keep_freed_memory
 from lowmode_fx.utils.progress import progress
@@ -54,7 +55,8 @@ def make_setting(model: str, data: str, image_size: int | None, in_chans: int, s
     built = create_model(model, num_classes=splits.num_classes, in_chans=in_chans, image_size=side).to(place)
 
     def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=5e-4)
+        fused = place.type == "cuda" or None
+        return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=5e-4, fused=fused)
 
     loader = EpochBatches(splits, settings.batch_size, place, settings.seed)
     return Setting(built, splits, loader, optimizer, loss)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -156,6 +157,12 @@ def pair_of(captured: Captured, config: LowModeConfig) -> ModePair:
     """A captured model with one low mode, as from ``build_pair``, without a warning. Raises as ``lower`` does."""
     rung = lower_quietly(captured, config, Mode.LOW)
     return ModePair(captured.model, captured.graph_module, (rung,), captured.inputs, captured.live)
+
+
+def ladder_of(captured: Captured, named: Sequence[tuple[Mode, LowModeConfig]]) -> Ladder:
+    """A captured model with several low modes, cheapest first, as from ``build_ladder``. Raises as ``lower`` does."""
+    rungs = tuple(lower_quietly(captured, config, mode) for mode, config in named)
+    return Ladder(captured.model, captured.graph_module, rungs, captured.inputs, captured.live)
 
 
 def low_inputs(inputs: ModelInputs, config: LowModeConfig) -> ModelInputs:

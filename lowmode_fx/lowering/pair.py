@@ -15,7 +15,7 @@ from lowmode_fx.capture.images import Argument
 from lowmode_fx.lowering import pickling as pickling  # registers how ladders are pickled
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, ModePair
-from lowmode_fx.lowering.lower import check_config, lower_quietly, pair_of, warn_of
+from lowmode_fx.lowering.lower import check_config, ladder_of, pair_of, warn_of
 from lowmode_fx.lowering.rung_names import about_order, rung_names
 from lowmode_fx.lowering.sharded import is_sharded, over, unsharded_twin
 from lowmode_fx.utils.collector import no_collections
@@ -113,10 +113,10 @@ def build_ladder(
     part = _part(model, submodule)
     with no_collections():
         captured = capture(_traced(part), example_input, front_end, images=images, leaf_modules=leaf_modules)
-        rungs = tuple(lower_quietly(captured, config, mode) for mode, config in named)
-    for rung in rungs:
+        built = ladder_of(captured, named)
+    for rung in built.rungs:
         warn_of(rung.report)
-    ladder: Ladder = _of(part, Ladder(captured.model, captured.graph_module, rungs, captured.inputs, captured.live))
+    ladder: Ladder = _of(part, built)
     return ladder
 
 

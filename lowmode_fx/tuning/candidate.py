@@ -23,7 +23,8 @@ class Candidate:
     were run; the plan is then based on their means. ``family``: the name of the family that it is a part of, its own
     for a whole family. ``gain``: the gain that the plan uses, a function of the progress in (0, 1]. ``cost_error``: the
     standard error of ``cost``, NaN if it was not timed. ``notes``: those of its pair's report. ``growth``: images of
-    its steps over those of full ones; cost and gain are then those of as many images as a full step has.
+    its steps over those of full ones; cost and gain are then those of as many images as a full step has. ``compiled``:
+    whether the timed steps were.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Candidate:
     cost_error: float = math.nan
     notes: tuple[str, ...] = ()
     growth: BatchGrowth = SAME
+    compiled: bool = False
 
     @property
     def trial_gains(self) -> tuple[float, ...]:

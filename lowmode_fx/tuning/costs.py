@@ -5,26 +5,27 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lowmode_fx.counting.step import count_forward_macs, count_step_flops
-from lowmode_fx.lowering import networks
-from lowmode_fx.lowering.ladder import ModePair
+from lowmode_fx.lowering.ladder import Ladder, ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.captured.graphs import Graphs, graphs_for
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules.chosen import ChosenMode
 from lowmode_fx.runtime.train_step import TrainStep
-from lowmode_fx.tuning.agreement import Criterion, step_gradient
+from lowmode_fx.tuning.agreement import Criterion
 from lowmode_fx.tuning.batches import Call
 from lowmode_fx.utils.devices import synchronize
 from passes.preserve import preserve_state, train_mode
 
 CostMeasure = Literal["time", "macs"]
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 #: Warm-up steps of each mode, after which all are replays, and number of replays that are timed together.
 _UNTIL_CAPTURED, _REPLAYS = 3, 10
 
@@ -43,69 +44,90 @@ class MeasuredCost(NamedTuple):
         )
 
 
+@dataclass(frozen=True)
+class StepKind:
+    """How the steps of a run are made: what a price depends on besides the network and the batch.
+
+    ``optimizer``: makes the optimizer, which steps at a rate of 0. ``compile``: whether every mode is compiled.
+    ``graphs``: what captures; CUDA graphs on CUDA, nothing elsewhere.
+    """
+
+    optimizer: OptimizerFactory
+    autocast: torch.dtype | None = None
+    compile: bool = False
+    graphs: Graphs | None = None
+
+
 def step_cost(
     pair: ModePair,
     batch: Call,
     criterion: Criterion,
+    kind: StepKind,
     measure: CostMeasure = "time",
     rounds: int = 5,
-    autocast: torch.dtype | None = None,
-    graphs: Graphs | None = None,
     low_batch: Call | None = None,
 ) -> MeasuredCost:
-    """The cost of a low step relative to a full one, forward and backward, with its standard error.
+    """The cost of a low step relative to a full one, with its standard error.
 
-    ``"time"``: the median over paired, interleaved rounds on the full-size ``batch``, uncompiled, under autocast to
-    that dtype. On CUDA it is that of captured steps (``TrainStep``), since with gaps between kernels all modes take the
-    same time. ``"macs"``: the ratio of multiply-adds, forward and backward, of equal batches. ``graphs``: what
-    captures; CUDA graphs on CUDA, nothing elsewhere. ``low_batch``: a low step's full-size batch, if it is another.
+    ``"time"``: of whole steps on the full-size ``batch``, see ``step_costs``. ``"macs"``: the ratio of multiply-adds,
+    forward and backward, of equal batches. ``low_batch``: a low step's full-size batch, if it is another.
     """
     if measure == "macs":
         return MeasuredCost(mac_cost(pair))
-    graphs = graphs or graphs_for(batch.device)
-    batches = {Mode.FULL: batch, Mode.LOW: batch if low_batch is None else low_batch}
-    if graphs is not None:
-        return _captured_cost(pair, batches, criterion, rounds, autocast, graphs)
-    ratios = []
-    steps = [(networks.network(pair, mode, downsample=True), each) for mode, each in batches.items()]
-    with preserve_state(pair.model, parameters=True), train_mode(pair.model):
-        for round_number in range(rounds + 1):
-            seconds = [_seconds(network, each, criterion, pair.model, autocast) for network, each in steps]
-            if round_number:  # the first is a warm-up
-                ratios.append(seconds[1] / seconds[0])
-    return MeasuredCost.of(ratios)
+    low_batches = {} if low_batch is None else {Mode.LOW: low_batch}
+    return step_costs(pair, batch, criterion, kind, rounds, low_batches)[Mode.LOW]
 
 
-def _captured_cost(
-    pair: ModePair,
-    batches: Mapping[Mode, Call],
+def step_costs(
+    ladder: Ladder,
+    batch: Call,
     criterion: Criterion,
-    rounds: int,
-    autocast: torch.dtype | None,
-    graphs: Graphs,
-) -> MeasuredCost:
-    """The cost of a low step, with the optimizer's, as replays; steps that can't be captured are timed as they run."""
-    schedule = ChosenMode()
-    device = batches[Mode.FULL].device
-    ratios = []
-    with preserve_state(pair.model, parameters=True, gradients=True), train_mode(pair.model):
-        net = LowModeModel(pair, schedule, compile=False)
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.0, fused=True)
-        step = TrainStep(net, criterion, optimizer, autocast=autocast, graphs=graphs)
-        for round_number in range(-_UNTIL_CAPTURED, rounds):
-            seconds = []
-            for mode, batch in batches.items():
+    kind: StepKind,
+    rounds: int = 5,
+    low_batches: Mapping[Mode, Call] | None = None,
+) -> dict[Mode, MeasuredCost]:
+    """The time of a step of each low mode relative to a full one: forward, loss, backward and the optimizer's step.
+
+    The median over paired, interleaved rounds after a warm-up, of steps as ``TrainStep`` makes them: with gaps between
+    kernels all modes would take the same time on CUDA, so steps are replays there. ``low_batches``: full-size batches
+    of low modes, where they are others. The model is left as it was.
+    """
+    schedule, device = ChosenMode(), batch.device
+    low_modes = [rung.mode for rung in ladder.rungs]
+    batches = dict.fromkeys((Mode.FULL, *low_modes), batch) | dict(low_batches or {})
+    graphs = kind.graphs or graphs_for(device)
+    warm_up, repeats = (1, 1) if graphs is None else (_UNTIL_CAPTURED, _REPLAYS)
+    ratios: dict[Mode, list[float]] = {mode: [] for mode in low_modes}
+    with preserve_state(ladder.model, parameters=True, gradients=True), train_mode(ladder.model):
+        net = LowModeModel(ladder, schedule, compile=kind.compile)
+        step = TrainStep(
+            net, criterion, _standing(kind.optimizer(net.parameters())), autocast=kind.autocast, graphs=graphs
+        )
+        for round_number in range(-warm_up, rounds):
+            seconds = {}
+            for mode, each in batches.items():
                 schedule.chosen = mode
-                args, kwargs = batch.inputs.call(batch.leaves)
-                synchronize(device)
-                start = time.perf_counter()
-                for _ in range(_REPLAYS if round_number >= 0 else 1):
-                    step(kwargs or tuple(args), batch.targets)
-                synchronize(device)
-                seconds.append(time.perf_counter() - start)
-            if round_number >= 0:
-                ratios.append(seconds[1] / seconds[0])
-    return MeasuredCost.of(ratios)
+                seconds[mode] = _seconds(step, each, repeats if round_number >= 0 else 1)
+            for mode in low_modes if round_number >= 0 else ():
+                ratios[mode].append(seconds[mode] / seconds[Mode.FULL])
+    return {mode: MeasuredCost.of(each) for mode, each in ratios.items()}
+
+
+def _standing(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer with rates of 0: it does its work, and weights stay as they are."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.zeros_like(group["lr"]) if isinstance(group["lr"], Tensor) else 0.0
+    return optimizer
+
+
+def _seconds(step: TrainStep, batch: Call, repeats: int) -> float:
+    args, kwargs = batch.inputs.call(batch.leaves)
+    synchronize(batch.device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step(kwargs or tuple(args), batch.targets)
+    synchronize(batch.device)
+    return time.perf_counter() - start
 
 
 def mac_cost(pair: ModePair) -> float:
@@ -115,13 +137,3 @@ def mac_cost(pair: ModePair) -> float:
     except (RuntimeError, NotImplementedError):  # a forward that reads a value, as a norm without momentum does
         full, low = count_forward_macs(pair)
     return low / full
-
-
-def _seconds(
-    network: networks.Network, batch: Call, criterion: Criterion, model: nn.Module, autocast: torch.dtype | None
-) -> float:
-    synchronize(batch.device)
-    start = time.perf_counter()
-    step_gradient(network, batch, criterion, model, autocast)
-    synchronize(batch.device)
-    return time.perf_counter() - start

@@ -46,7 +46,8 @@ def decide(search: Search, wanted: Wanted, reasons: list[str], seen: float) -> T
         runs = len(each.trials)
         what = "a low step costs" if times(each.growth) == 1 else "on as many images, low steps cost"
         reasons.append(
-            f"{each.name}: {what} {with_error(each.cost, each.cost_error)} of a full one; in "
+            f"{each.name}: {what} {with_error(each.cost, each.cost_error)} of a full one"
+            f"{', both compiled' if each.compiled else ''}; in "
             f"{f'{runs} trial runs' if runs > 1 else 'a trial run'} its gain was {each.trial_gains[0]:.2f} of one over "
             f"{seen / 2:.0%} of the run and {with_error(each.trial_gains[-1], each.trial_error)} over {seen:.0%}, its "
             f"gradients multiplied by {each.weight:g}"

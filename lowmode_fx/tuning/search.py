@@ -11,9 +11,10 @@ import torch
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.runtime.batch_growth import LrRule
+from lowmode_fx.tuning.batches import Call
 from lowmode_fx.tuning.candidate import Candidate
 from lowmode_fx.tuning.candidates import Choice, graph_signature, stages, try_pair
-from lowmode_fx.tuning.costs import CostMeasure, step_cost
+from lowmode_fx.tuning.costs import CostMeasure, MeasuredCost, StepKind, step_cost
 from lowmode_fx.tuning.gain import StepProgress
 from lowmode_fx.tuning.growth import LEAST_SAVED, JoinError, TriedMultiplier, grown_batch, growth_of, times
 from lowmode_fx.tuning.plan import ModeGain, gain_curve, make_plan
@@ -80,7 +81,7 @@ class Search:
     def _measured(self, choice: Choice, pair: ModePair) -> Candidate:
         probe = self.probe
         try:
-            cost, spread = step_cost(pair, probe.batches[0], probe.criterion, self.measure, autocast=probe.autocast)
+            cost, spread = self._cost(pair)
             progress = probe.progress(pair)
         except torch.OutOfMemoryError:
             raise
@@ -136,13 +137,8 @@ class Search:
         """The candidate with a cost that was timed for longer, if it isn't sure: a plan rests on what is tried."""
         if not candidate.cost_error > SURE * candidate.cost:
             return candidate
-        probe, pair = self.probe, pair_of(self.probe.captured, candidate.config)
-        cost, spread = step_cost(
-            pair, probe.batches[0], probe.criterion, self.measure, rounds=MOST_ROUNDS, autocast=probe.autocast
-        )
-        sure = replace(candidate, cost=cost, cost_error=spread)
-        self.candidates = [sure if each is candidate else each for each in self.candidates]
-        return sure
+        cost, spread = self._cost(pair_of(self.probe.captured, candidate.config), rounds=MOST_ROUNDS)
+        return self.replaced(candidate, replace(candidate, cost=cost, cost_error=spread))
 
     def grown(self, candidate: Candidate) -> Candidate | None:
         """The candidate with larger batches in low steps, not tried yet; ``None`` if they would save too little.
@@ -165,7 +161,7 @@ class Search:
         larger, now = f"batches of {times(growth):.3g} × the images", with_error(candidate.cost, candidate.cost_error)
         first = probe.batches[0]
         try:
-            found = step_cost(pair, first, probe.criterion, self.measure, autocast=probe.autocast, low_batch=batch)
+            found = self._cost(pair, low_batch=batch)
         except torch.OutOfMemoryError:
             self._tell(f"{candidate.name}: {larger} don't fit in memory")
             return None
@@ -186,6 +182,19 @@ class Search:
         except (JoinError, torch.OutOfMemoryError) as error:
             what = "batches don't fit in memory" if isinstance(error, torch.OutOfMemoryError) else one_line(error)
             self._tell(f"{grown.name}: the trial run ended early: {what}")
+
+    def step_kind(self, compiled: bool = False) -> StepKind:
+        """How steps are timed: as the run will make them, but for compilation."""
+        return StepKind(self.probe.optimizer, self.probe.autocast, compiled)
+
+    def replaced(self, candidate: Candidate, by: Candidate) -> Candidate:
+        """``by``, in the candidate's place."""
+        self.candidates = [by if each is candidate else each for each in self.candidates]
+        return by
+
+    def _cost(self, pair: ModePair, rounds: int = 5, low_batch: Call | None = None) -> MeasuredCost:
+        batch, criterion, kind = self.probe.batches[0], self.probe.criterion, self.step_kind()
+        return step_cost(pair, batch, criterion, kind, self.measure, rounds=rounds, low_batch=low_batch)
 
     def _tell(self, line: str) -> None:
         if line not in self.growth_told:

@@ -21,6 +21,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.batch_growth import BatchGrowth
 from lowmode_fx.tuning.agreement import Criterion, batch_loss, mode_gradient
 from lowmode_fx.tuning.batches import Batch, Call, joined, read_batch, read_batches, split_batch
+from lowmode_fx.tuning.costs import OptimizerFactory
 from lowmode_fx.tuning.gain import StepProgress, gradient_products, step_progress
 from lowmode_fx.tuning.growth import SAME, JoinError, scaled_rate, times
 from lowmode_fx.tuning.trial_batches import first_batches, run_batches
@@ -28,7 +29,6 @@ from lowmode_fx.utils.losses import as_criterion
 from passes.preserve import preserve_generators, preserve_state, train_mode
 from passes.spelling import setting
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 #: Share of a trial run's steps that is full, so that the compared network has adapted to full-mode.
 FULL_SHARE = 1 / 3
 #: Number of places, an eighth of a trial run's full steps apart, where its loss is looked up.

@@ -17,14 +17,15 @@ from lowmode_fx.runtime.batch_growth import LrRule
 from lowmode_fx.tuning.agreement import Criterion
 from lowmode_fx.tuning.batches import Batch
 from lowmode_fx.tuning.candidates import Choice, families, try_pair
-from lowmode_fx.tuning.costs import CostMeasure
+from lowmode_fx.tuning.compiled_prices import price_compiled
+from lowmode_fx.tuning.costs import CostMeasure, OptimizerFactory
 from lowmode_fx.tuning.decide import Wanted, decide, no_progress
 from lowmode_fx.tuning.growth import TriedMultiplier
 from lowmode_fx.tuning.plan import TAIL, TAIL_OF_FOUR
 from lowmode_fx.tuning.result import Tuning
 from lowmode_fx.tuning.search import Search
 from lowmode_fx.tuning.trial_order import trial_runs
-from lowmode_fx.tuning.trials import OptimizerFactory, Probe
+from lowmode_fx.tuning.trials import Probe
 from lowmode_fx.tuning.tried_ratios import LARGEST_RATIO, MOST_POOLED, default_ratios
 from lowmode_fx.utils.validation import as_choice, as_count, as_multiplier, as_number, as_share, wrong_type
 from passes.errors import OptionError
@@ -33,6 +34,8 @@ from passes.spelling import setting
 
 #: Shares of the time for the short full run and the search; trial runs take the rest.
 _RUN_SHARE, _SEARCH_SHARE = 0.35, 0.6
+#: Share of the time that is kept for compiling the modes of the plan.
+_COMPILE_SHARE = 0.2
 #: Minimum of the short run: below it a trial run has hardly any low steps.
 _LEAST_STEPS = 8
 #: Share of ``seconds`` from which a line says that it took longer: a step ends before the time is looked at.
@@ -41,7 +44,9 @@ _LATE = 1.1
 
 def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The default optimizer of the tuner's short runs: SGD, learning rate 0.05, momentum 0.9, weight decay 5e-4."""
-    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
+    weights = list(parameters)
+    fused = weights[0].is_cuda or None  # so that a captured step holds its step, too
+    return torch.optim.SGD(weights, lr=0.05, momentum=0.9, weight_decay=5e-4, fused=fused)
 
 
 def tune(
@@ -59,6 +64,7 @@ def tune(
     lr_rule: LrRule = "linear",
     measure: CostMeasure = "time",
     autocast: torch.dtype | None = None,
+    compile: bool | None = None,
     tail: float | None = None,
     seconds: float = 600.0,
     run_steps: int | None = None,
@@ -99,9 +105,11 @@ def tune(
             tenth less, as on a GPU that small images leave partly idle, the larger batch has trial runs. A run of such
             a plan needs ``batch_multiplier=tuning.batch_multiplier`` and a loader that knows the net.
         lr_rule: What a larger batch's learning rate is multiplied by, as in ``LowModeModel``.
-        measure: Measure the cost of a step by ``"time"`` (forward and backward, uncompiled) or by ``"macs"``, which
-            predict compiled steps better where a GPU runs small maps that wait for launches.
+        measure: Measure the cost of a step by ``"time"`` (a whole ``TrainStep``, captured on CUDA) or by ``"macs"``.
         autocast: ``torch.bfloat16`` if the run will use autocast to it, which changes costs.
+        compile: Time the modes of the plan once more, compiled, as ``LowModeModel`` runs them by default, and plan with
+            these costs; a fifth of the time is kept for it. By default on CUDA; on a CPU most ratios change by less
+            than a tenth (docs/benchmarks/step-time.md), and compilation takes up to a minute a mode.
         tail: Share of the progress, in [0, 1], that is left when images of half the side end: to full-mode with two
             modes, to larger images with more. By default 0.5, and 0.35 for a plan of four modes or more.
         seconds: Time in seconds, in which a full run of eight steps and one trial run are the least; ``reasons`` say
@@ -127,6 +135,10 @@ def tune(
     tried = default_ratios(modes) if ratios is None else tuple(ratios)
     tail = (TAIL if modes < 4 else TAIL_OF_FOUR) if tail is None else tail
     _check(epochs, tail, seconds, tried, measure, steps_per_epoch, autocast)
+    if compile and measure == "macs":
+        raise OptionError(
+            "compile", compile, "has no effect on counted macs", f"leave out {setting('measure', 'macs')}"
+        )
     as_number("time_budget", time_budget, above=0, most=1)
     if batch_multiplier != "pixels":
         batch_multiplier = as_multiplier(batch_multiplier)
@@ -169,7 +181,9 @@ def tune(
     if pooled:
         search.refine(min(pooled, key=lambda each: each.plan.time))
     wanted = Wanted(epochs, tail, modes, time_budget, seed)
-    reasons = trial_runs(search, wanted, last, start + seconds, tell)
+    compiled = probe.batches[0].device.type == "cuda" and measure == "time" if compile is None else compile
+    reasons = trial_runs(search, wanted, last, start + (1 - _COMPILE_SHARE * compiled) * seconds, tell)
+    reasons += price_compiled(search, wanted, tell) if compiled else []
     if probe.losses[last] >= probe.losses[0]:
         reasons.insert(0, no_progress(probe.losses[0], probe.losses[last], last))
     found = decide(search, wanted, reasons, last / total)
@@ -178,7 +192,7 @@ def tune(
         return found
     late = (
         f"tuning took {took:.0f} s instead of {setting('seconds', seconds)}: the least is a full run of {_LEAST_STEPS} "
-        "steps and one mode's trial run"
+        f"steps and one mode's trial run{', and the modes of the plan were compiled' if compiled else ''}"
     )
     return replace(found, reasons=(*found.reasons, late))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.lowering.networks import network
 from lowmode_fx.tuning.agreement import step_gradient
 from lowmode_fx.tuning.batches import read_batches
-from lowmode_fx.tuning.costs import step_cost
+from lowmode_fx.tuning.costs import StepKind, step_cost
 from lowmode_fx.tuning.trials import Probe
 from tests.runtime.recorder import Recorder
 
@@ -203,7 +204,7 @@ def test_low_steps_leave_no_trace_on_trials_and_costs() -> None:
     low = network(pair, Mode.LOW, downsample=True)
     step_gradient(low, probe.batches[0], F.cross_entropy, probe.model)
     assert probe.model.penalty == 5
-    step_cost(pair, probe.batches[0], F.cross_entropy, rounds=1)
+    step_cost(pair, probe.batches[0], F.cross_entropy, StepKind(probe.optimizer), rounds=1)
     assert probe.model.penalty == 5
 
 
@@ -212,7 +213,8 @@ def test_costs_of_captured_steps_leave_no_trace() -> None:
     probe = Probe(Plain(), [(X, Y)] * 3, F.cross_entropy, lambda weights: torch.optim.SGD(weights, lr=0.01), kept=2)
     pair = pair_of(probe.captured, LowModeConfig())
     before = {name: value.clone() for name, value in probe.model.state_dict().items()}
-    cost, spread = step_cost(pair, probe.batches[0], F.cross_entropy, rounds=3, graphs=recorder)
+    kind = StepKind(partial(torch.optim.SGD, lr=0.1, fused=True), graphs=recorder)
+    cost, spread = step_cost(pair, probe.batches[0], F.cross_entropy, kind, rounds=3)
     assert 0 < cost < 2 and 0 <= spread < 2
     assert (recorder.captures, recorder.replays) == (2, 2 + 3 * 2 * 10)
     assert all(torch.equal(value, before[name]) for name, value in probe.model.state_dict().items())

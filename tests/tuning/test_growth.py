@@ -23,7 +23,7 @@ from lowmode_fx.runtime.batch_growth import BatchGrowth
 from lowmode_fx.tuning import search as search_module
 from lowmode_fx.tuning.batches import Call, joined, read_batches
 from lowmode_fx.tuning.candidate import Candidate
-from lowmode_fx.tuning.costs import MeasuredCost, step_cost
+from lowmode_fx.tuning.costs import MeasuredCost, StepKind, step_cost
 from lowmode_fx.tuning.decide import Wanted, decide
 from lowmode_fx.tuning.growth import grown_batch
 from lowmode_fx.tuning.ladder_plan import ramp
@@ -166,7 +166,7 @@ def test_the_cost_of_larger_batches_is_timed_on_them_captured_too() -> None:
     pair, larger = pair_of(probe.captured, KEPT), grown_batch(probe.batches, FOUR)
     for graphs in (None, Recorder()):
         seen.clear()
-        cost, _ = step_cost(pair, probe.batches[0], criterion, rounds=2, graphs=graphs, low_batch=larger)
+        cost, _ = step_cost(pair, probe.batches[0], criterion, StepKind(sgd, graphs=graphs), rounds=2, low_batch=larger)
         assert cost > 0 and seen == {(Mode.FULL, 8), (Mode.LOW, 32)}
 
 
