@@ -18,6 +18,7 @@ from lowmode_fx.lowering.live.shadows import Shadows
 from lowmode_fx.lowering.mode import Mode
 from passes import bind_graph
 from passes.preserve import ForwardAttributes
+from passes.torch_internals import with_own_code
 
 #: Compiles a function or a module, as ``torch.compile`` does.
 Compiler = Callable[[Any], Callable[..., Any]]
@@ -123,7 +124,7 @@ class LiveNetwork:
         return self._run(self._live.forward, args, kwargs)
 
     def compile(self, compiler: Compiler = torch.compile, blocks: Sequence[str] = ()) -> Callable[..., Any]:
-        forward = self._live.forward if blocks else compiler(self._live.forward)
+        forward = self._live.forward if blocks else compiler(with_own_code(self._live.forward))
         compiled_blocks = self._live.compiled_blocks(blocks, compiler) if blocks else None
 
         def compiled(*args: Any, **kwargs: Any) -> Any:

@@ -23,6 +23,7 @@ from passes.torch_internals.compiler_settings import (
     hooks_guarded,
     isolated,
     training_graphs_through,
+    with_own_code,
 )
 from passes.torch_internals.dynamo_guards import dict_version, unchanged_tensors, unwritten
 from passes.torch_internals.fake_tensors import (
@@ -78,6 +79,7 @@ __all__ = [
     "unchanged_tensors",
     "unwritten",
     "version_of",
+    "with_own_code",
     "without_modes",
     "written_tensors",
 ]

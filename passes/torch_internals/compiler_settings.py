@@ -6,6 +6,8 @@ import contextlib
 import functools
 import importlib
 import inspect
+import itertools
+import types
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -82,6 +84,21 @@ def _inductor_pass(graph_pass: Callable[[fx.Graph], None]) -> Any:
             return get_hash_for_files((inspect.getfile(graph_pass),))
 
     return Pass()
+
+
+def with_own_code(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The bound method with a code object of its own, by which dynamo keeps what it has compiled, and limits it.
+
+    Methods of one class share theirs: of all its instances dynamo compiles eight, and the others run uncompiled.
+    """
+    function: Any = method.__func__  # type: ignore[attr-defined]
+    code = function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}")
+    closure, defaults = function.__closure__, function.__defaults__
+    own = types.FunctionType(code, function.__globals__, function.__name__, defaults, closure)
+    return types.MethodType(own, method.__self__)  # type: ignore[attr-defined]
+
+
+_numbers = itertools.count(1)
 
 
 def isolated(compiler: Callable[..., Any]) -> Callable[..., Any]:

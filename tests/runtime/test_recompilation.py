@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from lowmode_fx import LowModeModel, Mode, PeriodicSchedule, build_pair
+from lowmode_fx import LowModeConfig, LowModeModel, Mode, PeriodicSchedule, build_ladder, build_pair
 from lowmode_fx.runtime import recompilation
 from lowmode_fx.runtime.recompilation import MOST
 
@@ -66,6 +66,30 @@ def test_every_layer_that_is_unfrozen_trains(net: LowModeModel, monkeypatch: pyt
             net.run(mode, IMAGES).sum().backward()
         assert net.ladder.model[3].weight.grad is not None
         net.zero_grad()
+
+
+@pytest.mark.usefixtures("nothing_compiled_yet")
+def test_low_modes_of_every_net_in_a_process_are_compiled(caplog: pytest.LogCaptureFixture) -> None:
+    """Also those after the eighth, where dynamo's limit for one function is: each has a function of its own."""
+    ran: list[int] = []
+    nets: list[LowModeModel] = []
+
+    def backend(graph: Any, example: Any) -> Any:
+        def run(*args: Any) -> Any:
+            ran.append(1)
+            return graph.forward(*args)
+
+        return run
+
+    for number in range(5):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1))
+        ladder = build_ladder(model, IMAGES, [LowModeConfig(), LowModeConfig(kernel_ratio=1)])
+        nets.append(LowModeModel(ladder, PeriodicSchedule(2), compile_options={"backend": backend}))
+        for rung in ladder.rungs:
+            before = len(ran)
+            nets[-1].run(rung.mode, IMAGES).sum().backward()
+            assert len(ran) == before + 1, f"{rung.mode} of net {number} ran uncompiled"
+    assert "recompile_limit" not in caplog.text
 
 
 class Counting(nn.Module):
