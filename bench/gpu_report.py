@@ -32,7 +32,7 @@ def training_table(rows: Iterable[Mapping[str, Any]]) -> str:
             arms.setdefault(row["arm"], []).append(row)
     found = sorted(((_mean(each, "accuracy"), name) for name, each in arms.items()), reverse=True)
     full = sorted((accuracy, _mean(arms[name], "seconds")) for accuracy, name in found if name.startswith("full-mode"))
-    head = ["training", "seconds, one replay a step", "seconds, kernel by kernel (from step times)", "test accuracy, %"]
+    head = ["training", "seconds, captured", "seconds, uncaptured (from step times)", "test accuracy, %"]
     lines = []
     for accuracy, name in found:
         seconds, looped = (_mean(arms[name], key) for key in ("seconds", "seconds by a loop"))
