@@ -22,6 +22,9 @@ from lowmode_fx.utils.collector import no_collections
 from lowmode_fx.utils.validation import wrong_type
 from passes.wording import near_matches_hint
 
+#: The low modes of ``LadderSchedule.default(epochs)``, measured in docs/benchmarks/accuracy.md.
+DEFAULT_LADDER = (LowModeConfig(ratio=2, kernel_ratio=1), LowModeConfig(ratio="4/3", kernel_ratio=1))
+
 
 def build_pair(
     model: nn.Module,
@@ -71,7 +74,7 @@ def build_pair(
 def build_ladder(
     model: nn.Module,
     example_input: Any,
-    configs: Sequence[LowModeConfig] | Mapping[str, LowModeConfig],
+    configs: Sequence[LowModeConfig] | Mapping[str, LowModeConfig] | None = None,
     *,
     front_end: FrontEndName = "auto",
     images: Argument | Iterable[Argument] | None = None,
@@ -85,7 +88,8 @@ def build_ladder(
         example_input: What ``forward`` takes, as in ``build_pair``.
         configs: Options of the low modes, in any order: the ladder puts the smallest images first, and for images of
             one size pooled kernels before kept ones. Modes are named after their ratios (``r2``, ``r4/3``; a single one
-            ``low``), or by the keys of a mapping.
+            ``low``), or by the keys of a mapping. By default r = 2 and 4/3 with kernels kept, the modes of
+            ``LadderSchedule.default(epochs)``.
         front_end: As in ``build_pair``.
         images: As in ``build_pair``.
         leaf_modules: As in ``build_pair``.
@@ -104,6 +108,7 @@ def build_ladder(
         NoEffectWarning: In some mode no kernel is pooled and no max pool is dropped.
         UserWarning: A sequence of configurations is in another order than the ladder's, or has equal ones.
     """
+    configs = DEFAULT_LADDER if configs is None else configs
     if not isinstance(configs, Iterable) or isinstance(configs, str):
         raise wrong_type("configs", configs, "a list of LowModeConfig, such as [LowModeConfig(ratio=2)]")
     given = _check_configs(configs)

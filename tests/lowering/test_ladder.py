@@ -18,7 +18,17 @@ from strategies import cnn_specs, low_mode_kwargs
 from tiny import IMAGES, Tiny, assert_shared, tensors
 from torch import Tensor, nn
 
-from lowmode_fx import Ladder, LowModeConfig, Mode, NoEffectWarning, PassError, build_ladder, build_pair
+from lowmode_fx import (
+    Ladder,
+    LadderSchedule,
+    LowModeConfig,
+    LowModeModel,
+    Mode,
+    NoEffectWarning,
+    PassError,
+    build_ladder,
+    build_pair,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -161,6 +171,20 @@ def test_a_pickle_holds_every_mode(front_end: Any) -> None:
     assert_shared(ours)
     for mode in ladder.modes:
         assert_same_run(ours.graph(mode), ladder.graph(mode), *ladder.inputs_of(mode, [torch.randn(IMAGES)]))
+
+
+def test_without_configurations_it_has_the_modes_of_the_default_schedule() -> None:
+    """Smaller images, kernels kept: names, places and number are those that ``LadderSchedule.default`` goes by."""
+    ladder = build_ladder(Tiny(), torch.zeros(IMAGES))
+    assert [str(mode) for mode in ladder.modes] == ["r2", "r4/3", "full"]
+    assert [rung.config for rung in ladder.rungs] == [LowModeConfig(ratio=r, kernel_ratio=1) for r in (2, 4 / 3)]
+    net = LowModeModel(ladder, LadderSchedule.default(10), compile=False)
+    seen = []
+    for epoch in range(10):
+        net.set_epoch(epoch)
+        net(torch.zeros(IMAGES))
+        seen.append(str(net.last_mode))
+    assert seen == ["r2"] * 5 + ["r4/3"] * 3 + ["full"] * 2
 
 
 def test_a_mode_that_can_not_be_right_is_refused_with_the_whole_ladder() -> None:
