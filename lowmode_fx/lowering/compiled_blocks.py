@@ -12,7 +12,7 @@ from torch import nn
 from lowmode_fx.lowering.blocks import kind_of
 from lowmode_fx.lowering.recomputed_masks import recompute_masks
 from passes.preserve import same_items
-from passes.torch_internals import at_least_recompilations, isolated, training_graphs_through
+from passes.torch_internals import at_least_recompilations, training_graphs_through, with_own_code
 
 #: More compilations of one kind of block than torch allows for one function: each mode, batch or dtype has its own, and
 #: so has each call of a block that counts its calls, until its mode runs uncompiled for that reason.
@@ -46,7 +46,7 @@ class CompiledBlocks:
         around: Around = contextlib.nullcontext,
     ) -> None:
         self._model, self._paths = model, paths
-        self._compiler = isolated(compiler)
+        self._compiler = compiler
         self._kind, self._version, self._around = kind, version, around
         self._compiled: dict[Hashable, Callable[..., Any]] = {}
         self._calls: list[tuple[nn.Module, Callable[..., Any]]] = []
@@ -59,7 +59,7 @@ class CompiledBlocks:
         """Inside, the model's blocks run compiled."""
         calls = self._current()
         before = [vars(block).get("forward") for block, _ in calls]
-        with at_least_recompilations(_EACH * len(self._compiled)), training_graphs_through(recompute_masks):
+        with at_least_recompilations(_EACH), training_graphs_through(recompute_masks):
             for block, call in calls:
                 vars(block)["forward"] = call
             try:
@@ -86,7 +86,7 @@ class CompiledBlocks:
         compiled = self._compiled.get(key)
         if compiled is None:
             function = type(block).forward if own is None else _ignoring_self(own)
-            compiled = self._compiled[key] = self._compiler(function)
+            compiled = self._compiled[key] = self._compiler(with_own_code(function))
         call = _Call(self._run, compiled, block)
         call.own = own
         return call

@@ -21,7 +21,6 @@ from passes.torch_internals.compiler_settings import (
     at_least_recompilations,
     backward_compiled_at_once,
     hooks_guarded,
-    isolated,
     training_graphs_through,
     with_own_code,
 )
@@ -69,7 +68,6 @@ __all__ = [
     "is_jit_tracing",
     "is_symbolic_tracing",
     "is_uncaptured_operator",
-    "isolated",
     "leave_frames_of",
     "logs_wanted",
     "makes_cuda_graphs",

@@ -58,7 +58,8 @@ def makes_cuda_graphs(compiled: Any) -> bool:
         config, callback = getattr(context, "compiler_config", None), getattr(context, "callback", None)
     else:
         function = getattr(compiled, "_compiled_call_impl", None) or compiled
-        read = getattr(function, "get_compiler_config", None) if getattr(function, "_is_torch_compile", False) else None
+        made = getattr(function, "__dict__", {})  # not by getattr: what isn't torch's may have any attribute
+        read = made.get("get_compiler_config") if "_torchdynamo_orig_callable" in made else None
         config = None if read is None else read()
     if config is not None:
         return bool(config.get("triton.cudagraphs"))

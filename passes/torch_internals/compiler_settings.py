@@ -9,7 +9,6 @@ import inspect
 import itertools
 import types
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -86,26 +85,20 @@ def _inductor_pass(graph_pass: Callable[[fx.Graph], None]) -> Any:
     return Pass()
 
 
-def with_own_code(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The bound method with a code object of its own, by which dynamo keeps what it has compiled, and limits it.
+def with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, or bound method, with a code object of its own, by which dynamo keeps what it has compiled.
 
-    Methods of one class share theirs: of all its instances dynamo compiles eight, and the others run uncompiled.
+    Those that share one share its compilations, of which dynamo makes eight, and may be given each other's: what a
+    mode changes around a call is not among the things that dynamo checks. Other callables are returned as they are.
     """
-    function: Any = method.__func__  # type: ignore[attr-defined]
-    code = function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}")
-    closure, defaults = function.__closure__, function.__defaults__
-    own = types.FunctionType(code, function.__globals__, function.__name__, defaults, closure)
-    return types.MethodType(own, method.__self__)  # type: ignore[attr-defined]
+    plain = getattr(function, "__func__", function)
+    if not isinstance(plain, types.FunctionType):
+        return function
+    code = plain.__code__.replace(co_name=f"{plain.__name__}_{next(_numbers)}")
+    own = types.FunctionType(code, plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__)
+    own.__kwdefaults__ = plain.__kwdefaults__
+    own.__dict__.update(plain.__dict__)
+    return own if plain is function else types.MethodType(own, function.__self__)  # type: ignore[attr-defined]
 
 
 _numbers = itertools.count(1)
-
-
-def isolated(compiler: Callable[..., Any]) -> Callable[..., Any]:
-    """``torch.compile`` with options, such that each call has its own limit of recompilations, where torch can."""
-    keywords = dict(getattr(compiler, "keywords", {}))
-    if getattr(compiler, "func", compiler) is not torch.compile:
-        return compiler
-    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
-        keywords.setdefault("isolate_recompiles", True)
-    return partial(torch.compile, **keywords)

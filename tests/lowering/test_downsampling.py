@@ -23,6 +23,8 @@ from lowmode_fx.lowering.resampling import gaussian_taps
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
 
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
+
 every_method = pytest.mark.parametrize("method", ["gaussian", "bilinear", "area"])
 every_device = pytest.mark.parametrize("device", DEVICES)
 
@@ -409,7 +411,10 @@ def test_its_arguments_travel(method: str, ratio: Any) -> None:
     ("ratio", "method", "multiple", "dynamic"),
     [
         (4 / 3, "gaussian", 1, False),
-        (Fraction(13, 11), "gaussian", 1, False),
+        pytest.param(
+            *(Fraction(13, 11), "gaussian", 1, False),
+            marks=pytest.mark.skipif(OLD, reason="this torch compiles no comparison of fractions that are arguments"),
+        ),
         pytest.param((1, 2), "gaussian", 7, True, marks=pytest.mark.slow),
         ((1, "5/2"), "bilinear", 1, True),
         ("4/3", "area", 1, True),
