@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from lowmode_fx.cli.ladder_options import EXAMPLE, LadderPlan
@@ -15,7 +13,6 @@ from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
 from lowmode_fx.utils.validation import as_choice, as_share
 from passes.errors import OptionError
-from passes.wording import first_line
 
 if TYPE_CHECKING:
     from lowmode_fx.tuning.result import Tuning
@@ -147,23 +144,6 @@ def _tuned(
         return LadderSchedule(tuning.schedule.epochs, modes=modes, hold_epochs=hold_epochs or 0, milestones=held)
     chosen = [tuning.schedule.low_probability(epoch) for epoch in range(tuning.epochs)]
     return BernoulliSchedule(chosen, settings.seed, hold_epochs or 0, held)
-
-
-def read_tuning(path: Path) -> Tuning:
-    """What ``lowmode-fx tune`` wrote. Raises ``ValueError`` for another file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else first_line(error)
-        raise OptionError("tuned", path, f"can't be read ({reason})", "make it with lowmode-fx tune") from error
-    if not isinstance(values, dict):
-        raise OptionError("tuned", path, "is no result of lowmode-fx tune", "make one with it")
-    from lowmode_fx.tuning.result import Tuning
-
-    try:
-        return Tuning.from_dict(values)
-    except (ValueError, TypeError) as error:
-        raise OptionError("tuned", path, f"is {first_line(error)}", "make it with lowmode-fx tune") from error
 
 
 def ends_full(kind: str, p: str | None, tail: float | None) -> bool:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -223,14 +224,20 @@ def test_options_that_do_nothing_are_reported(run: Run) -> None:
 def test_low_mode_options_of_a_full_run_are_reported() -> None:
     given = {"p": "0.5", "measure_every": 100, "tail": None}
     low = {"ratio": "3", "whole_images": True, "gain": None}
-    lines = list(idle_options(given, low, schedule="bernoulli", lr_schedule="milestones", full_only=True))
+    lines = list(
+        idle_options(given, low, schedule="bernoulli", lr_schedule="milestones", full_only=True, growing=False)
+    )
     assert [line.split(" does")[0] for line in lines] == [
         "note: --ratio 3",
         "note: --whole-images",
         "note: --p 0.5",
         "note: --measure-every 100",
     ]
-    assert not list(idle_options({"p": "0.5"}, low, schedule="bernoulli", lr_schedule="cosine", full_only=False))
+    of_run = partial(idle_options, schedule="bernoulli", lr_schedule="cosine", full_only=False)
+    assert not list(of_run({"p": "0.5", "lr_rule": "sqrt"}, low, growing=True))
+    assert list(of_run({"lr_rule": "sqrt"}, low, growing=False)) == [
+        "note: --lr-rule sqrt does nothing here: no batches grow, as by --batch-multiplier above 1"
+    ]
 
 
 def test_results_are_named_after_the_data() -> None:

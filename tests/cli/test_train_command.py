@@ -242,7 +242,7 @@ def test_batches_grow_as_images_shrink(run: Run) -> None:
     }.items():
         assert complaint in run(*ladder, given, "--out", "other").error
     idle = run(*LADDER, "--ladder", "4x1,2x1,1x1", "--lr-rule", "none", "--pool-convs", "all", "--out", "third")
-    assert "note: --lr-rule none does nothing here: it belongs to --batch-multiplier" in idle.out
+    assert "note: --lr-rule none does nothing here: no batches grow, as by --batch-multiplier above 1" in idle.out
 
 
 def test_a_ladder_learns_the_digits(run: Run) -> None:

@@ -24,7 +24,8 @@ from lowmode_fx import (
     build_ladder,
     build_pair,
 )
-from lowmode_fx.cli.schedule_options import make_schedule, read_tuning
+from lowmode_fx.cli.schedule_options import make_schedule
+from lowmode_fx.cli.tunings import read_tuning
 from lowmode_fx.runtime.schedules import annealed_shares, schedule_from_dict
 from lowmode_fx.train import RunFolder, train
 from lowmode_fx.train.batches import train_batches

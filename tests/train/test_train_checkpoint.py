@@ -150,7 +150,7 @@ def test_a_run_of_several_modes_resumes_to_the_same_bits(tmp_path: Path, monkeyp
     assert list(said["low_mode"]["configs"]) == ["r4", "r2"] and said["low_mode"]["low_weight"] == {"r4": 0.5}
     assert [config["ratio"] for config in said["low_mode"]["configs"].values()] == [4, 2]
     assert said["results"]["steps"] == result.steps and min(result.steps.values()) > 0
-    with pytest.raises(CheckpointError, match=r"low_weight is None, the run there has \{'r4': 0\.5\}"):
+    with pytest.raises(CheckpointError, match=r"low_weight is 1.0, the run there has \{'r4': 0\.5\}"):
         quick_run(folder=folder, resume=True, net=LowModeModel(ladder_net().ladder, ladder_net().schedule))
 
 
