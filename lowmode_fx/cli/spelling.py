@@ -9,7 +9,7 @@ from typing import Any
 from passes.spelling import NO_VALUE, Spelling, as_argument
 
 #: Arguments whose options have another name.
-RENAMED = {"every": "measure_every"}
+RENAMED = {"every": "measure_every", "only": "on"}
 #: Options with a value for each side of the images, as ``1x4/3``; others list theirs with commas.
 ONE_A_SIDE = ("ratio", "kernel_ratio")
 #: What serves instead of an option that a command has not, or that has another name: argument and value → option.

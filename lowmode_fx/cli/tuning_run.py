@@ -45,7 +45,7 @@ def make_setting(model: str, data: str, image_size: int | None, in_chans: int, s
     if place.type == "cpu":
         keep_freed_memory()
     loss = make_criterion(settings.criterion, device=place)  # its errors come before images are decoded
-    splits = load_data(data, image_size, in_chans).to(place)
+    splits = load_data(data, image_size, in_chans, only="train").to(place)
     for note in splits.notes:
         print(f"note: {note}", file=sys.stderr)
     _, height, width = splits.image_shape

@@ -146,6 +146,9 @@ def test_cifar10_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (base / "data_batch_3").write_bytes(b"no pickle")
     with pytest.raises(ValueError, match=r"cannot read CIFAR-10 in .*; unpack it again"):
         load_data(f"cifar10:{tmp_path}")
+    alone = load_data(f"cifar10:{tmp_path}", only="val").val  # the file that is no pickle is not read
+    assert isinstance(alone, MemoryImages) and isinstance(splits.val, MemoryImages)
+    assert torch.equal(alone.images, splits.val.images)
 
 
 @pytest.mark.parametrize(
