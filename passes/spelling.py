@@ -30,6 +30,16 @@ def setting(name: str, value: Any = NO_VALUE) -> str:
     return _spelling.get()(name, value)
 
 
+def written(name: str, value: Any) -> str:
+    """The value of an argument alone, as the reader of a message writes it: ``'4/3'``, or ``4/3``."""
+    return setting(name, value).removeprefix(setting(name)).lstrip("= ")
+
+
+def current_spelling() -> Spelling:
+    """The spelling of the messages here, for what goes on in another process."""
+    return _spelling.get()
+
+
 @contextmanager
 def spelled(spelling: Spelling) -> Iterator[None]:
     """Inside, messages write arguments with ``spelling``."""

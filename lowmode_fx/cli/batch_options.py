@@ -28,8 +28,8 @@ def read_batch_multiplier(text: str | None, modes: Sequence[str]) -> BatchMultip
     if len(values) == 1:
         return values[0]
     if len(values) != len(modes):
-        problem = f"gives {len(values)} for {len(modes)} low modes, {', '.join(modes)}"
-        raise OptionError("batch_multiplier", text, problem, "give one for each")
+        problem = f"gives {len(values)} for {len(modes)} low mode{'s' * (len(modes) != 1)}, {', '.join(modes)}"
+        raise OptionError("batch_multiplier", text, problem, "give one for all, or one for each")
     return dict(zip(modes, values, strict=True))
 
 

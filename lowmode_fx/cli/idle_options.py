@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lowmode_fx.cli.spelling import option_name
+from passes.spelling import setting
 
 #: Options of a low mode beside those of ``LowModeConfig``: a run without one has no use for them.
 LOW_MODE_RUN = (
@@ -44,7 +45,7 @@ def idle_options(
             yield _line("hold_epochs", given["hold_epochs"], "--schedule agreement holds no epochs")
     for name, kinds in OF_RATES.items():
         if given.get(name) is not None and lr_schedule not in kinds:
-            yield _line(name, given[name], f"the rate follows --lr-schedule {lr_schedule}")
+            yield _line(name, given[name], f"the rate follows {setting('lr_schedule')} {lr_schedule}")
 
 
 def _line(name: str, value: Any, why: str) -> str:

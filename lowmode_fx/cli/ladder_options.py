@@ -51,7 +51,7 @@ def read_ladder(text: str) -> LadderPlan:
     if wrong is not None:
         raise ValueError(f"--ladder has {wrong!r}, which is no ratio of at least 1; give ratios, as in {EXAMPLE}")
     matches = [match for _, match in found if match is not None]
-    ratios = [Fraction(*ratio_terms(match[1], "--ladder")) for match in matches]
+    ratios = [Fraction(*ratio_terms(match[1], "ladder")) for match in matches]
     epochs = [int(match[2]) for match in matches if match[2] is not None]
     if not all(larger > smaller for larger, smaller in pairwise(ratios)):
         ordered = dict(sorted(zip(ratios, parts, strict=True), reverse=True))

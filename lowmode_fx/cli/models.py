@@ -105,7 +105,7 @@ def _imported_model(module_name: str, attribute: str, offered: dict[str, Any], p
             offered = {**offered, "pretrained": True}
         model = build(**{name: value for name, value in offered.items() if name in accepted})
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{place} returned a {type(model).__name__}; give one that returns an nn.Module")
+        raise ValueError(f"{place} returned a value of type {type(model).__name__}; give one that returns an nn.Module")
     return model
 
 

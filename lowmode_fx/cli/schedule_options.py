@@ -80,7 +80,9 @@ def make_schedule(
         try:
             most = float(0.9 if p is None else p)
         except ValueError:
-            raise ValueError(f"--p {p!r} is no number; --schedule agreement takes one, for steps that pay") from None
+            raise OptionError(
+                "p", p, "is no number", "give one, as --schedule agreement takes for steps that pay"
+            ) from None
         return AgreementSchedule(
             every or 500, p=most, full_from=full_from, momentum=settings.momentum, seed=settings.seed
         )
@@ -176,5 +178,6 @@ def low_shares(text: str, epochs: int) -> float | list[float]:
         raise OptionError("p", text, "repeats a number less than once", "give counts of at least 1, as in 0.8x15,0x15")
     total = sum(count for _, count in found)
     if total != epochs:
-        raise ValueError(f"--p gives {total} values for {epochs} epochs; give a single number, or {epochs}")
+        run = f"{epochs} epoch{'s' * (epochs != 1)}"
+        raise ValueError(f"--p gives {total} values for {run}; give a single number, or {epochs}")
     return [number for number, count in found for _ in range(count)]

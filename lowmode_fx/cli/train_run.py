@@ -216,7 +216,8 @@ def about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings,
                 f"before epoch {full_from + 1}"
             )
     if set(fractions) == {Mode.FULL}:
-        yield "warning: no step is in low-mode; give a larger --p, fewer --hold-epochs or more --epochs"
+        more = "more epochs to low modes" if isinstance(schedule, LadderSchedule) else "a larger --p"
+        yield f"warning: no step is in low-mode; give {more}, fewer --hold-epochs or more --epochs"
 
 
 def about_points(ladder: Ladder) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lowmode_fx.cli.measured_on import difference
 from lowmode_fx.lowering.config import LowModeConfig
 from passes.errors import OptionError
-from passes.spelling import setting
+from passes.spelling import as_argument, setting, spelled
 from passes.wording import first_line
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def read_tuning(path: Path) -> Tuning:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else first_line(error)
-        raise OptionError("tuned", path, f"can't be read ({reason})", "make it with lowmode-fx tune") from error
+        problem = f"can't be read ({error.strerror})" if isinstance(error, OSError) else "is no JSON"
+        raise OptionError("tuned", path, problem, "make it with lowmode-fx tune") from error
     return _tuning(path, values, "is no result of lowmode-fx tune", "make one with it")
 
 
@@ -66,16 +66,19 @@ def is_planned(name: str, given: Collection[str]) -> bool:
 def other_plan(path: Path, difference: str, folder: Path, recorded: bool) -> OptionError:
     """The error for a run that is to go on with a plan that it did not begin with. recorded: the run holds its own."""
     own = f"leave {setting('tuned')} out, as in lowmode-fx train --resume {folder}: the run goes on with its own"
-    again = f"{own if recorded else 'give the plan as it was'}, or give --overwrite or --out another path"
+    again = f"{own if recorded else 'give the plan as it was'}, or give --overwrite or another --out"
     return OptionError("tuned", path, f"is not the plan that run {str(folder)!r} began with ({difference})", again)
 
 
 def _tuning(path: Path, values: Any, problem: str, hint: str) -> Tuning:
     if not isinstance(values, dict):
         raise OptionError("tuned", path, problem, hint)
-    from lowmode_fx.tuning.result import Tuning
+    from lowmode_fx.tuning.result import NO_RESULT, Tuning
 
     try:
-        return Tuning.from_dict(values)
+        with spelled(as_argument):  # the file's values are no options
+            return Tuning.from_dict(values)
     except (ValueError, TypeError) as error:
-        raise OptionError("tuned", path, f"is {first_line(error)}", "make it with lowmode-fx tune") from error
+        with spelled(as_argument):
+            told = first_line(error).partition(";")[0].removeprefix(NO_RESULT)
+        raise OptionError("tuned", path, f"is {NO_RESULT}{told}", "make it with lowmode-fx tune") from error

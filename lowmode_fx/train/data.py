@@ -20,6 +20,7 @@ from lowmode_fx.train.statistics import Statistics, channel_statistics
 from lowmode_fx.train.torchvision_sets import read_torchvision
 from lowmode_fx.utils.validation import as_choice, as_count
 from passes.errors import OptionError
+from passes.spelling import setting
 from passes.wording import sides
 
 #: Sets whose decoded uint8 images take no more than this stay in memory by default.
@@ -105,7 +106,7 @@ def _held(
     train, val = (held.parts[only or part] for part in _TRAINED_ON)
     if size is None and train.shape != val.shape:
         was, now = sides(train.shape[1:]), sides(val.shape[1:])
-        raise ValueError(f"images are {was} in train and {now} in val; give --image-size")
+        raise ValueError(f"images are {was} in train and {now} in val; give {setting('image_size')}")
     mean, std, notes = _statistics(train, only)
     augmentation = image_augmentation(min(val.shape[1:]))
     if "MNIST" in read.name or read.name in ("SVHN", "USPS", "GTSRB"):
@@ -137,7 +138,9 @@ def _folder(
     for part, images in wanted.items():
         if size is None and images.shape != first.shape:
             text, name = images.size_text, _WORDS[part]
-            raise ValueError(f"images are {first.size_text} in train and {text} in {name}; give --image-size")
+            raise ValueError(
+                f"images are {first.size_text} in train and {text} in {name}; give {setting('image_size')}"
+            )
     in_files = is_large and not in_memory
     parts: Mapping[Part, ImageSource] = {
         part: images if in_files else images.decode_all(f"decoding {_WORDS[part]} images", workers)

@@ -30,7 +30,7 @@ class OtherRunError(CheckpointError):
     """
 
     def __init__(self, run_folder: Path, difference: str, low_mode: str | None) -> None:
-        again = "give the same again, or --overwrite or --out another path"
+        again = f"give the same again, or {setting('overwrite', True)} or another {setting('path')}"
         super().__init__(f"cannot resume {str(run_folder)!r}: {difference}; {again}")
         self.difference, self.low_mode = difference, low_mode
 

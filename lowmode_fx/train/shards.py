@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lowmode_fx.train.data_spec import FORMS
 from lowmode_fx.train.decode import decode
 from lowmode_fx.train.images import HeldParts, MemoryImages, Sizes, check_part, square
 from lowmode_fx.train.names import Part
@@ -95,7 +96,8 @@ def _open(datasets: Any, kind: str, root: Path, cache: str) -> Any:
             return datasets.load_dataset(kind, data_dir=str(root), cache_dir=cache)
     except Exception as error:  # its own, pyarrow's, tarfile's
         reason = one_line(error.__cause__ or error)
-        raise ValueError(f"cannot read {kind} files in {str(root)!r}: {reason}") from error
+        hint = f"give {FORMS[kind]} of a folder that holds them"
+        raise ValueError(f"cannot read {kind} files in {str(root)!r}: {reason}; {hint}") from error
     finally:
         if bars:
             datasets.enable_progress_bars()

@@ -165,7 +165,7 @@ ODD = {
     "a number that is none": (("--p", "nan"), "--p nan is not a probability; give a number from 0 to 1"),
     "half a repetition": (("--p", "0.5x"), "--p 0.5x is no list of numbers"),
     "a repetition of nothing": (("--p", "0.5x0"), "--p 0.5x0 repeats a number less than once"),
-    "repetitions without end": (("--p", "0.8x99999999999"), "--p gives 99999999999 values for 1 epochs"),
+    "repetitions without end": (("--p", "0.8x99999999999"), "--p gives 99999999999 values for 1 epoch;"),
     "a negative share": (("--tail", "-1"), "--tail -1.0 is not a share; give a number from 0 to 1"),
     "a negative weight": (("--low-weight", "-1"), "--low-weight -1.0 is out of range; give a number above 0"),
     "a weight that is none": (("--low-weight", "nan"), "--low-weight nan is out of range"),
@@ -184,9 +184,12 @@ ODD = {
     "a rate beyond numbers": (("--lr", "1e300"), "--lr 1e+300 is out of range; give a number above 0, at most 1e+30"),
     "a rate that is none": (("--lr", "nan"), "--lr nan is out of range"),
     "epochs without end": (("--epochs", "1" + "0" * 21), "is too large; give an int from 1 to 100000"),
-    "a raised number": (("--epochs", "10²¹"), "--epochs: Input should be a valid integer"),
+    "a raised number": (("--epochs", "10²¹"), "--epochs 10²¹ is no integer; give an int"),
     "a device without numbers": (("--device", "meta"), "--device 'meta' is not there; give auto, cpu or a GPU"),
-    "images without end": (("--image-size", "100000000"), "--image-size: Input should be less than or equal to 16384"),
+    "images without end": (
+        ("--image-size", "100000000"),
+        "--image-size 100000000 is out of range; give an int from 1 to 16384",
+    ),
     "a measurement too often": (
         ("--schedule", "agreement", "--measure-every", "5"),
         "--measure-every 5 would spend more than 10% of the steps on measuring 4 batches; give at least 80",

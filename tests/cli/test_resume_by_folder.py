@@ -71,7 +71,7 @@ def test_what_is_given_changes_what_may_change_and_nothing_else(run: Run) -> Non
         ("--kernel-ratio", "1", "--kernel-ratio"),
     ):
         told = refused(run("train", "--resume", "run", option, value))
-        assert message in told and told.endswith("; give the same again, or --overwrite or --out another path"), told
+        assert message in told and told.endswith("; give the same again, or --overwrite or another --out"), told
     assert Path("run/summary.json").read_text() == before
     longer = run("train", "run/", "--resume", "--epochs", "3", "--workers", "1")
     assert longer.status == 0 and "going on from epoch 3, step 0" in longer.out, longer.error
@@ -130,7 +130,11 @@ def test_no_run_is_one_line(run: Run) -> None:
     assert "run folder 'empty' holds no run: it has no summary.json; give another" in refused(
         run("train", "--resume", "empty")
     )
-    assert refused(run("train", "--resume")) == "error: Missing argument 'model'; see --help"
+    folder = "error: --resume takes the run's folder where no model is given; give lowmode-fx train --resume"
+    assert refused(run("train", "--resume")) == f"{folder} RUN"
+    assert refused(run("train", "--resume", "--out", "runs/a")) == f"{folder} runs/a"
+    model = "error: Missing argument 'model'; give a timm name, torchvision:NAME or package.module:callable"
+    assert refused(run("train")) == refused(run("train", "--data", "digits")) == model
     assert refused(run("train", "empty")) == "error: Missing option '--data'; see --help"
     told = refused(run("train", "--resume", "empty", "--out", "other"))
     assert told == "error: --out 'other' is not the run to resume, 'empty'; leave it out"
@@ -207,14 +211,14 @@ def test_another_plan_than_the_runs_is_told_as_one(planned: Run) -> None:
     before = summary("cut")
     start, again = (
         "error: --tuned 'plan.json' is not the plan that run 'cut' began with",
-        "or give --overwrite or --out",
+        "or give --overwrite or another --out",
     )
     own = "leave --tuned out, as in lowmode-fx train --resume cut: the run goes on with its own, "
     differing = "--low-weight is 1.0, the run there has 0.5"
     whole = ("train", MODEL, *QUICK, "--resume", "--out", "cut")
     for command in (("train", "--resume", "cut"), whole):
         told = refused(planned(*command, "--tuned", "plan.json"))
-        assert told == f"{start} ({differing}); {own}{again} another path"
+        assert told == f"{start} ({differing}); {own}{again}"
     modes = refused(planned("train", "--resume", "cut", "--tuned", "modes.json"))
     assert "'modes.json' is not the plan that run 'cut' began with (its modes would be r = 2 for 1 epoch" in modes
     mine = refused(planned(*whole, "--tuned", "plan.json", "--low-weight", "0.7"))
@@ -225,7 +229,7 @@ def test_another_plan_than_the_runs_is_told_as_one(planned: Run) -> None:
     del before["options"]["tuned_plan"]  # as older versions left it
     Path("cut/summary.json").write_text(json.dumps(before))
     older = refused(planned("train", "--resume", "cut"))
-    assert older == f"{start} ({differing}); give the plan as it was, {again} another path"
+    assert older == f"{start} ({differing}); give the plan as it was, {again}"
 
 
 def test_a_plan_that_was_edited_is_asked_for(planned: Run) -> None:

@@ -153,7 +153,7 @@ def test_train_with_a_schedule_that_measures(run: Run, tmp_path: Path) -> None:
         ),
         (
             ("probe", MODEL, *DATA, "--batches", "1"),
-            "--batches: Input should be greater than or equal to 2; see --help",
+            "--batches 1 is out of range; give an int from 2 to 1000",
         ),
         (
             ("probe", MODEL, *DATA, "--steps", "1000000", "--pool-convs", "x"),

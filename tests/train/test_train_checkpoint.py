@@ -450,10 +450,10 @@ def test_an_existing_run_needs_resume_or_overwrite(straight: Path, tmp_path: Pat
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
     with pytest.raises(
-        ValueError, match=r"run folder '.*run' exists; give --resume, --overwrite or --out another path"
+        ValueError, match=r"run folder '.*run' exists; give resume=True, overwrite=True or another path"
     ):
         RunFolder.open(folder)
-    with pytest.raises(ValueError, match="--resume and --overwrite exclude each other"):
+    with pytest.raises(ValueError, match="resume=True and overwrite=True exclude each other"):
         RunFolder.open(folder, resume=True, overwrite=True)
 
 
@@ -470,7 +470,7 @@ def test_overwriting_touches_nothing_else(straight: Path, tmp_path: Path) -> Non
 def test_a_folder_with_other_things_is_never_a_run_folder(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     for options in ({}, {"overwrite": True}, {"resume": True}):
-        with pytest.raises(ValueError, match="is not empty and holds no run; give --out another path"):
+        with pytest.raises(ValueError, match="is not empty and holds no run; give another path"):
             RunFolder.open(tmp_path, **options)
     with pytest.raises(ValueError, match=r"run folder '.*thesis\.tex' is a file"):
         RunFolder.open(tmp_path / "thesis.tex", overwrite=True)

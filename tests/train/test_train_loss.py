@@ -66,7 +66,7 @@ def test_heads_are_known_by_name_or_by_width(outputs: Any, right: Tensor) -> Non
     ],
 )
 def test_what_is_not_known_is_refused_with_the_way_out(outputs: Any, told: str) -> None:
-    with pytest.raises(ValueError, match=rf"^model returns {told}.*give --criterion package\.module:callable"):
+    with pytest.raises(ValueError, match=rf"^model returns {told}.*give criterion='package\.module:callable'"):
         classification_loss(outputs, LABELS)
 
 
