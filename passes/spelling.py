@@ -35,6 +35,11 @@ def written(name: str, value: Any) -> str:
     return setting(name, value).removeprefix(setting(name)).lstrip("= ")
 
 
+def is_option(name: str) -> bool:
+    """Whether the reader of a message gives an argument as an option of a command."""
+    return setting(name) != name
+
+
 def current_spelling() -> Spelling:
     """The spelling of the messages here, for what goes on in another process."""
     return _spelling.get()

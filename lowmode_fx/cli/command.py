@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, get_args
 
 import typer
-from typer.models import OptionInfo
+from typer.models import ArgumentInfo, OptionInfo
 
 from lowmode_fx.cli.spelling import as_typed, command_spelling
 from lowmode_fx.utils.user_code import OUR_CODE, told
@@ -55,9 +55,11 @@ def as_command(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _as_typed(parameters: Mapping[str, inspect.Parameter]) -> dict[str, str]:
-    """Of options with several names the one that is on the command line, by parameter."""
+    """Of options with several names the one that is on the command line, by parameter; of arguments their own."""
     found = {}
     for name, parameter in parameters.items():
+        if any(isinstance(each, ArgumentInfo) for each in get_args(parameter.annotation)[1:]):
+            found[name] = name
         # Within Annotated, the first of the names is where a default would stand.
         declared = [(each.default, *(each.param_decls or ())) for each in _options(parameter)]
         names = [each for several in declared for each in several if isinstance(each, str) and "/" not in each]

@@ -20,11 +20,8 @@ def check_model_name(name: str) -> None:
     Read off their files, imported by nothing: a name that none of them defines or quotes is in no registry. One that
     passes may still be none; ``create_model`` says so.
     """
-    kind, colon, rest = name.partition(":")
-    if colon and not (kind and rest):
-        forms = "torchvision:NAME" if kind == "torchvision" else "package.module:callable"
-        raise ValueError(f"model {name!r} names nothing {'after' if kind else 'before'} its colon; give {forms}")
-    if kind == "torchvision":
+    kind, rest = model_parts(name)
+    if kind == "torchvision" and rest:
         package, model = "torchvision", rest
     elif rest:
         return  # a callable: its own module is asked
@@ -33,6 +30,15 @@ def check_model_name(name: str) -> None:
     known, spelled = names_in(package, "models", _REGISTERED)
     if len(known) >= _FEWEST and model not in spelled:
         raise ValueError(unknown_model(rest or name, known, package))
+
+
+def model_parts(name: str) -> tuple[str, str]:
+    """What is before a colon, and after it; ``""`` without one. Raises ``ValueError`` for a colon beside nothing."""
+    kind, colon, rest = name.partition(":")
+    if colon and not (kind and rest):
+        forms = "torchvision:NAME" if kind == "torchvision" else "package.module:callable"
+        raise ValueError(f"model {name!r} names nothing {'after' if kind else 'before'} its colon; give {forms}")
+    return kind, rest
 
 
 def unknown_model(name: str, known: Sequence[str], package: str) -> str:

@@ -46,7 +46,7 @@ def read_options(folder: Path, known: Collection[str]) -> dict[str, Any]:
         raise ValueError(f"{name} {what}; give the folder of a run, or a model and --data")
     if not (folder / SUMMARY).is_file():
         raise ValueError(f"{name} holds no run: it has no {SUMMARY}; give another, or a model and --data")
-    again = f"give them all again: lowmode-fx train MODEL --data DATA ... --resume --out {folder}"
+    again = f"give all of its options again: lowmode-fx train MODEL --data DATA ... --resume --out {folder}"
     try:
         options = json.loads((folder / SUMMARY).read_text(encoding="utf-8")).get("options")
     except (OSError, ValueError, AttributeError) as error:
@@ -100,6 +100,9 @@ def resumes_by_folder(command: Callable[..., None]) -> Callable[..., None]:
             if "tuned" in given:
                 stored.pop(TUNED_PLAN, None)
             given = {**stored, **given, "out": folder if Path.cwd() == here else here / folder}
+        if "data" not in given and (as_path(given["model"]) / SUMMARY).is_file():
+            run = given["model"]
+            raise ValueError(f"{run!r} is the folder of a run; give --resume to go on with it, or a model and --data")
         if "data" not in given:
             raise ValueError("Missing option '--data'; see --help")
         command(**given)

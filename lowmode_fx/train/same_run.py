@@ -64,7 +64,7 @@ def _name_of(prefix: str, key: str) -> str:
     """A value of an identity in a user's words."""
     if option := _by_mode(prefix):
         return f"{setting(option)} of {key}-mode"
-    return setting(key) if _OPTIONS.fullmatch(prefix) else f"{prefix}{key}"
+    return setting(key) if _OPTIONS.fullmatch(prefix) or prefix + key == "weights" else f"{prefix}{key}"
 
 
 def _by_mode(path: str) -> str:

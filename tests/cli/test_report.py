@@ -435,7 +435,7 @@ def test_a_callable_gets_what_its_signature_takes(nets: str) -> None:
         ),
         pytest.param("nets_of_a_test:needs", "model nets_of_a_test:needs can't be built"),
         pytest.param(".nets_of_a_test:Net", "model .nets_of_a_test:Net can't be imported"),
-        pytest.param(":Net", "model :Net can't be imported"),
+        pytest.param(":Net", "model ':Net' names nothing before its colon; give package.module:callable"),
     ],
 )
 def test_a_model_that_cannot_be_made(nets: str, name: str, message: str) -> None:
@@ -462,7 +462,7 @@ def test_the_size_that_a_model_was_made_for() -> None:
 def test_a_part_of_a_model_is_reported() -> None:
     command = ["report", "test_resnet", "--input-size", "64", "--format", "json", "--submodule"]
     stem = CliRunner().invoke(app, [*command, "layer9"])
-    assert "submodule='layer9' is no module of ResNet; near matches: layer" in str(stem.exception)
+    assert "--submodule 'layer9' is no module of ResNet; near matches: layer" in str(stem.exception)
     part = CliRunner().invoke(app, ["report", "torchvision:fcn_resnet50", *command[2:], "backbone"])
     assert json.loads(part.output)["pair"]["model"] == "IntermediateLayerGetter"
 

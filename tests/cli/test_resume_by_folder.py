@@ -104,7 +104,7 @@ def test_a_run_without_options_asks_for_them(run: Run) -> None:
     interrupted(run, "run")
     path = Path("run/summary.json")
     start = "error: run folder 'run' "
-    again = "; give them all again: lowmode-fx train MODEL --data DATA ... --resume --out run"
+    again = "; give all of its options again: lowmode-fx train MODEL --data DATA ... --resume --out run"
     for options, message in (
         (None, f"{start}doesn't hold the options of its run, which is of an older version{again}"),
         ({"model": MODEL}, f"{start}holds options of its run that this version doesn't know{again}"),

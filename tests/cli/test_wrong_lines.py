@@ -65,7 +65,13 @@ LINES = {
     f"report {NET} --strides 0=0": "--strides has '0=0', which is no glob with its stride; give globs with strides, as "
     "conv1=1 or conv1=1x2",
     f"report {NET} --strides 0=2x2x2": "--strides: 0 has 2 spatial sides, but 3 strides (2, 2, 2); give one per side",
+    "train '' --data digits": "model '' is empty; give a value, or leave it out",
+    "report training:model_without_options --in-chans 4": "Sequential fails on (2, 4, 224, 224) of torch.float32: "
+    "images have 4 channels, but the model takes 3; give --in-chans 3, or a model that takes 4",
+    f"train {NET} --data torchvision:=folder": "--data 'torchvision:=folder' names no set; give torchvision:NAME=PATH",
+    "report resnet10t.c4_in1k": "model 'resnet10t.c4_in1k': timm has no such weights; near matches: resnet10t.c3_in1k",
     # Files and folders.
+    "train run": "'run' is the folder of a run; give --resume to go on with it, or a model and --data",
     f"{TRAIN} --tuned nothing": f"--tuned 'nothing' can't be read (No such file or directory){MAKE_IT}",
     f"{TRAIN} --tuned folder": f"--tuned 'folder' can't be read (Is a directory){MAKE_IT}",
     f"{TRAIN} --tuned binary": f"--tuned 'binary' is no JSON{MAKE_IT}",
@@ -83,6 +89,8 @@ LINES = {
 def place(tmp_path: Path, one_thread: None) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/file").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/summary.json").write_text("{}")
     (tmp_path / "empty").touch()
     (tmp_path / "binary").write_bytes(bytes(range(256)))
     plan = Tuning(LowModeConfig(), BernoulliSchedule([1.0, 0.0]), 0.5, 2, 0.5).to_dict()
@@ -133,8 +141,6 @@ def test_the_demo_answers_in_one_line_too(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["demo", *shlex.split(options)])
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/summary.json").write_text("{}")
     with pytest.raises(SystemExit) as ended:
         demo.main()
     assert ended.value.code == 2
