@@ -35,6 +35,16 @@ def written(name: str, value: Any) -> str:
     return setting(name, value).removeprefix(setting(name)).lstrip("= ")
 
 
+def as_keyword(name: str) -> str:
+    """An argument as it is given, without its value: ``submodule=``, or ``--submodule``."""
+    return setting(name) if is_option(name) else f"{name}="
+
+
+def in_command() -> bool:
+    """Whether messages are read by the user of a command, who gives options and no values of Python's."""
+    return current_spelling() is not as_argument
+
+
 def is_option(name: str) -> bool:
     """Whether the reader of a message gives an argument as an option of a command."""
     return setting(name) != name

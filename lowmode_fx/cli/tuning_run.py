@@ -17,7 +17,9 @@ from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.data import load_data
+from lowmode_fx.train.evaluate import check_outputs
 from lowmode_fx.train.loss import Criterion, make_criterion
+from lowmode_fx.train.optimizer import check_trainable
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.train.splits import DataSplits
 from lowmode_fx.tuning.result import Tuning
@@ -52,6 +54,10 @@ def make_setting(model: str, data: str, image_size: int | None, in_chans: int, s
     torch.manual_seed(settings.seed)
     side = height if height == width else None
     built = create_model(model, num_classes=splits.num_classes, in_chans=in_chans, image_size=side).to(place)
+
+    check_trainable(built)
+    check_outputs(built, splits, settings, place)
+    built.train()
 
     def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=5e-4)

@@ -8,18 +8,66 @@ from pathlib import Path
 
 import pytest
 from commands import Run
+from training import write_images
 
 from lowmode_fx import BernoulliSchedule, LowModeConfig, Tuning
 from lowmode_fx.cli import demo
 from lowmode_fx.cli.spelling import as_typed
 
 NET = "training:tiny_model"
-TRAIN = f"train {NET} --data digits --image-size 8 --epochs 1 --no-compile --device cpu"
+QUICK = "--data digits --image-size 8 --epochs 1 --no-compile --device cpu"
+SHORT = "--data digits --image-size 8 --device cpu --batch-size 20"
+TRAIN = f"train {NET} {QUICK}"
 KINDS = "'milestones', 'cosine', 'onecycle', 'step', 'exponential', 'linear', 'plateau'; see --help"
 FORMS = "give a timm name, torchvision:NAME or package.module:callable"
 SIZE = "is no size; give pixels, as 224, or height and width, as 192x256"
 NO_PLAN = "is not a result of `lowmode-fx tune`: "
 MAKE_IT = "; make it with lowmode-fx tune"
+
+#: Models and losses that serve for nothing here.
+NETS = """
+from torch import nn
+from training import tiny_model
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+    def forward(self, image, mask):
+        return self.conv(image) + self.conv(mask)
+
+class Words(nn.Sequential):
+    def forward(self, images):
+        super().forward(images)
+        return "cat"
+
+class Fails(nn.Sequential):
+    def forward(self, images):
+        raise KeyError("depth")
+
+def words():
+    return Words(tiny_model())
+
+def fails():
+    return Fails(tiny_model())
+
+def frozen():
+    return tiny_model().requires_grad_(False)
+
+def maps():
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 10, 3, padding=1))
+
+def loss(outputs):
+    return outputs.sum()
+
+def constant(outputs, labels):
+    return outputs.sum()
+"""
+ARGUMENTS = (
+    "Two.forward(image, mask) does not take these arguments: missing a required argument: 'mask'; give a model that "
+)
+FROZEN = "Sequential has frozen parameters alone; unfreeze some by requires_grad_(), or give another model"
+MAPS = "model outputs have shape (2, 10, 8, 8), but digits has 10 classes; give a model with outputs of shape (N, 10)"
 
 LINES = {
     # Options with two names, as they were typed.
@@ -70,6 +118,19 @@ LINES = {
     "images have 4 channels, but the model takes 3; give --in-chans 3, or a model that takes 4",
     f"train {NET} --data torchvision:=folder": "--data 'torchvision:=folder' names no set; give torchvision:NAME=PATH",
     "report resnet10t.c4_in1k": "model 'resnet10t.c4_in1k': timm has no such weights; near matches: resnet10t.c3_in1k",
+    # Models and losses.
+    "report odd_nets:Two --input-size 8": f"{ARGUMENTS}takes images alone, or its part that does, by --submodule",
+    f"train odd_nets:Two {QUICK}": f"{ARGUMENTS}takes images alone",
+    "report odd_nets:words --input-size 8": "Words returns no tensor; give a model that returns logits or maps",
+    "report odd_nets:fails --input-size 8": "Fails fails on (2, 3, 8, 8) of torch.float32: KeyError: 'depth' (line 19 "
+    "of odd_nets.py)",
+    f"probe odd_nets:frozen {SHORT}": FROZEN,
+    f"tune odd_nets:frozen {SHORT}": FROZEN,
+    f"probe odd_nets:maps {SHORT}": MAPS,
+    f"{TRAIN} --criterion odd_nets:constant --label-smoothing 0.1": "criterion odd_nets:constant takes no label "
+    "smoothing: it is called with outputs and labels alone; leave out --label-smoothing",
+    f"{TRAIN} --drop-maxpools pool": "--drop-maxpools: 'pool' matches nothing: this model has no max pool; leave it "
+    "out",
     # Files and folders.
     "train run": "'run' is the folder of a run; give --resume to go on with it, or a model and --data",
     f"{TRAIN} --tuned nothing": f"--tuned 'nothing' can't be read (No such file or directory){MAKE_IT}",
@@ -89,6 +150,7 @@ LINES = {
 def place(tmp_path: Path, one_thread: None) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/file").touch()
+    (tmp_path / "odd_nets.py").write_text(NETS)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/summary.json").write_text("{}")
     (tmp_path / "empty").touch()
@@ -103,7 +165,33 @@ def place(tmp_path: Path, one_thread: None) -> None:
 @pytest.mark.parametrize("line", LINES)
 def test_one_line_says_what_and_what_to_do(run: Run, line: str) -> None:
     status, out, error = run(*shlex.split(line))
-    assert (status, out, error) == (2, "", f"error: {LINES[line]}\n")
+    assert (status, error) == (2, f"error: {LINES[line]}\n")
+    assert not out or line.startswith("train")  # which says first what it trains on
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--full-only", FROZEN),
+        (
+            "--criterion odd_nets:loss",
+            "criterion odd_nets:loss failed on a model's outputs and labels of shape (125,) ",
+        ),
+    ],
+)
+def test_what_training_finds_out(run: Run, options: str, message: str) -> None:
+    model = "odd_nets:frozen" if message == FROZEN else NET
+    outcome = run("train", model, *shlex.split(QUICK), *shlex.split(options))
+    (line,) = outcome.error.splitlines()
+    assert outcome.status == 2 and line.startswith(f"error: {message}"), outcome
+    assert message == FROZEN or line.endswith("but 2 were given); give a callable of these two")
+
+
+def test_a_set_of_one_class_is_noted(run: Run, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_images(tmp_path / "one" / part, {"cat": 4})
+    said = run("train", NET, "--data", "folder:one", *shlex.split(QUICK)[2:], "--batch-size", "2").out.splitlines()
+    assert "note: all images are of one class, 'cat': there is nothing to tell apart" in said
 
 
 def test_a_scheduler_is_named_as_it_was_typed_in_notes_too(run: Run) -> None:

@@ -176,7 +176,7 @@ def test_a_loss_of_ones_own() -> None:
             "makes",
             r"failed on a model's outputs and labels of shape \(125,\) \(TypeError: makes\(\) takes 0",
         ),
-        ("fails", r"failed on .* \(KeyError: 'x', at my_losses\.py:\d+ in fails\)$"),
+        ("fails", r"failed on .* \(KeyError: 'x', at my_losses\.py:\d+ in fails\); give a callable of these two$"),
         ("nothing", r"returned a value of type NoneType; return a scalar tensor"),
         ("each", r"returned a tensor of shape \(125,\); return a scalar, such as its mean"),
         ("cut", r"returned a loss without a gradient; compute it from the outputs, not detached"),
