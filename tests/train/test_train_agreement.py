@@ -380,7 +380,7 @@ def test_tail_and_p() -> None:
 def test_the_agreement_schedule_of_options() -> None:
     schedule = options("agreement", p="0.7", tail=0.25, every=300)
     assert (schedule.every, schedule.p, schedule.full_from) == (300, 0.7, 3)
-    with pytest.raises(ValueError, match=r"--p .0\.8x2. is no number"):
+    with pytest.raises(ValueError, match=r"^p=.0\.8x2. is no number; give one, as --schedule agreement takes"):
         options("agreement", p="0.8x2")
 
 
