@@ -12,6 +12,7 @@ from passes.choices import NamedMaxPools
 from passes.errors import PassError
 from passes.match import MaxPoolSite, first_on_paths, max_pool_sites
 from passes.patterns import select_names
+from passes.spelling import setting
 from passes.wording import sides
 
 _PADS = (nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd, nn.modules.padding._ReplicationPadNd)
@@ -71,5 +72,6 @@ def _check_droppable(graph_module: fx.GraphModule, site: MaxPoolSite) -> None:
     padded = source.op == "call_module" and isinstance(graph_module.get_submodule(str(source.target)), _PADS)
     if padded or source.target in (F.pad, "pad"):
         raise PassError(
-            f"drop_maxpools: the input of {site.name} is padded just for it ({source.name}); keep this max pool"
+            f"{setting('drop_maxpools')}: the input of {site.name} is padded just for it ({source.name}); keep this "
+            "max pool"
         )

@@ -31,5 +31,5 @@ def select_names(names: Sequence[str], patterns: Iterable[str], argument: str, k
 
 def _no_match(names: Sequence[str], pattern: str, argument: str, kind: str) -> str:
     if not names:
-        return f"{setting(argument)}: {pattern!r} matches nothing: this model has no {kind}"
+        return f"{setting(argument)}: {pattern!r} matches nothing: this model has no {kind}; leave it out"
     return f"{setting(argument)}: {pattern!r} matches no {kind}; {near_matches_hint(pattern, names)}"

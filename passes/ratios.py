@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from passes.errors import OptionError, OptionTypeError
+from passes.spelling import written
+from passes.wording import any_of
 
 #: Forms of the ratio of one side: ``2``, ``4 / 3``, ``Fraction(4, 3)``, ``"4/3"``, ``"1.5"``.
 SideRatio = int | float | Fraction | str
@@ -21,7 +23,6 @@ Ratio = int | Fraction | tuple[int | Fraction, ...]
 PlainRatio = int | str | tuple[int | str, ...]
 
 _LARGEST_DENOMINATOR = 100
-_ALLOWED = "give a number of at least 1, as 2, 4/3 or '4/3', or one per side, as (1, 2)"
 
 
 def read_ratio(value: RatioLike, name: str = "ratio") -> Ratio:
@@ -37,7 +38,7 @@ def read_ratio(value: RatioLike, name: str = "ratio") -> Ratio:
     if sides is None:
         return _exact(value, name)
     if not sides:
-        raise OptionError(name, value, "is empty", _ALLOWED)
+        raise OptionError(name, value, "is empty", _allowed(name))
     return tuple(_exact(side, name) for side in sides)
 
 
@@ -83,7 +84,7 @@ def ratio_terms(ratio: SideRatio, name: str = "ratio") -> tuple[int, int]:
     """``(p, q)`` of one side's ratio p / q, in lowest terms. Raises as ``read_ratio`` does."""
     number = _number(ratio, name)
     if not 1 <= number < float("inf"):
-        raise OptionError(name, ratio, "is out of range", _ALLOWED)
+        raise OptionError(name, ratio, "is out of range", _allowed(name))
     if isinstance(number, int):
         return number, 1
     if isinstance(number, Fraction):
@@ -99,7 +100,7 @@ def ratio_terms(ratio: SideRatio, name: str = "ratio") -> tuple[int, int]:
         name,
         ratio,
         f"is not a fraction with a denominator of up to {_LARGEST_DENOMINATOR}",
-        f"give the nearest, {str(near)!r}, or another",
+        f"give the nearest, {written(name, str(near))}, or another",
     )
 
 
@@ -114,16 +115,21 @@ def largest_ratio_within(limit: Fraction) -> Fraction:
     return max(Fraction(numerator * q // denominator, q) for q in range(1, _LARGEST_DENOMINATOR + 1))
 
 
+def _allowed(name: str) -> str:
+    forms = any_of([*dict.fromkeys(["2", "4/3", written(name, "4/3")])])
+    return f"give a number of at least 1, as {forms}, or one per side, as {written(name, (1, 2))}"
+
+
 def _number(ratio: SideRatio, name: str) -> int | float | Fraction:
     if isinstance(ratio, bool) or not isinstance(ratio, int | float | Fraction | str):
-        raise OptionTypeError(name, ratio, f"is of type {type(ratio).__name__}", _ALLOWED)
+        raise OptionTypeError(name, ratio, f"is of type {type(ratio).__name__}", _allowed(name))
     if not isinstance(ratio, str):
         return ratio
     numerator, _, denominator = ratio.partition("/")
     try:
         return float(numerator) / float(denominator or 1)
     except (ValueError, ZeroDivisionError):
-        raise OptionError(name, ratio, "is not a ratio", _ALLOWED) from None
+        raise OptionError(name, ratio, "is not a ratio", _allowed(name)) from None
 
 
 def _exact(side: SideRatio | Sequence[SideRatio], name: str) -> int | Fraction:

@@ -13,6 +13,7 @@ from passes.errors import PassError
 from passes.find_maps import is_map
 from passes.resize_head import SMOOTH
 from passes.shapes import Shape, node_shape, record_shape
+from passes.spelling import setting
 from passes.trees import tree_flatten, tree_unflatten
 from passes.wording import sides
 
@@ -36,7 +37,7 @@ def restore_output(graph_module: fx.GraphModule, context: PassContext) -> PassRe
     expected, structure = tree_flatten(node_shape(output_node(context.full.graph)))
     found, low_structure = tree_flatten(node_shape(output))
     if structure != low_structure:
-        raise PassError("restore_output: low-mode returns another structure than full-mode; set restore_output=False")
+        raise PassError(f"{setting('restore_output')}: low-mode returns another structure than full-mode; leave it out")
     sizes = [_sizes(ours, theirs) for ours, theirs in zip(expected, found, strict=True)]
     changes = tuple(
         Change(f"output {index}", "output", sides(found[index][2:]), sides(size))

@@ -10,6 +10,7 @@ from passes.base import Change, PassContext, PassReport, graph_pass
 from passes.errors import PassError
 from passes.match import ConvSite, conv_sites
 from passes.patterns import matches, select_names
+from passes.spelling import setting
 from passes.wording import sides
 
 
@@ -56,16 +57,19 @@ def _checked(site: ConvSite, stride: int | tuple[int, ...]) -> tuple[int, ...]:
     found = (stride,) * dims if isinstance(stride, int) else tuple(stride)
     if len(found) != dims:
         raise PassError(
-            f"strides: {site.name} has {dims} spatial sides, but {len(found)} strides {found}; give one per side"
+            f"{setting('strides')}: {site.name} has {dims} spatial sides, but {len(found)} strides {found}; give one "
+            "per side"
         )
     if site.transposed:
         raise PassError(
-            f"strides: {site.name} is a transposed convolution, whose stride sets its output size; leave it out"
+            f"{setting('strides')}: {site.name} is a transposed convolution, whose stride sets its output size; leave "
+            "it out"
         )
     if any(before != after for before, after in site.padding):
         # Only padding="same" pads unevenly, and torch allows that only at stride 1.
         raise PassError(
-            f"strides: {site.name} pads 'same' with an even kernel, which fixes its stride to 1; leave it out"
+            f"{setting('strides')}: {site.name} pads 'same' with an even kernel, which fixes its stride to 1; leave it "
+            "out"
         )
     return found
 

@@ -30,6 +30,31 @@ def setting(name: str, value: Any = NO_VALUE) -> str:
     return _spelling.get()(name, value)
 
 
+def written(name: str, value: Any) -> str:
+    """The value of an argument alone, as the reader of a message writes it: ``'4/3'``, or ``4/3``."""
+    return setting(name, value).removeprefix(setting(name)).lstrip("= ")
+
+
+def as_keyword(name: str) -> str:
+    """An argument as it is given, without its value: ``submodule=``, or ``--submodule``."""
+    return setting(name) if is_option(name) else f"{name}="
+
+
+def in_command() -> bool:
+    """Whether messages are read by the user of a command, who gives options and no values of Python's."""
+    return current_spelling() is not as_argument
+
+
+def is_option(name: str) -> bool:
+    """Whether the reader of a message gives an argument as an option of a command."""
+    return setting(name) != name
+
+
+def current_spelling() -> Spelling:
+    """The spelling of the messages here, for what goes on in another process."""
+    return _spelling.get()
+
+
 @contextmanager
 def spelled(spelling: Spelling) -> Iterator[None]:
     """Inside, messages write arguments with ``spelling``."""

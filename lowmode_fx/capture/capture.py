@@ -230,4 +230,5 @@ def _where(error: Exception) -> str:
         if not any(part in frame.filename.replace("\\", "/") for part in ours) and not frame.filename.startswith("<")
     ]
     place = f" (line {frames[-1].lineno} of {frames[-1].filename.rsplit('/', 1)[-1]})" if frames else ""
-    return f"{first_line(error)}{place}"
+    kind = "KeyError: " if isinstance(error, KeyError) else ""  # which says its key alone
+    return f"{kind}{first_line(error)}{place}"

@@ -18,6 +18,7 @@ from lowmode_fx.capture.example_hints import check_is_no_shape, check_kind, give
 from lowmode_fx.capture.images import Argument, GivenTensor, choose_images
 from lowmode_fx.capture.paths import EACH, argument_at
 from lowmode_fx.capture.signature import bind_call, is_same, place_of, positional_names, respell
+from passes.spelling import as_keyword, in_command, is_option, setting
 
 
 @dataclass(frozen=True)
@@ -200,10 +201,12 @@ def model_inputs(
         bound = bind_call(model, args, kwargs)
     except ValueError as error:
         mapping = ", in a tuple of one if forward takes the mapping itself" if isinstance(example, Mapping) else ""
-        raise ValueError(
-            f"{error}; give all arguments, as a tuple or as a mapping of keywords{mapping}, or give the part that "
-            "takes only images as submodule="
-        ) from None
+        alone = f"give the part that takes only images as {as_keyword('submodule')}"
+        hint = f"give all arguments, as a tuple or as a mapping of keywords{mapping}, or {alone}"
+        if in_command():
+            part = f", or its part that does, by {setting('submodule')}" if is_option("submodule") else ""
+            hint = f"give a model that takes images alone{part}"
+        raise ValueError(f"{error}; {hint}") from None
     names = positional_names(bound, len(args))
     found, spec = tree_flatten_with_path((args, kwargs))
     given: list[GivenTensor] = []

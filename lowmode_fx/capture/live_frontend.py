@@ -21,6 +21,7 @@ from lowmode_fx.capture.fx_frontend import returning
 from lowmode_fx.capture.inputs import ModelInputs
 from passes.preserve import preserve_state
 from passes.shapes import record_result
+from passes.spelling import as_keyword
 from passes.torch_internals import is_uncaptured_operator
 from passes.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
@@ -67,7 +68,8 @@ def record(
                     raise
                 raise ValueError(
                     "it calls a higher-order operator, such as torch.cond, which runs as a whole and can't be "
-                    "lowered call by call; use Python control flow (if, for), or give the part without it as submodule="
+                    "lowered call by call; use Python control flow (if, for), or give the part without it as "
+                    f"{as_keyword('submodule')}"
                 ).with_traceback(error.__traceback__) from None
         recorder.graph.output(recorder.output(result))
     return recorder.graph

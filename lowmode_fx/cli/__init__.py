@@ -17,6 +17,7 @@ from lowmode_fx.cli.report_command import report
 from lowmode_fx.cli.streams import print_in_any_encoding
 from lowmode_fx.cli.train_command import train
 from lowmode_fx.cli.tune_command import probe, tune
+from lowmode_fx.cli.usage import usage_line
 
 #: Seconds that another rank of torchrun waits for the first to say what is wrong, and be ended with it.
 FIRST_RANK_SPEAKS = 15.0
@@ -53,11 +54,16 @@ for command in (report, probe, tune, train, evaluate, draw):
 
 def main() -> None:
     """Run a command. What the user got wrong is one line on standard error and exit status 2."""
+    run_app(app, "lowmode-fx")
+
+
+def run_app(app: typer.Typer, name: str) -> None:
+    """Run the command of ``app`` that the arguments name, as ``main`` does. name: of the program."""
     print_in_any_encoding()
     for category in (UserWarning, FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module=r"torch\.|timm\.")
     try:
-        status = app(prog_name="lowmode-fx", standalone_mode=False)
+        status = app(prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -67,21 +73,11 @@ def main() -> None:
     except typer.TyperException as error:
         if not error.format_message():  # no command: its help is printed
             sys.exit(0)
-        _fail(_usage(error))
+        _fail(usage_line(error, sys.argv[1:]))
     except (CommandInterrupted, typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _usage(error: typer.TyperException) -> str:
-    """What typer itself refuses, by option, with what to do, which it doesn't say."""
-    parameter = getattr(error, "param", None)
-    told = getattr(error, "message", "").removeprefix("Value error, ")
-    if isinstance(error, typer.BadParameter) and parameter is not None and told:
-        name = parameter.opts[-1] if parameter.param_type_name == "option" else parameter.human_readable_name
-        return f"{name}: {told.rstrip('.')}; see --help"
-    return f"{error.format_message().rstrip('.')}; see --help"
 
 
 def _fail(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, cast
 
 from lowmode_fx.cli.options import comma_list
@@ -27,8 +28,8 @@ def read_batch_multiplier(text: str | None, modes: Sequence[str]) -> BatchMultip
     if len(values) == 1:
         return values[0]
     if len(values) != len(modes):
-        problem = f"gives {len(values)} for {len(modes)} low modes, {', '.join(modes)}"
-        raise OptionError("batch_multiplier", text, problem, "give one for each")
+        problem = f"gives {len(values)} for {len(modes)} low mode{'s' * (len(modes) != 1)}, {', '.join(modes)}"
+        raise OptionError("batch_multiplier", text, problem, "give one for all, or one for each")
     return dict(zip(modes, values, strict=True))
 
 
@@ -56,3 +57,22 @@ def lr_rule(given: str | None, optimizer: str) -> LrRule:
     if given is not None:
         return cast(LrRule, as_choice("lr_rule", given, ("linear", "sqrt", "none")))
     return "sqrt" if any(name in optimizer.lower() for name in ("ada", "lamb")) else "linear"
+
+
+def planned_rule(planned: LrRule, optimizer: str, tuned: Path) -> tuple[LrRule, str]:
+    """The rule of a plan's larger batches, and a note where it is another than the plan's; else an empty one.
+
+    Plans are measured with SGD. Their linear rule is none for Adam and its kin, which has its own.
+    """
+    own = lr_rule(None, optimizer)
+    if planned != "linear" or own == planned:
+        return planned, ""
+    return own, (
+        f"note: --lr-rule is {own}, as usual with {optimizer}: {tuned} plans {planned}, measured with SGD; give "
+        f"--lr-rule {planned} for that"
+    )
+
+
+def batches_grow(multiplier: BatchMultiplier) -> bool:
+    """Whether batches of a low mode are larger, of images that shrink."""
+    return multiplier != 1 and (not isinstance(multiplier, Mapping) or any(each != 1 for each in multiplier.values()))

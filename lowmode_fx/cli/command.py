@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any
+from typing import Any, get_args
 
 import typer
+from typer.models import ArgumentInfo, OptionInfo
 
-from lowmode_fx.cli.spelling import command_spelling
+from lowmode_fx.cli.spelling import as_typed, command_spelling
 from lowmode_fx.utils.user_code import OUR_CODE, told
 from passes.errors import OptionError
 from passes.spelling import spelled
@@ -30,11 +32,11 @@ class CommandInterrupted(Exception):
 
 def as_command(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command, its messages spelled as its user gives options, its errors one line each."""
-    parameters = inspect.signature(command).parameters
+    parameters = inspect.signature(command, eval_str=True).parameters
 
     @wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:
-        with spelled(command_spelling(parameters)):
+        with spelled(command_spelling(parameters, _as_typed(parameters))):
             try:
                 for name, value in options.items():
                     if isinstance(value, str) and not value.strip():
@@ -50,6 +52,24 @@ def as_command(command: Callable[..., Any]) -> Callable[..., Any]:
                 raise CommandError(_message(error)) from error
 
     return run
+
+
+def _as_typed(parameters: Mapping[str, inspect.Parameter]) -> dict[str, str]:
+    """Of options with several names the one that is on the command line, by parameter; of arguments their own."""
+    found = {}
+    for name, parameter in parameters.items():
+        if any(isinstance(each, ArgumentInfo) for each in get_args(parameter.annotation)[1:]):
+            found[name] = name
+        # Within Annotated, the first of the names is where a default would stand.
+        declared = [(each.default, *(each.param_decls or ())) for each in _options(parameter)]
+        names = [each for several in declared for each in several if isinstance(each, str) and "/" not in each]
+        if len(names) > 1:
+            found[name] = as_typed(names, sys.argv[1:])
+    return found
+
+
+def _options(parameter: inspect.Parameter) -> list[OptionInfo]:
+    return [each for each in get_args(parameter.annotation)[1:] if isinstance(each, OptionInfo)]
 
 
 def _is_our_mistake(error: Exception) -> bool:

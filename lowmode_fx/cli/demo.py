@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from lowmode_fx.cli import run_app
+from lowmode_fx.cli.command import as_command
+from lowmode_fx.cli.options import path_option
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.pair import build_ladder
@@ -24,6 +26,7 @@ from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import LadderSchedule
 from lowmode_fx.train import DataSplits, RunFolder, RunResult, TrainSettings, load_data, train
 from lowmode_fx.train.batches import train_batches
+from lowmode_fx.train.names import SUMMARY
 from lowmode_fx.train.run_folder import environment
 from lowmode_fx.train.warmup import preserve_training
 
@@ -44,7 +47,7 @@ def demo_model(seed: int = 0) -> nn.Module:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    out: Annotated[Path, path_option(help="Folder of the run.")] = Path("runs/demo"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in that folder.")] = False,
     epochs: Annotated[int, typer.Option(help="Epochs of the two main runs, at least 3.")] = 12,
     seed: Annotated[int, typer.Option(help="Random seed of weights, order, shifts and modes.")] = 0,
@@ -56,8 +59,8 @@ def demo(
     """
     if epochs < 3:
         raise ValueError(f"--epochs {epochs} is too small; give at least 3: one for each mode of the ladder")
-    if not overwrite and out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"run folder {str(out)!r} exists; give --overwrite or --out another path")
+    if not overwrite and (out / SUMMARY).exists():
+        raise ValueError(f"run folder {str(out)!r} exists; give --overwrite or another --out")
     console = Console()
     folder = RunFolder.open(out, overwrite=overwrite)
     splits = load_data("digits", image_size=32)
@@ -175,13 +178,9 @@ def _summary(
 
 def main() -> None:
     """Run the demo; a user's mistake is one line and exit status 2."""
-    app = typer.Typer(add_completion=False)
-    app.command()(demo)
-    try:
-        app()
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(as_command(demo))
+    run_app(app, "python -m lowmode_fx.cli.demo")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from lowmode_fx.cli.options import Data
 from lowmode_fx.cli.outputs import as_path
 from lowmode_fx.cli.streams import results_alone
 from lowmode_fx.train.data_spec import read_spec
-from lowmode_fx.train.past_run import Part, read_past_run
+from lowmode_fx.train.names import Part
+from lowmode_fx.train.past_run import read_past_run
 from passes.errors import OptionError
 
 

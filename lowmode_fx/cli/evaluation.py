@@ -22,9 +22,9 @@ from lowmode_fx.train.evaluate import Evaluation, check_outputs, measured
 from lowmode_fx.train.folder import FolderImages
 from lowmode_fx.train.layout import scan_classes
 from lowmode_fx.train.loss import make_criterion
-from lowmode_fx.train.names import PREVIOUS
+from lowmode_fx.train.names import PREVIOUS, Part
 from lowmode_fx.train.outputs import logits_of
-from lowmode_fx.train.past_run import Part, PastRun
+from lowmode_fx.train.past_run import PastRun
 from lowmode_fx.train.placement import place_images
 from lowmode_fx.train.splits import DataSplits
 from lowmode_fx.train.weights import read_weights
@@ -109,7 +109,9 @@ def _place(checkpoint: Checkpoint) -> str:
 
 def _splits(past: PastRun, data: str | None, part: Part) -> DataSplits:
     """The set, normalised as the run's images were; what is evaluated stands as ``val``."""
-    splits = _classes_alone(past, data, part) or load_data(data or past.data, past.image_size, past.image_shape[0])
+    splits = _classes_alone(past, data, part)
+    if splits is None:
+        splits = load_data(data or past.data, past.image_size, past.image_shape[0], only=part)
     for note in splits.notes if data is not None else ():
         _note(note)
     if splits.classes != past.classes:
@@ -117,12 +119,7 @@ def _splits(past: PastRun, data: str | None, part: Part) -> DataSplits:
     if splits.image_shape != past.image_shape:
         shapes = f"images of {sides(splits.image_shape)}, and the run's are {sides(past.image_shape)}"
         raise OptionError("data", splits.name, f"has {shapes}", "give images of that size")
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-    chosen = parts[part]
-    if chosen is None:
-        there = " or ".join(name for name, each in parts.items() if each is not None)
-        raise OptionError("on", part, f"finds no such part in {splits.name}", f"give {there}")
-    return replace(splits, val=chosen, mean=past.mean, std=past.std)
+    return replace(splits, mean=past.mean, std=past.std)
 
 
 def _classes_alone(past: PastRun, data: str | None, part: Part) -> DataSplits | None:

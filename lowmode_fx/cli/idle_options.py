@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lowmode_fx.cli.spelling import option_name
+from passes.spelling import setting
 
 #: Options of a low mode beside those of ``LowModeConfig``: a run without one has no use for them.
 LOW_MODE_RUN = (
@@ -23,11 +24,11 @@ OF_RATES = {
 
 
 def idle_options(
-    given: Mapping[str, Any], low: Mapping[str, Any], *, schedule: str, lr_schedule: str, full_only: bool
+    given: Mapping[str, Any], low: Mapping[str, Any], *, schedule: str, lr_schedule: str, full_only: bool, growing: bool
 ) -> Iterator[str]:
     """A line for each option of ``train`` that is given (not None) and idle, saying what it would need.
 
-    low: the options of ``LowModeConfig``. schedule, lr_schedule: those of the run.
+    low: the options of ``LowModeConfig``. schedule, lr_schedule: those of the run. growing: whether batches grow.
     """
     if full_only:
         of_low_mode = {**low, **{name: given.get(name) for name in LOW_MODE_RUN}}
@@ -38,13 +39,13 @@ def idle_options(
         for name, kind in (("period", "periodic"), ("measure_every", "agreement")):
             if given.get(name) is not None and schedule != kind:
                 yield _line(name, given[name], f"it belongs to --schedule {kind}")
-        if given.get("lr_rule") is not None and given.get("batch_multiplier") is None and not given.get("tuned"):
-            yield _line("lr_rule", given["lr_rule"], "it belongs to --batch-multiplier")
+        if given.get("lr_rule") is not None and not growing:
+            yield _line("lr_rule", given["lr_rule"], "no batches grow, as by --batch-multiplier above 1")
         if given.get("hold_epochs") is not None and schedule == "agreement":
             yield _line("hold_epochs", given["hold_epochs"], "--schedule agreement holds no epochs")
     for name, kinds in OF_RATES.items():
         if given.get(name) is not None and lr_schedule not in kinds:
-            yield _line(name, given[name], f"the rate follows --lr-schedule {lr_schedule}")
+            yield _line(name, given[name], f"the rate follows {setting('lr_schedule')} {lr_schedule}")
 
 
 def _line(name: str, value: Any, why: str) -> str:

@@ -51,7 +51,7 @@ def read_ladder(text: str) -> LadderPlan:
     if wrong is not None:
         raise ValueError(f"--ladder has {wrong!r}, which is no ratio of at least 1; give ratios, as in {EXAMPLE}")
     matches = [match for _, match in found if match is not None]
-    ratios = [Fraction(*ratio_terms(match[1], "--ladder")) for match in matches]
+    ratios = [Fraction(*ratio_terms(match[1], "ladder")) for match in matches]
     epochs = [int(match[2]) for match in matches if match[2] is not None]
     if not all(larger > smaller for larger, smaller in pairwise(ratios)):
         ordered = dict(sorted(zip(ratios, parts, strict=True), reverse=True))
@@ -84,15 +84,25 @@ def low_mode_configs(
 def build_modes(
     model: nn.Module, example: Tensor, configs: Sequence[LowModeConfig], submodule: str | None = None
 ) -> Ladder:
-    """A pair of one config, a ladder of several. What their reports note is not warned of, too."""
+    """A pair of one config, a ladder of several. What their reports note is not warned of, too.
+
+    Raises ``ValueError`` for a model without a correct low mode, and for one that returns no tensor.
+    """
     from lowmode_fx.lowering.pair import build_ladder, build_pair
     from lowmode_fx.lowering.report import NoEffectWarning
+    from passes.checks import output_node
+    from passes.shapes import Shape, node_shape
+    from passes.trees import tree_leaves
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
         if len(configs) == 1:
-            return build_pair(model, example, configs[0], submodule=submodule)
-        return build_ladder(model, example, configs, submodule=submodule)
+            modes: Ladder = build_pair(model, example, configs[0], submodule=submodule)
+        else:
+            modes = build_ladder(model, example, configs, submodule=submodule)
+    if not any(isinstance(leaf, Shape) for leaf in tree_leaves(node_shape(output_node(modes.full.graph)))):
+        raise ValueError(f"{type(modes.model).__name__} returns no tensor; give a model that returns logits or maps")
+    return modes
 
 
 def rung_pair(ladder: Ladder, name: str | None) -> ModePair:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from lowmode_fx.utils.registries import names_in
 from passes.wording import near_matches
@@ -19,7 +20,7 @@ def check_model_name(name: str) -> None:
     Read off their files, imported by nothing: a name that none of them defines or quotes is in no registry. One that
     passes may still be none; ``create_model`` says so.
     """
-    kind, _, rest = name.partition(":")
+    kind, rest = model_parts(name)
     if kind == "torchvision" and rest:
         package, model = "torchvision", rest
     elif rest:
@@ -31,8 +32,21 @@ def check_model_name(name: str) -> None:
         raise ValueError(unknown_model(rest or name, known, package))
 
 
+def model_parts(name: str) -> tuple[str, str]:
+    """What is before a colon, and after it; ``""`` without one. Raises ``ValueError`` for a colon beside nothing."""
+    kind, colon, rest = name.partition(":")
+    if colon and not (kind and rest):
+        forms = "torchvision:NAME" if kind == "torchvision" else "package.module:callable"
+        raise ValueError(f"model {name!r} names nothing {'after' if kind else 'before'} its colon; give {forms}")
+    return kind, rest
+
+
 def unknown_model(name: str, known: Sequence[str], package: str) -> str:
     """The message for a ``name`` that is none of the ``known`` ones of a package."""
+    if package == "timm" and Path(name).exists():
+        what = "folder" if Path(name).is_dir() else "file"
+        forms = "a timm name, torchvision:NAME or package.module:callable"
+        return f"model {name!r} is a {what} here, and {package} has no model of that name; give {forms}"
     near = near_matches(name.partition(".")[0], known)  # the tag names its weights
     hint = f"near matches: {', '.join(near)}" if near else f"see {_LISTS[package]}, or give package.module:callable"
     return f"model {name!r}: {package} has no such model; {hint}"

@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lowmode_fx.cli.model_names import unknown_model
+from lowmode_fx.cli.model_names import model_parts, unknown_model
 from lowmode_fx.utils.imports import import_named
 from lowmode_fx.utils.user_code import user_code
 from passes.errors import OptionError
-from passes.wording import first_line
+from passes.wording import first_line, near_matches_hint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +34,7 @@ def create_model(
     Raises ``ValueError`` for a name that is not found (with near matches) or a model that can't be built so.
     """
     wanted: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    kind, _, rest = name.partition(":")
+    kind, rest = model_parts(name)
     if kind == "torchvision" and rest:
         return _torchvision_model(rest, wanted, in_chans)
     if rest:
@@ -69,6 +69,10 @@ def _timm_model(name: str, arguments: dict[str, Any], image_size: int | None) ->
                 pass  # most convolutional networks take any size and have no such argument
         return timm.create_model(name, **arguments)
     except (TypeError, AssertionError, RuntimeError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
+        base, _, tag = name.partition(".")
+        known = [each for each in timm.list_pretrained(f"{base}.*") if tag]
+        if known and name not in known:
+            raise ValueError(f"model {name!r}: timm has no such weights; {near_matches_hint(name, known)}") from error
         raise ValueError(f"model {name!r} can't be built with {arguments}: {first_line(error)}") from error
 
 
@@ -105,7 +109,7 @@ def _imported_model(module_name: str, attribute: str, offered: dict[str, Any], p
             offered = {**offered, "pretrained": True}
         model = build(**{name: value for name, value in offered.items() if name in accepted})
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{place} returned a {type(model).__name__}; give one that returns an nn.Module")
+        raise ValueError(f"{place} returned a value of type {type(model).__name__}; give one that returns an nn.Module")
     return model
 
 

@@ -168,6 +168,11 @@ def _strides(text: str) -> dict[str, int | tuple[int, ...]]:
         glob, _, stride = part.rpartition("=")
         sides = stride.split("x")
         if not glob or not all(side.isascii() and side.isdecimal() and int(side[:9]) > 0 for side in sides):
-            raise OptionError("strides", NO_VALUE, f"has {part!r}", "give globs with strides, as conv1=1 or conv1=1x2")
+            raise OptionError(
+                "strides",
+                NO_VALUE,
+                f"has {part!r}, which is no glob with its stride",
+                "give globs with strides, as conv1=1 or conv1=1x2",
+            )
         found[glob] = int(stride) if len(sides) == 1 else tuple(map(int, sides))
     return found

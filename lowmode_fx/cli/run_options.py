@@ -22,10 +22,12 @@ _OF_A_CALL = ("out", "resume", "overwrite")
 _PATHS = ("tuned", "weights")
 #: Beside the options, the folder that their paths are relative to.
 STARTED_IN = "started_in"
+#: The plan in the file that ``--tuned`` named, which may have another one by the time that the run goes on.
+TUNED_PLAN = "tuned_plan"
 
 
 def stored_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's summary holds of its options by parameter, in JSON's values: those given, and switches."""
+    """What a run's summary holds of its options by parameter, in JSON's values: those given, switches, its plan."""
     kept = {name: value for name, value in options.items() if value is not None and name not in _OF_A_CALL}
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
     return {**plain, STARTED_IN: str(Path.cwd())}
@@ -44,7 +46,7 @@ def read_options(folder: Path, known: Collection[str]) -> dict[str, Any]:
         raise ValueError(f"{name} {what}; give the folder of a run, or a model and --data")
     if not (folder / SUMMARY).is_file():
         raise ValueError(f"{name} holds no run: it has no {SUMMARY}; give another, or a model and --data")
-    again = f"give them all again: lowmode-fx train MODEL --data DATA ... --resume --out {folder}"
+    again = f"give all of its options again: lowmode-fx train MODEL --data DATA ... --resume --out {folder}"
     try:
         options = json.loads((folder / SUMMARY).read_text(encoding="utf-8")).get("options")
     except (OSError, ValueError, AttributeError) as error:
@@ -52,7 +54,9 @@ def read_options(folder: Path, known: Collection[str]) -> dict[str, Any]:
     if options is None:
         raise ValueError(f"{name} doesn't hold the options of its run, which is of an older version; {again}")
     started_in = options.pop(STARTED_IN, None) if isinstance(options, dict) else None
-    plain = isinstance(options, dict) and all(isinstance(value, str | int | float) for value in options.values())
+    plain = isinstance(options, dict) and all(
+        isinstance(value, dict if name == TUNED_PLAN else str | int | float) for name, value in options.items()
+    )
     if not plain or not {"model", "data"} <= options.keys() <= set(known):
         raise ValueError(f"{name} holds options of its run that this version doesn't know; {again}")
     if isinstance(started_in, str):
@@ -65,6 +69,14 @@ def read_options(folder: Path, known: Collection[str]) -> dict[str, Any]:
     return {option: as_path(value) if option in _PATHS else value for option, value in options.items()}
 
 
+def records_plan(folder: Path) -> bool:
+    """Whether a run folder holds the plan that its run began with."""
+    try:
+        return TUNED_PLAN in json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["options"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def resumes_by_folder(command: Callable[..., None]) -> Callable[..., None]:
     """Decorate ``train``: where ``model`` names a run to resume, options that aren't given are those of the run.
 
@@ -75,6 +87,7 @@ def resumes_by_folder(command: Callable[..., None]) -> Callable[..., None]:
     help = get_args(parameters["data"].annotation)[1].help
     optional = Annotated[str | None, Data(help=f"{help} (required, but for --resume RUN)")]
     parameters["data"] = parameters["data"].replace(default=None, annotation=optional)
+    offered = [parameter for name, parameter in parameters.items() if name != TUNED_PLAN]
 
     @wraps(command)
     def resuming(**options: Any) -> None:
@@ -84,12 +97,17 @@ def resumes_by_folder(command: Callable[..., None]) -> Callable[..., None]:
             if given.get("out", folder) != folder:
                 raise OptionError("out", given["out"], f"is not the run to resume, {str(folder)!r}", "leave it out")
             stored = read_options(folder, parameters)
+            if "tuned" in given:
+                stored.pop(TUNED_PLAN, None)
             given = {**stored, **given, "out": folder if Path.cwd() == here else here / folder}
+        if "data" not in given and (as_path(given["model"]) / SUMMARY).is_file():
+            run = given["model"]
+            raise ValueError(f"{run!r} is the folder of a run; give --resume to go on with it, or a model and --data")
         if "data" not in given:
             raise ValueError("Missing option '--data'; see --help")
         command(**given)
 
-    resuming.__signature__ = signature.replace(parameters=[*parameters.values()])  # type: ignore[attr-defined]
+    resuming.__signature__ = signature.replace(parameters=offered)  # type: ignore[attr-defined]
     return resuming
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from lowmode_fx.cli.ladder_options import EXAMPLE, LadderPlan
@@ -15,7 +13,6 @@ from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.tuning.agreement_schedule import AgreementSchedule
 from lowmode_fx.utils.validation import as_choice, as_share
 from passes.errors import OptionError
-from passes.wording import first_line
 
 if TYPE_CHECKING:
     from lowmode_fx.tuning.result import Tuning
@@ -83,7 +80,9 @@ def make_schedule(
         try:
             most = float(0.9 if p is None else p)
         except ValueError:
-            raise ValueError(f"--p {p!r} is no number; --schedule agreement takes one, for steps that pay") from None
+            raise OptionError(
+                "p", p, "is no number", "give one, as --schedule agreement takes for steps that pay"
+            ) from None
         return AgreementSchedule(
             every or 500, p=most, full_from=full_from, momentum=settings.momentum, seed=settings.seed
         )
@@ -149,23 +148,6 @@ def _tuned(
     return BernoulliSchedule(chosen, settings.seed, hold_epochs or 0, held)
 
 
-def read_tuning(path: Path) -> Tuning:
-    """What ``lowmode-fx tune`` wrote. Raises ``ValueError`` for another file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else first_line(error)
-        raise OptionError("tuned", path, f"can't be read ({reason})", "make it with lowmode-fx tune") from error
-    if not isinstance(values, dict):
-        raise OptionError("tuned", path, "is no result of lowmode-fx tune", "make one with it")
-    from lowmode_fx.tuning.result import Tuning
-
-    try:
-        return Tuning.from_dict(values)
-    except (ValueError, TypeError) as error:
-        raise OptionError("tuned", path, f"is {first_line(error)}", "make it with lowmode-fx tune") from error
-
-
 def ends_full(kind: str, p: str | None, tail: float | None) -> bool:
     """Whether full epochs come last by plan: those of a ladder, of ``--tail``, or of a ``--p`` list that ends in 0."""
     parts = [part.strip().partition("x")[0] for part in (p or "").split(",")]
@@ -196,5 +178,6 @@ def low_shares(text: str, epochs: int) -> float | list[float]:
         raise OptionError("p", text, "repeats a number less than once", "give counts of at least 1, as in 0.8x15,0x15")
     total = sum(count for _, count in found)
     if total != epochs:
-        raise ValueError(f"--p gives {total} values for {epochs} epochs; give a single number, or {epochs}")
+        run = f"{epochs} epoch{'s' * (epochs != 1)}"
+        raise ValueError(f"--p gives {total} values for {run}; give a single number, or {epochs}")
     return [number for number, count in found for _ in range(count)]

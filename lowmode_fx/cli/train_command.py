@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from lowmode_fx.cli import batch_options
-from lowmode_fx.cli.batch_options import BatchMultiplier, LrRule, read_batch_multiplier
+from lowmode_fx.cli.batch_options import BatchMultiplier, LrRule, batches_grow, planned_rule, read_batch_multiplier
 from lowmode_fx.cli.idle_options import idle_options
 from lowmode_fx.cli.ladder_options import low_mode_configs, read_ladder
 from lowmode_fx.cli.measured_on import check_measured_on
@@ -30,18 +30,18 @@ from lowmode_fx.cli.options import (
     low_mode_options,
 )
 from lowmode_fx.cli.outputs import as_path
-from lowmode_fx.cli.run_options import resumes_by_folder, stored_options
+from lowmode_fx.cli.run_options import TUNED_PLAN, resumes_by_folder, stored_options
 from lowmode_fx.cli.schedule_options import (
     ScheduleKind,
     ends_full,
     ladder_epochs,
     make_schedule,
-    read_tuning,
     schedule_kind,
 )
 from lowmode_fx.cli.settings_options import read_class_weights, read_epochs, run_settings
 from lowmode_fx.cli.starting_weights import StartingWeights
 from lowmode_fx.cli.tuned_options import check_over_plan
+from lowmode_fx.cli.tunings import chosen_tuning
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.rung_names import rung_names
 from lowmode_fx.train.data_spec import read_spec, short_name
@@ -199,6 +199,7 @@ def train(
         bool, Run("--resume", help="Resume the run in its folder; without --data, in the folder named for MODEL.")
     ] = False,
     overwrite: Annotated[bool, Run("--overwrite", help="Replace the run in its folder.")] = False,
+    tuned_plan: Mapping[str, Any] | None = None,  # no option: what a run that goes on has recorded of --tuned's file
 ) -> None:
     """Train a model: some steps in low-mode, on smaller images with pooled kernels, the others in full-mode.
 
@@ -217,7 +218,7 @@ def train(
     kind = schedule_kind(schedule, plan, shares)
     if plan is not None and tuned is not None:
         raise ValueError(f"--tuned {str(tuned)!r} holds its own low modes; leave it out, or --ladder {plan.text}")
-    choice = None if tuned is None else read_tuning(tuned)
+    choice, notes = (None, []) if tuned is None else chosen_tuning(tuned, tuned_plan)
     if tuned is not None and choice is not None:
         check_measured_on(tuned, choice.measured_on, {"model": model})
     epochs = ladder_epochs(plan, epochs)
@@ -264,7 +265,10 @@ def train(
     growth: BatchMultiplier = read_batch_multiplier(batch_multiplier, names)
     planned_for = low.get("ratio") is None and kind != "agreement"  # of other images, another batch pays
     if choice is not None and choice.batch_multiplier != 1 and batch_multiplier is None and planned_for:
-        growth, lr_rule = choice.batch_multiplier, lr_rule or choice.lr_rule
+        growth = choice.batch_multiplier
+        if lr_rule is None and tuned is not None and not full_only and batches_grow(growth):
+            lr_rule, note = planned_rule(choice.lr_rule, settings.optimizer, tuned)
+            notes += [note] if note else []
     if kind == "agreement":
         problem = "needs modes before --schedule agreement decides them"
         if growth != 1:
@@ -288,13 +292,14 @@ def train(
     planned = choice.low_weight if choice is not None else 1.0
     factor = planned if low_weight is None else as_number("low_weight", low_weight, above=0)
     name = re.sub(r"[^\w.-]+", "-", f"{model}-{short_name(data)}{'-full' * full_only}")
-    options = stored_options({**given, **low, "low": None})
+    options = stored_options({**given, **low, "low": None, TUNED_PLAN: choice and choice.to_dict()})
     open_folder = partial(
         RunFolder.open, out or Path("runs") / name, resume=resume, overwrite=overwrite, options=options
     )
     # A single process checks the folder before torch is imported; of several, the first opens it.
     folder = open_folder() if "WORLD_SIZE" not in os.environ else None
-    idle = [*idle_options(given, low, schedule=kind, lr_schedule=settings.lr_schedule, full_only=full_only)]
+    of_run: dict[str, Any] = {"schedule": kind, "lr_schedule": settings.lr_schedule, "full_only": full_only}
+    idle = [*notes, *idle_options(given, low, **of_run, growing=batches_grow(growth))]
     late = [milestone for milestone in settings.milestones if milestone >= settings.epochs]
     if settings.lr_schedule == "milestones" and late:
         falls = ", ".join(map(str, late))
@@ -317,6 +322,7 @@ def train(
         workers_given=workers is not None,
         resume=resume,
         tuned=tuned,
+        given=frozenset(name for name, value in {**given, **low}.items() if value not in (None, False)),
         papers=preset == "paper" or tuned is not None,
         measured_on=choice.measured_on if choice is not None else {},
     )

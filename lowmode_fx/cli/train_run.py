@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,9 @@ from rich.console import Console
 
 from lowmode_fx.cli.ladder_options import build_modes
 from lowmode_fx.cli.measured_on import check_measured_on, measured_on
+from lowmode_fx.cli.run_options import records_plan
 from lowmode_fx.cli.starting_weights import StartingWeights
+from lowmode_fx.cli.tunings import is_planned, other_plan
 from lowmode_fx.lowering.blocks import find_blocks
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder
@@ -35,6 +37,7 @@ from lowmode_fx.train.placement import images_on
 from lowmode_fx.train.ranks import Ranks, joined
 from lowmode_fx.train.recipe import read_recipe
 from lowmode_fx.train.run_folder import RunFolder
+from lowmode_fx.train.same_run import OtherRunError
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.utils.allocator import keep_freed_memory
 
@@ -44,7 +47,8 @@ class TrainRun:
     """A run as the command line describes it. low_mode: its configs, none for a run in full-mode alone.
 
     start_from: the weights of its first step. workers_given: whether a number of loaders was asked for. measured_on:
-    what the tuning in ``tuned`` holds for. papers: the low mode is the paper's or a tuning's, as asked for by name.
+    what the tuning in ``tuned`` holds for. given: the names of the options that are given. papers: the low mode is the
+    paper's or a tuning's, as asked for by name.
     """
 
     model: str
@@ -62,6 +66,7 @@ class TrainRun:
     workers_given: bool
     resume: bool
     tuned: Path | None
+    given: Collection[str]
     papers: bool
     measured_on: Mapping[str, Any]
 
@@ -133,7 +138,7 @@ class TrainRun:
                 say(console, line)
             if not self.papers and (pooled := about_points(modes)):
                 say(console, pooled)
-            for line in about_batches(net, settings.batch_size):
+            for line in about_batches(net, settings.batch_size, asked=self.batch_multiplier != 1):
                 say(console, line)
         label = "full-mode" if self.full_only else "low-mode" if len(self.configs) == 1 else "ladder"
         identity = {"model": self.model, **self.start_from.identity()}
@@ -141,6 +146,10 @@ class TrainRun:
             result = train(
                 net, splits, settings, folder, label=label, resume=self.resume, identity=identity, console=console
             )
+        except OtherRunError as error:
+            if self.tuned is None or error.low_mode is None or not is_planned(error.low_mode, self.given):
+                raise
+            raise other_plan(self.tuned, error.difference, folder.path, records_plan(folder.path)) from error
         except Exception:
             if folder.failed and has_checkpoint(folder.path):
                 say(console, f"kept: the checkpoint of the last whole epoch; {_going_on(folder)} goes on from it")
@@ -207,7 +216,8 @@ def about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings,
                 f"before epoch {full_from + 1}"
             )
     if set(fractions) == {Mode.FULL}:
-        yield "warning: no step is in low-mode; give a larger --p, fewer --hold-epochs or more --epochs"
+        more = "more epochs to low modes" if isinstance(schedule, LadderSchedule) else "a larger --p"
+        yield f"warning: no step is in low-mode; give {more}, fewer --hold-epochs or more --epochs"
 
 
 def about_points(ladder: Ladder) -> str:
@@ -244,8 +254,10 @@ def _full_from(schedule: Schedule, epochs: int, steps: int) -> int:
     return next(full, epochs)
 
 
-def about_batches(net: LowModeModel, batch_size: int) -> Iterator[str]:
-    """What a user should know of batches that grow, a line for each low mode."""
+def about_batches(net: LowModeModel, batch_size: int, asked: bool) -> Iterator[str]:
+    """What a user should know of batches that grow, a line for each low mode. asked: whether they are to grow."""
+    if asked and not net.batches_grow and net.batch_multiplier == "pixels":
+        yield "note: --batch-multiplier pixels does nothing here: no low mode has smaller images"
     for mode in net.modes[:-1] if net.batches_grow else ():
         factor = net.rate_factor(mode)
         size = net.planned_batch_size(mode, batch_size)

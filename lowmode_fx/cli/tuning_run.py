@@ -17,7 +17,9 @@ from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.train.batches import EpochBatches
 from lowmode_fx.train.data import load_data
+from lowmode_fx.train.evaluate import check_outputs
 from lowmode_fx.train.loss import Criterion, make_criterion
+from lowmode_fx.train.optimizer import check_trainable
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.train.splits import DataSplits
 from lowmode_fx.tuning.costs import OptimizerFactory
@@ -46,13 +48,17 @@ def make_setting(model: str, data: str, image_size: int | None, in_chans: int, s
     if place.type == "cpu":
         keep_freed_memory()
     loss = make_criterion(settings.criterion, device=place)  # its errors come before images are decoded
-    splits = load_data(data, image_size, in_chans).to(place)
+    splits = load_data(data, image_size, in_chans, only="train").to(place)
     for note in splits.notes:
         print(f"note: {note}", file=sys.stderr)
     _, height, width = splits.image_shape
     torch.manual_seed(settings.seed)
     side = height if height == width else None
     built = create_model(model, num_classes=splits.num_classes, in_chans=in_chans, image_size=side).to(place)
+
+    check_trainable(built)
+    check_outputs(built, splits, settings, place)
+    built.train()
 
     def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         fused = place.type == "cuda" or None

@@ -20,6 +20,7 @@ from lowmode_fx.lowering.rung_names import about_order, rung_names
 from lowmode_fx.lowering.sharded import is_sharded, over, unsharded_twin
 from lowmode_fx.utils.collector import no_collections
 from lowmode_fx.utils.validation import wrong_type
+from passes.errors import OptionError
 from passes.wording import near_matches_hint
 
 #: The low modes of ``LadderSchedule.default(epochs)``, measured in docs/benchmarks/accuracy.md.
@@ -165,4 +166,4 @@ def _find_submodule(model: nn.Module, path: str) -> nn.Module:
     except AttributeError:
         names = [name for name, _ in model.named_modules() if name]
         kind, hint = type(model).__name__, near_matches_hint(path, names)
-        raise ValueError(f"submodule: {kind} has no {path!r}; {hint}") from None
+        raise OptionError("submodule", path, f"is no module of {kind}", hint) from None

@@ -25,6 +25,7 @@ from torch import nn
 
 from lowmode_fx.train.names import CURRENT, MODEL_FILE, PARTIAL, PREVIOUS, STATE_FILE
 from lowmode_fx.utils.atomic import sync_file, sync_folder
+from passes.spelling import setting
 from passes.wording import one_line
 
 FORMAT = "lowmode_fx.checkpoint"
@@ -98,12 +99,12 @@ def load_checkpoint(
     run_folder: Path,
     check: Callable[[Mapping[str, Any]], None] = lambda state: None,
     *,
-    else_do: str = "start again with --overwrite",
+    else_do: str | None = None,
 ) -> Checkpoint:
     """The newest whole checkpoint of a run folder.
 
     check: raises ``ValueError`` for a state that no run can be in; an older checkpoint then serves.
-    else_do: what to do where none is whole, for the message.
+    else_do: what to do where none is whole, for the message; ``None``: to overwrite the run.
 
     Raises ``CheckpointError``, naming the file, if there is none.
     """
@@ -122,7 +123,11 @@ def load_checkpoint(
             continue
         return replace(checkpoint, damage=tuple(damage))
     told = "; ".join(damage) or f"run folder {str(run_folder)!r} has none"
-    raise CheckpointError(f"{told}; no whole checkpoint is left, {else_do}")
+    raise CheckpointError(f"{told}; no whole checkpoint is left, {else_do or _start_again()}")
+
+
+def _start_again() -> str:
+    return f"start again with {setting('overwrite', True)}"
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -161,9 +166,8 @@ def _check(state: Mapping[str, Any], folder: Path, check: Callable[[Mapping[str,
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Load strictly. Raises ``CheckpointError`` that names a key or shape that doesn't fit."""
     place = f"checkpoint {str(checkpoint.folder / MODEL_FILE)!r}"
-    load_strictly(
-        model, checkpoint.weights, place, "give the model that wrote it, or --overwrite or --out another path"
-    )
+    hint = f"give the model that wrote it, or {setting('overwrite', True)} or another {setting('path')}"
+    load_strictly(model, checkpoint.weights, place, hint)
 
 
 def load_strictly(model: nn.Module, weights: Mapping[str, torch.Tensor], place: str, hint: str) -> None:

@@ -64,6 +64,8 @@ def _parts(spec: str) -> DataSpec:
     if form == kind:
         return DataSpec(kind, "", None)
     name, _, path = rest.partition("=") if kind == "torchvision" else ("", "", rest)
-    if not path.strip():
-        raise OptionError("data", spec, "names no folder", f"give {form}")
+    if not path.strip() or (kind == "torchvision" and not name.strip()):
+        raise OptionError(
+            "data", spec, f"names no {'folder' if name or kind != 'torchvision' else 'set'}", f"give {form}"
+        )
     return DataSpec(kind, name, Path(path).expanduser())

@@ -10,6 +10,7 @@ from lowmode_fx.train.decode import decode, quiet_large_images
 from lowmode_fx.train.images import MemoryImages
 from lowmode_fx.train.layout import FolderPart
 from lowmode_fx.train.reading import read_all, read_batches
+from passes.spelling import setting
 from passes.wording import sides
 
 
@@ -51,7 +52,9 @@ class FolderImages:
         image = decode(path, self.size, self.shape[0])
         if tuple(image.shape) != self.shape:
             size = sides(image.shape[1:])
-            raise ValueError(f"{str(path)!r} is {size}, other images are {self.size_text}; give --image-size")
+            raise ValueError(
+                f"{str(path)!r} is {size}, other images are {self.size_text}; give {setting('image_size')}"
+            )
         return image, self.part.labels[index]
 
     def decode_all(self, what: str, workers: int | None = None) -> MemoryImages:

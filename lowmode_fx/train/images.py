@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+
+from lowmode_fx.train.names import Part
+from passes.errors import OptionError
+from passes.wording import any_of
 
 #: The side in pixels of a set's images, and that at which training images are held; ``None``: as stored.
 Sizes = tuple[int | None, int | None]
@@ -76,10 +80,14 @@ class MemoryImages:
 
 @dataclass(frozen=True)
 class HeldParts:
-    """A set held in memory. ``val``: what is validated on; ``test``: kept for the end; ``notes``: a line each."""
+    """Parts of a set held in memory, those that were asked for. ``notes``: what a user should know, a line each."""
 
-    train: MemoryImages
-    val: MemoryImages
-    test: MemoryImages | None
+    parts: Mapping[Part, MemoryImages]
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+
+def check_part(only: Part | None, there: Collection[str], spec: str) -> None:
+    """Raises ``OptionError`` for a part that the set ``spec`` doesn't have. only: ``None`` for all that are there."""
+    if only is not None and only not in there:
+        raise OptionError("only", only, f"finds no such part in {spec}", f"give {any_of([*there])}")

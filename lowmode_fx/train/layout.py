@@ -83,6 +83,8 @@ def scan_folder(root: Path) -> FolderLayout:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
         files = "1 file is" if ignored.total() == 1 else f"{ignored.total()} files are"
         notes.append(f"{files} ignored, being no images that are read: {kinds}")
+    if len(classes) == 1:
+        notes.append(f"all images are of one class, {classes[0]!r}: there is nothing to tell apart")
     return FolderLayout(_number(train, classes), _number(val, classes), test, classes, tuple(notes))
 
 
@@ -141,7 +143,9 @@ def _scan_classes(folder: Path, ignored: Counter[str]) -> dict[str, list[Path]]:
         files[names[number]].append(Path(path))
     for name, found in files.items():
         if not found:
-            raise ValueError(f"class folder {str(folder / name)!r} has no images ({', '.join(sorted(SUFFIXES))})")
+            raise ValueError(
+                f"class folder {str(folder / name)!r} has no images ({', '.join(sorted(SUFFIXES))}); remove it"
+            )
     return files
 
 

@@ -56,7 +56,7 @@ def check_same_classes(
     where = train_folder.name if differing[0] in train else val_folder.name
     raise ValueError(
         f"classes of {train_folder.name} and {val_folder.name} in {str(root)!r} differ: only {where} has "
-        f"{differing[0]!r}"
+        f"{differing[0]!r}; give both the same classes"
     )
 
 

@@ -16,6 +16,7 @@ from lowmode_fx.train.settings import check_criterion
 from lowmode_fx.utils.imports import import_named
 from lowmode_fx.utils.losses import as_loss
 from lowmode_fx.utils.user_code import user_code
+from passes.spelling import setting
 from passes.wording import first_line
 
 #: ``criterion(outputs, labels)``: what the model returned and what is right, to a scalar.
@@ -73,7 +74,9 @@ def make_criterion(
         return ClassifierLoss(BinaryCrossEntropy(smoothing=label_smoothing, weight=weights))
     if label_smoothing or class_weights:
         given = "label smoothing" if label_smoothing else "class weights"
-        raise ValueError(f"criterion {name} takes no {given}: it is called with outputs and labels alone")
+        option = setting("label_smoothing" if label_smoothing else "class_weights")
+        problem = f"takes no {given}: it is called with outputs and labels alone"
+        raise ValueError(f"criterion {name} {problem}; leave out {option}")
     return _own(name, device)
 
 
@@ -95,7 +98,8 @@ class _OwnLoss:
     def __call__(self, outputs: Any, labels: Tensor) -> Tensor:
         if self._works:
             return self.loss(outputs, labels)
-        with user_code(f"criterion {self.name} failed on a model's outputs and labels of shape {tuple(labels.shape)}"):
+        what = f"criterion {self.name} failed on a model's outputs and labels of shape {tuple(labels.shape)}"
+        with user_code(what, "give a callable of these two"):
             loss = self.loss(outputs, labels)
         found = as_loss(loss, f"criterion {self.name}")
         self._works = True

@@ -1,4 +1,6 @@
-"""What lies in a run folder, by name."""
+"""What lies in a run folder, and the parts of a data set, by name."""
+
+from typing import Literal
 
 METRICS, SUMMARY, CURVES = "metrics.csv", "summary.json", "curves.png"
 #: The averaged weights, where a run keeps an average.
@@ -10,5 +12,8 @@ CURRENT, PREVIOUS, PARTIAL = "checkpoint", "checkpoint.previous", "checkpoint.pa
 MODEL_FILE, STATE_FILE = "model.safetensors", "state.pt"
 #: Held by the process whose run is in the folder; gone with it, however it ends.
 LOCK = ".lock"
-#: All that a run writes, and ``--overwrite`` takes away.
+#: All that a run writes, and ``overwrite`` takes away.
 OWN_NAMES = (METRICS, SUMMARY, CURVES, EMA, EVENTS, CURRENT, PREVIOUS, PARTIAL)
+
+#: The parts of a data set: what is validated on, what is kept for the end, and what is trained on.
+Part = Literal["val", "test", "train"]

@@ -19,8 +19,10 @@ def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.devi
 
     On CUDA one of torch's own is made with the option by which a captured step can hold its step too.
 
-    Raises ``OptionError`` for a name that timm does not know, and for one whose package is missing.
+    Raises ``OptionError`` for a name that timm does not know, and for one whose package is missing, ``ValueError`` for
+    a model without a parameter that trains.
     """
+    check_trainable(model)
     decay, momentum = settings.weight_decay, settings.momentum
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
@@ -46,6 +48,14 @@ def make_optimizer(model: nn.Module, settings: TrainSettings, device: torch.devi
         raise OptionError(
             "optimizer", settings.optimizer, f"can't be made ({first_line(error)})", "give another"
         ) from error
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Raises ``ValueError`` for a model that no step would change."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        name, frozen = type(model).__name__, next(model.parameters(), None) is not None
+        problem = "has frozen parameters alone; unfreeze some by requires_grad_()" if frozen else "has no parameters"
+        raise ValueError(f"{name} {problem}{', or' if frozen else ';'} give another model")
 
 
 def check_optimizer(name: str) -> None:

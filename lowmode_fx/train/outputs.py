@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from passes.spelling import setting
+
 _LOGITS = ("logits", "out")
 _AUXILIARY = "aux"
-_WAY_OUT = "return the logits alone, or give --criterion package.module:callable, which takes outputs and labels"
 
 
 def logits_of(output: Any) -> Tensor:
@@ -23,7 +24,7 @@ def logits_of(output: Any) -> Tensor:
         return named[0]
     first = output[0] if isinstance(output, tuple | list) and output else output
     if not isinstance(first, Tensor):
-        raise ValueError(f"model returns {_shown(output)}, of which none is known as logits; {_WAY_OUT}")
+        raise ValueError(f"model returns {_shown(output)}, of which none is known as logits; {_way_out()}")
     return first
 
 
@@ -43,14 +44,21 @@ def split_outputs(output: Any) -> tuple[Tensor, list[Tensor]]:
             if not isinstance(head, Tensor) or head.shape != logits.shape:
                 raise ValueError(
                     f"model returns {name!r}, {_shown(head)}, and only outputs as wide as the logits "
-                    f"{tuple(logits.shape)} are auxiliary heads; {_WAY_OUT}"
+                    f"{tuple(logits.shape)} are auxiliary heads; {_way_out()}"
                 )
         return logits, list(heads.values())
     logits = logits_of(output)
     others = list(output[1:]) if isinstance(output, tuple | list) else []
     if any(not isinstance(other, Tensor) or other.shape != logits.shape for other in others):
-        raise ValueError(f"model returns {_shown(output)}, and only outputs as wide as the first are heads; {_WAY_OUT}")
+        raise ValueError(
+            f"model returns {_shown(output)}, and only outputs as wide as the first are heads; {_way_out()}"
+        )
     return logits, others
+
+
+def _way_out() -> str:
+    own = setting("criterion", "package.module:callable")
+    return f"return the logits alone, or give {own}, which takes outputs and labels"
 
 
 def _by_name(output: Any) -> tuple[Tensor, dict[str, Any]] | None:

@@ -6,14 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lowmode_fx.train.names import CURRENT, PREVIOUS, STATE_FILE, SUMMARY
 from lowmode_fx.train.settings import TrainSettings
 from passes.wording import first_line
 
-#: The parts of a data set, by name.
-Part = Literal["val", "test", "train"]
 _WAY_OUT = "give a folder that lowmode-fx train wrote"
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from lowmode_fx.train.decode import quiet_large_images
 from lowmode_fx.train.images import MemoryImages
 from lowmode_fx.utils.progress import track
-from passes.spelling import setting
+from passes.spelling import current_spelling, setting, spelled
 from passes.wording import first_line, sides
 
 #: ``read(index)``: the uint8 image (C, H, W) there, and its class. Raises ``ValueError`` for one that can't be had.
@@ -57,7 +57,9 @@ def read_held(read: Read, count: int, what: str, most: int, workers: int | None 
     with quiet_large_images():
         rows = _OneShape(read, what)
     if rows.shape.numel() * count > most:
-        raise ValueError(f"{what} take {rows.shape.numel() * count / 2**30:.0f} GiB; give a smaller --image-size")
+        raise ValueError(
+            f"{what} take {rows.shape.numel() * count / 2**30:.0f} GiB; give a smaller {setting('image_size')}"
+        )
     return read_all(rows.read, count, f"decoding {what}", rows.shape, workers)
 
 
@@ -73,7 +75,7 @@ class _OneShape:
         image, label = self._first if index == 0 else self._read(index)
         if image.shape != self.shape:
             was, now = sides(self.shape[1:]), sides(image.shape[1:])
-            raise ValueError(f"number {index} of {self.what} is {now}, others are {was}; give --image-size")
+            raise ValueError(f"number {index} of {self.what} is {now}, others are {was}; give {setting('image_size')}")
         return image, label
 
 
@@ -113,7 +115,7 @@ class _Batches(Dataset[tuple[Tensor, Tensor, str]]):
     """Batch number → (images, labels, problem): a worker's exception would come as a page of traceback."""
 
     def __init__(self, read: Read, batches: list[Tensor]) -> None:
-        self.read, self.batches = read, batches
+        self.read, self.batches, self.spelling = read, batches, current_spelling()
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -122,7 +124,7 @@ class _Batches(Dataset[tuple[Tensor, Tensor, str]]):
         if number >= len(self.batches):
             raise IndexError(number)
         try:
-            with quiet_large_images():
+            with spelled(self.spelling), quiet_large_images():
                 images, labels = zip(*map(self.read, self.batches[number].tolist()), strict=True)
         except ValueError as error:
             return torch.empty(0), torch.empty(0), str(error)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lowmode_fx.train.names import CURRENT, CURVES, LOCK, METRICS, OWN_NAMES, PREVIOUS, SUMMARY
 from lowmode_fx.train.records import EpochRecord, records_to_csv
 from lowmode_fx.utils.atomic import write_text
+from passes.spelling import setting
 
 if TYPE_CHECKING:  # whether a folder can be used is known before torch is
     import torch
@@ -63,12 +64,16 @@ class RunFolder:
         """
         path = Path(path).expanduser()
         if resume and overwrite:
-            raise ValueError("--resume and --overwrite exclude each other; give one of them")
+            raise ValueError(
+                f"{setting('resume', True)} and {setting('overwrite', True)} exclude each other; give one of them"
+            )
         if path.exists() and not path.is_dir():
-            raise ValueError(f"run folder {str(path)!r} is a file; give --out another path")
+            raise ValueError(f"run folder {str(path)!r} is a file; give another {setting('path')}")
         existing = next(place for place in (path, *path.absolute().parents) if place.exists())
         if not os.access(existing, os.W_OK | os.X_OK):
-            raise ValueError(f"run folder {str(path)!r} can't be written in {str(existing)!r}; give --out another path")
+            raise ValueError(
+                f"run folder {str(path)!r} can't be written in {str(existing)!r}; give another {setting('path')}"
+            )
         folder = cls(path, resume=resume, overwrite=overwrite, options=options)
         folder._checked = True
         folder._check_entries()
@@ -96,23 +101,25 @@ class RunFolder:
             lock.acquire()
         except Timeout:
             path = str(self.path)
-            raise ValueError(f"another process trains in {path!r}; wait for it, or give --out another path") from None
+            raise ValueError(
+                f"another process trains in {path!r}; wait for it, or give another {setting('path')}"
+            ) from None
         try:
             yield
         finally:
             lock.release()
 
     def _check_entries(self) -> None:
-        path = str(self.path)
+        path, again, another = str(self.path), setting("overwrite", True), f"another {setting('path')}"
         entries = {child.name for child in self.path.iterdir()} - {LOCK} if self.path.exists() else set()
         if entries and not entries & {SUMMARY, CURRENT, PREVIOUS}:
-            raise ValueError(f"folder {path!r} is not empty and holds no run; give --out another path")
+            raise ValueError(f"folder {path!r} is not empty and holds no run; give {another}")
         if entries and not (self._resume or self._overwrite):
-            raise ValueError(f"run folder {path!r} exists; give --resume, --overwrite or --out another path")
+            raise ValueError(f"run folder {path!r} exists; give {setting('resume', True)}, {again} or {another}")
         if self._resume and METRICS in entries and not entries & {CURRENT, PREVIOUS}:
             raise ValueError(
-                f"run folder {path!r} holds results and no checkpoint to resume from; give --overwrite to replace "
-                "them, or --out another path"
+                f"run folder {path!r} holds results and no checkpoint to resume from; give {again} to replace them, or "
+                f"{another}"
             )
 
     def prepare(self) -> None:

@@ -12,6 +12,7 @@ import torch
 from lowmode_fx.train.checkpoint import CheckpointError
 from lowmode_fx.train.names import STATE_FILE
 from lowmode_fx.train.records import EpochRecord, unfinished_steps
+from passes.spelling import setting
 from passes.wording import first_line
 
 #: The parts of a state, each with its kind.
@@ -52,5 +53,5 @@ def fitting_state(folder: Path) -> Iterator[None]:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise CheckpointError(
             f"checkpoint file {str(folder / STATE_FILE)!r} does not fit this run ({reason}); start again with "
-            "--overwrite, or give --out another path"
+            f"{setting('overwrite', True)}, or give another {setting('path')}"
         ) from error

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from lowmode_fx.train.data_spec import FORMS
 from lowmode_fx.train.decode import decode
-from lowmode_fx.train.images import HeldParts, Sizes, square
+from lowmode_fx.train.images import HeldParts, MemoryImages, Sizes, check_part, square
+from lowmode_fx.train.names import Part
 from lowmode_fx.train.reading import read_held
 from lowmode_fx.utils.progress import progress
 from passes.wording import one_line
@@ -21,11 +23,19 @@ from passes.wording import one_line
 _LABELS = ("label", "labels", "cls", "class", "target")
 
 
-def read_shards(kind: str, root: Path, sizes: Sizes, in_chans: int, most: int, workers: int | None = None) -> HeldParts:
+def read_shards(
+    kind: str,
+    root: Path,
+    sizes: Sizes,
+    in_chans: int,
+    most: int,
+    workers: int | None = None,
+    only: Part | None = None,
+) -> HeldParts:
     """The set of ``kind`` (``"parquet"``, ``"webdataset"``) in ``root``, decoded.
 
     A file belongs to the split in its name or its folder's (``train-00000-of-00004.parquet``). most: bytes that the
-    decoded images may take. workers: processes that decode, as ``read_all`` has them.
+    decoded images may take. workers: processes that decode, as ``read_all`` has them. only: the part that is decoded.
 
     Raises ``ValueError`` for files that can't be read, a set without splits or without an image and a class a row,
     images of several sizes, and sets that are too large.
@@ -39,28 +49,32 @@ def read_shards(kind: str, root: Path, sizes: Sizes, in_chans: int, most: int, w
         if val is None:
             val, test = test, None
         if train is None or val is None:
-            found = ", ".join(map(str, tables))
+            names = ", ".join(map(str, tables))
             raise ValueError(
-                f"{kind} files in {str(root)!r} have no splits to train and to validate on (found: {found}); name them "
+                f"{kind} files in {str(root)!r} have no splits to train and to validate on (found: {names}); name them "
                 "after their splits, as train-00000-of-00001 and test-00000-of-00001"
             )
         columns = _columns(datasets, train, kind, root)
-        read, notes = {}, []
-        for part, table in (("train", train), ("val", val), ("test", test)):
-            if table is None:
-                continue
-            if part == "test" and min(table[columns.label]) < 0:
-                notes.append("'test' is left unread: its images have no classes")
-                continue
-            what = f"{root.name}'s {part} images"
-            stored = table.cast_column(columns.image, datasets.Image(decode=False))
-            rows = _Rows(stored, what, columns, square(sizes, part), in_chans)
-            read[part] = read_held(rows.read, len(table), what, most, workers)
-    count = int(max(each.labels.max() for each in read.values())) + 1
+        found: dict[Part, Any] = {"train": train, "val": val, "test": test}
+        parts = {part: table for part, table in found.items() if table is not None}
+        labels = {part: [-1 if label is None else label for label in parts[part][columns.label]] for part in parts}
+        notes = []
+        if test is not None and min(labels["test"]) < 0:
+            notes.append("'test' is left unread: its images have no classes")
+            del parts["test"], labels["test"]
+        check_part(only, parts, f"{kind}:{root}")
+        read: dict[Part, MemoryImages] = {}
+        for part, table in parts.items():
+            if only in (None, part):
+                what = f"{root.name}'s {part} images"
+                stored = table.cast_column(columns.image, datasets.Image(decode=False))
+                rows = _Rows(stored, what, columns, square(sizes, part), in_chans)
+                read[part] = read_held(rows.read, len(table), what, most, workers)
+    count = max(max(each) for each in labels.values()) + 1
     if columns.names and count > len(columns.names):
         raise ValueError(f"{kind} files in {str(root)!r} name {len(columns.names)} classes, and have class {count - 1}")
     classes = columns.names or tuple(map(str, range(count)))
-    return HeldParts(read["train"], read["val"], read.get("test"), classes, tuple(notes))
+    return HeldParts(read, classes, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,8 @@ def _open(datasets: Any, kind: str, root: Path, cache: str) -> Any:
             return datasets.load_dataset(kind, data_dir=str(root), cache_dir=cache)
     except Exception as error:  # its own, pyarrow's, tarfile's
         reason = one_line(error.__cause__ or error)
-        raise ValueError(f"cannot read {kind} files in {str(root)!r}: {reason}") from error
+        hint = f"give {FORMS[kind]} of a folder that holds them"
+        raise ValueError(f"cannot read {kind} files in {str(root)!r}: {reason}; {hint}") from error
     finally:
         if bars:
             datasets.enable_progress_bars()

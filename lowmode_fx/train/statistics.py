@@ -8,12 +8,15 @@ import torch
 
 from lowmode_fx.train.images import MemoryImages
 
+#: Mean and deviation per channel, of images in [0, 1], and what a user should know of them.
+Statistics = tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]
+
 _LEVELS = 256
 _DARK = 64  # of 256 levels: where no pixel reaches it, a file's depth is hardly used
 _FLAT = 2 / 255  # a deviation of images in [0, 1] that is about 0
 
 
-def channel_statistics(source: MemoryImages) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
+def channel_statistics(source: MemoryImages) -> Statistics:
     """Mean and standard deviation per channel of images in [0, 1], from a count of each of the 256 values: exact.
 
     Third, what a user should know of them, a line each.

@@ -12,21 +12,29 @@ import torch
 from PIL import Image
 
 from lowmode_fx.train.decode import pixels
-from lowmode_fx.train.images import HeldParts, MemoryImages, Sizes, square
+from lowmode_fx.train.images import HeldParts, MemoryImages, Sizes, check_part, square
+from lowmode_fx.train.names import Part
 from lowmode_fx.train.reading import read_held
 from passes.wording import near_matches_hint
 
 #: What is asked for, in this order, by the name of the split.
-_SPLITS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
+_SPLITS: dict[Part, tuple[str, ...]] = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
 _UNREADABLE = (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError)
 
 
 def read_torchvision(
-    name: str, root: Path, sizes: Sizes, in_chans: int, most: int, workers: int | None = None
+    name: str,
+    root: Path,
+    sizes: Sizes,
+    in_chans: int,
+    most: int,
+    workers: int | None = None,
+    only: Part | None = None,
 ) -> HeldParts:
     """The set ``torchvision.datasets.<name>`` in ``root``, decoded.
 
-    most: bytes that the decoded images may take. workers: processes that decode, as ``read_all`` has them.
+    most: bytes that the decoded images may take. workers: processes that decode, as ``read_all`` has them. only: the
+    part that is decoded; of a set that doesn't name its classes all are, for their labels.
 
     Raises ``ValueError`` for a name that torchvision doesn't have, files that aren't there or can't be read, a set
     without splits or without one class an image, images of several sizes, and sets that are too large.
@@ -43,17 +51,18 @@ def read_torchvision(
         raise ValueError(f"torchvision's {name} has no splits to train and to validate on; lay it out for folder:PATH")
     if made["val"] is None:
         made["val"], made["test"] = made["test"], None
-    read: dict[str, MemoryImages | None] = {}
-    for split, raw in made.items():
-        what = f"{name}'s {split} images"
-        rows = None if raw is None else _Rows(raw, what, square(sizes, split), in_chans)
-        read[split] = None if rows is None else read_held(rows.read, len(rows.raw), what, most, workers)
-    train, val, test = read["train"], read["val"], read["test"]
-    assert train is not None and val is not None
-    count = int(max(train.labels.max(), val.labels.max())) + 1
-    named = [str(each) for each in getattr(made["train"], "classes", ())]
-    classes = tuple(named if len(named) >= count else map(str, range(count)))
-    return HeldParts(train, val, test, classes)
+    raw_parts = {split: raw for split, raw in made.items() if raw is not None}
+    check_part(only, raw_parts, f"torchvision:{name}")
+    named = tuple(str(each) for each in getattr(made["train"], "classes", ()))
+    read: dict[Part, MemoryImages] = {}
+    for split, raw in raw_parts.items():
+        if only in (None, split) or not named:
+            what = f"{name}'s {split} images"
+            rows = _Rows(raw, what, square(sizes, split), in_chans)
+            read[split] = read_held(rows.read, len(raw), what, most, workers)
+    count = int(max(part.labels.max() for split, part in read.items() if split != "test" or split == only)) + 1
+    classes = named if len(named) >= count else tuple(map(str, range(count)))
+    return HeldParts(read if only is None else {only: read[only]}, classes)
 
 
 def _splits_by(kind: Any) -> str | None:
@@ -63,7 +72,7 @@ def _splits_by(kind: Any) -> str | None:
     return next((name for name in ("train", "split", "image_set") if name in parameters), None)
 
 
-def _make(kind: Callable[..., Any], name: str, root: Path, split: str) -> Sequence[Any] | None:
+def _make(kind: Callable[..., Any], name: str, root: Path, split: Part) -> Sequence[Any] | None:
     """One split, or ``None`` where the set has none of that name."""
     by = _splits_by(kind)
     assert by is not None

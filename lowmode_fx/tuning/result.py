@@ -17,6 +17,9 @@ from lowmode_fx.runtime.batch_growth import LrRule
 from lowmode_fx.runtime.schedules import BernoulliSchedule, LadderSchedule, schedule_from_dict
 from lowmode_fx.tuning.candidate import Candidate
 
+#: How a message of other values begins.
+NO_RESULT = "not a result of `lowmode-fx tune`: "
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -96,21 +99,23 @@ class Tuning:
             more = tuple(map(LowModeConfig.from_dict, values.get("more", ())))
             weight, epochs, predicted = values["low_weight"], values["epochs"], values["time"]
         except (KeyError, TypeError) as error:
-            raise ValueError(f"not a result of `lowmode-fx tune`: {error} is missing or has the wrong type") from error
+            raise ValueError(f"{NO_RESULT}{error} is missing or has the wrong type") from error
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+            raise ValueError(f"{NO_RESULT}its epochs is {epochs!r}; give an int of at least 1")
         if not isinstance(schedule, LadderSchedule if more else BernoulliSchedule):
             kind = "a ladder's" if more else "Bernoulli's"
-            raise ValueError(f"not a result of `lowmode-fx tune`: its schedule is not {kind}")
+            raise ValueError(f"{NO_RESULT}its schedule is not {kind}")
         reasons, source = tuple(values.get("reasons", ())), values.get("measured_on", {})
         multiplier = values.get("batch_multiplier", 1.0)
         for name, value in {"low_weight": weight, "batch_multiplier": multiplier}.items():
             numbers = value.values() if isinstance(value, Mapping) else [value]
             if not numbers or any(isinstance(each, bool) or not isinstance(each, int | float) for each in numbers):
-                raise ValueError(f"not a result of `lowmode-fx tune`: its {name} is {value!r}; give a number")
+                raise ValueError(f"{NO_RESULT}its {name} is {value!r}; give a number")
         rule = values.get("lr_rule", "linear")
         if rule not in get_args(LrRule):
-            raise ValueError(f"not a result of `lowmode-fx tune`: its lr_rule is {rule!r}; give linear, sqrt or none")
+            raise ValueError(f"{NO_RESULT}its lr_rule is {rule!r}; give linear, sqrt or none")
         if not isinstance(source, Mapping):
-            raise ValueError("not a result of `lowmode-fx tune`: its measured_on is not a mapping")
+            raise ValueError(f"{NO_RESULT}its measured_on is not a mapping")
         return cls(
             config,
             schedule,

@@ -6,7 +6,7 @@ import re
 
 from torch import nn
 
-from passes.spelling import setting
+from passes.spelling import is_option, setting
 
 _TOLD = re.compile(r"expected input\[\d+, (\d+), .* to have (\d+) channels, but got \1 channels")
 
@@ -19,4 +19,6 @@ def channels_hint(model: nn.Module, complaint: str) -> str:
         return ""
     given, taken = found[1], found[2]
     hint = f"build the model with {setting('in_chans', int(given))}"
+    if is_option("in_chans"):  # it is the model's argument too, if the model has one
+        hint = f"give {setting('in_chans', int(taken))}, or a model that takes {given}"
     return f"images have {given} channel{'s' * (given != '1')}, but the model takes {taken}; {hint}"

@@ -15,17 +15,19 @@ _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib",
 
 
 @contextmanager
-def user_code(what: str) -> Iterator[None]:
+def user_code(what: str, hint: str = "") -> Iterator[None]:
     """Turn whatever is raised inside into a ``ValueError`` of one line.
 
     ``what``: what failed, for the message, which also gives the last place in the user's own files, if there is one.
+    ``hint``: what to do.
     """
+    then = f"; {hint}" if hint else ""
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{what} ({told(error)})") from error
+        raise ValueError(f"{what} ({told(error)}){then}") from error
     except SystemExit as error:  # a module that exits when it is imported
-        raise ValueError(f"{what} (it calls sys.exit({error.code!r}){_where(error)})") from error
+        raise ValueError(f"{what} (it calls sys.exit({error.code!r}){_where(error)}){then}") from error
 
 
 def told(error: BaseException) -> str:

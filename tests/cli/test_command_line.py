@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,7 @@ ODD = {
     "a number that is none": (("--p", "nan"), "--p nan is not a probability; give a number from 0 to 1"),
     "half a repetition": (("--p", "0.5x"), "--p 0.5x is no list of numbers"),
     "a repetition of nothing": (("--p", "0.5x0"), "--p 0.5x0 repeats a number less than once"),
-    "repetitions without end": (("--p", "0.8x99999999999"), "--p gives 99999999999 values for 1 epochs"),
+    "repetitions without end": (("--p", "0.8x99999999999"), "--p gives 99999999999 values for 1 epoch;"),
     "a negative share": (("--tail", "-1"), "--tail -1.0 is not a share; give a number from 0 to 1"),
     "a negative weight": (("--low-weight", "-1"), "--low-weight -1.0 is out of range; give a number above 0"),
     "a weight that is none": (("--low-weight", "nan"), "--low-weight nan is out of range"),
@@ -183,9 +184,12 @@ ODD = {
     "a rate beyond numbers": (("--lr", "1e300"), "--lr 1e+300 is out of range; give a number above 0, at most 1e+30"),
     "a rate that is none": (("--lr", "nan"), "--lr nan is out of range"),
     "epochs without end": (("--epochs", "1" + "0" * 21), "is too large; give an int from 1 to 100000"),
-    "a raised number": (("--epochs", "10²¹"), "--epochs: Input should be a valid integer"),
+    "a raised number": (("--epochs", "10²¹"), "--epochs 10²¹ is no integer; give an int"),
     "a device without numbers": (("--device", "meta"), "--device 'meta' is not there; give auto, cpu or a GPU"),
-    "images without end": (("--image-size", "100000000"), "--image-size: Input should be less than or equal to 16384"),
+    "images without end": (
+        ("--image-size", "100000000"),
+        "--image-size 100000000 is out of range; give an int from 1 to 16384",
+    ),
     "a measurement too often": (
         ("--schedule", "agreement", "--measure-every", "5"),
         "--measure-every 5 would spend more than 10% of the steps on measuring 4 batches; give at least 80",
@@ -223,14 +227,20 @@ def test_options_that_do_nothing_are_reported(run: Run) -> None:
 def test_low_mode_options_of_a_full_run_are_reported() -> None:
     given = {"p": "0.5", "measure_every": 100, "tail": None}
     low = {"ratio": "3", "whole_images": True, "gain": None}
-    lines = list(idle_options(given, low, schedule="bernoulli", lr_schedule="milestones", full_only=True))
+    lines = list(
+        idle_options(given, low, schedule="bernoulli", lr_schedule="milestones", full_only=True, growing=False)
+    )
     assert [line.split(" does")[0] for line in lines] == [
         "note: --ratio 3",
         "note: --whole-images",
         "note: --p 0.5",
         "note: --measure-every 100",
     ]
-    assert not list(idle_options({"p": "0.5"}, low, schedule="bernoulli", lr_schedule="cosine", full_only=False))
+    of_run = partial(idle_options, schedule="bernoulli", lr_schedule="cosine", full_only=False)
+    assert not list(of_run({"p": "0.5", "lr_rule": "sqrt"}, low, growing=True))
+    assert list(of_run({"lr_rule": "sqrt"}, low, growing=False)) == [
+        "note: --lr-rule sqrt does nothing here: no batches grow, as by --batch-multiplier above 1"
+    ]
 
 
 def test_results_are_named_after_the_data() -> None:

@@ -87,6 +87,12 @@ def test_loss_and_error_by_hand(run: Run, root: Path, part: str, set_: str) -> N
     assert result["standard_error"] == pytest.approx(math.sqrt(right / 27 * (1 - right / 27) / 27))
 
 
+@pytest.mark.parametrize(("part", "word"), [("val", "validation"), ("test", "test"), ("train", "train")])
+def test_only_the_images_that_are_evaluated_are_decoded(run: Run, root: Path, part: str, word: str) -> None:
+    outcome = run("evaluate", str(root / "pets"), "--on", part)
+    assert (outcome.status, outcome.error) == (0, f"decoding {word} images …\n")
+
+
 def test_a_folder_of_classes_alone(run: Run, root: Path, tmp_path: Path) -> None:
     """All of its images, some of the classes too, by the run's numbers of them."""
     run_folder, other = str(root / "pets"), root / "other/val"

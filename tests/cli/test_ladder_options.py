@@ -72,7 +72,7 @@ def test_what_is_written_is_what_is_read(ratios: list[Fraction], epochs: list[in
         ("2,4/2,1", "is not in order: the cheapest mode comes first, full-mode (1) last, each once; give 2,1"),
         (
             "1.001",
-            "--ladder='1.001' is not a fraction with a denominator of up to 100; give the nearest, '1', or another",
+            "ladder='1.001' is not a fraction with a denominator of up to 100; give the nearest, '1', or another",
         ),
         ("2x3,1", "--ladder 2x3,1 gives epochs to some of its modes; give them to all, as in 2x10,4/3x6,1x3"),
         ("1x5", "--ladder 1x5 has no low mode; give ratios above 1, as in 2x10,4/3x6,1x3"),

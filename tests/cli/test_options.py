@@ -118,7 +118,8 @@ def test_strides_are_spelled_by_glob() -> None:
 
 @pytest.mark.parametrize("text", ["conv1", "=1", "conv1=", "conv1=0", "conv1=1x", "conv1=-1"])
 def test_what_is_no_stride(text: str) -> None:
-    with pytest.raises(ValueError, match=f"^strides has '{text}'; give globs with strides, as conv1=1 or conv1=1x2$"):
+    told = f"^strides has '{text}', which is no glob with its stride; give globs with strides, as conv1=1 or conv1=1x2$"
+    with pytest.raises(ValueError, match=told):
         low_mode_config("", strides=text)
 
 

@@ -419,7 +419,7 @@ def test_a_callable_gets_what_its_signature_takes(nets: str) -> None:
         ("resnet81", "model 'resnet81': timm has no such model; near matches: resnet18, "),
         ("torchvision:resnet81", "model 'resnet81': torchvision has no such model; near matches: resnet18, "),
         ("~~~~", "model '~~~~': timm has no such model; see timm.list_models(), or give package.module:callable"),
-        ("torchvision:", "model 'torchvision:': timm has no such model; "),
+        ("torchvision:", "model 'torchvision:' names nothing after its colon; give torchvision:NAME"),
         (
             "no_such_package:net",
             "model no_such_package:net can't be imported (ModuleNotFoundError: No module named",
@@ -429,10 +429,13 @@ def test_a_callable_gets_what_its_signature_takes(nets: str) -> None:
             "model nets_of_a_test:net can't be imported (AttributeError: module",
         ),
         ("nets_of_a_test:number", "model nets_of_a_test:number is of type int; give a callable or a module"),
-        ("nets_of_a_test:nothing", "model nets_of_a_test:nothing returned a NoneType; give one that returns"),
+        (
+            "nets_of_a_test:nothing",
+            "model nets_of_a_test:nothing returned a value of type NoneType; give one that returns",
+        ),
         pytest.param("nets_of_a_test:needs", "model nets_of_a_test:needs can't be built"),
         pytest.param(".nets_of_a_test:Net", "model .nets_of_a_test:Net can't be imported"),
-        pytest.param(":Net", "model :Net can't be imported"),
+        pytest.param(":Net", "model ':Net' names nothing before its colon; give package.module:callable"),
     ],
 )
 def test_a_model_that_cannot_be_made(nets: str, name: str, message: str) -> None:
@@ -459,7 +462,7 @@ def test_the_size_that_a_model_was_made_for() -> None:
 def test_a_part_of_a_model_is_reported() -> None:
     command = ["report", "test_resnet", "--input-size", "64", "--format", "json", "--submodule"]
     stem = CliRunner().invoke(app, [*command, "layer9"])
-    assert "submodule: ResNet has no 'layer9'; near matches: layer" in str(stem.exception)
+    assert "--submodule 'layer9' is no module of ResNet; near matches: layer" in str(stem.exception)
     part = CliRunner().invoke(app, ["report", "torchvision:fcn_resnet50", *command[2:], "backbone"])
     assert json.loads(part.output)["pair"]["model"] == "IntermediateLayerGetter"
 

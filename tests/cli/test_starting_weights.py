@@ -101,7 +101,7 @@ def test_a_run_goes_on_from_its_checkpoint_without_the_file(run: Run, tmp_path: 
     files = [tmp_path / name / "checkpoint/model.safetensors" for name in ("whole", "parts")]
     assert equal(*map(load_file, files))
     other = run("train", MODEL, *QUICK, "--milestones", "1", "--epochs", "3", "--out", "parts", "--resume")
-    assert "cannot resume 'parts': weights is None, the run there has 'w.pt'; give the same again" in other.error
+    assert "cannot resume 'parts': --weights is None, the run there has 'w.pt'; give the same again" in other.error
     nothing = run("train", MODEL, *options, "--out", "new", "--resume")
     assert "--weights 'w.pt' does not exist; give a state_dict by torch.save" in nothing.error
 

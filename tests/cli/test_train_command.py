@@ -235,14 +235,14 @@ def test_batches_grow_as_images_shrink(run: Run) -> None:
     assert summary["results"]["steps"] == {"r4": 3, "r2": 5, "full": 11}
     assert summary["low_mode"]["batch_multiplier"] == {"r4": 3, "r2": 2} and summary["low_mode"]["lr_rule"] == "sqrt"
     for given, complaint in {
-        "3,2,1": "--batch-multiplier 3,2,1 gives 3 for 2 low modes, r4, r2; give one for each",
+        "3,2,1": "--batch-multiplier 3,2,1 gives 3 for 2 low modes, r4, r2; give one for all, or one for each",
         "0.5": "--batch-multiplier 0.5 is out of range; give a number of at least 1",
         "much": "--batch-multiplier 'much' is no number; give pixels, 4, or such as 4,1.75",
         "16": "--batch-multiplier makes r4-mode's batch 2000 of 1375 images",
     }.items():
         assert complaint in run(*ladder, given, "--out", "other").error
     idle = run(*LADDER, "--ladder", "4x1,2x1,1x1", "--lr-rule", "none", "--pool-convs", "all", "--out", "third")
-    assert "note: --lr-rule none does nothing here: it belongs to --batch-multiplier" in idle.out
+    assert "note: --lr-rule none does nothing here: no batches grow, as by --batch-multiplier above 1" in idle.out
 
 
 def test_a_ladder_learns_the_digits(run: Run) -> None:
@@ -361,7 +361,7 @@ def test_a_corrupt_image_is_one_line(run: Run, tmp_path: Path) -> None:
 def test_an_existing_run_is_left_alone(run: Run, finished: Path) -> None:
     before = (finished / "summary.json").read_text()
     for options, message in (
-        ([], "exists; give --resume, --overwrite or --out another path"),
+        ([], "exists; give --resume, --overwrite or another --out"),
         (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
         (["--resume"], "--pool-convs is 'dense', the run there has 'all'; give the same again"),
         (["--resume", "--pool-convs", "all", "--warmup-epochs", "1"], "--warmup-epochs is 1, the run there has 0"),

@@ -9,6 +9,7 @@ import pytest
 from commands import Run
 
 from lowmode_fx import BernoulliSchedule, LadderSchedule, LowModeConfig
+from lowmode_fx.runtime.batch_growth import LrRule
 from lowmode_fx.tuning.result import Tuning
 
 MODEL = "training:tiny_model"
@@ -64,3 +65,40 @@ def test_others_override_the_plan(
     assert outcome.status == 0, outcome.error
     schedule = json.loads((tmp_path / "run/summary.json").read_text())["low_mode"]["schedule"]
     assert {name: schedule[name] for name in planned} == planned
+
+
+@pytest.mark.parametrize(
+    ("planned", "options", "rule", "noted"),
+    [
+        ("linear", "--optimizer adamw --lr 0.001", "sqrt", "note: --lr-rule is sqrt, as usual with adamw: grow.json"),
+        ("linear", "--optimizer adamw --lr 0.001 --lr-rule linear", "linear", ""),
+        ("none", "--optimizer adamw --lr 0.001", "none", ""),
+        ("linear", "", "linear", ""),
+    ],
+)
+def test_an_adaptive_optimizer_has_its_own_rule_of_larger_batches(
+    run: Run, tmp_path: Path, planned: LrRule, options: str, rule: str, noted: str
+) -> None:
+    plan = BernoulliSchedule([1.0, 0.0])
+    growing = Tuning(LowModeConfig(kernel_ratio=1), plan, 1.0, 2, 0.5, batch_multiplier=2.0, lr_rule=planned)
+    (tmp_path / "grow.json").write_text(growing.to_json())
+    outcome = run("train", MODEL, *QUICK, "--tuned", "grow.json", *options.split(), "--out", "run")
+    assert outcome.status == 0, outcome.error
+    assert json.loads((tmp_path / "run/summary.json").read_text())["low_mode"]["lr_rule"] == rule
+    notes = [line for line in outcome.out.splitlines() if "--lr-rule" in line]
+    assert [line.split(" plans")[0] for line in notes] == [noted] * bool(noted)
+
+
+@pytest.mark.parametrize("modes", ["--tuned plan.json", "--tuned alone.json", "--ladder 2x1,4/3x1,1x1", "--p 0.5"])
+def test_a_rule_without_larger_batches_is_idle(run: Run, modes: str) -> None:
+    """The plans' batches, and those of a ladder, don't grow unless they are asked to."""
+    outcome = run("train", MODEL, *QUICK, *modes.split(), "--lr-rule", "sqrt", "--batch-size", "700")
+    idle = "note: --lr-rule sqrt does nothing here: no batches grow, as by --batch-multiplier above 1"
+    assert outcome.status == 0 and idle in outcome.out.splitlines(), outcome
+
+
+def test_pixels_of_whole_images_are_idle(run: Run) -> None:
+    options = ("--whole-images", "--pool-convs", "all", "--epochs", "1", "--p", "0.5", "--hold-epochs", "0")
+    outcome = run("train", MODEL, *QUICK, *options, "--batch-multiplier", "pixels", "--batch-size", "700")
+    idle = "note: --batch-multiplier pixels does nothing here: no low mode has smaller images"
+    assert outcome.status == 0 and idle in outcome.out.splitlines(), outcome

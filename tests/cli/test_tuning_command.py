@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import Run
+from training import write_images
 
 from lowmode_fx import LadderSchedule, LowModeConfig, Tuning
 
@@ -152,7 +153,7 @@ def test_train_with_a_schedule_that_measures(run: Run, tmp_path: Path) -> None:
         ),
         (
             ("probe", MODEL, *DATA, "--batches", "1"),
-            "--batches: Input should be greater than or equal to 2; see --help",
+            "--batches 1 is out of range; give an int from 2 to 1000",
         ),
         (
             ("probe", MODEL, *DATA, "--steps", "1000000", "--pool-convs", "x"),
@@ -193,3 +194,12 @@ def test_a_mistake_is_one_line(run: Run, arguments: tuple[str, ...], message: st
     assert status == 2
     (line,) = (line for line in error.splitlines() if not line.endswith(" …"))
     assert line.startswith("error: ") and message in line
+
+
+def test_probe_decodes_the_images_that_it_trains_on(run: Run, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_images(tmp_path / "set" / part, {"cat": 6, "dog": 6})
+    options = ("--steps", "1", "--batches", "2", "--batch-size", "4", "--device", "cpu", "--pool-convs", "all")
+    outcome = run("probe", MODEL, "--data", "folder:set", *options)
+    decoded = [line for line in outcome.error.splitlines() if line.startswith("decoding")]
+    assert (outcome.status, decoded) == (0, ["decoding train images …"]), outcome

@@ -68,7 +68,7 @@ def test_an_empty_class_is_named(folder: Path) -> None:
 def test_validation_images_of_another_size(folder: Path) -> None:
     """qubvel/segmentation_models#282: training images had the right size, validation images another."""
     write_images(folder / "val", {"cat": 2, "dog": 2}, side=9)
-    with pytest.raises(ValueError, match="images are 8×8 in train and 9×9 in validation; give --image-size"):
+    with pytest.raises(ValueError, match="images are 8×8 in train and 9×9 in validation; give image_size"):
         load_data(f"folder:{folder}")
 
 

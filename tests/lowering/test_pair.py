@@ -385,7 +385,7 @@ def test_kernels_alone_may_be_pooled_for_images_of_full_size() -> None:
 
 
 def test_a_submodule_that_is_not_there() -> None:
-    with pytest.raises(ValueError, match=r"^submodule: Tiny has no 'block'; near matches: blocks"):
+    with pytest.raises(ValueError, match=r"^submodule='block' is no module of Tiny; near matches: blocks"):
         build_pair(Tiny(), torch.zeros(IMAGES), submodule="block")
 
 

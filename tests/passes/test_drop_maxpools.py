@@ -198,7 +198,7 @@ def test_a_glob_that_matches_nothing(which: list[str], message: str) -> None:
 
 def test_a_glob_where_there_is_no_max_pool() -> None:
     model = named(stem=nn.Conv2d(3, 4, 3), body=nn.Conv2d(4, 4, 3))
-    assert refusal(model, ["pool"]) == "drop_maxpools: 'pool' matches nothing: this model has no max pool"
+    assert refusal(model, ["pool"]) == "drop_maxpools: 'pool' matches nothing: this model has no max pool; leave it out"
 
 
 @pytest.mark.parametrize("which", ["stem", "all"])

@@ -61,7 +61,7 @@ def test_a_second_process_gets_a_line_and_changes_nothing(copy: Path, options: d
     try:
         assert ready.wait(30)
         before = {path.name for path in copy.iterdir()}
-        with pytest.raises(ValueError, match=r"^another process trains in .*run'; wait for it, or give --out another"):
+        with pytest.raises(ValueError, match=r"^another process trains in .*run'; wait for it, or give another path"):
             RunFolder.open(copy, **options)
         folder = RunFolder(copy, **options)  # one that was opened before the other process came
         with pytest.raises(ValueError, match="another process trains"):
@@ -77,7 +77,7 @@ def test_a_second_process_gets_a_line_and_changes_nothing(copy: Path, options: d
 def test_a_run_that_came_meanwhile_is_not_written_over(finished: Path, tmp_path: Path) -> None:
     folder = RunFolder.open(tmp_path / "run")
     shutil.copytree(finished, tmp_path / "run")
-    with pytest.raises(ValueError, match="exists; give --resume, --overwrite"):
+    with pytest.raises(ValueError, match="exists; give resume=True, overwrite=True or another path"):
         train(tiny_net(), digits(), quick_settings(), folder, quiet=True)
     assert status(tmp_path / "run")["status"] == "complete"
 
@@ -85,7 +85,7 @@ def test_a_run_that_came_meanwhile_is_not_written_over(finished: Path, tmp_path:
 def test_results_without_a_checkpoint_are_not_replaced(copy: Path) -> None:
     for name in (CURRENT, PREVIOUS):
         shutil.rmtree(copy / name)
-    with pytest.raises(ValueError, match="holds results and no checkpoint to resume from; give --overwrite"):
+    with pytest.raises(ValueError, match="holds results and no checkpoint to resume from; give overwrite=True"):
         RunFolder.open(copy, resume=True)
     RunFolder.open(copy, overwrite=True)
 
@@ -216,5 +216,5 @@ def test_an_odd_state_with_nothing_before_is_one_line(copy: Path) -> None:
 def test_a_part_that_does_not_fit_is_one_line(copy: Path, part: str) -> None:
     for name in (CURRENT, PREVIOUS):
         edit(copy / name, lambda state: (state["ranks"][0] if part == "rng" else state).update({part: {"strange": 1}}))
-    with pytest.raises(CheckpointError, match=r"does not fit this run .*; start again with --overwrite"):
+    with pytest.raises(CheckpointError, match=r"does not fit this run .*; start again with overwrite=True"):
         quick_run(quick_settings(epochs=2), copy, resume=True)

@@ -37,7 +37,7 @@ def told(saved: Any, wanted: Any, **more: Any) -> str:
     with spelled(command_spelling(train.__signature__.parameters)), pytest.raises(CheckpointError) as error:  # type: ignore[attr-defined]
         require_same_run(before, now, Path("run"))
     words = str(error.value)
-    start, end = "cannot resume 'run': ", "; give the same again, or --overwrite or --out another path"
+    start, end = "cannot resume 'run': ", "; give the same again, or --overwrite or another --out"
     assert words.startswith(start) and words.endswith(end)
     return words.removeprefix(start).removesuffix(end)
 

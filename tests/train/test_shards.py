@@ -108,7 +108,7 @@ def test_what_can_not_be_read_is_one_line(folder: Path, tmp_path: Path, monkeypa
     parquet = write_parquet(folder, tmp_path / "parquet")
     with monkeypatch.context() as patch:
         patch.setattr(data_module, "MEMORY_LIMIT_BYTES", 100)
-        with pytest.raises(ValueError, match="parquet's train images take 0 GiB; give a smaller --image-size"):
+        with pytest.raises(ValueError, match="parquet's train images take 0 GiB; give a smaller image_size"):
             load_data(f"parquet:{parquet}")
     for part in ("validation", "test"):
         (parquet / f"{part}-00000-of-00001.parquet").unlink()

@@ -91,12 +91,12 @@ def test_images_of_several_sizes_and_sets_that_are_too_large(tmp_path: Path, mon
             return Image.new("RGB", (8 + index, 8)), 0
 
     with_set(monkeypatch, Sizes)
-    told = r"^number 1 of Mine's train images is 8×9, others are 8×8; give --image-size$"
+    told = r"^number 1 of Mine's train images is 8×9, others are 8×8; give image_size$"
     with pytest.raises(ValueError, match=told):
         load_data(f"torchvision:Mine={tmp_path}")
     assert load_data(f"torchvision:Mine={tmp_path}", 8).image_shape == (3, 8, 8)
     monkeypatch.setattr(data_module, "MEMORY_LIMIT_BYTES", 100)
-    with pytest.raises(ValueError, match=r"^Mine's train images take 0 GiB; give a smaller --image-size$"):
+    with pytest.raises(ValueError, match=r"^Mine's train images take 0 GiB; give a smaller image_size$"):
         load_data(f"torchvision:Mine={tmp_path}", 8)
     held = load_data(f"torchvision:Mine={tmp_path}", 8, in_memory=True)
     assert held.image_shape == (3, 8, 8), "told to hold it all"

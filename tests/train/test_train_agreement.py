@@ -24,7 +24,8 @@ from lowmode_fx import (
     build_ladder,
     build_pair,
 )
-from lowmode_fx.cli.schedule_options import make_schedule, read_tuning
+from lowmode_fx.cli.schedule_options import make_schedule
+from lowmode_fx.cli.tunings import read_tuning
 from lowmode_fx.runtime.schedules import annealed_shares, schedule_from_dict
 from lowmode_fx.train import RunFolder, train
 from lowmode_fx.train.batches import train_batches
@@ -379,7 +380,7 @@ def test_tail_and_p() -> None:
 def test_the_agreement_schedule_of_options() -> None:
     schedule = options("agreement", p="0.7", tail=0.25, every=300)
     assert (schedule.every, schedule.p, schedule.full_from) == (300, 0.7, 3)
-    with pytest.raises(ValueError, match=r"--p .0\.8x2. is no number"):
+    with pytest.raises(ValueError, match=r"^p=.0\.8x2. is no number; give one, as --schedule agreement takes"):
         options("agreement", p="0.8x2")
 
 

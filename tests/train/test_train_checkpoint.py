@@ -150,7 +150,7 @@ def test_a_run_of_several_modes_resumes_to_the_same_bits(tmp_path: Path, monkeyp
     assert list(said["low_mode"]["configs"]) == ["r4", "r2"] and said["low_mode"]["low_weight"] == {"r4": 0.5}
     assert [config["ratio"] for config in said["low_mode"]["configs"].values()] == [4, 2]
     assert said["results"]["steps"] == result.steps and min(result.steps.values()) > 0
-    with pytest.raises(CheckpointError, match=r"low_weight is None, the run there has \{'r4': 0\.5\}"):
+    with pytest.raises(CheckpointError, match=r"low_weight is 1.0, the run there has \{'r4': 0\.5\}"):
         quick_run(folder=folder, resume=True, net=LowModeModel(ladder_net().ladder, ladder_net().schedule))
 
 
@@ -450,10 +450,10 @@ def test_an_existing_run_needs_resume_or_overwrite(straight: Path, tmp_path: Pat
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
     with pytest.raises(
-        ValueError, match=r"run folder '.*run' exists; give --resume, --overwrite or --out another path"
+        ValueError, match=r"run folder '.*run' exists; give resume=True, overwrite=True or another path"
     ):
         RunFolder.open(folder)
-    with pytest.raises(ValueError, match="--resume and --overwrite exclude each other"):
+    with pytest.raises(ValueError, match="resume=True and overwrite=True exclude each other"):
         RunFolder.open(folder, resume=True, overwrite=True)
 
 
@@ -470,7 +470,7 @@ def test_overwriting_touches_nothing_else(straight: Path, tmp_path: Path) -> Non
 def test_a_folder_with_other_things_is_never_a_run_folder(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     for options in ({}, {"overwrite": True}, {"resume": True}):
-        with pytest.raises(ValueError, match="is not empty and holds no run; give --out another path"):
+        with pytest.raises(ValueError, match="is not empty and holds no run; give another path"):
             RunFolder.open(tmp_path, **options)
     with pytest.raises(ValueError, match=r"run folder '.*thesis\.tex' is a file"):
         RunFolder.open(tmp_path / "thesis.tex", overwrite=True)

@@ -146,6 +146,9 @@ def test_cifar10_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (base / "data_batch_3").write_bytes(b"no pickle")
     with pytest.raises(ValueError, match=r"cannot read CIFAR-10 in .*; unpack it again"):
         load_data(f"cifar10:{tmp_path}")
+    alone = load_data(f"cifar10:{tmp_path}", only="val").val  # the file that is no pickle is not read
+    assert isinstance(alone, MemoryImages) and isinstance(splits.val, MemoryImages)
+    assert torch.equal(alone.images, splits.val.images)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +229,7 @@ def test_a_corrupt_image_is_named_in_one_line(
 
 def test_images_of_other_sizes_are_named_and_image_size_mends_it(image_folder: Path) -> None:
     write_images(image_folder / "train", {"dog": 1}, side=9)
-    with pytest.raises(ValueError, match=r"'.*dog/000\.png' is 9×9, other images are 8×8; give --image-size"):
+    with pytest.raises(ValueError, match=r"'.*dog/000\.png' is 9×9, other images are 8×8; give image_size"):
         load_data(f"folder:{image_folder}")
     assert load_data(f"folder:{image_folder}", 8).image_shape == (3, 8, 8)
 

@@ -66,7 +66,7 @@ def test_heads_are_known_by_name_or_by_width(outputs: Any, right: Tensor) -> Non
     ],
 )
 def test_what_is_not_known_is_refused_with_the_way_out(outputs: Any, told: str) -> None:
-    with pytest.raises(ValueError, match=rf"^model returns {told}.*give --criterion package\.module:callable"):
+    with pytest.raises(ValueError, match=rf"^model returns {told}.*give criterion='package\.module:callable'"):
         classification_loss(outputs, LABELS)
 
 
@@ -176,7 +176,7 @@ def test_a_loss_of_ones_own() -> None:
             "makes",
             r"failed on a model's outputs and labels of shape \(125,\) \(TypeError: makes\(\) takes 0",
         ),
-        ("fails", r"failed on .* \(KeyError: 'x', at my_losses\.py:\d+ in fails\)$"),
+        ("fails", r"failed on .* \(KeyError: 'x', at my_losses\.py:\d+ in fails\); give a callable of these two$"),
         ("nothing", r"returned a value of type NoneType; return a scalar tensor"),
         ("each", r"returned a tensor of shape \(125,\); return a scalar, such as its mean"),
         ("cut", r"returned a loss without a gradient; compute it from the outputs, not detached"),

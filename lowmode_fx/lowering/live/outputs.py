@@ -14,6 +14,7 @@ from lowmode_fx.lowering.live.resizing import resize
 from passes import PassError, propagate_shapes
 from passes.checks import output_node
 from passes.shapes import Shape
+from passes.spelling import setting
 from passes.trees import tree_leaves, tree_map
 from passes.wording import sides
 
@@ -41,8 +42,8 @@ class FullOutputs:
             except Exception as error:
                 size = sides(shapes[self._inputs.images[0]][2:])
                 raise PassError(
-                    f"restore_output: the output sizes of {type(self._model).__name__} for {size} images can't be "
-                    f"computed without running it: {error}; set restore_output=False and resize the maps in the loss"
+                    f"{setting('restore_output')}: the output sizes of {type(self._model).__name__} for {size} images "
+                    f"can't be computed without running it: {error}; leave it out and resize the maps in the loss"
                 ) from error
         return self._known[shapes]
 
@@ -66,8 +67,8 @@ def restore(outputs: Any, sizes: Sequence[Sides]) -> Any:
     count = sum(isinstance(leaf, Tensor) for leaf in tree_leaves(outputs))
     if count != len(sizes):
         raise PassError(
-            f"restore_output: low-mode returns {count} tensors, but full-mode {len(sizes)} for the example; build the "
-            "modes with an example of this call"
+            f"{setting('restore_output')}: low-mode returns {count} tensors, but full-mode {len(sizes)} for the "
+            "example; build the modes with an example of this call"
         )
     left = iter(sizes)
     return tree_map(lambda value: _restored(value, next(left)) if isinstance(value, Tensor) else value, outputs)
