@@ -206,7 +206,7 @@ def trace_call(
                 except Exception as error:
                     failures.append(f"{each.name}: {_where(error)}")
                     continue
-                check_batched(graph_module, inputs)
+                check_batched(model, graph_module, inputs)
                 told, live = tuple(dict.fromkeys(failures)), front_end in ("auto", "live")
                 return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live)
     shapes = ", ".join(f"{leaf.shape} of {leaf.dtype}" for leaf in inputs.leaves)

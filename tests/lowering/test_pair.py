@@ -292,6 +292,75 @@ def test_a_batch_that_gets_its_channel_inside_is_no_image_without_a_batch(one_by
     assert build_pair(model, torch.zeros(count, 16, 16), LowModeConfig(pool_convs="all")).report.pooled
 
 
+class WithPlaces(nn.Module):
+    """Adds each pixel's place as two channels, with a batch and without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(5, 4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        places = torch.stack(torch.meshgrid(*(torch.arange(side) / side for side in images.shape[-2:]), indexing="ij"))
+        places = places.expand(*images.shape[:-3], -1, -1, -1)
+        return self.conv(torch.cat([images, places], dim=-3)).mean((-2, -1))
+
+
+class OneImage(nn.Module):
+    """Takes an image (C, H, W), and no batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.conv(image[None]).mean((2, 3))
+
+
+BATCH = "images (N, C, *S), as image.unsqueeze(0)"
+PART = "the part of the model that takes batches as submodule="
+
+
+@pytest.mark.parametrize("front_end", ["auto", "live"])
+@pytest.mark.parametrize(
+    ("model", "shape", "hint"),
+    [
+        (nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 4, 3)), (3, 16, 16), BATCH),
+        (nn.Sequential(nn.Conv3d(3, 4, 3), nn.Flatten(-3)), (3, 8, 8, 8), BATCH),
+        (WithPlaces(), (3, 16, 16), BATCH),
+        (OneImage(), (3, 16, 16), PART),
+    ],
+)
+def test_an_image_without_a_batch_whose_channels_are_made_inside_is_refused(
+    model: nn.Module, shape: tuple[int, ...], hint: str, front_end: Any
+) -> None:
+    name = "input" if isinstance(model, nn.Sequential) else "image" if isinstance(model, OneImage) else "images"
+    with pytest.raises(ValueError) as error:
+        build_pair(model, torch.zeros(shape), front_end=front_end)
+    assert str(error.value) == f"{name} is {shape}, an image without a batch; give {hint}"
+    if hint == BATCH:  # it helps
+        pair = build_pair(model, torch.zeros(2, *shape), LowModeConfig(kernel_ratio=1), front_end=front_end)
+        assert pair.report.low_input_shape == (2, 3, *(side // 2 for side in shape[1:]))
+
+
+class Clip(nn.Module):
+    """Takes the frames (T, C, H, W) of one clip, and convolves each of them and all together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = nn.Conv2d(3, 4, 3)
+        self.clip = nn.Conv3d(3, 4, (1, 3, 3))
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.frames(frames).mean((2, 3)) + self.clip(frames.transpose(0, 1)).mean((2, 3)).T
+
+
+@pytest.mark.parametrize("front_end", ["auto", "live"])
+@pytest.mark.parametrize("count", [3, 4])
+def test_a_clip_with_as_many_frames_as_channels_is_a_batch_of_frames(count: int, front_end: Any) -> None:
+    report = build_pair(Clip(), torch.zeros(count, 3, 8, 8), LowModeConfig(kernel_ratio=1), front_end=front_end).report
+    assert report.low_input_shape == (count, 3, 4, 4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
