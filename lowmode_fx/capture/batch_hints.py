@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,13 +14,14 @@ from torch.overrides import TorchFunctionMode
 
 from lowmode_fx.capture.inputs import Leaf, ModelInputs
 from lowmode_fx.capture.live_frontend import record
+from lowmode_fx.capture.part_hints import named_part, part_hint
+from lowmode_fx.capture.signature import optional_arguments
 from passes.calls import conv_call
 from passes.match import conv_sites
 from passes.preserve import train_mode
 
 _CONVS = nn.modules.conv._ConvNd
 _BATCH = "give images (N, C, *S), as image.unsqueeze(0)"
-_PART = "give the part of the model that takes batches as submodule="
 
 
 def check_batched(model: nn.Module, graph_module: fx.GraphModule, inputs: ModelInputs) -> None:
@@ -31,12 +33,19 @@ def check_batched(model: nn.Module, graph_module: fx.GraphModule, inputs: ModelI
     dims = {len(site.kernel) for site in conv_sites(graph_module)}
     for leaf in inputs.leaves:
         if leaf.is_image and len(leaf.shape) - 1 in dims and _has_other_channels(model, inputs.with_more_images()):
-            hint = _BATCH if _takes(model, inputs, leaf) else _PART
+            hint = _BATCH if _takes(model, inputs, leaf) else part_hint(model, leaf.shape)
             raise ValueError(f"{leaf.name} is {leaf.shape}, an image without a batch; {hint}")
 
 
-def failure_hint(model: nn.Module, inputs: ModelInputs) -> str:
-    """What to try where the model fails on an example; empty if its images are as they should be."""
+def failure_hint(model: nn.Module, inputs: ModelInputs, cause: str) -> str:
+    """What to try where the model fails on an example; empty if its images are as they should be.
+
+    ``cause``: the model's error, which may name an argument that was left out, such as a detector's targets.
+    """
+    given = {leaf.path[0] for leaf in inputs.leaves}
+    for name in optional_arguments(model):
+        if name not in given and re.search(rf"\b{name}\b", cause):
+            return named_part(model, inputs.image.shape) or f"give {name} in the example too, as one of its arguments"
     images = [leaf for leaf in inputs.leaves if leaf.is_image]
     weight = next((value for value in model.parameters() if value.is_floating_point()), None)
     if weight is not None and {leaf.dtype for leaf in images} != {weight.dtype}:

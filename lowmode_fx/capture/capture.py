@@ -212,7 +212,7 @@ def trace_call(
     shapes = ", ".join(f"{leaf.shape} of {leaf.dtype}" for leaf in inputs.leaves)
     if tried[-1].name == "live":  # it runs the model itself, so its error is the model's own
         cause = failures[-1].partition(": ")[2]
-        hint = failure_hint(model, inputs)
+        hint = failure_hint(model, inputs, cause)
         problem = channels_hint(model, cause) or f"{cause}{f'; {hint}' if hint else ''}"
         raise TraceError(f"{type(model).__name__} fails on {shapes}: {problem}")
     raise TraceError(

@@ -62,6 +62,10 @@ class RunPosition:
         """Resume from ``state()``. Raises ``KeyError`` if an entry is missing, ``TypeError`` for another state."""
         if not isinstance(state, Mapping):
             raise wrong_type("state", state, "what net.schedule_state() returned")
+        wanted = ("step", "epoch", *(("schedule",) if isinstance(self.schedule, StatefulSchedule) else ()))
+        for name in wanted:
+            if name not in state:
+                raise KeyError(f"state has no {name!r}; give what net.schedule_state() returned")
         step, epoch = as_count("state['step']", state["step"]), as_count("state['epoch']", state["epoch"])
         if isinstance(self.schedule, StatefulSchedule):
             self.schedule.load_state_dict(state["schedule"])

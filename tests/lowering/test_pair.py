@@ -6,11 +6,13 @@ import contextlib
 import copy
 import dataclasses
 import random
+import re
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torchvision
 from tiny import IMAGES, Tiny, assert_shared, named, tensors, tiny_pair
 from torch import Tensor, nn
 
@@ -317,7 +319,7 @@ class OneImage(nn.Module):
 
 
 BATCH = "images (N, C, *S), as image.unsqueeze(0)"
-PART = "the part of the model that takes batches as submodule="
+PART = "the part that takes batches as submodule, and images (N, C, *S) for it"
 
 
 @pytest.mark.parametrize("front_end", ["auto", "live"])
@@ -359,6 +361,33 @@ class Clip(nn.Module):
 def test_a_clip_with_as_many_frames_as_channels_is_a_batch_of_frames(count: int, front_end: Any) -> None:
     report = build_pair(Clip(), torch.zeros(count, 3, 8, 8), LowModeConfig(kernel_ratio=1), front_end=front_end).report
     assert report.low_input_shape == (count, 3, 4, 4)
+
+
+IMAGE, BOXES = torch.zeros(3, 64, 64), {"boxes": torch.tensor([[0.0, 0.0, 9.0, 9.0]]), "labels": torch.tensor([1])}
+
+
+@pytest.mark.parametrize(
+    ("example", "told"),
+    [
+        (torch.zeros(2, 3, 64, 64), "fails on (2, 3, 64, 64) of torch.float32: targets should not be none when in"),
+        ([IMAGE], "fails on (3, 64, 64) of torch.float32: targets should not be none when in training mode"),
+        (([IMAGE, IMAGE],), "images.0 is (3, 64, 64), an image without a batch, which low-mode needs; give the part"),
+        (([IMAGE], [BOXES]), "images.0 is (3, 64, 64), an image without a batch, which low-mode needs; give the part"),
+    ],
+)
+def test_a_detector_names_its_backbone(example: Any, told: str) -> None:
+    detector = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=2, width_mult=0.25
+    )
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    with pytest.raises(ValueError, match=re.escape(told)) as error:
+        build_pair(detector, example)
+    assert str(error.value).endswith(
+        "; give the part that takes batches, submodule='backbone', and images (N, C, *S) for it"
+    )
+    after = detector.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert build_pair(detector, torch.zeros(2, 3, 64, 64), submodule="backbone").report.pooled
 
 
 @pytest.mark.parametrize(
