@@ -129,7 +129,7 @@ class LowModeConfig:
         ratio = read_ratio(self.ratio)
         if largest_ratio(ratio) == 1:
             whole = setting("downsample_input", False)
-            hint = f"give one above 1 for some side, or set {whole} to pool kernels on full-size images"
+            hint = f"give one above 1 for some side, with {whole} to pool the kernels of full-size images alone"
             raise OptionError("ratio", self.ratio, "leaves images as they are", hint)
         self._set("ratio", ratio)
         if self.kernel_ratio is not None:
