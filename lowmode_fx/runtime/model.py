@@ -258,8 +258,8 @@ class LowModeModel(ModelView):
     def _forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if getattr(self, "_is_replica", False):
             raise ValueError(
-                "nn.DataParallel is not supported: low steps of a replica would train the first device's weights; "
-                "use DistributedDataParallel"
+                "nn.DataParallel over several GPUs is not supported: low steps of a replica would train the first "
+                "device's weights; use DistributedDataParallel"
             )
         self._runner.settle()
         if self._forced is not None:

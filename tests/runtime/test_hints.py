@@ -146,3 +146,30 @@ def test_what_is_no_state_dict(given: Any, told: str) -> None:
 def test_a_schedule_state_that_lacks_an_entry() -> None:
     with pytest.raises(KeyError, match=r"state has no 'epoch'; give what net\.schedule_state\(\) returned"):
         tiny_net().load_schedule_state({"step": 1})
+
+
+def test_data_parallel_without_replicas_runs_the_net_itself() -> None:
+    """On a CPU, as on one GPU, ``nn.DataParallel`` calls its module."""
+    runs = []
+    for wrap in (lambda net: net, nn.DataParallel):
+        torch.manual_seed(0)
+        net = tiny_net(0.5)
+        called, optimizer = wrap(net), torch.optim.SGD(net.parameters(), lr=0.1)
+        net.attach(optimizer)
+        modes = []
+        for _ in range(6):
+            nn.functional.cross_entropy(called(torch.randn(2, 3, 16, 16)), torch.tensor([0, 1])).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            modes.append(net.last_mode)
+        assert net.step == 6 and len(set(modes)) == 2
+        runs.append((modes, net.state_dict()))
+    (modes, plain), (same_modes, wrapped) = runs
+    assert modes == same_modes and all(torch.equal(value, wrapped[name]) for name, value in plain.items())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_replicas_of_data_parallel_are_refused(training: bool) -> None:
+    replica = tiny_net().train(training)._replicate_for_data_parallel()  # as replicate() makes one for each GPU
+    with pytest.raises(ValueError, match=r"^nn\.DataParallel over several GPUs is not supported: .*; use Distributed"):
+        replica(IMAGES)
