@@ -16,9 +16,13 @@ from passes.wording import first_line
 _MISFITS = (RuntimeError, ValueError, IndexError)
 
 
+class MisfitError(ValueError, RuntimeError):
+    """Images that a model does not take; also a ``RuntimeError``, as torch's own errors for them are."""
+
+
 @contextlib.contextmanager
 def misfits_told(ladder: Ladder, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, this call of the ladder's model may fail; ``ValueError`` says so if its images are of another kind.
+    """Inside, this call of the ladder's model may fail; ``MisfitError`` says so if its images are of another kind.
 
     A context instead of a function around the call, so that warnings point to the same lines as without it.
     """
@@ -35,7 +39,7 @@ def misfits_told(ladder: Ladder, args: Sequence[Any], kwargs: Mapping[str, Any])
         difference, hint = told
         # A compiler's own words are about its work.
         cause = "" if type(error).__module__.startswith("torch._dynamo") else f" ({first_line(error)})"
-        raise ValueError(f"{type(ladder.model).__name__} fails on {difference}{cause}; {hint}") from error
+        raise MisfitError(f"{type(ladder.model).__name__} fails on {difference}{cause}; {hint}") from error
 
 
 def _difference(ladder: Ladder, images: Tensor) -> tuple[str, str] | None:
@@ -48,7 +52,11 @@ def _difference(ladder: Ladder, images: Tensor) -> tuple[str, str] | None:
         order = ", ".join(map(str, (0, len(shape) - 1, *range(1, len(shape) - 1))))
         return f"images {shape}, whose channels are last", f"give {expected}, as images.permute({order})"
     if len(shape) != len(built) or shape[1] != built[1]:
-        return f"images {shape}", f"give {expected}, for which its modes were built, or build a model for yours"
+        channels = f", of {shape[1]} channel{'s' * (shape[1] != 1)}" if len(shape) == len(built) else ""
+        return (
+            f"images {shape}{channels}",
+            f"give {expected}, for which its modes were built, or build a model for yours",
+        )
     weight = next((value for value in ladder.model.parameters() if value.is_floating_point()), None)
     if weight is not None and images.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
         return f"images of {images.dtype}, with weights of {weight.dtype}", f"give images.to({weight.dtype})"

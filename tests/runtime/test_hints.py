@@ -22,7 +22,7 @@ def tiny_net(p: float = 1.0, **options: Any) -> LowModeModel:
 CALLS: list[tuple[torch.Tensor, str]] = [
     (
         torch.zeros(2, 1, 16, 16),
-        "Tiny fails on images (2, 1, 16, 16); give images (N, 3, 16, 16), for which its modes "
+        "Tiny fails on images (2, 1, 16, 16), of 1 channel; give images (N, 3, 16, 16), for which its modes "
         "were built, or build a model for yours",
     ),
     (
@@ -84,7 +84,9 @@ def test_images_that_are_as_they_should_be_have_the_models_own_error() -> None:
 
 
 def test_a_compiled_mode_says_the_same() -> None:
-    with pytest.raises(ValueError, match=r"^Tiny fails on images \(2, 1, 16, 16\); give images \(N, 3, 16, 16\), "):
+    with pytest.raises(
+        ValueError, match=r"^Tiny fails on images \(2, 1, 16, 16\), of 1 channel; give images \(N, 3, 16, 16\), "
+    ):
         tiny_net(0.0, compile_options={"backend": "eager"}, compile=True)(torch.zeros(2, 1, 16, 16))
 
 
