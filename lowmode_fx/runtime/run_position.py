@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ class RunPosition:
     def __init__(self, ladder: Ladder, schedule: Schedule) -> None:
         self.schedule = schedule
         self.epoch = 0
-        self.counter = StepCounter(ladder.model.parameters, SavedSchedule(self.state, self._go_on_from))
+        self.counter = StepCounter(ladder.model.parameters, SavedSchedule(self._saved, self._go_on_from))
         self.reminder = EpochReminder()
         self._ladder = ladder
 
@@ -76,9 +77,21 @@ class RunPosition:
         self.counter.waits = True
         self.reminder = copy.copy(other.reminder)
 
+    def _saved(self) -> dict[str, Any]:
+        """What is saved with an optimizer: the state, and which modes it is for."""
+        return {**self.state(), "modes": _names(self._ladder)}
+
     def _go_on_from(self, state: Mapping[str, Any]) -> None:
-        """Resume from an optimizer's state, which may be from a run with another schedule."""
+        """Resume from an optimizer's state, which may be from a run with another schedule, or with other modes."""
         self._go_on(int(state["step"]), int(state.get("epoch", 0)))
+        here, there = _names(self._ladder), state.get("modes")  # older checkpoints have none
+        if there not in (None, here):
+            warnings.warn(
+                f"the optimizer's state is of a run with the modes {there}, and this net has {here}; it goes on from "
+                f"step {self.step}, epoch {self.epoch} of its own schedule: call net.load_schedule_state({{'step': 0, "
+                "'epoch': 0}) to begin with its first mode",
+                stacklevel=7,
+            )
         if isinstance(self.schedule, StatefulSchedule) and "schedule" in state:
             self.schedule.load_state_dict(state["schedule"])
 
@@ -87,3 +100,7 @@ class RunPosition:
         self.epoch = epoch
         if epoch:
             self.reminder.epoch_is_set()
+
+
+def _names(ladder: Ladder) -> str:
+    return ", ".join(map(str, ladder.modes))
