@@ -19,10 +19,12 @@ from lowmode_fx.lowering.lower import check_config, lower_quietly, pair_of, warn
 from lowmode_fx.lowering.rung_names import about_order, rung_names
 from lowmode_fx.lowering.sharded import is_sharded, over, unsharded_twin
 from lowmode_fx.utils.collector import no_collections
+from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import wrong_type
 from passes.wording import near_matches_hint
 
 
+@keywords_told
 def build_pair(
     model: nn.Module,
     example_input: Any,
@@ -68,6 +70,7 @@ def build_pair(
     return pair
 
 
+@keywords_told
 def build_ladder(
     model: nn.Module,
     example_input: Any,
@@ -109,7 +112,7 @@ def build_ladder(
     given = _check_configs(configs)
     named = rung_names(given)
     for line in about_order(given, named) if isinstance(given, list) else ():
-        warnings.warn(line, stacklevel=2)
+        warnings.warn(line, stacklevel=3)
     part = _part(model, submodule)
     with no_collections():
         captured = capture(_traced(part), example_input, front_end, images=images, leaf_modules=leaf_modules)
@@ -129,7 +132,7 @@ def _part(model: Any, submodule: str | None) -> nn.Module:
         warnings.warn(
             "model is in DistributedDataParallel already, so the keys of its state dict begin with 'module.'; build of "
             "the model itself, then wrap or prepare the LowModeModel",
-            stacklevel=3,
+            stacklevel=4,
         )
     return model if submodule is None else _find_submodule(model, submodule)
 
