@@ -21,6 +21,8 @@ from passes.match import conv_sites
 from passes.preserve import train_mode
 
 _CONVS = nn.modules.conv._ConvNd
+#: How models ask for an argument that was left out, unlike torch, which speaks of sizes and inputs too.
+_ASKED = re.compile(r"\b(none|missing|needs?|provide|required?|specify)\b", re.IGNORECASE)
 _BATCH = "give images (N, C, *S), as image.unsqueeze(0)"
 
 
@@ -44,7 +46,7 @@ def failure_hint(model: nn.Module, inputs: ModelInputs, cause: str) -> str:
     """
     given = {leaf.path[0] for leaf in inputs.leaves}
     for name in optional_arguments(model):
-        if name not in given and re.search(rf"\b{name}\b", cause):
+        if name not in given and _ASKED.search(cause) and re.search(rf"\b{name}\b", cause):
             return named_part(model, inputs.image.shape) or f"give {name} in the example too, as one of its arguments"
     images = [leaf for leaf in inputs.leaves if leaf.is_image]
     weight = next((value for value in model.parameters() if value.is_floating_point()), None)

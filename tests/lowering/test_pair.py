@@ -363,6 +363,27 @@ def test_a_clip_with_as_many_frames_as_channels_is_a_batch_of_frames(count: int,
     assert report.low_input_shape == (count, 3, 4, 4)
 
 
+class Sized(nn.Module):
+    """Takes a size, and labels in train mode, which it asks for."""
+
+    def __init__(self, asks: bool) -> None:
+        super().__init__()
+        self.asks, self.conv = asks, nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: Tensor, size: Any = None, labels: Any = None) -> Tensor:
+        if self.asks and labels is None:
+            raise ValueError("labels are required in train mode")
+        return self.conv(images) + torch.zeros(7)
+
+
+def test_an_argument_that_a_model_asks_for_is_named_and_no_other() -> None:
+    with pytest.raises(TraceError, match=r"; give labels in the example too, as one of its arguments$"):
+        build_pair(Sized(True), torch.zeros(IMAGES))
+    with pytest.raises(TraceError, match=r"The size of tensor a \(14\) must match the size of tensor b") as error:
+        build_pair(Sized(False), torch.zeros(IMAGES))
+    assert "give" not in str(error.value)
+
+
 IMAGE, BOXES = torch.zeros(3, 64, 64), {"boxes": torch.tensor([[0.0, 0.0, 9.0, 9.0]]), "labels": torch.tensor([1])}
 
 
