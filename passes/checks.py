@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from passes.base import PassContext
 from passes.calls import aten
-from passes.errors import PassError
+from passes.errors import PassError, Way, set_option, whole_images
 from passes.find_maps import image_shape
 from passes.kernel_math import conv_output_size
 from passes.match import ConvSite, conv_sites, norm_sites, sliding_convs
@@ -76,8 +76,8 @@ def parameters_reached(graph_module: fx.GraphModule, context: PassContext) -> No
         lost = _parameters_at(context.full, gone) - _parameters_at(graph_module, reached)
         if lost:
             raise PassError(
-                f"low-mode has no gradient for {', '.join(sorted(lost))}: the model leaves it out on smaller "
-                f"images; use a larger input size, or set {setting('downsample_input', False)} to pool kernels only"
+                f"low-mode has no gradient for {', '.join(sorted(lost))}: the model leaves it out on smaller images",
+                *(Way("use a larger input size"), whole_images()),
             )
 
 
@@ -117,8 +117,9 @@ def outputs_alike(graph_module: fx.GraphModule, context: PassContext) -> None:
     )
     if not same:
         raise PassError(
-            f"low-mode returns {found} where full-mode returns {expected}: the model's head fixes its input size; "
-            f"set {setting('adapt_head', True)} to resize the map there"
+            f"low-mode returns {found} where full-mode returns {expected}: the model's head fixes its input size",
+            set_option("adapt_head", True, "to resize the map there"),
+            *(whole_images(), Way("let the model return maps, or pool them to one size")),
         )
 
 
@@ -136,6 +137,19 @@ def single_pixels(full: fx.GraphModule, low: fx.GraphModule) -> set[str]:
     """Names of the nodes whose map is one pixel only in low-mode."""
     shapes = {node.name: node_shape(node) for node in low.graph.nodes}
     return {node.name for node in full.graph.nodes if _pixels(node_shape(node)) > 1 == _pixels(shapes.get(node.name))}
+
+
+def works_on_less(low: fx.GraphModule) -> bool:
+    """Whether some node of a low graph computes fewer values with its parameters than in full-mode."""
+    for node in low.graph.nodes:
+        ours, full = node_shape(node), full_shape(node)
+        smaller = isinstance(ours, Shape) and isinstance(full, Shape) and math.prod(ours) < math.prod(full)
+        if smaller and (
+            any(source.op == "get_attr" for source in node.all_input_nodes)
+            or (node.op == "call_module" and any(True for _ in low.get_submodule(node.target).parameters()))
+        ):
+            return True
+    return False
 
 
 def _pixels(shape: Any) -> int:
@@ -194,7 +208,10 @@ def check_poolable(full: fx.GraphModule, model: str, pool_convs: str | Sequence[
     )
     if len(sites) == 1:
         found = f"the kernel of its only convolution is not larger than {size}"
-    instead = f"({setting('kernel_ratio', 1)} shrinks only the images)"
+    instead = set_option("kernel_ratio", 1, "to shrink only the images")
     if not shrinks:
-        instead = f"or give {setting('kernel_ratio', 1)} instead of {setting('downsample_input', False)}"
-    raise PassError(f"{model} has nothing to pool: {found}; use a convolutional network {instead}")
+        text = f"give {setting('kernel_ratio', 1)} instead of {setting('downsample_input', False)}"
+        instead = Way(text, {"kernel_ratio": 1, "downsample_input": True})
+    if sites:  # a size that the model fixes besides is refused with what to do about it
+        instead = Way(instead.text)
+    raise PassError(f"{model} has nothing to pool: {found}", Way("use a convolutional network"), instead)

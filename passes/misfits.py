@@ -11,9 +11,9 @@ from torch import Tensor, fx
 
 from passes.base import PassContext
 from passes.calls import CONVS
-from passes.errors import PassError
+from passes.errors import PassError, Way, set_option, whole_images
 from passes.find_maps import find_flatten, find_map, image_shape, is_map
-from passes.match import module_path, sliding_convs
+from passes.match import module_path
 from passes.ratios import PlainRatio, nearest_ratio, plain_ratio
 from passes.shapes import Shape, ShapeError, ShapeTree, full_shape, node_shape, propagate_shapes
 from passes.spelling import setting
@@ -23,6 +23,7 @@ from passes.wording import sides
 _MULTIPLES = (2, 4, 8, 16, 32, 64)
 #: A side is short if the image's other side is this many times longer.
 _SHORT = 4
+_POOL = "nn.AdaptiveAvgPool2d"
 _OTHER_SIZES = "make the model take images of other sizes (some of timm's by dynamic_img_size=True)"
 
 
@@ -33,28 +34,27 @@ def misfit(error: ShapeError, context: PassContext) -> PassError:
         wanted = sides(full_shape(flatten.all_input_nodes[0])[1:])
         return PassError(
             f"{place(error.node)} needs a flattened map of fixed size ({wanted} in full-mode), but low-mode gives "
-            f"{_shapes(error.inputs)}; set {setting('adapt_head', True)} to resize the map to its full-mode size there"
+            f"{_shapes(error.inputs)}",
+            set_option("adapt_head", True, "to resize the map to its full-mode size there"),
+            *(whole_images(), Way(f"make the model take images of other sizes, as by {_POOL} before the flatten")),
         )
     cause = re.sub(r"\s*\(?Proxy\([^)]*\)(\*Proxy\([^)]*\))?\)?", "", error.cause).rstrip(".")
-    way_out = "use an input size that can be halved more often"
+    way_out = Way("use an input size that can be halved more often")
     if _takes(context.full, context.inputs):
         what = "low-mode does not fit the model"
     else:
         what = f"the model itself can't take {sides(image_shape(error.shapes)[2:])} inputs"
         if context.any_size:
             is_fixed = error.node.target is torch._assert or _meets_a_table(error.node)
-            way_out = _other_sides(context) or (_OTHER_SIZES if is_fixed else way_out)
+            way_out = _other_sides(context) or (Way(_OTHER_SIZES) if is_fixed else way_out)
+    ways = [way_out]
     source = find_map(error)
-    resize = ""
     if source is not None:
         size = sides(full_shape(source)[2:])
-        adapt = setting("adapt_head", True)
-        resize = f", set {adapt} to resize the map behind {place(source)} to its full-mode {size}"
+        ways.append(set_option("adapt_head", True, f"to resize the map behind {place(source)} to its full-mode {size}"))
     has_tensors = any(isinstance(shape, Shape) for shape in error.inputs)
     given = f", given {_shapes(error.inputs)}" if has_tensors else ""
-    # Without a kernel to pool, whole images would be refused too.
-    whole = f", or set {setting('downsample_input', False)} to pool kernels only" if sliding_convs(context.full) else ""
-    return PassError(f"{what}: at {place(error.node)}{given}: {cause}; {way_out}{resize}{whole}")
+    return PassError(f"{what}: at {place(error.node)}{given}: {cause}", *ways, whole_images())
 
 
 def _meets_a_table(node: fx.Node) -> bool:
@@ -83,17 +83,18 @@ def _takes(graph_module: fx.GraphModule, inputs: Sequence[Tensor]) -> bool:
     return True
 
 
-def _other_sides(context: PassContext) -> str:
-    """Sides of low-mode's images that the model would take, and how to set them; empty if none was found."""
+def _other_sides(context: PassContext) -> Way | None:
+    """Sides of low-mode's images that the model would take, and how to set them; ``None`` if none was found."""
     placeholders = [node for node in context.full.graph.nodes if node.op == "placeholder"]
     pairs = list(zip(placeholders, context.inputs, strict=True))
     ratio = _one_sided_ratio(context.full, pairs)
     if ratio:
-        return f"set {setting('ratio', ratio)} to keep its short side"
+        return set_option("ratio", ratio, "to keep its short side")
     multiple, nearest = _nearest_sides(context.full, pairs)
     if nearest:
-        return f"the nearest sizes that it takes are {' and '.join(nearest)}: set {setting('size_multiple', multiple)}"
-    return ""
+        sizes = f"the nearest sizes that it takes are {' and '.join(nearest)}"
+        return Way(f"{sizes}: set {setting('size_multiple', multiple)}", {"size_multiple": multiple})
+    return None
 
 
 def _nearest_sides(graph_module: fx.GraphModule, pairs: Sequence[tuple[fx.Node, Tensor]]) -> tuple[int, list[str]]:

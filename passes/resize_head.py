@@ -68,8 +68,9 @@ def _resize(graph_module: fx.GraphModule, error: ShapeError, context: PassContex
     flatten = find_flatten(error)
     source = flatten.all_input_nodes[0] if flatten else find_map(error)
     if source is None:
-        useless = f"{setting('adapt_head', True)} finds no map of a convolution to resize: "
-        raise PassError(f"{useless}{misfit(error, context)}") from error
+        refusal = misfit(error, context)
+        useless = f"{setting('adapt_head', True)} finds no map of a convolution to resize"
+        raise PassError(f"{useless}: {refusal.problem}", *refusal.ways) from error
     size = full_shape(source)[2:]
     with graph_module.graph.inserting_after(source):
         resized = graph_module.graph.call_function(

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from passes.base import Change, PassContext, PassReport, graph_pass
 from passes.checks import output_node, outputs_alike
-from passes.errors import PassError
+from passes.errors import PassError, set_option
 from passes.find_maps import is_map
 from passes.resize_head import SMOOTH
 from passes.shapes import Shape, node_shape, record_shape
@@ -37,7 +37,10 @@ def restore_output(graph_module: fx.GraphModule, context: PassContext) -> PassRe
     expected, structure = tree_flatten(node_shape(output_node(context.full.graph)))
     found, low_structure = tree_flatten(node_shape(output))
     if structure != low_structure:
-        raise PassError(f"{setting('restore_output')}: low-mode returns another structure than full-mode; leave it out")
+        raise PassError(
+            f"{setting('restore_output')}: low-mode returns another structure than full-mode",
+            set_option("restore_output", False, "to return its maps as they are"),
+        )
     sizes = [_sizes(ours, theirs) for ours, theirs in zip(expected, found, strict=True)]
     changes = tuple(
         Change(f"output {index}", "output", sides(found[index][2:]), sides(size))

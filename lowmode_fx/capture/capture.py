@@ -19,6 +19,7 @@ from lowmode_fx.capture.images import Argument
 from lowmode_fx.capture.inputs import ModelInputs, doubled, model_inputs
 from lowmode_fx.capture.proof import Proof, prove
 from lowmode_fx.utils.channels import channels_hint
+from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_sequence, wrong_type
 from passes import bind_graph, propagate_shapes
 from passes.find_maps import mark_images
@@ -113,6 +114,7 @@ class Captured:
         return prove(self.model, graph_module, *call, leaves=leaves, second=second, steps=1 if again else 2)
 
 
+@keywords_told
 def capture(
     model: nn.Module,
     example_input: Any,
@@ -206,13 +208,13 @@ def trace_call(
                 except Exception as error:
                     failures.append(f"{each.name}: {_where(error)}")
                     continue
-                check_batched(graph_module, inputs)
+                check_batched(model, graph_module, inputs)
                 told, live = tuple(dict.fromkeys(failures)), front_end in ("auto", "live")
                 return Captured(model, graph_module, inputs, each, told, tuple(leaf_modules), live)
     shapes = ", ".join(f"{leaf.shape} of {leaf.dtype}" for leaf in inputs.leaves)
     if tried[-1].name == "live":  # it runs the model itself, so its error is the model's own
         cause = failures[-1].partition(": ")[2]
-        hint = failure_hint(model, inputs)
+        hint = failure_hint(model, inputs, cause)
         problem = channels_hint(model, cause) or f"{cause}{f'; {hint}' if hint else ''}"
         raise TraceError(f"{type(model).__name__} fails on {shapes}: {problem}")
     raise TraceError(

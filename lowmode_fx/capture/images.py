@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowmode_fx.capture.example_hints import give_images
+from lowmode_fx.capture.part_hints import part_hint
 from lowmode_fx.utils.validation import wrong_type
-from passes.spelling import as_keyword
 
 #: One argument of ``forward``: its name, its position, or a path into it (``"batch.image"``).
 Argument = str | int
@@ -135,6 +135,5 @@ def _check_layout(model: nn.Module, images: GivenTensor) -> None:
         )
     if len(images.path) > 1 and len(shape) - 1 in dims and len(shape) - 2 not in dims:
         raise ValueError(
-            f"{images.label} is {shape}, an image without a batch; low-mode needs images (N, C, *S): give the "
-            f"part of the model that takes batches as {as_keyword('submodule')}"
+            f"{images.label} is {shape}, an image without a batch, which low-mode needs; {part_hint(model, shape)}"
         )

@@ -34,6 +34,15 @@ def bind_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     return bound
 
 
+def optional_arguments(model: nn.Module) -> list[str]:
+    """Names of the parameters of ``forward`` that may be left out: they are ``None`` by default."""
+    try:
+        parameters = inspect.signature(model.forward).parameters
+    except ValueError:
+        return []
+    return [name for name, each in parameters.items() if each.default is None]
+
+
 def _batch_hint(args: Sequence[Any]) -> str:
     """What to do if the arguments seem to be a list of images, or a loader's batch, images and labels."""
     if len(args) > 1 and all(isinstance(value, Tensor) and value.ndim == 3 for value in args):

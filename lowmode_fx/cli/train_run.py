@@ -22,6 +22,7 @@ from lowmode_fx.lowering.blocks import find_blocks
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder
 from lowmode_fx.lowering.mode import Mode
+from lowmode_fx.lowering.report import about_points
 from lowmode_fx.runtime.batch_growth import LrRule
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.schedules import DrawnSchedule, LadderSchedule, Schedule, StatefulSchedule, mode_fractions
@@ -136,8 +137,8 @@ class TrainRun:
             )
             for line in about_low_modes(modes, self.schedule, settings, steps):
                 say(console, line)
-            if not self.papers and (pooled := about_points(modes)):
-                say(console, pooled)
+            if not self.papers and (pooled := about_points(rung.report for rung in modes.rungs)):
+                say(console, f"note: {pooled}, and --ladder 2,4/3,1 for a schedule that gains")
             for line in about_batches(net, settings.batch_size, asked=self.batch_multiplier != 1):
                 say(console, line)
         label = "full-mode" if self.full_only else "low-mode" if len(self.configs) == 1 else "ladder"
@@ -218,23 +219,6 @@ def about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings,
     if set(fractions) == {Mode.FULL}:
         more = "more epochs to low modes" if isinstance(schedule, LadderSchedule) else "a larger --p"
         yield f"warning: no step is in low-mode; give {more}, fewer --hold-epochs or more --epochs"
-
-
-def about_points(ladder: Ladder) -> str:
-    """A note on kernels of 3×3 that have a single tap in low-mode; empty if there are none."""
-    sites = {
-        change.site
-        for rung in ladder.rungs
-        for change in rung.report.pooled
-        if (change.before, change.after) == ("3×3", "1×1")
-    }
-    if not sites:
-        return ""
-    kernels = f"{len(sites)} kernels of 3×3 are" if len(sites) > 1 else "1 kernel of 3×3 is"
-    return (
-        f"note: {kernels} pooled to 1×1, as in the paper, whose setting ended below full-mode cut to the same time in "
-        "the runs measured here; give --kernel-ratio 1 to keep kernels, and --ladder 2,4/3,1 for a schedule that gains"
-    )
 
 
 def _full_from(schedule: Schedule, epochs: int, steps: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_choice, as_count, as_flag, check_names, wrong_type
 from passes.choices import Gain, NamedConvs, NamedMaxPools, NamedTransform, Rounding
 from passes.errors import OptionError, OptionTypeError
@@ -27,6 +28,7 @@ def _option(help: str, flag: str = "", choices: Any = None) -> dict[str, Any]:
     return {"help": help, "flag": flag, "choices": choices}
 
 
+@keywords_told
 @dataclass(frozen=True)
 class LowModeConfig:
     """Configuration of a low mode: how it differs from full-mode.
@@ -129,7 +131,7 @@ class LowModeConfig:
         ratio = read_ratio(self.ratio)
         if largest_ratio(ratio) == 1:
             whole = setting("downsample_input", False)
-            hint = f"give one above 1 for some side, or set {whole} to pool kernels on full-size images"
+            hint = f"give one above 1 for some side, with {whole} to pool the kernels of full-size images alone"
             raise OptionError("ratio", self.ratio, "leaves images as they are", hint)
         self._set("ratio", ratio)
         if self.kernel_ratio is not None:

@@ -175,7 +175,7 @@ def _too_large(sides: Sequence[int], ratio: RatioLike) -> OptionError:
     )
     ways = [f"at most {least}, the shortest side", "larger images"] if least > 1 else []
     ways += [f"{setting('ratio', fitting)}, one per side"] if any(each != 1 for each in fitting) else []
-    ways += [f"{setting('downsample_input', False)} to keep them at full size"]
+    ways = ways or ["larger images"]
     problem = f"is too large for images with sides {tuple(sides)}"
     return OptionError("ratio", shown, problem, f"give {', or '.join(ways)}")
 

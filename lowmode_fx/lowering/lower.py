@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.notes import no_effect, notes
 from lowmode_fx.lowering.report import NoEffectWarning, PairReport
 from lowmode_fx.lowering.trial_step import try_step
+from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import wrong_type
 from passes import (
     GraphPass,
@@ -36,7 +38,8 @@ from passes import (
     run_passes,
     set_strides,
 )
-from passes.checks import check_poolable, single_pixel_norms
+from passes.checks import check_poolable, single_pixel_norms, works_on_less
+from passes.errors import WHOLE, OptionError, Way, whole_images
 from passes.preserve import train_mode
 from passes.shapes import record_full_shapes
 from passes.spelling import setting
@@ -58,6 +61,7 @@ def low_mode_passes(config: LowModeConfig) -> tuple[GraphPass, ...]:
     )
 
 
+@keywords_told
 def lower(captured: Captured, config: LowModeConfig | None = None, mode: Mode = Mode.LOW) -> Rung:
     """Make one low mode of a captured model; a capture serves any number of them.
 
@@ -91,7 +95,30 @@ def check_config(config: Any, name: str = "config") -> LowModeConfig:
 
 
 def lower_quietly(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung:
-    """``lower`` without its warning."""
+    """``lower`` without its warning. A refusal offers what helps: its ways are tried."""
+    try:
+        return _lower_to_fit(captured, config, mode)
+    except PassError as error:
+        error.offer([way for way in error.ways if helps(captured, config, way.options)])
+        raise
+    except OptionError as error:
+        if error.parameter == "ratio" and helps(captured, config, WHOLE):
+            error.hint += f", or {setting('downsample_input', False)} to keep them at full size"
+        raise
+
+
+def helps(captured: Captured, config: LowModeConfig, options: Mapping[str, Any]) -> bool:
+    """Whether these options, beside the others, give a low mode that does less than full-mode; ``True`` for none."""
+    if not options:
+        return True
+    try:
+        rung, low = _lower(captured, replace(config, **options), Mode.LOW)
+    except ValueError:
+        return False
+    return bool(rung.report.pooled) or (options != WHOLE and works_on_less(low))
+
+
+def _lower_to_fit(captured: Captured, config: LowModeConfig, mode: Mode) -> Rung:
     if config.min_side == 1 or not config.downsample_input:
         return _lower(captured, config, mode)[0]
     image = captured.inputs.image.shape[2:]
@@ -173,7 +200,7 @@ def low_inputs(inputs: ModelInputs, config: LowModeConfig) -> ModelInputs:
 def warn_of(report: PairReport) -> None:
     """Warn the caller of a public function if low-mode has no effect beyond the resolution."""
     if report.no_effect:
-        warnings.warn(f"{report.no_effect}; see {setting('pool_convs')}", NoEffectWarning, stacklevel=3)
+        warnings.warn(f"{report.no_effect}; see {setting('pool_convs')}", NoEffectWarning, stacklevel=4)
 
 
 def _proven_draft(captured: Captured, graph: fx.Graph, inputs: ModelInputs) -> Draft:
@@ -188,6 +215,6 @@ def _low_graph(captured: Captured, inputs: ModelInputs) -> tuple[fx.Graph, Excep
         size = sides(inputs.image.shape[2:])
         cause = first_line(error)
         raise PassError(
-            f"{captured.front_end.name} can't trace the model on {size} inputs: {cause}; use an input size that can "
-            f"be halved more often, or set {setting('downsample_input', False)} to pool kernels only"
+            f"{captured.front_end.name} can't trace the model on {size} inputs: {cause}",
+            *(Way("use an input size that can be halved more often"), whole_images()),
         ) from error

@@ -9,8 +9,8 @@ import torch
 from lowmode_fx.lowering.ladder import Ladder, Rung
 from lowmode_fx.lowering.live import LiveLowering
 from passes import PassError
+from passes.errors import Way, whole_images
 from passes.preserve import preserve_state, train_mode
-from passes.spelling import setting
 from passes.wording import first_line, sides
 
 
@@ -29,6 +29,6 @@ def try_step(ladder: Ladder, rung: Rung) -> None:
             LiveLowering(ladder, rung.mode).run(*args, **kwargs)
         except Exception as error:
             raise PassError(
-                f"the model itself can't take {sides(inputs.image.shape[2:])} inputs: {first_line(error)}; make the "
-                f"model take images of other sizes, or set {setting('downsample_input', False)} to pool kernels only"
+                f"the model itself can't take {sides(inputs.image.shape[2:])} inputs: {first_line(error)}",
+                *(Way("make the model take images of other sizes"), whole_images()),
             ) from error

@@ -15,6 +15,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime import safe_globals as safe_globals  # registers the classes that checkpoints may hold
 from lowmode_fx.runtime.arguments import Compile, blocks_to_compile, check_arguments, read_low_weights
 from lowmode_fx.runtime.batch_growth import BatchMultiplier, LrRule, read_batch_growth
+from lowmode_fx.runtime.call_hints import misfits_told
 from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind
 from lowmode_fx.runtime.gradient_scale import scale_gradient
 from lowmode_fx.runtime.mode_runner import ModeRunner, Place
@@ -25,11 +26,13 @@ from lowmode_fx.runtime.schedules import Schedule
 from lowmode_fx.runtime.shape_guard import ShapeGuard
 from lowmode_fx.runtime.sized_batches import SizedBatches
 from lowmode_fx.runtime.step_modes import StepModes
+from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_count
 from passes.preserve import computed_copies
 from passes.torch_internals import compiler_around, is_symbolic_tracing
 
 
+@keywords_told
 class LowModeModel(ModelView):
     """A drop-in module that trains in the mode of each step and evaluates as the original model (§3).
 
@@ -257,8 +260,8 @@ class LowModeModel(ModelView):
     def _forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if getattr(self, "_is_replica", False):
             raise ValueError(
-                "nn.DataParallel is not supported: low steps of a replica would train the first device's weights; "
-                "use DistributedDataParallel"
+                "nn.DataParallel over several GPUs is not supported: low steps of a replica would train the first "
+                "device's weights; use DistributedDataParallel"
             )
         self._runner.settle()
         if self._forced is not None:
@@ -300,7 +303,8 @@ class LowModeModel(ModelView):
             self._forced = before
 
     def _run(self, mode: Mode, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        outputs = self._runner.run(mode, args, kwargs)
+        with misfits_told(self.ladder, args, kwargs):
+            outputs = self._runner.run(mode, args, kwargs)
         return scale_gradient(outputs, self._low_weights.get(mode, 1.0))
 
     def run(self, mode: Mode | str, *args: Any, **kwargs: Any) -> Any:
@@ -315,7 +319,8 @@ class LowModeModel(ModelView):
         Returns:
             What the model returns.
         """
-        return self._runner.run(self.ladder.resolve(mode), args, kwargs)
+        with misfits_told(self.ladder, args, kwargs):
+            return self._runner.run(self.ladder.resolve(mode), args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LowModeModel:
         # Compiled functions hold the weights that they were compiled with, so a copy compiles its own.

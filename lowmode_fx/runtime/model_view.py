@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lowmode_fx.runtime.load_hints import loading_problem
+from lowmode_fx.utils.validation import wrong_type
 from passes.binding import share_registries
 
 Hook = Callable[..., Any]
@@ -100,8 +102,20 @@ class ModelView(nn.Module):
         return self._viewed.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a state dict of the model, as the model itself does."""
-        return self._viewed.load_state_dict(state_dict, strict=strict, assign=assign)
+        """Load a state dict of the model, as the model itself does.
+
+        Raises ``RuntimeError`` that says in one line how a state dict differs from the model's, ``TypeError`` for
+        anything else.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise wrong_type("state_dict", state_dict, "a state dict, as model.state_dict() or torch.load(path) is")
+        try:
+            return self._viewed.load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            problem = loading_problem(self._viewed, state_dict) if str(error).startswith(_NOT_LOADED) else ""
+            if not problem:
+                raise
+            raise RuntimeError(problem) from error
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         # A parent calls this for each of its children.
@@ -119,6 +133,8 @@ class ModelView(nn.Module):
 
 
 _LOAD_HOOKS = "_load_state_dict_post_hooks"
+#: How torch's error begins if keys or shapes differ.
+_NOT_LOADED = "Error(s) in loading state_dict"
 
 
 #: Special methods of containers, which Python looks up on the class.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ class RunPosition:
     def __init__(self, ladder: Ladder, schedule: Schedule) -> None:
         self.schedule = schedule
         self.epoch = 0
-        self.counter = StepCounter(ladder.model.parameters, SavedSchedule(self.state, self._go_on_from))
+        self.counter = StepCounter(ladder.model.parameters, SavedSchedule(self._saved, self._go_on_from))
         self.reminder = EpochReminder()
         self._ladder = ladder
 
@@ -62,6 +63,10 @@ class RunPosition:
         """Resume from ``state()``. Raises ``KeyError`` if an entry is missing, ``TypeError`` for another state."""
         if not isinstance(state, Mapping):
             raise wrong_type("state", state, "what net.schedule_state() returned")
+        wanted = ("step", "epoch", *(("schedule",) if isinstance(self.schedule, StatefulSchedule) else ()))
+        for name in wanted:
+            if name not in state:
+                raise KeyError(f"state has no {name!r}; give what net.schedule_state() returned")
         step, epoch = as_count("state['step']", state["step"]), as_count("state['epoch']", state["epoch"])
         if isinstance(self.schedule, StatefulSchedule):
             self.schedule.load_state_dict(state["schedule"])
@@ -72,9 +77,21 @@ class RunPosition:
         self.counter.waits = True
         self.reminder = copy.copy(other.reminder)
 
+    def _saved(self) -> dict[str, Any]:
+        """What is saved with an optimizer: the state, and which modes it is for."""
+        return {**self.state(), "modes": _names(self._ladder)}
+
     def _go_on_from(self, state: Mapping[str, Any]) -> None:
-        """Resume from an optimizer's state, which may be from a run with another schedule."""
+        """Resume from an optimizer's state, which may be from a run with another schedule, or with other modes."""
         self._go_on(int(state["step"]), int(state.get("epoch", 0)))
+        here, there = _names(self._ladder), state.get("modes")  # older checkpoints have none
+        if there not in (None, here):
+            warnings.warn(
+                f"the optimizer's state is of a run with the modes {there}, and this net has {here}; it goes on from "
+                f"step {self.step}, epoch {self.epoch} of its own schedule: call net.load_schedule_state({{'step': 0, "
+                "'epoch': 0}) to begin with its first mode",
+                stacklevel=7,
+            )
         if isinstance(self.schedule, StatefulSchedule) and "schedule" in state:
             self.schedule.load_state_dict(state["schedule"])
 
@@ -83,3 +100,7 @@ class RunPosition:
         self.epoch = epoch
         if epoch:
             self.reminder.epoch_is_set()
+
+
+def _names(ladder: Ladder) -> str:
+    return ", ".join(map(str, ladder.modes))

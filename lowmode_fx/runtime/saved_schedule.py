@@ -57,7 +57,7 @@ class SavedSchedule:
         """
         prefix = self._known[optimizer]
         group = optimizer.param_groups[0] if optimizer.param_groups else {}
-        names = {name: f"{prefix}{name}" for name in ("step", "epoch", "schedule")}
+        names = {name: f"{prefix}{name}" for name in ("step", "epoch", "schedule", "modes")}
         found = {name: group.pop(entry) for name, entry in names.items() if entry in group}
         load = self._load()
         if "step" in found and load is not None:

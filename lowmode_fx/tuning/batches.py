@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from lowmode_fx.capture.inputs import ModelInputs, as_call
+from lowmode_fx.utils.validation import wrong_type
 from passes.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 #: One full-size batch: ``(inputs, targets)``, where ``inputs`` is what the model is called with, as the example that
@@ -106,6 +108,7 @@ def read_batches(batch: Batch | Iterable[Batch], inputs: ModelInputs, model: nn.
     """One batch as a list of one, several as a list. Raises ``ValueError`` if there is none, or one is not a batch."""
     if _is_batch(batch, inputs, model):
         return [read_batch(batch, inputs, model)]
+    check_no_dataset("batch", batch)
     if not isinstance(batch, Iterable):
         raise ValueError(_no_batch(batch))
     calls = [read_batch(each, inputs, model) for each in batch]
@@ -118,6 +121,12 @@ def read_batch(batch: Any, inputs: ModelInputs, model: nn.Module) -> Call:
     """Raises ``ValueError`` for a value that is not a batch, or one for another call than the example's."""
     example, targets = split_batch(batch)
     return Call(inputs, tuple(inputs.flatten(model, *as_call(example))), targets)
+
+
+def check_no_dataset(name: str, value: Any) -> None:
+    """Refuse a data set, whose items are single images, where batches are meant. Raises ``TypeError``."""
+    if isinstance(value, Dataset) and not isinstance(value, Iterable):
+        raise wrong_type(name, value, "batches of it, as torch.utils.data.DataLoader(dataset, 64, shuffle=True)")
 
 
 def split_batch(batch: Any) -> tuple[Any, Any]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sized
 
-from lowmode_fx.tuning.batches import Batch
+from lowmode_fx.tuning.batches import Batch, check_no_dataset
 
 
 def first_batches(batches: Iterable[Batch], count: int) -> list[Batch]:
-    """The first of a loader. Raises ``ValueError`` for fewer than two, and for an iterator that serves only once."""
+    """The first of a loader.
+
+    Raises ``ValueError`` for fewer than two, and for an iterator that serves only once; ``TypeError`` for a data set.
+    """
+    check_no_dataset("loader", batches)
     if iter(batches) is batches:
         raise ValueError("batches is an iterator, which can be used only once; give a list or a DataLoader")
     first = list(itertools.islice(batches, count))

@@ -397,8 +397,8 @@ def test_what_only_looks_like_channels_last_is_taken(model: nn.Module, shape: tu
 def test_images_outside_a_batch_are_refused() -> None:
     model = Takes(lambda images: images)
     assert refusal(model, ([IMAGES[0], IMAGES[1]],)) == (
-        "images.0 is (3, 16, 16), an image without a batch; low-mode needs images (N, C, *S): give the part of "
-        "the model that takes batches as submodule="
+        "images.0 is (3, 16, 16), an image without a batch, which low-mode needs; give the part that takes batches as "
+        "submodule, and images (N, C, *S) for it"
     )
     # A tensor of its own may be a batch of spectrograms, to which the model gives its channel.
     assert model_inputs(model, IMAGES[0])[0].image.shape == (3, 16, 16)

@@ -139,7 +139,7 @@ def test_the_command_line_names_its_own_options(
         return "".join(capsys.readouterr())
 
     assert "set --adapt-head to resize the map" in run()
-    assert run("--ratio", "1").endswith("for some side, or set --whole-images to pool kernels on full-size images\n")
+    assert run("--ratio", "1").endswith("side, with --whole-images to pool the kernels of full-size images alone\n")
     assert "at 3×8×8" in run("--adapt-head") and "low at 3×16×16" in run("--whole-images")
 
 

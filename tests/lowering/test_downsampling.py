@@ -463,16 +463,15 @@ def test_methods_are_these() -> None:
         (
             (1, 3, 8, 4), {"ratio": 5}, ValueError,
             "ratio=5 is too large for images with sides (8, 4); give at most 4, the shortest side, or larger images, "
-            "or ratio=(5, 1), one per side, or downsample_input=False to keep them at full size",
+            "or ratio=(5, 1), one per side",
         ),
         (
             (1, 3, 1, 128), {"ratio": 4 / 3}, ValueError,
-            "ratio='4/3' is too large for images with sides (1, 128); give ratio=(1, '4/3'), one per side, or "
-            "downsample_input=False to keep them at full size",
+            "ratio='4/3' is too large for images with sides (1, 128); give ratio=(1, '4/3'), one per side",
         ),
         (
             (1, 3, 1, 1), {"ratio": 2}, ValueError,
-            "ratio=2 is too large for images with sides (1, 1); give downsample_input=False to keep them at full size",
+            "ratio=2 is too large for images with sides (1, 1); give larger images",
         ),
         (
             (1, 3, 8, 8), {}, ValueError,

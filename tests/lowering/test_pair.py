@@ -6,11 +6,13 @@ import contextlib
 import copy
 import dataclasses
 import random
+import re
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torchvision
 from tiny import IMAGES, Tiny, assert_shared, named, tensors, tiny_pair
 from torch import Tensor, nn
 
@@ -292,6 +294,123 @@ def test_a_batch_that_gets_its_channel_inside_is_no_image_without_a_batch(one_by
     assert build_pair(model, torch.zeros(count, 16, 16), LowModeConfig(pool_convs="all")).report.pooled
 
 
+class WithPlaces(nn.Module):
+    """Adds each pixel's place as two channels, with a batch and without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(5, 4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        places = torch.stack(torch.meshgrid(*(torch.arange(side) / side for side in images.shape[-2:]), indexing="ij"))
+        places = places.expand(*images.shape[:-3], -1, -1, -1)
+        return self.conv(torch.cat([images, places], dim=-3)).mean((-2, -1))
+
+
+class OneImage(nn.Module):
+    """Takes an image (C, H, W), and no batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.conv(image[None]).mean((2, 3))
+
+
+BATCH = "images (N, C, *S), as image.unsqueeze(0)"
+PART = "the part that takes batches as submodule, and images (N, C, *S) for it"
+
+
+@pytest.mark.parametrize("front_end", ["auto", "live"])
+@pytest.mark.parametrize(
+    ("model", "shape", "hint"),
+    [
+        (nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 4, 3)), (3, 16, 16), BATCH),
+        (nn.Sequential(nn.Conv3d(3, 4, 3), nn.Flatten(-3)), (3, 8, 8, 8), BATCH),
+        (WithPlaces(), (3, 16, 16), BATCH),
+        (OneImage(), (3, 16, 16), PART),
+    ],
+)
+def test_an_image_without_a_batch_whose_channels_are_made_inside_is_refused(
+    model: nn.Module, shape: tuple[int, ...], hint: str, front_end: Any
+) -> None:
+    name = "input" if isinstance(model, nn.Sequential) else "image" if isinstance(model, OneImage) else "images"
+    with pytest.raises(ValueError) as error:
+        build_pair(model, torch.zeros(shape), front_end=front_end)
+    assert str(error.value) == f"{name} is {shape}, an image without a batch; give {hint}"
+    if hint == BATCH:  # it helps
+        pair = build_pair(model, torch.zeros(2, *shape), LowModeConfig(kernel_ratio=1), front_end=front_end)
+        assert pair.report.low_input_shape == (2, 3, *(side // 2 for side in shape[1:]))
+
+
+class Clip(nn.Module):
+    """Takes the frames (T, C, H, W) of one clip, and convolves each of them and all together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = nn.Conv2d(3, 4, 3)
+        self.clip = nn.Conv3d(3, 4, (1, 3, 3))
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.frames(frames).mean((2, 3)) + self.clip(frames.transpose(0, 1)).mean((2, 3)).T
+
+
+@pytest.mark.parametrize("front_end", ["auto", "live"])
+@pytest.mark.parametrize("count", [3, 4])
+def test_a_clip_with_as_many_frames_as_channels_is_a_batch_of_frames(count: int, front_end: Any) -> None:
+    report = build_pair(Clip(), torch.zeros(count, 3, 8, 8), LowModeConfig(kernel_ratio=1), front_end=front_end).report
+    assert report.low_input_shape == (count, 3, 4, 4)
+
+
+class Sized(nn.Module):
+    """Takes a size, and labels in train mode, which it asks for."""
+
+    def __init__(self, asks: bool) -> None:
+        super().__init__()
+        self.asks, self.conv = asks, nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: Tensor, size: Any = None, labels: Any = None) -> Tensor:
+        if self.asks and labels is None:
+            raise ValueError("labels are required in train mode")
+        return self.conv(images) + torch.zeros(7)
+
+
+def test_an_argument_that_a_model_asks_for_is_named_and_no_other() -> None:
+    with pytest.raises(TraceError, match=r"; give labels in the example too, as one of its arguments$"):
+        build_pair(Sized(True), torch.zeros(IMAGES))
+    with pytest.raises(TraceError, match=r"The size of tensor a \(14\) must match the size of tensor b") as error:
+        build_pair(Sized(False), torch.zeros(IMAGES))
+    assert "give" not in str(error.value)
+
+
+IMAGE, BOXES = torch.zeros(3, 64, 64), {"boxes": torch.tensor([[0.0, 0.0, 9.0, 9.0]]), "labels": torch.tensor([1])}
+
+
+@pytest.mark.parametrize(
+    ("example", "told"),
+    [
+        (torch.zeros(2, 3, 64, 64), "fails on (2, 3, 64, 64) of torch.float32: targets should not be none when in"),
+        ([IMAGE], "fails on (3, 64, 64) of torch.float32: targets should not be none when in training mode"),
+        (([IMAGE, IMAGE],), "images.0 is (3, 64, 64), an image without a batch, which low-mode needs; give the part"),
+        (([IMAGE], [BOXES]), "images.0 is (3, 64, 64), an image without a batch, which low-mode needs; give the part"),
+    ],
+)
+def test_a_detector_names_its_backbone(example: Any, told: str) -> None:
+    detector = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=2, width_mult=0.25
+    )
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    with pytest.raises(ValueError, match=re.escape(told)) as error:
+        build_pair(detector, example)
+    assert str(error.value).endswith(
+        "; give the part that takes batches, submodule='backbone', and images (N, C, *S) for it"
+    )
+    after = detector.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert build_pair(detector, torch.zeros(2, 3, 64, 64), submodule="backbone").report.pooled
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -418,7 +537,7 @@ def test_a_model_with_nothing_to_pool() -> None:
         build_pair(model, torch.zeros(2, 3, 224, 224))
     assert str(error.value) == (
         "VisionTransformer has nothing to pool: the kernel of its only convolution is not larger than its stride; "
-        "use a convolutional network (kernel_ratio=1 shrinks only the images)"
+        "use a convolutional network, or set kernel_ratio=1 to shrink only the images"
     )
 
 
@@ -429,7 +548,7 @@ def test_hints_for_a_model_with_nothing_to_pool_end_in_one_that_helps() -> None:
         timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, dynamic_img_size=dynamic)
         for dynamic in (False, True)
     )
-    with pytest.raises(PassError, match=r"use a convolutional network or give kernel_ratio=1 instead of downsample_in"):
+    with pytest.raises(PassError, match=r"a convolutional network, or give kernel_ratio=1 instead of downsample_in"):
         build_pair(model, example, LowModeConfig(downsample_input=False))
     hint = (
         "the model itself can't take 16×16 inputs: at _assert in patch_embed: Input height doesn't match model (32); "
@@ -482,12 +601,17 @@ def test_a_report_prints_in_lines() -> None:
         "isolate_batchnorm: 2 × updates running statistics → batch statistics only",
     ]
     head = ["Tiny: images of 3×8×8 in low-mode, of 3×16×16 in full-mode", "traced by fx"]
-    assert str(report).splitlines() == [*head, *changes]
+    points = (
+        "note: 1 kernel of 3×3 is pooled to 1×1, as in the paper, whose setting ended below full-mode cut to the same "
+        "time in the runs measured here; give kernel_ratio=1 to keep kernels"
+    )
+    assert str(report).splitlines() == [*head, *changes, points]
     failed = dataclasses.replace(
         report, front_end="live", front_end_failures=("fx: a", "export: b"), notes=("one", "two")
     )
     head[1] = "traced by live (not by fx: a; export: b)"
-    assert str(failed).splitlines() == [*head, *changes, "note: one", "note: two"]
+    assert str(failed).splitlines() == [*head, *changes, "note: one", "note: two", points]
+    assert "pooled to" not in str(tiny_pair(kernel_ratio=1).report)  # as the note says
     assert repr(report).startswith("PairReport(model='Tiny', front_end='fx', ")
 
 
@@ -538,12 +662,12 @@ class Checked(nn.Module):
 @pytest.mark.parametrize("check", ["assert", "raise", "map"])
 def test_a_model_that_checks_its_images_in_python_is_refused_at_the_build(check: str, front_end: Any) -> None:
     model, images = Checked(check), torch.randn(2, 3, 16, 16)
-    with pytest.raises(PassError) as error:
-        build_pair(model, images, LowModeConfig(kernel_ratio=1), front_end=front_end)
-    assert str(error.value) == (
-        "the model itself can't take 8×8 inputs: expects 16 pixels; make the model take images of other sizes, or set "
-        "downsample_input=False to pool kernels only"
-    )
+    told = "the model itself can't take 8×8 inputs: expects 16 pixels; make the model take images of other sizes"
+    whole = ", or set downsample_input=False to pool kernels only"
+    for options, way in (({"kernel_ratio": 1}, ""), ({}, whole)):  # with kernels kept it would change nothing
+        with pytest.raises(PassError) as error:
+            build_pair(model, images, LowModeConfig(**options), front_end=front_end)
+        assert str(error.value) == f"{told}{way}"
     pair = build_pair(model, images, LowModeConfig(downsample_input=False), front_end=front_end)
     assert [change.site for change in pair.report.pooled] == ["conv"]
 

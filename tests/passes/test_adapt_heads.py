@@ -171,7 +171,8 @@ def test_a_flattened_map_is_refused_with_its_sizes(name: str) -> None:
         build(Head(FLAT[name], 256), 16)
     assert str(error.value) == (
         "fc needs a flattened map of fixed size (4×8×8 in full-mode), but low-mode gives 2×64; "
-        "set adapt_head=True to resize the map to its full-mode size there"
+        "set adapt_head=True to resize the map to its full-mode size there, or make the model take images of other "
+        "sizes, as by nn.AdaptiveAvgPool2d before the flatten"
     )
 
 
@@ -208,7 +209,8 @@ def test_a_view_that_folds_the_map_into_the_batch_is_refused(batch: int) -> None
         build(Head(lambda x: x.view(-1, 256), 256), 16, batch)
     assert str(error.value) == (
         f"view needs a flattened map of fixed size (4×8×8 in full-mode), but low-mode gives {batch}×4×4×4; "
-        "set adapt_head=True to resize the map to its full-mode size there"
+        "set adapt_head=True to resize the map to its full-mode size there, or make the model take images of other "
+        "sizes, as by nn.AdaptiveAvgPool2d before the flatten"
     )
 
 
@@ -268,9 +270,11 @@ def test_a_table_of_positions_is_refused_with_both_ways_out() -> None:
     with pytest.raises(PassError, match=r"^the model itself can't take 8×8 inputs: at add, given 2×4×4×4: ") as error:
         build(Positions(), 16)
     assert str(error.value).endswith(
-        "make the model take images of other sizes (some of timm's by dynamic_img_size=True), set adapt_head=True to "
-        "resize the map behind relu to its full-mode 8×8, or set downsample_input=False to pool kernels only"
+        "make the model take images of other sizes (some of timm's by dynamic_img_size=True), or set adapt_head=True "
+        "to resize the map behind relu to its full-mode 8×8"
     )
+    with pytest.raises(PassError, match="8×8, or set downsample_input=False to pool kernels only"):
+        build(Positions(), 16, kernel_ratio=2)
 
 
 def test_adapt_head_resizes_the_map_that_a_table_is_added_to_and_all_that_meets_it() -> None:
@@ -357,7 +361,7 @@ def test_a_size_that_is_fixed_before_any_convolution_stays_refused() -> None:
     with pytest.raises(
         PassError,
         match=r"^the model itself can't take 8×8 inputs: at _assert: this model takes 16 rows; "
-        r"make the model take images of other sizes \(some of timm's by dynamic_img_size=True\), or set downs",
+        r"make the model take images of other sizes \(some of timm's by dynamic_img_size=True\)(\n|$)",
     ):
         build(Asserting(), 16)
     with pytest.raises(

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from lowmode_fx import LowModeConfig, LowModeModel, Mode, build_pair, capture
+from lowmode_fx import LowModeConfig, LowModeModel, Mode, build_pair, capture, gradient_agreement
 from lowmode_fx.cli.tuning_tables import plot_probe, probe_text, tuning_table
 from lowmode_fx.lowering.lower import pair_of
 from lowmode_fx.tuning import search as search_module
@@ -244,6 +245,19 @@ def test_progress_is_reported() -> None:
 def test_what_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         quick_tune(small_model(), **options)
+
+
+def test_a_data_set_instead_of_a_loader() -> None:
+    dataset = TensorDataset(torch.zeros(8, 3, 16, 16), torch.zeros(8, dtype=torch.long))
+    give = (
+        r"is of type TensorDataset; give batches of it, as torch\.utils\.data\.DataLoader\(dataset, 64, shuffle=True\)"
+    )
+    with pytest.raises(TypeError, match=f"^loader {give}$"):
+        tune(small_model(), dataset, epochs=3)  # type: ignore[arg-type]
+    pair = build_pair(small_model(), torch.zeros(2, 3, 16, 16))
+    with pytest.raises(TypeError, match=f"^batch {give}$"):
+        gradient_agreement(pair, dataset, F.cross_entropy)  # type: ignore[arg-type]
+    gradient_agreement(pair, DataLoader(dataset, 4, shuffle=True), F.cross_entropy)
 
 
 def test_a_loader_without_a_length_and_one_that_is_too_short() -> None:
