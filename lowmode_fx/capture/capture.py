@@ -19,7 +19,6 @@ from lowmode_fx.capture.images import Argument
 from lowmode_fx.capture.inputs import ModelInputs, doubled, model_inputs
 from lowmode_fx.capture.proof import Proof, prove
 from lowmode_fx.utils.channels import channels_hint
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_sequence, wrong_type
 from passes import bind_graph, propagate_shapes
 from passes.find_maps import mark_images
@@ -114,7 +113,6 @@ class Captured:
         return prove(self.model, graph_module, *call, leaves=leaves, second=second, steps=1 if again else 2)
 
 
-@keywords_told
 def capture(
     model: nn.Module,
     example_input: Any,

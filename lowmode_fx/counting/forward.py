@@ -21,7 +21,6 @@ from lowmode_fx.counting.report import FlopReport, LayerFlops
 from lowmode_fx.counting.rows import Counts, rows
 from lowmode_fx.lowering.ladder import Ladder, as_ladder
 from lowmode_fx.lowering.mode import Mode
-from lowmode_fx.utils.keywords import keywords_told
 from passes.preserve import copy_apart, copy_spread_out, preserve_attributes, train_mode
 from passes.trees import tree_leaves
 
@@ -49,7 +48,6 @@ def scripted_part(model: torch.nn.Module) -> str | None:
     return next(found, None)
 
 
-@keywords_told
 def count_flops(ladder: Ladder, *, handles: Mapping[str, Handle | None] | None = None) -> FlopReport:
     """Count the multiply-adds of every mode's graph with fvcore, on the sizes that the ladder was built for.
 

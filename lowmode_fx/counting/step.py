@@ -14,14 +14,12 @@ from lowmode_fx.counting.forward import blank_inputs, full_first
 from lowmode_fx.counting.once_a_step import weights_graph
 from lowmode_fx.counting.per_image import repeated_per_image
 from lowmode_fx.lowering.ladder import Ladder, as_ladder
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_count
 from passes import propagate_shapes
 from passes.preserve import copy_apart, preserve_attributes, train_mode
 from passes.trees import tree_leaves
 
 
-@keywords_told
 def count_step_flops(ladder: Ladder, *, batch_size: int | None = None) -> tuple[int, ...]:
     """Count the flops (2 × macs) of forward and backward in each mode.
 

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowmode_fx.utils.keywords import keywords_told
-
 __all__ = ["UNCHANGED", "Augmentation", "crop", "mirror", "window_starts"]
 
 
-@keywords_told
 @dataclass(frozen=True)
 class Augmentation:
     """Random changes of a training batch: a crop of the zero-padded image, a horizontal flip, mixup and cutmix.

@@ -18,14 +18,11 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.epoch_batches import check_batches, epoch_batches
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.nets import as_net
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_count, as_sequence, wrong_type
 
 __all__ = ["DeviceLoader"]
 
 
-@keywords_told
-@keywords_told
 class DeviceLoader:
     """Batches of a set of images that lies on the device: selected, cropped, flipped and normalised there.
 

@@ -10,14 +10,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_count
 from passes.trees import tree_leaves, tree_map
 
 __all__ = ["PrefetchLoader"]
 
 
-@keywords_told
 class PrefetchLoader:
     """The batches of a loader on ``device``; the next ones are copied in advance.
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_choice, as_count, as_flag, check_names, wrong_type
 from passes.choices import Gain, NamedConvs, NamedMaxPools, NamedTransform, Rounding
 from passes.errors import OptionError, OptionTypeError
@@ -28,7 +27,6 @@ def _option(help: str, flag: str = "", choices: Any = None) -> dict[str, Any]:
     return {"help": help, "flag": flag, "choices": choices}
 
 
-@keywords_told
 @dataclass(frozen=True)
 class LowModeConfig:
     """Configuration of a low mode: how it differs from full-mode.

@@ -22,7 +22,6 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.lowering.notes import no_effect, notes
 from lowmode_fx.lowering.report import NoEffectWarning, PairReport
 from lowmode_fx.lowering.trial_step import try_step
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import wrong_type
 from passes import (
     GraphPass,
@@ -61,7 +60,6 @@ def low_mode_passes(config: LowModeConfig) -> tuple[GraphPass, ...]:
     )
 
 
-@keywords_told
 def lower(captured: Captured, config: LowModeConfig | None = None, mode: Mode = Mode.LOW) -> Rung:
     """Make one low mode of a captured model; a capture serves any number of them.
 
@@ -200,7 +198,7 @@ def low_inputs(inputs: ModelInputs, config: LowModeConfig) -> ModelInputs:
 def warn_of(report: PairReport) -> None:
     """Warn the caller of a public function if low-mode has no effect beyond the resolution."""
     if report.no_effect:
-        warnings.warn(f"{report.no_effect}; see {setting('pool_convs')}", NoEffectWarning, stacklevel=4)
+        warnings.warn(f"{report.no_effect}; see {setting('pool_convs')}", NoEffectWarning, stacklevel=3)
 
 
 def _proven_draft(captured: Captured, graph: fx.Graph, inputs: ModelInputs) -> Draft:

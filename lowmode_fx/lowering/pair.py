@@ -19,7 +19,6 @@ from lowmode_fx.lowering.lower import check_config, ladder_of, pair_of, warn_of
 from lowmode_fx.lowering.rung_names import about_order, rung_names
 from lowmode_fx.lowering.sharded import is_sharded, over, unsharded_twin
 from lowmode_fx.utils.collector import no_collections
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import wrong_type
 from passes.errors import OptionError
 from passes.wording import near_matches_hint
@@ -28,7 +27,6 @@ from passes.wording import near_matches_hint
 DEFAULT_LADDER = (LowModeConfig(ratio=2, kernel_ratio=1), LowModeConfig(ratio="4/3", kernel_ratio=1))
 
 
-@keywords_told
 def build_pair(
     model: nn.Module,
     example_input: Any,
@@ -74,7 +72,6 @@ def build_pair(
     return pair
 
 
-@keywords_told
 def build_ladder(
     model: nn.Module,
     example_input: Any,
@@ -118,7 +115,7 @@ def build_ladder(
     given = _check_configs(configs)
     named = rung_names(given)
     for line in about_order(given, named) if isinstance(given, list) else ():
-        warnings.warn(line, stacklevel=3)
+        warnings.warn(line, stacklevel=2)
     part = _part(model, submodule)
     with no_collections():
         captured = capture(_traced(part), example_input, front_end, images=images, leaf_modules=leaf_modules)
@@ -138,7 +135,7 @@ def _part(model: Any, submodule: str | None) -> nn.Module:
         warnings.warn(
             "model is in DistributedDataParallel already, so the keys of its state dict begin with 'module.'; build of "
             "the model itself, then wrap or prepare the LowModeModel",
-            stacklevel=4,
+            stacklevel=3,
         )
     return model if submodule is None else _find_submodule(model, submodule)
 

@@ -14,7 +14,6 @@ from lowmode_fx.runtime.batch_consumers import Consumers
 from lowmode_fx.runtime.epoch_batches import epoch_batches
 from lowmode_fx.runtime.look_ahead import LookAhead
 from lowmode_fx.runtime.mode_list import ModeList
-from lowmode_fx.utils.keywords import keywords_told
 
 if TYPE_CHECKING:
     from lowmode_fx.runtime.model import LowModeModel
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["ModeBatchSampler", "ModeList"]
 
 
-@keywords_told
 class ModeBatchSampler(BatchSampler):
     """Batches of ``sampler``'s indices, each with the mode of the step that it is for.
 

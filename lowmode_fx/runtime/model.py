@@ -26,13 +26,11 @@ from lowmode_fx.runtime.schedules import Schedule
 from lowmode_fx.runtime.shape_guard import ShapeGuard
 from lowmode_fx.runtime.sized_batches import SizedBatches
 from lowmode_fx.runtime.step_modes import StepModes
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_count
 from passes.preserve import computed_copies
 from passes.torch_internals import compiler_around, is_symbolic_tracing
 
 
-@keywords_told
 class LowModeModel(ModelView):
     """A drop-in module that trains in the mode of each step and evaluates as the original model (§3).
 

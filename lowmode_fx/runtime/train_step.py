@@ -18,13 +18,11 @@ from lowmode_fx.runtime.captured.recorded import Place
 from lowmode_fx.runtime.captured.signature import move
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.optimizers import check_trains
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.losses import as_criterion
 from lowmode_fx.utils.validation import as_count, as_number, wrong_type
 from passes.errors import OptionError
 
 
-@keywords_told
 class TrainStep:
     """One training step of a network as one call: ``loss = step(images, labels)``.
 

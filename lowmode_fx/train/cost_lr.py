@@ -16,14 +16,12 @@ from lowmode_fx.runtime.schedules import LadderSchedule, Schedule
 from lowmode_fx.train.cost_progress import cost_progress, passed_share
 from lowmode_fx.train.pace import Pace
 from lowmode_fx.train.rates import cosine, warmed_up
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_count
 
 #: How often schedulers step: not a part of their state.
 _PACES: weakref.WeakKeyDictionary[CostCosineLR, Pace] = weakref.WeakKeyDictionary()
 
 
-@keywords_told
 class CostCosineLR(LambdaLR):
     """Half a cosine from each group's rate to 0, over the cost of the run instead of its steps.
 
@@ -75,7 +73,7 @@ class CostCosineLR(LambdaLR):
             warnings.warn(
                 f"epochs={epochs}, but the net's LadderSchedule has {planned}, so the rate doesn't end with the "
                 "ladder; give both the epochs of the run",
-                stacklevel=3,
+                stacklevel=2,
             )
         net.epoch_has(steps)
         super().__init__(optimizer, partial(_factor, progress, steps, warm), last_epoch)

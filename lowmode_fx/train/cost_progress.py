@@ -14,7 +14,6 @@ from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.runtime.nets import as_net
 from lowmode_fx.runtime.schedules import StatefulSchedule
 from lowmode_fx.runtime.schedules.base import DrawnSchedule
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_count, as_number, wrong_type
 from passes.spelling import setting
 
@@ -22,7 +21,6 @@ from passes.spelling import setting
 _FULL_BATCH = 1 << 16
 
 
-@keywords_told
 def cost_progress(
     net: LowModeModel, epochs: int, steps_per_epoch: int, costs: Mapping[str, float] | None = None
 ) -> tuple[float, ...]:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_count, wrong_type
 from passes.errors import OptionError
 from passes.preserve import preserve_state, train_mode
@@ -25,7 +24,6 @@ class StatisticsError(ValueError):
         self.problem = problem
 
 
-@keywords_told
 def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: int) -> None:
     """Compute the running statistics of every batch norm anew, from training batches in full-mode, at fixed weights.
 

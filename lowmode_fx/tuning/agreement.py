@@ -15,7 +15,6 @@ from lowmode_fx.lowering import networks
 from lowmode_fx.lowering.ladder import Ladder, as_ladder
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.tuning.batches import Batch, Call, read_batches
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.losses import as_criterion, as_loss
 from passes.preserve import preserve_state, train_mode
 
@@ -48,7 +47,6 @@ class GradientAgreement:
     batches: int = 1
 
 
-@keywords_told
 def gradient_agreement(
     ladder: Ladder, batch: Batch | Iterable[Batch], criterion: Criterion, mode: Mode | None = None
 ) -> GradientAgreement:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules import uniform_draw
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_count, as_number, as_probability
 from passes.errors import OptionError
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:  # imported in the functions that measure
 MOST_OVERHEAD = 0.1
 
 
-@keywords_told
 class AgreementSchedule:
     """Steps are low with probability ``p`` as long as low steps pay by the last measurement, otherwise full.
 

@@ -27,7 +27,6 @@ from lowmode_fx.tuning.search import Search
 from lowmode_fx.tuning.trial_order import trial_runs
 from lowmode_fx.tuning.trials import Probe
 from lowmode_fx.tuning.tried_ratios import LARGEST_RATIO, MOST_POOLED, default_ratios
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_choice, as_count, as_multiplier, as_number, as_share, wrong_type
 from passes.errors import OptionError
 from passes.ratios import RatioLike, largest_ratio, plain_ratio
@@ -50,7 +49,6 @@ def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.SGD(weights, lr=0.05, momentum=0.9, weight_decay=5e-4, fused=fused)
 
 
-@keywords_told
 def tune(
     model: nn.Module,
     loader: Iterable[Batch],

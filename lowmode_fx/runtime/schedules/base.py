@@ -133,7 +133,7 @@ class PlannedSchedule(abc.ABC):
         values = {name: _plain(value) for name, value in vars(self).items() if value is not None}
         return {"kind": self.kind} | values
 
-    def _check_hold(self, stacklevel: int = 5) -> None:
+    def _check_hold(self, stacklevel: int = 4) -> None:
         """Check and normalise ``hold_epochs`` and ``milestones``; ``stacklevel`` is that of a warning.
 
         Its default leads from ``__post_init__`` to the caller of a dataclass's generated ``__init__``.

@@ -11,13 +11,11 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules.base import PlannedSchedule
 from lowmode_fx.runtime.schedules.draws import uniform_draw
 from lowmode_fx.runtime.schedules.per_epoch import as_per_epoch, value_at, varies
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_choice, as_count, as_probability, as_seed, as_share
 
 __all__ = ["BernoulliSchedule", "annealed_shares"]
 
 
-@keywords_told
 @dataclass(frozen=True)
 class BernoulliSchedule(PlannedSchedule):
     """Each step is low with probability ``p[epoch]``, independently of the others (§3.1).

@@ -13,7 +13,6 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules.base import PlannedSchedule
 from lowmode_fx.runtime.schedules.draws import uniform_draw
 from lowmode_fx.runtime.schedules.per_epoch import varies
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_count, as_probability, as_seed, as_sequence, as_share
 from passes.errors import OptionError, OptionTypeError
 
@@ -25,7 +24,6 @@ _Number = TypeVar("_Number", int, float)
 _ROUNDING = 1e-5
 
 
-@keywords_told
 @dataclass(frozen=True, init=False)
 class LadderSchedule(PlannedSchedule):
     """The modes of a ladder one after the other, cheapest first and full last, or mixed within an epoch.
@@ -97,7 +95,7 @@ class LadderSchedule(PlannedSchedule):
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        self._check_hold(stacklevel=4)
+        self._check_hold(stacklevel=3)
 
     @classmethod
     def default(cls, epochs: int, modes: int = 3) -> LadderSchedule:

@@ -9,7 +9,6 @@ from typing import ClassVar
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.schedules.base import PlannedSchedule
 from lowmode_fx.runtime.schedules.per_epoch import as_per_epoch, value_at, varies
-from lowmode_fx.utils.keywords import keywords_told
 from lowmode_fx.utils.validation import as_count
 from passes.errors import OptionError
 from passes.spelling import setting
@@ -17,7 +16,6 @@ from passes.spelling import setting
 __all__ = ["PeriodicSchedule"]
 
 
-@keywords_told
 @dataclass(frozen=True)
 class PeriodicSchedule(PlannedSchedule):
     """The last ``low_steps`` steps of every ``period`` steps are low: the deterministic schedule of §3.1.
