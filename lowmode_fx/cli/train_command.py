@@ -13,6 +13,7 @@ import typer
 
 from lowmode_fx.cli import batch_options
 from lowmode_fx.cli.batch_options import BatchMultiplier, LrRule, batches_grow, planned_rule, read_batch_multiplier
+from lowmode_fx.cli.default_ladder import modes_of
 from lowmode_fx.cli.idle_options import idle_options
 from lowmode_fx.cli.ladder_options import low_mode_configs, read_ladder
 from lowmode_fx.cli.measured_on import check_measured_on
@@ -92,7 +93,11 @@ def train(
         Low(help="Factor on a larger batch's learning rate. (default linear; with Adam and its kin sqrt)"),
     ] = None,
     ladder: Annotated[
-        str | None, Low(help="Several low modes by ratio, each with its epochs, full-mode (1) last: 2x10,4/3x6,1x3.")
+        str | None,
+        Low(
+            help="Several low modes by ratio, each with its epochs, full-mode (1) last: 2x10,4/3x6,1x3. (default, "
+            "without other low-mode or schedule: 2,4/3,1 with kernels kept)"
+        ),
     ] = None,
     shares: Annotated[
         str | None,
@@ -102,7 +107,8 @@ def train(
         ),
     ] = None,
     schedule: Annotated[
-        ScheduleKind | None, Low(help="Schedule of low steps. (default bernoulli, or --ladder's)")
+        ScheduleKind | None,
+        Low(help="Schedule of low steps. (default --ladder's; bernoulli with --p, --tail or --ratio)"),
     ] = None,
     p: Annotated[
         str | None,
@@ -201,20 +207,21 @@ def train(
     overwrite: Annotated[bool, Run("--overwrite", help="Replace the run in its folder.")] = False,
     tuned_plan: Mapping[str, Any] | None = None,  # no option: what a run that goes on has recorded of --tuned's file
 ) -> None:
-    """Train a model: some steps in low-mode, on smaller images with pooled kernels, the others in full-mode.
+    """Train a model up a ladder: smaller images first, the last epochs in full-mode; or as the options of low-mode say.
 
     Leaves metrics.csv, summary.json, curves.png and a checkpoint in the run folder. Interrupted (Ctrl-C, SIGTERM), it
     saves a checkpoint; lowmode-fx train --resume RUN goes on from there, with the options it was started with.
     Several processes share the batches: torchrun --nproc-per-node=2 --no-python -- lowmode-fx train ...
 
-    Example: lowmode-fx train resnet18 --data folder:path/to/images --p 0.5 --tail 0.3
+    Example: lowmode-fx train resnet18 --data folder:path/to/images --epochs 30
     """
     given = dict(locals())
     check_model_name(model)
     read_spec(data)
     start_from = StartingWeights(pretrained, weights)
     start_from.check(resume)
-    plan = None if ladder is None else read_ladder(ladder)
+    asked = modes_of(given, low)
+    plan = None if asked.ladder is None else read_ladder(asked.ladder)
     kind = schedule_kind(schedule, plan, shares)
     if plan is not None and tuned is not None:
         raise ValueError(f"--tuned {str(tuned)!r} holds its own low modes; leave it out, or --ladder {plan.text}")
@@ -258,7 +265,7 @@ def train(
     )
     check_optimizer_name(settings.optimizer)
     bases = (preset,) if choice is None else choice.configs
-    configs = [config for base in bases for config in low_mode_configs(base, plan, low)]
+    configs = [config for base in bases for config in low_mode_configs(base, plan, asked.low)]
     if tuned is not None and choice is not None:
         check_over_plan(tuned, choice.configs, configs, low, kind=kind, p=p, tail=tail)
     names = [str(mode) for mode, _ in rung_names(configs)]
@@ -299,6 +306,7 @@ def train(
     # A single process checks the folder before torch is imported; of several, the first opens it.
     folder = open_folder() if "WORLD_SIZE" not in os.environ else None
     of_run: dict[str, Any] = {"schedule": kind, "lr_schedule": settings.lr_schedule, "full_only": full_only}
+    notes += [asked.note] if asked.note else []
     idle = [*notes, *idle_options(given, low, **of_run, growing=batches_grow(growth))]
     late = [milestone for milestone in settings.milestones if milestone >= settings.epochs]
     if settings.lr_schedule == "milestones" and late:

@@ -92,7 +92,8 @@ def test_a_head_of_other_classes_is_left_out_and_told(
 
 def test_a_run_goes_on_from_its_checkpoint_without_the_file(run: Run, tmp_path: Path) -> None:
     torch.save(trained(), tmp_path / "w.pt")
-    options = (*QUICK, "--weights", "w.pt", "--milestones", "1", "--precise-bn", "0")
+    drawn = (*QUICK, "--p", "0.5", "--milestones", "1")
+    options = (*drawn, "--weights", "w.pt", "--precise-bn", "0")
     assert run("train", MODEL, *options, "--epochs", "3", "--out", "whole").status == 0
     assert run("train", MODEL, *options, "--epochs", "2", "--out", "parts").status == 0
     (tmp_path / "w.pt").unlink()
@@ -100,7 +101,7 @@ def test_a_run_goes_on_from_its_checkpoint_without_the_file(run: Run, tmp_path: 
     assert resumed.status == 0, resumed.error
     files = [tmp_path / name / "checkpoint/model.safetensors" for name in ("whole", "parts")]
     assert equal(*map(load_file, files))
-    other = run("train", MODEL, *QUICK, "--milestones", "1", "--epochs", "3", "--out", "parts", "--resume")
+    other = run("train", MODEL, *drawn, "--epochs", "3", "--out", "parts", "--resume")
     assert "cannot resume 'parts': --weights is None, the run there has 'w.pt'; give the same again" in other.error
     nothing = run("train", MODEL, *options, "--out", "new", "--resume")
     assert "--weights 'w.pt' does not exist; give a state_dict by torch.save" in nothing.error

@@ -28,6 +28,8 @@ from lowmode_fx.train.progress import Reporter
 
 QUICK = ("--data", "digits", "--image-size", "8", "--epochs", "2", "--no-compile", "--device", "cpu")
 MODEL = "training:tiny_model"
+#: Low steps drawn by chance, with kernels that are pooled.
+DRAWN = (*QUICK, "--p", "0.5")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of one whole run."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        arguments = ["lowmode-fx", "train", MODEL, *QUICK, "--pool-convs", "all", "--out", str(folder)]
+        arguments = ["lowmode-fx", "train", MODEL, *DRAWN, "--pool-convs", "all", "--out", str(folder)]
         patch.setattr(sys, "argv", arguments)
         with pytest.raises(SystemExit) as exit_:
             cli.main()
@@ -55,7 +57,7 @@ def test_a_run_leaves_its_folder(finished: Path) -> None:
 
 
 def test_plain_lines_when_piped(run: Run, tmp_path: Path) -> None:
-    outcome = run("train", MODEL, *QUICK)
+    outcome = run("train", MODEL, *DRAWN)
     assert outcome.status == 0, outcome.error
     lines = outcome.out.splitlines()
     assert lines[0] == f"digits: 1437 + 360 images of 3×8×8, 10 classes; {MODEL} and images on cpu"
@@ -97,7 +99,7 @@ def test_images_on_the_device_are_decoded_whatever_their_size(
 def test_resume_goes_on_and_overwrite_starts_again(run: Run, finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    longer = [*QUICK, "--pool-convs", "all", "--milestones", "1", "--epochs", "3", "--out", str(folder)]
+    longer = [*DRAWN, "--pool-convs", "all", "--milestones", "1", "--epochs", "3", "--out", str(folder)]
     resumed = run("train", MODEL, *longer, "--resume")
     assert resumed.status == 0 and "going on from epoch 3, step 0" in resumed.out
     assert len((folder / "metrics.csv").read_text().splitlines()) == 4
@@ -334,7 +336,7 @@ MISTAKES = {
         ["train", MODEL, *QUICK, "--device", "toaster"],
         "--device 'toaster' is not there; give auto, cpu or a GPU",
     ),
-    "nothing to pool": (["train", "vit_tiny_patch16_224", *QUICK, "--image-size", "32"], "nothing to pool"),
+    "nothing to pool": (["train", "vit_tiny_patch16_224", *DRAWN, "--image-size", "32"], "nothing to pool"),
 }
 
 
@@ -368,7 +370,7 @@ def test_an_existing_run_is_left_alone(run: Run, finished: Path) -> None:
         (["--overwrite", "--data", "mnist"], "--data 'mnist' is unknown"),
         (["--overwrite", "--ratio", "64"], "64"),
     ):
-        outcome = run("train", MODEL, *QUICK, "--out", str(finished), *options)
+        outcome = run("train", MODEL, *DRAWN, "--out", str(finished), *options)
         assert outcome.status == 2 and len(outcome.error.splitlines()) == 1 and message in outcome.error, outcome
     assert (finished / "summary.json").read_text() == before and (finished / "checkpoint/state.pt").exists()
 
@@ -435,7 +437,7 @@ def test_a_list_of_p_that_ends_in_0_gets_a_cosine_over_macs(run: Run, tmp_path: 
 
 
 def test_rates_over_macs_need_modes_that_are_known(run: Run) -> None:
-    falling = run("train", MODEL, *QUICK, "--lr-over", "macs")
+    falling = run("train", MODEL, *DRAWN, "--lr-over", "macs")
     assert falling.status == 2 and "--lr-over 'macs' needs a rate over the whole run" in falling.error
     cosine = (*QUICK, "--lr-schedule", "cosine", "--lr-over", "macs")
     told = run("train", MODEL, *cosine, "--schedule", "agreement", "--measure-every", "80")

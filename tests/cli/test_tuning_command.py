@@ -170,7 +170,7 @@ def test_train_with_a_schedule_that_measures(run: Run, tmp_path: Path) -> None:
         (
             ("tune", "training:pointwise_model", *DATA, "--epochs", "100000", "--ratios", "1"),
             "no candidate gives a pair: whole images, kernels averaged: Sequential has nothing to pool: "
-            "the kernel of its only convolution is not larger than its stride; use a convolutional network or give "
+            "the kernel of its only convolution is not larger than its stride; use a convolutional network, or give "
             "--ratios 2 instead of --ratios 1",
         ),
         (

@@ -97,8 +97,8 @@ LINES = {
     f"{TRAIN} --p 0.5,0.5": "--p gives 2 values for 1 epoch; give a single number, or 1",
     f"{TRAIN} --schedule agreement --p 0.5,0": "--p 0.5,0 is no number; give one, as --schedule agreement takes for "
     "steps that pay",
-    f"{TRAIN} --batch-multiplier 2,3": "--batch-multiplier 2,3 gives 2 for 1 low mode, low; give one for all, or one "
-    "for each",
+    f"{TRAIN} --p 0.5 --batch-multiplier 2,3": "--batch-multiplier 2,3 gives 2 for 1 low mode, low; give one for all, "
+    "or one for each",
     # Names.
     "reprot resnet18": "No such command 'reprot'. Did you mean 'report'?",
     "report": f"Missing argument 'model'; {FORMS}",

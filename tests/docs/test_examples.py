@@ -65,9 +65,10 @@ def test_torchrun_leaves_the_commands_options_to_it() -> None:
     words = shlex.split(call.replace("\\\n", " "))
     parsed = parse_args(words)
     assert (parsed.training_script, parsed.no_python) == ("lowmode-fx", True)
-    assert parsed.training_script_args[:2] == ["train", "resnet18"] and "--p" in parsed.training_script_args
+    assert parsed.training_script_args[:2] == ["train", "resnet18"]
+    assert parse_args([*words, "--p", "0.5"]).training_script_args[-2:] == ["--p", "0.5"]
     with pytest.raises(SystemExit):
-        parse_args([word for word in words if word != "--"])
+        parse_args([*(word for word in words if word != "--"), "--p", "0.5"])
 
 
 def test_there_are_examples() -> None:
