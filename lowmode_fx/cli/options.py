@@ -45,6 +45,14 @@ DataName = Annotated[
 ImageSize = Annotated[int | None, Data(min=1, max=MOST_PIXELS, help="Side of the images in pixels.")]
 CHANNELS = "Image channels: 3 (RGB), 1 (grey) or, from a folder, 4 (bands as stored)."
 ImageChannels = Annotated[int, Data(help=CHANNELS)]
+ChannelsLast = Annotated[
+    bool | None,
+    typer.Option(
+        "--channels-last",
+        help="Weights and images in torch.channels_last, faster on most devices. (default off)",
+        rich_help_panel="Run",
+    ),
+]
 CriterionName = Annotated[
     str | None,
     typer.Option(

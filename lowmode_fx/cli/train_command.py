@@ -22,6 +22,7 @@ from lowmode_fx.cli.options import (
     CHANNELS,
     LOW_MODE,
     MODEL,
+    ChannelsLast,
     CriterionName,
     Data,
     DataName,
@@ -191,6 +192,7 @@ def train(
     compile: Annotated[
         bool | None, Run("--compile/--no-compile", help="Compile each mode with torch.compile. (default --compile)")
     ] = None,
+    channels_last: ChannelsLast = None,
     cudnn_benchmark: Annotated[
         bool | None,
         Run("--cudnn-benchmark", help="Let cuDNN try its algorithms and keep the fastest. (default off)"),
@@ -257,6 +259,7 @@ def train(
         seed=seed,
         device=device,
         compile=compile,
+        channels_last=channels_last,
         cudnn_benchmark=cudnn_benchmark,
         fsdp=fsdp,
         workers=workers,

@@ -19,6 +19,7 @@ from lowmode_fx.cli.measured_on import measured_on
 from lowmode_fx.cli.model_names import check_model_name
 from lowmode_fx.cli.options import (
     LOW_MODE,
+    ChannelsLast,
     CriterionName,
     DataName,
     ImageChannels,
@@ -143,6 +144,7 @@ def tune(
             "--compile/--no-compile", help="Time the modes of the plan compiled, too. (default --compile on CUDA)"
         ),
     ] = None,
+    channels_last: ChannelsLast = None,
     tail: Annotated[
         float | None,
         typer.Option(help="Share of the progress that is left when r = 2 ends. (default 0.5, of four modes 0.35)"),
@@ -172,7 +174,7 @@ def tune(
         as_share("tail", tail)
     as_number("seconds", seconds, above=0)
     growth = read_one_multiplier(batch_multiplier)
-    settings = _settings(device, batch_size, lr, momentum, seed, criterion)
+    settings = replace(_settings(device, batch_size, lr, momentum, seed, criterion), channels_last=bool(channels_last))
     from lowmode_fx.cli.tuning_run import make_setting, run_tuning
     from lowmode_fx.cli.tuning_tables import tuning_table
 
@@ -202,10 +204,11 @@ def tune(
     given |= {"--batch-size": batch_size, "--lr": lr, "--momentum": momentum}
     given |= {"--autocast": autocast} if autocast != "none" else {}
     given |= {"--criterion": criterion}
+    flags = ["--channels-last"] if channels_last else []
     options = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     never = tuning.time == 1
     choice = ["--full-only", "--epochs", str(epochs)] if never else ["--tuned", str(out)]
-    command = ["lowmode-fx", "train", model, "--data", data, *options, *choice]
+    command = ["lowmode-fx", "train", model, "--data", data, *options, *flags, *choice]
     print(f"written: {out}")
     print(f"train {'without low-mode' if never else 'with it'}: {shlex.join(command)}")
 

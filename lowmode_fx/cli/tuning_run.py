@@ -55,6 +55,8 @@ def make_setting(model: str, data: str, image_size: int | None, in_chans: int, s
     torch.manual_seed(settings.seed)
     side = height if height == width else None
     built = create_model(model, num_classes=splits.num_classes, in_chans=in_chans, image_size=side).to(place)
+    if settings.channels_last:
+        built.to(memory_format=torch.channels_last)
 
     check_trainable(built)
     check_outputs(built, splits, settings, place)
@@ -64,7 +66,7 @@ def make_setting(model: str, data: str, image_size: int | None, in_chans: int, s
         fused = place.type == "cuda" or None
         return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=5e-4, fused=fused)
 
-    loader = EpochBatches(splits, settings.batch_size, place, settings.seed)
+    loader = EpochBatches(splits, settings.batch_size, place, settings.seed, settings.channels_last)
     return Setting(built, splits, loader, optimizer, loss)
 
 

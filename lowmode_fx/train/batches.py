@@ -42,12 +42,13 @@ def train_batches(
     ranks: Ranks | None = None,
     net: LowModeModel | None = None,
     taken: int | None = None,
+    channels_last: bool = False,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The (images (N, C, H, W), labels (N,)) of an epoch, from its step ``first`` on. All batches are whole.
 
     They are the same wherever the images lie: on the device, in the host's memory or in files. ranks: those who share
     each batch; this one's part. net: one whose batches grow, which takes its steps from ``net.step`` on; taken: images
-    of this rank before them.
+    of this rank before them. channels_last: the memory format of the images.
     """
     ranks = ranks or Ranks()
     steps_per_epoch(splits.train, batch_size)
@@ -59,7 +60,15 @@ def train_batches(
     source = splits.train
     if splits.transform is not None:
         source = ChangedImages(source, Pictures(splits.transform, seed, epoch), splits.image_shape)
-    return _batches(splits, source, order, splits.augmentation, epoch, device, first, workers, net, taken)
+    batches = _batches(splits, source, order, splits.augmentation, epoch, device, first, workers, net, taken)
+    return _in_channels_last(batches) if channels_last else batches
+
+
+def _in_channels_last(
+    batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for images, labels in batches:
+        yield images.contiguous(memory_format=torch.channels_last), labels
 
 
 def val_batches(
@@ -131,11 +140,26 @@ def _batches(
 class EpochBatches:
     """The training batches of one epoch as a loader: it has a length, and each iteration gives the same batches."""
 
-    def __init__(self, splits: DataSplits, batch_size: int, device: torch.device, seed: int = 0) -> None:
+    def __init__(
+        self,
+        splits: DataSplits,
+        batch_size: int,
+        device: torch.device,
+        seed: int = 0,
+        channels_last: bool = False,
+    ) -> None:
         self.splits, self.batch_size, self.device, self.seed = splits, batch_size, device, seed
+        self.channels_last = channels_last
 
     def __len__(self) -> int:
         return steps_per_epoch(self.splits.train, self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return train_batches(self.splits, batch_size=self.batch_size, seed=self.seed, epoch=0, device=self.device)
+        return train_batches(
+            self.splits,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            epoch=0,
+            device=self.device,
+            channels_last=self.channels_last,
+        )

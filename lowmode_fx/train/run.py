@@ -54,6 +54,8 @@ class Run:
         self.device = settings.torch_device()
         self.ranks = Ranks.now()
         self.net = model.to(self.device)
+        if settings.channels_last:
+            model.to(memory_format=torch.channels_last)
         self.splits, self.data_on = place_images(settings.data_on, augmented(splits, settings.augment), self.device)
         self.loading, self.step_clock = LoadingClock(self.device), DeviceClock(self.device)
         self.settings = settings
@@ -163,6 +165,7 @@ class Run:
             ranks=self.ranks,
             net=net,
             taken=taken,
+            channels_last=self.settings.channels_last,
         )
 
     @property
