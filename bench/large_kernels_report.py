@@ -66,8 +66,8 @@ CASE = {
     ("Composer's ramp", 0.75): "Composer's progressive resizing, kernels kept",
     ("Composer's ramp", 0.5): "Composer's progressive resizing, kernels kept",
     ("full-mode, cut", 0.5): "full-mode, cut",
-    ("bicubic, rate over time", 0.3): 'r = 2, kernels 13×13 → 7×7 (`"bicubic"`), rate over time',
-    ("bicubic from r = 8/3, rate over time", 0.25): "the same after 6 epochs at r = 8/3",
+    ("bicubic from r = 8/3, rate over time", 0.3): 'r = 8/3 for 7 epochs, then 2 (`"bicubic"`), rate over time',
+    ("bicubic from r = 8/3, rate over time", 0.25): 'r = 8/3 for 6 epochs, then 2 (`"bicubic"`), rate over time',
     ("Composer's ramp", 0.25): "Composer's progressive resizing, kernels kept",
     ("full-mode, cut", 0.25): "full-mode, cut",
 }

@@ -86,6 +86,8 @@ def note_lines(ladder: Ladder) -> Iterator[str]:
     """What a user should know of each low mode."""
     for rung in ladder.rungs:
         yield from (f"note: {_of(ladder, str(rung.mode))}{note}" for note in rung.report.notes)
+    if points := pair_report.about_points(rung.report for rung in ladder.rungs):
+        yield f"note: {points}"
 
 
 def _of(ladder: Ladder, mode: str) -> str:

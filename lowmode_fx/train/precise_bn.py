@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lowmode_fx.runtime.model import LowModeModel
 from lowmode_fx.utils.validation import as_count, wrong_type
-from passes.errors import OptionError
 from passes.preserve import preserve_state, train_mode
 from passes.wording import one_line
 
@@ -24,7 +23,7 @@ class StatisticsError(ValueError):
         self.problem = problem
 
 
-def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: int) -> None:
+def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: int = 100) -> None:
     """Compute the running statistics of every batch norm anew, from training batches in full-mode, at fixed weights.
 
     Low steps leave running statistics alone (``batchnorm="isolate"``), so after a short full tail they are old, and
@@ -34,12 +33,12 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
     Args:
         model: The model, or the net that trains it.
         images: Batches of training images ``(N, C, *S)``, of full size.
-        batches: Number of them that are used; about 100 are enough.
+        batches: Largest number of them that are used; about 100 are enough.
 
     Raises:
         TypeError: ``images`` are no batches, or hold labels too.
-        ValueError: fvcore is missing, a norm runs twice in a forward or keeps no statistics, or there are too few
-            batches, or ``batches`` is below 1.
+        ValueError: fvcore is missing, a norm runs twice in a forward or keeps no statistics, or there is no
+            batch, or ``batches`` is below 1.
 
     Source: ``fvcore.nn.precise_bn``, after Wu and Johnson, "Rethinking Batch in BatchNorm" (2021), §3.
     """
@@ -55,8 +54,8 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
     if any(norm.running_mean is None for norm in norms):
         raise StatisticsError("a norm keeps no running statistics", "leave the model as it is")
     found = list(itertools.islice(images, batches))
-    if len(found) < batches:
-        raise OptionError("batches", batches, f"is more than images gives, {len(found)}", "give fewer, or more images")
+    if not found:
+        raise ValueError("images gives no batch; give batches of images (N, C, *S): (images for images, _ in loader)")
     if any(_holds_labels(each) for each in found):
         raise TypeError(
             "images gives pairs of images and labels; give the images alone: (images for images, _ in loader)"
@@ -68,7 +67,7 @@ def recompute_statistics(model: nn.Module, images: Iterable[Tensor], batches: in
     with preserve_state(model), train_mode(model):
         hooks = [norm.register_forward_pre_hook(lambda norm, _: ran.add(norm)) for norm in norms]
         try:
-            from_fvcore.update_bn_stats(model, found, batches)
+            from_fvcore.update_bn_stats(model, found, len(found))
         except AssertionError as error:
             raise StatisticsError(one_line(error).rstrip("."), "leave the model as it is") from error
         finally:

@@ -192,8 +192,15 @@ def test_what_large_kernels_gain_is_what_was_measured() -> None:
     away = (full.accuracy - smaller.accuracy) / math.hypot(full.error, smaller.error)
     told = f"{100 * smaller.accuracy:.2f} ± {100 * smaller.error:.2f} %, {away:.1f} standard errors"
     assert told in WORDS and smaller.seeds >= 5 and smaller.time < 2.55
-    third = found["bicubic, rate over time", 0.3]
-    assert full.accuracy - third.accuracy < math.hypot(full.error, third.error) and f"{third.time / 10:.2f}" == "0.31"
+    third = found["bicubic from r = 8/3, rate over time", 0.3]
+    assert full.accuracy - third.accuracy < math.hypot(full.error, third.error) and f"{third.time / 10:.2f}" == "0.29"
+    both = [f"{100 * line.accuracy:.2f} ± {100 * line.error:.2f}" for line in (third, full)]
+    assert f"({' against '.join(both)} %" in WORDS and "in 0.29 of it within a standard error" in WORDS
+    assert min(full.seeds, third.seeds) == 10
+    alone = found["bicubic, rate over time", 0.3]
+    assert f"at r = 2 alone {_points(full, alone)} points below in {alone.time / 10:.2f}" in WORDS
+    longest = found["Composer's ramp", 0.75]
+    assert longest.accuracy + 2 * longest.error < full.accuracy and 0.66 <= longest.time / 10 < 0.67
     assert f"in a quarter {_points(full, smaller)} points below" in WORDS
 
 

@@ -319,9 +319,23 @@ def test_a_norm_that_runs_twice_is_refused() -> None:
     assert model(torch.randn(4, 3, 5, 5)).shape == (4, 3, 5, 5)
 
 
-def test_too_few_batches_and_norms_without_statistics() -> None:
-    with pytest.raises(ValueError, match=r"^batches=3 is more than images gives, 1; give fewer, or more images$"):
-        recompute_statistics(nn.BatchNorm2d(3), [torch.randn(4, 3, 5, 5)], 3)
+def test_fewer_batches_than_asked_for_are_all_used() -> None:
+    """At the end of a paid run nothing is lost for an epoch that is short."""
+    images = [torch.randn(4, 3, 5, 5) for _ in range(3)]
+    exact, asked, default = (nn.BatchNorm2d(3) for _ in range(3))
+    recompute_statistics(exact, images, 3)
+    recompute_statistics(asked, iter(images), 50)
+    recompute_statistics(default, iter(images))
+    assert exact.running_mean is not None and exact.running_mean.abs().sum() > 0
+    for norm in (asked, default):
+        assert torch.equal(norm.running_mean, exact.running_mean) and torch.equal(norm.running_var, exact.running_var)
+
+
+def test_no_batch_and_norms_without_statistics() -> None:
+    with pytest.raises(
+        ValueError, match=r"^images gives no batch; give batches of images \(N, C, \*S\): \(images for "
+    ):
+        recompute_statistics(nn.BatchNorm2d(3), [], 3)
     with pytest.raises(ValueError, match=r"^a norm keeps no running statistics; leave the model as it is$"):
         recompute_statistics(nn.BatchNorm2d(3, track_running_stats=False), [torch.randn(4, 3, 5, 5)], 1)
     with pytest.raises(TypeError, match=r"^images is of type Tensor; give batches of images \(N, C, \*S\): "):
