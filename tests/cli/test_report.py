@@ -80,8 +80,8 @@ PUBLISHED = "(per image, forward: convolutions, linear layers and matrix product
 
 
 POINTS = (
-    "note: 2 kernels of 3×3 are pooled to 1×1, as in the paper, whose setting ended below full-mode cut to the same time "
-    "in the runs measured here; give kernel_ratio=1 to keep kernels"
+    "note: 2 kernels of 3×3 are pooled to 1×1, as in the paper, whose setting ended below full-mode cut to the same "
+    "time in the runs measured here; give kernel_ratio=1 to keep kernels"
 )
 
 
