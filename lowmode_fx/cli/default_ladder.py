@@ -12,7 +12,7 @@ _CHOICES = (
 )
 _IMAGES = ("ratio", "whole_images")
 #: Options of ``LowModeConfig`` that choose kernels.
-_KERNELS = ("kernel_ratio", "kernel_transform", "gain", "rounding", "pool_convs")
+_KERNELS = ("kernel_ratio", "kernel_transform", "gain", "rounding", "pool_convs", "keep_convs")
 LADDER = "2,4/3,1"
 
 
@@ -24,13 +24,17 @@ class Modes(NamedTuple):
     note: str = ""
 
 
+def choose_modes(options: Mapping[str, Any]) -> bool:
+    """Whether some of these options, None or missing where one isn't given, say which modes a run has, or when."""
+    return bool(options.get("full_only")) or any(options.get(name) is not None for name in (*_CHOICES, *_IMAGES))
+
+
 def modes_of(given: Mapping[str, Any], low: Mapping[str, Any]) -> Modes:
     """The modes that are asked for, or those by default: r = 2, 4/3 and 1, kernels kept unless options are of kernels.
 
     given, low: the options of ``train`` and of ``LowModeConfig``, None where one isn't given.
     """
-    chosen = [given[name] for name in _CHOICES] + [low.get(name) for name in _IMAGES]
-    if given["full_only"] or any(value is not None for value in chosen):
+    if choose_modes({**given, **low}):
         return Modes(given["ladder"], low)
     if any(low.get(name) is not None for name in _KERNELS):
         return Modes(LADDER, low, f"note: no schedule is given, so the run goes up a ladder: --ladder {LADDER}")

@@ -10,6 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+from lowmode_fx.cli.default_ladder import choose_modes
 from lowmode_fx.cli.model_names import check_model_name
 from lowmode_fx.cli.options import Data
 from lowmode_fx.cli.outputs import as_path
@@ -97,6 +98,8 @@ def resumes_by_folder(command: Callable[..., None]) -> Callable[..., None]:
             if given.get("out", folder) != folder:
                 raise OptionError("out", given["out"], f"is not the run to resume, {str(folder)!r}", "leave it out")
             stored = read_options(folder, parameters)
+            if not choose_modes(stored):  # of a version in which half of the steps were low by default
+                stored["p"] = "0.5"
             if "tuned" in given:
                 stored.pop(TUNED_PLAN, None)
             given = {**stored, **given, "out": folder if Path.cwd() == here else here / folder}

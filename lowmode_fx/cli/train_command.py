@@ -302,7 +302,9 @@ def train(
     planned = choice.low_weight if choice is not None else 1.0
     factor = planned if low_weight is None else as_number("low_weight", low_weight, above=0)
     name = re.sub(r"[^\w.-]+", "-", f"{model}-{short_name(data)}{'-full' * full_only}")
-    options = stored_options({**given, **low, "low": None, TUNED_PLAN: choice and choice.to_dict()})
+    options = stored_options(
+        {**given, "ladder": asked.ladder, **asked.low, "low": None, TUNED_PLAN: choice and choice.to_dict()}
+    )
     open_folder = partial(
         RunFolder.open, out or Path("runs") / name, resume=resume, overwrite=overwrite, options=options
     )

@@ -217,8 +217,12 @@ def about_low_modes(ladder: Ladder, schedule: Schedule, settings: TrainSettings,
                 f"before epoch {full_from + 1}"
             )
     if set(fractions) == {Mode.FULL}:
-        more = "more epochs to low modes" if isinstance(schedule, LadderSchedule) else "a larger --p"
-        yield f"warning: no step is in low-mode; give {more}, fewer --hold-epochs or more --epochs"
+        if isinstance(schedule, LadderSchedule):
+            held = ", fewer --hold-epochs" if schedule.hold_epochs else ""
+            more = f"more --epochs, or more of them to low modes{held}"
+        else:
+            more = "a larger --p, fewer --hold-epochs or more --epochs"
+        yield f"warning: no step is in low-mode; give {more}"
 
 
 def _full_from(schedule: Schedule, epochs: int, steps: int) -> int:

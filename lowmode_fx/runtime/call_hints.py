@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import Tensor
 from lowmode_fx.lowering.ladder import Ladder
 from passes.wording import first_line
 
-#: What torch raises for tensors that don't fit each other.
-_MISFITS = (RuntimeError, ValueError, IndexError)
+#: How torch speaks of dtypes that don't fit each other.
+_OF_DTYPES = re.compile(r"dtype|type|Double|Float|Half|Byte|Char|Short|Int|Long|Bool")
 
 
 class MisfitError(ValueError, RuntimeError):
@@ -28,12 +29,11 @@ def misfits_told(ladder: Ladder, args: Sequence[Any], kwargs: Mapping[str, Any])
     """
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
-    except _MISFITS as error:
+    except (RuntimeError, ValueError, IndexError) as error:
         told = None
-        with contextlib.suppress(ValueError):  # a call without images
-            told = _difference(ladder, ladder.inputs.first_image(args, kwargs))
+        if _is_torchs(error):
+            with contextlib.suppress(ValueError):  # a call without images
+                told = _difference(ladder, ladder.inputs.first_image(args, kwargs), str(error))
         if told is None:
             raise
         difference, hint = told
@@ -42,7 +42,16 @@ def misfits_told(ladder: Ladder, args: Sequence[Any], kwargs: Mapping[str, Any])
         raise MisfitError(f"{type(ladder.model).__name__} fails on {difference}{cause}; {hint}") from error
 
 
-def _difference(ladder: Ladder, images: Tensor) -> tuple[str, str] | None:
+def _is_torchs(error: Exception) -> bool:
+    """Whether an operator of torch, one of its layers or its compiler fails: a model's own errors stay as they are."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    module = "" if place is None else str(place.tb_frame.f_globals.get("__name__"))
+    return module.partition(".")[0] == "torch" or type(error) is RuntimeError
+
+
+def _difference(ladder: Ladder, images: Tensor, cause: str) -> tuple[str, str] | None:
     """How images differ from those that the modes were built for, and what to do; ``None`` if by number or size."""
     built, shape = ladder.inputs.image.shape, tuple(images.shape)
     expected = f"images (N, {', '.join(map(str, built[1:]))})"
@@ -58,6 +67,8 @@ def _difference(ladder: Ladder, images: Tensor) -> tuple[str, str] | None:
             f"give {expected}, for which its modes were built, or build a model for yours",
         )
     weight = next((value for value in ladder.model.parameters() if value.is_floating_point()), None)
+    if _OF_DTYPES.search(cause) is None:
+        return None
     if weight is not None and images.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
         return f"images of {images.dtype}, with weights of {weight.dtype}", f"give images.to({weight.dtype})"
     return None

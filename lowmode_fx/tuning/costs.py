@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lowmode_fx.counting.step import count_forward_macs, count_step_flops
 from lowmode_fx.lowering.ladder import Ladder, ModePair
@@ -21,6 +21,7 @@ from lowmode_fx.runtime.schedules.chosen import ChosenMode
 from lowmode_fx.runtime.train_step import TrainStep
 from lowmode_fx.tuning.agreement import Criterion
 from lowmode_fx.tuning.batches import Call
+from lowmode_fx.tuning.growth import scaled_rate
 from lowmode_fx.utils.devices import synchronize
 from passes.preserve import preserve_state, train_mode
 
@@ -100,24 +101,17 @@ def step_costs(
     ratios: dict[Mode, list[float]] = {mode: [] for mode in low_modes}
     with preserve_state(ladder.model, parameters=True, gradients=True), train_mode(ladder.model):
         net = LowModeModel(ladder, schedule, compile=kind.compile)
-        step = TrainStep(
-            net, criterion, _standing(kind.optimizer(net.parameters())), autocast=kind.autocast, graphs=graphs
-        )
-        for round_number in range(-warm_up, rounds):
-            seconds = {}
-            for mode, each in batches.items():
-                schedule.chosen = mode
-                seconds[mode] = _seconds(step, each, repeats if round_number >= 0 else 1)
-            for mode in low_modes if round_number >= 0 else ():
-                ratios[mode].append(seconds[mode] / seconds[Mode.FULL])
+        optimizer = kind.optimizer(net.parameters())
+        step = TrainStep(net, criterion, optimizer, autocast=kind.autocast, graphs=graphs)
+        with scaled_rate(optimizer, 0.0):  # it does its work, and weights stay as they are
+            for round_number in range(-warm_up, rounds):
+                seconds = {}
+                for mode, each in batches.items():
+                    schedule.chosen = mode
+                    seconds[mode] = _seconds(step, each, repeats if round_number >= 0 else 1)
+                for mode in low_modes if round_number >= 0 else ():
+                    ratios[mode].append(seconds[mode] / seconds[Mode.FULL])
     return {mode: MeasuredCost.of(each) for mode, each in ratios.items()}
-
-
-def _standing(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer with rates of 0: it does its work, and weights stay as they are."""
-    for group in optimizer.param_groups:
-        group["lr"] = torch.zeros_like(group["lr"]) if isinstance(group["lr"], Tensor) else 0.0
-    return optimizer
 
 
 def _seconds(step: TrainStep, batch: Call, repeats: int) -> float:

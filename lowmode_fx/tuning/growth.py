@@ -52,6 +52,8 @@ def scaled_rate(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[Non
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups if factor != 1 else ():
         group["lr"] = group["lr"] * factor
-    yield
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate

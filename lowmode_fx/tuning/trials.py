@@ -80,7 +80,9 @@ class Probe:
         first = first_batches(batches, kept)
         self.captured = capture(self.model, split_batch(first[0])[0], images=images)
         self.batches = [self._read(batch) for batch in first]
-        self.momentum = momentum_of(optimizer(self.model.parameters()))
+        made = optimizer(self.model.parameters())
+        _check_steps_on(made, self.model)
+        self.momentum = momentum_of(made)
         self.points: list[Point] = []
         #: The loss of the kept batches, by number of full steps.
         self.losses: dict[int, float] = {}
@@ -250,6 +252,16 @@ def flat_gradient(
 def _low(pair: ModePair) -> networks.Network:
     """Low-mode for images of full size."""
     return networks.network(pair, Mode.LOW, downsample=True)
+
+
+def _check_steps_on(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Refuse an optimizer of other weights than those that its factory got: it would train nothing here."""
+    weights = set(map(id, model.parameters()))
+    if not any(id(each) in weights for group in optimizer.param_groups for each in group["params"]):
+        raise ValueError(
+            "optimizer made one of other weights than it was given, which are those of a copy of the model; give a "
+            "function of them: lambda weights: torch.optim.SGD(weights, lr=0.05)"
+        )
 
 
 def momentum_of(optimizer: torch.optim.Optimizer) -> float:

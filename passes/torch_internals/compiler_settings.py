@@ -94,11 +94,14 @@ def with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     plain = getattr(function, "__func__", function)
     if not isinstance(plain, types.FunctionType):
         return function
+    while "get_compiler_config" in plain.__dict__:  # by ``torch.compile``, which the next one leaves out, too
+        plain = plain.__dict__["_torchdynamo_orig_callable"]
     code = plain.__code__.replace(co_name=f"{plain.__name__}_{next(_numbers)}")
     own = types.FunctionType(code, plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__)
     own.__kwdefaults__ = plain.__kwdefaults__
     own.__dict__.update(plain.__dict__)
-    return own if plain is function else types.MethodType(own, function.__self__)  # type: ignore[attr-defined]
+    owner = getattr(function, "__self__", None)
+    return own if owner is None else types.MethodType(own, owner)
 
 
 _numbers = itertools.count(1)

@@ -76,5 +76,17 @@ def test_options_of_kernels_are_those_of_the_ladder() -> None:
         low,
         "note: no schedule is given, so the run goes up a ladder: --ladder 2,4/3,1",
     )
+    assert modes_of(given(), {"keep_convs": "0"}).low == {"keep_convs": "0"}
     others = {"batchnorm": "share"}
     assert modes_of(given(), others).low == {"batchnorm": "share", "kernel_ratio": "1"}
+
+
+def test_a_run_from_before_the_default_goes_on_as_it_was(run: Run, tmp_path: Path) -> None:
+    """Its summary holds no option of modes: half of its steps are low, drawn."""
+    assert run(*QUICK, "--epochs", "2", "--p", "0.5", "--out", "old").status == 0
+    summary = tmp_path / "old/summary.json"
+    values = json.loads(summary.read_text())
+    assert values["options"].pop("p") == "0.5"
+    summary.write_text(json.dumps(values))
+    again = run("train", "--resume", "old")
+    assert again.status == 0 and "no low-mode is given" not in again.out, again.error

@@ -202,7 +202,7 @@ def test_a_scheduler_is_named_as_it_was_typed_in_notes_too(run: Run) -> None:
 
 def test_a_ladder_without_low_epochs_is_told_where_to_give_some(run: Run) -> None:
     said = run(*shlex.split(TRAIN), "--ladder", "2x0,1x1").out
-    assert "warning: no step is in low-mode; give more epochs to low modes, fewer --hold-epochs or more" in said
+    assert "warning: no step is in low-mode; give more --epochs, or more of them to low modes" in said
 
 
 def test_the_last_of_several_names_counts() -> None:

@@ -90,6 +90,25 @@ def test_equal_blocks_are_compiled_once_a_mode() -> None:
     assert_as_uncompiled(Net(), 2 * 2)
 
 
+class Compiled(nn.Module):
+    """A block whose class compiles its forward already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    @torch.compile(backend="eager")
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.conv(maps).relu()
+
+
+def test_blocks_that_are_compiled_by_their_class_are_compiled_once_more() -> None:
+    torch.manual_seed(0)
+    ends = nn.Conv2d(3, 4, 3, padding=1), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    model = nn.Sequential(ends[0], Compiled(), Compiled(), ends[1])
+    assert_as_uncompiled(model, 2, compile=["1", "2"])
+
+
 def test_blocks_with_other_plans_share_nothing() -> None:
     assert_as_uncompiled(Net(), 3 + 2, LowModeConfig(keep_convs=("blocks.1",)))
 

@@ -175,3 +175,24 @@ def test_replicas_of_data_parallel_are_refused(training: bool) -> None:
     replica = tiny_net().train(training)._replicate_for_data_parallel()  # as replicate() makes one for each GPU
     with pytest.raises(ValueError, match=r"^nn\.DataParallel over several GPUs is not supported: .*; use Distributed"):
         replica(IMAGES)
+
+
+class Particular(nn.Module):
+    """Takes images of any dtype, and has errors of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.conv, self.head, self.error = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2), error
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.dtype == torch.float64:
+            raise self.error
+        return self.head(self.conv(images.float()).mean((2, 3)))
+
+
+@pytest.mark.parametrize("error", [IndexError("my index"), ValueError("label 11 is too large"), RuntimeError("mine")])
+def test_a_models_own_errors_stay_as_they_are(error: Exception) -> None:
+    net = LowModeModel(build_pair(Particular(error), torch.zeros(2, 3, 16, 16)), BernoulliSchedule(0.0), compile=False)
+    with pytest.raises(type(error)) as raised:
+        net(torch.zeros(2, 3, 16, 16, dtype=torch.float64))
+    assert raised.value is error

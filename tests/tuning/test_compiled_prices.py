@@ -156,3 +156,27 @@ def test_nothing_is_compiled_for_a_plan_that_saves_no_time(monkeypatch: pytest.M
 def test_counted_macs_are_not_compiled() -> None:
     with pytest.raises(OptionError, match="compile=True has no effect on counted macs; leave out measure='macs'"):
         tune(network(), [(X, Y)] * 4, epochs=2, measure="macs", compile=True)
+
+
+def test_an_optimizer_of_other_weights_is_told_and_left_alone() -> None:
+    model = network()
+    own = torch.optim.SGD(model.parameters(), lr=0.05)
+    with pytest.raises(
+        ValueError, match=r"^optimizer made one of other weights than it was given, .*: lambda weights: "
+    ):
+        tune(model, [(X, Y)] * 4, epochs=2, optimizer=lambda weights: own)
+    assert own.param_groups[0]["lr"] == 0.05
+
+
+def test_prices_leave_an_optimizers_rates() -> None:
+    made: list[torch.optim.Optimizer] = []
+
+    def optimizer(weights: Any) -> torch.optim.Optimizer:
+        made.append(torch.optim.SGD(weights, lr=0.25))
+        return made[-1]
+
+    model = network()
+    captured = capture(model, X)
+    batch = read_batch((X, Y), captured.inputs, model)
+    step_cost(pair_of(captured, KEPT), batch, F.cross_entropy, StepKind(optimizer), rounds=1)
+    assert [each.param_groups[0]["lr"] for each in made] == [0.25]
