@@ -107,7 +107,7 @@ def resumes_by_folder(command: Callable[..., None]) -> Callable[..., None]:
             run = given["model"]
             raise ValueError(f"{run!r} is the folder of a run; give --resume to go on with it, or a model and --data")
         if "data" not in given:
-            raise ValueError("Missing option '--data'; see --help")
+            raise ValueError("Missing option '--data'; give digits, folder:PATH or another, see --help")
         command(**given)
 
     resuming.__signature__ = signature.replace(parameters=offered)  # type: ignore[attr-defined]

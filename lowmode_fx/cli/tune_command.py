@@ -149,7 +149,12 @@ def tune(
         float | None,
         typer.Option(help="Share of the progress that is left when r = 2 ends. (default 0.5, of four modes 0.35)"),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Stop measuring after this many seconds.")] = 600.0,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            help="Stop measuring after this many seconds; eight full steps and one mode's trial run are the least."
+        ),
+    ] = 600.0,
     batch_size: BatchSize = 125,
     lr: LearningRate = 0.05,
     momentum: Momentum = 0.9,

@@ -135,7 +135,10 @@ def test_no_run_is_one_line(run: Run) -> None:
     assert refused(run("train", "--resume", "--out", "runs/a")) == f"{folder} runs/a"
     model = "error: Missing argument 'model'; give a timm name, torchvision:NAME or package.module:callable"
     assert refused(run("train")) == refused(run("train", "--data", "digits")) == model
-    assert refused(run("train", "empty")) == "error: Missing option '--data'; see --help"
+    assert (
+        refused(run("train", "empty"))
+        == "error: Missing option '--data'; give digits, folder:PATH or another, see --help"
+    )
     told = refused(run("train", "--resume", "empty", "--out", "other"))
     assert told == "error: --out 'other' is not the run to resume, 'empty'; leave it out"
 

@@ -470,7 +470,10 @@ def test_what_a_run_can_not_do_well_is_reported(run: Run) -> None:
 
 def test_a_missing_option_is_one_line_with_the_way_out(run: Run) -> None:
     outcome = run("train", MODEL)
-    assert (outcome.status, outcome.error) == (2, "error: Missing option '--data'; see --help\n")
+    assert (outcome.status, outcome.error) == (
+        2,
+        "error: Missing option '--data'; give digits, folder:PATH or another, see --help\n",
+    )
 
 
 def test_half_precision_on_a_cpu_is_warned_of(run: Run) -> None:
