@@ -179,7 +179,7 @@ def tune(
         as_share("tail", tail)
     as_number("seconds", seconds, above=0)
     growth = read_one_multiplier(batch_multiplier)
-    settings = replace(_settings(device, batch_size, lr, momentum, seed, criterion), channels_last=bool(channels_last))
+    settings = _settings(device, batch_size, lr, momentum, seed, criterion, bool(channels_last))
     from lowmode_fx.cli.tuning_run import make_setting, run_tuning
     from lowmode_fx.cli.tuning_tables import tuning_table
 
@@ -219,7 +219,13 @@ def tune(
 
 
 def _settings(
-    device: str, batch_size: int, lr: float, momentum: float, seed: int, criterion: str | None
+    device: str,
+    batch_size: int,
+    lr: float,
+    momentum: float,
+    seed: int,
+    criterion: str | None,
+    channels_last: bool = False,
 ) -> TrainSettings:
     """Those of the short runs."""
     return TrainSettings(
@@ -229,6 +235,7 @@ def _settings(
         momentum=momentum,
         seed=seed,
         criterion=criterion or CRITERIA[0],
+        channels_last=channels_last,
     )
 
 

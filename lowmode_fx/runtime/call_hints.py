@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from lowmode_fx.lowering.ladder import Ladder
 from passes.wording import first_line
 
+#: What torch raises for tensors that don't fit each other.
+MISFITS = (RuntimeError, ValueError, IndexError)
 #: How torch speaks of dtypes that don't fit each other.
 _OF_DTYPES = re.compile(r"dtype|type|Double|Float|Half|Byte|Char|Short|Int|Long|Bool")
 
@@ -21,29 +23,24 @@ class MisfitError(ValueError, RuntimeError):
     """Images that a model does not take; also a ``RuntimeError``, as torch's own errors for them are."""
 
 
-@contextlib.contextmanager
-def misfits_told(ladder: Ladder, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, this call of the ladder's model may fail; ``MisfitError`` says so if its images are of another kind.
-
-    A context instead of a function around the call, so that warnings point to the same lines as without it.
-    """
-    try:
-        yield
-    except (RuntimeError, ValueError, IndexError) as error:
-        told = None
-        if _is_torchs(error):
-            with contextlib.suppress(ValueError):  # a call without images
-                told = _difference(ladder, ladder.inputs.first_image(args, kwargs), str(error))
-        if told is None:
-            raise
-        difference, hint = told
-        # A compiler's own words are about its work.
-        cause = "" if type(error).__module__.startswith("torch._dynamo") else f" ({first_line(error)})"
-        raise MisfitError(f"{type(ladder.model).__name__} fails on {difference}{cause}; {hint}") from error
+def tell_misfit(ladder: Ladder, args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> None:
+    """Raise ``MisfitError`` if this call of the ladder's model failed by ``error`` for images of another kind."""
+    told = None
+    if _is_torchs(error):
+        with contextlib.suppress(ValueError):  # a call without images
+            told = _difference(ladder, ladder.inputs.first_image(args, kwargs), str(error))
+    if told is None:
+        return
+    difference, hint = told
+    # A compiler's own words are about its work.
+    cause = "" if type(error).__module__.startswith("torch._dynamo") else f" ({first_line(error)})"
+    raise MisfitError(f"{type(ladder.model).__name__} fails on {difference}{cause}; {hint}") from error
 
 
 def _is_torchs(error: Exception) -> bool:
     """Whether an operator of torch, one of its layers or its compiler fails: a model's own errors stay as they are."""
+    if isinstance(error, torch.OutOfMemoryError):  # of images of any kind
+        return False
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

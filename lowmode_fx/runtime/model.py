@@ -15,7 +15,7 @@ from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime import safe_globals as safe_globals  # registers the classes that checkpoints may hold
 from lowmode_fx.runtime.arguments import Compile, blocks_to_compile, check_arguments, read_low_weights
 from lowmode_fx.runtime.batch_growth import BatchMultiplier, LrRule, read_batch_growth
-from lowmode_fx.runtime.call_hints import misfits_told
+from lowmode_fx.runtime.call_hints import MISFITS, tell_misfit
 from lowmode_fx.runtime.forward_kind import ForwardKind, forward_kind
 from lowmode_fx.runtime.gradient_scale import scale_gradient
 from lowmode_fx.runtime.mode_runner import ModeRunner, Place
@@ -301,8 +301,11 @@ class LowModeModel(ModelView):
             self._forced = before
 
     def _run(self, mode: Mode, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        with misfits_told(self.ladder, args, kwargs):
+        try:
             outputs = self._runner.run(mode, args, kwargs)
+        except MISFITS as error:
+            tell_misfit(self.ladder, args, kwargs, error)
+            raise
         return scale_gradient(outputs, self._low_weights.get(mode, 1.0))
 
     def run(self, mode: Mode | str, *args: Any, **kwargs: Any) -> Any:
@@ -317,8 +320,11 @@ class LowModeModel(ModelView):
         Returns:
             What the model returns.
         """
-        with misfits_told(self.ladder, args, kwargs):
+        try:
             return self._runner.run(self.ladder.resolve(mode), args, kwargs)
+        except MISFITS as error:
+            tell_misfit(self.ladder, args, kwargs, error)
+            raise
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LowModeModel:
         # Compiled functions hold the weights that they were compiled with, so a copy compiles its own.

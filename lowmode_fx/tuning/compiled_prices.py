@@ -50,6 +50,6 @@ def _price(search: Search, candidates: Sequence[Candidate]) -> None:
     found = step_costs(ladder, first, probe.criterion, kind, _ROUNDS, batches)
     for each in candidates:
         mode = modes[id(each.config)]
-        cost, spread = (value * first.images / batches[mode].images for value in found[mode])
+        cost, spread = found[mode].of_as_many(batches[mode].images, first.images)
         plan = make_plan([ModeGain(each.gain, cost, search.tail)], search.epochs)
         search.replaced(each, replace(each, cost=cost, cost_error=spread, plan=plan, compiled=True))

@@ -37,6 +37,10 @@ class MeasuredCost(NamedTuple):
     cost: float
     error: float = math.nan
 
+    def of_as_many(self, images: int, full: int) -> MeasuredCost:
+        """The cost of as many images as a full step has, ``full``, where a low step has ``images``."""
+        return MeasuredCost(self.cost * full / images, self.error * full / images)
+
     @classmethod
     def of(cls, ratios: Sequence[float]) -> MeasuredCost:
         """The median of paired ratios, with the standard error of their mean, which is near the median's."""

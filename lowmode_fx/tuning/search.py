@@ -165,7 +165,7 @@ class Search:
         except torch.OutOfMemoryError:
             self._tell(f"{candidate.name}: {larger} don't fit in memory")
             return None
-        cost, spread = (each * first.images / batch.images for each in found)
+        cost, spread = found.of_as_many(batch.images, first.images)
         if cost > (1 - LEAST_SAVED) * candidate.cost:
             self._tell(
                 f"{candidate.name}: {larger} were not tried, for as many images then cost {with_error(cost, spread)} "

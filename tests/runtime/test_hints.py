@@ -190,7 +190,15 @@ class Particular(nn.Module):
         return self.head(self.conv(images.float()).mean((2, 3)))
 
 
-@pytest.mark.parametrize("error", [IndexError("my index"), ValueError("label 11 is too large"), RuntimeError("mine")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        IndexError("my index"),
+        ValueError("label 11 is too large"),
+        RuntimeError("mine"),
+        torch.OutOfMemoryError("dtype"),
+    ],
+)
 def test_a_models_own_errors_stay_as_they_are(error: Exception) -> None:
     net = LowModeModel(build_pair(Particular(error), torch.zeros(2, 3, 16, 16)), BernoulliSchedule(0.0), compile=False)
     with pytest.raises(type(error)) as raised:
