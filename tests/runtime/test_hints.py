@@ -204,3 +204,15 @@ def test_a_models_own_errors_stay_as_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as raised:
         net(torch.zeros(2, 3, 16, 16, dtype=torch.float64))
     assert raised.value is error
+
+
+def test_running_out_of_memory_in_a_layer_of_torch_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on images of another kind: who halves batches then looks for this class."""
+    place: dict[str, Any] = {"__name__": "torch.nn.functional"}
+    exec("def fail(*args, **kwargs):\n    raise error", place)
+    place["error"] = torch.OutOfMemoryError("no memory for a tensor of dtype float64")
+    net = LowModeModel(build_pair(Tiny(), torch.zeros(2, 3, 32, 32)), BernoulliSchedule(0.0), compile=False)
+    monkeypatch.setattr(nn.Conv2d, "forward", place["fail"])
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        net(torch.zeros(2, 3, 32, 32, dtype=torch.float64))
+    assert raised.value is place["error"]
