@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bench.depthwise_gradient import ProductGradients
 from bench.harness import RESULTS, header, load_rows, paired_ratio, paired_steps, save
 from bench.large_kernels_arms import BUDGETS, LONGER, MODES, Arm, arms
 from bench.large_kernels_report import report
@@ -32,6 +33,9 @@ from lowmode_fx.train.batches import train_batches, val_batches
 from lowmode_fx.train.images import MemoryImages
 from lowmode_fx.train.precise_bn import recompute_statistics
 from lowmode_fx.utils.allocator import keep_freed_memory
+
+#: The price of a full step whose kernels had gradients as in low steps, which would change the model's bits.
+CONTROL = "full, gradients by products"
 
 
 @dataclass(frozen=True)
@@ -116,10 +120,17 @@ def measure_costs(
     net = LowModeModel(ladder, LadderSchedule((1,) * len(ladder.modes)), compile=gpu).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     steps = {str(mode): partial(step, partial(net.run, mode), *batch, model, optimizer) for mode in net.modes}
+    if configs is None and not gpu:
+        steps[CONTROL] = partial(_with_products, steps["full"])
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times = paired_steps(steps, device(), rounds, warmup=1, clock=clock)
     costs = {mode: paired_ratio(times[mode], times["full"]) for mode in times if mode != "full"}
     return {**costs, "seconds of a full step": {"median": statistics.median(times["full"])}}
+
+
+def _with_products(step: Callable[[], object]) -> None:
+    with ProductGradients():
+        step()
 
 
 def schedule(arm: Arm, epochs: Mapping[str, int], modes: tuple[str, ...], seed: int) -> LadderSchedule:

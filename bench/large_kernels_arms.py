@@ -30,7 +30,7 @@ MODES: dict[str, LowModeConfig] = {
 }
 
 #: Shares of full-mode's time that other arms have, and one for smaller images alone: how long do these need?
-BUDGETS = (0.5, 0.3, 0.25)
+BUDGETS = (0.5, 0.25, 0.2)
 LONGER = 0.75
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from passes.calls import ConvCall, Padding
+from passes.depthwise_gradient import depthwise_conv2d, has_many_taps, is_faster
 from passes.kernel_math import pooled_padding
 from passes.pooling_rule import PoolingRule
 
@@ -37,6 +38,8 @@ def run_pooled(pooled: PooledConv, input: Tensor, weight: Tensor, bias: Tensor |
     """The pooled convolution of tensors, ``weight`` being the full kernel: the calls of a graph's nodes."""
     kernel = pooled.kernel_function(weight, *pooled.kernel_arguments)
     source = input if pooled.pad is None else F.pad(input, list(pooled.pad))
+    if has_many_taps(pooled.function, kernel) and is_faster(source, kernel, pooled.arguments[-1]):
+        return depthwise_conv2d(source, kernel, bias, *pooled.arguments[:-1])
     if pooled.margins is None:
         return pooled.function(source, kernel, bias, *pooled.arguments)
     padded = F.pad(pooled.function(source, kernel, None, *pooled.arguments), list(pooled.margins))

@@ -37,7 +37,13 @@ from passes.torch_internals.fake_tensors import (
 from passes.torch_internals.logs import logs_wanted, quiet_misfits
 from passes.torch_internals.tensors import REGISTRIES, device_constructors, sum_of_versions, version_of, written_tensors
 from passes.torch_internals.tracing import fake_norms_by_layout, graphs_alone, is_jit_tracing, is_symbolic_tracing
-from passes.torch_internals.training_steps import autocast_depth, end_allocation_to, found_infinite, in_backward_pass
+from passes.torch_internals.training_steps import (
+    autocast_depth,
+    end_allocation_to,
+    found_infinite,
+    in_backward_pass,
+    in_forward_mode,
+)
 
 __all__ = [
     "REGISTRIES",
@@ -64,6 +70,7 @@ __all__ = [
     "graphs_alone",
     "hooks_guarded",
     "in_backward_pass",
+    "in_forward_mode",
     "is_fake",
     "is_jit_tracing",
     "is_symbolic_tracing",

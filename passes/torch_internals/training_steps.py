@@ -1,4 +1,4 @@
-"""What goes on in a training step: backward passes, autocast, gradient scalers, pools of CUDA graphs."""
+"""What goes on in a training step: derivatives in either mode, autocast, gradient scalers, pools of CUDA graphs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ def in_backward_pass() -> bool:
     from torch._C import _current_graph_task_id
 
     return int(_current_graph_task_id()) != -1
+
+
+def in_forward_mode() -> bool:
+    """Whether derivatives are computed in forward mode here, as by ``torch.func.jvp``."""
+    from torch.autograd.forward_ad import _current_level
+
+    return int(_current_level) >= 0
 
 
 def autocast_depth() -> int:

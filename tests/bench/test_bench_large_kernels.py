@@ -115,7 +115,7 @@ def test_a_run_and_its_scores_on_a_handful_of_images(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(module, "load", lambda study, data: splits)
     monkeypatch.setattr(large_kernels, "MODES", {mode: MODES[mode] for mode in ("kept 4", "resized")})
     costs = {mode: found["median"] for mode, found in large_kernels.measure_costs(study, "", rounds=2).items()}
-    assert {"kept 4", "resized", "seconds of a full step"} == set(costs)
+    assert {"kept 4", "resized", large_kernels.CONTROL, "seconds of a full step"} == set(costs)
     for arm in arms(COSTS):
         if (arm.name, arm.budget) in (("full-mode", 1.0), ("resized", 0.5)):
             record = large_kernels.run(study, "", arm, {"resized": 0.25}, seed=0)
