@@ -62,6 +62,15 @@ def narrow_efficient_net(classes: int = 10) -> nn.Module:
     return for_small_images(_gen_efficientnet("efficientnet_b0", 0.25, 0.5, num_classes=classes))
 
 
+def larger_maps(classes: int = 10) -> nn.Module:
+    """The same, whose last maps are 4×4 instead of 2×2: its last stride is 1."""
+    model = narrow_efficient_net(classes)
+    last = model.get_submodule("blocks.5.0.conv_dw")
+    assert isinstance(last, nn.Conv2d) and last.stride == (2, 2)
+    last.stride = (1, 1)
+    return model
+
+
 def resnet(depth: int, stem: str, classes: int) -> nn.Module:
     """torchvision's ResNet-18 or ResNet-50 with the CIFAR or the ImageNet stem."""
     model = torchvision.models.get_model(f"resnet{depth}", weights=None, num_classes=classes)
