@@ -23,7 +23,7 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     "resnet8": lambda: small_resnet(blocks=1, kernel=3),
     "resnet8-5x5": lambda: small_resnet(blocks=1, kernel=5),
     "efficientnet": narrow_efficient_net,
-    "efficientnet, larger maps": larger_maps,
+    "efficientnet-4x4": larger_maps,
     "resnet18": lambda: resnet(18, "cifar", 10),
 }
 
@@ -62,7 +62,7 @@ SMALL = (
     Study("resnet8", 12, 12_000, 2_000, LR, "5", variations=False, data_set="Fashion-MNIST", tuner=()),
     # Depthwise convolutions take twice as long in bf16 on a CPU.
     Study("efficientnet", 12, 8_000, 2_000, LR, "blocks.6", variations=False, tuner=(), autocast="none"),
-    Study("efficientnet, larger maps", 12, 8_000, 2_000, LR, "blocks.6", variations=False, tuner=(), autocast="none"),
+    Study("efficientnet-4x4", 12, 8_000, 2_000, LR, "blocks.6", variations=False, tuner=(), autocast="none"),
     # The best rates of full-mode, and of ladders.
     Study("resnet8", 16, 12_000, 2_000, 0.2, "5", variations=False, tuner=()),
     Study("resnet8", 16, 12_000, 2_000, 0.4, "5", variations=False, tuner=(4,)),

@@ -68,7 +68,7 @@ def test_studies_at_other_rates_run_only_if_they_are_named() -> None:
     def keys(*names: str, data_set: str = CIFAR) -> list[str]:
         return [study.key for study in chosen(SMALL, data_set, names)]
 
-    assert keys() == ["resnet8", "resnet8-5x5", "efficientnet"]
+    assert keys() == ["resnet8", "resnet8-5x5", "efficientnet", "efficientnet-4x4"]
     assert keys("resnet8") == ["resnet8"] and keys("resnet8, rate 0.4") == ["resnet8, rate 0.4"]
     assert keys("resnet8", data_set="Fashion-MNIST") == keys(data_set="Fashion-MNIST") == ["resnet8 on Fashion-MNIST"]
     assert keys("resnet8, rate 0.3") == []
