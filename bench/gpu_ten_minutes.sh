@@ -122,6 +122,8 @@ persistent step_time 150 "$python" -m bench.step_time $cases --compile-mode whol
 # By itself, and in a second call before what the first one may have ended with: a profiler of replayed graphs has been known to end its process.
 [ -z "$graphs" ] || [ -z "$second" ] || persistent step_profiles 60 "$python" -m bench.step_time \
     --cases resnet18-cifar resnet18-cifar-b512 --compile-mode whole-step --rounds 5 --resume --out "$out/step_profiles.json"
+[ -z "$graphs" ] || [ -z "$second" ] || part depthwise 30 "$python" -m bench.depthwise_gradient \
+    --out "$out/depthwise_gradient.json"
 # Casts of weights, counters of norms and the like, many to a kernel.
 # shellcheck disable=SC2086
 [ -z "$graphs" ] || [ -z "$second" ] || persistent step_time_combo 60 "$python" -m bench.step_time \

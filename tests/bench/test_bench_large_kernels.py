@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench import kernel_scores, large_kernels
+from bench import depthwise_gradient, kernel_scores, large_kernels
 from bench.large_kernels_arms import MODES, RAMP, arms, composers_ramp
 from bench.large_kernels_report import lines, report
 from bench.large_networks import LARGE, SMALL
@@ -88,6 +88,23 @@ def test_lines_and_tables(tmp_path: Path) -> None:
     report(rows, tmp_path / "large.json")
     text = (tmp_path / "large.md").read_text()
     assert "| kept | 3 kept 4 + 1 full | 1.90 | 52.00 ± 2.00 | 2 |" in text and "kept 4 0.300" in text
+
+
+def test_both_ways_to_a_gradient_give_the_same() -> None:
+    device, layer = torch.device("cpu"), depthwise_gradient.Layer("net", "pooled", 9, 4, 6, 5)
+    by_torch, product = (way() for way in depthwise_gradient.ways(layer, torch.float32, device).values())
+    torch.testing.assert_close(product, by_torch, rtol=1e-4, atol=1e-4)
+    text = depthwise_gradient.table(depthwise_gradient.measure([layer], 2, device))
+    assert "| net | pooled | 5×5 on 6×6 |" in text and text.count("\n") == 2
+
+
+def test_a_full_step_can_have_gradients_by_products() -> None:
+    conv, images = nn.Conv2d(4, 4, 5, padding=2, groups=4), torch.randn(32, 4, 6, 6)
+    plain = torch.autograd.grad(conv(images).square().sum(), conv.weight)[0]
+    with depthwise_gradient.ProductGradients():
+        result = conv(images)
+    assert "DepthwiseConv" in type(result.grad_fn).__name__
+    torch.testing.assert_close(torch.autograd.grad(result.square().sum(), conv.weight)[0], plain, rtol=1e-4, atol=1e-3)
 
 
 def test_scores_know_what_is_near() -> None:
