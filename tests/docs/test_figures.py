@@ -14,6 +14,7 @@ from pages import PAGES, ROOT, WORDS
 from bench import (
     ablation_report,
     captured_overhead,
+    depthwise_gradient,
     front_ends,
     gpu_report,
     kernel_scores,
@@ -67,6 +68,11 @@ def test_published_figures_are_those_of_the_file() -> None:
 def test_how_near_transforms_come_is_what_was_measured() -> None:
     rows = json.loads((ROOT / "bench/results/kernel_scores_cpu.json").read_text())["rows"]
     assert kernel_scores.short_table(rows, "convmixer-13", 40) in KERNELS
+
+
+def test_how_fast_gradients_are_is_what_was_measured() -> None:
+    rows = json.loads((ROOT / "bench/results/depthwise_gradient_cpu.json").read_text())["rows"]
+    assert depthwise_gradient.table(rows) in KERNELS
 
 
 def test_what_low_steps_gain_is_what_was_measured() -> None:
