@@ -7,6 +7,7 @@ the input with every pixel of the output's gradient, for all images in one produ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,11 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from passes.torch_internals import in_forward_mode
+from passes.torch_internals import in_forward_mode, is_jit_tracing
 
-#: By measurement: taps from where on torch takes long for each; how many times longer than a product for a pair; and
-#: pairs whose sums take as long as a product.
-_LEAST_TAPS, _TIMES_LONGER, _SUMS = 25, 10, 80
+#: By measurement: the least taps and multiply-adds that are worth it; pairs whose sums take as long as one product.
+_LEAST_TAPS, _LEAST_WORK, _SUMS = 25, 2**21, 80
+#: How many times longer than a product torch takes for a pair, where its kernels for float32 and channels_last are used
+#: and elsewhere.
+_TIMES_LONGER_LAST, _TIMES_LONGER = 6, 10
+#: Pairs of pixels that are in memory at once.
+_MOST_PAIRS = 2**24
 _DTYPES = (torch.float32, torch.bfloat16)
 Sides = tuple[int, ...]
 
@@ -27,8 +32,9 @@ def depthwise_conv2d(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sides, padding: Sides, dilation: Sides
 ) -> Tensor:
     """``F.conv2d`` with one group a channel. The kernel's gradient differs from it by rounding, nothing else does."""
-    dtype = _dtype(input)
-    input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    if torch.is_autocast_enabled("cpu"):
+        dtype = _dtype(input)
+        input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     result: Tensor = _DepthwiseConv.apply(input, weight, bias, stride, padding, dilation)
     return result
 
@@ -40,19 +46,22 @@ def has_many_taps(function: Any, weight: Tensor) -> bool:
 
 def is_faster(input: Tensor, weight: Tensor, groups: Any) -> bool:
     """Whether it is faster for a kernel that ``has_many_taps``."""
-    if input.ndim != 4 or weight.shape[0] != groups:
+    if not (weight.requires_grad and torch.is_grad_enabled() and type(input) is Tensor and input.ndim == 4):
         return False
-    images, taps, pixels = input.shape[0], weight.shape[2] * weight.shape[3], input.shape[2] * input.shape[3]
-    return (
-        pixels * (images + _SUMS) < _TIMES_LONGER * taps * images
-        and input.device.type == "cpu"
-        and type(input) is Tensor  # not one that records what is done to it
-        and weight.requires_grad
-        and torch.is_grad_enabled()
-        and not in_forward_mode()
-        and _dtype(input) == _dtype(weight)
-        and _dtype(input) in _DTYPES
-    )
+    if input.device.type != "cpu" or weight.shape[0] != groups or _is_traced() or in_forward_mode():
+        return False
+    dtype = _dtype(input)
+    if dtype != _dtype(weight) or dtype not in _DTYPES:
+        return False
+    images, pixels, taps = input.shape[0], input.shape[2] * input.shape[3], weight.shape[2] * weight.shape[3]
+    slow = dtype == torch.bfloat16 or input.is_contiguous()
+    longer = _TIMES_LONGER if slow else _TIMES_LONGER_LAST
+    return input.numel() * taps >= _LEAST_WORK and pixels * (images + _SUMS) < longer * taps * images
+
+
+def _is_traced() -> bool:
+    """Whether a graph is being made that may be saved: it holds torch's convolution."""
+    return torch.compiler.is_exporting() or (not torch.compiler.is_dynamo_compiling() and is_jit_tracing())
 
 
 def _dtype(tensor: Tensor) -> torch.dtype:
@@ -66,15 +75,28 @@ def kernel_gradient(
 ) -> Tensor:
     """The gradient ``(C, 1, *K)`` of depthwise kernels from their input ``(N, C, H, W)`` and their output's gradient.
 
-    ``kernel``: its sides K. Memory: about 3 H × W / N times that of ``grad``.
+    ``kernel``: its sides K.
     """
+    pairs = input.shape[1] * math.prod(input.shape[2:]) * math.prod(grad.shape[2:])
+    parts = min(math.ceil(pairs / _MOST_PAIRS), input.shape[1])
+    if parts <= 1:
+        return _gradient(input, grad, kernel, stride, padding, dilation)
+    both = zip(input.chunk(parts, 1), grad.chunk(parts, 1), strict=True)
+    return torch.cat([_gradient(*each, kernel, stride, padding, dilation) for each in both])
+
+
+def _gradient(
+    input: Tensor, grad: Tensor, kernel: Sequence[int], stride: Sides, padding: Sides, dilation: Sides
+) -> Tensor:
     sums = torch.bmm(_by_channel(input), _by_channel(grad).transpose(1, 2))
     sums = sums.view(-1, *input.shape[2:], *grad.shape[2:])  # (C, H, W, H', W'), of all images
     for dim, (taps, pixels) in enumerate(zip(kernel, grad.shape[2:], strict=True), start=1):
         around, step, spacing = padding[dim - 1], stride[dim - 1], dilation[dim - 1]
         sums = F.pad(sums, (*(0, 0) * (sums.ndim - 1 - dim), around, around))
         # For each tap, the pixels of the input that it connects with those of the output, in their order.
-        windows = sums.unfold(dim, step * (pixels - 1) + 1, spacing).narrow(dim, 0, taps)[..., ::step]
+        windows = sums.unfold(dim, step * (pixels - 1) + 1, spacing).narrow(dim, 0, taps)
+        if step > 1:
+            windows = windows[..., ::step]
         sums = windows.diagonal(dim1=3, dim2=-1).sum(-1)
     return sums.unsqueeze(1)
 
@@ -106,9 +128,10 @@ class _DepthwiseConv(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         grad, (for_input, for_weight, for_bias) = grads[0], ctx.needs_input_grad[:3]
-        # torch's kernel of the bias' gradient computes that of the weight too.
-        of_input = torch.ops.aten.convolution_backward(
-            *(grad, input, weight, None, *ctx.arguments, False, [0, 0], weight.shape[0]), [for_input, False, False]
-        )[0]
-        of_weight = kernel_gradient(input, grad, weight.shape[2:], *ctx.arguments) if for_weight else None
-        return of_input, of_weight, grad.sum((0, 2, 3)) if for_bias else None, None, None, None
+        with torch.autocast("cpu", enabled=False):  # a backward pass computes in the dtypes of the forward
+            # torch's kernel of the bias' gradient computes that of the weight too.
+            of_input = torch.ops.aten.convolution_backward(
+                *(grad, input, weight, None, *ctx.arguments, False, [0, 0], weight.shape[0]), [for_input, False, False]
+            )[0]
+            of_weight = kernel_gradient(input, grad, weight.shape[2:], *ctx.arguments) if for_weight else None
+            return of_input, of_weight, grad.sum((0, 2, 3)) if for_bias else None, None, None, None
