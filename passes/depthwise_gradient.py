@@ -61,7 +61,9 @@ def is_faster(input: Tensor, weight: Tensor, groups: Any) -> bool:
 
 def _is_traced() -> bool:
     """Whether a graph is being made that may be saved: it holds torch's convolution."""
-    return torch.compiler.is_exporting() or (not torch.compiler.is_dynamo_compiling() and is_jit_tracing())
+    if torch.compiler.is_dynamo_compiling():  # where older versions of torch say that they export, whatever they do
+        return False
+    return torch.compiler.is_exporting() or is_jit_tracing()
 
 
 def _dtype(tensor: Tensor) -> torch.dtype:
