@@ -213,14 +213,15 @@ def test_sizes_beyond_memory_are_refused(run: Run) -> None:
 
 
 def test_options_that_do_nothing_are_reported(run: Run) -> None:
-    said = run(
-        "train", MODEL, *QUICK, "--period", "3", "--lr-schedule", "cosine", "--milestones", "1", "--workers", "3"
-    )
+    kept = ("--kernel-ratio", "1", "--rounding", "floor")
+    rates = ("--lr-schedule", "cosine", "--milestones", "1")
+    said = run("train", MODEL, *QUICK, *kept, "--period", "3", *rates, "--workers", "3")
     assert said.status == 0, said.error
     assert [line for line in said.out.splitlines() if "does nothing here" in line] == [
         "note: --period 3 does nothing here: it belongs to --schedule periodic",
         "note: --milestones 1 does nothing here: the rate follows --lr-schedule cosine",
         "note: --workers 3 does nothing here: nothing is decoded",
+        "note: --rounding does nothing here: --kernel-ratio is 1, which keeps every kernel",
     ]
 
 

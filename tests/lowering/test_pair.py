@@ -531,6 +531,39 @@ def test_kept_kernels_that_were_asked_for_do_not_warn(options: dict[str, Any]) -
     assert tiny_pair(**options).report.notes == ()
 
 
+KEEPS = "kernel_ratio is 1, which keeps every kernel"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"kernel_ratio": 1, "keep_convs": ["blocks"]}, [f"keep_convs does nothing here: {KEEPS}"]),
+        (
+            {"kernel_ratio": (1, 1), "pool_convs": "all", "kernel_transform": "linear"},
+            [f"kernel_transform does nothing here: {KEEPS}", f"pool_convs does nothing here: {KEEPS}"],
+        ),
+        ({"kernel_ratio": (1, 2), "keep_convs": ["stem"]}, []),
+        ({"kernel_transform": "linear", "gain": "sum"}, []),
+        (
+            {"kernel_transform": "linear", "gain": "norm"},
+            ["gain does nothing here: kernel_transform='linear' always preserves the sum"],
+        ),
+        (
+            {"downsample_input": False, "min_side": 4, "ratio": 3},
+            ["min_side does nothing here: images stay at full size"],
+        ),
+        (
+            {"downsample_input": False, "kernel_ratio": 2, "ratio": 3},
+            ["ratio does nothing here: images stay at full size, and kernel_ratio is given"],
+        ),
+        ({"restore_output": True}, ["restore_output=True found no map to resize"]),
+        ({"restore_output": True, "downsample_input": False}, []),
+    ],
+)
+def test_an_option_that_another_leaves_without_effect_is_noted(options: dict[str, Any], told: list[str]) -> None:
+    assert list(tiny_pair(**options).report.notes) == told
+
+
 def test_a_model_with_nothing_to_pool() -> None:
     model = timm.create_model("vit_tiny_patch16_224")
     with pytest.raises(PassError) as error:
