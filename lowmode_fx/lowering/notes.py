@@ -23,12 +23,15 @@ _OF_KERNELS = ("rounding", "kernel_transform", "gain", "pool_convs", "keep_convs
 _OF_IMAGES = ("input_method", "size_multiple", "min_side")
 
 
-def no_effect(config: LowModeConfig, context: PassContext) -> str:
+def no_effect(config: LowModeConfig, context: PassContext, low_sides: Sequence[int], full_sides: Sequence[int]) -> str:
     """The reason why low-mode has no effect beyond the resolution, or none at all; empty if it has."""
     if any(context.report(name).changes for name in ("drop_maxpools", "set_strides", "pool_weights")):
         return ""
     if not config.downsample_input:
         return "low-mode is the same as full-mode: images stay at full size, and no kernel is pooled"
+    if tuple(low_sides) == tuple(full_sides):
+        by = f"{sides(full_sides)} by {ratio_text(config.ratio)} is rounded to {sides(low_sides)}"
+        return f"low-mode saves nothing: {by}, and no kernel is pooled"
     if not config.pools_kernels:
         return ""
     reasons = sorted({skip.reason for skip in context.report("pool_weights").skips})

@@ -362,6 +362,12 @@ def test_a_ladder_of_one_low_mode_is_a_pair(nets: str, capsys: pytest.CaptureFix
     assert found[0] == found[1] and "Mmacs low at 3×6×6" in found[0]
 
 
+@pytest.mark.filterwarnings("error::lowmode_fx.NoEffectWarning")
+def test_a_ladder_with_two_modes_that_are_one_says_so(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report(f"{nets}:Net", input_size="16", ladder="2.1,2", kernel_ratio=1)
+    assert "note: r2: the mode is r21/10 again: images of 8×8 and kernels of the same sizes" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

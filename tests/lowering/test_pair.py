@@ -519,6 +519,14 @@ def test_a_pair_without_a_pooled_kernel_warns_where_it_was_built() -> None:
     assert [str(warning.message) for warning in warned] == [f"{note}; see pool_convs"]
 
 
+@pytest.mark.parametrize("options", [{"kernel_ratio": 1}, {}])
+def test_images_that_rounding_leaves_as_they_are_warn(options: dict[str, Any]) -> None:
+    note = "low-mode saves nothing: 16×16 by 21/20 is rounded to 16×16, and no kernel is pooled"
+    with pytest.warns(NoEffectWarning, match=f"^{note}; see ratio and pool_convs$"):
+        pair = tiny_pair(ratio=1.05, **options)
+    assert pair.report.notes[-1] == note == pair.report.no_effect
+
+
 def test_the_warning_points_at_the_callers_line() -> None:
     with pytest.warns(NoEffectWarning) as warned:
         build_pair(Tiny(), torch.zeros(IMAGES), LowModeConfig(keep_convs=["blocks"]))
