@@ -17,7 +17,7 @@ from lowmode_fx.runtime.captured.nets import OWN_GRAPHS, find_net, has_own_graph
 from lowmode_fx.runtime.captured.recorded import Place
 from lowmode_fx.runtime.captured.signature import move
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.optimizers import check_trains
+from lowmode_fx.runtime.optimizers import check_steps_alone, check_trains
 from lowmode_fx.utils.losses import as_criterion
 from lowmode_fx.utils.validation import as_count, as_number, wrong_type
 from passes.errors import OptionError
@@ -55,7 +55,7 @@ class TrainStep:
 
     Raises:
         TypeError: An argument is not a module, an optimizer or a number, or ``criterion`` is a class.
-        ValueError: A number is out of range, or the optimizer steps on none of the net's parameters.
+        ValueError: A number is out of range, or the optimizer steps on none of the net's parameters or by a closure.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class TrainStep:
             raise OptionError("batch_multiplier", grown.batch_multiplier, problem, "use bfloat16 instead of float16")
         self._known.attach(optimizer)
         check_trains(optimizer, net.parameters())
+        check_steps_alone(optimizer, "call optimizer.step(closure) in a loop of your own, or give another, such as SGD")
         self._arithmetic = StepArithmetic(
             net, criterion, optimizer, device, autocast, self.scaler, clip, self.accumulate
         )

@@ -155,6 +155,11 @@ def test_arguments_are_checked() -> None:
         TrainStep(net, F.cross_entropy, 3)
     with pytest.raises(ValueError, match=r"optimizer has none of the net's parameters; make it with net.parameters"):
         TrainStep(net, F.cross_entropy, SGD(build().parameters()))
+    closure = (
+        r"^optimizer is of type LBFGS, whose step needs a closure; call optimizer.step\(closure\) in a loop of your "
+    )
+    with pytest.raises(ValueError, match=closure):
+        TrainStep(net, F.cross_entropy, torch.optim.LBFGS(net.parameters()))
     with pytest.raises(TypeError, match=r"autocast='bf16' is of type str; give a dtype such as torch\.bfloat16"):
         TrainStep(net, F.cross_entropy, optimizer, autocast="bf16")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="after_step=3 is of type int; give a function, or None"):
