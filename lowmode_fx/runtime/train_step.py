@@ -150,6 +150,11 @@ class TrainStep:
 
         Returns:
             The loss, a scalar on the net's device without a graph.
+
+        Raises:
+            TypeError: The targets are missing, or seem to be among the net's arguments, or the inputs are a list; or
+                the loss is no tensor.
+            ValueError: The loss is not a scalar with a gradient.
         """
         batch = _batch(inputs, targets)
         if targets is None and not self._seen_untargeted:
