@@ -21,6 +21,7 @@ from lowmode_fx.runtime.optimizers import check_steps_alone, check_trains
 from lowmode_fx.utils.losses import as_criterion
 from lowmode_fx.utils.validation import as_count, as_number, wrong_type
 from passes.errors import OptionError
+from passes.spelling import in_command, setting
 
 
 class TrainStep:
@@ -89,7 +90,8 @@ class TrainStep:
         grown = next((each for each in net.modules() if isinstance(each, LowModeModel) and each.batches_grow), None)
         if self.scaler.is_enabled() and grown is not None:
             problem = "needs each batch to be a step, and a gradient scaler skips some"
-            raise OptionError("batch_multiplier", grown.batch_multiplier, problem, "use bfloat16 instead of float16")
+            half = f"give {setting('autocast', 'bf16')}" if in_command() else "use bfloat16 instead of float16"
+            raise OptionError("batch_multiplier", grown.batch_multiplier, problem, half)
         self._known.attach(optimizer)
         check_trains(optimizer, net.parameters())
         check_steps_alone(optimizer, "call optimizer.step(closure) in a loop of your own, or give another, such as SGD")
