@@ -41,7 +41,7 @@ def drop_maxpools(
     changes, skips = [], []
     for site in reversed(sites):  # last first, so that no site's input has been removed
         if site.node not in chosen:
-            skips.append(Skip(site.name, site.node.name, "kept: not in drop_maxpools"))
+            skips.append(Skip(site.name, site.node.name, f"kept: not in {setting('drop_maxpools')}"))
             continue
         _check_droppable(graph_module, site)
         site.node.replace_all_uses_with(site.input)

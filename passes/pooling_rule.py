@@ -22,7 +22,8 @@ from passes.kernel_math import (
     pooled_size,
 )
 from passes.patterns import matches
-from passes.ratios import RatioLike, SideRatio, plain_ratio, ratio_text, side_ratios
+from passes.ratios import RatioLike, SideRatio, largest_ratio, plain_ratio, ratio_text, side_ratios
+from passes.spelling import setting
 from passes.wording import sides
 
 #: A kernel with this many taps on some side is large.
@@ -89,12 +90,12 @@ class PoolingRule:
         if not self._is_for(call.kernel):
             return f"{sides(call.kernel)} has another number of sides than the ratio {ratio_text(self.ratio)}"
         if pooled == call.kernel and not resampled:
-            return f"{sides(call.kernel)} has nothing to pool"
+            return self._reason_of_size(call.kernel)
         if any(matches(name, pattern) for pattern in self.keep_convs):
-            return "kept by keep_convs"
+            return f"kept by {setting('keep_convs')}"
         if named is None:
             chosen = any(matches(name, pattern) for pattern in self.pool_convs)
-            return None if chosen else "not in pool_convs"
+            return None if chosen else f"not in {setting('pool_convs')}"
         if not trained:
             return UNTRAINED
         if call.depthwise and math.prod(pooled) == 1:
@@ -110,6 +111,14 @@ class PoolingRule:
         if resampled and call.transposed and max(stride) > 1:
             return "transposed with a stride: its taps belong to output phases, which resampling would mix"
         return None
+
+    def _reason_of_size(self, kernel: Sequence[int]) -> str:
+        """Why a kernel keeps its size: it has a single tap, r is 1, or K' is rounded to K."""
+        if max(kernel) > 1 and largest_ratio(self.ratio) == 1:
+            return f"kept: {setting('kernel_ratio')} is 1"
+        if any(size > 1 and ratio != 1 for size, ratio in self._sides(kernel)):
+            return f"{sides(kernel)} by {ratio_text(self.ratio)} is rounded to {sides(kernel)}"
+        return f"{sides(kernel)} has nothing to pool"
 
     def kernel_call(
         self, pooled: tuple[int, ...], dilation: tuple[int, ...]

@@ -16,9 +16,11 @@ from lowmode_fx.capture.inputs import Leaf, ModelInputs
 from lowmode_fx.capture.live_frontend import record
 from lowmode_fx.capture.part_hints import named_part, part_hint
 from lowmode_fx.capture.signature import optional_arguments
+from lowmode_fx.utils.dtypes import weights_dtype, weights_hint
 from passes.calls import conv_call
 from passes.match import conv_sites
 from passes.preserve import train_mode
+from passes.spelling import in_command
 
 _CONVS = nn.modules.conv._ConvNd
 #: How models ask for an argument that was left out, unlike torch, which speaks of sizes and inputs too.
@@ -49,9 +51,10 @@ def failure_hint(model: nn.Module, inputs: ModelInputs, cause: str) -> str:
         if name not in given and _ASKED.search(cause) and re.search(rf"\b{name}\b", cause):
             return named_part(model, inputs.image.shape) or f"give {name} in the example too, as one of its arguments"
     images = [leaf for leaf in inputs.leaves if leaf.is_image]
-    weight = next((value for value in model.parameters() if value.is_floating_point()), None)
-    if weight is not None and {leaf.dtype for leaf in images} != {weight.dtype}:
-        return f"give images of the weights' dtype, as images.to({weight.dtype})"
+    dtype = weights_dtype(model)
+    if dtype is not None and {leaf.dtype for leaf in images} != {dtype}:
+        told = weights_hint(model) if in_command() else ""  # whose images are its own
+        return told or f"give images of the weights' dtype, as images.to({dtype})"
     dims = {len(module.kernel_size) for module in model.modules() if isinstance(module, _CONVS)}
     if len(dims) == 1 and any(len(leaf.shape) - 1 in dims for leaf in images):
         return f"if this is an image without a batch, {_BATCH}"

@@ -74,8 +74,8 @@ def run_app(app: typer.Typer, name: str) -> None:
         if not error.format_message():  # no command: its help is printed
             sys.exit(0)
         _fail(usage_line(error, sys.argv[1:]))
-    except (CommandInterrupted, typer.Abort, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+    except (CommandInterrupted, typer.Abort, KeyboardInterrupt) as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
 

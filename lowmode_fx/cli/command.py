@@ -27,7 +27,7 @@ class CommandError(Exception):
 
 
 class CommandInterrupted(Exception):
-    """Ctrl-C ended a command. typer would end the program without a word."""
+    """Ctrl-C ended a command, with a line on it if there is more to say. typer would end the program without a word."""
 
 
 def as_command(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,7 +42,7 @@ def as_command(command: Callable[..., Any]) -> Callable[..., Any]:
                     if isinstance(value, str) and not value.strip():
                         raise OptionError(name, value, "is empty", "give a value, or leave it out")
                 return command(*arguments, **options)
-            except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
+            except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError, CommandInterrupted):
                 raise
             except KeyboardInterrupt as interrupt:
                 raise CommandInterrupted from interrupt

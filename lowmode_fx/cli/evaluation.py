@@ -37,12 +37,15 @@ from passes.wording import sides
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """``weights``: which of the run's, in words. ``criterion``: the name of the loss."""
+    """``on``: the part of the set, or ``"all"`` of its images. ``weights``: which of the run's, in words.
+
+    ``criterion``: the name of the loss.
+    """
 
     run: Path
     model: str
     data: str
-    part: Part
+    on: str
     image_shape: tuple[int, int, int]
     weights: str
     criterion: str
@@ -62,7 +65,7 @@ def run_evaluation(
     if device.type == "cpu":
         keep_freed_memory()
     weights, place, described = _weights(past, checkpoint, averaged)
-    splits = _splits(past, data, part)
+    splits, on = _splits(past, data, part)
     model = create_model(
         past.model, num_classes=len(past.classes), in_chans=past.image_shape[0], image_size=past.image_size
     )
@@ -74,7 +77,7 @@ def run_evaluation(
     loss = _loss(settings.criterion, model, splits, device)
     result = measured(model, splits, settings, device, loss)
     return RunEvaluation(
-        past.path, past.model, splits.name, part, splits.image_shape, described, settings.criterion, result
+        past.path, past.model, splits.name, on, splits.image_shape, described, settings.criterion, result
     )
 
 
@@ -107,10 +110,11 @@ def _place(checkpoint: Checkpoint) -> str:
     return f"in epoch {epoch + 1}, after step {step}" if step else f"after epoch {epoch}"
 
 
-def _splits(past: PastRun, data: str | None, part: Part) -> DataSplits:
-    """The set, normalised as the run's images were; what is evaluated stands as ``val``."""
-    splits = _classes_alone(past, data, part)
+def _splits(past: PastRun, data: str | None, part: Part) -> tuple[DataSplits, str]:
+    """The set, normalised as the run's images were, whose ``val`` is what is evaluated; and what that is."""
+    splits, on = _classes_alone(past, data, part), "all"
     if splits is None:
+        on = part
         splits = load_data(data or past.data, past.image_size, past.image_shape[0], only=part)
     for note in splits.notes if data is not None else ():
         _note(note)
@@ -119,7 +123,7 @@ def _splits(past: PastRun, data: str | None, part: Part) -> DataSplits:
     if splits.image_shape != past.image_shape:
         shapes = f"images of {sides(splits.image_shape)}, and the run's are {sides(past.image_shape)}"
         raise OptionError("data", splits.name, f"has {shapes}", "give images of that size")
-    return replace(splits, mean=past.mean, std=past.std)
+    return replace(splits, mean=past.mean, std=past.std), on
 
 
 def _classes_alone(past: PastRun, data: str | None, part: Part) -> DataSplits | None:
@@ -176,7 +180,7 @@ def evaluation_text(found: RunEvaluation, style: str = "table") -> str:
             "model": found.model,
             "weights": found.weights,
             "data": found.data,
-            "on": found.part,
+            "on": found.on,
             "images": result.images,
             "right": result.right,
             "accuracy": result.accuracy,
@@ -189,6 +193,6 @@ def evaluation_text(found: RunEvaluation, style: str = "table") -> str:
     table = text_table(("on", "images", "right", "accuracy", "±", f"loss ({found.criterion})"))
     loss = "" if result.loss is None else f"{result.loss:.4f}"
     shares = (f"{result.accuracy:.2%}", f"{result.standard_error:.2%}")
-    table.add_row(found.part, str(result.images), str(result.right), *shares, loss)
+    table.add_row(found.on, str(result.images), str(result.right), *shares, loss)
     head = f"{found.model} on {found.data}, images of {sides(found.image_shape)}; {found.weights}"
     return rendered(head, table)

@@ -15,6 +15,7 @@ from lowmode_fx.cli import batch_options
 from lowmode_fx.cli.batch_options import BatchMultiplier, LrRule, batches_grow, planned_rule, read_batch_multiplier
 from lowmode_fx.cli.default_ladder import modes_of
 from lowmode_fx.cli.idle_options import idle_options
+from lowmode_fx.cli.interruption import told_what_is_left
 from lowmode_fx.cli.ladder_options import low_mode_configs, read_ladder
 from lowmode_fx.cli.measured_on import check_measured_on
 from lowmode_fx.cli.model_names import check_model_name
@@ -305,9 +306,8 @@ def train(
     options = stored_options(
         {**given, "ladder": asked.ladder, **asked.low, "low": None, TUNED_PLAN: choice and choice.to_dict()}
     )
-    open_folder = partial(
-        RunFolder.open, out or Path("runs") / name, resume=resume, overwrite=overwrite, options=options
-    )
+    place = (out or Path("runs") / name).expanduser()
+    open_folder = partial(RunFolder.open, place, resume=resume, overwrite=overwrite, options=options)
     # A single process checks the folder before torch is imported; of several, the first opens it.
     folder = open_folder() if "WORLD_SIZE" not in os.environ else None
     of_run: dict[str, Any] = {"schedule": kind, "lr_schedule": settings.lr_schedule, "full_only": full_only}
@@ -317,27 +317,28 @@ def train(
     if settings.lr_schedule == "milestones" and late:
         falls = ", ".join(map(str, late))
         idle = [*idle, f"warning: the rate's falls at {falls} lie beyond the run's {settings.epochs} epochs"]
-    from lowmode_fx.cli.train_run import TrainRun, start_together
+    with told_what_is_left(place):
+        from lowmode_fx.cli.train_run import TrainRun, start_together
 
-    run = TrainRun(
-        model,
-        data,
-        image_size,
-        3 if in_chans is None else in_chans,
-        settings,
-        configs,
-        chosen,
-        low_weight=factor,
-        batch_multiplier=growth,
-        lr_rule=batch_options.lr_rule(lr_rule, settings.optimizer),
-        full_only=full_only,
-        start_from=start_from,
-        workers_given=workers is not None,
-        resume=resume,
-        tuned=tuned,
-        given=frozenset(name for name, value in {**given, **low}.items() if value not in (None, False)),
-        papers=preset == "paper" or tuned is not None,
-        measured_on=choice.measured_on if choice is not None else {},
-    )
-    if status := start_together(run, folder, open_folder, idle):
-        raise typer.Exit(status)
+        run = TrainRun(
+            model,
+            data,
+            image_size,
+            3 if in_chans is None else in_chans,
+            settings,
+            configs,
+            chosen,
+            low_weight=factor,
+            batch_multiplier=growth,
+            lr_rule=batch_options.lr_rule(lr_rule, settings.optimizer),
+            full_only=full_only,
+            start_from=start_from,
+            workers_given=workers is not None,
+            resume=resume,
+            tuned=tuned,
+            given=frozenset(name for name, value in {**given, **low}.items() if value not in (None, False)),
+            papers=preset == "paper" or tuned is not None,
+            measured_on=choice.measured_on if choice is not None else {},
+        )
+        if status := start_together(run, folder, open_folder, idle):
+            raise typer.Exit(status)

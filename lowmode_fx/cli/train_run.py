@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
+from lowmode_fx.cli.interruption import resuming
 from lowmode_fx.cli.ladder_options import build_modes
 from lowmode_fx.cli.measured_on import check_measured_on, measured_on
 from lowmode_fx.cli.run_options import records_plan
@@ -153,11 +153,11 @@ class TrainRun:
             raise other_plan(self.tuned, error.difference, folder.path, records_plan(folder.path)) from error
         except Exception:
             if folder.failed and has_checkpoint(folder.path):
-                say(console, f"kept: the checkpoint of the last whole epoch; {_going_on(folder)} goes on from it")
+                say(console, f"kept: the checkpoint of the last whole epoch; {resuming(folder.path)} goes on from it")
             raise
         if result.interrupted:
             name = signal.Signals(result.interrupted).name
-            say(console, f"interrupted by {name}; {_going_on(folder)} goes on")
+            say(console, f"interrupted by {name}; {resuming(folder.path)} goes on")
             return 128 + result.interrupted
         accuracy = f"validation accuracy {result.final_accuracy:.2%} (best {result.best_accuracy:.2%})"
         if result.test_accuracy is not None:
@@ -250,11 +250,6 @@ def about_batches(net: LowModeModel, batch_size: int, asked: bool) -> Iterator[s
         factor = net.rate_factor(mode)
         size = net.planned_batch_size(mode, batch_size)
         yield f"{mode}-mode: batches of {size} images, at {factor:.3g} times the learning rate"
-
-
-def _going_on(folder: RunFolder) -> str:
-    """The command that resumes a run."""
-    return f"lowmode-fx train --resume {shlex.quote(str(folder.path))}"
 
 
 def say(console: Console, text: str) -> None:

@@ -16,6 +16,7 @@ from lowmode_fx.capture.capture import Captured
 from lowmode_fx.capture.inputs import ModelInputs
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.draft import Draft
+from lowmode_fx.lowering.equal_rungs import noted_equals
 from lowmode_fx.lowering.ladder import Ladder, ModePair, Rung
 from lowmode_fx.lowering.least_side import ShortMap, short_maps, short_maps_until, smaller_ratios
 from lowmode_fx.lowering.mode import Mode
@@ -156,8 +157,8 @@ def _lower(captured: Captured, config: LowModeConfig, mode: Mode, fitted: str = 
         record_full_shapes(low.graph, full.graph)
         context = PassContext(full, inputs.blank_for(model), captured.front_end.any_size)
         run_passes(low, low_mode_passes(config), context)
-    effect, lone = no_effect(config, context), single_pixel_norms(full, low)
     full_sides, low_sides = captured.inputs.image.shape[2:], inputs.image.shape[2:]
+    effect, lone = no_effect(config, context, low_sides, full_sides), single_pixel_norms(full, low)
     report = PairReport(
         model=type(model).__name__,
         front_end=captured.front_end.name,
@@ -187,7 +188,7 @@ def pair_of(captured: Captured, config: LowModeConfig) -> ModePair:
 def ladder_of(captured: Captured, named: Sequence[tuple[Mode, LowModeConfig]]) -> Ladder:
     """A captured model with several low modes, cheapest first, as from ``build_ladder``. Raises as ``lower`` does."""
     rungs = tuple(lower_quietly(captured, config, mode) for mode, config in named)
-    return Ladder(captured.model, captured.graph_module, rungs, captured.inputs, captured.live)
+    return Ladder(captured.model, captured.graph_module, noted_equals(rungs), captured.inputs, captured.live)
 
 
 def low_inputs(inputs: ModelInputs, config: LowModeConfig) -> ModelInputs:
@@ -198,7 +199,9 @@ def low_inputs(inputs: ModelInputs, config: LowModeConfig) -> ModelInputs:
 def warn_of(report: PairReport) -> None:
     """Warn the caller of a public function if low-mode has no effect beyond the resolution."""
     if report.no_effect:
-        warnings.warn(f"{report.no_effect}; see {setting('pool_convs')}", NoEffectWarning, stacklevel=3)
+        smaller = report.low_input_shape != report.input_shape
+        see = setting("pool_convs") if smaller else f"{setting('ratio')} and {setting('pool_convs')}"
+        warnings.warn(f"{report.no_effect}; see {see}", NoEffectWarning, stacklevel=3)
 
 
 def _proven_draft(captured: Captured, graph: fx.Graph, inputs: ModelInputs) -> Draft:

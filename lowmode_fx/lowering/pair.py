@@ -16,6 +16,7 @@ from lowmode_fx.lowering import pickling as pickling  # registers how ladders ar
 from lowmode_fx.lowering.config import LowModeConfig
 from lowmode_fx.lowering.ladder import Ladder, ModePair
 from lowmode_fx.lowering.lower import check_config, ladder_of, pair_of, warn_of
+from lowmode_fx.lowering.report import NoEffectWarning
 from lowmode_fx.lowering.rung_names import about_order, rung_names
 from lowmode_fx.lowering.sharded import is_sharded, over, unsharded_twin
 from lowmode_fx.utils.collector import no_collections
@@ -106,7 +107,7 @@ def build_ladder(
         TypeError: An argument has the wrong type.
 
     Warns:
-        NoEffectWarning: In some mode no kernel is pooled and no max pool is dropped.
+        NoEffectWarning: In some mode no kernel is pooled and no max pool is dropped, or it does what another one does.
         UserWarning: A sequence of configurations is in another order than the ladder's, or has equal ones.
     """
     configs = DEFAULT_LADDER if configs is None else configs
@@ -122,6 +123,8 @@ def build_ladder(
         built = ladder_of(captured, named)
     for rung in built.rungs:
         warn_of(rung.report)
+        if rung.report.equals and not (isinstance(given, list) and given.count(rung.config) > 1):
+            warnings.warn(f"{rung.mode}: {rung.report.notes[-1]}", NoEffectWarning, stacklevel=2)
     ladder: Ladder = _of(part, built)
     return ladder
 

@@ -15,7 +15,7 @@ from passes.wording import sides
 
 
 class NoEffectWarning(UserWarning):
-    """Low-mode differs from full-mode only in the resolution, or not at all."""
+    """Low-mode differs from full-mode only in the resolution, or not at all; or a mode does what another one does."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class PairReport:
         any_size: Whether the graphs hold for images of any size; otherwise for the example's only.
         no_effect: Why no kernel is pooled and no max pool is dropped, although that was requested; empty otherwise.
         least_batch: Smallest batch size that low-mode can normalise.
+        equals: Name of the mode of the same ladder that has the same images and kernels; empty if there is none.
     """
 
     model: str
@@ -51,6 +52,7 @@ class PairReport:
     any_size: bool = True
     no_effect: str = ""
     least_batch: int = 1
+    equals: str = ""
 
     def of(self, name: str) -> PassReport:
         """Return the report of one pass.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -28,6 +29,17 @@ def check_trains(optimizer: Any, parameters: Iterable[nn.Parameter]) -> None:
     known = list(parameters)
     if not any(has_any_of(each, known) for each in unwrapped(optimizer)):
         raise ValueError("optimizer has none of the net's parameters; make it with net.parameters()")
+
+
+def check_steps_alone(optimizer: Any, instead: str) -> None:
+    """Raise ``ValueError`` for one whose ``step`` needs a closure, as LBFGS's; ``instead``: what to do with it."""
+    try:
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+    except (AttributeError, TypeError, ValueError):  # it has none that can be known
+        return
+    if closure is not None and closure.default is closure.empty:
+        kind = type(optimizer).__name__
+        raise ValueError(f"optimizer is of type {kind}, whose step needs a closure; {instead}")
 
 
 def has_any_of(optimizer: Any, parameters: Iterable[nn.Parameter]) -> bool:

@@ -17,10 +17,11 @@ from lowmode_fx.runtime.captured.nets import OWN_GRAPHS, find_net, has_own_graph
 from lowmode_fx.runtime.captured.recorded import Place
 from lowmode_fx.runtime.captured.signature import move
 from lowmode_fx.runtime.model import LowModeModel
-from lowmode_fx.runtime.optimizers import check_trains
+from lowmode_fx.runtime.optimizers import check_steps_alone, check_trains
 from lowmode_fx.utils.losses import as_criterion
 from lowmode_fx.utils.validation import as_count, as_number, wrong_type
 from passes.errors import OptionError
+from passes.spelling import in_command, setting
 
 
 class TrainStep:
@@ -55,7 +56,7 @@ class TrainStep:
 
     Raises:
         TypeError: An argument is not a module, an optimizer or a number, or ``criterion`` is a class.
-        ValueError: A number is out of range, or the optimizer steps on none of the net's parameters.
+        ValueError: A number is out of range, or the optimizer steps on none of the net's parameters or by a closure.
     """
 
     def __init__(
@@ -89,9 +90,11 @@ class TrainStep:
         grown = next((each for each in net.modules() if isinstance(each, LowModeModel) and each.batches_grow), None)
         if self.scaler.is_enabled() and grown is not None:
             problem = "needs each batch to be a step, and a gradient scaler skips some"
-            raise OptionError("batch_multiplier", grown.batch_multiplier, problem, "use bfloat16 instead of float16")
+            half = f"give {setting('autocast', 'bf16')}" if in_command() else "use bfloat16 instead of float16"
+            raise OptionError("batch_multiplier", grown.batch_multiplier, problem, half)
         self._known.attach(optimizer)
         check_trains(optimizer, net.parameters())
+        check_steps_alone(optimizer, "call optimizer.step(closure) in a loop of your own, or give another, such as SGD")
         self._arithmetic = StepArithmetic(
             net, criterion, optimizer, device, autocast, self.scaler, clip, self.accumulate
         )
@@ -149,6 +152,11 @@ class TrainStep:
 
         Returns:
             The loss, a scalar on the net's device without a graph.
+
+        Raises:
+            TypeError: The targets are missing, or seem to be among the net's arguments, or the inputs are a list; or
+                the loss is no tensor.
+            ValueError: The loss is not a scalar with a gradient.
         """
         batch = _batch(inputs, targets)
         if targets is None and not self._seen_untargeted:

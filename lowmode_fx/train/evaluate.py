@@ -15,7 +15,9 @@ from lowmode_fx.train.ranks import Ranks
 from lowmode_fx.train.settings import TrainSettings
 from lowmode_fx.train.splits import DataSplits
 from lowmode_fx.utils.channels import channels_hint
+from lowmode_fx.utils.dtypes import weights_hint
 from passes.errors import OptionError
+from passes.wording import first_line
 
 
 def check_outputs(model: nn.Module, splits: DataSplits, settings: TrainSettings, device: torch.device) -> None:
@@ -29,10 +31,12 @@ def check_outputs(model: nn.Module, splits: DataSplits, settings: TrainSettings,
         try:
             logits = logits_of(model(images))
         except RuntimeError as error:
-            hint = channels_hint(model, str(error))
-            if not hint:
+            told = channels_hint(model, str(error))
+            if not told and (hint := weights_hint(model)):
+                told = f"{type(model).__name__} fails on images of {images.dtype} ({first_line(error)}); {hint}"
+            if not told:
                 raise
-            raise ValueError(hint) from error
+            raise ValueError(told) from error
     classes = splits.num_classes
     if logits.dim() != 2 or logits.shape[1] < classes:
         raise ValueError(

@@ -19,6 +19,7 @@ from lowmode_fx.lowering import networks
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.batch_growth import BatchGrowth
+from lowmode_fx.runtime.optimizers import check_steps_alone
 from lowmode_fx.tuning.agreement import Criterion, batch_loss, mode_gradient
 from lowmode_fx.tuning.batches import Batch, Call, joined, read_batch, read_batches, split_batch
 from lowmode_fx.tuning.costs import OptimizerFactory
@@ -82,6 +83,7 @@ class Probe:
         self.batches = [self._read(batch) for batch in first]
         made = optimizer(self.model.parameters())
         _check_steps_on(made, self.model)
+        check_steps_alone(made, "give another: lambda weights: torch.optim.SGD(weights, lr=0.05)")
         self.momentum = momentum_of(made)
         self.points: list[Point] = []
         #: The loss of the kept batches, by number of full steps.

@@ -43,6 +43,10 @@ def raises(num_classes=10):
 def ends(num_classes=10):
     raise SystemExit(3)
 
+def halved(num_classes=10):
+    layers = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
+    return nn.Sequential(*layers).half()
+
 def prints(num_classes=10):
     print("hello")
     class Net(type(training.tiny_model())):
@@ -213,14 +217,15 @@ def test_sizes_beyond_memory_are_refused(run: Run) -> None:
 
 
 def test_options_that_do_nothing_are_reported(run: Run) -> None:
-    said = run(
-        "train", MODEL, *QUICK, "--period", "3", "--lr-schedule", "cosine", "--milestones", "1", "--workers", "3"
-    )
+    kept = ("--kernel-ratio", "1", "--rounding", "floor")
+    rates = ("--lr-schedule", "cosine", "--milestones", "1")
+    said = run("train", MODEL, *QUICK, *kept, "--period", "3", *rates, "--workers", "3")
     assert said.status == 0, said.error
     assert [line for line in said.out.splitlines() if "does nothing here" in line] == [
         "note: --period 3 does nothing here: it belongs to --schedule periodic",
         "note: --milestones 1 does nothing here: the rate follows --lr-schedule cosine",
         "note: --workers 3 does nothing here: nothing is decoded",
+        "note: --rounding does nothing here: --kernel-ratio is 1, which keeps every kernel",
     ]
 
 
@@ -272,6 +277,30 @@ def test_errors_of_user_code_keep_their_cause() -> None:
     ):
         1 / 0  # noqa: B018
     assert isinstance(told.value.__cause__, ZeroDivisionError)
+
+
+HALVED = "; its weights are of torch.float16; give a model with weights of torch.float32"
+
+
+@pytest.mark.parametrize(
+    ("command", "ends"),
+    [
+        (("report", "our_nets:halved", "--input-size", "8"), HALVED),
+        (("train", "our_nets:halved", *QUICK), f"{HALVED}, with --autocast 'bf16' for half precision"),
+        (("train", "our_nets:halved", *QUICK, "--full-only"), f"{HALVED}, with --autocast 'bf16' for half precision"),
+    ],
+)
+def test_weights_of_half_precision_are_told_as_options(run: Run, command: tuple[str, ...], ends: str) -> None:
+    said = refused(run(*command))
+    assert " fails on " in said and said.endswith(ends), said
+
+
+def test_batches_that_grow_are_offered_the_other_half_precision_as_an_option(run: Run) -> None:
+    growing = ("--batch-multiplier", "pixels", "--p", "0.5", "--kernel-ratio", "1")
+    assert refused(run("train", MODEL, *QUICK, *growing, "--autocast", "fp16")).endswith(
+        "--batch-multiplier 'pixels' needs each batch to be a step, and a gradient scaler skips some; give --autocast "
+        "'bf16'"
+    )
 
 
 def test_what_a_callable_prints_does_not_spoil_json(run: Run) -> None:
@@ -342,7 +371,8 @@ def test_ctrl_c_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch, command: 
         monkeypatch.setattr(f"lowmode_fx.{place}.create_model", interrupted)
     monkeypatch.setattr("lowmode_fx.train.data.load_data", interrupted)
     outcome = run(command, MODEL, *(() if command == "report" else QUICK[:4]))
-    assert outcome.status == 130 and outcome.error.splitlines()[-1] == "interrupted"
+    told = "interrupted; nothing was written" if command == "train" else "interrupted"
+    assert outcome.status == 130 and outcome.error.splitlines()[-1] == told
 
 
 def test_a_short_run_that_diverged_is_reported(run: Run, tmp_path: Path) -> None:

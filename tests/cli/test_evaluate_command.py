@@ -98,7 +98,10 @@ def test_a_folder_of_classes_alone(run: Run, root: Path, tmp_path: Path) -> None
     run_folder, other = str(root / "pets"), root / "other/val"
     split = found(run, run_folder, "--data", f"folder:{root / 'other'}")
     alone = found(run, run_folder, "--data", f"folder:{other}")
-    assert alone == {**split, "data": f"folder:{other}", "loss": pytest.approx(split["loss"])}
+    assert alone == {**split, "data": f"folder:{other}", "on": "all", "loss": pytest.approx(split["loss"])}
+    assert split["on"] == "val"
+    shown = run("evaluate", run_folder, "--data", f"folder:{root / 'other/test'}").out.splitlines()
+    assert shown[2].split()[:2] == ["all", "27"]
     rights = []
     for name in CLASSES:
         (tmp_path / name / name).mkdir(parents=True)

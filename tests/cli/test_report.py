@@ -207,8 +207,7 @@ def test_a_ladder_in_every_format(ladder: Ladder) -> None:
         "r4: pool_weights: 2 × 3×3 → 1×1",
         "r4: pool_weights: 1 left alone (stem: it reads the image)",
         "r2: drop_maxpools: 1 left alone (kept: not in drop_maxpools)",
-        "r2: pool_weights: 1 left alone (7×7 has nothing to pool)",
-        "r2: pool_weights: 2 left alone (3×3 has nothing to pool)",
+        "r2: pool_weights: 3 left alone (kept: kernel_ratio is 1)",
         "note: r4: low-mode returns maps of 4×4 where full-mode returns 12×12; set restore_output=True to resize them",
         "note: r2: low-mode returns maps of 4×4 where full-mode returns 12×12; set restore_output=True to resize them",
         POINTS,
@@ -361,6 +360,12 @@ def test_a_ladder_of_one_low_mode_is_a_pair(nets: str, capsys: pytest.CaptureFix
         report(f"{nets}:Net", input_size="16", **options)
         found.append(capsys.readouterr().out)
     assert found[0] == found[1] and "Mmacs low at 3×6×6" in found[0]
+
+
+@pytest.mark.filterwarnings("error::lowmode_fx.NoEffectWarning")
+def test_a_ladder_with_two_modes_that_are_one_says_so(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report(f"{nets}:Net", input_size="16", ladder="2.1,2", kernel_ratio=1)
+    assert "note: r2: the mode is r21/10 again: images of 8×8 and kernels of the same sizes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

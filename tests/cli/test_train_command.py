@@ -25,6 +25,7 @@ from lowmode_fx.cli.schedule_options import ends_full, low_shares, make_schedule
 from lowmode_fx.cli.settings_options import run_settings
 from lowmode_fx.train import TrainSettings
 from lowmode_fx.train.progress import Reporter
+from lowmode_fx.train.resume import save
 
 QUICK = ("--data", "digits", "--image-size", "8", "--epochs", "2", "--no-compile", "--device", "cpu")
 MODEL = "training:tiny_model"
@@ -116,6 +117,36 @@ def test_an_interrupted_run_says_how_to_go_on(run: Run, monkeypatch: pytest.Monk
     assert outcome.out.splitlines()[-1] == "interrupted by SIGTERM; lowmode-fx train --resume run goes on"
     resumed = run("train", MODEL, *QUICK, "--out", "run", "--resume")
     assert resumed.status == 0 and "going on from epoch 1, step 5 (run/checkpoint)" in resumed.out
+
+
+def test_ctrl_c_says_what_is_left_of_a_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def last_line(place: str, *options: str, saves: int = 0) -> str:
+        """saves: how many checkpoints are saved before the interrupt."""
+        left = [save] * saves
+
+        def interrupt(*given: Any, **named: Any) -> None:
+            if not left:
+                raise KeyboardInterrupt
+            left.pop()(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, interrupt)
+            outcome = run("train", MODEL, *QUICK, "--out", "run", *options)
+        assert outcome.status == 130, outcome.error
+        return outcome.error.splitlines()[-1]
+
+    building, starting = "lowmode_fx.cli.train_run.load_data", "lowmode_fx.train.loop._Loop.warm_up"
+    again = "lowmode-fx train --resume run"
+    assert last_line(building) == "interrupted; nothing was written" and not Path("run").exists()
+    assert last_line(starting) == f"interrupted; run holds no checkpoint yet; {again} starts its run again"
+    assert run("train", "--resume", "run").status == 0
+    summary = Path("run", "summary.json").read_bytes()
+    kept = "interrupted; nothing was written, and run is as it was"
+    assert last_line(building, "--overwrite") == kept and Path("run", "summary.json").read_bytes() == summary
+    later = last_line("lowmode_fx.train.loop.save", "--overwrite", saves=1)
+    assert later == f"interrupted; {again} goes on from the last checkpoint in run"
+    resumed = run("train", "--resume", "run")
+    assert resumed.status == 0 and "going on from epoch 2, step 0" in resumed.out
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -31,6 +32,9 @@ from bench.zoo.summary import summarize, zoo_lines
 from lowmode_fx import LowModeConfig, build_pair, count_flops
 from lowmode_fx.cli.models import create_model
 from lowmode_fx.cli.report import render_report
+from lowmode_fx.cli.report_command import report
+from lowmode_fx.cli.spelling import command_spelling
+from passes.spelling import spelled
 
 ACCURACY, MACS = PAGES["docs/benchmarks/accuracy.md"], PAGES["docs/benchmarks/macs.md"]
 KERNELS, TIME = PAGES["docs/benchmarks/kernels.md"], PAGES["docs/benchmarks/step-time.md"]
@@ -39,9 +43,10 @@ ZOO = PAGES["docs/benchmarks/zoo.md"]
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_the_reports_are_what_the_tool_prints(name: str) -> None:
-    pair = build_pair(create_model(name), torch.zeros(2, 3, 224, 224))
-    flops = count_flops(pair)
-    assert textwrap.indent(render_report(name, pair, flops), "    ") in MACS
+    with spelled(command_spelling(inspect.signature(report).parameters)):
+        pair = build_pair(create_model(name), torch.zeros(2, 3, 224, 224))
+        flops = count_flops(pair)
+        assert textwrap.indent(render_report(name, pair, flops), "    ") in MACS
     for page in (MACS, PAGES["docs/benchmarks/index.md"]):
         said = " ".join(page.split())
         assert re.search(rf"ResNet-{name.removeprefix('resnet')}\b[^;.]*? {flops.ratio:.4f}\b", said), page

@@ -259,6 +259,46 @@ def test_another_order_than_the_ladders_and_equal_modes_are_told(ratios: list[An
     assert all(each.filename == __file__ for each in caught if str(each.message).startswith("configs"))
 
 
+AGAIN = "{}: the mode is {} again: images of {} and kernels of the same sizes; leave one out, or give other ratios"
+
+
+@pytest.mark.parametrize(
+    ("configs", "again"),
+    [
+        ([{"ratio": 2.1}, {"ratio": 2}], [("r2", "r21/10", "8×8")]),  # 16 by 2.1 is 7.6
+        ([{"ratio": 2.1, "kernel_ratio": 1}, {"ratio": 2, "kernel_ratio": 1}], [("r2", "r21/10", "8×8")]),
+        ([{"ratio": 2.1}, {"ratio": 2, "kernel_ratio": 1}], []),
+        ([{"ratio": 3}, {"ratio": 2}], []),
+        ([{"ratio": 2}, {"ratio": 2, "input_method": "area"}], []),
+        ([{"ratio": 2}, {"ratio": 2, "batchnorm": "share"}], []),
+        ([{"ratio": 2}, {"ratio": 2, "kernel_transform": "center"}], []),
+        ([{"ratio": 2}, {"ratio": 2, "pool_convs": "all"}], []),
+        ([{"ratio": 2, "pool_convs": ["blocks"]}, {"ratio": 2}], [("r2-2", "r2", "8×8")]),
+        ([{"ratio": 4, "min_side": 8}, {"ratio": 2}], [("r2", "r4", "8×8")]),
+        *[
+            ([{"kernel_transform": name, "rounding": "cover", "kernel_ratio": ratio} for ratio in (2, "4/3")], told)
+            for name, told in (("linear", []), ("avg", [("r2-2", "r2", "8×8")]))
+        ],
+        ([{"ratio": 2}, {"ratio": 2}], []),  # told of the configurations already
+    ],
+)
+@pytest.mark.filterwarnings("ignore:no kernel is pooled")
+def test_modes_that_do_the_same_are_told(configs: list[dict[str, Any]], again: list[tuple[str, str, str]]) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ladder = build_ladder(Tiny(), torch.zeros(IMAGES), [LowModeConfig(**options) for options in configs])
+    found = [(str(each.message), each.category, each.filename) for each in caught if " again: " in str(each.message)]
+    assert found == [(AGAIN.format(*each), NoEffectWarning, __file__) for each in again]
+    for mode, other, _ in again:
+        report = ladder.rung(mode).report
+        assert report.equals == other and f"note: the mode is {other} again: " in str(ladder)
+
+
+def test_equal_modes_of_a_mapping_are_told() -> None:
+    with pytest.warns(NoEffectWarning, match="^b: the mode is a again: images of 8×8 and kernels of the same sizes; "):
+        build_ladder(Tiny(), torch.zeros(IMAGES), {"a": LowModeConfig(), "b": LowModeConfig()})
+
+
 def test_one_low_mode_alone_is_low() -> None:
     ladder = build_ladder(Tiny(), torch.zeros(IMAGES), [LowModeConfig(ratio=3)])
     assert names(ladder) == ["low", "full"]

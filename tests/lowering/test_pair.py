@@ -519,6 +519,14 @@ def test_a_pair_without_a_pooled_kernel_warns_where_it_was_built() -> None:
     assert [str(warning.message) for warning in warned] == [f"{note}; see pool_convs"]
 
 
+@pytest.mark.parametrize("options", [{"kernel_ratio": 1}, {}])
+def test_images_that_rounding_leaves_as_they_are_warn(options: dict[str, Any]) -> None:
+    note = "low-mode saves nothing: 16×16 by 21/20 is rounded to 16×16, and no kernel is pooled"
+    with pytest.warns(NoEffectWarning, match=f"^{note}; see ratio and pool_convs$"):
+        pair = tiny_pair(ratio=1.05, **options)
+    assert pair.report.notes[-1] == note == pair.report.no_effect
+
+
 def test_the_warning_points_at_the_callers_line() -> None:
     with pytest.warns(NoEffectWarning) as warned:
         build_pair(Tiny(), torch.zeros(IMAGES), LowModeConfig(keep_convs=["blocks"]))
@@ -529,6 +537,39 @@ def test_the_warning_points_at_the_callers_line() -> None:
 @pytest.mark.parametrize("options", [{"kernel_ratio": 1}, {"keep_convs": ["blocks"], "strides": {"stem": 2}}])
 def test_kept_kernels_that_were_asked_for_do_not_warn(options: dict[str, Any]) -> None:
     assert tiny_pair(**options).report.notes == ()
+
+
+KEEPS = "kernel_ratio is 1, which keeps every kernel"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"kernel_ratio": 1, "keep_convs": ["blocks"]}, [f"keep_convs does nothing here: {KEEPS}"]),
+        (
+            {"kernel_ratio": (1, 1), "pool_convs": "all", "kernel_transform": "linear"},
+            [f"kernel_transform does nothing here: {KEEPS}", f"pool_convs does nothing here: {KEEPS}"],
+        ),
+        ({"kernel_ratio": (1, 2), "keep_convs": ["stem"]}, []),
+        ({"kernel_transform": "linear", "gain": "sum"}, []),
+        (
+            {"kernel_transform": "linear", "gain": "norm"},
+            ["gain does nothing here: kernel_transform='linear' always preserves the sum"],
+        ),
+        (
+            {"downsample_input": False, "min_side": 4, "ratio": 3},
+            ["min_side does nothing here: images stay at full size"],
+        ),
+        (
+            {"downsample_input": False, "kernel_ratio": 2, "ratio": 3},
+            ["ratio does nothing here: images stay at full size, and kernel_ratio is given"],
+        ),
+        ({"restore_output": True}, ["restore_output=True found no map to resize"]),
+        ({"restore_output": True, "downsample_input": False}, []),
+    ],
+)
+def test_an_option_that_another_leaves_without_effect_is_noted(options: dict[str, Any], told: list[str]) -> None:
+    assert list(tiny_pair(**options).report.notes) == told
 
 
 def test_a_model_with_nothing_to_pool() -> None:

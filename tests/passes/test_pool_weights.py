@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from lowmode_fx import LowModeConfig, ModePair, PassError, build_pair
+from lowmode_fx.cli.spelling import command_spelling
+from passes.spelling import spelled
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
@@ -245,16 +247,25 @@ def test_other_transforms_leave_kernels_whose_size_stays(transform: Any) -> None
     pair = build(every_kind(), rounding="cover", kernel_transform=transform)
     assert set(pooled(pair)) == {"wide", "five", "depthwise7", "up", "up_wide"}
     for site in ("dense", "strided", "depthwise3", "grouped"):
-        assert skipped(pair)[site] == "3×3 has nothing to pool"
+        assert skipped(pair)[site] == "3×3 by 2 is rounded to 3×3"
+    assert skipped(pair)["pointwise"] == "1×1 has nothing to pool"
 
 
 def test_kernel_ratio_1_leaves_every_kernel_alone() -> None:
     pair = build(every_kind(), rounding="cover", kernel_transform="linear", kernel_ratio=1)
     assert not pooled(pair)
     assert set(skipped(pair)) == {name for name, _ in every_kind().named_children()}
-    assert skipped(pair)["dense"] == "3×3 has nothing to pool"
+    assert skipped(pair)["pointwise"] == "1×1 has nothing to pool"
+    assert skipped(pair)["dense"] == skipped(pair)["wide"] == "kept: kernel_ratio is 1"
+    with spelled(command_spelling({"kernel_ratio"})):
+        assert skipped(build(every_kind(), kernel_ratio=(1, 1)))["dense"] == "kept: --kernel-ratio is 1"
     images = torch.randn(2, 3, 16, 16)
     assert_equal(pair.low(images), pair.model(images))
+
+
+def test_kernel_ratio_1_for_one_side_leaves_kernels_along_it_alone() -> None:
+    pair = build(every_kind(), kernel_ratio=(2, 1))
+    assert skipped(pair)["wide"] == "1×7 has nothing to pool" and pooled(pair)["five"] == ("5×5", "3×5")
 
 
 def test_convs_in_a_module_that_is_not_traced_are_reported() -> None:

@@ -155,6 +155,11 @@ def test_arguments_are_checked() -> None:
         TrainStep(net, F.cross_entropy, 3)
     with pytest.raises(ValueError, match=r"optimizer has none of the net's parameters; make it with net.parameters"):
         TrainStep(net, F.cross_entropy, SGD(build().parameters()))
+    closure = (
+        r"^optimizer is of type LBFGS, whose step needs a closure; call optimizer.step\(closure\) in a loop of your "
+    )
+    with pytest.raises(ValueError, match=closure):
+        TrainStep(net, F.cross_entropy, torch.optim.LBFGS(net.parameters()))
     with pytest.raises(TypeError, match=r"autocast='bf16' is of type str; give a dtype such as torch\.bfloat16"):
         TrainStep(net, F.cross_entropy, optimizer, autocast="bf16")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="after_step=3 is of type int; give a function, or None"):
@@ -795,3 +800,19 @@ def test_a_batch_of_inputs_and_targets_in_one_tuple_is_told() -> None:
     with pytest.raises(TypeError, match=r"a list of 2, as a loader's batch is; give step\(\*batch\)"):
         run.step([images, labels])
     assert math.isfinite(run.step((images,), labels).item())
+
+
+@pytest.mark.parametrize("criterion", [F.cross_entropy, nn.MSELoss()])
+@pytest.mark.parametrize("as_inputs", [lambda images: images, lambda images: {"x": images}])
+def test_missing_targets_are_told(criterion: Any, as_inputs: Any) -> None:
+    net = build()
+    step = TrainStep(net, criterion, SGD(net.parameters()))
+    images = batches(1)[0][0]
+    told = r"^criterion got no targets \((Type|Attribute)Error: .*NoneType.*\); give step\(inputs, targets\)$"
+    for _ in range(2):
+        with pytest.raises(TypeError, match=told):
+            step(as_inputs(images))
+    with pytest.raises(TypeError, match=r"^cross_entropy_loss\(\): argument 'target'"):
+        TrainStep(net, F.cross_entropy, SGD(net.parameters()))(images, "labels")
+    own = TrainStep(net, lambda outputs, targets: outputs.square().mean(), SGD(net.parameters()))
+    assert math.isfinite(own(images).item())

@@ -168,6 +168,12 @@ def test_an_optimizer_of_other_weights_is_told_and_left_alone() -> None:
     assert own.param_groups[0]["lr"] == 0.05
 
 
+def test_an_optimizer_that_needs_a_closure_is_refused_before_any_step() -> None:
+    told = r"^optimizer is of type LBFGS, whose step needs a closure; give another: lambda weights: torch"
+    with pytest.raises(ValueError, match=told):
+        tune(network(), [(X, Y)] * 4, epochs=2, optimizer=torch.optim.LBFGS)
+
+
 def test_prices_leave_an_optimizers_rates() -> None:
     made: list[torch.optim.Optimizer] = []
 

@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from lowmode_fx.utils.losses import as_loss
 from passes.torch_internals import found_infinite
+from passes.wording import first_line
 
 Criterion = Callable[[Any, Any], Tensor]
 _PARAMETERS = itemgetter("params")
@@ -82,9 +83,20 @@ class StepArithmetic:
         """The criterion's loss, with its graph."""
         self.in_criterion = True
         with self._autocasting():
-            loss: Tensor = outputs if self.criterion is None else self.criterion(outputs, targets)
+            loss: Tensor = outputs if self.criterion is None else self._of_criterion(self.criterion, outputs, targets)
         self.in_criterion = False
         return loss
+
+    @staticmethod
+    def _of_criterion(criterion: Criterion, outputs: Any, targets: Any) -> Tensor:
+        """The criterion's loss. Its error without targets says so: ``None`` is no target of most."""
+        try:
+            return criterion(outputs, targets)
+        except (TypeError, AttributeError) as error:
+            if targets is not None:
+                raise
+            cause = f"{type(error).__name__}: {first_line(error)}"
+            raise TypeError(f"criterion got no targets ({cause}); give step(inputs, targets)") from error
 
     def backward(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
         """Add a loss's gradients to ``.grad``. Returns the loss without a graph."""
