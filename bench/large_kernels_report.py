@@ -63,12 +63,12 @@ CASE = {
     ("full-mode", 1.0): "full-mode",
     ("averaged, rate over time", 0.5): 'r = 2, kernels 13×13 → 7×7 (`"avg"`, the default), rate over time',
     ("bicubic, rate over time", 0.5): 'r = 2, kernels 13×13 → 7×7 (`"bicubic"`), rate over time',
-    ("Composer's ramp", 0.75): "Composer's progressive resizing, kernels kept",
+    ("Composer's ramp, rate over time", 0.5): "Composer's sizes, kernels kept, with our rate over time",
     ("Composer's ramp", 0.5): "Composer's progressive resizing, kernels kept",
     ("full-mode, cut", 0.5): "full-mode, cut",
-    ("bicubic from r = 8/3, rate over time", 0.3): 'r = 8/3 for 7 epochs, then 2 (`"bicubic"`), rate over time',
-    ("bicubic from r = 8/3, rate over time", 0.25): 'r = 8/3 for 6 epochs, then 2 (`"bicubic"`), rate over time',
-    ("Composer's ramp", 0.25): "Composer's progressive resizing, kernels kept",
+    ("bicubic from r = 8/3, rate over time", 0.25): 'r = 8/3 for 7 epochs, then 2 (`"bicubic"`), rate over time',
+    ("bicubic from r = 8/3, rate over time", 0.2): 'r = 8/3 for 5 epochs, then 2 (`"bicubic"`), rate over time',
+    ("Composer's ramp, rate over time", 0.25): "Composer's sizes, kernels kept, with our rate over time",
     ("full-mode, cut", 0.25): "full-mode, cut",
 }
 

@@ -6,6 +6,7 @@ import copy
 import itertools
 import pickle
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,7 +99,9 @@ def test_the_modes_of_a_random_cnn_are_those_of_pairs_built_one_by_one(
     for rung in ladder.rungs:
         other = copy.deepcopy(untouched)
         pair = build_pair(other, images, rung.config)
-        assert rung.report == pair.report
+        # A pair has no other mode that it could equal.
+        alone = replace(rung.report, equals="", notes=rung.report.notes[:-1]) if rung.report.equals else rung.report
+        assert alone == pair.report
         assert [node.format_node() for node in rung.graph.nodes] == [n.format_node() for n in pair.low.graph.nodes]
         assert_same_run(copy.deepcopy(ladder).graph(rung.mode), pair.low, pair.downsample(images))
     assert_same_run(ladder.full, untouched, images)
