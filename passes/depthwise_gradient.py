@@ -19,9 +19,9 @@ from passes.torch_internals import in_forward_mode, is_jit_tracing
 
 #: By measurement: the least taps and multiply-adds that are worth it; pairs whose sums take as long as one product.
 _LEAST_TAPS, _LEAST_WORK, _SUMS = 25, 2**21, 80
-#: How many times longer than a product torch takes for a pair, where its kernels for float32 and channels_last are used
-#: and elsewhere.
-_TIMES_LONGER_LAST, _TIMES_LONGER = 6, 10
+#: How many times longer than a product torch takes for a pair: in channels_last, elsewhere, and with many taps on a
+#: side, 15 or more, where its fast kernels end.
+_TIMES_LONGER_LAST, _TIMES_LONGER, _TIMES_LONGER_WIDE, _WIDE = 6, 10, 30, 15
 #: Pairs of pixels that are in memory at once.
 _MOST_PAIRS = 2**24
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -54,8 +54,9 @@ def is_faster(input: Tensor, weight: Tensor, groups: Any) -> bool:
     if dtype != _dtype(weight) or dtype not in _DTYPES:
         return False
     images, pixels, taps = input.shape[0], input.shape[2] * input.shape[3], weight.shape[2] * weight.shape[3]
-    slow = dtype == torch.bfloat16 or input.is_contiguous()
-    longer = _TIMES_LONGER if slow else _TIMES_LONGER_LAST
+    longer = _TIMES_LONGER if dtype == torch.bfloat16 or input.is_contiguous() else _TIMES_LONGER_LAST
+    if max(weight.shape[2:]) >= _WIDE:
+        longer = _TIMES_LONGER_WIDE
     return input.numel() * taps >= _LEAST_WORK and pixels * (images + _SUMS) < longer * taps * images
 
 

@@ -173,6 +173,9 @@ def test_where_it_is_not_faster_or_not_known_the_convolution_is_torchs() -> None
     found = {name: is_faster(input, kernel, input.shape[-3]) for name, (input, kernel) in refused.items()}
     assert found == dict.fromkeys(refused, False)
     assert is_faster(large, weight, CHANNELS)
+    wide = trained(CHANNELS, 1, 15, 15)
+    few = random_tensor(16, CHANNELS, 16, 16).contiguous(memory_format=torch.channels_last)
+    assert is_faster(few, wide, CHANNELS) and not is_faster(few, wide[..., :13, :13], CHANNELS)
     with torch.no_grad():
         assert not is_faster(maps, weight, CHANNELS)
 
