@@ -234,6 +234,8 @@ def test_what_large_kernels_gain_is_what_was_measured() -> None:
     ramp, less = found[f"Composer's ramp, {OVER_TIME}", 0.5], found[f"Composer's ramp, {OVER_TIME}", 0.25]
     assert f"{told(ramp)} % in {ramp.time / 10:.2f} of its time, which pooled kernels reach in" in WORDS
     assert within_an_error(ramp, quarter) and ramp.time > 1.9 * quarter.time
+    more = f"{full.time / quarter.time:.1f} | {ramp.time / quarter.time:.1f} |"
+    assert f"| here | ConvMixer, 4,000 images of CIFAR-10, a CPU core | {more}" in KERNELS
     assert f"they end {_points(quarter, less)} points below pooled kernels" in WORDS
     assert quarter.accuracy - 2 * math.hypot(quarter.error, less.error) > less.accuracy and less.seeds >= 3
     assert f"the run in a quarter would take {with_products(quarter, costs)} of full-mode's time" in WORDS
@@ -252,6 +254,10 @@ def test_what_pooling_gains_a_rep_lk_net_is_what_was_measured() -> None:
     assert f'{told(averaged)} % (`"avg"`, n = {averaged.seeds})' in WORDS and averaged.accuracy > full.accuracy
     assert pooled.accuracy - 2 * math.hypot(pooled.error, ramp.error) > ramp.accuracy
     assert f"end at {told(ramp)} % in {ramp.time / 10:.2f} of the time" in WORDS
+    longest = found[f"Composer's ramp, {OVER_TIME}", 0.5]
+    assert longest.accuracy < full.accuracy - 2 * full.error
+    more = f"{full.time / pooled.time:.1f} | not reached in {longest.time / pooled.time:.1f} times the time |"
+    assert f"| here | RepLKNet-like, 2,000 images of CIFAR-10, a CPU core | {more}" in KERNELS
     documented = found["Composer's ramp", 0.25]
     assert f"as documented at {told(documented)} % in {documented.time / 10:.2f}" in WORDS
     assert f"the run in a fifth would take {with_products(pooled, costs)} of full-mode's time" in WORDS
