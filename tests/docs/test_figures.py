@@ -92,6 +92,7 @@ ABLATIONS = [
     "resnet8 on Fashion-MNIST, rate 0.4",
     "resnet8 on Fashion-MNIST",
     "efficientnet",
+    "efficientnet-4x4",
 ]
 
 
@@ -177,6 +178,16 @@ def test_networks_that_lose_are_said_to_lose() -> None:
     found = {line.arm: line for line in ablation_report.lines(rows, "efficientnet")}
     ladders = [line for arm, line in found.items() if not line.full]
     assert max(line.accuracy for line in ladders) < found["full-mode, 8 epochs"].accuracy
+    larger = {line.arm: line for line in ablation_report.lines(rows, "efficientnet-4x4")}
+    ladder, full, cut = (
+        larger[arm]
+        for arm in ("default ladder, 12 epochs, rate over macs", "full-mode, 12 epochs", "full-mode, 8 epochs")
+    )
+    assert cut.accuracy < ladder.accuracy < full.accuracy and ladder.time < cut.time
+    said = f"ladder ends at {100 * ladder.accuracy:.1f} % in {ladder.time / 12:.2f} of the time, full-mode at"
+    assert (
+        f"{said} {100 * full.accuracy:.1f} % and, in {cut.time / 12:.2f} of it, at {100 * cut.accuracy:.1f} %" in WORDS
+    )
     rows = json.loads((ROOT / "bench/results/large_kernels_cpu.json").read_text())["rows"]
     for network in ("convnext-small", "inceptionnext-small"):
         arms = {line.arm: line for line in large_kernels_report.lines(rows, f"{network}, 4000 images, 10 epochs")}
