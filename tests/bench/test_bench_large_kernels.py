@@ -99,7 +99,7 @@ def test_both_ways_to_a_gradient_give_the_same() -> None:
 
 
 def test_a_full_step_can_have_gradients_by_products() -> None:
-    conv, images = nn.Conv2d(4, 4, 5, padding=2, groups=4), torch.randn(32, 4, 6, 6)
+    conv, images = nn.Conv2d(32, 32, 5, padding=2, groups=32), torch.randn(128, 32, 6, 6)
     plain = torch.autograd.grad(conv(images).square().sum(), conv.weight)[0]
     with depthwise_gradient.ProductGradients():
         result = conv(images)
