@@ -22,8 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from bench.harness import RESULTS, header, paired_ratio, paired_times, save, summary
 from lowmode_fx.utils.tables import markdown_table
-from passes.calls import conv_call
-from passes.depthwise_gradient import depthwise_conv2d, has_many_taps, is_faster, kernel_gradient
+from passes.depthwise_gradient import convolve, kernel_gradient
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -57,13 +56,8 @@ class ProductGradients(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.conv2d:
-            call = conv_call(func, args, kwargs or {}, lambda weight: tuple(weight.shape))
-            assert call is not None
-            if has_many_taps(func, call.weight) and is_faster(call.input, call.weight, call.groups):
-                padding = tuple(before for before, _ in call.padding)
-                return depthwise_conv2d(call.input, call.weight, call.bias, call.stride, padding, call.dilation)
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        return convolve(func, args, kwargs) if func is F.conv2d else func(*args, **kwargs)
 
 
 def ways(layer: Layer, dtype: torch.dtype, device: torch.device) -> dict[str, partial[Tensor]]:

@@ -8,13 +8,14 @@ the input with every pixel of the output's gradient, for all images in one produ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from passes.calls import conv_call
 from passes.torch_internals import in_forward_mode, is_jit_tracing
 
 #: By measurement: the least taps and multiply-adds that are worth it; pairs whose sums take as long as one product.
@@ -26,6 +27,17 @@ _TIMES_LONGER_LAST, _TIMES_LONGER, _TIMES_LONGER_WIDE, _WIDE = 6, 10, 30, 15
 _MOST_PAIRS = 2**24
 _DTYPES = (torch.float32, torch.bfloat16)
 Sides = tuple[int, ...]
+
+
+def convolve(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The call of a convolution as it is, with the faster gradient of its kernel where there is one."""
+    if has_many_taps(func, args[1] if len(args) > 1 else kwargs["weight"]):
+        call = conv_call(func, args, kwargs, lambda weight: tuple(weight.shape))
+        assert call is not None
+        if is_faster(call.input, call.weight, call.groups) and all(before == after for before, after in call.padding):
+            padding = tuple(before for before, _ in call.padding)
+            return depthwise_conv2d(call.input, call.weight, call.bias, call.stride, padding, call.dilation)
+    return func(*args, **kwargs)
 
 
 def depthwise_conv2d(

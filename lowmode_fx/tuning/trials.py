@@ -19,7 +19,7 @@ from lowmode_fx.lowering import networks
 from lowmode_fx.lowering.ladder import ModePair
 from lowmode_fx.lowering.mode import Mode
 from lowmode_fx.runtime.batch_growth import BatchGrowth
-from lowmode_fx.runtime.optimizers import check_steps_alone
+from lowmode_fx.runtime.optimizers import check_steps_alone, has_any_of
 from lowmode_fx.tuning.agreement import Criterion, batch_loss, mode_gradient
 from lowmode_fx.tuning.batches import Batch, Call, joined, read_batch, read_batches, split_batch
 from lowmode_fx.tuning.costs import OptimizerFactory
@@ -258,8 +258,7 @@ def _low(pair: ModePair) -> networks.Network:
 
 def _check_steps_on(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
     """Refuse an optimizer of other weights than those that its factory got: it would train nothing here."""
-    weights = set(map(id, model.parameters()))
-    if not any(id(each) in weights for group in optimizer.param_groups for each in group["params"]):
+    if not has_any_of(optimizer, model.parameters()):
         raise ValueError(
             "optimizer made one of other weights than it was given, which are those of a copy of the model; give a "
             "function of them: lambda weights: torch.optim.SGD(weights, lr=0.05)"

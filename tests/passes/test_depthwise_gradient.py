@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import lowmode_fx.lowering.live.mode
 import passes.pooled_calls
 from lowmode_fx import BernoulliSchedule, LowModeConfig, LowModeModel, build_pair
 from passes import depthwise_gradient
@@ -223,13 +222,13 @@ def noted_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...
         return depthwise_conv2d(input, weight, *given)
 
     with monkeypatch.context() as patch:
-        for user in (passes.pooled_calls, lowmode_fx.lowering.live.mode):
+        for user in (passes.pooled_calls, depthwise_gradient):
             patch.setattr(user, "depthwise_conv2d", noted)
         yield calls
 
 
 def by_torch_alone(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for user in (passes.pooled_calls, lowmode_fx.lowering.live.mode):
+    for user in (passes.pooled_calls, depthwise_gradient):
         monkeypatch.setattr(user, "is_faster", lambda *given: False)
     return monkeypatch
 

@@ -34,7 +34,7 @@ from passes.calls import (
     named_arguments,
     spatial,
 )
-from passes.depthwise_gradient import depthwise_conv2d, has_many_taps, is_faster
+from passes.depthwise_gradient import convolve
 from passes.pooled_calls import pooled_conv, run_pooled
 from passes.pooling_rule import PoolingRule
 from passes.torch_internals import frames_are_compiled
@@ -109,7 +109,7 @@ class LowMode(TorchFunctionMode):
         if not torch.is_grad_enabled() and self._lookup.find_function():
             return func(*args, **kwargs)
         if edit is not None and not edit.changes:
-            return _unchanged(func, args, kwargs, weight)
+            return convolve(func, args, kwargs)
         if edit is None:
             edit = self._conv_at_place(func, args, kwargs)
         result = self._edited(func, args, kwargs, edit)
@@ -133,7 +133,7 @@ class LowMode(TorchFunctionMode):
 
     def _edited(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], edit: ConvEdit) -> Any:
         if edit.stride is None and not edit.pooled:
-            return _unchanged(func, args, kwargs, args[1] if len(args) > 1 else kwargs["weight"])
+            return convolve(func, args, kwargs)
         if kwargs or len(args) < 3 or list in map(type, args) or torch.compiler.is_dynamo_compiling():
             call = _conv_call(func, args, kwargs)
             return edited_conv(call, edit, self._rule)(call.input, call.weight, call.bias)
@@ -223,16 +223,6 @@ def _convolve(
     function: Callable[..., Tensor], arguments: Sequence[Any], input: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
     return function(input, weight, bias, *arguments)
-
-
-def _unchanged(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], weight: Tensor) -> Any:
-    """The convolution as it is, the gradient of a large depthwise kernel aside."""
-    if has_many_taps(func, weight):
-        call = _conv_call(func, args, kwargs)
-        if is_faster(call.input, weight, call.groups) and all(before == after for before, after in call.padding):
-            padding = tuple(before for before, _ in call.padding)
-            return depthwise_conv2d(call.input, weight, call.bias, call.stride, padding, call.dilation)
-    return func(*args, **kwargs)
 
 
 def _conv_call(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> ConvCall[Tensor]:
